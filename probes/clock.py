@@ -1,0 +1,43 @@
+"""The one clock that probes and agent read, so that tests can put another in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time as the agent sees it."""
+
+    boot: str  # names the period in which monotonic readings can be compared, across processes too
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never steps; only differences mean anything."""
+        ...
+
+    def time(self) -> float:
+        """Unix seconds of the wall clock, which may step."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after ``seconds``; other tasks run meanwhile."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks. Linux gives all processes of one boot the same monotonic clock."""
+
+    def __init__(self) -> None:
+        boot_id = Path("/proc/sys/kernel/random/boot_id")
+        self.boot = boot_id.read_text().strip() if boot_id.exists() else ""
+
+    def monotonic(self) -> float:  # noqa: D102 # as in Clock
+        return time.monotonic()
+
+    def time(self) -> float:  # noqa: D102 # as in Clock
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:  # noqa: D102 # as in Clock
+        await asyncio.sleep(seconds)

@@ -1,0 +1,280 @@
+"""The settings that every kind of probe builds on: durations, secrets, servers, mailboxes, references.
+
+Models are frozen and refuse unknown keys. Errors raised by their validators are
+written for the administrator who reads them beside a file and line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+SECRET_LIMIT = 4096
+"""Longest password, in bytes, that is read from a file."""
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
+_ADDRESS = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
+)
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa-f:.]{2,45}")
+
+
+def parse_duration(value: object) -> float:
+    """Return the seconds of a duration such as ``500ms``, ``30s``, ``5m``, ``1h`` or ``1d``; else ValueError."""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _UNIT_SECONDS[match[2]]
+    raise ValueError(
+        f"{value!r} is not a duration; write a number with its unit, such as 500ms, 30s, 5m, 1h or 1d"
+    )
+
+
+def read_secret(value: object, info: ValidationInfo) -> SecretStr:
+    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` points to; what it holds is in no error."""
+    if not isinstance(value, Mapping) or len(value) != 1 or not set(value) <= {"env", "file"}:
+        raise ValueError("a secret never stands in this file; write {env: NAME} or {file: PATH}")
+    ((source, where),) = value.items()
+    if not isinstance(where, str) or not where:
+        raise ValueError(f"{source}: needs a text; write {{env: NAME}} or {{file: PATH}}")
+    secret = _secret_of_environment(where) if source == "env" else _secret_of_file(where, info)
+    if not secret or any(c in secret for c in "\r\n\0"):
+        raise ValueError(
+            f"the secret in {source} {where} is empty or has line breaks; it must be one line of text"
+        )
+    return SecretStr(secret)
+
+
+def _secret_of_environment(name: str) -> str:
+    if name not in os.environ:
+        raise ValueError(f"environment variable {name} is not set; set it, or use {{file: PATH}}")
+    return os.environ[name]
+
+
+def _secret_of_file(where: str, info: ValidationInfo) -> str:
+    path = relative_to_config(where, info)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SECRET_LIMIT + 1)
+    except OSError as error:
+        raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from None
+    if len(raw) > SECRET_LIMIT:
+        raise ValueError(f"secret file {path} is longer than {SECRET_LIMIT} bytes")
+    try:
+        return raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError(f"secret file {path} is not UTF-8 text") from None
+
+
+def relative_to_config(where: str, info: ValidationInfo) -> Path:
+    """Return the path ``where``, which is relative to the configuration file unless it is absolute."""
+    directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
+    return Path(directory) / Path(where).expanduser()
+
+
+def _existing_file(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("needs the path of a file")
+    path = relative_to_config(value, info)
+    if not path.is_file():
+        raise ValueError(f"file {path} does not exist")
+    return path
+
+
+def _email_address(value: str) -> str:
+    if not _ADDRESS.fullmatch(value) or ".." in value:
+        raise ValueError(f"{value!r} is not an e-mail address such as canary@example.com")
+    return value
+
+
+def _host_name(value: str) -> str:
+    if not _HOST.fullmatch(value) or ".." in value:
+        raise ValueError(f"{value!r} is not a host name or IP address")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,6})?(ms|s|m|h|d)$", "examples": ["30s", "5m"]}
+    ),
+]
+"""Seconds, written with a unit."""
+
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(read_secret),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {key: {"type": "string"}},
+                    "required": [key],
+                    "additionalProperties": False,
+                }
+                for key in ("env", "file")
+            ]
+        }
+    ),
+]
+"""A password or key, kept out of every repr, read from the environment or a file."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+"""A name fit for labels, links and tokens: letters, digits, dot, dash, underscore; 63 characters at most."""
+
+EmailAddress = Annotated[str, BeforeValidator(lambda v: _email_address(v) if isinstance(v, str) else v)]
+HostName = Annotated[str, BeforeValidator(lambda v: _host_name(v) if isinstance(v, str) else v)]
+ExistingFile = Annotated[Path, BeforeValidator(_existing_file), WithJsonSchema({"type": "string"})]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\r\n\x00]*$")]
+"""Text that goes into a protocol line: no CR, LF or NUL."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused, inputs never repeated in errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Marks a setting that names an entry of ``servers`` or ``mailboxes``, of one of the given protocols."""
+
+    table: Literal["servers", "mailboxes"]
+    protocols: frozenset[str] = frozenset()
+
+
+SmtpServerName = Annotated[Name, Reference("servers", frozenset({"smtp"}))]
+MailboxServerName = Annotated[Name, Reference("servers", frozenset({"pop3"}))]
+MailboxName = Annotated[Name, Reference("mailboxes")]
+
+_DEFAULT_PORTS = MappingProxyType(
+    {
+        ("smtp", "starttls"): 587,
+        ("smtp", "implicit"): 465,
+        ("smtp", "none"): 25,
+        ("pop3", "starttls"): 110,
+        ("pop3", "implicit"): 995,
+        ("pop3", "none"): 110,
+    }
+)
+
+
+class ServerSettings(Settings):
+    """A server that probes talk to, with its TLS and credentials."""
+
+    protocol: Literal["smtp", "pop3"]
+    host: HostName
+    port: int = Field(default=0, ge=1, le=65535, description="Default: the protocol's own for this `tls`.")
+    tls: Literal["implicit", "starttls", "none"] = Field(description="How the connection is encrypted.")
+    tls_ca: ExistingFile | None = Field(
+        default=None, description="PEM file to trust instead of the system's."
+    )
+    tls_server_name: HostName | None = Field(
+        default=None, description="Name in the certificate, if not `host`."
+    )
+    username: Line | None = None
+    password: Secret | None = None
+    auth: Literal["auto", "plain", "login", "cram-md5", "apop", "user"] = Field(
+        default="auto", description="Authentication mechanism; `auto` takes the best that the server offers."
+    )
+    allow_insecure_auth: bool = Field(
+        default=False, description="Let credentials cross an unencrypted connection."
+    )
+    timeout: Duration = Field(default=60.0, gt=0, description="Longest wait for the answer to one command.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_port(cls, data: Any) -> Any:  # noqa: ANN401 # pydantic hands over whatever the file holds
+        if isinstance(data, dict) and "port" not in data:
+            port = _DEFAULT_PORTS.get((data.get("protocol"), data.get("tls")), 25)
+            return {**data, "port": port}
+        return data
+
+    @field_validator("auth")
+    @classmethod
+    def _auth_of_protocol(cls, auth: str, info: ValidationInfo) -> str:
+        known = {"smtp": {"auto", "plain", "login", "cram-md5"}, "pop3": {"auto", "plain", "apop", "user"}}
+        protocol = info.data.get("protocol")
+        if protocol in known and auth not in known[protocol]:
+            raise ValueError(
+                f"{protocol} has no mechanism {auth!r}; choose one of {', '.join(sorted(known[protocol]))}"
+            )
+        return auth
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.password is not None and self.username is None:
+            raise ValueError("password without username; add username or remove password")
+        if self.username is not None and self.password is None and self.protocol == "smtp":
+            raise ValueError("username without password; add password: {env: NAME} or {file: PATH}")
+        if self.tls == "none" and (self.tls_ca or self.tls_server_name):
+            raise ValueError("tls_ca and tls_server_name have no meaning with tls: none")
+        if self.tls == "none" and self.username is not None and not self.allow_insecure_auth:
+            raise ValueError(
+                "credentials would cross an unencrypted connection; use tls: implicit or starttls, "
+                "or accept that with allow_insecure_auth: true"
+            )
+        return self
+
+
+class MailboxSettings(Settings):
+    """An address whose arrivals are watched, and the server and credentials that open its mailbox."""
+
+    address: EmailAddress
+    server: MailboxServerName
+    username: Line
+    password: Secret
+
+
+class ProbeSettings(Settings):
+    """What every kind of probe is told."""
+
+    name: Name
+    kind: str
+    interval: Duration = Field(
+        default=60.0, ge=1, le=86400, description="Time between the starts of two runs."
+    )
+    deadline: Duration = Field(
+        default=30.0, ge=0.1, le=86400, description="Longest time that a run may take."
+    )
+
+    @property
+    def run_limit(self) -> float:
+        """Seconds after which the runner ends a run by force."""
+        return self.deadline
+
+    @model_validator(mode="after")
+    def _deadline_fits(self) -> Self:
+        if self.run_limit == self.deadline and self.deadline > self.interval:
+            raise ValueError(
+                f"deadline ({self.deadline:g}s) is longer than interval ({self.interval:g}s); runs would pile up"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The configured servers and mailboxes by name, as probes look them up."""
+
+    location: str
+    servers: Mapping[str, ServerSettings]
+    mailboxes: Mapping[str, MailboxSettings]
