@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -39,7 +39,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa
 
 
 def parse_duration(value: object) -> float:
-    """Return the seconds of a duration such as ``500ms``, ``30s``, ``5m``, ``1h`` or ``1d``; else ValueError."""
+    """Return the seconds of a duration such as ``500ms``, ``30s``, ``5m`` or ``1d``; else ValueError."""
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(match[1]) * _UNIT_SECONDS[match[2]]
     raise ValueError(
@@ -203,9 +203,9 @@ class ServerSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_port(cls, data: Any) -> Any:  # noqa: ANN401 # pydantic hands over whatever the file holds
+    def _default_port(cls, data: Any) -> Any:
         if isinstance(data, dict) and "port" not in data:
-            port = _DEFAULT_PORTS.get((data.get("protocol"), data.get("tls")), 25)
+            port = _DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
             return {**data, "port": port}
         return data
 
@@ -254,8 +254,14 @@ class ProbeSettings(Settings):
         default=60.0, ge=1, le=86400, description="Time between the starts of two runs."
     )
     deadline: Duration = Field(
-        default=30.0, ge=0.1, le=86400, description="Longest time that a run may take."
+        default_factory=lambda data: min(30.0, data.get("interval", 30.0)),
+        ge=0.1,
+        le=86400,
+        description="Longest time that a run may take. Default: 30s, or `interval` where that is shorter.",
     )
+
+    runs_overlap: ClassVar[bool] = False
+    """Whether the next run may start while this one still waits."""
 
     @property
     def run_limit(self) -> float:
@@ -264,9 +270,10 @@ class ProbeSettings(Settings):
 
     @model_validator(mode="after")
     def _deadline_fits(self) -> Self:
-        if self.run_limit == self.deadline and self.deadline > self.interval:
+        if not self.runs_overlap and self.deadline > self.interval:
             raise ValueError(
-                f"deadline ({self.deadline:g}s) is longer than interval ({self.interval:g}s); runs would pile up"
+                f"deadline ({self.deadline:g}s) is longer than interval ({self.interval:g}s), "
+                "so runs would pile up; shorten deadline or lengthen interval"
             )
         return self
 
