@@ -1,0 +1,31 @@
+"""Where a ledger lies: the ``ledger`` setting's URL turned into a path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+_EXAMPLE = "write sqlite:///var/lib/mailsonde/ledger.db, or sqlite:ledger.db for a relative path"
+
+
+def ledger_path(url: str) -> Path:
+    """Return the path of the SQLite file that ``url`` names; ValueError says what is wrong with it.
+
+    Slashes count as in a ``file:`` URL (RFC 8089): ``sqlite:///var/x.db``, ``sqlite:/var/x.db`` and
+    ``sqlite:////var/x.db`` are the absolute path ``/var/x.db``; ``sqlite:x.db`` is relative to the
+    working directory. ``%20`` and the like are decoded.
+    """
+    scheme, colon, rest = url.partition(":")
+    if scheme.partition("+")[0] in {"postgresql", "postgres"}:
+        raise ValueError(f"a ledger in PostgreSQL is not supported yet; {_EXAMPLE}")
+    if scheme != "sqlite" or not colon:
+        raise ValueError(f"is not the URL of a ledger; {_EXAMPLE}")
+    if re.match("//[^/]", rest):
+        raise ValueError(f"names a host after the two slashes, and SQLite has none; {_EXAMPLE}")
+    if "?" in rest or "#" in rest:
+        raise ValueError(f"has a '?' or '#', and a ledger takes no options; {_EXAMPLE}")
+    name = unquote(rest)
+    if not name.strip("/") or name.endswith("/") or "\0" in name or ":memory:" in name:
+        raise ValueError(f"names no file; {_EXAMPLE}")
+    return Path(re.sub("^/+", "/", name))
