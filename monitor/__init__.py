@@ -1,0 +1,1 @@
+"""The agent: commands, configuration, schedule, runner, ledger, metrics, web and rendering."""

@@ -69,6 +69,7 @@ class Message:
     connected_mono: float | None = None  # delivery is measured from here
     dot_mono: float | None = None  # the final dot went out: not in the mailbox before this
     accepted_mono: float | None = None  # the 250 after DATA came in: transit is measured from here
+    mailbox_uid: str | None = None  # the stored copy that counted as the arrival (RFC 1939 UIDL)
     reason: str = ""
     detail: str = ""
     reply_code: int | None = None  # RFC 5321 section 4.2

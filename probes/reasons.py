@@ -277,12 +277,6 @@ class Reason(StrEnum):
         Outcome.FAILED,
         "The message was not in the mailbox at its deadline.",
     )
-    MESSAGE_LATE = (
-        "message_late",
-        Area.MESSAGE,
-        Outcome.FAILED,
-        "The message arrived after its deadline.",
-    )
     MESSAGE_AMBIGUOUS = (
         "message_ambiguous",
         Area.MESSAGE,

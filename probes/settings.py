@@ -15,12 +15,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    StringConstraints,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -32,6 +32,7 @@ SECRET_LIMIT = 4096
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ADDRESS = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
 )
@@ -98,6 +99,21 @@ def _existing_file(value: object, info: ValidationInfo) -> Path:
     return path
 
 
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name; use up to 63 letters, digits, dots, dashes and underscores, "
+            "beginning with a letter or digit"
+        )
+    return value
+
+
+def _line(value: str) -> str:
+    if not 1 <= len(value) <= 255 or any(c in value for c in "\r\n\0"):
+        raise ValueError("must be one line of 1 to 255 characters")
+    return value
+
+
 def _email_address(value: str) -> str:
     if not _ADDRESS.fullmatch(value) or ".." in value:
         raise ValueError(f"{value!r} is not an e-mail address such as canary@example.com")
@@ -138,14 +154,16 @@ Secret = Annotated[
 ]
 """A password or key, kept out of every repr, read from the environment or a file."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Name = Annotated[
+    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
+]
 """A name fit for labels, links and tokens: letters, digits, dot, dash, underscore; 63 characters at most."""
 
-EmailAddress = Annotated[str, BeforeValidator(lambda v: _email_address(v) if isinstance(v, str) else v)]
-HostName = Annotated[str, BeforeValidator(lambda v: _host_name(v) if isinstance(v, str) else v)]
+EmailAddress = Annotated[str, AfterValidator(_email_address)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 ExistingFile = Annotated[Path, BeforeValidator(_existing_file), WithJsonSchema({"type": "string"})]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\r\n\x00]*$")]
-"""Text that goes into a protocol line: no CR, LF or NUL."""
+Line = Annotated[str, AfterValidator(_line)]
+"""Text that goes into a protocol line: 1 to 255 characters without CR, LF or NUL."""
 
 
 class Settings(BaseModel):
@@ -199,6 +217,7 @@ class ServerSettings(Settings):
     allow_insecure_auth: bool = Field(
         default=False, description="Let credentials cross an unencrypted connection."
     )
+    ehlo_name: HostName | None = Field(default=None, description="Name in EHLO. Default: this end's address.")
     timeout: Duration = Field(default=60.0, gt=0, description="Longest wait for the answer to one command.")
 
     @model_validator(mode="before")
@@ -226,6 +245,8 @@ class ServerSettings(Settings):
             raise ValueError("password without username; add username or remove password")
         if self.username is not None and self.password is None and self.protocol == "smtp":
             raise ValueError("username without password; add password: {env: NAME} or {file: PATH}")
+        if self.ehlo_name is not None and self.protocol != "smtp":
+            raise ValueError(f"ehlo_name has no meaning for {self.protocol}; remove it")
         if self.tls == "none" and (self.tls_ca or self.tls_server_name):
             raise ValueError("tls_ca and tls_server_name have no meaning with tls: none")
         if self.tls == "none" and self.username is not None and not self.allow_insecure_auth:
@@ -243,6 +264,12 @@ class MailboxSettings(Settings):
     server: MailboxServerName
     username: Line
     password: Secret
+    poll_interval: Duration = Field(
+        default=1.0,
+        ge=0.1,
+        le=300,
+        description="Pause between logins while a message is expected; fresh messages are looked for sooner.",
+    )
 
 
 class ProbeSettings(Settings):

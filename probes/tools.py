@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from probes.clock import Clock
+from probes.message_life import Ledger
 from probes.settings import Site
+from probes.token import TokenSigner
+from probes.watcher import MailboxWatcher
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The clock, and the configured servers and mailboxes."""
+    """The clock, the configured servers and mailboxes, and what round trips share.
+
+    ``instance`` names this process in the ledger: it answers for the messages that carry it.
+    """
 
     clock: Clock
     site: Site
+    ledger: Ledger
+    signer: TokenSigner
+    watchers: Mapping[str, MailboxWatcher]
+    instance: str

@@ -1,0 +1,111 @@
+"""A YAML file as data with the line of every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILE_LIMIT = 4 * 1024 * 1024
+"""Longest configuration file, in bytes."""
+
+NODE_LIMIT = 200_000
+"""Most YAML nodes after aliases are followed: a file of aliases to aliases cannot use up the memory."""
+
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistake: the file, its line (0 for the file as a whole), the key, and what would be right."""
+
+    path: Path
+    line: int
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The data of a file, the line of each key, and mistakes that only the raw file shows."""
+
+    path: Path
+    data: dict[str, Any]
+    lines: dict[Location, int]
+    duplicates: tuple[Mistake, ...]
+
+    def line_of(self, location: Location) -> int:
+        """Return the line of ``location``, or of the nearest entry that holds it."""
+        while location and location not in self.lines:
+            location = location[:-1]
+        return self.lines.get(location, 1)
+
+
+def key_of(location: Location) -> str:
+    """Return ``location`` as people write it, such as ``probes[0].interval``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+class _TooManyNodesError(Exception):
+    pass
+
+
+def read_document(path: Path) -> Document | Mistake:
+    """Return the file's data with lines, or the mistake that keeps it from being read at all."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_LIMIT + 1)
+    except OSError as error:
+        return Mistake(path, 0, "", f"cannot be read: {error.strerror}")
+    if len(raw) > FILE_LIMIT:
+        return Mistake(path, 0, "", f"is longer than {FILE_LIMIT} bytes, which no configuration needs")
+    try:
+        root = yaml.compose(raw, Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            return Mistake(
+                path, 1, "", "must be a mapping with the keys agent, servers, mailboxes and probes"
+            )
+        lines: dict[Location, int] = {}
+        duplicates: list[Mistake] = []
+        _walk(root, (), lines, duplicates, path)
+        data = yaml.load(raw, Loader=yaml.SafeLoader)  # noqa: S506 # SafeLoader is the safe one
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        return Mistake(path, mark.line + 1 if mark else 1, "", f"is not valid YAML: {error.problem}")
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        return Mistake(path, 1, "", f"is not valid YAML: {str(error).splitlines()[0]}")
+    except _TooManyNodesError:
+        return Mistake(
+            path, 1, "", f"grows to more than {NODE_LIMIT} YAML nodes when its aliases are followed"
+        )
+    return Document(path, data, lines, tuple(duplicates))
+
+
+def _walk(
+    node: yaml.Node, at: Location, lines: dict[Location, int], duplicates: list[Mistake], path: Path
+) -> None:
+    if len(lines) > NODE_LIMIT:
+        raise _TooManyNodesError
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*at, index)] = item.start_mark.line + 1
+            _walk(item, (*at, index), lines, duplicates, path)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name = str(key.value)
+            line = key.start_mark.line + 1
+            if name in seen and name != "<<":
+                duplicates.append(
+                    Mistake(path, line, key_of((*at, name)), "this key stands here twice; keep one")
+                )
+            seen.add(name)
+            lines[(*at, name)] = line
+            _walk(value, (*at, name), lines, duplicates, path)

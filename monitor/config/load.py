@@ -1,0 +1,101 @@
+"""Reading a configuration file: all its mistakes at once, each with line, key and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from monitor.config.document import Document, Mistake, key_of, read_document
+from monitor.config.mistakes import mistakes_of
+from monitor.config.models import Configuration
+from probes.registry import KINDS
+from probes.settings import MailboxSettings, Reference, Settings
+
+
+class ConfigurationError(Exception):
+    """The file cannot be used; ``mistakes`` has every reason, in the order of their lines."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = sorted(mistakes, key=lambda mistake: mistake.line)
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+
+
+def load(path: Path) -> Configuration:
+    """Return the configuration in the YAML file ``path``. Raises `ConfigurationError`; never shows a secret."""
+    document = read_document(path)
+    if isinstance(document, Mistake):
+        raise ConfigurationError([document])
+    mistakes = list(document.duplicates)
+    mistakes += _unresolved_references(document)
+    mistakes += _repeated_probe_names(document)
+    try:
+        configuration = Configuration.model_validate(document.data, context={"directory": path.parent})
+    except ValidationError as error:
+        mistakes += mistakes_of(error, document, Configuration)
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return configuration
+
+
+def _repeated_probe_names(document: Document) -> Iterator[Mistake]:
+    first_line: dict[str, int] = {}
+    for index, probe in enumerate(_items(document.data.get("probes"))):
+        name = probe.get("name")
+        if not isinstance(name, str):
+            continue
+        line = document.line_of(("probes", index, "name"))
+        if name in first_line:
+            yield Mistake(
+                document.path,
+                line,
+                f"probes[{index}].name",
+                f"the name {name!r} is taken by the probe in line {first_line[name]}; choose another",
+            )
+        first_line.setdefault(name, line)
+
+
+def _unresolved_references(document: Document) -> Iterator[Mistake]:
+    """Check references on the raw data, so that they are reported beside mistakes of other kinds."""
+    data = document.data
+    for index, probe in enumerate(_items(data.get("probes"))):
+        kind = KINDS.get(str(probe.get("kind")))
+        if kind is not None:
+            yield from _references(document, ("probes", index), probe, kind.settings_model)
+    mailboxes = data.get("mailboxes")
+    if isinstance(mailboxes, Mapping):
+        for name, mailbox in mailboxes.items():
+            if isinstance(mailbox, Mapping):
+                yield from _references(document, ("mailboxes", name), mailbox, MailboxSettings)
+
+
+def _references(
+    document: Document, at: tuple[str | int, ...], entry: Mapping[str, object], model: type[Settings]
+) -> Iterator[Mistake]:
+    for key, field in model.model_fields.items():
+        for reference in (item for item in field.metadata if isinstance(item, Reference)):
+            value = entry.get(key)
+            if isinstance(value, str) and (fault := _reference_fault(document.data, reference, value)):
+                yield Mistake(document.path, document.line_of((*at, key)), key_of((*at, key)), fault)
+
+
+def _reference_fault(data: Mapping[str, object], reference: Reference, value: str) -> str | None:
+    table = data.get(reference.table)
+    entries = table if isinstance(table, Mapping) else {}
+    if value not in entries:
+        known = ", ".join(sorted(map(str, entries))) or "none"
+        return f"{reference.table} has no entry {value!r}; it has: {known}"
+    entry = entries[value]
+    protocol = entry.get("protocol") if isinstance(entry, Mapping) else None
+    if reference.protocols and isinstance(protocol, str) and protocol not in reference.protocols:
+        wanted = " or ".join(sorted(reference.protocols))
+        return f"server {value!r} speaks {protocol}; a server of protocol {wanted} is needed here"
+    return None
+
+
+def _items(value: object) -> list[Mapping[str, object]]:
+    """Return the mappings of a raw list; positions of other items hold an empty mapping."""
+    if not isinstance(value, list):
+        return []
+    return [item if isinstance(item, Mapping) else {} for item in value]

@@ -1,0 +1,80 @@
+"""The whole configuration file as one model; each kind of probe brings its own settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from monitor.ledger.location import ledger_path
+from probes.registry import KINDS
+from probes.settings import (
+    Duration,
+    MailboxSettings,
+    Name,
+    ProbeSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+    Site,
+)
+
+if TYPE_CHECKING:
+    AnyProbe = ProbeSettings
+else:
+    AnyProbe = Annotated[
+        Union[tuple(kind.settings_model for kind in KINDS.values())],  # noqa: UP007 # made at run time
+        Field(discriminator="kind"),
+    ]
+
+
+def parse_listen(value: object) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 takes a free one. Else ValueError."""
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        if host and port.isdecimal() and int(port) <= 65535:
+            return host.removeprefix("[").removesuffix("]"), int(port)
+    raise ValueError("must be HOST:PORT, such as 127.0.0.1:9725 or [::1]:9725")
+
+
+def _ledger_url(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text such as sqlite:///var/lib/mailsonde/ledger.db")  # noqa: TRY004 # pydantic's way
+    ledger_path(value)
+    return value
+
+
+class AgentSettings(Settings):
+    """The agent itself."""
+
+    location: Name = Field(
+        default="local", description="The vantage point, such as fra1; shown in every result."
+    )
+    listen: Annotated[
+        tuple[str, int],
+        BeforeValidator(parse_listen),
+        WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9725"]}),
+    ] = Field(default=("127.0.0.1", 9725), description="Where /metrics is served. Default: 127.0.0.1:9725.")
+    ledger: Annotated[str, BeforeValidator(_ledger_url), WithJsonSchema({"type": "string"})] = Field(
+        default="sqlite:///var/lib/mailsonde/ledger.db", description="The database of messages and results."
+    )
+    token_key: Secret | None = Field(
+        default=None, description="Key that signs messages. Default: one made once and kept in the ledger."
+    )
+    retention: Duration = Field(
+        default=7 * 86400.0, ge=3600, description="How long ended messages stay in the ledger. Default: 7d."
+    )
+
+
+class Configuration(Settings):
+    """A configuration file of mailsonde."""
+
+    agent: AgentSettings = AgentSettings()
+    servers: dict[Name, ServerSettings] = Field(default_factory=dict)
+    mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
+    probes: tuple[AnyProbe, ...] = Field(min_length=1)
+
+    @property
+    def site(self) -> Site:
+        """What probes look up by name."""
+        return Site(self.agent.location, self.servers, self.mailboxes)

@@ -1,0 +1,22 @@
+"""The kinds of probe, each in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from probes.mx import Mx
+from probes.pop3 import Pop3
+from probes.probe import Probe
+from probes.roundtrip import Roundtrip
+from probes.smtp import Smtp
+
+KINDS: Mapping[str, type[Probe[Any]]] = MappingProxyType(
+    {
+        "roundtrip": Roundtrip,
+        "smtp": Smtp,
+        "pop3": Pop3,
+        "mx": Mx,
+    }
+)

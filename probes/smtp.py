@@ -1,0 +1,88 @@
+"""The ``smtp`` kind: does the server take connections, TLS, credentials and recipients?"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from probes.faults import ProbeFault, legible
+from probes.probe import Probe
+from probes.reasons import Area, Reason
+from probes.settings import Duration, EmailAddress, Line, ProbeSettings, SmtpServerName
+from probes.smtp_client import SmtpSession, smtp_session
+from probes.tls import expiry_reason
+from probes.tools import Tools
+from probes.verdict import Run, Verdict
+
+
+class SmtpSettings(ProbeSettings):
+    """Settings of an ``smtp`` probe."""
+
+    kind: Literal["smtp"]
+    server: SmtpServerName
+    mail_from: EmailAddress | None = Field(
+        default=None, description="Envelope sender to try, without sending."
+    )
+    rcpt_to: EmailAddress | None = Field(default=None, description="Recipient to try, without sending.")
+    expect_features: tuple[Line, ...] = Field(
+        default=(), description="EHLO keywords that must be offered, such as PIPELINING or `AUTH PLAIN`."
+    )
+    certificate_warning: Duration = Field(default=14 * 86400.0, description="Warn this long before expiry.")
+
+    @model_validator(mode="after")
+    def _recipient_needs_sender(self) -> Self:
+        if self.rcpt_to is not None and self.mail_from is None:
+            raise ValueError("rcpt_to without mail_from; RCPT TO needs a MAIL FROM before it")
+        return self
+
+
+class Smtp(Probe[SmtpSettings]):
+    """Goes through an SMTP dialogue up to what the settings ask, and never sends a message."""
+
+    settings_model = SmtpSettings
+    areas: ClassVar[frozenset[Area]] = frozenset(
+        {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.SMTP}
+    )
+
+    def __init__(self, settings: SmtpSettings, tools: Tools) -> None:
+        super().__init__(settings, tools)
+        self._server = tools.site.servers[settings.server]
+
+    @property
+    def target(self) -> str:
+        """The configured server's name."""
+        return self.settings.server
+
+    async def run(self, run: Run) -> Verdict:
+        """Connect, greet, encrypt, log in; then the sender and recipient where they are set."""
+        async with smtp_session(self._server, run.phases, self.tools.clock) as session:
+            self._require_features(session)
+            if self.settings.mail_from is not None:
+                await session.mail(self.settings.mail_from)
+            if self.settings.rcpt_to is not None:
+                await session.rcpt(self.settings.rcpt_to)
+            await session.quit()
+            return Verdict(
+                reason=expiry_reason(
+                    session.certificate_not_after, self.tools.clock.time(), self.settings.certificate_warning
+                ),
+                values={
+                    "greeting": legible(session.greeting.text),
+                    "features": sorted(
+                        legible(f"{key} {text}".strip(), 100) for key, text in session.features.items()
+                    ),
+                },
+                certificate_not_after=session.certificate_not_after,
+            )
+
+    def _require_features(self, session: SmtpSession) -> None:
+        """Raise if a keyword of ``expect_features``, or one of its parameters, is not offered."""
+        missing = []
+        for feature in self.settings.expect_features:
+            keyword, *parameters = feature.upper().split()
+            offered = session.features.get(keyword)
+            if offered is None or not set(parameters) <= set(offered.upper().split()):
+                missing.append(feature)
+        if missing:
+            raise ProbeFault(Reason.FEATURE_MISSING, f"EHLO does not offer: {', '.join(missing)}")

@@ -1,0 +1,326 @@
+"""An SMTP session whose every phase is timed (RFC 5321), on aiosmtplib's protocol.
+
+aiosmtplib reads and bounds the replies; the dialogue is led from here, because a
+monitor must know to the instant when each command went out and what was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from aiosmtplib import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
+from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
+from aiosmtplib.esmtp import parse_esmtp_extensions
+from aiosmtplib.protocol import SMTPProtocol
+
+from probes.clock import Clock
+from probes.faults import ProbeFault, fault_of, legible
+from probes.reasons import Reason
+from probes.settings import ServerSettings
+from probes.tls import certificate_not_after, client_context
+from probes.verdict import PhaseTimer
+from probes.wire import connect_tcp
+
+QUIT_TIMEOUT = 5.0
+"""Longest wait, in seconds, for the answer to QUIT: by then the result is known."""
+
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
+_LEADING_DOT = re.compile(rb"^\.", re.MULTILINE)
+_ONE_REPLY = re.compile(rb"(?:\d{3}-[^\n]*\n)*\d{3}(?: [^\n]*)?\r?\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer: reply code (RFC 5321 section 4.2), its text, enhanced status code (RFC 3463)."""
+
+    code: int
+    text: str
+
+    @property
+    def enhanced_status_code(self) -> str | None:
+        """The code such as ``5.1.1`` that begins the text, where the server gives one (RFC 2034)."""
+        match = _ENHANCED.match(self.text)
+        return match[1] if match else None
+
+    def fault(self, reason: Reason | None = None) -> ProbeFault:
+        """Return the fault that this reply means; ``reason`` overrides what the code alone says."""
+        return ProbeFault(
+            reason or _reason_of(self.code),
+            f"{self.code} {self.text}",
+            reply_code=self.code,
+            enhanced_status_code=self.enhanced_status_code,
+        )
+
+
+def _reason_of(code: int) -> Reason:
+    if code == 421:
+        return Reason.SMTP_UNAVAILABLE
+    if 400 <= code < 500:
+        return Reason.SMTP_DEFERRED
+    if 500 <= code < 600:
+        return Reason.SMTP_REJECTED
+    return Reason.PROTOCOL_ERROR
+
+
+class _Dialogue(SMTPProtocol):
+    """aiosmtplib's protocol, which also keeps what comes in clear after STARTTLS was sent."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.recording: bytearray | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.recording is not None:
+            self.recording.extend(data[:4096])
+        super().data_received(data)
+
+
+class SmtpSession:
+    """One connection to an SMTP server, as far as its phases went.
+
+    Every method raises `ProbeFault`. Made by `smtp_session`, which also ends it.
+    """
+
+    def __init__(
+        self, server: ServerSettings, phases: PhaseTimer, clock: Clock, connection: socket.socket
+    ) -> None:
+        self._server = server
+        self._phases = phases
+        self._clock = clock
+        self._socket = connection
+        self._dialogue = _Dialogue(asyncio.get_running_loop())
+        self.greeting = Reply(0, "")
+        self.features: Mapping[str, str] = {}
+        self.auth_mechanisms: tuple[str, ...] = ()
+        self.certificate_not_after: float | None = None
+        self.dot_sent_at: float | None = None
+        """Monotonic reading right before the message and its final dot went out."""
+
+    async def open(self) -> None:
+        """Greet the server, encrypt as configured, and log in where there are credentials."""
+        server = self._server
+        with self._phases.phase("tls" if server.tls == "implicit" else "greeting"):
+            await self._attach()
+        with self._phases.phase("greeting"):
+            self.greeting = await self._reply()
+            if self.greeting.code != 220:
+                raise self.greeting.fault()
+        await self._ehlo()
+        if server.tls == "starttls":
+            await self._start_tls()
+            await self._ehlo()
+        if server.username is not None and server.password is not None:
+            await self._authenticate(server.username, server.password.get_secret_value())
+
+    async def _attach(self) -> None:
+        context = client_context(self._server.tls_ca) if self._server.tls == "implicit" else None
+        with _translated():
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: self._dialogue,
+                sock=self._socket,
+                ssl=context,
+                server_hostname=self._tls_name if context else None,
+                ssl_handshake_timeout=self._server.timeout if context else None,
+            )
+        if context:
+            self._note_certificate(transport)
+
+    @property
+    def _tls_name(self) -> str:
+        return self._server.tls_server_name or self._server.host
+
+    def _note_certificate(self, transport: asyncio.BaseTransport) -> None:
+        self.certificate_not_after = certificate_not_after(transport.get_extra_info("ssl_object"))
+
+    async def _reply(self) -> Reply:
+        with _translated():
+            response = await self._dialogue.read_response(timeout=self._server.timeout)
+        return _sound(Reply(response.code, response.message))
+
+    async def command(self, *words: str) -> Reply:
+        """Send one command line and return the answer, whatever its code."""
+        with _translated():
+            response = await self._dialogue.execute_command(
+                *(word.encode("ascii") for word in words), timeout=self._server.timeout
+            )
+        return _sound(Reply(response.code, response.message))
+
+    async def _ehlo(self) -> None:
+        with self._phases.phase("ehlo"):
+            reply = await self.command("EHLO", self._server.ehlo_name or _address_literal(self._socket))
+            if reply.code != 250:
+                raise reply.fault()
+        features, mechanisms = parse_esmtp_extensions(reply.text)
+        self.features = {keyword.upper(): parameters for keyword, parameters in features.items()}
+        self.auth_mechanisms = tuple(mechanisms)
+
+    async def _start_tls(self) -> None:
+        """Upgrade the connection (RFC 3207); bytes in clear behind the 220 are an attack, and end the session."""
+        if "STARTTLS" not in self.features:
+            raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to EHLO has no STARTTLS")
+        with self._phases.phase("starttls"):
+            self._dialogue.recording = bytearray()
+            reply = await self.command("STARTTLS")
+            if reply.code != 220:
+                raise reply.fault()
+            if not _ONE_REPLY.fullmatch(bytes(self._dialogue.recording)):
+                raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.recording))
+            self._dialogue.recording = None
+        with self._phases.phase("tls"), _translated():
+            if not isinstance(self._dialogue.transport, asyncio.Transport):
+                raise ConnectionResetError("the connection closed before the TLS handshake")
+            transport = await asyncio.get_running_loop().start_tls(
+                self._dialogue.transport,
+                self._dialogue,
+                client_context(self._server.tls_ca),
+                server_hostname=self._tls_name,
+                ssl_handshake_timeout=self._server.timeout,
+            )
+            if transport is None:
+                raise ConnectionResetError("the connection closed during the TLS handshake")
+        self._dialogue.transport = transport
+        self._note_certificate(transport)
+
+    async def _authenticate(self, username: str, password: str) -> None:
+        """Log in by the configured mechanism, or the best one offered (RFC 4954)."""
+        with self._phases.phase("auth"):
+            mechanism = self._mechanism()
+            if mechanism == "plain":
+                reply = await self.command("AUTH", "PLAIN", auth_plain_encode(username, password).decode())
+            elif mechanism == "login":
+                reply = await self._login(username, password)
+            else:
+                reply = await self.command("AUTH", "CRAM-MD5")
+                if reply.code == 334:
+                    _require_base64(reply)
+                    reply = await self.command(auth_crammd5_verify(username, password, reply.text).decode())
+            if reply.code != 235:
+                raise reply.fault(Reason.AUTH_FAILED if reply.code in {334, 530, 534, 535, 538} else None)
+
+    async def _login(self, username: str, password: str) -> Reply:
+        reply = await self.command("AUTH", "LOGIN")
+        for word in auth_login_encode(username, password):
+            if reply.code != 334:
+                break
+            reply = await self.command(word.decode())
+        return reply
+
+    def _mechanism(self) -> str:
+        """Choose the mechanism; in clear, one that does not show the password comes first."""
+        wanted = self._server.auth
+        order = (
+            ("cram-md5", "plain", "login") if self._server.tls == "none" else ("plain", "login", "cram-md5")
+        )
+        for mechanism in order if wanted == "auto" else (wanted,):
+            if mechanism in self.auth_mechanisms:
+                return mechanism
+        offered = ", ".join(self.auth_mechanisms) or "none"
+        raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {offered}")
+
+    async def mail(self, sender: str) -> Reply:
+        """Name the envelope sender; raises unless the server accepts it."""
+        with self._phases.phase("mail"):
+            return _accepted(await self.command(f"MAIL FROM:<{sender}>"))
+
+    async def rcpt(self, recipient: str) -> Reply:
+        """Name the recipient; raises unless the server accepts it."""
+        with self._phases.phase("rcpt"):
+            return _accepted(await self.command(f"RCPT TO:<{recipient}>"))
+
+    async def data(self, content: bytes) -> Reply:
+        """Send the message ``content`` (lines end in CRLF) and return the reply to its final dot.
+
+        ``dot_sent_at`` is set once the content goes out: a fault before leaves it ``None``, and
+        a fault after it that is no reply leaves open whether the server has the message.
+        """
+        with self._phases.phase("data"):
+            reply = await self.command("DATA")
+            if reply.code != 354:
+                raise reply.fault()
+            stuffed = _LEADING_DOT.sub(b"..", content) + b".\r\n"
+            with _translated():
+                self.dot_sent_at = self._clock.monotonic()
+                self._dialogue.write(stuffed)
+            return _accepted(await self._reply())
+
+    async def quit(self) -> None:
+        """End the session politely; a server that does not answer changes no result."""
+        with self._phases.phase("quit"):
+            try:
+                async with asyncio.timeout(QUIT_TIMEOUT):
+                    await self.command("QUIT")
+            except (ProbeFault, TimeoutError):
+                return
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        transport = self._dialogue.transport
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+        else:
+            self._socket.close()
+
+
+@asynccontextmanager
+async def smtp_session(
+    server: ServerSettings, phases: PhaseTimer, clock: Clock
+) -> AsyncIterator[SmtpSession]:
+    """Open a session as the server is configured; however the block ends, the connection is closed."""
+    connection = await connect_tcp(server.host, server.port, phases, server.timeout)
+    session = SmtpSession(server, phases, clock, connection)
+    try:
+        await session.open()
+        yield session
+    finally:
+        session.close()
+
+
+def _accepted(reply: Reply) -> Reply:
+    if reply.code // 100 != 2:
+        raise reply.fault()
+    return reply
+
+
+def _sound(reply: Reply) -> Reply:
+    if not 200 <= reply.code <= 599:
+        raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {reply.code} {reply.text}")
+    return reply
+
+
+def _require_base64(reply: Reply) -> None:
+    try:
+        base64.b64decode(reply.text, validate=True)
+    except ValueError:
+        raise ProbeFault(Reason.PROTOCOL_ERROR, f"not a CRAM-MD5 challenge: {legible(reply.text)}") from None
+
+
+def _address_literal(connection: socket.socket) -> str:
+    """Return this end's address as an address literal, for a client without a host name (RFC 5321 section 4.1.4)."""
+    address = str(connection.getsockname()[0])
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what aiosmtplib, sockets and TLS raise into a `ProbeFault`."""
+    try:
+        yield
+    except SMTPResponseException as error:
+        long = error.message == "Response too long"
+        raise ProbeFault(Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message) from error
+    except (SMTPTimeoutError, ConnectionAbortedError) as error:
+        raise ProbeFault(Reason.COMMAND_TIMEOUT, str(error)) from error
+    except SMTPServerDisconnected as error:
+        raise ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error)) from error
+    except (OSError, ssl.SSLError) as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        raise fault from error
