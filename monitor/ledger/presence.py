@@ -1,0 +1,116 @@
+"""Which processes use a ledger now, told by locks that the kernel drops when a process ends.
+
+Beside ``ledger.db`` lies the directory ``ledger.db.locks``. Each process that has the ledger open
+holds an exclusive ``flock`` on ``instance-NAME`` there, and the one agent holds another on
+``agent``. A lock that can be taken belongs to a process that is gone, however it ended; neither
+process ids that are used again nor a reboot can mislead. The directory itself is locked while
+the files in it are looked at or changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+
+from probes.message_life import LedgerError
+
+_PREFIX = "instance-"
+
+
+class Presence:
+    """The mark of this process at the ledger at ``path``, under the name ``instance``.
+
+    Names are 1 to 64 letters, digits, dots, dashes and underscores; LedgerError when another
+    process uses the name, or the directory cannot be made.
+    """
+
+    def __init__(self, path: Path, instance: str) -> None:
+        if not re.fullmatch("[A-Za-z0-9._-]{1,64}", instance):
+            raise ValueError(f"{instance!r} cannot name an instance")
+        self.instance = instance
+        self._ledger = path
+        self._directory = path.with_name(path.name + ".locks")
+        self._held = ExitStack()
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            with self._undisturbed():
+                self._mark: Path | None = self._directory / f"{_PREFIX}{instance}"
+                if self._hold(self._mark) is None:
+                    self._mark = None
+                    raise LedgerError(f"ledger {path}: another process runs as instance {instance}")
+        except OSError as error:
+            raise LedgerError(
+                f"ledger {path}: {self._directory}: {error.strerror}; "
+                f"make it writable for user {os.geteuid()}"
+            ) from error
+
+    def lock_for_agent(self) -> None:
+        """Hold the ledger for this agent until `release`; LedgerError when another agent has it."""
+        with self._undisturbed():
+            file = self._hold(self._directory / "agent")
+            if file is None:
+                pid = (self._directory / "agent").read_text().strip()
+                raise LedgerError(
+                    f"ledger {self._ledger}: another agent (process {pid}) uses it; "
+                    "stop that one, or give each agent a ledger of its own"
+                )
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+
+    def living(self) -> frozenset[str]:
+        """Return the instances whose processes live, this one among them; marks of others are removed."""
+        living = set()
+        with self._undisturbed():
+            for mark in self._directory.glob(f"{_PREFIX}*"):
+                with mark.open("a") as file:
+                    if _locked(file):
+                        mark.unlink()
+                    else:
+                        living.add(mark.name.removeprefix(_PREFIX))
+        return frozenset(living)
+
+    @contextmanager
+    def setting_up(self) -> Iterator[None]:
+        """Make other processes wait before they prepare the same new ledger."""
+        with (self._directory / "setup").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def release(self) -> None:
+        """Drop the locks; calling it twice does no harm."""
+        with self._undisturbed():
+            if self._mark is not None:
+                self._mark.unlink(missing_ok=True)
+                self._mark = None
+            self._held.close()
+
+    def _hold(self, path: Path) -> TextIOWrapper | None:
+        """Return the locked file, which `release` closes, or ``None`` when it is locked already."""
+        file = path.open("a")
+        if not _locked(file):
+            file.close()
+            return None
+        return self._held.enter_context(file)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _locked(file: TextIOWrapper) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

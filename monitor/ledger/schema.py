@@ -1,0 +1,76 @@
+"""The ledger's tables. A change to them raises `SCHEMA_VERSION`."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+"""``schema_version`` in decimal digits, and ``token_key``."""
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("probe", String, nullable=False),
+    Column("target", String, nullable=False),
+    Column("mailbox", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("deadline_seconds", Float, nullable=False),
+    Column("instance", String, nullable=False),
+    Column("boot", String, nullable=False),
+    Column("created_mono", Float, nullable=False),
+    Column("connected_mono", Float),
+    Column("dot_mono", Float),
+    Column("accepted_mono", Float),
+    Column("mailbox_uid", String),
+    Column("reason", String, nullable=False),
+    Column("detail", String, nullable=False),
+    Column("reply_code", Integer),
+    Column("enhanced_status_code", String),
+    Column("submission_seconds", Float),
+    Column("transit_seconds", Float),
+    Column("delivery_seconds", Float),
+    Column("uncertainty_seconds", Float),
+    Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
+    Index("messages_by_state", "state", "probe", "target", "created_at"),
+)
+"""One row a message: the fields of `probes.message_life.Message`, and ``changed_at``."""
+
+totals = Table(
+    "totals",
+    metadata,
+    Column("probe", String, primary_key=True),
+    Column("target", String, primary_key=True),
+    Column("state", String, primary_key=True),
+    Column("entered", Integer, nullable=False),
+    Column("held", Integer, nullable=False),
+    Column("purged", Integer, nullable=False),
+)
+"""Counts over all history, changed in the transaction that changes the message.
+
+``entered`` is how many times a message came into the state and never falls; ``held`` how many
+messages are in it, those included whose rows are purged; ``purged`` how many those are.
+"""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("probe", String, nullable=False),
+    Column("failed", Boolean, nullable=False),
+    Column("document", String, nullable=False),  # the run as one JSON object
+    Index("runs_by_probe", "probe", "id"),
+    Index("runs_by_failure", "probe", "failed", "id"),
+    sqlite_autoincrement=True,
+)
+"""The last finished runs of each probe; ``failed`` means that the outcome was not ``ok``."""

@@ -1,0 +1,236 @@
+"""The ledger as the rest of mailsonde uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection, insert, inspect, select
+
+from monitor.ledger import books, history
+from monitor.ledger.books import Books
+from monitor.ledger.database import Database
+from monitor.ledger.location import ledger_path
+from monitor.ledger.presence import Presence
+from monitor.ledger.schema import SCHEMA_VERSION, meta, metadata
+from monitor.ledger.tally import Tally
+from monitor.ledger.writer import Writer
+from probes.clock import Clock
+from probes.message_life import LedgerError, Message, MessageState
+
+CLOSE_SECONDS = 10.0
+"""Longest time that closing a ledger waits for what is still queued."""
+
+PENDING_RUNS = 1000
+"""Most runs that wait to be recorded; more are dropped and counted."""
+
+PURGE_STEP = 1000
+"""Most messages forgotten in one transaction, so that others are not kept waiting."""
+
+T = TypeVar("T")
+_Operation = Message | Callable[[Connection, Books], object]
+"""A message to intend, which goes in bulk with its neighbours, or anything else."""
+
+
+class SqlLedger:
+    """The ledger in an SQL database: see `probes.message_life.Ledger`; made by `open_ledger`.
+
+    Coroutines raise LedgerError when the database is in trouble; the next call tries again.
+    A cancelled caller's change is made all the same.
+    """
+
+    def __init__(
+        self, database: Database, presence: Presence, clock: Clock, token_key: bytes, tally: Tally
+    ) -> None:
+        self.token_key = token_key
+        self.runs_dropped = 0
+        self._instance = presence.instance
+        self._database = database
+        self._presence = presence
+        self._clock = clock
+        self._tally = tally
+        self._pending_runs = 0
+        self._reader = ThreadPoolExecutor(1, "ledger-reader")
+        self._writer: Writer[_Operation] = Writer(self._commit, f"ledger {database.path}")
+
+    @property
+    def tally(self) -> Tally:
+        """The counts as of the last commit of this process, from memory; any thread may read it.
+
+        What another process did to the same probe and target shows with this one's next change to them.
+        """
+        return self._tally
+
+    def lock_for_agent(self) -> None:
+        """Make this process the ledger's one agent until it closes; LedgerError when another is."""
+        self._presence.lock_for_agent()
+
+    async def intend(self, message: Message) -> None:
+        """Record a new message in state ``intent``; LedgerError when its id is taken."""
+        if message.state is not MessageState.INTENT:
+            raise ValueError(f"a message begins as intent, not as {message.state}")
+        await self._writer.submit(message)
+
+    async def advance(self, message_id: str, state: MessageState, **changes: object) -> Message | None:
+        """Move a message to ``state``; ``None`` with nothing changed where that is not allowed.
+
+        ``changes`` are fields of `Message`; TypeError for one that never changes.
+        """
+        if unfit := changes.keys() - books.CHANGEABLE:
+            raise TypeError(f"not to be changed with a message's state: {', '.join(sorted(unfit))}")
+        return await self._write(lambda _, pages: pages.advance(message_id, state, changes))
+
+    async def find(self, message_id: str) -> Message | None:
+        """Return the message with this id, or ``None``."""
+        return await self._read(lambda connection: books.find(connection, message_id))
+
+    async def open_messages(self, since: float = 0.0) -> list[Message]:
+        """Return, oldest first, each message that is under way or may still arrive.
+
+        Only those created at ``since`` (unix seconds) or later; other processes' are among them.
+        """
+        return await self._read(lambda connection: books.open_messages(connection, since))
+
+    async def adopt(self) -> list[Message]:
+        """Answer from now on for the open messages of processes that are gone, and return them.
+
+        One that was in ``intent`` becomes ``ambiguous`` with reason ``interrupted``.
+        """
+        # Asked inside the transaction: whoever wrote a message seen there has registered before.
+        return await self._write(lambda _, pages: pages.adopt(self._instance, self._presence.living()))
+
+    async def forget(self, before: float) -> int:
+        """Remove messages that ended, and were due, before ``before`` (unix seconds); return how many.
+
+        Totals stay as they are.
+        """
+        removed = 0
+        while step := await self._write(lambda _, pages: pages.forget(before, PURGE_STEP)):
+            removed += step
+        return removed
+
+    async def discrepancies(self) -> list[str]:
+        """Return a sentence for each count that does not add up: none, unless there is a defect."""
+        return await self._read(books.discrepancies)
+
+    def record_run(self, run: Mapping[str, object]) -> None:
+        """Keep a finished run, which has at least ``probe`` and ``outcome``; returns at once.
+
+        A run that cannot be recorded is counted in ``runs_dropped``. Called on the event loop.
+        """
+        document = json.dumps(run, default=dict)  # a mapping of another type than dict
+        probe, failed = str(run["probe"]), run["outcome"] != "ok"
+        if self._pending_runs >= PENDING_RUNS:
+            self.runs_dropped += 1
+            return
+        try:
+            future = self._writer.submit(
+                lambda connection, _: history.add_run(connection, probe, failed, document)
+            )
+        except LedgerError:
+            self.runs_dropped += 1
+            return
+        self._pending_runs += 1
+        future.add_done_callback(self._run_recorded)
+
+    async def recent_runs(
+        self, probe: str | None = None, limit: int = 100, failures: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return up to ``limit`` runs, newest first: of one probe or all, and only what failed if asked."""
+        return await self._read(lambda connection: history.recent_runs(connection, probe, limit, failures))
+
+    async def close(self) -> None:
+        """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""
+        await self._writer.close(CLOSE_SECONDS)
+        await asyncio.to_thread(self._reader.shutdown)
+        self._presence.release()
+        self._database.dispose()
+
+    def _run_recorded(self, future: asyncio.Future[Any]) -> None:
+        self._pending_runs -= 1
+        if future.cancelled() or future.exception() is not None:
+            self.runs_dropped += 1
+
+    async def _write(self, operation: Callable[[Connection, Books], T]) -> T:
+        return cast("T", await self._writer.submit(operation))
+
+    async def _read(self, query: Callable[[Connection], T]) -> T:
+        def answer() -> T:
+            with self._database.reading() as connection:
+                return query(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader, answer)
+
+    def _commit(self, operations: Sequence[_Operation]) -> Sequence[object]:
+        """Make the operations durable in one transaction, on the writer's thread."""
+        answers: list[object] = []
+        with self._database.writing() as connection:
+            pages = Books(connection, self._clock.time())
+            for kind, batch in groupby(operations, type):
+                if kind is Message:
+                    answers += pages.intend(cast("list[Message]", list(batch)))
+                else:
+                    answers += [operation(connection, pages) for operation in batch if callable(operation)]
+            changed = pages.balanced()
+        self._tally = self._tally.updated(changed)
+        return answers
+
+
+@asynccontextmanager
+async def open_ledger(url: str, clock: Clock, instance: str) -> AsyncIterator[SqlLedger]:
+    """Open the ledger that ``url`` names, made if it is not there; closed when the block is left.
+
+    ``instance`` names this process among those that use the ledger: 1 to 64 letters, digits,
+    dots, dashes and underscores. ValueError for a URL as in `ledger_path`; LedgerError when the
+    ledger cannot be used, with what to do.
+    """
+    database, presence, token_key, tally = await asyncio.to_thread(_open, ledger_path(url), instance)
+    ledger = SqlLedger(database, presence, clock, token_key, tally)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def _open(path: Path, instance: str) -> tuple[Database, Presence, bytes, Tally]:
+    database = Database(path)
+    presence = Presence(path, instance)
+    try:
+        with presence.setting_up(), database.writing() as connection:
+            _prepare(connection, path)
+            token_key = _meta(connection, "token_key")
+            tally = Tally().updated(books.read_totals(connection))
+    except BaseException:
+        presence.release()
+        database.dispose()
+        raise
+    return database, presence, token_key, tally
+
+
+def _prepare(connection: Connection, path: Path) -> None:
+    """Make the tables and the token key in an empty file; refuse what this version does not know."""
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        metadata.create_all(connection)
+        values = {"schema_version": str(SCHEMA_VERSION).encode(), "token_key": secrets.token_bytes(32)}
+        rows = [{"name": name, "value": value} for name, value in values.items()]
+        connection.execute(insert(meta), rows)
+    elif not set(metadata.tables) <= set(tables):
+        raise LedgerError(f"ledger {path}: the file holds another database; name another file")
+    version = int(_meta(connection, "schema_version"))
+    if version > SCHEMA_VERSION:
+        raise LedgerError(
+            f"ledger {path}: a newer mailsonde made it (schema {version}, this one knows {SCHEMA_VERSION}); "
+            "upgrade mailsonde, or name another file"
+        )
+
+
+def _meta(connection: Connection, name: str) -> bytes:
+    return bytes(connection.execute(select(meta.c.value).where(meta.c.name == name)).scalar_one())

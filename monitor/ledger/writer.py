@@ -1,0 +1,112 @@
+"""The one thread that writes the ledger: whatever is queued while a commit runs shares the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from probes.message_life import LedgerError
+
+GROUP_LIMIT = 500
+"""Most operations in one transaction."""
+
+OperationT = TypeVar("OperationT")
+_Request = tuple[OperationT, "asyncio.Future[Any]"]
+
+
+class Writer(Generic[OperationT]):
+    """Hands groups of operations to ``commit`` on a thread of its own, first come, first served.
+
+    ``commit`` makes all operations of a group durable in one transaction and returns an answer
+    for each; an answer that is an exception is raised to that caller alone. When ``commit``
+    raises LedgerError, the database is in trouble and everyone of the group is told so. When it
+    raises anything else, one operation is at fault: nothing was kept, and each is tried alone.
+
+    All methods are called on the event loop that made the writer.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[OperationT]], Sequence[object]], name: str) -> None:
+        self._commit = commit
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Request[OperationT] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._abandoned = False
+        self._ended = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: OperationT) -> asyncio.Future[Any]:
+        """Queue an operation; the future has its answer once it is durable.
+
+        Cancelling the future gives up the answer, not the operation.
+        """
+        if self._closed:
+            raise LedgerError(f"{self._name} is closed; nothing was recorded")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put((operation, future))
+        return future
+
+    async def close(self, seconds: float) -> None:
+        """Write what is queued and end the thread; after so many ``seconds``, the rest gets LedgerError."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ended), seconds)
+        except TimeoutError:
+            self._abandoned = True
+
+    def _run(self) -> None:
+        open_for_more = True
+        while open_for_more:
+            group, open_for_more = self._next_group()
+            answers = self._answers([operation for operation, _ in group])
+            self._on_loop(_settle, [future for _, future in group], answers)
+        self._on_loop(_settle, [self._ended], [None])
+
+    def _next_group(self) -> tuple[list[_Request[OperationT]], bool]:
+        """Wait for an operation, take along what else is queued, and tell whether more may come."""
+        request = self._queue.get()
+        group: list[_Request[OperationT]] = []
+        with suppress(queue.Empty):
+            while request is not None:
+                group.append(request)
+                if len(group) == GROUP_LIMIT:
+                    break
+                request = self._queue.get_nowait()
+        return group, request is not None
+
+    def _answers(self, operations: Sequence[OperationT]) -> Sequence[object]:
+        if not operations:
+            return []
+        try:
+            if self._abandoned:
+                raise LedgerError(f"{self._name} was closed before this was recorded")  # noqa: TRY301 # told as any other
+            return self._commit(operations)
+        except LedgerError as error:
+            return [LedgerError(str(error)) for _ in operations]
+        except Exception as error:
+            if len(operations) > 1:
+                return [answer for operation in operations for answer in self._answers([operation])]
+            refusal = LedgerError(f"{self._name} cannot record this: {type(error).__name__}: {error}")
+            refusal.__cause__ = error
+            return [refusal]
+
+    def _on_loop(self, callback: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _settle(futures: Sequence[asyncio.Future[Any]], answers: Sequence[object]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
