@@ -10,7 +10,7 @@ from probes.settings import ProbeSettings
 from probes.tools import Tools
 from probes.verdict import Run, Verdict
 
-SettingsT = TypeVar("SettingsT", bound=ProbeSettings)
+SettingsT = TypeVar("SettingsT", bound=ProbeSettings, covariant=True)
 
 
 class Probe(ABC, Generic[SettingsT]):
@@ -23,6 +23,7 @@ class Probe(ABC, Generic[SettingsT]):
 
     settings_model: ClassVar[type[ProbeSettings]]
     areas: ClassVar[frozenset[Area]]
+    sends_messages: ClassVar[bool] = False
 
     def __init__(self, settings: SettingsT, tools: Tools) -> None:
         self.settings = settings

@@ -26,7 +26,9 @@ class RoundtripSettings(ProbeSettings):
     """Settings of a ``roundtrip`` probe. ``deadline`` is the message's: later means lost."""
 
     kind: Literal["roundtrip"]
-    deadline: Duration = Field(default=300.0, ge=1, le=86400, description="A message that takes longer is lost.")
+    deadline: Duration = Field(
+        default=300.0, ge=1, le=86400, description="A message that takes longer is lost."
+    )
     sender: EmailAddress = Field(alias="from", description="Envelope sender and From address.")
     send_via: SmtpServerName
     to: MailboxName
@@ -44,6 +46,7 @@ class Roundtrip(Probe[RoundtripSettings]):
 
     settings_model = RoundtripSettings
     areas: ClassVar[frozenset[Area]] = frozenset(Area) - {Area.MX}
+    sends_messages: ClassVar[bool] = True
 
     def __init__(self, settings: RoundtripSettings, tools: Tools) -> None:
         super().__init__(settings, tools)
@@ -62,7 +65,10 @@ class Roundtrip(Probe[RoundtripSettings]):
         message = await self._intend(run)
         try:
             sent, arrival = await self._send(run, message)
-            limit = self.settings.deadline + LOOK_GRACE - (self.tools.clock.monotonic() - message.created_mono)
+            run.only_waits = True
+            limit = (
+                self.settings.deadline + LOOK_GRACE - (self.tools.clock.monotonic() - message.created_mono)
+            )
             done, _ = await asyncio.wait({arrival}, timeout=max(0.0, limit))
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
@@ -205,7 +211,8 @@ def _verdict(message: Message) -> Verdict:
         case MessageState.AMBIGUOUS:
             reason, detail = Reason.MESSAGE_AMBIGUOUS, message.detail
         case _:
-            reason = Reason.MESSAGE_LOST
+            confirmed = message.accepted_mono is not None
+            reason = Reason.MESSAGE_LOST if confirmed else Reason.MESSAGE_AMBIGUOUS
             detail = f"not in the mailbox {message.deadline_seconds:g} s after it was sent"
     return Verdict(reason, detail, values=values, message=report(message))
 

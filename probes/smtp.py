@@ -1,4 +1,4 @@
-"""The ``smtp`` kind: does the server take connections, TLS, credentials and recipients?"""
+"""The ``smtp`` kind: whether a server takes connections, TLS, credentials and recipients."""
 
 from __future__ import annotations
 

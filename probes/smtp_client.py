@@ -162,7 +162,7 @@ class SmtpSession:
         self.auth_mechanisms = tuple(mechanisms)
 
     async def _start_tls(self) -> None:
-        """Upgrade the connection (RFC 3207); bytes in clear behind the 220 are an attack, and end the session."""
+        """Upgrade the connection (RFC 3207); bytes in clear behind the 220 are an attack: they end it."""
         if "STARTTLS" not in self.features:
             raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to EHLO has no STARTTLS")
         with self._phases.phase("starttls"):
@@ -272,7 +272,7 @@ class SmtpSession:
 async def smtp_session(
     server: ServerSettings, phases: PhaseTimer, clock: Clock
 ) -> AsyncIterator[SmtpSession]:
-    """Open a session as the server is configured; however the block ends, the connection is closed."""
+    """Open a session as the server is configured; however the block ends, it is closed."""
     connection = await connect_tcp(server.host, server.port, phases, server.timeout)
     session = SmtpSession(server, phases, clock, connection)
     try:
@@ -302,7 +302,7 @@ def _require_base64(reply: Reply) -> None:
 
 
 def _address_literal(connection: socket.socket) -> str:
-    """Return this end's address as an address literal, for a client without a host name (RFC 5321 section 4.1.4)."""
+    """Return this end's address as an address literal (RFC 5321 section 4.1.4), for want of a host name."""
     address = str(connection.getsockname()[0])
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 

@@ -74,10 +74,11 @@ class PhaseTimer:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._clock.monotonic() - begun
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
     """One execution of a probe: its id (32 hex digits), when it began, and its phase timer."""
 
     id: str
     started_at: float  # unix seconds
     phases: PhaseTimer
+    only_waits: bool = False  # set by the probe once stopping the run loses nothing

@@ -56,11 +56,11 @@ class Observer(Protocol):
     """Who is told what watching a mailbox brought to light."""
 
     def settled(self, message: Message) -> None:
-        """A message was found (``delivered``, ``late``) or given up (``lost``)."""
+        """Take in that a message was found (``delivered``, ``late``) or given up (``lost``)."""
         ...
 
-    def unexpected(self, mailbox: str, reason: Unexpected) -> None:
-        """A message with our token field turned up that nobody awaited."""
+    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
+        """Take in that a message with our token field turned up that nobody awaited."""
         ...
 
 
@@ -277,7 +277,7 @@ class MailboxWatcher:
             return False
         if (
             record.state is MessageState.INTENT
-        ):  # faster than the reply to its final dot; the next look counts it
+        ):  # not yet recorded as sent: the next look counts it
             self._memory.sightings[uid] = sighting
             return False
         if record.mailbox_uid != uid:  # else it was counted before a crash or a failed QUIT
@@ -285,15 +285,15 @@ class MailboxWatcher:
         return True
 
     async def _record_of(self, text: str) -> Message | None:
-        """Return the message that a token field proves, if this process answers for it; else count and leave it."""
+        """Return the message that a token field proves, if this process answers for it."""
         token = self._signer.verify(text)
         if token is None:
-            self._observer.unexpected(self.name, Unexpected.FORGED)
+            self._observer.unexpected_found(self.name, Unexpected.FORGED)
             return None
         record = await self._ledger.find(token.run)
         if record is None or record.mailbox != self.name or record.probe != token.probe:
             expired = self._clock.time() - token.created_us / 1e6 > self._retention
-            self._observer.unexpected(self.name, Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
+            self._observer.unexpected_found(self.name, Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
             return None
         return record if record.instance == self._instance else None
 
@@ -306,6 +306,8 @@ class MailboxWatcher:
         earliest = max(sighting.earliest, dot)
         latest = max(sighting.latest, earliest)
         middle = (earliest + latest) / 2
+        accepted = record.accepted_mono
+        transit = max(0.0, middle - accepted - shift) if accepted is not None else None
         # Only what provably came late is late: an interval that we widened ourselves proves nothing.
         late = record.state is MessageState.LOST or earliest > created + record.deadline_seconds
         arrived = await self._ledger.advance(
@@ -314,12 +316,10 @@ class MailboxWatcher:
             mailbox_uid=uid,
             delivery_seconds=middle - connected,
             uncertainty_seconds=(latest - earliest) / 2,
-            transit_seconds=max(0.0, middle - record.accepted_mono - shift)
-            if record.accepted_mono is not None
-            else None,
+            transit_seconds=transit,
         )
         if arrived is None:
-            self._observer.unexpected(self.name, Unexpected.DUPLICATE)
+            self._observer.unexpected_found(self.name, Unexpected.DUPLICATE)
             return
         self._settle(arrived)
 

@@ -23,7 +23,7 @@ class ConfigurationError(Exception):
 
 
 def load(path: Path) -> Configuration:
-    """Return the configuration in the YAML file ``path``. Raises `ConfigurationError`; never shows a secret."""
+    """Return the configuration in the YAML file ``path``; raises `ConfigurationError`, without secrets."""
     document = read_document(path)
     if isinstance(document, Mistake):
         raise ConfigurationError([document])

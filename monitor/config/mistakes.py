@@ -41,7 +41,8 @@ def _text(detail: ErrorDetails, model: type[BaseModel]) -> str:
             return f"must be one of {context['expected']}"
         case "union_tag_invalid":
             known = ", ".join(KINDS)
-            return f"there is no kind {context['tag']!r}{_did_you_mean(context['tag'], KINDS)}; the kinds are {known}"
+            tag = context["tag"]
+            return f"there is no kind {tag!r}{_did_you_mean(tag, KINDS)}; the kinds are {known}"
         case "union_tag_not_found":
             return f"kind is required; the kinds are {', '.join(KINDS)}"
         case _:
@@ -71,7 +72,7 @@ def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]
     return sorted({key for candidate in candidates for key in candidate.model_fields})
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 # any type annotation
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each does all its set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench dashboards test-servers clean
+
+demo: $(VENV)/for-demo
+	$(BIN)/mailsonde demo
+
+test: $(VENV)/for-dev test-servers
+	$(BIN)/pytest
+
+check: $(VENV)/for-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python dashboards/generate.py --check
+	$(BIN)/mailsonde schema > /dev/null
+
+bench: $(VENV)/for-dev test-servers
+	$(BIN)/python -m tests.benchmarks
+
+dashboards: $(VENV)/for-dev
+	$(BIN)/python dashboards/generate.py
+
+# The servers that the tests start: Postfix, Dovecot, BIND, Prometheus and others.
+test-servers:
+	sh tests/real_servers/install
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mailsonde needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { test "$$(id -u)" = 0 && apt-get update -q && apt-get install -y -q python3-venv; } || \
+	  { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for what users need and one for what developers need besides.
+$(VENV)/for-%: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m monitor`` is ``mailsonde``."""
+
+from monitor.commands import main
+
+main()

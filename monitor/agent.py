@@ -1,0 +1,134 @@
+"""The agent: takes up what an earlier one left open, runs the probes, serves metrics, ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from monitor.assembly import Assembly, assembled
+from monitor.collector import AgentCollector
+from monitor.config.models import Configuration
+from monitor.runner import Result
+from monitor.schedule import Schedule
+from monitor.web import bind, served, web_app
+from probes.clock import Clock, SystemClock
+from probes.message_life import LedgerError
+from probes.probe import Probe
+from probes.reasons import Reason
+
+GRACE = 4.0
+"""Seconds that runs in the middle of a dialogue get to end when the agent stops."""
+
+PURGE_EVERY = 3600.0
+"""Seconds between two purges of the ledger."""
+
+_log = logging.getLogger("mailsonde.agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A running agent: where it serves, and its parts for who wants to look."""
+
+    address: str
+    assembly: Assembly
+    results: asyncio.Queue[Result]
+
+
+class StartError(Exception):
+    """The agent cannot start; the text says why and what to do."""
+
+
+@asynccontextmanager
+async def running_agent(configuration: Configuration, clock: Clock | None = None) -> AsyncIterator[Agent]:
+    """Run the agent while the block runs; leaving it ends all within 10 s, every message accounted for.
+
+    Raises `StartError`.
+    """
+    clock = clock or SystemClock()
+    host, port = configuration.agent.listen
+    try:
+        bound = bind(host, port)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}; "
+            "change agent.listen, or stop what holds the port"
+        ) from error
+    try:
+        async with (
+            assembled(configuration, clock, "agent") as assembly,
+            _at_work(assembly, bound, clock) as agent,
+        ):
+            yield agent
+    except LedgerError as error:
+        raise StartError(str(error)) from error
+    finally:
+        bound.close()
+
+
+@asynccontextmanager
+async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> AsyncIterator[Agent]:
+    assembly.ledger.lock_for_agent()
+    open_messages = await assembly.ledger.adopt()
+    assembly.resume(open_messages)
+    results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
+
+    async def run(probe: Probe) -> None:
+        _take_in(assembly, await assembly.runner.run(probe), results, clock)
+
+    schedule = Schedule(run, assembly.state, clock)
+    is_ready = False
+    app = web_app(AgentCollector(assembly.state, lambda: assembly.ledger.tally), lambda: is_ready)
+    async with served(app, bound):
+        schedule.start(assembly.probes.values())
+        housekeeping = asyncio.create_task(_purge(assembly, clock), name="purge")
+        is_ready = True
+        address = "http://{}:{}".format(*bound.getsockname()[:2])
+        _log.info(
+            "agent started: metrics at %s/metrics, %d probes, %d messages taken up",
+            address,
+            len(assembly.probes),
+            len(open_messages),
+        )
+        try:
+            yield Agent(address, assembly, results)
+        finally:
+            is_ready = False
+            schedule.stop()
+            housekeeping.cancel()
+            await assembly.runner.stop(GRACE)
+            _log.info("agent stopped")
+
+
+def _take_in(assembly: Assembly, result: Result, results: asyncio.Queue[Result], clock: Clock) -> None:
+    """Put a finished run where it is shown: state, ledger, log, and who watches."""
+    verdict = result.verdict
+    assembly.state.ran(result.probe, verdict, ended_at=clock.time(), duration=result.duration_seconds)
+    shown = result.as_object()
+    assembly.ledger.record_run(shown)
+    level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING
+    _log.log(
+        level,
+        "%s: %s/%s %s",
+        result.probe,
+        verdict.outcome,
+        verdict.reason,
+        verdict.detail,
+        extra={"run": shown},
+    )
+    if results.full():
+        results.get_nowait()
+    results.put_nowait(result)
+
+
+async def _purge(assembly: Assembly, clock: Clock) -> None:
+    """Forget ended messages past their retention, now and then."""
+    while True:
+        try:
+            await assembly.ledger.forget(clock.time() - assembly.retention)
+        except LedgerError as error:
+            _log.warning("ended messages stay in the ledger for now: %s", error)
+        await clock.sleep(PURGE_EVERY)

@@ -1,0 +1,157 @@
+"""The one place that names mailsonde's metrics; they are built from state at each scrape."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from monitor.ledger.tally import Tally
+from monitor.state import AgentState
+from probes.message_life import MessageState
+
+_PROBE = ("probe", "kind", "target")
+_ROUTE = ("probe", "target")
+
+
+class AgentCollector(Collector):
+    """Builds every metric from the agent's state and the ledger's tally."""
+
+    def __init__(self, state: AgentState, tally: Callable[[], Tally]) -> None:
+        self._state = state
+        self._tally = tally
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metric families."""
+        yield from self._probes()
+        yield from self._runs()
+        yield from self._messages()
+        yield from self._deliveries()
+        yield from self._agent()
+
+    def _probes(self) -> Iterator[Metric]:
+        success = GaugeMetricFamily(
+            "mailsonde_probe_success", "1 if the last run that could tell was ok, else 0.", labels=_PROBE
+        )
+        last_run = GaugeMetricFamily(
+            "mailsonde_probe_last_run_timestamp_seconds",
+            "When the last run ended; 0 before the first.",
+            labels=_PROBE,
+        )
+        interval = GaugeMetricFamily(
+            "mailsonde_probe_interval_seconds",
+            "Configured time between the starts of two runs.",
+            labels=_PROBE,
+        )
+        phases = GaugeMetricFamily(
+            "mailsonde_probe_phase_seconds",
+            "Time that a phase of the last run took.",
+            labels=(*_PROBE, "phase"),
+        )
+        expiry = GaugeMetricFamily(
+            "mailsonde_tls_certificate_not_after_timestamp_seconds",
+            "When the certificate last seen expires.",
+            labels=_PROBE,
+        )
+        for probe in list(self._state.probes.values()):
+            labels = (probe.name, probe.kind, probe.target)
+            last_run.add_metric(labels, probe.last_run)
+            interval.add_metric(labels, probe.interval)
+            if probe.success is not None:
+                success.add_metric(labels, probe.success)
+            if probe.certificate_not_after is not None:
+                expiry.add_metric(labels, probe.certificate_not_after)
+            for phase, seconds in list(probe.phases.items()):
+                phases.add_metric((*labels, phase), seconds)
+        yield from (success, last_run, interval, phases, expiry)
+
+    def _runs(self) -> Iterator[Metric]:
+        runs = CounterMetricFamily(
+            "mailsonde_probe_runs",
+            "Finished runs by outcome and reason.",
+            labels=(*_PROBE, "outcome", "reason"),
+        )
+        duration = HistogramMetricFamily(
+            "mailsonde_probe_duration_seconds", "How long runs took.", labels=_PROBE
+        )
+        for probe in list(self._state.probes.values()):
+            labels = (probe.name, probe.kind, probe.target)
+            for reason, count in list(probe.runs.items()):
+                runs.add_metric((*labels, str(reason.outcome), str(reason)), count)
+            duration.add_metric(labels, probe.duration.cumulative(), probe.duration.sum)
+        yield from (runs, duration)
+
+    def _messages(self) -> Iterator[Metric]:
+        tally = self._tally()
+        messages = CounterMetricFamily(
+            "mailsonde_messages",
+            "Messages that entered a state; continues over restarts of the agent.",
+            labels=(*_ROUTE, "state"),
+        )
+        in_flight = GaugeMetricFamily("mailsonde_messages_in_flight", "Messages under way.", labels=_ROUTE)
+        oldest = GaugeMetricFamily(
+            "mailsonde_oldest_in_flight_timestamp_seconds",
+            "When the oldest message under way was created; 0 when there is none.",
+            labels=_ROUTE,
+        )
+        for route in list(self._state.deliveries):
+            for state in MessageState:
+                messages.add_metric((*route, str(state)), tally.entered.get((*route, state), 0))
+            in_flight.add_metric(route, tally.in_flight(*route))
+            oldest.add_metric(route, tally.oldest_in_flight(*route))
+        yield from (messages, in_flight, oldest)
+
+    def _deliveries(self) -> Iterator[Metric]:
+        histogram = HistogramMetricFamily(
+            "mailsonde_delivery_seconds",
+            "From connecting until visible in the mailbox, delivered only.",
+            labels=_ROUTE,
+        )
+        last = GaugeMetricFamily(
+            "mailsonde_delivery_last_seconds",
+            "Delivery latency of the message last seen to arrive.",
+            labels=_ROUTE,
+        )
+        uncertainty = GaugeMetricFamily(
+            "mailsonde_delivery_uncertainty_seconds",
+            "How far the true latency of that message may lie from the published one, either way.",
+            labels=_ROUTE,
+        )
+        for route, delivery in list(self._state.deliveries.items()):
+            histogram.add_metric(route, delivery.histogram.cumulative(), delivery.histogram.sum)
+            if delivery.last is not None and delivery.uncertainty is not None:
+                last.add_metric(route, delivery.last)
+                uncertainty.add_metric(route, delivery.uncertainty)
+        yield from (histogram, last, uncertainty)
+
+    def _agent(self) -> Iterator[Metric]:
+        unexpected = CounterMetricFamily(
+            "mailsonde_mailbox_unexpected",
+            "Messages with our token that nobody awaited.",
+            labels=("mailbox", "reason"),
+        )
+        for (mailbox, reason), count in list(self._state.unexpected.items()):
+            unexpected.add_metric((mailbox, str(reason)), count)
+        skipped = CounterMetricFamily(
+            "mailsonde_schedule_skipped", "Runs that did not start at their time.", labels=("probe", "reason")
+        )
+        for key, count in list(self._state.skipped.items()):
+            skipped.add_metric(key, count)
+        lag = HistogramMetricFamily("mailsonde_schedule_lag_seconds", "How late runs started.")
+        lag.add_metric((), self._state.schedule_lag.cumulative(), self._state.schedule_lag.sum)
+        reload = GaugeMetricFamily(
+            "mailsonde_config_last_reload_successful", "1 if the configuration in use is the last one read."
+        )
+        reload.add_metric((), 1.0)
+        build = InfoMetricFamily("mailsonde_build", "Version of mailsonde and of Python.")
+        build.add_metric((), {"version": version("mailsonde"), "python": platform.python_version()})
+        yield from (unexpected, skipped, lag, reload, build)

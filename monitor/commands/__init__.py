@@ -1,0 +1,33 @@
+"""The command line: one module a command."""
+
+from __future__ import annotations
+
+import click
+
+from monitor.commands.check import check
+from monitor.commands.demo import demo
+from monitor.commands.render import render
+from monitor.commands.run import run
+from monitor.commands.schema import schema
+from monitor.commands.validate import validate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mailsonde", prog_name="mailsonde")
+def main() -> None:
+    r"""Know within a minute that mail is late, lost or stuck, and where.
+
+    mailsonde sends test messages through your mail servers, watches them arrive, and gives
+    the measured delivery latencies to Prometheus.
+
+    \b
+    Begin with:
+      mailsonde demo                         the whole thing on this machine, nothing to configure
+      mailsonde validate mailsonde.yaml      check a configuration
+      mailsonde check --config mailsonde.yaml    run every probe once, now
+      mailsonde run --config mailsonde.yaml  run the agent
+    """
+
+
+for command in (demo, run, check, validate, render, schema):
+    main.add_command(command)

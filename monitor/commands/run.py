@@ -1,0 +1,47 @@
+"""``mailsonde run``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from monitor.agent import StartError, running_agent
+from monitor.commands.event_loop import run_on_loop
+from monitor.commands.options import UNUSABLE, config_option, load_or_exit
+from monitor.config.models import Configuration
+from monitor.logs import LogFormat, set_up_logs
+
+
+@click.command()
+@config_option
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    default="auto",
+    help="auto: text on a terminal, JSON objects elsewhere.",
+)
+def run(config: Path, log_format: LogFormat) -> None:
+    """Run the agent until SIGTERM or Ctrl-C.
+
+    A wrong configuration starts nothing. When told to stop, the agent lets dialogues end, records
+    what is open, and is gone within 10 seconds; the next start takes up every open message.
+    """
+    configuration = load_or_exit(config)
+    set_up_logs(log_format)
+    try:
+        run_on_loop(_run(configuration))
+    except StartError as error:
+        click.echo(f"mailsonde cannot start: {error}", err=True)
+        raise SystemExit(UNUSABLE) from None
+
+
+async def _run(configuration: Configuration) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running_agent(configuration):
+        await stop.wait()

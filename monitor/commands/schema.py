@@ -1,0 +1,20 @@
+"""``mailsonde schema``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from monitor.config.models import Configuration
+
+
+@click.command()
+def schema() -> None:
+    r"""Print the JSON Schema of the configuration, for editors that complete and check YAML.
+
+    \b
+    With the YAML language server, save it and begin the configuration with:
+      # yaml-language-server: $schema=mailsonde.schema.json
+    """
+    click.echo(json.dumps(Configuration.model_json_schema(by_alias=True), indent=2))

@@ -1,0 +1,20 @@
+"""``mailsonde validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from monitor.commands.options import load_or_exit
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def validate(file: Path) -> None:
+    """Check a configuration FILE: exit 0, or every mistake with its line and exit 2.
+
+    Secrets must be readable: validate where the agent runs, as its user.
+    """
+    configuration = load_or_exit(file)
+    click.echo(f"{file}: valid, {len(configuration.probes)} probes")

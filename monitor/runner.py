@@ -1,0 +1,116 @@
+"""Running a probe once: its deadline, and what becomes of every way that it can end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from probes.clock import Clock
+from probes.faults import ProbeFault
+from probes.probe import Probe
+from probes.reasons import Reason
+from probes.verdict import PhaseTimer, Run, Verdict
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run: what `check`, the ledger's history and the logs show."""
+
+    probe: str
+    kind: str
+    target: str
+    location: str
+    verdict: Verdict
+    started_at: float  # unix seconds
+    duration_seconds: float
+
+    def as_object(self) -> dict[str, Any]:
+        """Return the object that ``check --format json`` prints."""
+        verdict = self.verdict
+        shown: dict[str, Any] = {
+            "probe": self.probe,
+            "kind": self.kind,
+            "target": self.target,
+            "location": self.location,
+            "outcome": str(verdict.outcome),
+            "reason": str(verdict.reason),
+            "detail": verdict.detail,
+            "started_at": datetime.fromtimestamp(self.started_at, UTC).isoformat(timespec="microseconds"),
+            "duration_seconds": round(self.duration_seconds, 6),
+            "phases": {name: round(seconds, 6) for name, seconds in verdict.phases.items()},
+            "values": dict(verdict.values),
+        }
+        if verdict.message is not None:
+            message = asdict(verdict.message)
+            shown["message"] = {
+                key: round(value, 6) if isinstance(value, float) else value for key, value in message.items()
+            }
+        return shown
+
+
+class Runner:
+    """Runs probes, each within its limit, and turns whatever happens into a result."""
+
+    def __init__(self, clock: Clock, location: str) -> None:
+        self._clock = clock
+        self._location = location
+        self._running: dict[asyncio.Task[Any], Run] = {}
+
+    async def run(self, probe: Probe) -> Result:
+        """Run ``probe`` once. An expected failure is ``failed``; any other exception ``unknown``."""
+        run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock))
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 # a coroutine that runs is in a task
+        self._running[task] = run
+        begun = self._clock.monotonic()
+        try:
+            verdict = await self._verdict(probe, run)
+        finally:
+            del self._running[task]
+        return Result(
+            probe=probe.settings.name,
+            kind=probe.settings.kind,
+            target=probe.target,
+            location=self._location,
+            verdict=replace(verdict, phases=dict(run.phases.seconds)),
+            started_at=run.started_at,
+            duration_seconds=self._clock.monotonic() - begun,
+        )
+
+    async def _verdict(self, probe: Probe, run: Run) -> Verdict:
+        limit = probe.settings.run_limit
+        try:
+            async with asyncio.timeout(limit):
+                return await probe.run(run)
+        except ProbeFault as fault:
+            codes = {"reply_code": fault.reply_code, "enhanced_status_code": fault.enhanced_status_code}
+            return Verdict(fault.reason, _placed(run, fault.detail), values=codes if fault.reply_code else {})
+        except TimeoutError:
+            return Verdict(Reason.TIMEOUT, _placed(run, f"not done after {limit:g} s"))
+        except Exception as error:
+            _log.exception("defect in probe %s", probe.settings.name)
+            return Verdict(Reason.INTERNAL, f"{type(error).__name__}; the log has the traceback")
+
+    async def stop(self, grace: float) -> None:
+        """End all runs: those that only wait at once, the others after ``grace`` seconds."""
+        for task, run in list(self._running.items()):
+            if run.only_waits:
+                task.cancel()
+        busy = set(self._running)
+        if busy:
+            _, late = await asyncio.wait(busy, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(busy, timeout=2.0)
+
+
+def _placed(run: Run, detail: str) -> str:
+    """Return ``detail`` with the phase that the run was in."""
+    phase = run.phases.current
+    return f"in phase {phase}: {detail}" if phase else detail

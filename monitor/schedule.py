@@ -1,0 +1,100 @@
+"""When each probe runs: spread starts, jitter, and an exact count of runs that did not happen."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED, JobSubmissionEvent
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from monitor.state import AgentState
+from probes.clock import Clock
+from probes.probe import Probe
+from probes.settings import ProbeSettings
+
+SPREAD_PER_PROBE = 0.1
+"""Seconds of start-up that each probe adds: few probes start at once, thousands over their interval."""
+
+JITTER = 0.02
+"""Largest random shift of a run, as a share of its interval, so that agents do not march in step."""
+
+
+class Schedule:
+    """Starts ``run`` for each probe at its interval, and counts lag and skipped runs in ``state``.
+
+    A run that is due while as many as may overlap still go on is skipped as ``overrun``. Runs whose
+    time passed while the agent could not start them (a suspended machine) are counted as ``missed``.
+    """
+
+    def __init__(self, run: Callable[[Probe], Awaitable[None]], state: AgentState, clock: Clock) -> None:
+        self._run = run
+        self._state = state
+        self._clock = clock
+        self._previous: dict[str, datetime] = {}
+        self._intervals: dict[str, float] = {}
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._scheduler.add_listener(self._started, EVENT_JOB_SUBMITTED)
+        self._scheduler.add_listener(self._overrun, EVENT_JOB_MAX_INSTANCES)
+
+    def start(self, probes: Iterable[Probe]) -> None:
+        """Schedule all probes, the first runs spread from now on."""
+        probes = list(probes)
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
+        for probe in probes:
+            settings = probe.settings
+            self._intervals[settings.name] = settings.interval
+            begin = now + timedelta(seconds=start_offset(settings, len(probes)))
+            self._scheduler.add_job(
+                self._run,
+                IntervalTrigger(
+                    seconds=settings.interval,
+                    start_date=begin,
+                    jitter=settings.interval * JITTER,
+                    timezone=UTC,
+                ),
+                args=[probe],
+                id=settings.name,
+                next_run_time=begin,
+                coalesce=True,
+                max_instances=most_at_once(settings),
+                misfire_grace_time=None,
+            )
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Start no more runs; those that go on are the runner's to end."""
+        if self._scheduler.running:
+            self._scheduler.remove_all_jobs()
+            self._scheduler.pause()
+
+    def _started(self, event: JobSubmissionEvent) -> None:
+        scheduled = event.scheduled_run_times[-1]
+        self._state.schedule_lag.observe(max(0.0, self._clock.time() - scheduled.timestamp()))
+        self._count_missed(event.job_id, scheduled)
+
+    def _overrun(self, event: JobSubmissionEvent) -> None:
+        self._state.skipped[event.job_id, "overrun"] += 1
+        self._count_missed(event.job_id, event.scheduled_run_times[-1])
+
+    def _count_missed(self, name: str, scheduled: datetime) -> None:
+        """Count the runs between the previous scheduled time and this one, which were joined into it."""
+        previous = self._previous.get(name)
+        self._previous[name] = scheduled
+        if previous is not None:
+            passed = round((scheduled - previous).total_seconds() / self._intervals[name])
+            self._state.skipped[name, "missed"] += max(0, passed - 1)
+
+
+def start_offset(settings: ProbeSettings, probes: int) -> float:
+    """Return how many seconds after the agent's start a probe first runs: fixed by its name."""
+    window = min(settings.interval, SPREAD_PER_PROBE * probes)
+    return window * zlib.crc32(settings.name.encode()) / 2**32
+
+
+def most_at_once(settings: ProbeSettings) -> int:
+    """Return how many runs of a probe may go on at once: one, or as many as a waiting run's limit spans."""
+    return math.ceil(settings.run_limit / settings.interval) if settings.runs_overlap else 1

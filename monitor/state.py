@@ -1,0 +1,125 @@
+"""What the agent has seen, in memory: the one source that metrics are built from."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from probes.message_life import Message, MessageState
+from probes.probe import Probe
+from probes.reasons import Outcome, Reason
+from probes.verdict import Verdict
+from probes.watcher import Unexpected
+
+DELIVERY_BUCKETS = (
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
+    *(30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0),
+)
+"""Upper bounds, in seconds, of the histograms of durations."""
+
+LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds, in seconds, of the histogram of how late runs start."""
+
+
+class Histogram:
+    """Counts of observations, in seconds, by upper bound."""
+
+    def __init__(self, bounds: tuple[float, ...] = DELIVERY_BUCKETS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self.sum += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Return each upper bound as text with the number of observations up to it, then ``+Inf``."""
+        total = 0
+        pairs: list[tuple[str, float]] = []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), tuple(self._counts), strict=True):
+            total += count
+            pairs.append((bound, float(total)))
+        return pairs
+
+
+@dataclass(slots=True)
+class ProbeState:
+    """What is known of one probe. Seconds, and unix seconds for instants."""
+
+    name: str
+    kind: str
+    target: str
+    interval: float
+    runs: Counter[Reason]
+    duration: Histogram = field(default_factory=Histogram)
+    success: float | None = None  # the last known; an unknown run changes nothing
+    phases: dict[str, float] = field(default_factory=dict)
+    last_run: float = 0.0
+    certificate_not_after: float | None = None
+
+
+@dataclass(slots=True)
+class DeliveryState:
+    """The delivery latencies of one round trip probe, in seconds."""
+
+    histogram: Histogram = field(default_factory=Histogram)
+    last: float | None = None
+    uncertainty: float | None = None
+
+
+class AgentState:
+    """All that the agent has seen since it started. Changed on the event loop, read from any thread."""
+
+    def __init__(self, mailboxes: Iterable[str] = ()) -> None:
+        self.probes: dict[str, ProbeState] = {}
+        self.deliveries: dict[tuple[str, str], DeliveryState] = {}
+        self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
+        self.skipped: Counter[tuple[str, str]] = Counter()
+        self.schedule_lag = Histogram(LAG_BUCKETS)
+        for mailbox in mailboxes:
+            self.unexpected.update(dict.fromkeys(((mailbox, reason) for reason in Unexpected), 0))
+
+    def add(self, probe: Probe) -> None:
+        """Make room for a probe, with every reason and count that it is known to have at 0."""
+        settings = probe.settings
+        known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
+        self.probes[settings.name] = ProbeState(
+            settings.name, settings.kind, probe.target, settings.interval, known
+        )
+        if probe.sends_messages:
+            self.deliveries[settings.name, probe.target] = DeliveryState()
+        self.skipped.update({(settings.name, "missed"): 0, (settings.name, "overrun"): 0})
+
+    def ran(self, name: str, verdict: Verdict, *, ended_at: float, duration: float) -> None:
+        """Take in a finished run: when it ended (unix seconds) and how long it took (seconds)."""
+        state = self.probes[name]
+        state.runs[verdict.reason] += 1
+        state.duration.observe(duration)
+        state.phases = dict(verdict.phases)
+        state.last_run = ended_at
+        if verdict.outcome is not Outcome.UNKNOWN:
+            state.success = float(verdict.outcome is Outcome.OK)
+        if verdict.certificate_not_after is not None:
+            state.certificate_not_after = verdict.certificate_not_after
+
+    def settled(self, message: Message) -> None:
+        """Take in a message whose end is known; only a measured delivery enters the histogram.
+
+        An interval wider than the latency itself (the agent was down, or the mailbox could
+        not be read) says that the message arrived, and no more.
+        """
+        delivery = self.deliveries.get((message.probe, message.target))
+        if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
+            return
+        delivery.last, delivery.uncertainty = message.delivery_seconds, message.uncertainty_seconds
+        measured = message.uncertainty_seconds <= max(1.0, message.delivery_seconds / 2)
+        if message.state is MessageState.DELIVERED and measured:
+            delivery.histogram.observe(message.delivery_seconds)
+
+    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
+        """Take in a message with our token field that nobody awaited."""
+        self.unexpected[mailbox, reason] += 1
