@@ -20,7 +20,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError
 
 from probes.message_life import LedgerError
 
-__all__ = ["Database", "insert"]
+__all__ = ["Database", "FullError", "insert"]
 
 BUSY_SECONDS = 5.0
 """How long a transaction waits for another process's before it fails."""
@@ -37,6 +37,10 @@ _PLAIN = {
 }
 _PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY})
 """Troubles after which the same connection is still good."""
+
+
+class FullError(LedgerError):
+    """The disk has no room for all that a transaction was to write; for a part of it, it may have."""
 
 
 class Database:
@@ -92,7 +96,8 @@ class Database:
             if not _is_trouble(error):
                 raise
             what = _PLAIN.get(_code(error), "the database failed")
-            raise LedgerError(f"ledger {self.path}: {what} ({error.orig}); nothing was recorded") from error
+            kind = FullError if _code(error) == sqlite3.SQLITE_FULL else LedgerError
+            raise kind(f"ledger {self.path}: {what} ({error.orig}); nothing was recorded") from error
 
     def dispose(self) -> None:
         """Close all connections."""

@@ -13,7 +13,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -36,18 +36,12 @@ class Presence:
         self._ledger = path
         self._directory = path.with_name(path.name + ".locks")
         self._held = ExitStack()
-        try:
+        self._mark = self._directory / f"{_PREFIX}{instance}"
+        with self._translated():
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            with self._undisturbed():
-                self._mark: Path | None = self._directory / f"{_PREFIX}{instance}"
-                if self._hold(self._mark) is None:
-                    self._mark = None
-                    raise LedgerError(f"ledger {path}: another process runs as instance {instance}")
-        except OSError as error:
-            raise LedgerError(
-                f"ledger {path}: {self._directory}: {error.strerror}; "
-                f"make it writable for user {os.geteuid()}"
-            ) from error
+        with self._undisturbed():
+            if self._hold(self._mark) is None:
+                raise LedgerError(f"ledger {path}: another process runs as instance {instance}")
 
     def lock_for_agent(self) -> None:
         """Hold the ledger for this agent until `release`; LedgerError when another agent has it."""
@@ -78,17 +72,17 @@ class Presence:
     @contextmanager
     def setting_up(self) -> Iterator[None]:
         """Make other processes wait before they prepare the same new ledger."""
-        with (self._directory / "setup").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            with self._translated():
+                file = stack.enter_context((self._directory / "setup").open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def release(self) -> None:
-        """Drop the locks; calling it twice does no harm."""
-        with self._undisturbed():
-            if self._mark is not None:
-                self._mark.unlink(missing_ok=True)
-                self._mark = None
-            self._held.close()
+        """Drop the locks, whatever has become of the directory."""
+        with suppress(LedgerError), self._undisturbed():
+            self._mark.unlink(missing_ok=True)
+        self._held.close()
 
     def _hold(self, path: Path) -> TextIOWrapper | None:
         """Return the locked file, which `release` closes, or ``None`` when it is locked already."""
@@ -100,12 +94,23 @@ class Presence:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        with self._translated():
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
+        except OSError as error:
+            raise LedgerError(
+                f"ledger {self._ledger}: {self._directory}: {error.strerror}; "
+                f"it must be writable for user {os.geteuid()}"
+            ) from error
 
 
 def _locked(file: TextIOWrapper) -> bool:

@@ -149,9 +149,12 @@ class SqlLedger:
     async def close(self) -> None:
         """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""
         await self._writer.close(CLOSE_SECONDS)
-        await asyncio.to_thread(self._reader.shutdown)
-        self._presence.release()
+        await asyncio.to_thread(self._release)
+
+    def _release(self) -> None:
+        self._reader.shutdown()
         self._database.dispose()
+        self._presence.release()
 
     def _run_recorded(self, future: asyncio.Future[Any]) -> None:
         self._pending_runs -= 1
@@ -205,7 +208,7 @@ def _open(path: Path, instance: str) -> tuple[Database, Presence, bytes, Tally]:
     try:
         with presence.setting_up(), database.writing() as connection:
             _prepare(connection, path)
-            token_key = _meta(connection, "token_key")
+            token_key = _meta(connection, path, "token_key")
             tally = Tally().updated(books.read_totals(connection))
     except BaseException:
         presence.release()
@@ -222,15 +225,22 @@ def _prepare(connection: Connection, path: Path) -> None:
         values = {"schema_version": str(SCHEMA_VERSION).encode(), "token_key": secrets.token_bytes(32)}
         rows = [{"name": name, "value": value} for name, value in values.items()]
         connection.execute(insert(meta), rows)
-    elif not set(metadata.tables) <= set(tables):
-        raise LedgerError(f"ledger {path}: the file holds another database; name another file")
-    version = int(_meta(connection, "schema_version"))
-    if version > SCHEMA_VERSION:
+    elif meta.name not in tables:
+        raise _foreign(path)
+    version = _meta(connection, path, "schema_version").decode()
+    if version != str(SCHEMA_VERSION):
         raise LedgerError(
             f"ledger {path}: a newer mailsonde made it (schema {version}, this one knows {SCHEMA_VERSION}); "
             "upgrade mailsonde, or name another file"
         )
 
 
-def _meta(connection: Connection, name: str) -> bytes:
-    return bytes(connection.execute(select(meta.c.value).where(meta.c.name == name)).scalar_one())
+def _meta(connection: Connection, path: Path, name: str) -> bytes:
+    value = connection.scalar(select(meta.c.value).where(meta.c.name == name))
+    if not isinstance(value, bytes):
+        raise _foreign(path)
+    return value
+
+
+def _foreign(path: Path) -> LedgerError:
+    return LedgerError(f"ledger {path}: the file holds another database; name another file")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from monitor.ledger.database import FullError
 from probes.message_life import LedgerError
 
 GROUP_LIMIT = 500
@@ -24,7 +25,7 @@ class Writer(Generic[OperationT]):
     ``commit`` makes all operations of a group durable in one transaction and returns an answer
     for each; an answer that is an exception is raised to that caller alone. When ``commit``
     raises LedgerError, the database is in trouble and everyone of the group is told so. When it
-    raises anything else, one operation is at fault: nothing was kept, and each is tried alone.
+    raises FullError or anything else, one operation is too large or at fault: each is tried alone.
 
     All methods are called on the event loop that made the writer.
     """
@@ -88,11 +89,12 @@ class Writer(Generic[OperationT]):
             if self._abandoned:
                 raise LedgerError(f"{self._name} was closed before this was recorded")  # noqa: TRY301 # told as any other
             return self._commit(operations)
-        except LedgerError as error:
-            return [LedgerError(str(error)) for _ in operations]
         except Exception as error:
-            if len(operations) > 1:
+            together = isinstance(error, LedgerError) and not isinstance(error, FullError)
+            if len(operations) > 1 and not together:
                 return [answer for operation in operations for answer in self._answers([operation])]
+            if isinstance(error, LedgerError):
+                return [LedgerError(str(error)) for _ in operations]
             refusal = LedgerError(f"{self._name} cannot record this: {type(error).__name__}: {error}")
             refusal.__cause__ = error
             return [refusal]

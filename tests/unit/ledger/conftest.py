@@ -1,0 +1,74 @@
+"""Ledgers in a temporary directory, on a clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from monitor.ledger.store import SqlLedger, open_ledger
+from probes.message_life import Message, MessageState
+
+START = 1_800_000_000.0
+
+
+class StandingClock:
+    boot = "boot"
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+OpenLedger = Callable[..., AbstractAsyncContextManager[SqlLedger]]
+NewMessage = Callable[..., Message]
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def opened(path: Path, clock: StandingClock) -> OpenLedger:
+    """Open the ledger of this test, by default as instance ``agent-1``."""
+    return lambda instance="agent-1": open_ledger(f"sqlite://{path}", clock, instance)
+
+
+@pytest.fixture
+def new_message(clock: StandingClock) -> NewMessage:
+    """Make messages with ids of their own."""
+    numbers = count(1)
+
+    def make(probe: str = "hq", target: str = "submission", **fields: object) -> Message:
+        defaults: dict[str, object] = {
+            "id": f"{next(numbers):032x}",
+            "probe": probe,
+            "target": target,
+            "mailbox": "canary",
+            "state": MessageState.INTENT,
+            "created_at": clock.now,
+            "deadline_seconds": 300.0,
+            "instance": "agent-1",
+            "boot": clock.boot,
+            "created_mono": clock.now,
+        }
+        return Message(**{**defaults, **fields})  # type: ignore[arg-type] # a test names only what matters to it
+
+    return make

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import fields, replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from monitor.ledger.schema import messages
+from probes.message_life import SUCCESSORS, LedgerError, Message, MessageState
+from tests.unit.ledger.conftest import START, NewMessage, OpenLedger, StandingClock
+
+S = MessageState
+WAYS = {
+    S.INTENT: [],
+    S.SENT: [S.SENT],
+    S.DELIVERED: [S.SENT, S.DELIVERED],
+    S.LATE: [S.SENT, S.LATE],
+    S.LOST: [S.SENT, S.LOST],
+    S.BOUNCED: [S.SENT, S.BOUNCED],
+    S.REJECTED: [S.REJECTED],
+    S.DEFERRED: [S.DEFERRED],
+    S.AMBIGUOUS: [S.AMBIGUOUS],
+}
+
+
+def test_every_field_of_a_message_has_its_column() -> None:
+    """A field added to Message without a column would be lost over a restart."""
+    assert {field.name for field in fields(Message)} | {"changed_at"} == set(messages.c.keys())
+
+
+async def test_a_message_is_found_as_it_was_recorded(opened: OpenLedger, new_message: NewMessage) -> None:
+    """All fields come back, after a restart too."""
+    message = new_message(
+        connected_mono=1.5, detail="ünïcode ✉", reply_code=250, enhanced_status_code="2.0.0"
+    )
+    async with opened() as ledger:
+        await ledger.intend(message)
+        assert await ledger.find(message.id) == message
+        assert await ledger.find("0" * 32) is None
+    async with opened() as ledger:
+        assert await ledger.find(message.id) == message
+
+
+@pytest.mark.parametrize(("origin", "goal"), list(product(MessageState, MessageState)))
+async def test_moves_follow_the_rule(
+    opened: OpenLedger, new_message: NewMessage, origin: MessageState, goal: MessageState
+) -> None:
+    """A move in SUCCESSORS returns the message as it now is; any other returns None and changes nothing."""
+    async with opened() as ledger:
+        message = new_message()
+        await ledger.intend(message)
+        for state in WAYS[origin]:
+            assert await ledger.advance(message.id, state)
+        before = await ledger.find(message.id)
+        moved = await ledger.advance(message.id, goal, detail="new", delivery_seconds=1.25)
+        if goal in SUCCESSORS[origin]:
+            assert moved == replace(message, state=goal, detail="new", delivery_seconds=1.25)
+            assert await ledger.find(message.id) == moved
+        else:
+            assert moved is None
+            assert await ledger.find(message.id) == before
+        assert await ledger.discrepancies() == []
+
+
+async def test_an_unknown_message_cannot_move(opened: OpenLedger) -> None:
+    """A token of a ledger that was lost moves nothing and is no error."""
+    async with opened() as ledger:
+        assert await ledger.advance("0" * 32, S.SENT) is None
+
+
+async def test_what_a_message_is_cannot_be_changed(opened: OpenLedger, new_message: NewMessage) -> None:
+    """Its id, probe, target or send time never change with its state."""
+    async with opened() as ledger:
+        await ledger.intend(message := new_message())
+        with pytest.raises(TypeError, match="not to be changed with a message's state: created_at, probe"):
+            await ledger.advance(message.id, S.SENT, probe="other", created_at=1.0)
+        with pytest.raises(ValueError, match="a message begins as intent, not as sent"):
+            await ledger.intend(new_message(state=S.SENT))
+
+
+async def test_one_bad_request_leaves_its_neighbours_alone(
+    opened: OpenLedger, new_message: NewMessage
+) -> None:
+    """A duplicate id, a value that no column takes: each fails alone, though all share a transaction."""
+    async with opened() as ledger:
+        first, second, third, broken = (new_message() for _ in range(4))
+        answers = await asyncio.gather(
+            ledger.intend(first),
+            ledger.intend(second),
+            ledger.intend(first),
+            ledger.intend(replace(broken, created_mono=float("nan"))),  # SQLite stores it as NULL
+            ledger.advance(second.id, S.SENT, detail=["no", "text"]),
+            ledger.advance(second.id, S.SENT, detail="\ud800"),
+            ledger.intend(third),
+            ledger.advance(first.id, S.SENT),
+            return_exceptions=True,
+        )
+        assert [type(answer) for answer in answers] == [
+            *(type(None), type(None), LedgerError, LedgerError, LedgerError, LedgerError, type(None), Message)
+        ]
+        assert str(answers[2]) == f"message {first.id} is in the ledger already"
+        assert await ledger.find(second.id) == second
+        assert await ledger.find(third.id) == third
+        assert await ledger.find(broken.id) is None
+        assert ledger.tally.entered == {("hq", "submission", S.INTENT): 3, ("hq", "submission", S.SENT): 1}
+        assert await ledger.discrepancies() == []
+
+
+async def test_an_answer_comes_after_the_commit(
+    path: Path, opened: OpenLedger, new_message: NewMessage
+) -> None:
+    """Another connection sees the row at the very moment that the caller goes on."""
+    async with opened() as ledger:
+        with sqlite3.connect(path) as other:
+            for _ in range(20):
+                message = new_message()
+                await ledger.intend(message)
+                query = "SELECT state FROM messages WHERE id = ?"
+                assert other.execute(query, (message.id,)).fetchone() == ("intent",)
+                await ledger.advance(message.id, S.SENT)
+                assert other.execute(query, (message.id,)).fetchone() == ("sent",)
+        other.close()
+
+
+async def test_a_cancelled_caller_loses_only_the_answer(opened: OpenLedger, new_message: NewMessage) -> None:
+    """The record is made all the same, and the others of its group get their answers."""
+    async with opened() as ledger:
+        given_up, kept = new_message(), new_message()
+        caller = asyncio.create_task(ledger.intend(given_up))
+        neighbour = asyncio.create_task(ledger.intend(kept))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await neighbour
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    async with opened() as ledger:
+        assert await ledger.find(given_up.id) == given_up
+        assert await ledger.find(kept.id) == kept
+
+
+async def test_closing_writes_what_is_queued(opened: OpenLedger, new_message: NewMessage) -> None:
+    """Shutdown drains the queue; what comes after it is refused in plain words."""
+    new = [new_message() for _ in range(1200)]
+    async with opened() as ledger:
+        tasks = [asyncio.create_task(ledger.intend(message)) for message in new]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    with pytest.raises(LedgerError, match="is closed; nothing was recorded"):
+        await ledger.intend(new_message())
+    async with opened() as ledger:
+        assert [message.id for message in await ledger.open_messages()] == [message.id for message in new]
+
+
+async def test_only_one_of_two_moves_wins(opened: OpenLedger, new_message: NewMessage) -> None:
+    """Two ledgers on one file that settle the same message at once never both succeed."""
+    async with opened() as one, opened("check-1") as two:
+        for _ in range(20):
+            await one.intend(message := new_message())
+            await two.advance(message.id, S.SENT)
+            outcome = await asyncio.gather(
+                one.advance(message.id, S.DELIVERED), two.advance(message.id, S.BOUNCED)
+            )
+            assert [moved is None for moved in outcome].count(True) == 1
+        assert await one.discrepancies() == []
+        totals = one.tally.entered[("hq", "submission", S.SENT)]
+        assert totals == 20
+
+
+async def test_the_tally_continues_over_restarts(
+    opened: OpenLedger, new_message: NewMessage, clock: StandingClock
+) -> None:
+    """Counters for metrics go on where they were, and tell the oldest message under way."""
+    async with opened() as ledger:
+        await ledger.intend(old := new_message())
+        clock.now += 10
+        await ledger.intend(young := new_message())
+        await ledger.intend(other := new_message(probe="branch"))
+        await ledger.advance(young.id, S.SENT)
+        assert ledger.tally.in_flight("hq", "submission") == 2
+        assert ledger.tally.oldest_in_flight("hq", "submission") == START
+        assert ledger.tally.oldest_in_flight("nobody", "submission") == 0.0
+        await ledger.advance(old.id, S.REJECTED)
+        assert ledger.tally.oldest_in_flight("hq", "submission") == START + 10
+        await ledger.advance(young.id, S.LOST)
+        await ledger.advance(young.id, S.LATE)
+        before = ledger.tally
+    assert before.entered == {
+        ("hq", "submission", S.INTENT): 2,
+        ("hq", "submission", S.SENT): 1,
+        ("hq", "submission", S.REJECTED): 1,
+        ("hq", "submission", S.LOST): 1,
+        ("hq", "submission", S.LATE): 1,
+        ("branch", "submission", S.INTENT): 1,
+    }
+    assert (before.in_flight("hq", "submission"), before.oldest_in_flight("hq", "submission")) == (0, 0.0)
+    async with opened() as ledger:
+        assert ledger.tally == before
+        assert ledger.tally.in_flight("branch", "submission") == 1
+        assert ledger.tally.oldest_in_flight("branch", "submission") == other.created_at
+
+
+async def test_forgetting_keeps_the_totals(
+    opened: OpenLedger, new_message: NewMessage, clock: StandingClock
+) -> None:
+    """What ended and was due long ago goes; what is under way, or not yet due, stays; counts stay exact."""
+    async with opened() as ledger:
+        ended, lost, _under_way, not_due = new = [
+            *(new_message() for _ in range(3)),
+            new_message(deadline_seconds=86400.0),
+        ]
+        for message in new:
+            await ledger.intend(message)
+            await ledger.advance(message.id, S.SENT if message is not not_due else S.AMBIGUOUS)
+        await ledger.advance(ended.id, S.DELIVERED)
+        await ledger.advance(lost.id, S.LOST)
+        clock.now += 3600
+        await ledger.intend(recent := new_message())
+        await ledger.advance(recent.id, S.REJECTED)
+        before = ledger.tally
+        assert await ledger.forget(clock.now - 1800) == 2
+        assert [await ledger.find(message.id) is None for message in [*new, recent]] == [
+            *(True, True, False, False, False)
+        ]
+        assert await ledger.discrepancies() == []
+        assert ledger.tally.entered == before.entered
+        assert ledger.tally.in_flight("hq", "submission") == 1
+        assert await ledger.forget(clock.now - 1800) == 0
+
+
+async def test_counts_that_do_not_add_up_are_named(
+    path: Path, opened: OpenLedger, new_message: NewMessage
+) -> None:
+    """The check over all history would see a row that came, went or moved without its total."""
+    async with opened() as ledger:
+        await ledger.intend(new_message())
+        await ledger.intend(new_message(probe="branch"))
+        with sqlite3.connect(path) as other:
+            other.execute("UPDATE messages SET state = 'lost' WHERE probe = 'hq'")
+            other.execute("UPDATE totals SET held = 7, purged = 6 WHERE probe = 'branch'")
+        other.close()
+        assert sorted(await ledger.discrepancies()) == [
+            "branch submission: +6 messages against intents",
+            "hq submission intent: 0 rows + 0 purged != 1 held",
+            "hq submission lost: 1 rows without a total",
+        ]
