@@ -1,0 +1,81 @@
+"""A mailbox in memory, read through sessions that behave as a POP3 server's: a snapshot at login."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from probes.faults import ProbeFault
+from probes.reasons import Reason
+from tests.fakes.clock import InstantClock
+
+
+@dataclass
+class Stored:
+    uid: str
+    raw: bytes
+    arrives_at: float = 0.0  # monotonic
+
+
+@dataclass
+class FakeMailbox:
+    """What the mailbox holds, and what sessions did to it. Each login and each command takes time."""
+
+    clock: InstantClock
+    command_seconds: float = 0.01
+    stored: list[Stored] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    headers_read: list[str] = field(default_factory=list)
+    logins: list[float] = field(default_factory=list)
+    open_sessions: int = 0
+    most_sessions: int = 0
+    login_fault: ProbeFault | None = None
+    quit_fault: ProbeFault | None = None
+    on_login: Callable[[], None] = lambda: None
+
+    async def open_session(self, server: object, **credentials: object) -> FakeSession:
+        sent_at = self.clock.now
+        self.logins.append(sent_at)
+        self.on_login()
+        await self.clock.sleep(self.command_seconds)
+        if self.login_fault is not None:
+            raise self.login_fault
+        self.open_sessions += 1
+        self.most_sessions = max(self.most_sessions, self.open_sessions)
+        return FakeSession(self, sent_at, [m for m in self.stored if m.arrives_at <= self.clock.now])
+
+
+@dataclass
+class FakeSession:
+    mailbox: FakeMailbox
+    login_sent_at: float
+    snapshot: list[Stored]
+    marked: list[Stored] = field(default_factory=list)
+    ended: bool = False
+
+    async def uidl(self) -> dict[int, str]:
+        await self.mailbox.clock.sleep(self.mailbox.command_seconds)
+        return {number: message.uid for number, message in enumerate(self.snapshot, 1)}
+
+    async def top(self, number: int, lines: int = 0, *, limit: int) -> bytes:
+        message = self.snapshot[number - 1]
+        self.mailbox.headers_read.append(message.uid)
+        head = message.raw.split(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        if len(head) > limit:
+            raise ProbeFault(Reason.RESPONSE_TOO_LARGE)
+        return head
+
+    async def dele(self, number: int) -> None:
+        self.marked.append(self.snapshot[number - 1])
+
+    async def quit(self) -> None:
+        if self.mailbox.quit_fault is not None:
+            raise self.mailbox.quit_fault
+        for message in self.marked:
+            self.mailbox.stored.remove(message)
+            self.mailbox.deleted.append(message.uid)
+
+    def abort(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.mailbox.open_sessions -= 1
