@@ -33,6 +33,10 @@ def response(
     return made
 
 
+def _wire(reply: bytes | dns.message.Message) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.to_wire(max_size=65535)
+
+
 def zone(*records: str) -> Script:
     """Return a script that serves ``records``, written as above, and NXDOMAIN for other names."""
     by_name: dict[str, list[tuple[str, str]]] = {}
@@ -42,7 +46,7 @@ def zone(*records: str) -> Script:
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         question = query.question[0]
-        name, kind = question.name.to_text(), question.rdtype.name
+        name, kind = question.name.to_text().lower(), question.rdtype.name
         if name not in by_name:
             return [response(query, rcode=dns.rcode.NXDOMAIN)]
         found: list[str] = []
@@ -84,7 +88,7 @@ class _Udp(asyncio.DatagramProtocol):
         query = dns.message.from_wire(data)
         self._server.asked_over_udp.append(query)
         for reply in self._script(query):
-            self._transport.sendto(reply if isinstance(reply, bytes) else reply.to_wire(), addr)
+            self._transport.sendto(_wire(reply), addr)
 
 
 @asynccontextmanager
@@ -100,7 +104,7 @@ async def dns_server(over_udp: Script, over_tcp: Script | None = None) -> AsyncI
             query = dns.message.from_wire(await reader.readexactly(size))
             server.asked_over_tcp.append(query)
             for reply in over_tcp(query) if over_tcp else ():
-                wire = reply if isinstance(reply, bytes) else reply.to_wire(max_size=65535)
+                wire = _wire(reply)
                 writer.write(len(wire).to_bytes(2, "big") + wire)
             await writer.drain()
         finally:

@@ -1,0 +1,193 @@
+"""The ``mx`` kind: whether a domain's MX records lead mail to hosts that can take it.
+
+What DNS says is gathered here, and judged in `probes.mx_findings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import dns.name
+import dns.rdtypes.ANY.CNAME
+import dns.rdtypes.ANY.MX
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+from pydantic import AfterValidator, Field, field_validator
+
+from probes.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels, is_host_name
+from probes.faults import ProbeFault, legible
+from probes.mx_findings import NULL, Finding, Gathered, Host, MxRecord, judge
+from probes.probe import Probe
+from probes.reasons import Area, Reason
+from probes.settings import ProbeSettings
+from probes.tools import Tools
+from probes.verdict import Run, Verdict
+
+RECORDS_EXAMINED = 50
+"""Most MX records that one run looks at, the most preferred first."""
+
+ADDRESSES_SHOWN = 20
+"""Most addresses of one host that a verdict shows; all of them are judged."""
+
+HOSTS_AT_ONCE = 10
+"""Most hosts that are looked up at the same time."""
+
+_SHARE_FOR_DNS = 0.9  # of the deadline: a resolver too slow for it must end as unknown, not as a timeout
+
+
+def _host_pattern(value: str) -> str:
+    if value == NULL:
+        return value
+    wildcard = "*." if value.startswith("*.") else ""
+    return wildcard + a_labels(value.removeprefix("*."))
+
+
+HostPattern = Annotated[str, AfterValidator(_host_pattern)]
+"""A host name, ``*.`` and the end of one, or ``.`` for the null MX."""
+
+
+class MxSettings(ProbeSettings):
+    """Settings of an ``mx`` probe."""
+
+    kind: Literal["mx"]
+    domain: DomainName = Field(description="The domain whose mail is meant.")
+    resolver: ResolverSettings = Field(
+        default_factory=ResolverSettings, description="Whom to ask. Default: the system's first name server."
+    )
+    expect: tuple[HostPattern, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Every MX host that may be there: names, or `*.` and the end of names; "
+        "`.` alone says that the domain takes no mail.",
+    )
+    allow_private: bool = Field(
+        default=False, description="Accept private and special addresses, as behind a split-horizon resolver."
+    )
+
+    @field_validator("expect")
+    @classmethod
+    def _null_stands_alone(cls, expect: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if expect is not None and NULL in expect and len(expect) > 1:
+            raise ValueError("'.' says that the domain takes no mail; remove it, or the host names beside it")
+        return expect
+
+
+class Mx(Probe[MxSettings]):
+    """Looks at a domain's MX records and at the hosts that they name."""
+
+    settings_model = MxSettings
+    areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
+
+    def __init__(self, settings: MxSettings, tools: Tools) -> None:
+        super().__init__(settings, tools)
+        self._resolver = Resolver(settings.resolver)
+
+    @property
+    def target(self) -> str:
+        """The domain, in A-labels."""
+        return self.settings.domain
+
+    async def run(self, run: Run) -> Verdict:
+        """Ask for the MX records and for their hosts' addresses, and judge them."""
+        settings = self.settings
+        until = asyncio.get_running_loop().time() + _SHARE_FOR_DNS * settings.deadline
+        with run.phases.phase("mx"):
+            answer = await self._resolver.ask(settings.domain, "MX", until=until)
+        with run.phases.phase("targets"):
+            gathered = await self._gather(answer, until)
+        findings = judge(settings.domain, gathered, settings.expect, settings.allow_private)
+        values = _values(gathered, answer.ttl, findings)
+        if not findings:
+            return Verdict(Reason.NONE, values=values)
+        worst, *others = findings
+        more = f" (and {len(others)} more)" if others else ""
+        return Verdict(worst.reason, legible(worst.detail) + more, values=values)
+
+    async def _gather(self, answer: Answer, until: float) -> Gathered:
+        """Look up the hosts of an MX answer, or the domain itself where it is empty."""
+        if not answer.records:
+            domain = self.settings.domain
+            itself = await self._look_up(dns.name.from_text(domain), until)
+            implicit = MxRecord(0, domain, itself.ttl or 0)
+            return Gathered((implicit,) if itself.addresses else (), 0, {domain: itself})
+        exchanges: dict[str, dns.name.Name] = {}
+        records = []
+        for rdata in answer.records:
+            assert isinstance(rdata, dns.rdtypes.ANY.MX.MX)  # noqa: S101 # the resolver asked for this type
+            host = _text(rdata.exchange)
+            exchanges[host] = rdata.exchange
+            records.append(MxRecord(rdata.preference, host, answer.ttl))
+        records.sort(key=lambda record: (record.preference, record.host))
+        examined = tuple(records[:RECORDS_EXAMINED])
+        names = dict.fromkeys(record.host for record in examined if is_host_name(record.host))
+        slots = asyncio.Semaphore(HOSTS_AT_ONCE)
+
+        async def in_turn(name: dns.name.Name) -> Host:
+            async with slots:
+                return await self._look_up(name, until)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(in_turn(exchanges[name])) for name in names}
+        return Gathered(examined, len(records), {name: task.result() for name, task in tasks.items()})
+
+    async def _look_up(self, name: dns.name.Name, until: float) -> Host:
+        """Ask for a host's alias and addresses, one after the other."""
+        addresses: list[str] = []
+        ttls: list[int] = []
+        alias_of = fault = None
+        # Some resolvers follow an alias without a word: a question of its own brings it to light.
+        for rdtype in ("CNAME", "A", "AAAA"):
+            try:
+                answer = await self._resolver.ask(name, rdtype, until=until)
+            except ProbeFault as caught:
+                if caught.reason is Reason.DNS_NXDOMAIN:
+                    fault = None
+                    break  # it holds for every type
+                if rdtype != "CNAME":  # the answers for addresses show most aliases too
+                    fault = caught
+                continue
+            if answer.records or answer.aliases:
+                ttls.append(answer.ttl)
+            for rdata in answer.records:
+                if isinstance(rdata, dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA):
+                    addresses.append(rdata.address)
+                elif isinstance(rdata, dns.rdtypes.ANY.CNAME.CNAME):
+                    alias_of = _text(rdata.target)
+            if answer.aliases:
+                alias_of = alias_of or _text(answer.aliases[0])
+        return Host(tuple(addresses), alias_of, min(ttls, default=None), fault)
+
+
+def _text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower()
+
+
+def _values(gathered: Gathered, ttl: int, findings: Sequence[Finding]) -> dict[str, object]:
+    """Return what people and programs read beside the verdict."""
+    ttls = [host.ttl for host in gathered.hosts.values() if host.ttl is not None]
+    if not gathered.implicit:
+        ttls.append(ttl)
+    records = []
+    for record in gathered.records:
+        host = gathered.hosts.get(record.host, Host())
+        records.append(
+            {
+                "host": legible(record.host, 255),
+                "preference": record.preference,
+                "ttl": record.ttl,
+                "addresses": list(host.addresses[:ADDRESSES_SHOWN]),
+                "cname": legible(host.alias_of, 255) if host.alias_of is not None else None,
+                "fault": str(host.fault.reason) if host.fault is not None else None,
+            }
+        )
+    return {
+        "mx_count": gathered.count,
+        "ttl_min": min(ttls, default=None),
+        "records": records,
+        "findings": [
+            {"reason": str(finding.reason), "host": finding.host, "detail": legible(finding.detail)}
+            for finding in findings
+        ],
+    }

@@ -1,0 +1,390 @@
+"""The ``mx`` probe: what it makes of every kind of MX records, and that silence is never absence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import dns.message
+import dns.rcode
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from probes.clock import SystemClock
+from probes.dns import is_host_name
+from probes.faults import ProbeFault
+from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
+from probes.mx_findings import _WORST_FIRST, Gathered, Host, MxRecord, is_public, judge
+from probes.reasons import Area, Outcome, Reason
+from probes.tools import Tools
+from probes.verdict import PhaseTimer, Run, Verdict
+from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
+
+# Addresses are data here: the internet's are needed because those for documentation count as special.
+GOOD = Host(("9.9.9.9", "2620:fe::fe"), ttl=300)
+ALIAS = Host(("9.9.9.9",), alias_of="real.example.net")
+EMPTY = Host()
+PRIVATE = Host(("9.9.9.9", "10.0.0.1"))
+SILENT = Host(fault=ProbeFault(Reason.DNS_TIMEOUT, "no answer within 5 s"))
+BROKEN = Host(fault=ProbeFault(Reason.DNS_SERVFAIL, "SERVFAIL"))
+
+
+def facts(**hosts: Host | None) -> Gathered:
+    """Return MX records for mx1, mx2, ... in the domain; ``None`` for a host that was not looked up."""
+    named = {name.replace("_", ".") + ".example.com": host for name, host in hosts.items()}
+    records = tuple(MxRecord(10 * n, name, 300) for n, name in enumerate(named, 1))
+    return Gathered(records, len(records), {name: host for name, host in named.items() if host is not None})
+
+
+def records_for(*names: str) -> Gathered:
+    return Gathered(
+        tuple(MxRecord(10, name, 300) for name in names),
+        len(names),
+        {name: GOOD for name in names if name != "."},
+    )
+
+
+def reasons(
+    gathered: Gathered, expect: Sequence[str] | None = None, *, allow_private: bool = False
+) -> list[Reason]:
+    return [finding.reason for finding in judge("example.com", gathered, expect, allow_private)]
+
+
+def implicit(host: Host) -> Gathered:
+    records = (MxRecord(0, "example.com", 300),) if host.addresses else ()
+    return Gathered(records, 0, {"example.com": host})
+
+
+@pytest.mark.parametrize(
+    ("gathered", "expected"),
+    [
+        (facts(mx1=GOOD, mx2=GOOD), []),
+        (facts(mx1=ALIAS, mx2=GOOD), [Reason.MX_TARGET_CNAME]),
+        (facts(mx1=EMPTY, mx2=GOOD), [Reason.MX_TARGET_PARTLY_UNRESOLVED]),
+        (facts(mx1=EMPTY), [Reason.MX_TARGET_UNRESOLVED]),
+        (facts(mx1=EMPTY, mx2=EMPTY), [Reason.MX_TARGET_UNRESOLVED] * 2),
+        (facts(mx1=PRIVATE, mx2=GOOD), [Reason.MX_PRIVATE_ADDRESS]),
+        (facts(mx1=SILENT, mx2=GOOD), [Reason.DNS_TIMEOUT]),
+        (facts(mx1=SILENT, mx2=EMPTY), [Reason.DNS_TIMEOUT, Reason.MX_TARGET_PARTLY_UNRESOLVED]),
+        (facts(mx1=SILENT, mx2=PRIVATE), [Reason.MX_PRIVATE_ADDRESS, Reason.DNS_TIMEOUT]),
+        (facts(mx1=ALIAS, mx2=BROKEN), [Reason.DNS_SERVFAIL, Reason.MX_TARGET_CNAME]),
+        (implicit(GOOD), [Reason.MX_IMPLICIT]),
+        (implicit(ALIAS), [Reason.MX_IMPLICIT]),
+        (implicit(EMPTY), [Reason.MX_MISSING]),
+        (implicit(SILENT), [Reason.DNS_TIMEOUT]),
+        (implicit(PRIVATE), [Reason.MX_PRIVATE_ADDRESS, Reason.MX_IMPLICIT]),
+        (records_for("."), [Reason.MX_NULL]),
+        (records_for(".", "mx1.example.com"), [Reason.MX_NULL_MIXED]),
+    ],
+)
+def test_findings(gathered: Gathered, expected: list[Reason]) -> None:
+    """Each state of the records has its findings: failed ones first, then unknown, then warnings."""
+    assert reasons(gathered) == expected
+
+
+def test_a_host_with_an_address_is_resolved_whatever_else_went_unanswered() -> None:
+    """An A record is enough to take mail, so an unanswered AAAA question does not make the run unknown."""
+    half = Host(("9.9.9.9",), fault=ProbeFault(Reason.DNS_SERVFAIL))
+    assert reasons(facts(mx1=half)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["192.0.2.1", "[192.0.2.1]", "2001:db8::1", "mx_1.example.com", "a\\.b.example"]
+)
+def test_targets_that_are_no_host_names(name: str) -> None:
+    """An IP literal or a name that no host may bear is failed, and the finding names it."""
+    gathered = Gathered((MxRecord(10, name, 300),), 1, {})
+    (finding,) = judge("example.com", gathered, None, False)
+    assert finding.reason is Reason.MX_TARGET_INVALID
+    assert finding.host == name
+    assert name in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("names", "expect", "expected"),
+    [
+        (["mx1.example.com"], ["mx1.example.com"], []),
+        (["mx1.example.com"], ["*.example.com"], []),
+        (["a.b.example.com"], ["*.example.com"], []),
+        (["example.com"], ["*.example.com"], [Reason.MX_UNEXPECTED, Reason.MX_EXPECTED_ABSENT]),
+        (["notexample.com"], ["*.example.com"], [Reason.MX_UNEXPECTED, Reason.MX_EXPECTED_ABSENT]),
+        (
+            ["mx1.example.com.evil.net"],
+            ["mx1.example.com"],
+            [Reason.MX_UNEXPECTED, Reason.MX_EXPECTED_ABSENT],
+        ),
+        (["mx1.example.com"], ["mx1.example.com", "mx2.example.com"], [Reason.MX_EXPECTED_ABSENT]),
+        (["mx1.example.com", "evil.net"], ["mx1.example.com"], [Reason.MX_UNEXPECTED]),
+        (["."], ["."], []),
+        (["."], ["mx1.example.com"], [Reason.MX_NULL, Reason.MX_EXPECTED_ABSENT]),
+        (["mx1.example.com"], ["."], [Reason.MX_UNEXPECTED, Reason.MX_EXPECTED_ABSENT]),
+        ([".", "mx1.example.com"], ["mx1.example.com"], [Reason.MX_NULL_MIXED]),
+    ],
+)
+def test_expectation(names: list[str], expect: list[str], expected: list[Reason]) -> None:
+    """Hosts are compared exactly or by whole final labels, never by parts of text."""
+    assert reasons(records_for(*names), expect) == expected
+
+
+def test_mail_to_the_domains_own_address_is_unexpected_where_hosts_are_expected() -> None:
+    """MX records that vanished leave mail to the domain's web server: failed where `expect` names others."""
+    assert reasons(implicit(GOOD), ["mx1.example.com"])[0] is Reason.MX_UNEXPECTED
+    assert reasons(implicit(GOOD), ["example.com"]) == [Reason.MX_IMPLICIT]
+
+
+def test_private_addresses_can_be_allowed() -> None:
+    """Behind a split-horizon resolver private addresses are as they should be."""
+    assert reasons(facts(mx1=PRIVATE), allow_private=True) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("9.9.9.9", True),
+        ("2620:fe::fe", True),
+        ("10.0.0.1", False),
+        ("100.64.0.1", False),
+        ("127.0.0.1", False),
+        ("169.254.1.1", False),
+        ("192.0.2.1", False),
+        ("224.0.0.1", False),
+        ("240.0.0.1", False),
+        ("0.0.0.0", False),  # noqa: S104 # an address in an answer, nothing is bound
+        ("::1", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("2001:db8::1", False),
+        ("::ffff:10.0.0.1", False),
+    ],
+)
+def test_special_addresses(address: str, public: bool) -> None:
+    """Addresses that the internet does not route are special (RFC 6890), in either family."""
+    assert is_public(address) is public
+
+
+def test_every_mx_reason_has_its_rank() -> None:
+    """A reason of this kind that is missing from the order would come out as the worst."""
+    assert set(_WORST_FIRST) == {reason for reason in Reason if reason.area is Area.MX}
+
+
+HOSTS = st.sampled_from([GOOD, ALIAS, EMPTY, PRIVATE, SILENT, BROKEN])
+NAMES = st.sampled_from([".", "mx1.example.com", "mx2.example.net", "192.0.2.1", "example.com", "a\x07b"])
+
+
+@given(
+    hosts=st.dictionaries(NAMES, HOSTS, min_size=1),
+    expect=st.none() | st.lists(st.sampled_from(["mx1.example.com", "*.example.net"]), min_size=1),
+    allow_private=st.booleans(),
+)
+def test_order_and_silence(hosts: dict[str, Host], expect: list[str] | None, allow_private: bool) -> None:
+    """Whatever the records, findings go from failed over unknown to warnings, and silence is no absence."""
+    looked_up = {name: host for name, host in hosts.items() if is_host_name(name)}
+    gathered = Gathered(tuple(MxRecord(1, name, 1) for name in hosts), len(hosts), looked_up)
+    findings = judge("example.com", gathered, expect, allow_private)
+    ranks = [[Outcome.FAILED, Outcome.UNKNOWN, Outcome.OK].index(f.reason.outcome) for f in findings]
+    assert ranks == sorted(ranks)
+    silent = {name for name, host in looked_up.items() if host.fault is not None}
+    absent = {Reason.MX_TARGET_UNRESOLVED, Reason.MX_TARGET_PARTLY_UNRESOLVED}
+    assert not [finding for finding in findings if finding.host in silent and finding.reason in absent]
+    assert all(finding.detail.isprintable() for finding in findings)
+
+
+def settings(server: DnsServer | None = None, **changes: object) -> MxSettings:
+    written: dict[str, Any] = {"name": "hq-mx", "kind": "mx", "domain": "example.com", **changes}
+    if server is not None:
+        written["resolver"] = {"address": "127.0.0.1", "port": server.port, "timeout": "2s"}
+    return MxSettings.model_validate(written)
+
+
+async def run_against(script: Script, **changes: object) -> tuple[Verdict, Run]:
+    async with dns_server(script) as server:
+        run = Run("0" * 32, 0.0, PhaseTimer(SystemClock()))
+        probe = Mx(settings(server, **changes), cast(Tools, None))  # it needs no tools
+        return await probe.run(run), run
+
+
+SOUND = (
+    "example.com. 600 IN MX 20 MX2.example.com.",
+    "example.com. 600 IN MX 10 mx1.example.com.",
+    "mx1.example.com. 300 IN A 9.9.9.9",
+    "mx1.example.com. 120 IN AAAA 2620:fe::fe",
+    "mx2.example.com. 300 IN A 149.112.112.112",
+)
+
+
+async def test_a_sound_domain() -> None:
+    """A domain in order is ok, with its records, most preferred first, their addresses and least TTL."""
+    verdict, run = await run_against(zone(*SOUND))
+    assert verdict.reason is Reason.NONE
+    assert verdict.values["records"] == [
+        {
+            "host": "mx1.example.com",
+            "preference": 10,
+            "ttl": 600,
+            "addresses": ["9.9.9.9", "2620:fe::fe"],
+            "cname": None,
+            "fault": None,
+        },
+        {
+            "host": "mx2.example.com",
+            "preference": 20,
+            "ttl": 600,
+            "addresses": ["149.112.112.112"],
+            "cname": None,
+            "fault": None,
+        },
+    ]
+    assert (verdict.values["mx_count"], verdict.values["ttl_min"]) == (2, 120)
+    assert verdict.values["findings"] == []
+    assert list(run.phases.seconds) == ["mx", "targets"]
+
+
+async def test_the_worst_finding_is_the_verdict() -> None:
+    """Of several findings the worst is the reason, the sentence names its host, and none is lost."""
+    verdict, _ = await run_against(
+        zone(
+            "example.com. 600 IN MX 10 mx1.example.com.",
+            "example.com. 600 IN MX 20 mx2.example.com.",
+            "example.com. 600 IN MX 30 gone.example.com.",
+            "mx1.example.com. 300 IN CNAME real.example.com.",
+            "real.example.com. 300 IN A 9.9.9.9",
+            "mx2.example.com. 300 IN A 192.168.1.1",
+        )
+    )
+    assert verdict.reason is Reason.MX_PRIVATE_ADDRESS
+    assert verdict.detail == (
+        "mx2.example.com has the address 192.168.1.1, which nobody on the internet can reach (and 2 more)"
+    )
+    found = cast(list[dict[str, str]], verdict.values["findings"])
+    assert [(finding["reason"], finding["host"]) for finding in found] == [
+        ("mx_private_address", "mx2.example.com"),
+        ("mx_target_partly_unresolved", "gone.example.com"),
+        ("mx_target_cname", "mx1.example.com"),
+    ]
+
+
+async def test_an_alias_that_the_resolver_hides() -> None:
+    """A resolver may give an alias's address as the alias's own: the question for CNAME shows it."""
+
+    def flattening(query: dns.message.Message) -> list[dns.message.Message]:
+        kind = query.question[0].rdtype.name
+        data = {
+            "MX": "example.com. 60 IN MX 10 mx1.example.com.",
+            "CNAME": "mx1.example.com. 60 IN CNAME real.example.com.",
+            "A": "mx1.example.com. 60 IN A 9.9.9.9",
+        }
+        return [response(query, data[kind]) if kind in data else response(query)]
+
+    verdict, _ = await run_against(flattening)
+    assert verdict.reason is Reason.MX_TARGET_CNAME
+    assert verdict.is_warning
+
+
+async def test_a_domain_that_is_an_alias() -> None:
+    """A domain that is itself a CNAME is followed to its records."""
+    verdict, _ = await run_against(
+        zone(
+            "example.com. 60 IN CNAME real.example.net.",
+            "real.example.net. 60 IN MX 10 mx1.example.net.",
+            "mx1.example.net. 60 IN A 9.9.9.9",
+        )
+    )
+    assert (verdict.reason, verdict.values["mx_count"]) == (Reason.NONE, 1)
+
+
+async def test_a_domain_without_mx_records() -> None:
+    """Without MX records the domain's own address takes the mail; without an address nothing does."""
+    verdict, _ = await run_against(zone("example.com. 60 IN A 9.9.9.9"))
+    assert (verdict.reason, verdict.values["mx_count"]) == (Reason.MX_IMPLICIT, 0)
+    verdict, _ = await run_against(zone("example.com. 60 IN TXT hello"))
+    assert verdict.reason is Reason.MX_MISSING
+
+
+async def test_a_domain_that_does_not_exist() -> None:
+    """NXDOMAIN is a fault of its own."""
+    with pytest.raises(ProbeFault) as caught:
+        await run_against(zone("example.net. 60 IN A 9.9.9.9"))
+    assert caught.value.reason is Reason.DNS_NXDOMAIN
+
+
+async def test_a_resolver_that_falls_silent_after_the_mx_answer() -> None:
+    """Silence about the hosts is unknown, within the deadline, and never a timeout of the mail system."""
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        if query.question[0].rdtype.name != "MX":
+            return []
+        return [response(query, *(f"example.com. 60 IN MX 1 mx{n}.example.com." for n in range(30)))]
+
+    verdict, run = await run_against(script, deadline="500ms")
+    assert verdict.reason is Reason.DNS_TIMEOUT
+    assert sum(run.phases.seconds.values()) < 0.5
+
+
+async def test_one_host_that_cannot_be_looked_up() -> None:
+    """SERVFAIL for one of the hosts is unknown, and the sentence names the host."""
+    sound = zone(*SOUND)
+
+    def script(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:
+        broken = query.question[0].name.to_text().lower().startswith("mx2")
+        return [response(query, rcode=dns.rcode.SERVFAIL)] if broken else sound(query)
+
+    verdict, _ = await run_against(script)
+    assert (verdict.reason, verdict.outcome) == (Reason.DNS_SERVFAIL, Outcome.UNKNOWN)
+    assert verdict.detail.startswith("mx2.example.com could not be looked up: resolver 127.0.0.1 port")
+
+
+async def test_a_hostile_zone_is_bounded() -> None:
+    """Of ever so many records and addresses, a bounded number is looked up and shown; the count is told."""
+    asked: set[str] = set()
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        question = query.question[0]
+        if question.rdtype.name == "MX":
+            return [response(query, *(f"example.com. 9 IN MX {n} h{n}.example.com." for n in range(1000)))]
+        asked.add(question.name.to_text())
+        if question.rdtype.name == "A":
+            name = question.name.to_text()
+            return [response(query, *(f"{name} 9 IN A 9.9.9.{n}" for n in range(100)))]
+        return [response(query)]
+
+    verdict, _ = await run_against(script)
+    records = cast(list[dict[str, Any]], verdict.values["records"])
+    assert len(asked) == len(records) == RECORDS_EXAMINED
+    assert verdict.values["mx_count"] == 1000
+    assert {len(record["addresses"]) for record in records} == {ADDRESSES_SHOWN}
+
+
+async def test_control_characters_from_dns_are_escaped() -> None:
+    """A host name made of terminal codes reaches nobody's screen."""
+    verdict, _ = await run_against(zone(r"example.com. 60 IN MX 10 \027[31m.example.com."))
+    assert verdict.reason is Reason.MX_TARGET_INVALID
+    assert verdict.detail.isprintable()
+    assert str(verdict.values).isprintable()
+
+
+def test_settings() -> None:
+    """The domain is the target, in A-labels; patterns are put in the form that DNS uses."""
+    made = settings(domain="Bücher.example", expect=["MX1.Bücher.example.", "*.Outlook.com"])
+    assert Mx(made, cast(Tools, None)).target == "xn--bcher-kva.example"
+    assert made.expect == ("mx1.xn--bcher-kva.example", "*.outlook.com")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"domain": "192.0.2.1"}, r"'192\.0\.2\.1' is not a domain name such as example\.com"),
+        ({"expect": []}, "at least 1 item"),
+        ({"expect": [".", "mx1.example.com"]}, r"'\.' says that the domain takes no mail; remove it, or"),
+        ({"expect": ["*"]}, "is not a domain name"),
+        ({"expect": ["mx*.example.com"]}, "is not a domain name"),
+        ({"expect": ["*.*.example.com"]}, "is not a domain name"),
+        ({"resolver": {"timeout": "0s"}}, "greater than 0"),
+    ],
+)
+def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    """What cannot be meant is refused with a sentence that says what to write."""
+    with pytest.raises(ValidationError, match=message):
+        settings(**changes)
