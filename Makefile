@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench dashboards test-servers clean
+.PHONY: demo test check bench docs dashboards test-servers clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -16,10 +16,14 @@ check: $(VENV)/for-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python dashboards/generate.py --check
+	$(BIN)/python docs/generate.py --check
 	$(BIN)/mailsonde schema > /dev/null
 
 bench: $(VENV)/for-dev test-servers
 	$(BIN)/python -m tests.benchmarks
+
+docs: $(VENV)/for-dev
+	$(BIN)/python docs/generate.py
 
 dashboards: $(VENV)/for-dev
 	$(BIN)/python dashboards/generate.py

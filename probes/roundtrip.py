@@ -104,9 +104,10 @@ class Roundtrip(Probe[RoundtripSettings]):
         """Submit the message and start watching for it; raises `ProbeFault` when it surely was not sent."""
         clock = self.tools.clock
         session: SmtpSession | None = None
-        connected = clock.monotonic()
+        begun = clock.monotonic()
         try:
             async with smtp_session(self._server, run.phases, clock) as session:
+                connected = begun + run.phases.seconds.get("resolve", 0.0)
                 await session.mail(self.settings.sender)
                 await session.rcpt(self._recipient)
                 reply = await session.data(self._letter(message))
@@ -129,7 +130,7 @@ class Roundtrip(Probe[RoundtripSettings]):
             failed = await self._record(
                 message.id,
                 _state_after(fault, dot),
-                connected_mono=connected,
+                connected_mono=begun + run.phases.seconds.get("resolve", 0.0),
                 dot_mono=dot,
                 reason=str(fault.reason),
                 detail=fault.detail,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +91,16 @@ def relative_to_config(where: str, info: ValidationInfo) -> Path:
     return Path(directory) / Path(where).expanduser()
 
 
-def _existing_file(value: object, info: ValidationInfo) -> Path:
+def _certificate_file(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value:
-        raise ValueError("needs the path of a file")
+        raise ValueError("needs the path of a PEM file")
     path = relative_to_config(value, info)
-    if not path.is_file():
-        raise ValueError(f"file {path} does not exist")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"file {path} holds no PEM certificate") from None
+    except OSError as error:
+        raise ValueError(f"file {path} cannot be read: {error.strerror}") from None
     return path
 
 
@@ -161,7 +166,8 @@ Name = Annotated[
 
 EmailAddress = Annotated[str, AfterValidator(_email_address)]
 HostName = Annotated[str, AfterValidator(_host_name)]
-ExistingFile = Annotated[Path, BeforeValidator(_existing_file), WithJsonSchema({"type": "string"})]
+CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSchema({"type": "string"})]
+"""A PEM file of certificates to trust."""
 Line = Annotated[str, AfterValidator(_line)]
 """Text that goes into a protocol line: 1 to 255 characters without CR, LF or NUL."""
 
@@ -203,7 +209,7 @@ class ServerSettings(Settings):
     host: HostName
     port: int = Field(default=0, ge=1, le=65535, description="Default: the protocol's own for this `tls`.")
     tls: Literal["implicit", "starttls", "none"] = Field(description="How the connection is encrypted.")
-    tls_ca: ExistingFile | None = Field(
+    tls_ca: CertificateFile | None = Field(
         default=None, description="PEM file to trust instead of the system's."
     )
     tls_server_name: HostName | None = Field(

@@ -30,6 +30,7 @@ def load(path: Path) -> Configuration:
     mistakes = list(document.duplicates)
     mistakes += _unresolved_references(document)
     mistakes += _repeated_probe_names(document)
+    mistakes += _insecure_mailboxes(document)
     try:
         configuration = Configuration.model_validate(document.data, context={"directory": path.parent})
     except ValidationError as error:
@@ -54,6 +55,24 @@ def _repeated_probe_names(document: Document) -> Iterator[Mistake]:
                 f"the name {name!r} is taken by the probe in line {first_line[name]}; choose another",
             )
         first_line.setdefault(name, line)
+
+
+def _insecure_mailboxes(document: Document) -> Iterator[Mistake]:
+    """Yield a mistake for each mailbox whose password would cross its server's connection in clear."""
+    servers, mailboxes = document.data.get("servers"), document.data.get("mailboxes")
+    if not isinstance(servers, Mapping) or not isinstance(mailboxes, Mapping):
+        return
+    for name, mailbox in mailboxes.items():
+        server = servers.get(mailbox.get("server")) if isinstance(mailbox, Mapping) else None
+        if isinstance(server, Mapping) and server.get("tls") == "none" and server.get("allow_insecure_auth") is not True:
+            at = ("mailboxes", name, "server")
+            yield Mistake(
+                document.path,
+                document.line_of(at),
+                key_of(at),
+                f"the password would cross the unencrypted connection of server {mailbox['server']!r}; "
+                "give it tls: implicit or starttls, or accept that there with allow_insecure_auth: true",
+            )
 
 
 def _unresolved_references(document: Document) -> Iterator[Mistake]:

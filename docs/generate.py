@@ -1,0 +1,108 @@
+"""Writes docs/reference.md from the code: settings, metrics, reasons. ``--check`` only compares."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from monitor.collector import AgentCollector
+from monitor.config.models import Configuration
+from monitor.ledger.tally import Tally
+from monitor.state import AgentState, DeliveryState, ProbeState
+from probes.reasons import Area, Reason
+from probes.watcher import Unexpected
+
+REFERENCE = Path(__file__).with_name("reference.md")
+
+_HEAD = """\
+# Reference
+
+Made by `make docs` from the code. Settings are explained in [config/example.yaml](../config/example.yaml).
+"""
+
+
+def settings_section() -> list[str]:
+    """Return the settings of every part of the configuration file."""
+    definitions = Configuration.model_json_schema(by_alias=True)["$defs"]
+    lines = ["## Settings", "", "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`."]
+    titles = {
+        "AgentSettings": "`agent`",
+        "ServerSettings": "an entry of `servers`",
+        "MailboxSettings": "an entry of `mailboxes`",
+    }
+    for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
+        title = titles.get(name) or _title(name, definition)
+        lines += ["", f"### {title}", "", "| key | what it is |", "|---|---|"]
+        required = definition.get("required", [])
+        for key, field in definition["properties"].items():
+            lines.append(f"| `{key}` | {_about(key, field, required)} |")
+    return lines
+
+
+def _title(name: str, definition: dict[str, Any]) -> str:
+    kind = definition["properties"].get("kind", {}).get("const")
+    return f"a probe of kind `{kind}`" if kind else f"`{name.removesuffix('Settings').lower()}`"
+
+
+def _about(key: str, field: dict[str, Any], required: list[str]) -> str:
+    parts = []
+    if key in required:
+        parts.append("Required.")
+    if "enum" in field:
+        parts.append("One of " + ", ".join(f"`{value}`" for value in field["enum"]) + ".")
+    if "description" in field:
+        parts.append(field["description"])
+    return " ".join(parts) or "Optional."
+
+
+def metrics_section() -> list[str]:
+    """Return every metric with its type, labels and meaning, as the collector yields them."""
+    state = AgentState(["mailbox"])
+    probe = ProbeState("probe", "kind", "target", 60.0, type(state.skipped)({Reason.NONE: 0}))
+    probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
+    state.probes["probe"] = probe
+    delivery = DeliveryState(last=0.0, uncertainty=0.0)
+    state.deliveries["probe", "target"] = delivery
+    state.skipped["probe", "missed"] = 0
+    lines = ["## Metrics", "", "| name | type | labels | meaning |", "|---|---|---|---|"]
+    for family in AgentCollector(state, Tally).collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        lines.append(
+            f"| `{family.name}{suffix}` | {family.type} | {', '.join(labels)} | {family.documentation} |"
+        )
+    reasons = ", ".join(f"`{reason}`" for reason in Unexpected)
+    lines += [
+        "",
+        f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](messages.md).",
+    ]
+    lines += [
+        meaning = family.documentation
+        lines.append(f"| `{family.name}{suffix}` | {family.type} | {', '.join(labels)} | {meaning} |")
+    ]
+    lines += ["time) and `overrun` (the previous run was still going on)."]
+    return lines
+
+
+def reasons_section() -> list[str]:
+    """Return every reason with its outcome and meaning, by area."""
+    lines = ["## Reasons", "", "An outcome `ok` with a reason other than `none` is a warning."]
+    for area in Area:
+        lines += ["", f"### {area}", "", "| reason | outcome | meaning |", "|---|---|---|"]
+        lines += [f"| `{r}` | {r.outcome} | {r.meaning} |" for r in Reason if r.area is area]
+    return lines
+
+
+def reference() -> str:
+    """Return the whole page."""
+    sections = [settings_section(), metrics_section(), reasons_section()]
+    return _HEAD + "".join("\n" + "\n".join(section) + "\n" for section in sections)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        if not REFERENCE.exists() or REFERENCE.read_text() != reference():
+            sys.exit("docs/reference.md is not what the code says; run `make docs`")
+    else:
+        REFERENCE.write_text(reference())

@@ -1,0 +1,117 @@
+"""What becomes of every way that a run can end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, Literal
+
+import pytest
+
+from monitor.runner import Runner
+from probes.faults import ProbeFault
+from probes.probe import Probe
+from probes.reasons import Area, Outcome, Reason
+from probes.settings import ProbeSettings
+from probes.verdict import Run, Verdict
+from tests.fakes.clock import InstantClock
+
+
+class ScriptedSettings(ProbeSettings):
+    kind: Literal["scripted"] = "scripted"
+
+
+class Scripted(Probe[ScriptedSettings]):
+    """Does what the test says."""
+
+    settings_model = ScriptedSettings
+    areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT})
+    target = "target"
+
+    def __init__(self, act: Callable[[Run], Awaitable[Verdict]], deadline: str = "30s") -> None:
+        self.settings = ScriptedSettings(name="scripted", deadline=deadline)
+        self.act = act
+
+    async def run(self, run: Run) -> Verdict:
+        return await self.act(run)
+
+
+async def test_verdict_comes_with_its_phases() -> None:
+    """A result holds the probe's verdict and the phases that the run measured."""
+    clock = InstantClock()
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase("connect"):
+            await clock.sleep(1.5)
+        return Verdict(Reason.NONE)
+
+    result = await Runner(clock, "fra1").run(Scripted(act))
+    assert result.verdict.outcome is Outcome.OK
+    assert result.verdict.phases == {"connect": 1.5}
+    assert result.duration_seconds == 1.5
+    assert result.location == "fra1"
+
+
+async def test_fault_is_failed_with_phase_and_codes() -> None:
+    """An expected failure keeps its reason, its phase, and the server's codes."""
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase("rcpt"):
+            raise ProbeFault(
+                Reason.SMTP_REJECTED, "550 no such user", reply_code=550, enhanced_status_code="5.1.1"
+            )
+
+    shown = (await Runner(InstantClock(), "here").run(Scripted(act))).as_object()
+    assert (shown["outcome"], shown["reason"]) == ("failed", "smtp_rejected")
+    assert shown["detail"] == "in phase rcpt: 550 no such user"
+    assert shown["values"] == {"reply_code": 550, "enhanced_status_code": "5.1.1"}
+
+
+async def test_defect_is_unknown_with_a_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect of ours never reads as a mail outage: it is unknown, and the log has the traceback."""
+
+    async def act(run: Run) -> Verdict:
+        raise KeyError("a defect")
+
+    with caplog.at_level(logging.ERROR):
+        result = await Runner(InstantClock(), "here").run(Scripted(act))
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.INTERNAL)
+    assert "Traceback" in caplog.text
+
+
+async def test_deadline_ends_a_run_and_names_the_phase() -> None:
+    """A run that does not end is ended at its deadline, and the phase that hung is named."""
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase("greeting"):
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    result = await Runner(InstantClock(), "here").run(Scripted(act, deadline="100ms"))
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.TIMEOUT)
+    assert result.verdict.detail == "in phase greeting: not done after 0.1 s"
+
+
+async def test_stop_ends_waiting_runs_at_once_and_lets_others_finish() -> None:
+    """When the agent stops, a run that only waits is cancelled, and one in a dialogue gets to its end."""
+    runner = Runner(InstantClock(), "here")
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(run: Run) -> Verdict:
+        run.only_waits = True
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def talk(run: Run) -> Verdict:
+        begun.set()
+        await go_on.wait()
+        return Verdict(Reason.NONE)
+
+    waiting = asyncio.create_task(runner.run(Scripted(wait)))
+    talking = asyncio.create_task(runner.run(Scripted(talk)))
+    await begun.wait()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    await runner.stop(grace=5.0)
+    assert waiting.cancelled()
+    assert (await talking).verdict.reason is Reason.NONE
