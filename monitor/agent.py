@@ -77,7 +77,11 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
     results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
 
     async def run(probe: Probe) -> None:
-        _take_in(assembly, await assembly.runner.run(probe), results, clock)
+        try:
+            result = await assembly.runner.run(probe)
+        except asyncio.CancelledError:
+            return  # the agent is stopping; the scheduler would log it as an error
+        _take_in(assembly, result, results, clock)
 
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False

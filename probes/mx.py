@@ -74,9 +74,10 @@ class MxSettings(ProbeSettings):
         return expect
 
 
-class Mx(Probe[MxSettings]):
+class Mx(Probe):
     """Looks at a domain's MX records and at the hosts that they name."""
 
+    settings: MxSettings
     settings_model = MxSettings
     areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar
 
 from probes.reasons import Area
 from probes.settings import ProbeSettings
 from probes.tools import Tools
 from probes.verdict import Run, Verdict
 
-SettingsT = TypeVar("SettingsT", bound=ProbeSettings, covariant=True)
 
-
-class Probe(ABC, Generic[SettingsT]):
+class Probe(ABC):
     """One named, scheduled check.
 
     A subclass names its settings model and the areas that its reasons come from, and
@@ -21,11 +19,12 @@ class Probe(ABC, Generic[SettingsT]):
     verdict, with the phases measured so far. Any other exception counts as a defect.
     """
 
+    settings: ProbeSettings
     settings_model: ClassVar[type[ProbeSettings]]
     areas: ClassVar[frozenset[Area]]
     sends_messages: ClassVar[bool] = False
 
-    def __init__(self, settings: SettingsT, tools: Tools) -> None:
+    def __init__(self, settings: ProbeSettings, tools: Tools) -> None:
         self.settings = settings
         self.tools = tools
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from probes.mx import Mx
 from probes.pop3 import Pop3
@@ -12,7 +11,7 @@ from probes.probe import Probe
 from probes.roundtrip import Roundtrip
 from probes.smtp import Smtp
 
-KINDS: Mapping[str, type[Probe[Any]]] = MappingProxyType(
+KINDS: Mapping[str, type[Probe]] = MappingProxyType(
     {
         "roundtrip": Roundtrip,
         "smtp": Smtp,

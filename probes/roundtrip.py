@@ -41,9 +41,10 @@ class RoundtripSettings(ProbeSettings):
         return self.deadline + LOOK_GRACE + 5.0
 
 
-class Roundtrip(Probe[RoundtripSettings]):
+class Roundtrip(Probe):
     """Sends one signed message a run and follows it into its mailbox."""
 
+    settings: RoundtripSettings
     settings_model = RoundtripSettings
     areas: ClassVar[frozenset[Area]] = frozenset(Area) - {Area.MX}
     sends_messages: ClassVar[bool] = True

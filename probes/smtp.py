@@ -37,9 +37,10 @@ class SmtpSettings(ProbeSettings):
         return self
 
 
-class Smtp(Probe[SmtpSettings]):
+class Smtp(Probe):
     """Goes through an SMTP dialogue up to what the settings ask, and never sends a message."""
 
+    settings: SmtpSettings
     settings_model = SmtpSettings
     areas: ClassVar[frozenset[Area]] = frozenset(
         {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.SMTP}

@@ -10,10 +10,10 @@ import asyncio
 import base64
 import re
 import socket
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from aiosmtplib import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
@@ -21,12 +21,12 @@ from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
 from probes.clock import Clock
-from probes.faults import ProbeFault, fault_of, legible
+from probes.faults import ProbeFault, legible
 from probes.reasons import Reason
 from probes.settings import ServerSettings
 from probes.tls import certificate_not_after, client_context
 from probes.verdict import PhaseTimer
-from probes.wire import connect_tcp
+from probes.wire import connect_tcp, translated
 
 QUIT_TIMEOUT = 5.0
 """Longest wait, in seconds, for the answer to QUIT: by then the result is known."""
@@ -174,10 +174,10 @@ class SmtpSession:
                 raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.recording))
             self._dialogue.recording = None
         with self._phases.phase("tls"), _translated():
-            if not isinstance(self._dialogue.transport, asyncio.Transport):
+            if self._dialogue.transport is None:
                 raise ConnectionResetError("the connection closed before the TLS handshake")
             transport = await asyncio.get_running_loop().start_tls(
-                self._dialogue.transport,
+                cast("asyncio.Transport", self._dialogue.transport),  # uvloop's are no subclass of it
                 self._dialogue,
                 client_context(self._server.tls_ca),
                 server_hostname=self._tls_name,
@@ -262,10 +262,8 @@ class SmtpSession:
     def close(self) -> None:
         """Close the connection at once."""
         transport = self._dialogue.transport
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
-        else:
-            self._socket.close()
+        if transport is not None:
+            cast("asyncio.Transport", transport).abort()
 
 
 @asynccontextmanager
@@ -310,17 +308,15 @@ def _address_literal(connection: socket.socket) -> str:
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what aiosmtplib, sockets and TLS raise into a `ProbeFault`."""
-    try:
-        yield
-    except SMTPResponseException as error:
-        long = error.message == "Response too long"
-        raise ProbeFault(Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message) from error
-    except (SMTPTimeoutError, ConnectionAbortedError) as error:
-        raise ProbeFault(Reason.COMMAND_TIMEOUT, str(error)) from error
-    except SMTPServerDisconnected as error:
-        raise ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error)) from error
-    except (OSError, ssl.SSLError) as error:
-        fault = fault_of(error)
-        if fault is None:
-            raise
-        raise fault from error
+    with translated():
+        try:
+            yield
+        except SMTPResponseException as error:
+            long = error.message == "Response too long"
+            raise ProbeFault(
+                Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message
+            ) from error
+        except (SMTPTimeoutError, ConnectionAbortedError) as error:
+            raise ProbeFault(Reason.COMMAND_TIMEOUT, str(error)) from error
+        except SMTPServerDisconnected as error:
+            raise ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error)) from error

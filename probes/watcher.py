@@ -275,9 +275,7 @@ class MailboxWatcher:
         if record is None:
             self._memory.foreign.add(uid)
             return False
-        if (
-            record.state is MessageState.INTENT
-        ):  # not yet recorded as sent: the next look counts it
+        if record.state is MessageState.INTENT:  # not yet recorded as sent: the next look counts it
             self._memory.sightings[uid] = sighting
             return False
         if record.mailbox_uid != uid:  # else it was counted before a crash or a failed QUIT

@@ -11,9 +11,13 @@ T = TypeVar("T")
 
 def run_on_loop(main: Coroutine[object, object, T]) -> T:
     """Run ``main`` to its end and return what it returns."""
-    try:
-        from uvloop import new_event_loop  # not there on every platform
-    except ImportError:
-        from asyncio import new_event_loop  # the fallback
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         return runner.run(main)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not there on every platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -22,7 +22,7 @@ class ScriptedSettings(ProbeSettings):
     kind: Literal["scripted"] = "scripted"
 
 
-class Scripted(Probe[ScriptedSettings]):
+class Scripted(Probe):
     """Does what the test says."""
 
     settings_model = ScriptedSettings

@@ -76,7 +76,7 @@ def test_message_is_well_formed(probe: str) -> None:
     token = SIGNER.sign(Token(probe, "0" * 32, 1_700_000_000_000_000))
     assert message.defects == []
     assert message["From"] == "mailsonde <canary@example.com>"
-    assert message["To"] == "<inbox@example.net>"
+    assert message["To"] == "inbox@example.net"
     assert message["Date"] == "Tue, 14 Nov 2023 22:13:20 +0000"
     assert message["Message-ID"] == f"<{'0' * 32}@example.com>"
     assert message["Auto-Submitted"] == "auto-generated"

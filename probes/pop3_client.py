@@ -1,0 +1,209 @@
+"""A POP3 session: the dialogue around `probes.pop3_protocol`, each phase timed (RFC 1939)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Self
+
+from pydantic import SecretStr
+
+from probes import pop3_protocol as pop3
+from probes.clock import Clock
+from probes.faults import ProbeFault
+from probes.pop3_protocol import LINE_LIMIT, MOST_MESSAGES, Capabilities
+from probes.reasons import Reason
+from probes.settings import ServerSettings
+from probes.tls import client_context
+from probes.verdict import PhaseTimer
+from probes.wire import LineTransport, connect_tcp
+
+INITIAL_RESPONSE_LINE = 255
+"""Longest AUTH line, in octets, that may carry an initial response (RFC 5034 section 4)."""
+
+CAPABILITY_LINES = 200
+"""Most lines that CAPA may answer."""
+
+
+class Pop3Session:
+    """One connection to a POP3 server. Every method raises `ProbeFault`; `abort` ends it at once."""
+
+    def __init__(self, server: ServerSettings, wire: LineTransport, phases: PhaseTimer, clock: Clock) -> None:
+        self._server = server
+        self._wire = wire
+        self._phases = phases
+        self._clock = clock
+        self.greeting = b""
+        self.capabilities = Capabilities({})
+        self.login_sent_at = float("-inf")
+        """Monotonic reading right before the login's last line went out: the server takes its picture of
+        the mailbox after it, so what the session does not show was not there at some moment after it."""
+
+    @property
+    def certificate_not_after(self) -> float | None:
+        """When the server's certificate expires, in unix seconds; ``None`` without TLS."""
+        return self._wire.certificate_not_after
+
+    async def open(self) -> Self:
+        """Greet and encrypt as configured; no login yet."""
+        server = self._server
+        if server.tls == "implicit":
+            await self._encrypt()
+        with self._phases.phase("greeting"):
+            self.greeting = pop3.status(await self._wire.read_line(LINE_LIMIT), Reason.POP3_ERROR)
+        await self._learn_capabilities()
+        if server.tls == "starttls":
+            if not self.capabilities.has("STLS"):
+                raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to CAPA has no STLS")
+            with self._phases.phase("starttls"):
+                await self._command(b"STLS")
+            await self._encrypt()
+            await self._learn_capabilities()
+        return self
+
+    async def _encrypt(self) -> None:
+        name = self._server.tls_server_name or self._server.host
+        with self._phases.phase("tls"):
+            await self._wire.start_tls(client_context(self._server.tls_ca), name)
+
+    async def _learn_capabilities(self) -> None:
+        """Ask CAPA; before TLS its answer is only good for finding STLS, and is replaced after it."""
+        with self._phases.phase("capa"):
+            self._wire.write_line(b"CAPA")
+            answer = await self._wire.read_line(LINE_LIMIT)
+            if answer.startswith(b"-ERR"):
+                self.capabilities = Capabilities({})  # an older server without CAPA
+                return
+            pop3.status(answer)
+            self.capabilities = Capabilities.parse([line async for line in self._lines(CAPABILITY_LINES)])
+
+    async def log_in(self, username: str, password: SecretStr) -> None:
+        """Log in by the configured way, or the best one offered; the mailbox is open after it."""
+        secret = password.get_secret_value()
+        with self._phases.phase("login"):
+            way = self._way()
+            try:
+                if way == "apop":
+                    timestamp = pop3.timestamp_of(self.greeting) or b""
+                    await self._login_line(b"APOP", username.encode(), pop3.apop_digest(timestamp, secret))
+                elif way == "plain":
+                    await self._auth_plain(username, secret)
+                else:
+                    await self._command(b"USER", username.encode(), refusal=Reason.AUTH_FAILED)
+                    await self._login_line(b"PASS", secret.encode())
+            except ProbeFault as fault:
+                if fault.reason is Reason.POP3_LOGIN_DELAY and fault.retry_after is None:
+                    fault.retry_after = self.capabilities.login_delay
+                raise
+
+    async def _auth_plain(self, username: str, secret: str) -> None:
+        response = pop3.plain_response(username, secret)
+        if len(b"AUTH PLAIN " + response) + 2 <= INITIAL_RESPONSE_LINE:
+            await self._login_line(b"AUTH", b"PLAIN", response)
+            return
+        self._wire.write_line(b"AUTH", b"PLAIN")
+        line = await self._wire.read_line(LINE_LIMIT)
+        if not line.startswith(b"+ ") and line != b"+":
+            pop3.status(line, Reason.AUTH_FAILED)
+            raise ProbeFault(Reason.PROTOCOL_ERROR, b"no continuation: " + line[:100])
+        await self._login_line(response)
+
+    async def _login_line(self, *words: bytes) -> None:
+        self.login_sent_at = self._clock.monotonic()
+        await self._command(*words, refusal=Reason.AUTH_FAILED)
+
+    def _way(self) -> str:
+        """Choose how to log in; in clear, a way that does not show the password comes first."""
+        in_clear = self._server.tls == "none"
+        offered = {
+            "apop": pop3.timestamp_of(self.greeting) is not None,
+            "plain": "PLAIN" in self.capabilities.sasl_mechanisms,
+            # A server without CAPA knows USER: RFC 1939 has no other way for it but APOP.
+            "user": self.capabilities.has("USER") or not self.capabilities.words,
+        }
+        wanted = self._server.auth
+        order = ("apop", "plain", "user") if in_clear else ("plain", "user", "apop")
+        for way in order if wanted == "auto" else (wanted,):
+            if offered.get(way):
+                return way
+        found = ", ".join(way for way, there in offered.items() if there) or "none"
+        raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
+
+    async def _command(self, *words: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
+        self._wire.write_line(*words)
+        return pop3.status(await self._wire.read_line(LINE_LIMIT), refusal)
+
+    async def _lines(self, most: int, octets: int = LINE_LIMIT * MOST_MESSAGES) -> AsyncIterator[bytes]:
+        """Yield a multi-line response; more than ``most`` lines or ``octets`` close the session."""
+        for _ in range(most + 1):
+            line = pop3.unstuffed(await self._wire.read_line(min(octets, 65536)))
+            if line is None:
+                return
+            octets -= len(line) + 2
+            if octets <= 0:
+                break
+            yield line
+        self.abort()
+        raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {most} lines, or too many octets")
+
+    async def stat(self) -> tuple[int, int]:
+        """Return how many messages the mailbox holds, and their octets."""
+        with self._phases.phase("stat"):
+            return pop3.parse_stat(await self._command(b"STAT"))
+
+    async def uidl(self) -> dict[int, str]:
+        """Return the unique id of each message by its number."""
+        with self._phases.phase("uidl"):
+            await self._command(b"UIDL")
+            return dict([pop3.parse_unique_id(line) async for line in self._lines(MOST_MESSAGES)])
+
+    async def top(self, number: int, *, limit: int) -> bytes:
+        """Return the header section of a message; more than ``limit`` octets close the session."""
+        with self._phases.phase("top"):
+            await self._command(b"TOP", b"%d 0" % number)
+            return b"\r\n".join([line async for line in self._lines(limit, limit)]) + b"\r\n"
+
+    async def retr(self, number: int, *, limit: int) -> bytes:
+        """Return a whole message; more than ``limit`` octets close the session."""
+        with self._phases.phase("retr"):
+            await self._command(b"RETR", b"%d" % number)
+            return b"\r\n".join([line async for line in self._lines(limit, limit)]) + b"\r\n"
+
+    async def dele(self, number: int) -> None:
+        """Mark a message as deleted; it is gone only after `quit` returned."""
+        with self._phases.phase("dele"):
+            await self._command(b"DELE", b"%d" % number)
+
+    async def quit(self) -> None:
+        """End the session; deletions hold once this returns (RFC 1939 section 6)."""
+        with self._phases.phase("quit"):
+            await self._command(b"QUIT")
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once; deletions of this session do not hold."""
+        self._wire.abort()
+
+
+async def connect(server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Pop3Session:
+    """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
+    connection = await connect_tcp(server.host, server.port, phases, server.timeout)
+    wire = await LineTransport.attach(connection, server.timeout)
+    session = Pop3Session(server, wire, phases, clock)
+    try:
+        return await session.open()
+    except BaseException:
+        session.abort()
+        raise
+
+
+async def open_session(
+    server: ServerSettings, *, username: str, password: SecretStr, phases: PhaseTimer, clock: Clock
+) -> Pop3Session:
+    """Return a session that is logged in; closed again if that fails."""
+    session = await connect(server, phases, clock)
+    try:
+        await session.log_in(username, password)
+    except BaseException:
+        session.abort()
+        raise
+    return session
