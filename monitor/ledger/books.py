@@ -46,7 +46,10 @@ class Books:
         self._purged: Counter[tuple[str, str, str]] = Counter()
 
     def intend(self, new: Sequence[Message]) -> list[LedgerError | None]:
-        """Record new messages; the answer has an error for each one whose id is already taken."""
+        """Record new messages; the answer has an error for each one whose id is already taken.
+
+        IntegrityError when two of them share an id, or one has a value that no column takes.
+        """
         ids = [message.id for message in new]
         taken = set(self._connection.scalars(select(messages.c.id).where(messages.c.id.in_(ids))))
         answers: list[LedgerError | None] = []
@@ -55,7 +58,6 @@ class Books:
             if message.id in taken:
                 answers.append(LedgerError(f"message {message.id} is in the ledger already"))
                 continue
-            taken.add(message.id)
             rows.append({name: getattr(message, name) for name in _FIELDS} | {"changed_at": self._now})
             self._entered[message.probe, message.target, message.state] += 1
             answers.append(None)

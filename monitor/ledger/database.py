@@ -30,7 +30,7 @@ _PLAIN = {
     sqlite3.SQLITE_FULL: "its disk is full; free some space",
     sqlite3.SQLITE_READONLY: "it is read-only; check its file system, and its permissions",
     sqlite3.SQLITE_BUSY: f"another process kept it locked for {BUSY_SECONDS:g} seconds",
-    sqlite3.SQLITE_IOERR: "reading or writing its file failed; check the disk",
+    sqlite3.SQLITE_IOERR: "reading or writing its file failed; check the disk, and its free space",
     sqlite3.SQLITE_CANTOPEN: "its file cannot be opened; check that it exists, and its permissions",
     sqlite3.SQLITE_CORRUPT: "it is damaged; move it away, and mailsonde makes a new one",
     sqlite3.SQLITE_NOTADB: "its file is damaged or no SQLite database; move it away, or name another",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,19 @@ from probes.clock import SystemClock
 from probes.message_life import LedgerError, MessageState
 from tests.unit.ledger.conftest import NewMessage, OpenLedger
 
+PRAGMAS = {"journal_mode": "wal", "synchronous": 2}
 
-def prepare(ledger: SqlLedger, pragma: str) -> None:
-    """Set a pragma of SQLite on all connections that the ledger uses from now on."""
+
+def prepare(ledger: SqlLedger, pragma: str) -> Callable[[], None]:
+    """Set a pragma of SQLite on all connections made from now on, until the returned function is called."""
+
+    def set_pragma(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA {pragma}")
+
     engine = ledger._database.engine
-    event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}"))
+    event.listen(engine, "connect", set_pragma)
     engine.dispose()
+    return lambda: event.remove(engine, "connect", set_pragma)
 
 
 def mode(path: Path) -> int:
@@ -66,15 +74,15 @@ async def test_a_full_disk_is_told_and_survived(
 
 
 async def test_a_read_only_ledger_is_told(opened: OpenLedger, new_message: NewMessage) -> None:
-    """A file system that was remounted read-only stops nothing but the recording."""
+    """A file system that was mounted read-only stops recording only while it is."""
     async with opened() as ledger:
-        prepare(ledger, "query_only = 1")
+        end = prepare(ledger, "query_only = 1")
         with pytest.raises(
             LedgerError, match=r"it is read-only; check its file system.*nothing was recorded"
         ):
             await ledger.intend(message := new_message())
+        end()
         assert await ledger.find(message.id) is None
-        prepare(ledger, "query_only = 0")
         await ledger.intend(message)
 
 
@@ -104,6 +112,14 @@ async def test_a_damaged_file_is_told(path: Path, opened: OpenLedger, new_messag
     with pytest.raises(LedgerError, match="its file is damaged or no SQLite database; move it away"):
         async with opened():
             pass
+
+
+async def test_a_commit_survives_a_power_cut(opened: OpenLedger) -> None:
+    """SQLite is told to have each commit on the disk before it returns, which no kill could show."""
+    async with opened() as ledger:
+        with ledger._database.writing() as connection:
+            settings = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS]
+        assert settings == list(PRAGMAS.values())
 
 
 @pytest.mark.parametrize("table", ["songs (title)", "meta (name, value)"])
