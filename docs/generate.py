@@ -69,19 +69,15 @@ def metrics_section() -> list[str]:
     for family in AgentCollector(state, Tally).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-        lines.append(
-            f"| `{family.name}{suffix}` | {family.type} | {', '.join(labels)} | {family.documentation} |"
-        )
+        name = f"`{family.name}{suffix}`"
+        lines.append(f"| {name} | {family.type} | {', '.join(labels)} | {family.documentation} |")
     reasons = ", ".join(f"`{reason}`" for reason in Unexpected)
     lines += [
         "",
         f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](messages.md).",
+        "`mailsonde_schedule_skipped_total` has the reasons `missed` (the agent could not start the run at its",
+        "time) and `overrun` (the previous run was still going on).",
     ]
-    lines += [
-        meaning = family.documentation
-        lines.append(f"| `{family.name}{suffix}` | {family.type} | {', '.join(labels)} | {meaning} |")
-    ]
-    lines += ["time) and `overrun` (the previous run was still going on)."]
     return lines
 
 

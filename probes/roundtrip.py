@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from probes.letter import compose
 from probes.message_life import LedgerError, Message, MessageState
 from probes.probe import Probe
 from probes.reasons import Area, Reason
-from probes.settings import Duration, EmailAddress, MailboxName, ProbeSettings, SmtpServerName
+from probes.settings import Duration, EmailAddress, MailboxName, ProbeSettings, SmtpServerName, between
 from probes.smtp_client import SmtpSession, smtp_session
 from probes.token import Token
 from probes.tools import Tools
@@ -26,8 +26,8 @@ class RoundtripSettings(ProbeSettings):
     """Settings of a ``roundtrip`` probe. ``deadline`` is the message's: later means lost."""
 
     kind: Literal["roundtrip"]
-    deadline: Duration = Field(
-        default=300.0, ge=1, le=86400, description="A message that takes longer is lost."
+    deadline: Annotated[Duration, between(1, 86400)] = Field(
+        default=300.0, description="A message that takes longer is lost."
     )
     sender: EmailAddress = Field(alias="from", description="Envelope sender and From address.")
     send_via: SmtpServerName

@@ -140,6 +140,18 @@ Duration = Annotated[
 ]
 """Seconds, written with a unit."""
 
+
+def between(low: float, high: float) -> AfterValidator:
+    """Return what refuses a duration that is not from ``low`` to ``high`` seconds."""
+
+    def check(seconds: float) -> float:
+        if not low <= seconds <= high:
+            raise ValueError(f"must be from {low:g}s to {high:g}s")
+        return seconds
+
+    return AfterValidator(check)
+
+
 Secret = Annotated[
     SecretStr,
     BeforeValidator(read_secret),
@@ -224,7 +236,9 @@ class ServerSettings(Settings):
         default=False, description="Let credentials cross an unencrypted connection."
     )
     ehlo_name: HostName | None = Field(default=None, description="Name in EHLO. Default: this end's address.")
-    timeout: Duration = Field(default=60.0, gt=0, description="Longest wait for the answer to one command.")
+    timeout: Annotated[Duration, between(0.1, 3600)] = Field(
+        default=60.0, description="Longest wait for the answer to one command."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -270,10 +284,8 @@ class MailboxSettings(Settings):
     server: MailboxServerName
     username: Line
     password: Secret
-    poll_interval: Duration = Field(
+    poll_interval: Annotated[Duration, between(0.1, 300)] = Field(
         default=1.0,
-        ge=0.1,
-        le=300,
         description="Pause between logins while a message is expected; fresh messages are looked for sooner.",
     )
 
@@ -283,13 +295,11 @@ class ProbeSettings(Settings):
 
     name: Name
     kind: str
-    interval: Duration = Field(
-        default=60.0, ge=1, le=86400, description="Time between the starts of two runs."
+    interval: Annotated[Duration, between(1, 86400)] = Field(
+        default=60.0, description="Time between the starts of two runs."
     )
-    deadline: Duration = Field(
+    deadline: Annotated[Duration, between(0.1, 86400)] = Field(
         default_factory=lambda data: min(30.0, data.get("interval", 30.0)),
-        ge=0.1,
-        le=86400,
         description="Longest time that a run may take. Default: 30s, or `interval` where that is shorter.",
     )
 

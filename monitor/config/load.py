@@ -64,7 +64,11 @@ def _insecure_mailboxes(document: Document) -> Iterator[Mistake]:
         return
     for name, mailbox in mailboxes.items():
         server = servers.get(mailbox.get("server")) if isinstance(mailbox, Mapping) else None
-        if isinstance(server, Mapping) and server.get("tls") == "none" and server.get("allow_insecure_auth") is not True:
+        if (
+            isinstance(server, Mapping)
+            and server.get("tls") == "none"
+            and server.get("allow_insecure_auth") is not True
+        ):
             at = ("mailboxes", name, "server")
             yield Mistake(
                 document.path,

@@ -16,6 +16,8 @@ from probes.registry import KINDS
 def mistakes_of(error: ValidationError, document: Document, model: type[BaseModel]) -> Iterator[Mistake]:
     """Yield a mistake for each error that pydantic found when it read ``document`` as ``model``."""
     for detail in error.errors(include_url=False, include_input=False):
+        if detail["type"] == "default_factory_not_called":
+            continue  # follows from another mistake of the same entry
         location = _location(detail["loc"])
         yield Mistake(document.path, document.line_of(location), key_of(location), _text(detail, model))
 
@@ -42,7 +44,7 @@ def _text(detail: ErrorDetails, model: type[BaseModel]) -> str:
         case "union_tag_invalid":
             known = ", ".join(KINDS)
             tag = context["tag"]
-            return f"there is no kind {tag!r}{_did_you_mean(tag, KINDS)}; the kinds are {known}"
+            return f"there is no kind {tag!r}.{_did_you_mean(tag, KINDS)} The kinds are {known}"
         case "union_tag_not_found":
             return f"kind is required; the kinds are {', '.join(KINDS)}"
         case _:
@@ -51,12 +53,12 @@ def _text(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 def _unknown_key(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
     known = _known_keys(loc[:-1], model)
-    return f"unknown key{_did_you_mean(str(loc[-1]), known)}; known here: {', '.join(known)}"
+    return f"unknown key.{_did_you_mean(str(loc[-1]), known)} Known here: {', '.join(known)}"
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
@@ -69,7 +71,9 @@ def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]
         fields = [candidate.model_fields[part] for candidate in candidates if part in candidate.model_fields]
         if fields:
             candidates = [found for field in fields for found in _models_in(field.annotation)]
-    return sorted({key for candidate in candidates for key in candidate.model_fields})
+    return sorted(
+        {field.alias or key for candidate in candidates for key, field in candidate.model_fields.items()}
+    )
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Union
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from monitor.ledger.location import ledger_path
 from probes.registry import KINDS
@@ -17,6 +17,7 @@ from probes.settings import (
     ServerSettings,
     Settings,
     Site,
+    between,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ def _ledger_url(value: object) -> str:
     return value
 
 
+def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
+    if not probes:
+        raise ValueError(
+            "there is no probe, so nothing would be monitored; config/example.yaml shows each kind"
+        )
+    return probes
+
+
 class AgentSettings(Settings):
     """The agent itself."""
 
@@ -61,8 +70,8 @@ class AgentSettings(Settings):
     token_key: Secret | None = Field(
         default=None, description="Key that signs messages. Default: one made once and kept in the ledger."
     )
-    retention: Duration = Field(
-        default=7 * 86400.0, ge=3600, description="How long ended messages stay in the ledger. Default: 7d."
+    retention: Annotated[Duration, between(3600, 366 * 86400)] = Field(
+        default=7 * 86400.0, description="How long ended messages stay in the ledger. Default: 7d."
     )
 
 
@@ -72,7 +81,7 @@ class Configuration(Settings):
     agent: AgentSettings = AgentSettings()
     servers: dict[Name, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
-    probes: tuple[AnyProbe, ...] = Field(min_length=1)
+    probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]
 
     @property
     def site(self) -> Site:

@@ -1,0 +1,26 @@
+"""One file for each rule of the configuration, with the whole of what the administrator is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from monitor.config.load import ConfigurationError, load
+
+BAD = Path(__file__).parent / "bad"
+
+
+@pytest.mark.parametrize("path", sorted(BAD.glob("*.yaml")), ids=lambda path: path.stem)
+def test_bad_file_is_refused_with_its_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rule refuses its bad file, and says file, line, key and what would be right."""
+    monkeypatch.setenv("TEST_SECRET", "s3cret-of-the-test")
+    monkeypatch.setenv("TEST_SECRET_TWO_LINES", "two\nlines")
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    told = str(caught.value).replace(f"{BAD}{os.sep}", "")
+    expected = path.with_suffix(".expected")
+    assert told + "\n" == expected.read_text()
+    assert "hunter2" not in told
+    assert "s3cret" not in told

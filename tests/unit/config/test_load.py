@@ -1,0 +1,99 @@
+"""Good configurations load, and secrets stay out of sight."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from monitor.commands.schema import schema
+from monitor.commands.validate import validate
+from monitor.config.load import ConfigurationError, load
+
+CONFIG = Path(__file__).parents[3] / "config"
+SECRET = "s3cret-of-the-test"
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CANARY_PASSWORD", SECRET)
+    (tmp_path / "canary.password").write_text(SECRET + "\n")
+    path = tmp_path / "mailsonde.yaml"
+    path.write_text((CONFIG / "example.yaml").read_text())
+    return path
+
+
+def test_minimal_example_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that the README tells to begin with is valid as it stands."""
+    monkeypatch.setenv("CANARY_PASSWORD", SECRET)
+    configuration = load(CONFIG / "minimal.yaml")
+    assert [probe.kind for probe in configuration.probes] == ["roundtrip"]
+    assert configuration.servers["submission"].port == 587
+    assert configuration.servers["pop"].port == 995
+
+
+def test_full_example_is_valid_and_has_every_kind(example: Path) -> None:
+    """The full example shows every kind of probe, and every setting of each."""
+    from probes.registry import KINDS
+
+    configuration = load(example)
+    assert {probe.kind for probe in configuration.probes} == set(KINDS)
+    text = example.read_text()
+    for kind in KINDS.values():
+        for key, field in kind.settings_model.model_fields.items():
+            assert f"{field.alias or key}:" in text
+
+
+def test_secret_is_in_no_repr_and_no_dump(example: Path) -> None:
+    """The password is read, and shows in no repr, text or JSON of the configuration."""
+    configuration = load(example)
+    password = configuration.servers["submission"].password
+    assert password is not None
+    assert password.get_secret_value() == SECRET
+    assert configuration.mailboxes["canary"].password.get_secret_value() == SECRET
+    for shown in (repr(configuration), str(configuration), configuration.model_dump_json()):
+        assert SECRET not in shown
+
+
+def test_secret_is_in_no_traceback(example: Path) -> None:
+    """A mistake elsewhere brings up no secret, in the message or the traceback."""
+    example.write_text(example.read_text().replace("kind: mx", "kind: mz"))
+    with pytest.raises(ConfigurationError) as caught:
+        load(example)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_validate_prints_all_mistakes_and_exits_2(example: Path) -> None:
+    """`mailsonde validate` names every mistake with its line, and exits 2; a good file exits 0."""
+    assert CliRunner().invoke(validate, [str(example)]).exit_code == 0
+    example.write_text(example.read_text().replace("kind: mx", "kind: mz").replace("587", "five"))
+    result = CliRunner().invoke(validate, [str(example)])
+    assert result.exit_code == 2
+    assert "there is no kind 'mz'" in result.stderr
+    assert "servers.submission.port" in result.stderr
+    assert "2 mistakes; nothing was started" in result.stderr
+
+
+def test_missing_file_is_a_message(tmp_path: Path) -> None:
+    """A file that is not there is said in one line."""
+    result = CliRunner().invoke(validate, [str(tmp_path / "absent.yaml")])
+    assert result.exit_code == 2
+    assert "absent.yaml: cannot be read: No such file or directory" in result.stderr
+
+
+def test_schema_describes_the_example(example: Path) -> None:
+    """The JSON Schema accepts the example's keys, kind by kind, and knows no key that the model lacks."""
+    printed = json.loads(CliRunner().invoke(schema).stdout)
+    data = yaml.safe_load(example.read_text())
+    definitions = printed["$defs"]
+    assert set(data) <= set(printed["properties"])
+    for probe in data["probes"]:
+        (matching,) = (
+            d for d in definitions.values() if d["properties"].get("kind", {}).get("const") == probe["kind"]
+        )
+        assert set(probe) <= set(matching["properties"])
+        assert matching["additionalProperties"] is False
