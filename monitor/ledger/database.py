@@ -72,9 +72,15 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view of what is committed; LedgerError when it cannot be read."""
+        """One consistent view of what is committed; LedgerError when it cannot be read.
+
+        A ValueError or TypeError in the block counts as that: the file holds what was never written.
+        """
         with self._transaction(writing=False) as connection:
-            yield connection
+            try:
+                yield connection
+            except (ValueError, TypeError) as error:
+                raise self._damaged(error) from error
 
     @contextmanager
     def _transaction(self, *, writing: bool) -> Iterator[Connection]:
@@ -98,6 +104,11 @@ class Database:
             what = _PLAIN.get(_code(error), "the database failed")
             kind = FullError if _code(error) == sqlite3.SQLITE_FULL else LedgerError
             raise kind(f"ledger {self.path}: {what} ({error.orig}); nothing was recorded") from error
+        except UnicodeDecodeError as error:  # even SQLite's own error texts quote what a damaged file holds
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> LedgerError:
+        return LedgerError(f"ledger {self.path}: {_PLAIN[sqlite3.SQLITE_CORRUPT]} ({error})")
 
     def dispose(self) -> None:
         """Close all connections."""

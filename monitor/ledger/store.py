@@ -169,7 +169,11 @@ class SqlLedger:
             with self._database.reading() as connection:
                 return query(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._reader, answer)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._reader, answer)
+        except RuntimeError:  # shut down
+            raise LedgerError(f"ledger {self._database.path} is closed") from None
+        return await reading
 
     def _commit(self, operations: Sequence[_Operation]) -> Sequence[object]:
         """Make the operations durable in one transaction, on the writer's thread."""
@@ -209,6 +213,7 @@ def _open(path: Path, instance: str) -> tuple[Database, Presence, bytes, Tally]:
         with presence.setting_up(), database.writing() as connection:
             _prepare(connection, path)
             token_key = _meta(connection, path, "token_key")
+        with database.reading() as connection:
             tally = Tally().updated(books.read_totals(connection))
     except BaseException:
         presence.release()

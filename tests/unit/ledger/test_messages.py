@@ -150,6 +150,8 @@ async def test_closing_writes_what_is_queued(opened: OpenLedger, new_message: Ne
     await asyncio.gather(*tasks)
     with pytest.raises(LedgerError, match="is closed; nothing was recorded"):
         await ledger.intend(new_message())
+    with pytest.raises(LedgerError, match="is closed"):
+        await ledger.find(new[0].id)
     async with opened() as ledger:
         assert [message.id for message in await ledger.open_messages()] == [message.id for message in new]
 

@@ -43,6 +43,10 @@ def damage(path: Path, start: int) -> None:
     path.write_bytes(content[:start] + b"\xff" * (len(content) - start))
 
 
+def replace_in(path: Path, right: bytes, wrong: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(right, wrong))
+
+
 def remove(path: Path) -> None:
     path.unlink()
 
@@ -110,6 +114,27 @@ async def test_a_damaged_file_is_told(path: Path, opened: OpenLedger, new_messag
             await ledger.open_messages()
     damage(path, start=0)
     with pytest.raises(LedgerError, match="its file is damaged or no SQLite database; move it away"):
+        async with opened():
+            pass
+
+
+async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
+    """Damage that SQLite does not notice is told as damage too, wherever it is read."""
+    async with opened() as ledger:
+        await ledger.intend(message := new_message())
+        ledger.record_run({"probe": "hq", "outcome": "ok"})
+        await ledger.advance(message.id, MessageState.SENT)
+        with sqlite3.connect(path) as other:
+            other.execute("UPDATE messages SET state = 'absent'")
+            other.execute("UPDATE runs SET document = '{'")
+        other.close()
+        for reading in (ledger.find(message.id), ledger.recent_runs()):
+            with pytest.raises(LedgerError, match="it is damaged; move it away"):
+                await reading
+        with pytest.raises(LedgerError, match="cannot record this: ValueError: 'absent' is not"):
+            await ledger.advance(message.id, MessageState.DELIVERED)
+    replace_in(path, b"CREATE TABLE", b"CREATE \xffABLE")
+    with pytest.raises(LedgerError, match="it is damaged; move it away"):
         async with opened():
             pass
 
