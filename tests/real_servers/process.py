@@ -1,0 +1,88 @@
+"""Starting a server for a test, knowing when it listens, and ending it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.02  # a foreign daemon has no event to await
+
+
+def require(program: str, package: str) -> str:
+    """Return the path of a program; a test that needs one which is missing fails."""
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.fail(
+            f"{program} is missing: install Debian's package {package}, or run `make test-servers` as root"
+        )
+    return path
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+def wait_until(condition, what: str, seconds: float = START_SECONDS, log: Path | None = None) -> None:
+    """Return once ``condition()`` is true; after ``seconds`` fail with the end of the server's log."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            tail = log.read_text(errors="replace")[-3000:] if log is not None and log.exists() else ""
+            raise AssertionError(f"not within {seconds:g} s: {what}\n{tail}")
+        time.sleep(_POLL_SECONDS)
+
+
+def listens(port: int) -> bool:
+    """Whether a connection to the loopback port is accepted."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+class Daemon:
+    """A server in the foreground, as a child of the test, with its output in a file."""
+
+    def __init__(self, command: Sequence[str | Path], log: Path, *, ports: Sequence[int]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        try:
+            for port in ports:
+                wait_until(
+                    lambda port=port: self._alive() and listens(port), f"{command[0]} on port {port}", log=log
+                )
+        except BaseException:
+            self.stop()
+            raise
+
+    def _alive(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(
+                f"{self.process.args} ended:\n{self.log.read_text(errors='replace')[-3000:]}"
+            )
+        return True
+
+    def stop(self) -> None:
+        """End the server and wait for its end."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()

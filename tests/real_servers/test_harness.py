@@ -1,0 +1,63 @@
+"""The test servers do what tests take for granted, as seen by the standard library's clients."""
+
+from __future__ import annotations
+
+import poplib
+import smtplib
+import ssl
+from email.message import EmailMessage
+
+import pytest
+
+from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.postfix import DEFERRED, REJECTED, Postfix
+from tests.real_servers.process import wait_until
+
+
+@pytest.fixture
+def context(server_tls: TlsFiles) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=server_tls.authority)
+
+
+def _submit(postfix: Postfix, context: ssl.SSLContext, subject: str) -> None:
+    message = EmailMessage()
+    message["From"] = message["To"] = "staff@example.test"
+    message["Subject"] = subject
+    with smtplib.SMTP("127.0.0.1", postfix.submission_port) as smtp:
+        smtp.starttls(context=context)
+        smtp.login("staff@example.test", Dovecot.password)
+        smtp.send_message(message)
+
+
+def test_mail_goes_through_postfix_into_dovecot(
+    postfix: Postfix, dovecot: Dovecot, context: ssl.SSLContext
+) -> None:
+    """A submitted mail is read by POP3S."""
+    _submit(postfix, context, "harness through")
+    wait_until(lambda: any(b"harness through" in raw for raw in dovecot.messages("staff")), "mail in Dovecot")
+    pop = poplib.POP3_SSL("127.0.0.1", dovecot.pop3s_port, context=context)
+    pop.user("staff@example.test")
+    pop.pass_(Dovecot.password)
+    assert pop.stat()[0] >= 1
+    pop.quit()
+
+
+def test_hold_and_release(postfix: Postfix, dovecot: Dovecot, context: ssl.SSLContext) -> None:
+    """A held queue keeps mail, and released gives it to Dovecot."""
+    postfix.hold()
+    _submit(postfix, context, "harness held")
+    wait_until(
+        lambda: any("deferred transport" in line for line in postfix.log_lines()), "deferral", 5, postfix.log
+    )
+    assert not any(b"harness held" in raw for raw in dovecot.messages("staff"))
+    postfix.release()
+    wait_until(lambda: any(b"harness held" in raw for raw in dovecot.messages("staff")), "mail in Dovecot")
+
+
+def test_refused_recipients(postfix: Postfix) -> None:
+    """The two addresses that tests use for refusals are refused as said."""
+    with smtplib.SMTP("127.0.0.1", postfix.smtp_port) as smtp:
+        smtp.ehlo()
+        smtp.mail("someone@example.org")
+        assert smtp.rcpt(REJECTED)[0] == 550
+        assert smtp.rcpt(DEFERRED)[0] == 450
