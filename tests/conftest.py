@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trustme
 
+from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
+from tests.real_servers.prometheus import Prometheus
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +70,32 @@ def start_postfix(server_tls: TlsFiles, tmp_path: Path) -> Iterator[Callable[[Do
 
         def start(dovecot: Dovecot) -> Postfix:
             server = Postfix(tmp_path / "postfix", dovecot, server_tls)
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def start_named(tmp_path: Path) -> Iterator[Callable[..., Named]]:
+    """Start a BIND for one test, with zones and broken zones."""
+    with ExitStack() as stack:
+
+        def start(zones: Mapping[str, str], broken: tuple[str, ...] = ()) -> Named:
+            server = Named(tmp_path / "named", zones, broken)
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def start_prometheus(tmp_path: Path) -> Iterator[Callable[[Path], Prometheus]]:
+    """Start a Prometheus for one test, with a configuration file."""
+    with ExitStack() as stack:
+
+        def start(config: Path) -> Prometheus:
+            server = Prometheus(tmp_path / "prometheus", config)
             stack.callback(server.stop)
             return server
 

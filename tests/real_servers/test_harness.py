@@ -5,13 +5,21 @@ from __future__ import annotations
 import poplib
 import smtplib
 import ssl
+from collections.abc import Callable
 from email.message import EmailMessage
+from pathlib import Path
 
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 
+from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import DEFERRED, REJECTED, Postfix
 from tests.real_servers.process import wait_until
+from tests.real_servers.prometheus import Prometheus, promtool
 
 
 @pytest.fixture
@@ -61,3 +69,27 @@ def test_refused_recipients(postfix: Postfix) -> None:
         smtp.mail("someone@example.org")
         assert smtp.rcpt(REJECTED)[0] == 550
         assert smtp.rcpt(DEFERRED)[0] == 450
+
+
+def test_named_answers_refuses_and_truncates(start_named: Callable[..., Named]) -> None:
+    """BIND answers for a zone, says SERVFAIL for a broken one, and cuts what UDP cannot hold."""
+    many = "".join(f"@ IN MX {n} mail-{n:04d}-{'x' * 30}.big.test.\n" for n in range(200))
+    named = start_named(
+        {"good.test": "@ IN MX 10 mx.good.test.\nmx IN A 192.0.2.1\n", "big.test": many}, ("bad.test",)
+    )
+
+    def ask(zone: str) -> dns.message.Message:
+        return dns.query.udp(dns.message.make_query(zone, "MX"), "127.0.0.1", port=named.port, timeout=5)
+
+    assert "mx.good.test." in ask("good.test").to_text()
+    assert ask("bad.test").rcode() == dns.rcode.SERVFAIL
+    assert ask("big.test").flags & dns.flags.TC
+
+
+def test_prometheus_scrapes_itself(start_prometheus: Callable[[Path], Prometheus], tmp_path: Path) -> None:
+    """Prometheus starts with a configuration and answers a query."""
+    config = tmp_path / "prometheus.yml"
+    config.write_text("global: {scrape_interval: 1s}\n")
+    prometheus = start_prometheus(config)
+    assert prometheus.query("vector(7)") == [({}, 7.0)]
+    assert promtool("check", "config", config).returncode == 0

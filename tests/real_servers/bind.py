@@ -1,0 +1,53 @@
+"""A BIND of the test's own: authoritative for the zones that a test writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.real_servers.process import Daemon, free_port, require
+
+_HEAD = "$TTL 300\n@ IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 900 604800 300\n@ IN NS ns.{zone}.\nns IN A 127.0.0.1\n"
+
+
+class Named:
+    """Answers on 127.0.0.1, ``port``, over UDP and TCP; no recursion.
+
+    ``zones`` are records by zone, without SOA and NS, which are added. A zone in ``broken``
+    cannot be loaded, so that questions about it get SERVFAIL.
+    """
+
+    def __init__(self, directory: Path, zones: Mapping[str, str], broken: tuple[str, ...] = ()) -> None:
+        program = require("named", "bind9")
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        stanzas = []
+        for zone in (*zones, *broken):
+            file = directory / f"{zone}.zone"
+            text = zones.get(zone)
+            file.write_text("this is no zone\n" if text is None else _HEAD.format(zone=zone) + text)
+            stanzas.append(
+                f'zone "{zone}" {{ type primary; file "{file}"; check-names ignore; check-mx ignore; }};'
+            )
+        config = directory / "named.conf"
+        config.write_text(
+            f"""
+options {{
+  directory "{directory}";
+  pid-file none;
+  session-keyfile "{directory}/session.key";
+  listen-on port {self.port} {{ 127.0.0.1; }};
+  listen-on-v6 {{ none; }};
+  recursion no;
+  dnssec-validation no;
+  minimal-responses yes;
+}};
+controls {{ }};
+{chr(10).join(stanzas)}
+"""
+        )
+        self._daemon = Daemon([program, "-g", "-c", config], directory / "named.log", ports=[self.port])
+
+    def stop(self) -> None:
+        """End the server."""
+        self._daemon.stop()

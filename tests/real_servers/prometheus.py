@@ -1,0 +1,66 @@
+"""A Prometheus of the test's own, and promtool."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.real_servers.process import Daemon, free_port, require, wait_until
+
+
+class Prometheus:
+    """Runs with the configuration file that the test wrote; answers questions about what it scraped."""
+
+    def __init__(self, directory: Path, config: Path) -> None:
+        program = require("prometheus", "prometheus")
+        directory.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        self._log = directory / "prometheus.log"
+        self._daemon = Daemon(
+            [
+                program,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--log.level=warn",
+            ],
+            self._log,
+            ports=[port],
+        )
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False)
+
+    def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """Return labels and value of each series that an instant query gives."""
+        answer = self._get("/query", query=promql)
+        if answer["resultType"] == "scalar":
+            return [({}, float(answer["result"][1]))]
+        return [(series["metric"], float(series["value"][1])) for series in answer["result"]]
+
+    def alerts(self, state: str = "firing") -> dict[str, dict[str, Any]]:
+        """Return the alerts in a state, by name."""
+        return {a["labels"]["alertname"]: a for a in self._get("/alerts")["alerts"] if a["state"] == state}
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        answer = self._client.get(path, params=parameters).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def wait_until(self, condition: Callable[[Prometheus], object], what: str, seconds: float = 30.0) -> None:
+        """Return once ``condition`` of this Prometheus is true."""
+        wait_until(lambda: condition(self), what, seconds, self._log)
+
+    def stop(self) -> None:
+        """End the server."""
+        self._client.close()
+        self._daemon.stop()
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run promtool and return what it said."""
+    return subprocess.run(
+        [require("promtool", "prometheus"), *arguments], capture_output=True, text=True, check=False
+    )
