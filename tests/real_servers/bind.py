@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.real_servers.process import Daemon, free_port, require
+from tests.real_servers.process import Daemon, free_port, require, wait_until
 
-_HEAD = "$TTL 300\n@ IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 900 604800 300\n@ IN NS ns.{zone}.\nns IN A 127.0.0.1\n"
+_HEAD = """\
+$TTL 300
+@ IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 900 604800 300
+@ IN NS ns.{zone}.
+ns IN A 127.0.0.1
+"""
 
 
 class Named:
@@ -46,7 +51,10 @@ controls {{ }};
 {chr(10).join(stanzas)}
 """
         )
-        self._daemon = Daemon([program, "-g", "-c", config], directory / "named.log", ports=[self.port])
+        log = directory / "named.log"
+        self._daemon = Daemon([program, "-g", "-c", config], log, ports=[self.port])
+        # It listens before it has loaded its zones, and answers SERVFAIL until then.
+        wait_until(lambda: "running\n" in log.read_text(), "BIND has loaded its zones", log=log)
 
     def stop(self) -> None:
         """End the server."""
