@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def _about(key: str, field: dict[str, Any], required: list[str]) -> str:
 def metrics_section() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
-    probe = ProbeState("probe", "kind", "target", 60.0, type(state.skipped)({Reason.NONE: 0}))
+    probe = ProbeState("probe", "kind", "target", 60.0, Counter({Reason.NONE: 0}), last_run=0.0)
     probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
     state.probes["probe"] = probe
     delivery = DeliveryState(last=0.0, uncertainty=0.0)

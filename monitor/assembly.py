@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from probes.tls import client_context
-
 from monitor.config.models import Configuration
 from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.runner import Runner
@@ -18,6 +16,7 @@ from probes.clock import Clock
 from probes.message_life import Message
 from probes.probe import Probe
 from probes.registry import KINDS
+from probes.tls import client_context
 from probes.token import TokenSigner
 from probes.tools import Tools
 from probes.watcher import MailboxWatcher
@@ -81,5 +80,5 @@ def _assemble(configuration: Configuration, clock: Clock, ledger: SqlLedger, ins
     tools = Tools(clock, site, ledger, signer, watchers, instance)
     probes = {settings.name: KINDS[settings.kind](settings, tools) for settings in configuration.probes}
     for probe in probes.values():
-        state.add(probe)
+        state.add(probe, clock.time())
     return Assembly(probes, watchers, state, Runner(clock, agent.location), ledger, agent.retention)

@@ -44,7 +44,7 @@ class AgentCollector(Collector):
         )
         last_run = GaugeMetricFamily(
             "mailsonde_probe_last_run_timestamp_seconds",
-            "When the last run ended; 0 before the first.",
+            "When the last run ended; before the first, when the agent started.",
             labels=_PROBE,
         )
         interval = GaugeMetricFamily(

@@ -55,10 +55,10 @@ class ProbeState:
     target: str
     interval: float
     runs: Counter[Reason]
+    last_run: float  # when it ended, or when the agent started
     duration: Histogram = field(default_factory=Histogram)
     success: float | None = None  # the last known; an unknown run changes nothing
     phases: dict[str, float] = field(default_factory=dict)
-    last_run: float = 0.0
     certificate_not_after: float | None = None
 
 
@@ -83,12 +83,15 @@ class AgentState:
         for mailbox in mailboxes:
             self.unexpected.update(dict.fromkeys(((mailbox, reason) for reason in Unexpected), 0))
 
-    def add(self, probe: Probe) -> None:
-        """Make room for a probe, with every reason and count that it is known to have at 0."""
+    def add(self, probe: Probe, now: float) -> None:
+        """Make room for a probe, with every reason and count that it is known to have at 0.
+
+        Before its first run ends, the last run counts as ``now`` (unix seconds).
+        """
         settings = probe.settings
         known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
         self.probes[settings.name] = ProbeState(
-            settings.name, settings.kind, probe.target, settings.interval, known
+            settings.name, settings.kind, probe.target, settings.interval, known, last_run=now
         )
         if probe.sends_messages:
             self.deliveries[settings.name, probe.target] = DeliveryState()

@@ -1,0 +1,169 @@
+"""Making files for Prometheus and Grafana from the site's configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from monitor.config.models import Configuration
+from monitor.shipped import shipped
+from probes.registry import KINDS
+from probes.settings import ProbeSettings, parse_duration
+
+SLOWEST_SCRAPE = 15
+"""Seconds between two scrapes, unless a probe runs oftener."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimingGroup:
+    """Probes that share the terms of a rule because their times are the same; all times in seconds."""
+
+    names: tuple[str, ...]
+    interval: float
+    deadline: float
+    run_limit: float
+    down_window: float
+    lost_window: float
+    slow_window: float
+    unknown_window: float
+
+
+def render_alerts(configuration: Configuration) -> dict[str, str]:
+    """Return the rule files by name, one a subsystem. A subsystem without probes has no file."""
+    thresholds = _thresholds()
+    environment = Environment(
+        loader=FileSystemLoader(shipped("alerts")),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 # PromQL in YAML, not HTML; what is inserted is quoted by the filters
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "groupby_timing": lambda probes: list(_timing_groups(probes, thresholds)),
+        "promql_any": promql_any,
+        "seconds": lambda seconds: f"{seconds:g}",
+        "duration": promql_duration,
+    }
+    routes = [probe for probe in configuration.probes if KINDS[probe.kind].sends_messages]
+    files = {}
+    for subsystem, needed in (
+        ("delivery", routes),
+        ("servers", configuration.probes),
+        ("agent", configuration.probes),
+    ):
+        if needed:
+            template = environment.get_template(f"{subsystem}.yaml.j2")
+            text = template.render(probes=configuration.probes, routes=routes, thresholds=thresholds)
+            yaml.safe_load(text)
+            files[f"mailsonde-{subsystem}.rules.yaml"] = text
+    return files
+
+
+def _thresholds() -> SimpleNamespace:
+    raw: dict[str, Any] = yaml.safe_load((shipped("alerts") / "thresholds.yaml").read_text())
+    for name in ("certificate_warning", "certificate_critical"):
+        raw[name] = parse_duration(raw[name])
+    return SimpleNamespace(**raw)
+
+
+def _timing_groups(probes: Iterable[ProbeSettings], thresholds: SimpleNamespace) -> Iterator[TimingGroup]:
+    def timing(probe: ProbeSettings) -> tuple[float, float, float]:
+        return probe.interval, probe.deadline, probe.run_limit
+
+    for (interval, deadline, limit), members in groupby(sorted(probes, key=timing), timing):
+        yield TimingGroup(
+            names=tuple(sorted(probe.name for probe in members)),
+            interval=interval,
+            deadline=deadline,
+            run_limit=limit,
+            down_window=thresholds.down_intervals * interval,
+            lost_window=max(600.0, thresholds.lost_intervals * interval),
+            slow_window=max(900.0, thresholds.slow_intervals * interval),
+            unknown_window=max(600.0, thresholds.unknown_intervals * interval),
+        )
+
+
+def promql_any(names: Iterable[str]) -> str:
+    """Return a PromQL string whose regular expression matches just these names."""
+    return json.dumps("|".join(re.escape(name).replace(r"\-", "-") for name in names))
+
+
+def promql_duration(seconds: float) -> str:
+    """Return a time as PromQL writes it, such as ``2m30s``, to the millisecond."""
+    rest = round(seconds * 1000)
+    text = ""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, rest = divmod(rest, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def render_prometheus(configuration: Configuration) -> dict[str, str]:
+    """Return a Prometheus configuration that scrapes this agent and loads the rendered rules."""
+    host, port = configuration.agent.listen
+    shown = f"[{host}]" if ":" in host else host
+    every = max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.probes))))
+    text = f"""\
+# Made by `mailsonde render prometheus`. Put the rules of `mailsonde render alerts` beside it.
+global:
+  scrape_interval: {every}s
+  evaluation_interval: {every}s
+
+rule_files:
+  - mailsonde-*.rules.yaml
+
+scrape_configs:
+  - job_name: mailsonde
+    static_configs:
+      - targets: [{json.dumps(f"{shown}:{port}")}]
+
+# Never through the mail system that is being watched:
+# alerting:
+#   alertmanagers:
+#     - static_configs:
+#         - targets: ["127.0.0.1:9093"]
+"""
+    return {"prometheus.yml": text}
+
+
+def render_dashboards(configuration: Configuration) -> dict[str, str]:
+    """Return the dashboards as JSON, refreshed as often as the site's quickest probe runs."""
+    fastest = min(probe.interval for probe in configuration.probes)
+    files = {}
+    for path in sorted(shipped("dashboards").glob("*.json")):
+        dashboard: dict[str, Any] = json.loads(path.read_text())
+        dashboard["refresh"] = promql_duration(max(5.0, min(60.0, fastest)))
+        dashboard["tags"] = [*dashboard.get("tags", []), configuration.agent.location]
+        files[f"mailsonde-{path.name}"] = json.dumps(dashboard, indent=2) + "\n"
+    return files
+
+
+RENDERERS = {"alerts": render_alerts, "dashboards": render_dashboards, "prometheus": render_prometheus}
+"""What can be rendered, by the word that the command takes."""
+
+
+def write_files(files: Mapping[str, str], directory: Path) -> list[Path]:
+    """Write the files, each whole or not at all, and return their paths. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in files.items():
+        path = directory / name
+        unfinished = path.with_name(f".{name}.unfinished")
+        unfinished.write_text(text)
+        unfinished.replace(path)
+        written.append(path)
+    return written
