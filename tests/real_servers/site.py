@@ -1,0 +1,128 @@
+"""A whole site for a test: Postfix, Dovecot, the agent as users start it, and Prometheus with its rules."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+
+from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.postfix import Postfix
+from tests.real_servers.process import free_port, wait_until
+from tests.real_servers.prometheus import Prometheus
+
+CONFIGURATION = """\
+agent:
+  location: test
+  listen: 127.0.0.1:{listen}
+  ledger: sqlite:{directory}/ledger.db
+servers:
+  submission:
+    {{protocol: smtp, host: 127.0.0.1, port: {smtp}, tls: starttls, tls_server_name: localhost, tls_ca: {ca},
+     username: {user}, password: {{file: password}}}}
+  pop:
+    {{protocol: pop3, host: 127.0.0.1, port: {pop}, tls: implicit, tls_server_name: localhost, tls_ca: {ca}}}
+mailboxes:
+  canary:
+    {{address: {user}, server: pop, username: {user}, password: {{file: password}}, poll_interval: 500ms}}
+probes:
+  - {{name: trip, kind: roundtrip, interval: 1s, deadline: {deadline},
+     from: {user}, send_via: submission, to: canary}}
+  - {{name: smtp, kind: smtp, interval: 1s, server: submission, mail_from: {user}, rcpt_to: {user}}}
+  - {{name: pop3, kind: pop3, interval: 1s, mailbox: canary}}
+"""
+
+
+class AgentProcess:
+    """`mailsonde run` as a process of its own."""
+
+    def __init__(self, config: Path, log: Path, port: int) -> None:
+        self._log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "monitor", "run", "--config", config], stdout=output, stderr=output
+            )
+        self.address = f"http://127.0.0.1:{port}"
+        wait_until(self._ready, "the agent is ready", log=log)
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, self._log.read_text()
+        try:
+            return httpx.get(f"{self.address}/-/ready", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def metric(self, name: str) -> float:
+        """Return the sum of the samples whose name and labels begin with ``name``."""
+        text = httpx.get(f"{self.address}/metrics", trust_env=False).text
+        found = re.findall(rf"^{re.escape(name)}.*? ([0-9.e+-]+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the agent and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(timeout=15)
+
+
+class Site:
+    """Everything, in ``directory``; a context manager that ends it all."""
+
+    def __init__(self, directory: Path, tls: TlsFiles, *, deadline: str = "10s") -> None:
+        self.directory = directory
+        self._stack = ExitStack()
+        self.dovecot = Dovecot(directory / "dovecot", tls)
+        self._stack.callback(self.dovecot.stop)
+        self.postfix = Postfix(directory / "postfix", self.dovecot, tls)
+        self._stack.callback(self.postfix.stop)
+        self.port = free_port()
+        self.config = directory / "mailsonde.yaml"
+        (directory / "password").write_text(Dovecot.password)
+        self.config.write_text(
+            CONFIGURATION.format(
+                listen=self.port,
+                directory=directory,
+                smtp=self.postfix.submission_port,
+                pop=self.dovecot.pop3s_port,
+                ca=tls.authority,
+                user=Dovecot.address,
+                deadline=deadline,
+            )
+        )
+
+    def start_agent(self) -> AgentProcess:
+        """Start the agent; it is ended with the site."""
+        agent = AgentProcess(self.config, self.directory / "agent.log", self.port)
+        self._stack.callback(agent.stop)
+        return agent
+
+    def start_prometheus(self) -> Prometheus:
+        """Start Prometheus with the configuration and rules that mailsonde renders."""
+        rendered = self.directory / "rendered"
+        for what in ("alerts", "prometheus"):
+            command = [
+                sys.executable,
+                "-m",
+                "monitor",
+                "render",
+                what,
+                "--config",
+                self.config,
+                "--out",
+                rendered,
+            ]
+            subprocess.run(command, check=True, capture_output=True)
+        prometheus = Prometheus(self.directory / "prometheus", rendered / "prometheus.yml")
+        self._stack.callback(prometheus.stop)
+        return prometheus
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

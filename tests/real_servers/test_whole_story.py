@@ -1,0 +1,96 @@
+"""The whole way: Postfix accepts, Dovecot stores, mailsonde sees it by POP3S, Prometheus alerts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.prometheus import Prometheus
+from tests.real_servers.site import AgentProcess, Site
+
+DASHBOARD = Path(__file__).parents[2] / "dashboards" / "overview.json"
+
+
+@pytest.fixture(scope="module")
+def site(server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site"), server_tls) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agent(site: Site) -> AgentProcess:
+    return site.start_agent()
+
+
+@pytest.fixture(scope="module")
+def prometheus(site: Site, agent: AgentProcess) -> Prometheus:
+    return site.start_prometheus()
+
+
+def _delivered(prometheus: Prometheus) -> float:
+    return sum(value for _, value in prometheus.query('mailsonde_messages_total{state="delivered"}'))
+
+
+def test_mail_flows_and_alerts_stay_quiet(prometheus: Prometheus) -> None:
+    """While mail flows, Prometheus has its latency with its error, and no alert fires."""
+    prometheus.wait_until(lambda p: _delivered(p) >= 3, "three messages delivered")
+    ((labels, latency),) = prometheus.query("mailsonde_delivery_last_seconds")
+    assert (labels["probe"], labels["target"]) == ("trip", "submission")
+    ((_, uncertainty),) = prometheus.query("mailsonde_delivery_uncertainty_seconds")
+    assert 0 < latency < 5
+    assert 0 < uncertainty < 1
+    prometheus.wait_until(
+        lambda p: (
+            {labels["probe"] for labels, value in p.query("mailsonde_probe_success == 1")}
+            == {"trip", "smtp", "pop3"}
+        ),
+        "every probe is ok",
+    )
+    ((_, expiry),) = prometheus.query(
+        'mailsonde_tls_certificate_not_after_timestamp_seconds{probe="pop3"} - time()'
+    )
+    assert expiry > 0
+    prometheus.wait_until(lambda p: not p.alerts("pending"), "no alert is pending")
+    assert prometheus.alerts() == {}
+
+
+def test_held_queue_fires_overdue_and_release_resolves(site: Site, prometheus: Prometheus) -> None:
+    """When Postfix holds its queue, the overdue alert fires before any loss; released, it resolves."""
+    site.postfix.hold()
+    prometheus.wait_until(lambda p: "MailsondeMessageOverdue" in p.alerts(), "the overdue alert fires")
+    fired = prometheus.alerts()["MailsondeMessageOverdue"]
+    assert fired["labels"]["probe"] == "trip"
+    assert fired["labels"]["severity"] == "critical"
+    assert "Mail of trip is late" in fired["annotations"]["summary"]
+    ((_, lost),) = prometheus.query('mailsonde_messages_total{state="lost"}')
+    assert lost == 0
+    site.postfix.release()
+    prometheus.wait_until(lambda p: "MailsondeMessageOverdue" not in p.alerts(), "the overdue alert resolves")
+
+
+def _queries() -> list[tuple[str, str]]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    found = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(found) >= 15
+    return found
+
+
+@pytest.mark.parametrize(("title", "query"), _queries(), ids=lambda value: value[:40])
+def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus, title: str, query: str) -> None:
+    """Each query of the dashboard gives finite numbers from a Prometheus that scraped a running agent."""
+    for variable, value in {"$probe": ".+", "$__rate_interval": "1m", "$__range": "5m"}.items():
+        query = query.replace(variable, value)
+    prometheus.wait_until(
+        lambda p: (series := p.query(query)) and all(abs(value) < float("inf") for _, value in series),
+        f"data for {title}: {query}",
+        seconds=15,
+    )
+
+
+def test_a_query_of_no_metric_gives_no_data(prometheus: Prometheus) -> None:
+    """The check above can fail: a query of a metric that does not exist gives nothing."""
+    assert prometheus.query("mailsonde_no_such_metric") == []
