@@ -114,6 +114,12 @@ service auth {{
     port = {self.auth_port}
   }}
 }}
+# Without it, a refused login makes later ones from the same address wait for seconds.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 service stats {{
   client_limit = 1000
 }}

@@ -34,8 +34,12 @@ probes:
   - {{name: trip, kind: roundtrip, interval: 1s, deadline: {deadline},
      from: {user}, send_via: submission, to: canary}}
   - {{name: smtp, kind: smtp, interval: 1s, server: submission, mail_from: {user}, rcpt_to: {user}}}
-  - {{name: pop3, kind: pop3, interval: 1s, mailbox: canary}}
+  - {{name: pop3, kind: pop3, interval: 5s, mailbox: canary}}
 """
+
+
+MAILSONDE = (sys.executable, "-m", "monitor")
+"""The command as a process that a test may kill."""
 
 
 class AgentProcess:
@@ -45,7 +49,7 @@ class AgentProcess:
         self._log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "monitor", "run", "--config", config], stdout=output, stderr=output
+                [*MAILSONDE, "run", "--config", config], stdout=output, stderr=output
             )
         self.address = f"http://127.0.0.1:{port}"
         wait_until(self._ready, "the agent is ready", log=log)

@@ -1,0 +1,170 @@
+"""The agent as a process: kills, restarts, a full disk, and mail that is not its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from monitor.ledger.store import open_ledger
+from probes.clock import SystemClock
+from probes.message_life import MessageState
+from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.process import wait_until
+from tests.real_servers.site import MAILSONDE, AgentProcess, Site
+
+INTENTS = 'mailsonde_messages_total{probe="trip",state="intent"'
+DELIVERED = 'mailsonde_messages_total{probe="trip",state="delivered"'
+UNRECORDED = (
+    'mailsonde_probe_runs_total{kind="roundtrip",outcome="unknown",probe="trip",reason="ledger_unavailable"'
+)
+FOREIGN = b"From: a@example.test\r\nTo: canary@example.test\r\nSubject: a real mail %d\r\n\r\nhello\r\n"
+
+
+@pytest.fixture(scope="module")
+def site(server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("agent"), server_tls, deadline="60s") as running:
+        yield running
+
+
+async def _books(site: Site) -> tuple[list[str], dict[MessageState, int], int]:
+    """Return discrepancies, how often each state was entered, and how many messages are open."""
+    async with open_ledger(f"sqlite:{site.directory}/ledger.db", SystemClock(), "test") as ledger:
+        entered = {
+            state: ledger.tally.entered.get(("trip", "submission", state), 0) for state in MessageState
+        }
+        return await ledger.discrepancies(), entered, len(await ledger.open_messages())
+
+
+def test_every_message_is_accounted_for_after_kills(site: Site) -> None:
+    """After kills at random moments every intent has its end, and foreign mail is untouched."""
+    for number in range(3):
+        site.dovecot.deliver(FOREIGN % number)
+    moments = random.Random(7)  # noqa: S311 # no secret
+    for _ in range(6):
+        agent = site.start_agent()
+        _wait_for_another(agent, INTENTS)
+        time.sleep(moments.uniform(0, 0.5))  # a kill has to come at any moment
+        agent.stop(signal.SIGKILL)
+    site.postfix.hold()
+    agent = site.start_agent()
+    wait_until(lambda: agent.metric("mailsonde_messages_in_flight") >= 2, "messages in flight")
+    agent.stop(signal.SIGKILL)
+    site.postfix.release()
+    agent = site.start_agent()
+    wait_until(lambda: _settled(agent), "all messages are settled", log=site.directory / "agent.log")
+    assert agent.stop() == 0
+    discrepancies, entered, open_count = asyncio.run(_books(site))
+    assert discrepancies == []
+    ended = (
+        MessageState.DELIVERED,
+        MessageState.LATE,
+        MessageState.LOST,
+        MessageState.REJECTED,
+        MessageState.DEFERRED,
+    )
+    assert entered[MessageState.INTENT] - sum(entered[state] for state in ended) == open_count
+    assert open_count <= 1 + entered[MessageState.AMBIGUOUS]
+    assert entered[MessageState.LOST] == 0
+    assert entered[MessageState.DELIVERED] >= 6
+    assert sum(b"a real mail" in raw for raw in site.dovecot.messages()) == 3
+
+
+def _wait_for_another(agent: AgentProcess, metric: str, more: int = 1) -> None:
+    """Return once a counter has grown by ``more``."""
+    before = agent.metric(metric)
+    wait_until(lambda: agent.metric(metric) >= before + more, f"{metric} grows")
+
+
+def _settled(agent: AgentProcess) -> bool:
+    """Whether the messages of earlier processes are through: what is in flight is of the last seconds."""
+    oldest = agent.metric("mailsonde_oldest_in_flight_timestamp_seconds")
+    return agent.metric("mailsonde_delivery_seconds_count") >= 2 and (oldest == 0 or time.time() - oldest < 2)
+
+
+def test_sigterm_ends_within_ten_seconds_with_nothing_open_unrecorded(site: Site) -> None:
+    """SIGTERM in the middle of traffic ends the agent in time, with every intent followed by its end."""
+    agent = site.start_agent()
+    wait_until(
+        lambda: agent.metric('mailsonde_messages_total{probe="trip",state="delivered"') >= 1, "a delivery"
+    )
+    begun = time.monotonic()
+    assert agent.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - begun < 10
+    assert "Traceback" not in (site.directory / "agent.log").read_text()
+    discrepancies, entered, _ = asyncio.run(_books(site))
+    assert discrepancies == []
+    assert entered[MessageState.INTENT] == sum(
+        entered[state]
+        for state in (MessageState.SENT, MessageState.REJECTED, MessageState.DEFERRED, MessageState.AMBIGUOUS)
+    )
+
+
+def test_second_agent_on_the_same_ledger_is_refused(site: Site) -> None:
+    """Two agents never share a ledger: the second one says why it does not start, and exits 2."""
+    agent = site.start_agent()
+    other = site.directory / "other.yaml"
+    other.write_text(site.config.read_text().replace(f"127.0.0.1:{site.port}", "127.0.0.1:0"))
+    second = subprocess.run(
+        [*MAILSONDE, "run", "--config", other], capture_output=True, text=True, timeout=30, check=False
+    )
+    agent.stop()
+    assert second.returncode == 2
+    assert "mailsonde cannot start" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_port_in_use_is_said(site: Site) -> None:
+    """An address that is taken is a message that names it, and exit 2."""
+    agent = site.start_agent()
+    other = site.directory / "other.yaml"
+    other.write_text(site.config.read_text().replace("/ledger.db", "/other.db"))
+    second = subprocess.run(
+        [*MAILSONDE, "run", "--config", other], capture_output=True, text=True, timeout=30, check=False
+    )
+    agent.stop()
+    assert second.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{site.port}: Address already in use" in second.stderr
+
+
+@pytest.fixture
+def small_disk(site: Site) -> Iterator[Path]:
+    """Mount a disk of 4 MiB for the ledger."""
+    mount = site.directory / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def test_full_disk_stops_sending_and_metrics_go_on(site: Site, small_disk: Path) -> None:
+    """With a full disk nothing is sent, runs are unknown and /metrics answers; with room, sending goes on."""
+    original = site.config.read_text()
+    site.config.write_text(original.replace(f"{site.directory}/ledger.db", f"{small_disk}/ledger.db"))
+    agent = site.start_agent()
+    _wait_for_another(agent, DELIVERED)
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    _wait_for_another(agent, UNRECORDED, 2)
+    accepted = _submissions(site)
+    _wait_for_another(agent, UNRECORDED, 2)
+    assert _submissions(site) == accepted
+    assert "disk is full" in (site.directory / "agent.log").read_text()
+    ballast.unlink()
+    _wait_for_another(agent, DELIVERED)
+    assert agent.stop() == 0
+    site.config.write_text(original)
+
+
+def _submissions(site: Site) -> int:
+    """Return how many messages Postfix has accepted from the agent."""
+    return sum("qmgr" in line and "from=<canary@example.test>" in line for line in site.postfix.log_lines())
