@@ -131,7 +131,7 @@ def _of_null(domain: str, names: Sequence[str], expect: Sequence[str] | None) ->
         yield Finding(
             Reason.MX_NULL_MIXED,
             NULL,
-            f"{domain} has a null MX, which says that it takes no mail, and beside it {legible(others[0], 80)}",
+            f"{domain} has a null MX: it says that it takes no mail, and yet names {legible(others[0], 80)}",
         )
     elif expect is None or NULL not in expect:
         yield Finding(Reason.MX_NULL, NULL, f"{domain} has a null MX: it says that it takes no mail")

@@ -283,6 +283,22 @@ async def test_an_alias_that_the_resolver_hides() -> None:
     assert verdict.is_warning
 
 
+async def test_an_alias_whose_own_question_goes_unanswered() -> None:
+    """Where the question for CNAME fails, the answers for addresses still show the alias."""
+    aliased = zone(
+        "example.com. 60 IN MX 10 mx1.example.com.",
+        "mx1.example.com. 60 IN CNAME real.example.com.",
+        "real.example.com. 60 IN A 9.9.9.9",
+    )
+
+    def script(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:
+        refused = query.question[0].rdtype.name == "CNAME"
+        return [response(query, rcode=dns.rcode.REFUSED)] if refused else aliased(query)
+
+    verdict, _ = await run_against(script)
+    assert verdict.reason is Reason.MX_TARGET_CNAME
+
+
 async def test_a_domain_that_is_an_alias() -> None:
     """A domain that is itself a CNAME is followed to its records."""
     verdict, _ = await run_against(
