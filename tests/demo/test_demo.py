@@ -1,0 +1,59 @@
+"""`mailsonde demo` from its start to its end, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+
+
+def _start(directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", "-m", "monitor", "demo"]
+    environment = {"TMPDIR": str(directory), "PATH": "/usr/bin:/bin"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_demo_shows_deliveries_and_ends_cleanly(tmp_path: Path) -> None:
+    """Deliveries come with their error, /metrics answers, and Ctrl-C ends all and leaves nothing."""
+    demo = _start(tmp_path)
+    assert demo.stdout is not None
+    address = re.fullmatch(
+        r"metrics: (http://127\.0\.0\.1:\d+)/metrics \(stop with Ctrl-C\)\n", demo.stdout.readline()
+    )
+    assert address is not None
+    for line in demo.stdout:
+        if re.match(r"\d\d:\d\d:\d\d  delivered  \d+\.\d{3} s  ± \d+\.\d{3} s", line):
+            break
+    metrics = httpx.get(f"{address[1]}/metrics", trust_env=False).text
+    assert (
+        'mailsonde_probe_success{kind="roundtrip",probe="sandbox-roundtrip",target="sandbox-submission"} 1.0'
+        in metrics
+    )
+    demo.send_signal(signal.SIGINT)
+    _, errors = demo.communicate(timeout=15)
+    assert (demo.returncode, errors) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_takes_another_port_when_its_own_is_taken() -> None:
+    """Where something listens on 9725 already, the demo takes a free port."""
+    with socket.socket() as taken, tempfile.TemporaryDirectory() as directory:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 9725))
+        taken.listen()
+        demo = _start(Path(directory))
+        assert demo.stdout is not None
+        line = demo.stdout.readline()
+        assert "127.0.0.1:" in line
+        assert ":9725/" not in line
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=15)
+        assert demo.returncode == 0

@@ -1,0 +1,167 @@
+"""What /metrics says, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitor.collector import AgentCollector
+from monitor.ledger.tally import Tally, Total
+from monitor.state import AgentState, DeliveryState
+from probes.message_life import Message, MessageState
+from probes.reasons import Outcome, Reason
+from probes.smtp import Smtp, SmtpSettings
+from probes.verdict import Verdict
+from probes.watcher import Unexpected
+
+Read = Callable[..., float | None]
+
+
+@pytest.fixture
+def state() -> AgentState:
+    made = AgentState(["canary"])
+    probe = Smtp.__new__(Smtp)
+    probe.settings = SmtpSettings(name="smtp", kind="smtp", interval="60s", server="out")
+    made.add(probe, now=1000.0)
+    return made
+
+
+def _reader(state: AgentState, tally: Tally | None = None) -> Read:
+    """Return what looks a sample up by name and labels in the exposed text."""
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(state, lambda: tally or Tally()))
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+
+    def read(name: str, **labels: str) -> float | None:
+        values = [
+            s.value
+            for f in families
+            for s in f.samples
+            if s.name == name and labels.items() <= s.labels.items()
+        ]
+        return sum(values) if values else None
+
+    return read
+
+
+def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
+    """Before the first run every reason of the kind is there with 0, so that its first increase is seen."""
+    read = _reader(state)
+    for reason in Reason:
+        if reason.area in Smtp.areas:
+            assert read("mailsonde_probe_runs_total", reason=str(reason), outcome=str(reason.outcome)) == 0
+    assert read("mailsonde_probe_success") is None
+    assert read("mailsonde_probe_last_run_timestamp_seconds", probe="smtp") == 1000.0
+    for unexpected in Unexpected:
+        assert read("mailsonde_mailbox_unexpected_total", mailbox="canary", reason=str(unexpected)) == 0
+    for reason in ("missed", "overrun"):
+        assert read("mailsonde_schedule_skipped_total", probe="smtp", reason=reason) == 0
+
+
+def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
+    """A fault of ours never reads as a mail outage: success keeps what was last known."""
+    state.ran("smtp", Verdict(Reason.NONE), ended_at=1060.0, duration=0.1)
+    state.ran("smtp", Verdict(Reason.INTERNAL), ended_at=1120.0, duration=0.1)
+    read = _reader(state)
+    assert read("mailsonde_probe_success", probe="smtp", kind="smtp", target="out") == 1
+    assert read("mailsonde_probe_runs_total", outcome="unknown", reason="internal") == 1
+    assert read("mailsonde_probe_last_run_timestamp_seconds") == 1120.0
+
+
+def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
+    """A failed run sets success to 0, counts its reason, and shows the phases that it reached."""
+    state.ran("smtp", Verdict(Reason.AUTH_FAILED, phases={"connect": 0.2}), ended_at=1060.0, duration=0.3)
+    read = _reader(state)
+    assert read("mailsonde_probe_success") == 0
+    assert read("mailsonde_probe_runs_total", outcome="failed", reason="auth_failed") == 1
+    assert read("mailsonde_probe_phase_seconds", phase="connect") == 0.2
+    assert read("mailsonde_probe_duration_seconds_count") == 1
+    assert read("mailsonde_probe_duration_seconds_bucket", le="0.5") == 1
+    assert read("mailsonde_probe_duration_seconds_bucket", le="0.25") == 0
+
+
+def test_expiry_of_the_last_certificate_seen_stays(state: AgentState) -> None:
+    """When the handshake fails, the alert on expiry keeps its data."""
+    state.ran("smtp", Verdict(Reason.NONE, certificate_not_after=5000.0), ended_at=1.0, duration=0.1)
+    state.ran("smtp", Verdict(Reason.CERTIFICATE_EXPIRED), ended_at=2.0, duration=0.1)
+    assert _reader(state)("mailsonde_tls_certificate_not_after_timestamp_seconds") == 5000.0
+
+
+def _message(state: MessageState, latency: float, uncertainty: float) -> Message:
+    return Message(
+        id="0" * 32,
+        probe="trip",
+        target="out",
+        mailbox="canary",
+        state=state,
+        created_at=1.0,
+        deadline_seconds=300.0,
+        instance="me",
+        boot="b",
+        created_mono=1.0,
+        delivery_seconds=latency,
+        uncertainty_seconds=uncertainty,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "latency", "uncertainty", "counted"),
+    [
+        (MessageState.DELIVERED, 2.0, 0.2, 1),
+        (MessageState.DELIVERED, 0.3, 0.3, 1),
+        (MessageState.DELIVERED, 3600.0, 3599.0, 0),
+        (MessageState.LATE, 400.0, 1.0, 0),
+    ],
+    ids=["measured", "short and wide", "arrived while the agent was down", "late"],
+)
+def test_only_measured_deliveries_enter_the_histogram(
+    state: MessageState, latency: float, uncertainty: float, counted: int
+) -> None:
+    """A late message, or one whose arrival nobody watched, is no latency; the last values show it."""
+    agent = AgentState()
+
+    agent.deliveries["trip", "out"] = DeliveryState()
+    agent.settled(_message(state, latency, uncertainty))
+    read = _reader(agent)
+    assert read("mailsonde_delivery_seconds_count", probe="trip", target="out") == counted
+    assert read("mailsonde_delivery_last_seconds") == latency
+    assert read("mailsonde_delivery_uncertainty_seconds") == uncertainty
+
+
+def test_message_counts_come_from_the_ledger() -> None:
+    """Counts and the oldest message in flight are the ledger's; a state that no message entered is 0."""
+    agent = AgentState()
+    agent.deliveries["trip", "out"] = DeliveryState()
+    tally = Tally().updated([Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)])
+    read = _reader(agent, tally)
+    assert read("mailsonde_messages_total", state="sent") == 9
+    assert read("mailsonde_messages_total", state="lost") == 0
+    assert read("mailsonde_messages_in_flight", probe="trip", target="out") == 2
+    assert read("mailsonde_oldest_in_flight_timestamp_seconds") == 1234.5
+
+
+def test_every_value_is_finite(state: AgentState) -> None:
+    """A fresh agent exposes numbers only."""
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(state, Tally))
+    samples = [
+        s for f in text_string_to_metric_families(generate_latest(registry).decode()) for s in f.samples
+    ]
+    assert samples
+    assert all(math.isfinite(sample.value) for sample in samples)
+
+
+def test_outcome_follows_from_the_reason() -> None:
+    """No reason of our own faults counts as a failure of mail."""
+    ours = {
+        Reason.INTERNAL,
+        Reason.INTERRUPTED,
+        Reason.LOCAL_RESOURCES,
+        Reason.LEDGER_UNAVAILABLE,
+        Reason.DNS_TIMEOUT,
+    }
+    assert {reason.outcome for reason in ours} == {Outcome.UNKNOWN}

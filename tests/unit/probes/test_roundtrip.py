@@ -1,0 +1,287 @@
+"""What the ledger and the verdict say of every way that a submission can end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from monitor.ledger.store import SqlLedger, open_ledger
+from monitor.runner import Runner
+from monitor.state import AgentState
+from probes.faults import ProbeFault
+from probes.message_life import LedgerError, Message, MessageState
+from probes.reasons import Outcome, Reason
+from probes.roundtrip import Roundtrip, RoundtripSettings
+from probes.settings import MailboxSettings, ServerSettings, Site
+from probes.token import TokenSigner
+from probes.tools import Tools
+from probes.watcher import MailboxWatcher
+from tests.fakes.clock import InstantClock
+from tests.fakes.mailbox import FakeMailbox, Stored
+from tests.fakes.scripted_server import Peer, Script, ScriptedServer, dialogue, scripted_server
+
+MAILBOX = MailboxSettings.model_construct(
+    address="canary@example.test", server="pop", username="canary", password=SecretStr("x"), poll_interval=1.0
+)
+OPENING = (b"220 ready", (b"EHLO .*", b"250 mail.example.test"))
+UP_TO_DATA = (*OPENING, (b"MAIL .*", b"250 2.1.0 ok"), (b"RCPT .*", b"250 2.1.5 ok"), (b"DATA", b"354 go"))
+
+
+@dataclass
+class Bench:
+    """A round trip between a scripted SMTP server and a mailbox in memory, on a real ledger."""
+
+    probe: Roundtrip
+    runner: Runner
+    ledger: SqlLedger
+    mailbox: FakeMailbox
+    smtp: ScriptedServer
+
+    async def only_message(self) -> Message:
+        """Return the one message of which the ledger's totals tell."""
+        assert await self.ledger.discrepancies() == []
+        (message,) = self.probe.tools.ledger.seen.values()
+        found = await self.ledger.find(message.id)
+        assert found is not None
+        return found
+
+
+class WatchedLedger:
+    """The real ledger, which fails where the test says, and remembers the messages."""
+
+    def __init__(self, ledger: SqlLedger) -> None:
+        self._ledger = ledger
+        self.seen: dict[str, Message] = {}
+        self.full_for: set[str] = set()
+
+    async def intend(self, message: Message) -> None:
+        if "intend" in self.full_for:
+            raise LedgerError("disk is full")
+        await self._ledger.intend(message)
+        self.seen[message.id] = message
+
+    async def advance(self, message_id: str, state: MessageState, **changes: object) -> Message | None:
+        if "advance" in self.full_for:
+            raise LedgerError("disk is full")
+        return await self._ledger.advance(message_id, state, **changes)
+
+    async def find(self, message_id: str) -> Message | None:
+        return await self._ledger.find(message_id)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """Return what makes a bench from the SMTP server's script."""
+    clock = InstantClock()
+    mailbox = FakeMailbox(clock)
+    monkeypatch.setattr("probes.watcher.open_session", mailbox.open_session)
+
+    @asynccontextmanager
+    async def make(script: Script, deadline: str = "30s") -> AsyncIterator[Bench]:
+        async with AsyncExitStack() as stack:
+            smtp = await stack.enter_async_context(scripted_server(script))
+            ledger = await stack.enter_async_context(open_ledger(f"sqlite://{tmp_path}/l.db", clock, "me"))
+            pop = ServerSettings(protocol="pop3", host="mail.example.test", tls="implicit")
+            site = Site("here", {"out": smtp.settings("smtp"), "pop": pop}, {"canary": MAILBOX})
+            watched, signer = WatchedLedger(ledger), TokenSigner(b"key")
+            watcher = MailboxWatcher(
+                "canary",
+                MAILBOX,
+                pop,
+                clock=clock,
+                ledger=watched,
+                signer=signer,
+                observer=AgentState(["canary"]),
+                instance="me",
+                retention=86400.0,
+            )
+            stack.push_async_callback(watcher.close)
+            settings = RoundtripSettings.model_validate(
+                {
+                    "name": "trip",
+                    "kind": "roundtrip",
+                    "interval": "60s",
+                    "deadline": deadline,
+                    "from": "canary@example.test",
+                    "send_via": "out",
+                    "to": "canary",
+                }
+            )
+            probe = Roundtrip(settings, Tools(clock, site, watched, signer, {"canary": watcher}, "me"))
+            yield Bench(probe, Runner(clock, "here"), ledger, mailbox, smtp)
+
+    return make
+
+
+def _taking(mailbox: Callable[[], FakeMailbox], reply: bytes | None) -> Script:
+    """Return what takes a message up to its final dot, stores it in the mailbox, and answers or goes away."""
+
+    async def script(peer: Peer) -> None:
+        await dialogue(*UP_TO_DATA)(peer)
+        lines = []
+        while (line := await peer.expect(b".*")) != b".":
+            lines.append(line.removeprefix(b"."))
+        target = mailbox()
+        target.stored.append(Stored(secrets.token_hex(4), b"\r\n".join(lines), target.clock.now))
+        if reply is None:
+            await peer.close()
+        else:
+            await peer.send(reply)
+            await dialogue((b"QUIT", b"221 bye"))(peer)
+
+    return script
+
+
+async def test_delivered(bench: Callable[..., object]) -> None:
+    """An accepted message that arrives is delivered, with all its latencies."""
+    holder: list[Bench] = []
+    async with bench(_taking(lambda: holder[0].mailbox, b"250 2.6.0 queued")) as made:
+        holder.append(made)
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.NONE
+        message = await made.only_message()
+        assert message.state is MessageState.DELIVERED
+        assert (message.reply_code, message.enhanced_status_code) == (250, "2.6.0")
+        assert result.verdict.message is not None
+        assert result.verdict.message.delivery_seconds is not None
+        assert made.mailbox.stored == []
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "reason"),
+    [
+        (dialogue(b"554 5.3.2 go away"), MessageState.REJECTED, Reason.SMTP_REJECTED),
+        (dialogue(b"421 4.3.2 busy"), MessageState.DEFERRED, Reason.SMTP_UNAVAILABLE),
+        (dialogue(*OPENING, (b"MAIL .*", b"550 5.7.1 no")), MessageState.REJECTED, Reason.SMTP_REJECTED),
+        (dialogue(*OPENING, (b"MAIL .*", b"452 4.3.1 full")), MessageState.DEFERRED, Reason.SMTP_DEFERRED),
+        (dialogue(*UP_TO_DATA[:-1], then=lambda p: p.close()), MessageState.DEFERRED, Reason.CONNECTION_LOST),
+    ],
+    ids=["greeting 554", "greeting 421", "MAIL 550", "MAIL 452", "closed before DATA"],
+)
+async def test_not_handed_over(
+    bench: Callable[..., object], script: Script, state: MessageState, reason: Reason
+) -> None:
+    """What fails before the final dot is rejected after a 5xx and deferred otherwise, and never awaited."""
+    async with bench(script) as made:
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is reason
+        message = await made.only_message()
+        assert (message.state, message.reason) == (state, str(reason))
+        assert made.mailbox.logins == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"),
+    [(b"554 5.6.0 not this", MessageState.REJECTED), (b"451 4.7.0 later", MessageState.DEFERRED)],
+)
+async def test_refused_after_the_dot(bench: Callable[..., object], reply: bytes, state: MessageState) -> None:
+    """A refusal of the message itself keeps the server's codes."""
+    holder: list[Bench] = []
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), reply)) as made:
+        holder.append(made)
+        await made.runner.run(made.probe)
+        message = await made.only_message()
+        assert message.state is state
+        assert message.enhanced_status_code == reply.split()[1].decode()
+
+
+async def test_ambiguous_message_that_arrives_is_delivered(bench: Callable[..., object]) -> None:
+    """When the connection breaks between the final dot and its 250, the mailbox decides: here it came."""
+    holder: list[Bench] = []
+    async with bench(_taking(lambda: holder[0].mailbox, None)) as made:
+        holder.append(made)
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.NONE
+        message = await made.only_message()
+        assert message.state is MessageState.DELIVERED
+        assert made.ledger.tally.entered["trip", "out", MessageState.AMBIGUOUS] == 1
+
+
+async def test_ambiguous_message_that_never_arrives(bench: Callable[..., object]) -> None:
+    """When it does not come, the run fails as ambiguous, and the ledger says lost."""
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), None)) as made:
+        result = await made.runner.run(made.probe)
+        assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.MESSAGE_AMBIGUOUS)
+        assert (await made.only_message()).state is MessageState.LOST
+
+
+async def test_lost(bench: Callable[..., object]) -> None:
+    """An accepted message that never arrives is lost, and the run says after how long."""
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok")) as made:
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.MESSAGE_LOST
+        assert result.verdict.detail == "not in the mailbox 30 s after it was sent"
+        assert (await made.only_message()).state is MessageState.LOST
+
+
+async def test_unreadable_mailbox_leaves_the_message_in_flight(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no look succeeds, the run fails with the mailbox's reason, and the message is not called lost."""
+    monkeypatch.setattr("probes.roundtrip.LOOK_GRACE", 0.0)
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="1s") as made:
+        made.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken")
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.POP3_SYS_PERM
+        assert result.verdict.detail == "mailbox cannot be read: mailbox is broken"
+        assert (await made.only_message()).state is MessageState.SENT
+
+
+@pytest.mark.parametrize(
+    ("steps", "state"),
+    [(OPENING[:1], MessageState.DEFERRED), (UP_TO_DATA, MessageState.AMBIGUOUS)],
+    ids=["before the dot", "after the dot"],
+)
+async def test_stopped_in_the_middle(
+    bench: Callable[..., object], steps: tuple[object, ...], state: MessageState
+) -> None:
+    """A run that the agent's stop cuts off is recorded as what is known of its message, with the reason."""
+    reached = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await dialogue(*steps)(peer)
+        while await peer.expect(b".*") != (b"." if state is MessageState.AMBIGUOUS else b"EHLO [127.0.0.1]"):
+            pass
+        reached.set()
+
+    async with bench(script) as made:
+        task = asyncio.create_task(made.runner.run(made.probe))
+        await reached.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        message = await made.only_message()
+        assert (message.state, message.reason) == (state, str(Reason.INTERRUPTED))
+
+
+async def test_nothing_is_sent_when_the_intent_cannot_be_recorded(bench: Callable[..., object]) -> None:
+    """Without a durable intent the server is not even connected to, and the run is unknown."""
+    async with bench(dialogue(b"220 ready")) as made:
+        made.probe.tools.ledger.full_for.add("intend")
+        result = await made.runner.run(made.probe)
+        assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.LEDGER_UNAVAILABLE)
+        assert made.smtp.connections == 0
+
+
+async def test_what_could_not_be_recorded_is_recorded_before_the_next_intent(
+    bench: Callable[..., object],
+) -> None:
+    """A message whose acceptance could not be recorded becomes ambiguous once the ledger works again."""
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok")) as made:
+        ledger = made.probe.tools.ledger
+        ledger.full_for.add("advance")
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.LEDGER_UNAVAILABLE
+        (first,) = ledger.seen
+        ledger.full_for.clear()
+        await made.runner.run(made.probe)
+        recorded = await made.ledger.find(first)
+        assert recorded is not None
+        assert (recorded.state, recorded.reason) == (MessageState.AMBIGUOUS, "ledger_unavailable")
+        assert await made.ledger.discrepancies() == []
