@@ -6,65 +6,76 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 from probes.faults import ProbeFault, fault_of
-from probes.reasons import Reason
+from probes.reasons import Outcome, Reason
 from probes.tls import certificate_not_after
 from probes.verdict import PhaseTimer
 
 BUFFER_LIMIT = 64 * 1024
 """Most octets that wait unread, beyond one chunk from the network; a faster server has to wait."""
 
+_Address = tuple[socket.AddressFamily, tuple[object, ...]]
+
 
 async def connect_tcp(host: str, port: int, phases: PhaseTimer, timeout: float) -> socket.socket:  # noqa: ASYNC109 # one budget for all addresses
-    """Return a connected non-blocking socket; phases ``resolve`` and ``connect``.
+    """Return a connected non-blocking socket; phases ``resolve`` (not for an IP literal) and ``connect``.
 
-    The addresses are tried in the resolver's order, within ``timeout`` seconds altogether.
-    Raises `ProbeFault` with the last address's reason.
+    The addresses are tried in the resolver's order (RFC 6724) within ``timeout`` seconds
+    altogether, each with an equal share of the time that is left. If none answers, raises
+    `ProbeFault` with the first fault that is the server's, else the first that is ours.
     """
     loop = asyncio.get_running_loop()
+    ends = loop.time() + timeout
+    if _is_literal(host):
+        addresses: list[_Address] = [(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port))]
+    else:
+        with phases.phase("resolve"):
+            addresses = await _resolve(host, port, timeout)
+    faults = []
+    with phases.phase("connect"):
+        for position, (family, address) in enumerate(addresses):
+            share = (ends - loop.time()) / (len(addresses) - position)
+            try:
+                return await _connect(family, address, share)
+            except ProbeFault as fault:
+                faults.append(fault)
+        raise next((fault for fault in faults if fault.reason.outcome is Outcome.FAILED), faults[0])
+
+
+async def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
     try:
-        async with asyncio.timeout(timeout):
-            if _is_literal(host):
-                family = socket.AF_INET6 if ":" in host else socket.AF_INET
-                addresses: list[tuple[socket.AddressFamily, tuple[object, ...]]] = [(family, (host, port))]
-            else:
-                with phases.phase("resolve"), translated():
-                    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                addresses = [(entry[0], entry[4][:2]) for entry in found]
-            with phases.phase("connect"):
-                return await _connect_first(loop, addresses)
-    except TimeoutError as error:
-        slow_resolver = phases.current == "resolve"
-        raise ProbeFault(
-            Reason.DNS_TIMEOUT if slow_resolver else Reason.CONNECT_TIMEOUT,
-            f"{host}:{port} after {timeout:g} s",
-        ) from error
-
-
-async def _connect_first(
-    loop: asyncio.AbstractEventLoop, addresses: Sequence[tuple[socket.AddressFamily, tuple[object, ...]]]
-) -> socket.socket:
-    fault = ProbeFault(Reason.DNS_NO_ADDRESS)
-    for family, address in addresses:
-        connection = socket.socket(family, socket.SOCK_STREAM)
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
+        async with asyncio.timeout(seconds):
             with translated():
-                await loop.sock_connect(connection, address)
-        except ProbeFault as error:
-            connection.close()
-            fault = ProbeFault(error.reason, f"{address[0]} port {address[1]}: {error.detail}")
-        except BaseException:
-            connection.close()
-            raise
-        else:
-            return connection
-    raise fault
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s") from error
+    except UnicodeError as error:  # a label longer than 63 octets
+        raise ProbeFault(Reason.DNS_NXDOMAIN, f"{host}: no name that DNS can hold") from error
+    return [(entry[0], entry[4]) for entry in found]
+
+
+async def _connect(
+    family: socket.AddressFamily, address: tuple[object, ...], seconds: float
+) -> socket.socket:
+    with ExitStack() as on_failure:
+        try:
+            connection = on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(seconds):
+                await asyncio.get_running_loop().sock_connect(connection, address)
+        except OSError as error:  # a timeout is one too
+            silent = isinstance(error, TimeoutError) and error.errno is None
+            said = ProbeFault(Reason.CONNECT_TIMEOUT, "no answer in time") if silent else fault_of(error)
+            # What the kernel refuses for a cause of its own, such as a missing IPv6, is no server's fault.
+            said = said or ProbeFault(Reason.NETWORK_UNREACHABLE, error.strerror or str(error))
+            raise ProbeFault(said.reason, f"{address[0]} port {address[1]}: {said.detail}") from error
+        on_failure.pop_all()
+        return connection
 
 
 def _is_literal(host: str) -> bool:
@@ -121,7 +132,7 @@ class _Receiver(asyncio.Protocol):
 
     async def more(self) -> None:
         """Wait for more octets; raises what ended the connection when none will come."""
-        if self._paused and len(self.buffer) <= BUFFER_LIMIT and self.transport is not None:
+        if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
         if self.ended is not None:
@@ -159,7 +170,11 @@ class LineTransport:
         with self._closing_on_failure(Reason.TLS_HANDSHAKE):
             async with asyncio.timeout(self._timeout):
                 upgraded = await asyncio.get_running_loop().start_tls(
-                    self._live(), self._receiver, context, server_hostname=server_name
+                    self._live(),
+                    self._receiver,
+                    context,
+                    server_hostname=server_name,
+                    ssl_handshake_timeout=self._timeout + 1,  # the loop's own, which must not come first
                 )
             if upgraded is None:
                 raise ConnectionResetError("the connection closed during the TLS handshake")
@@ -176,7 +191,7 @@ class LineTransport:
                     searched = len(buffer)
                     await self._receiver.more()
             if end < 0 or end > limit:
-                raise ProbeFault(Reason.LINE_TOO_LONG, bytes(buffer[:100]))
+                raise ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets")
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         return line

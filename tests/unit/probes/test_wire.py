@@ -1,0 +1,447 @@
+"""The line transport is bounded, timed, and closed by every fault, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from functools import wraps
+from typing import Any
+
+import pytest
+import trustme
+import uvloop
+
+from probes.clock import SystemClock
+from probes.faults import ProbeFault
+from probes.reasons import Reason
+from probes.tls import client_context
+from probes.verdict import PhaseTimer
+from probes.wire import BUFFER_LIMIT, LineTransport, connect_tcp
+from tests.fakes.scripted_server import Peer, Script, dialogue, scripted_server
+from tests.real_servers.dovecot import TlsFiles
+
+Test = Callable[..., Coroutine[object, object, None]]
+
+
+def on_both_loops(test: Test) -> Callable[..., None]:
+    """Run a test on the standard library's event loop and on uvloop."""
+    signature = inspect.signature(test)
+    new_loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
+
+    @pytest.mark.parametrize(
+        "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+    )
+    @wraps(test)
+    def run(*, new_loop: Callable[[], asyncio.AbstractEventLoop], **fixtures: object) -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(test(**fixtures))
+
+    parameters = [*signature.parameters.values(), new_loop]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # pytest reads it
+    return run
+
+
+@pytest.fixture
+def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_tls.certificate, server_tls.key)
+    return context
+
+
+@asynccontextmanager
+async def connected(script: Script, patience: float = 5.0) -> AsyncIterator[LineTransport]:
+    """Yield a transport to a server that follows ``script``; the block must leave it closed."""
+    async with scripted_server(script) as server:
+        connection = await connect_tcp("127.0.0.1", server.port, PhaseTimer(SystemClock()), 5.0)
+        yield await LineTransport.attach(connection, patience)
+        await server.peer_closed()
+
+
+async def pour(peer: Peer) -> None:
+    await peer.flood(b"x" * 10_000)
+
+
+async def stay_silent(peer: Peer) -> None:
+    await peer.until_closed()
+
+
+async def hang_up(peer: Peer) -> None:
+    await peer.reset()
+
+
+def sending(*chunks: bytes) -> Script:
+    """Return a script that sends octets as they are."""
+
+    async def script(peer: Peer) -> None:
+        await peer.chunks(*chunks)
+
+    return script
+
+
+@on_both_loops
+async def test_lines_go_both_ways() -> None:
+    """A line is read without its line end, and words are sent as one line."""
+
+    async def one_to_four(peer: Peer) -> None:
+        await peer.chunks(b"one\r\n", b"t", b"wo\r", b"\nthree\n")
+        await peer.expect(b"FOUR 5")
+        await peer.send(b"five")
+
+    async with connected(one_to_four) as line_transport:
+        assert [await line_transport.read_line(10) for _ in range(3)] == [b"one", b"two", b"three"]
+        line_transport.write_line(b"FOUR", b"5")
+        assert await line_transport.read_line(10) == b"five"
+        line_transport.abort()
+
+
+@pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
+@on_both_loops
+async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
+    """CR, LF and NUL are refused before anything is sent, and the error does not repeat the words."""
+    async with connected(stay_silent) as line_transport:
+        with pytest.raises(ValueError, match="cannot hold") as caught:
+            line_transport.write_line(b"USER", b"secret" + octet + b"DELE 1")
+        assert "secret" not in str(caught.value)
+        line_transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (pour, Reason.LINE_TOO_LONG),
+        (sending(b"x" * 101 + b"\n"), Reason.LINE_TOO_LONG),
+        (stay_silent, Reason.COMMAND_TIMEOUT),
+        (sending(b"half a li"), Reason.COMMAND_TIMEOUT),
+        (hang_up, Reason.CONNECTION_LOST),
+    ],
+)
+@on_both_loops
+async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: Reason) -> None:
+    """An endless line, silence and a lost connection each have their reason; the server sees the end."""
+    async with connected(script, patience=0.1) as line_transport:
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.read_line(100)
+    assert caught.value.reason is reason
+
+
+@on_both_loops
+async def test_a_line_of_just_the_limit_is_read() -> None:
+    """The limit is the longest line, not the first too long."""
+    async with connected(sending(b"x" * 100 + b"\n")) as line_transport:
+        assert await line_transport.read_line(100) == b"x" * 100
+        line_transport.abort()
+
+
+@on_both_loops
+async def test_a_cancelled_wait_closes_the_connection() -> None:
+    """Who gives up waiting leaves no connection behind."""
+    async with connected(stay_silent) as line_transport:
+        waiting = asyncio.create_task(line_transport.read_line(100))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+@on_both_loops
+async def test_what_came_before_the_end_is_still_read() -> None:
+    """A server's last words are heard, and only then is the connection lost."""
+
+    async def last_words(peer: Peer) -> None:
+        await peer.send(b"-ERR too many connections")
+        await peer.close()
+
+    async with connected(last_words) as line_transport:
+        while line_transport._receiver.ended is None:  # noqa: ASYNC110 # the loop's own turns are meant
+            await asyncio.sleep(0)
+        assert await line_transport.read_line(100) == b"-ERR too many connections"
+        with pytest.raises(ProbeFault) as caught:
+            line_transport.write_line(b"QUIT")
+    assert caught.value.reason is Reason.CONNECTION_LOST
+
+
+@on_both_loops
+async def test_a_flood_stays_in_the_network() -> None:
+    """Octets that nobody reads cost bounded memory, and are all there once somebody does."""
+    chunk = b"y" * 998 + b"\r\n"
+    poured = asyncio.get_running_loop().create_future()
+    octets = 256 * 1024 * 1024
+
+    async def flood(peer: Peer) -> None:
+        sent = idle_turns = 0
+        while sent < octets and idle_turns < 1000:
+            waiting = peer._writer.transport.get_write_buffer_size()
+            if not waiting:
+                peer._writer.write(chunk * 100)
+                sent += 100 * len(chunk)
+            idle_turns = idle_turns + 1 if waiting else 0
+            await asyncio.sleep(0)
+        poured.set_result(sent)
+        await peer.send(b"end")
+
+    async with connected(flood) as line_transport:
+        sent = await poured
+        assert sent < octets / 4
+        assert len(line_transport._receiver.buffer) <= BUFFER_LIMIT + 256 * 1024
+        count = 0
+        while await line_transport.read_line(1000) != b"end":
+            count += 1
+        assert count * len(chunk) == sent
+        line_transport.abort()
+
+
+@on_both_loops
+async def test_a_line_longer_than_the_buffer_is_read_if_allowed() -> None:
+    """The caller's limit decides how long a line may be; a pause of the network never outlives a need."""
+    line = b"z" * (BUFFER_LIMIT * 8)
+    async with connected(dialogue(line)) as line_transport:
+        assert await line_transport.read_line(len(line) + 1) == line
+        line_transport.abort()
+
+
+@on_both_loops
+async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
+    """After `start_tls` lines go both ways, and the certificate's last second is known."""
+
+    async def upgrade(peer: Peer) -> None:
+        await dialogue((b"STLS", b"+OK begin"))(peer)
+        await peer.start_tls(server_context)
+        await dialogue((b"NOOP", b"+OK in secret"))(peer)
+
+    async with connected(upgrade) as line_transport:
+        line_transport.write_line(b"STLS")
+        assert await line_transport.read_line(100) == b"+OK begin"
+        await line_transport.start_tls(client_context(server_tls.authority), "127.0.0.1")
+        line_transport.write_line(b"NOOP")
+        assert await line_transport.read_line(100) == b"+OK in secret"
+        line_transport.abort()
+    decoded = ssl._ssl._test_decode_cert(str(server_tls.certificate))  # type: ignore[attr-defined] # the only reader
+    assert line_transport.certificate_not_after == ssl.cert_time_to_seconds(decoded["notAfter"])
+
+
+@on_both_loops
+async def test_octets_before_tls_are_an_attack() -> None:
+    """What waits unread when TLS begins was injected: it is shown, and the connection is closed."""
+    async with connected(dialogue((b"STLS", b"+OK begin\r\n+OK injected"))) as line_transport:
+        line_transport.write_line(b"STLS")
+        await line_transport.read_line(100)
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(None), "127.0.0.1")
+    assert caught.value.reason is Reason.TLS_INJECTION
+    assert "+OK injected" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (stay_silent, Reason.TLS_HANDSHAKE),
+        (sending(b"+OK this is no TLS record\r\n"), Reason.TLS_HANDSHAKE),
+        (hang_up, Reason.CONNECTION_LOST),
+    ],
+)
+@on_both_loops
+async def test_a_fault_of_the_handshake_closes_the_connection(script: Script, reason: Reason) -> None:
+    """A handshake that hangs, or meets something else than TLS, or is cut off, is told and closed."""
+
+    async def after_hello(peer: Peer) -> None:
+        assert await peer._reader.read(1) == b"\x16"  # a TLS handshake record
+        await peer._reader.read(65536)
+        await script(peer)
+
+    async with connected(after_hello, patience=0.2) as line_transport:
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(None), "localhost")
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("names", "trusted", "reason"),
+    [
+        (["other.test"], True, Reason.CERTIFICATE_NAME),
+        (["localhost"], False, Reason.CERTIFICATE_UNTRUSTED),
+    ],
+)
+@on_both_loops
+async def test_a_wrong_certificate_closes_the_connection(
+    names: list[str],
+    trusted: bool,
+    reason: Reason,
+    certificate_authority: trustme.CA,
+    server_tls: TlsFiles,
+) -> None:
+    """A certificate for another name, or of an unknown authority, is refused with its own reason."""
+    authority = certificate_authority if trusted else trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+
+    async def upgrade(peer: Peer) -> None:
+        await peer.start_tls(context)
+
+    async with connected(upgrade) as line_transport:
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(server_tls.authority), "localhost")
+    assert caught.value.reason is reason
+    assert line_transport.certificate_not_after is None
+
+
+def unused_port() -> int:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return int(closed.getsockname()[1])
+
+
+@on_both_loops
+async def test_connecting_times_its_phases() -> None:
+    """A name is resolved in a phase of its own; an address needs none."""
+    for host, names in (("127.0.0.1", {"connect"}), ("localhost", {"resolve", "connect"})):
+        phases = PhaseTimer(SystemClock())
+        async with scripted_server(stay_silent) as server:
+            connection = await connect_tcp(host, server.port, phases, 5.0)
+            connection.close()
+            await server.peer_closed()
+        assert set(phases.seconds) == names
+
+
+@on_both_loops
+async def test_nothing_listens() -> None:
+    """A refused connection says where it was refused."""
+    port = unused_port()
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp("127.0.0.1", port, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is Reason.CONNECT_REFUSED
+    assert f"127.0.0.1 port {port}" in caught.value.detail
+
+
+@on_both_loops
+async def test_a_name_that_cannot_be() -> None:
+    """A label longer than DNS allows is a name that does not exist, and no defect."""
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp("x" * 64 + ".test", 25, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is Reason.DNS_NXDOMAIN
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[object, ...]) -> None:
+    """Let the running loop's resolver answer for mail.test with ``addresses``, in this order."""
+    real = asyncio.get_running_loop().getaddrinfo
+
+    async def getaddrinfo(host: str, port: int, **options: Any) -> Sequence[tuple[object, ...]]:
+        if host != "mail.test":  # uvloop asks for the family of literals too
+            return await real(host, port, **options)
+        families = [socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET for address in addresses]
+        return [(family, 1, 6, "", address) for family, address in zip(families, addresses, strict=True)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), Reason.DNS_NXDOMAIN),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), Reason.DNS_TIMEOUT),
+        (None, Reason.DNS_TIMEOUT),
+    ],
+)
+@on_both_loops
+async def test_a_resolver_that_fails(
+    error: Exception | None, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the resolver says, or that it says nothing, is told apart from the server's faults."""
+
+    async def getaddrinfo(host: str, port: int, **options: object) -> None:
+        if error is not None:
+            raise error
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    phases = PhaseTimer(SystemClock())
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp("mail.test", 25, phases, 0.05)
+    assert caught.value.reason is reason
+    assert phases.current == "resolve"
+
+
+@pytest.fixture
+def silent_address() -> Iterator[tuple[str, int]]:
+    """An address whose packets nobody answers: a listener whose backlog is full."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(4):
+            caller = sockets.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(address)
+        yield address
+
+
+@on_both_loops
+async def test_a_silent_server(silent_address: tuple[str, int]) -> None:
+    """A server that never completes the connection is a timeout of connecting."""
+    phases = PhaseTimer(SystemClock())
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp(*silent_address, phases, 0.1)
+    assert caught.value.reason is Reason.CONNECT_TIMEOUT
+    assert phases.current == "connect"
+    assert phases.seconds["connect"] > 0.05
+
+
+@on_both_loops
+async def test_a_silent_address_leaves_time_for_the_next(
+    silent_address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that swallows packets does not use up the time of one that answers."""
+    async with scripted_server(stay_silent) as server:
+        resolve_to(monkeypatch, silent_address, ("127.0.0.1", server.port))
+        connection = await connect_tcp("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
+        assert connection.getpeername() == ("127.0.0.1", server.port)
+        connection.close()
+        await server.peer_closed()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENETUNREACH, Reason.NETWORK_UNREACHABLE),
+        (errno.EAFNOSUPPORT, Reason.NETWORK_UNREACHABLE),
+        (errno.EMFILE, Reason.LOCAL_RESOURCES),
+    ],
+)
+@on_both_loops
+async def test_a_refusal_outweighs_what_this_machine_lacks(
+    number: int, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without IPv6 still sees that a server's other address refuses: its outage is no unknown."""
+    port = unused_port()
+    real = socket.socket
+
+    def without_ipv6(family: int = socket.AF_INET, *options: object, **more: object) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(number, "not here")
+        return real(family, *options, **more)  # type: ignore[arg-type] # passed on as they came
+
+    resolve_to(monkeypatch, ("127.0.0.1", port), ("2001:db8::1", port, 0, 0))
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp("mail.test", port, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is Reason.CONNECT_REFUSED
+    resolve_to(monkeypatch, ("2001:db8::1", port, 0, 0))
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp("mail.test", port, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+@on_both_loops
+async def test_lines_do_not_depend_on_how_they_are_cut(size: int) -> None:
+    """However the network cuts a stream into chunks, the lines are the same."""
+    lines = [b"", b"+OK", b".", b"..", b"a\rb", b"x" * 60]
+    stream = b"".join(line + b"\r\n" for line in lines)
+    chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
+
+    async with connected(sending(*chunks)) as line_transport:
+        assert [await line_transport.read_line(100) for _ in lines] == lines
+        line_transport.abort()
