@@ -1,0 +1,145 @@
+"""The ``mx`` probe against a real BIND that serves every kind of MX records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from probes.clock import SystemClock
+from probes.faults import ProbeFault
+from probes.mx import RECORDS_EXAMINED, Mx, MxSettings
+from probes.reasons import Outcome, Reason
+from probes.tools import Tools
+from probes.verdict import PhaseTimer, Run, Verdict
+from tests.real_servers.bind import Named
+
+# Hosts of `pool.test` are resolved or not; the other zones point there. Addresses are mere data.
+ZONES = {
+    "pool.test": "\n".join(
+        (
+            "mx1 A 9.9.9.9",
+            "mx1 AAAA 2620:fe::fe",
+            "mx2 60 A 149.112.112.112",
+            "real A 9.9.9.9",
+            "alias CNAME real",
+            "inside A 10.1.2.3",
+            "empty TXT here",
+            *(f"mail-{n:04d}-{'x' * 30} A 9.9.9.9" for n in range(90)),
+            "",
+        )
+    ),
+    "sound.test": "@ MX 10 mx1.pool.test.\n@ MX 20 mx2.pool.test.\n",
+    "null.test": "@ MX 0 .\n",
+    "mixed.test": "@ MX 0 .\n@ MX 10 mx1.pool.test.\n",
+    "implicit.test": "@ A 9.9.9.9\n",
+    "nothing.test": "@ TXT nothing\n",
+    "alias.test": "@ MX 10 alias.pool.test.\n",
+    "gone.test": "@ MX 10 gone.pool.test.\n@ MX 20 empty.pool.test.\n",
+    "partly.test": "@ MX 10 gone.pool.test.\n@ MX 20 mx1.pool.test.\n",
+    "private.test": "@ MX 10 inside.pool.test.\n",
+    "literal.test": "@ MX 10 192.0.2.1.\n",
+    "half.test": "@ MX 10 mx1.pool.test.\n@ MX 20 mx.broken.test.\n",
+    "proven.test": "@ MX 10 inside.pool.test.\n@ MX 20 mx.broken.test.\n",
+    "big.test": "".join(f"@ MX {n} mail-{n:04d}-{'x' * 30}.pool.test.\n" for n in range(90)),
+    "parent.test": "sub CNAME real\nreal MX 10 mx1.pool.test.\noutside CNAME sound.test.\n",
+}
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
+    server = Named(tmp_path_factory.mktemp("bind") / "named", ZONES, ("broken.test",))
+    yield server
+    server.stop()
+
+
+async def run_for(domain: str, named: Named, **changes: object) -> Verdict:
+    written: dict[str, Any] = {
+        "name": "mx",
+        "kind": "mx",
+        "domain": domain,
+        "resolver": {"address": "127.0.0.1", "port": named.port},
+        **changes,
+    }
+    probe = Mx(MxSettings.model_validate(written), cast(Tools, None))  # it needs no tools
+    return await probe.run(Run("0" * 32, 0.0, PhaseTimer(SystemClock())))
+
+
+@pytest.mark.parametrize(
+    ("domain", "changes", "reason", "outcome"),
+    [
+        ("sound.test", {}, Reason.NONE, Outcome.OK),
+        ("sound.test", {"expect": ["mx1.pool.test", "mx2.pool.test"]}, Reason.NONE, Outcome.OK),
+        ("sound.test", {"expect": ["*.pool.test"]}, Reason.NONE, Outcome.OK),
+        ("sound.test", {"expect": ["mx1.pool.test"]}, Reason.MX_UNEXPECTED, Outcome.FAILED),
+        ("sound.test", {"expect": ["*.pool.test", "mx9.test"]}, Reason.MX_EXPECTED_ABSENT, Outcome.OK),
+        ("null.test", {}, Reason.MX_NULL, Outcome.FAILED),
+        ("null.test", {"expect": ["."]}, Reason.NONE, Outcome.OK),
+        ("mixed.test", {}, Reason.MX_NULL_MIXED, Outcome.FAILED),
+        ("implicit.test", {}, Reason.MX_IMPLICIT, Outcome.OK),
+        ("nothing.test", {}, Reason.MX_MISSING, Outcome.FAILED),
+        ("alias.test", {}, Reason.MX_TARGET_CNAME, Outcome.OK),
+        ("gone.test", {}, Reason.MX_TARGET_UNRESOLVED, Outcome.FAILED),
+        ("partly.test", {}, Reason.MX_TARGET_PARTLY_UNRESOLVED, Outcome.OK),
+        ("private.test", {}, Reason.MX_PRIVATE_ADDRESS, Outcome.FAILED),
+        ("private.test", {"allow_private": True}, Reason.NONE, Outcome.OK),
+        ("literal.test", {}, Reason.MX_TARGET_INVALID, Outcome.FAILED),
+        ("half.test", {}, Reason.DNS_SERVFAIL, Outcome.UNKNOWN),
+        ("proven.test", {}, Reason.MX_PRIVATE_ADDRESS, Outcome.FAILED),
+        ("sub.parent.test", {}, Reason.NONE, Outcome.OK),
+    ],
+)
+async def test_each_kind_of_records(
+    named: Named, domain: str, changes: dict[str, object], reason: Reason, outcome: Outcome
+) -> None:
+    """Each state of a real zone ends in its reason and outcome."""
+    verdict = await run_for(domain, named, **changes)
+    assert (verdict.reason, verdict.outcome) == (reason, outcome)
+
+
+@pytest.mark.parametrize(
+    ("domain", "reason", "outcome"),
+    [
+        ("broken.test", Reason.DNS_SERVFAIL, Outcome.UNKNOWN),
+        ("sound.example", Reason.DNS_REFUSED, Outcome.UNKNOWN),
+        ("outside.parent.test", Reason.DNS_REFUSED, Outcome.UNKNOWN),
+        ("absent.parent.test", Reason.DNS_NXDOMAIN, Outcome.FAILED),
+    ],
+)
+async def test_faults_of_the_first_question(
+    named: Named, domain: str, reason: Reason, outcome: Outcome
+) -> None:
+    """A broken zone and a server that does not recurse are unknown; only NXDOMAIN is failed."""
+    with pytest.raises(ProbeFault) as caught:
+        await run_for(domain, named)
+    assert (caught.value.reason, caught.value.reason.outcome) == (reason, outcome)
+
+
+async def test_what_a_sound_domain_shows(named: Named) -> None:
+    """Records come most preferred first, with their addresses, and with the least TTL of them all."""
+    verdict = await run_for("sound.test", named)
+    records = cast(list[dict[str, Any]], verdict.values["records"])
+    assert [(record["host"], record["preference"], record["addresses"]) for record in records] == [
+        ("mx1.pool.test", 10, ["9.9.9.9", "2620:fe::fe"]),
+        ("mx2.pool.test", 20, ["149.112.112.112"]),
+    ]
+    assert (verdict.values["mx_count"], verdict.values["ttl_min"]) == (2, 60)
+
+
+async def test_more_records_than_udp_holds(named: Named) -> None:
+    """An answer that BIND cuts over UDP is fetched over TCP: every record is counted, a part examined."""
+    verdict = await run_for("big.test", named)
+    assert (verdict.reason, verdict.values["mx_count"]) == (Reason.NONE, 90)
+    records = cast(list[dict[str, Any]], verdict.values["records"])
+    assert [record["preference"] for record in records] == list(range(RECORDS_EXAMINED))
+
+
+async def test_a_resolver_that_was_stopped(start_named: Callable[..., Named]) -> None:
+    """A resolver that is down leaves the domain unknown, and the sentence says which one it is."""
+    server = start_named({"sound.test": ZONES["sound.test"]})
+    server.stop()
+    with pytest.raises(ProbeFault) as caught:
+        await run_for("sound.test", server)
+    assert caught.value.reason.outcome is Outcome.UNKNOWN
+    assert f"resolver 127.0.0.1 port {server.port}" in caught.value.detail
