@@ -6,6 +6,8 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from probes.reasons import Reason
 
@@ -67,6 +69,26 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         self.enhanced_status_code = enhanced_status_code
         self.retry_after = retry_after
         super().__init__(f"{reason}: {self.detail}" if self.detail else str(reason))
+
+
+@contextmanager
+def withholding(*secrets: str) -> Iterator[None]:
+    """Keep ``secrets`` out of a fault's text: a server may repeat what it was sent.
+
+    A text that shows as much as the beginning of one is dropped, for its end may be cut off.
+    """
+    try:
+        yield
+    except ProbeFault as fault:
+        if not any(legible(secret)[:8] in fault.detail for secret in secrets):
+            raise
+        raise ProbeFault(
+            fault.reason,
+            "withheld, because the server repeats the credentials in it",
+            reply_code=fault.reply_code,
+            enhanced_status_code=fault.enhanced_status_code,
+            retry_after=fault.retry_after,
+        ) from None
 
 
 def fault_of(error: Exception) -> ProbeFault | None:

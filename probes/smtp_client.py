@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from aiosmtplib import SMTPResponseException, SMTPServerDisconnected, SMTPTimeoutError
+from aiosmtplib import SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
 from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
 from probes.clock import Clock
-from probes.faults import ProbeFault, legible
+from probes.faults import ProbeFault, legible, withholding
 from probes.reasons import Reason
 from probes.settings import ServerSettings
 from probes.tls import certificate_not_after, client_context
@@ -30,6 +30,9 @@ from probes.wire import connect_tcp, translated
 
 QUIT_TIMEOUT = 5.0
 """Longest wait, in seconds, for the answer to QUIT: by then the result is known."""
+
+COMMAND_LINE = 512
+"""Longest command line, in octets, that may carry an initial response (RFC 5321 section 4.5.3.1.4)."""
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 _LEADING_DOT = re.compile(rb"^\.", re.MULTILINE)
@@ -81,6 +84,11 @@ class _Dialogue(SMTPProtocol):
             self.recording.extend(data[:4096])
         super().data_received(data)
 
+    @property
+    def unread(self) -> bytes:
+        """The beginning of what came behind the last reply, in the same breath."""
+        return bytes(self._buffer[:200])
+
 
 class SmtpSession:
     """One connection to an SMTP server, as far as its phases went.
@@ -121,13 +129,12 @@ class SmtpSession:
 
     async def _attach(self) -> None:
         context = client_context(self._server.tls_ca) if self._server.tls == "implicit" else None
-        with _translated():
+        async with self._within_timeout(Reason.TLS_HANDSHAKE):
             transport, _ = await asyncio.get_running_loop().create_connection(
                 lambda: self._dialogue,
                 sock=self._socket,
                 ssl=context,
                 server_hostname=self._tls_name if context else None,
-                ssl_handshake_timeout=self._server.timeout if context else None,
             )
         if context:
             self._note_certificate(transport)
@@ -139,18 +146,36 @@ class SmtpSession:
     def _note_certificate(self, transport: asyncio.BaseTransport) -> None:
         self.certificate_not_after = certificate_not_after(transport.get_extra_info("ssl_object"))
 
+    @asynccontextmanager
+    async def _within_timeout(self, when_slow: Reason) -> AsyncIterator[None]:
+        """Translate errors and hold the server's timeout.
+
+        aiosmtplib's own timeouts are not used: Python 3.11's `asyncio.wait_for` loses a
+        cancellation that comes together with the reply, and with it a run's deadline.
+        """
+        try:
+            with _translated():
+                async with asyncio.timeout(self._server.timeout):
+                    yield
+        except TimeoutError as error:
+            raise ProbeFault(when_slow, f"no answer after {self._server.timeout:g} s") from error
+
     async def _reply(self) -> Reply:
-        with _translated():
-            response = await self._dialogue.read_response(timeout=self._server.timeout)
+        async with self._within_timeout(Reason.COMMAND_TIMEOUT):
+            response = await self._dialogue.read_response()
         return _sound(Reply(response.code, response.message))
 
     async def command(self, *words: str) -> Reply:
         """Send one command line and return the answer, whatever its code."""
-        with _translated():
-            response = await self._dialogue.execute_command(
-                *(word.encode("ascii") for word in words), timeout=self._server.timeout
-            )
+        self._require_turn()
+        async with self._within_timeout(Reason.COMMAND_TIMEOUT):
+            response = await self._dialogue.execute_command(*(word.encode("ascii") for word in words))
         return _sound(Reply(response.code, response.message))
+
+    def _require_turn(self) -> None:
+        """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""
+        if self._dialogue.unread:
+            raise ProbeFault(Reason.PROTOCOL_ERROR, b"a reply before its command: " + self._dialogue.unread)
 
     async def _ehlo(self) -> None:
         with self._phases.phase("ehlo"):
@@ -166,6 +191,8 @@ class SmtpSession:
         if "STARTTLS" not in self.features:
             raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to EHLO has no STARTTLS")
         with self._phases.phase("starttls"):
+            if self._dialogue.unread:
+                raise ProbeFault(Reason.TLS_INJECTION, self._dialogue.unread)
             self._dialogue.recording = bytearray()
             reply = await self.command("STARTTLS")
             if reply.code != 220:
@@ -173,7 +200,13 @@ class SmtpSession:
             if not _ONE_REPLY.fullmatch(bytes(self._dialogue.recording)):
                 raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.recording))
             self._dialogue.recording = None
-        with self._phases.phase("tls"), _translated():
+        with self._phases.phase("tls"):
+            transport = await self._upgrade()
+        self._dialogue.transport = transport
+        self._note_certificate(transport)
+
+    async def _upgrade(self) -> asyncio.Transport:
+        async with self._within_timeout(Reason.TLS_HANDSHAKE):
             if self._dialogue.transport is None:
                 raise ConnectionResetError("the connection closed before the TLS handshake")
             transport = await asyncio.get_running_loop().start_tls(
@@ -181,19 +214,19 @@ class SmtpSession:
                 self._dialogue,
                 client_context(self._server.tls_ca),
                 server_hostname=self._tls_name,
-                ssl_handshake_timeout=self._server.timeout,
             )
             if transport is None:
                 raise ConnectionResetError("the connection closed during the TLS handshake")
-        self._dialogue.transport = transport
-        self._note_certificate(transport)
+            return transport
 
     async def _authenticate(self, username: str, password: str) -> None:
         """Log in by the configured mechanism, or the best one offered (RFC 4954)."""
-        with self._phases.phase("auth"):
+        initial = auth_plain_encode(username, password).decode()
+        encoded = auth_login_encode(username, password)[1].decode()
+        with self._phases.phase("auth"), withholding(password, initial, encoded):
             mechanism = self._mechanism()
             if mechanism == "plain":
-                reply = await self.command("AUTH", "PLAIN", auth_plain_encode(username, password).decode())
+                reply = await self._plain(initial)
             elif mechanism == "login":
                 reply = await self._login(username, password)
             else:
@@ -203,6 +236,12 @@ class SmtpSession:
                     reply = await self.command(auth_crammd5_verify(username, password, reply.text).decode())
             if reply.code != 235:
                 raise reply.fault(Reason.AUTH_FAILED if reply.code in {334, 530, 534, 535, 538} else None)
+
+    async def _plain(self, initial: str) -> Reply:
+        if len("AUTH PLAIN ") + len(initial) + 2 <= COMMAND_LINE:
+            return await self.command("AUTH", "PLAIN", initial)
+        reply = await self.command("AUTH", "PLAIN")
+        return await self.command(initial) if reply.code == 334 else reply
 
     async def _login(self, username: str, password: str) -> Reply:
         reply = await self.command("AUTH", "LOGIN")
@@ -244,6 +283,7 @@ class SmtpSession:
             reply = await self.command("DATA")
             if reply.code != 354:
                 raise reply.fault()
+            self._require_turn()
             stuffed = _LEADING_DOT.sub(b"..", content) + b".\r\n"
             with _translated():
                 self.dot_sent_at = self._clock.monotonic()
@@ -316,7 +356,5 @@ def _translated() -> Iterator[None]:
             raise ProbeFault(
                 Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message
             ) from error
-        except (SMTPTimeoutError, ConnectionAbortedError) as error:
-            raise ProbeFault(Reason.COMMAND_TIMEOUT, str(error)) from error
         except SMTPServerDisconnected as error:
             raise ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error)) from error

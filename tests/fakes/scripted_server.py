@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, ParamSpec
 
 import trustme
 import uvloop
@@ -98,9 +98,9 @@ class ScriptedServer:
 
     def settings(
         self,
-        protocol: Literal["smtp", "pop3"],
+        protocol: str,
         *,
-        tls: Literal["implicit", "starttls", "none"] = "none",
+        tls: str = "none",
         username: str | None = None,
         password: str = PASSWORD,
         **options: Any,
