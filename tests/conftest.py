@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,14 +17,23 @@ from tests.real_servers.prometheus import Prometheus
 
 
 @pytest.fixture(scope="session")
+def server_directory() -> Iterator[Callable[[str], Path]]:
+    """Make directories that servers can enter under users of their own, unlike pytest's, which are root's."""
+    with tempfile.TemporaryDirectory(prefix="mailsonde-tests-") as root:
+        Path(root).chmod(0o755)
+        yield lambda name: Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+
+
+@pytest.fixture(scope="session")
 def certificate_authority() -> trustme.CA:
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
-def server_tls(certificate_authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+def server_tls(certificate_authority: trustme.CA, server_directory: Callable[[str], Path]) -> TlsFiles:
     """A certificate for localhost and 127.0.0.1."""
-    directory = tmp_path_factory.mktemp("tls")
+    directory = server_directory("tls")
+    directory.chmod(0o755)
     certificate = certificate_authority.issue_cert("localhost", "127.0.0.1")
     files = TlsFiles(directory / "server.pem", directory / "server.key", directory / "ca.pem")
     files.certificate.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
@@ -33,30 +43,32 @@ def server_tls(certificate_authority: trustme.CA, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def dovecot(server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+def dovecot(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Dovecot]:
     """A Dovecot that tests share; they leave no message behind that others could mistake for theirs."""
-    server = Dovecot(tmp_path_factory.mktemp("dovecot"), server_tls)
+    server = Dovecot(server_directory("dovecot"), server_tls)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
 def postfix(
-    dovecot: Dovecot, server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory
+    dovecot: Dovecot, server_tls: TlsFiles, server_directory: Callable[[str], Path]
 ) -> Iterator[Postfix]:
     """A Postfix that tests share, in front of the shared Dovecot."""
-    server = Postfix(tmp_path_factory.mktemp("postfix"), dovecot, server_tls)
+    server = Postfix(server_directory("postfix"), dovecot, server_tls)
     yield server
     server.stop()
 
 
 @pytest.fixture
-def start_dovecot(server_tls: TlsFiles, tmp_path: Path) -> Iterator[Callable[..., Dovecot]]:
+def start_dovecot(
+    server_tls: TlsFiles, server_directory: Callable[[str], Path]
+) -> Iterator[Callable[..., Dovecot]]:
     """Start a Dovecot for one test."""
     with ExitStack() as stack:
 
         def start(**options: object) -> Dovecot:
-            server = Dovecot(tmp_path / "dovecot", server_tls, **options)
+            server = Dovecot(server_directory("dovecot"), server_tls, **options)
             stack.callback(server.stop)
             return server
 
@@ -64,12 +76,14 @@ def start_dovecot(server_tls: TlsFiles, tmp_path: Path) -> Iterator[Callable[...
 
 
 @pytest.fixture
-def start_postfix(server_tls: TlsFiles, tmp_path: Path) -> Iterator[Callable[[Dovecot], Postfix]]:
+def start_postfix(
+    server_tls: TlsFiles, server_directory: Callable[[str], Path]
+) -> Iterator[Callable[[Dovecot], Postfix]]:
     """Start a Postfix for one test, in front of a Dovecot."""
     with ExitStack() as stack:
 
         def start(dovecot: Dovecot) -> Postfix:
-            server = Postfix(tmp_path / "postfix", dovecot, server_tls)
+            server = Postfix(server_directory("postfix"), dovecot, server_tls)
             stack.callback(server.stop)
             return server
 

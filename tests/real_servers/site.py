@@ -79,6 +79,7 @@ class Site:
 
     def __init__(self, directory: Path, tls: TlsFiles, *, deadline: str = "10s") -> None:
         self.directory = directory
+        directory.chmod(0o755)
         self._stack = ExitStack()
         self.dovecot = Dovecot(directory / "dovecot", tls)
         self._stack.callback(self.dovecot.stop)

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,8 @@ FOREIGN = b"From: a@example.test\r\nTo: canary@example.test\r\nSubject: a real m
 
 
 @pytest.fixture(scope="module")
-def site(server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("agent"), server_tls, deadline="60s") as running:
+def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(server_directory("agent"), server_tls, deadline="60s") as running:
         yield running
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,8 @@ from tests.real_servers.site import MAILSONDE, Site
 
 
 @pytest.fixture(scope="module")
-def site(server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("check"), server_tls) as running:
+def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(server_directory("check"), server_tls) as running:
         yield running
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ DASHBOARD = Path(__file__).parents[2] / "dashboards" / "overview.json"
 
 
 @pytest.fixture(scope="module")
-def site(server_tls: TlsFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("site"), server_tls) as running:
+def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(server_directory("site"), server_tls) as running:
         yield running
 
 
