@@ -17,9 +17,13 @@ LINE_LIMIT = 2048
 MOST_MESSAGES = 100_000
 """Most messages of a mailbox that a listing may hold."""
 
+LONGEST_PAUSE = 3600.0
+"""Longest time in seconds that a server can ask to be left alone; beyond it we look again all the same."""
+
+_ATOMS = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _RESPONSE_CODE = re.compile(rb"\[([A-Z][A-Z0-9/-]{0,30})\]", re.IGNORECASE)
 _BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
-_TIMESTAMP = re.compile(rb"<[\x21-\x3b\x3d\x3f-\x7e]{1,200}@[\x21-\x3b\x3d\x3f-\x7e]{1,200}>")
+_TIMESTAMP = re.compile(rb"<%s@(?:%s|\[[\x21-\x5a\x5e-\x7e]+\])>" % (_ATOMS, _ATOMS))
 _UNIQUE_ID = re.compile(rb"[\x21-\x7e]{1,70}")
 
 _REASON_OF_CODE: Mapping[bytes, Reason] = {
@@ -42,12 +46,22 @@ def status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
     if word != b"-ERR":
         raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a POP3 reply: " + line[:200])
     backoff = _BACKOFF.search(text)
-    retry_after = int(backoff[1]) / 1000 if backoff else None
+    retry_after = min(int(backoff[1]) / 1000, LONGEST_PAUSE) if backoff else None
     code = _RESPONSE_CODE.match(text)
     reason = _REASON_OF_CODE.get(code[1].upper(), refusal) if code else refusal
     if retry_after is not None and reason is refusal:
         reason = Reason.POP3_LOGIN_DELAY
     raise ProbeFault(reason, text, retry_after=retry_after)
+
+
+def scrubbed(line: bytes, *secrets: bytes) -> bytes:
+    """Return a status line without the secrets that its text repeats, where a server echoes commands."""
+    word, space, text = line.partition(b" ")
+    if word not in {b"+OK", b"-ERR", b"+"}:
+        word, space, text = b"", b"", line
+    for secret in secrets:
+        text = text.replace(secret, b"***")
+    return word + space + text
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,8 @@ class Capabilities:
     def login_delay(self) -> float | None:
         """Seconds that the server wants between two logins, where it says so."""
         first = self.words.get("LOGIN-DELAY", "").split(" ")[0]
-        return float(first) if first.isascii() and first.isdecimal() and len(first) < 7 else None
+        known = first.isascii() and first.isdecimal() and len(first) < 7
+        return min(float(first), LONGEST_PAUSE) if known else None
 
     def listed(self) -> list[str]:
         """Return the capabilities as a server writes them, sorted."""
@@ -111,7 +126,11 @@ def _number(text: bytes, position: int) -> int:
 
 
 def timestamp_of(banner: bytes) -> bytes | None:
-    """Return the time stamp of a banner that offers APOP, ``None`` without one (RFC 1939 section 7)."""
+    """Return the time stamp of a banner that offers APOP, ``None`` without one (RFC 1939 section 7).
+
+    It must be a sound message id (RFC 5322 section 3.6.4, without its obsolete forms): other octets
+    let who sits in between learn the password from MD5 collisions.
+    """
     match = _TIMESTAMP.search(banner)
     return match[0] if match else None
 

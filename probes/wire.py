@@ -163,10 +163,9 @@ class LineTransport:
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection; octets that already wait were injected before it (RFC 2595 section 2.1)."""
-        if self._receiver.buffer:
-            injected = bytes(self._receiver.buffer[:200])
+        if self.unread:
             self.abort()
-            raise ProbeFault(Reason.TLS_INJECTION, injected)
+            raise ProbeFault(Reason.TLS_INJECTION, self.unread)
         with self._closing_on_failure(Reason.TLS_HANDSHAKE):
             async with asyncio.timeout(self._timeout):
                 upgraded = await asyncio.get_running_loop().start_tls(
@@ -181,17 +180,25 @@ class LineTransport:
             self._receiver.transport = upgraded
             self.certificate_not_after = certificate_not_after(upgraded.get_extra_info("ssl_object"))
 
+    @property
+    def unread(self) -> bytes:
+        """The beginning of what arrived and was not read yet."""
+        return bytes(self._receiver.buffer[:200])
+
     async def read_line(self, limit: int) -> bytes:
         """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`."""
         buffer = self._receiver.buffer
-        searched = 0
-        with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
-            async with asyncio.timeout(self._timeout):
-                while (end := buffer.find(b"\n", searched)) < 0 and len(buffer) <= limit:
-                    searched = len(buffer)
-                    await self._receiver.more()
-            if end < 0 or end > limit:
-                raise ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets")
+        end = buffer.find(b"\n")
+        if end < 0:  # else nothing to wait for, and no timer to set up for each line of a long listing
+            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+                async with asyncio.timeout(self._timeout):
+                    while end < 0 and len(buffer) <= limit:
+                        searched = len(buffer)
+                        await self._receiver.more()
+                        end = buffer.find(b"\n", searched)
+        if not 0 <= end <= limit:
+            self.abort()
+            raise ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets")
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         return line

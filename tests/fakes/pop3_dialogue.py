@@ -1,0 +1,63 @@
+"""Sessions of our POP3 client with a server that follows a script."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from probes.faults import ProbeFault
+from probes.pop3_client import Pop3Session, open_session
+from probes.verdict import PhaseTimer
+from tests.fakes.clock import InstantClock
+from tests.fakes.scripted_server import PASSWORD, Script, ScriptedServer, scripted_server
+
+USER = "canary@example.test"
+STAMP = "<1896.697170952@mail.test>"
+PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode())
+
+
+def capa(*capabilities: str) -> tuple[bytes, bytes]:
+    """Return the step of a dialogue in which CAPA is answered."""
+    return b"CAPA", "\r\n".join(["+OK", *capabilities, "."]).encode()
+
+
+ENTERED = (b"+OK ready", capa("SASL PLAIN", "TOP", "UIDL"), (b"AUTH PLAIN .*", b"+OK"))
+"""A dialogue up to the login."""
+
+
+async def enter(
+    server: ScriptedServer,
+    *,
+    clock: InstantClock | None = None,
+    phases: PhaseTimer | None = None,
+    password: str = PASSWORD,
+    **options: Any,
+) -> Pop3Session:
+    """Log in to ``server``, which is configured with ``options``."""
+    clock = clock or InstantClock()
+    configured = server.settings("pop3", **options)
+    phases = phases or PhaseTimer(clock)
+    secret = SecretStr(password)
+    return await open_session(configured, username=USER, password=secret, phases=phases, clock=clock)
+
+
+@asynccontextmanager
+async def entered(script: Script, **options: Any) -> AsyncIterator[Pop3Session]:
+    """Yield a session that is logged in; the block must leave it closed."""
+    async with scripted_server(script) as server:
+        yield await enter(server, **options)
+        await server.peer_closed()
+
+
+async def fault_of_entering(script: Script, **options: Any) -> ProbeFault:
+    """Return the fault of a login, after which the connection is closed."""
+    async with scripted_server(script) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await enter(server, **options)
+        await server.peer_closed()
+    return caught.value
