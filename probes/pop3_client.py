@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from probes import pop3_protocol as pop3
 from probes.clock import Clock
-from probes.faults import ProbeFault
+from probes.faults import ProbeFault, withholding
 from probes.pop3_protocol import LINE_LIMIT, MOST_MESSAGES, Capabilities
 from probes.reasons import Reason
 from probes.settings import ServerSettings
@@ -55,6 +55,8 @@ class Pop3Session:
             if not self.capabilities.has("STLS"):
                 raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to CAPA has no STLS")
             with self._phases.phase("starttls"):
+                if self._wire.unread:
+                    raise ProbeFault(Reason.TLS_INJECTION, self._wire.unread)
                 await self._command(b"STLS")
             await self._encrypt()
             await self._learn_capabilities()
@@ -68,7 +70,7 @@ class Pop3Session:
     async def _learn_capabilities(self) -> None:
         """Ask CAPA; before TLS its answer is only good for finding STLS, and is replaced after it."""
         with self._phases.phase("capa"):
-            self._wire.write_line(b"CAPA")
+            self._send(b"CAPA")
             answer = await self._wire.read_line(LINE_LIMIT)
             if answer.startswith(b"-ERR"):
                 self.capabilities = Capabilities({})  # an older server without CAPA
@@ -79,39 +81,37 @@ class Pop3Session:
     async def log_in(self, username: str, password: SecretStr) -> None:
         """Log in by the configured way, or the best one offered; the mailbox is open after it."""
         secret = password.get_secret_value()
-        with self._phases.phase("login"):
+        response = pop3.plain_response(username, secret)
+        digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", secret)
+        with self._phases.phase("login"), withholding(secret, response.decode(), digest.decode()):
             way = self._way()
             try:
                 if way == "apop":
-                    timestamp = pop3.timestamp_of(self.greeting) or b""
-                    digest = pop3.apop_digest(timestamp, secret)
-                    answer = await self._prove(digest, b"APOP", username.encode(), digest)
+                    answer = await self._login_line(b"APOP", username.encode(), digest)
                 elif way == "plain":
-                    answer = await self._auth_plain(username, secret)
+                    answer = await self._auth_plain(response)
                 else:
                     await self._command(b"USER", username.encode(), refusal=Reason.AUTH_FAILED)
-                    answer = await self._prove(secret.encode(), b"PASS", secret.encode())
-                pop3.status(pop3.scrubbed(answer, secret.encode()), Reason.AUTH_FAILED)
+                    answer = await self._login_line(b"PASS", secret.encode())
+                pop3.status(answer, Reason.AUTH_FAILED)
             except ProbeFault as fault:
                 if fault.reason is Reason.POP3_LOGIN_DELAY and fault.retry_after is None:
                     fault.retry_after = self.capabilities.login_delay
                 raise
 
-    async def _auth_plain(self, username: str, secret: str) -> bytes:
-        response = pop3.plain_response(username, secret)
+    async def _auth_plain(self, response: bytes) -> bytes:
         words = [b"AUTH", b"PLAIN", response]
         if len(b" ".join(words)) + 2 > INITIAL_RESPONSE_LINE:
             del words[2]
-        answer = await self._prove(response, *words)
+        answer = await self._login_line(*words)
         if answer == b"+" or answer.startswith(b"+ "):  # some servers ask even after an initial response
-            answer = await self._prove(response, response)
+            answer = await self._login_line(response)
         return answer
 
-    async def _prove(self, secret: bytes, *words: bytes) -> bytes:
-        """Send a line of the login and return the answer, in which ``secret`` is made illegible."""
+    async def _login_line(self, *words: bytes) -> bytes:
         self.login_sent_at = self._clock.monotonic()
         self._wire.write_line(*words)
-        return pop3.scrubbed(await self._wire.read_line(LINE_LIMIT), secret)
+        return await self._wire.read_line(LINE_LIMIT)
 
     def _way(self) -> str:
         """Choose how to log in; in clear, a way that does not show the password comes first."""
@@ -130,8 +130,14 @@ class Pop3Session:
         found = ", ".join(way for way, there in offered.items() if there) or "none"
         raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
 
-    async def _command(self, *words: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
+    def _send(self, *words: bytes) -> None:
+        """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
+        if self._wire.unread:
+            raise ProbeFault(Reason.PROTOCOL_ERROR, b"a reply before its command: " + self._wire.unread)
         self._wire.write_line(*words)
+
+    async def _command(self, *words: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
+        self._send(*words)
         return pop3.status(await self._wire.read_line(LINE_LIMIT), refusal)
 
     async def _lines(self, most: int, longest: int = LINE_LIMIT) -> AsyncIterator[bytes]:

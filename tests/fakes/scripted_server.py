@@ -190,8 +190,12 @@ def on_each_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
     return run
 
 
-def dialogue(*steps: bytes | tuple[bytes, bytes], then: Script | None = None) -> Script:
-    """Return a script of single lines to send, or pairs of an expected line and its answer; then ``then``."""
+Step = bytes | tuple[bytes, bytes]
+"""A line to send, or an expected line and its answer."""
+
+
+def dialogue(*steps: Step, then: Script | None = None) -> Script:
+    """Return a script of ``steps``, and then ``then``."""
 
     async def script(peer: Peer) -> None:
         for step in steps:

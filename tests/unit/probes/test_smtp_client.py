@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import ssl
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from probes.clock import SystemClock
 from probes.faults import ProbeFault
@@ -23,20 +19,17 @@ from tests.fakes.scripted_server import (
     PASSWORD,
     Peer,
     Script,
+    Step,
     dialogue,
     on_each_loop,
     scripted_server,
-    server_context,
 )
-from tests.real_servers.dovecot import TlsFiles
 
 USER = "canary@example.com"
 BANNER = b"220 mail.example.com ESMTP"
 EHLO = rb"EHLO \[127\.0\.0\.1\]"
 PLAIN = b"\0" + USER.encode() + b"\0" + PASSWORD.encode()
 INITIAL = base64.b64encode(PLAIN)
-
-Steps = tuple[bytes | tuple[bytes, bytes], ...]
 
 SUBMISSION: tuple[tuple[bytes, bytes], ...] = (
     (EHLO, b"250-mail.example.com\r\n250 AUTH PLAIN LOGIN CRAM-MD5"),
@@ -136,7 +129,7 @@ async def test_endless_reply(chunk: bytes) -> None:
     assert (await fault_of(flood)).reason is Reason.LINE_TOO_LONG
 
 
-DROPS: list[Steps] = [(), (BANNER,)]
+DROPS: list[tuple[Step, ...]] = [(), (BANNER,)]
 for step in SUBMISSION:
     DROPS.append((*DROPS[-1], step))
 
@@ -278,144 +271,6 @@ async def test_reply_that_came_before_its_command() -> None:
     early = (*SUBMISSION[:-1], (rb"DATA", b"354 go on\r\n250 2.0.0 accepted, whatever comes"))
     fault = await fault_of(dialogue(BANNER, *early), username=USER)
     assert fault.reason is Reason.PROTOCOL_ERROR
-
-
-STARTTLS_OFFER = (EHLO, b"250-mail.example.com\r\n250 STARTTLS")
-
-
-@pytest.fixture
-def context(certificate_authority: trustme.CA) -> ssl.SSLContext:
-    return server_context(certificate_authority, "127.0.0.1")
-
-
-async def tls_fault(script: Script, ca: Path, **settings: Any) -> tuple[ProbeFault, list[bytes]]:
-    settings = {"tls": "starttls", "username": USER, **settings}
-    async with scripted_server(script, ca) as server:
-        fault = await Attempt().fault(server.settings("smtp", **settings))
-        await server.peer_closed()
-    assert not any(line.startswith(b"AUTH") for line in server.received)
-    return fault, server.received
-
-
-async def test_starttls_not_offered(server_tls: TlsFiles) -> None:
-    """A server, or somebody between, that hides STARTTLS gets no credentials."""
-    script = dialogue(BANNER, (EHLO, b"250-mail.example.com\r\n250 AUTH PLAIN"))
-    fault, received = await tls_fault(script, server_tls.authority)
-    assert fault.reason is Reason.TLS_NOT_OFFERED
-    assert received == [b"EHLO [127.0.0.1]"]
-
-
-async def test_starttls_refused(server_tls: TlsFiles) -> None:
-    """A server that offers STARTTLS and refuses it gets no credentials."""
-    script = dialogue(BANNER, STARTTLS_OFFER, (rb"STARTTLS", b"454 4.7.0 TLS not available"))
-    fault, _ = await tls_fault(script, server_tls.authority)
-    assert (fault.reason, fault.reply_code) == (Reason.SMTP_DEFERRED, 454)
-
-
-INJECTED = b"250-evil.example.com\r\n250 AUTH PLAIN"
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        (STARTTLS_OFFER, (rb"STARTTLS", b"220 go\r\n" + INJECTED)),
-        (STARTTLS_OFFER, (rb"STARTTLS", b"220 go\r\n250-half a rep")),
-        ((EHLO, STARTTLS_OFFER[1] + b"\r\n220 go\r\n" + INJECTED), (rb"STARTTLS", b"220 go")),
-        ((EHLO, STARTTLS_OFFER[1] + b"\r\n220 go"), (rb"STARTTLS", INJECTED)),
-    ],
-    ids=["behind the reply", "half a line", "behind the reply to EHLO", "in place of the reply"],
-)
-@on_each_loop
-async def test_injection_before_tls(
-    steps: tuple[tuple[bytes, bytes], ...], server_tls: TlsFiles, context: ssl.SSLContext
-) -> None:
-    """Replies in clear that would be read as if they came through TLS end the session."""
-
-    async def handshake(peer: Peer) -> None:
-        await peer.start_tls(context)
-        await peer.expect(EHLO)
-        await peer.send(b"250 mail.example.com")
-
-    fault, _ = await tls_fault(dialogue(BANNER, *steps, then=handshake), server_tls.authority)
-    assert fault.reason is Reason.TLS_INJECTION
-
-
-@pytest.mark.parametrize("tls", ["starttls", "implicit"])
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("other authority", Reason.CERTIFICATE_UNTRUSTED),
-        ("other name", Reason.CERTIFICATE_NAME),
-        ("expired", Reason.CERTIFICATE_EXPIRED),
-    ],
-)
-@on_each_loop
-async def test_certificates_that_do_not_verify(
-    tls: str, kind: str, reason: Reason, certificate_authority: trustme.CA, server_tls: TlsFiles
-) -> None:
-    """A certificate of another authority, for another name or of the past ends the session unread."""
-    context = server_context(
-        trustme.CA() if kind == "other authority" else certificate_authority,
-        "other.example.com" if kind == "other name" else "127.0.0.1",
-        not_after=datetime(2020, 1, 1, tzinfo=UTC) if kind == "expired" else None,
-    )
-    steps: Steps = () if tls == "implicit" else (BANNER, STARTTLS_OFFER, (rb"STARTTLS", b"220 go"))
-
-    async def handshake(peer: Peer) -> None:
-        await peer.start_tls(context)
-
-    fault, _ = await tls_fault(dialogue(*steps, then=handshake), server_tls.authority, tls=tls)
-    assert fault.reason is reason
-    assert fault.detail
-
-
-@pytest.mark.parametrize("tls", ["starttls", "implicit"])
-@pytest.mark.parametrize(
-    ("then", "reason"),
-    [
-        (None, Reason.TLS_HANDSHAKE),
-        (close, Reason.CONNECTION_LOST),
-        (dialogue(b"220 no TLS here"), Reason.TLS_HANDSHAKE),
-    ],
-    ids=["silence", "drop", "clear"],
-)
-@on_each_loop
-async def test_handshake_without_partner(
-    tls: str, then: Script | None, reason: Reason, server_tls: TlsFiles
-) -> None:
-    """Silence, an end or clear text in place of the server's handshake is told as what it is."""
-    steps: Steps = () if tls == "implicit" else (BANNER, STARTTLS_OFFER, (rb"STARTTLS", b"220 go"))
-
-    async def after_hello(peer: Peer) -> None:
-        await peer.octets()
-        if then is not None:
-            await then(peer)
-
-    fault, _ = await tls_fault(
-        dialogue(*steps, then=after_hello), server_tls.authority, tls=tls, timeout="100ms"
-    )
-    assert fault.reason is reason
-
-
-@pytest.mark.parametrize("tls", ["starttls", "implicit"])
-@on_each_loop
-async def test_cancellation_during_the_handshake(tls: str, server_tls: TlsFiles) -> None:
-    """A run that is cancelled in the middle of the TLS handshake leaves no connection behind."""
-    steps: Steps = () if tls == "implicit" else (BANNER, STARTTLS_OFFER, (rb"STARTTLS", b"220 go"))
-    reached = asyncio.Event()
-
-    async def hang(peer: Peer) -> None:
-        await peer.octets()
-        reached.set()
-
-    async with scripted_server(dialogue(*steps, then=hang), server_tls.authority) as server:
-        settings = server.settings("smtp", tls=tls)
-        task = asyncio.create_task(Attempt().run(settings))
-        await reached.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await server.peer_closed()
 
 
 @pytest.mark.parametrize(
