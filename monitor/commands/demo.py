@@ -11,6 +11,8 @@ import click
 from monitor.agent import StartError
 from monitor.commands.event_loop import run_on_loop
 from monitor.commands.options import UNUSABLE
+from monitor.demo.demo import run_demo
+from monitor.demo.sandbox_process import SandboxError
 from monitor.logs import set_up_logs
 
 
@@ -26,16 +28,12 @@ def demo(seconds: float | None) -> None:
     set_up_logs("auto", logging.ERROR)
     try:
         run_on_loop(_demo(seconds))
-    except (StartError, RuntimeError) as error:
+    except (StartError, SandboxError) as error:
         click.echo(f"the demo cannot start: {error}", err=True)
         raise SystemExit(UNUSABLE) from None
 
 
 async def _demo(seconds: float | None) -> None:
-    try:
-        from monitor.demo.demo import run_demo  # the sandbox needs the extra `demo`
-    except ImportError as error:
-        raise RuntimeError(f"{error.name} is missing; pip install 'mailsonde[demo]'") from error
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
