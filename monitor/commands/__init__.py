@@ -15,7 +15,7 @@ from monitor.commands.validate import validate
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mailsonde", prog_name="mailsonde")
 def main() -> None:
-    r"""Know within a minute that mail is late, lost or stuck, and where.
+    """Know within a minute that mail is late, lost or stuck, and where.
 
     mailsonde sends test messages through your mail servers, watches them arrive, and gives
     the measured delivery latencies to Prometheus.

@@ -38,7 +38,7 @@ _FROM_BAD_TO_GOOD = (2, 3, 1, 0)
     "--format", "form", type=click.Choice(["text", "json", "nagios"]), default="text", show_default=True
 )
 def check(config: Path, probes: tuple[str, ...], form: str) -> None:
-    r"""Run probes once, now: all of them, or those named.
+    """Run probes once, now: all of them, or those named.
 
     Round trips take until their message arrives or its deadline passes. A running agent is
     not disturbed. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown; the worst decides.

@@ -18,7 +18,7 @@ from monitor.rendering import RENDERERS, write_files
     "--out", type=click.Path(path_type=Path), required=True, help="Directory to write to; made if missing."
 )
 def render(what: str, config: Path, out: Path) -> None:
-    r"""Write files for Prometheus and Grafana, made for your configuration.
+    """Write files for Prometheus and Grafana, made for your configuration.
 
     \b
     alerts      rule files, one a subsystem, with your probes' own times

@@ -11,7 +11,7 @@ from monitor.config.models import Configuration
 
 @click.command()
 def schema() -> None:
-    r"""Print the JSON Schema of the configuration, for editors that complete and check YAML.
+    """Print the JSON Schema of the configuration, for editors that complete and check YAML.
 
     \b
     With the YAML language server, save it and begin the configuration with:
