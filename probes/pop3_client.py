@@ -110,7 +110,7 @@ class Pop3Session:
 
     async def _login_line(self, *words: bytes) -> bytes:
         self.login_sent_at = self._clock.monotonic()
-        self._wire.write_line(*words)
+        self._send(*words)
         return await self._wire.read_line(LINE_LIMIT)
 
     def _way(self) -> str:

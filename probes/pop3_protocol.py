@@ -54,16 +54,6 @@ def status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
     raise ProbeFault(reason, text, retry_after=retry_after)
 
 
-def scrubbed(line: bytes, *secrets: bytes) -> bytes:
-    """Return a status line without the secrets that its text repeats, where a server echoes commands."""
-    word, space, text = line.partition(b" ")
-    if word not in {b"+OK", b"-ERR", b"+"}:
-        word, space, text = b"", b"", line
-    for secret in secrets:
-        text = text.replace(secret, b"***")
-    return word + space + text
-
-
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a server says in answer to CAPA (RFC 2449); empty for a server that has no CAPA."""

@@ -202,6 +202,16 @@ async def test_deletions_hold_only_after_quit(last: Script, reason: Reason | Non
             session.abort()
 
 
+async def test_a_reply_before_its_command() -> None:
+    """A reply that nobody asked for is never taken for the answer to what is sent next."""
+    async with entered(dialogue(*ENTERED, (b"DELE 3", b"+OK\r\n+OK gone already"))) as session:
+        await session.dele(3)
+        with pytest.raises(ProbeFault) as caught:
+            await session.quit()
+        session.abort()
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+
+
 async def test_a_message_that_is_not_there() -> None:
     """An -ERR to a command of the open mailbox is the server's plain refusal, and the session goes on."""
     script = dialogue(*ENTERED, (b"DELE 3", b"-ERR no such message"), (b"STAT", b"+OK 2 320"))

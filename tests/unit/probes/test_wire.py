@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from functools import wraps
 from typing import Any
 
 import pytest
 import trustme
-import uvloop
 
 from probes.clock import SystemClock
 from probes.faults import ProbeFault
@@ -22,28 +19,8 @@ from probes.reasons import Reason
 from probes.tls import client_context
 from probes.verdict import PhaseTimer
 from probes.wire import BUFFER_LIMIT, LineTransport, connect_tcp
-from tests.fakes.scripted_server import Peer, Script, dialogue, scripted_server
+from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server
 from tests.real_servers.dovecot import TlsFiles
-
-Test = Callable[..., Coroutine[object, object, None]]
-
-
-def on_both_loops(test: Test) -> Callable[..., None]:
-    """Run a test on the standard library's event loop and on uvloop."""
-    signature = inspect.signature(test)
-    new_loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
-
-    @pytest.mark.parametrize(
-        "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
-    )
-    @wraps(test)
-    def run(*, new_loop: Callable[[], asyncio.AbstractEventLoop], **fixtures: object) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test(**fixtures))
-
-    parameters = [*signature.parameters.values(), new_loop]
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # pytest reads it
-    return run
 
 
 @pytest.fixture
@@ -83,7 +60,7 @@ def sending(*chunks: bytes) -> Script:
     return script
 
 
-@on_both_loops
+@on_each_loop
 async def test_lines_go_both_ways() -> None:
     """A line is read without its line end, and words are sent as one line."""
 
@@ -100,7 +77,7 @@ async def test_lines_go_both_ways() -> None:
 
 
 @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
-@on_both_loops
+@on_each_loop
 async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
     """CR, LF and NUL are refused before anything is sent, and the error does not repeat the words."""
     async with connected(stay_silent) as line_transport:
@@ -120,7 +97,7 @@ async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
         (hang_up, Reason.CONNECTION_LOST),
     ],
 )
-@on_both_loops
+@on_each_loop
 async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: Reason) -> None:
     """An endless line, silence and a lost connection each have their reason; the server sees the end."""
     async with connected(script, patience=0.1) as line_transport:
@@ -129,7 +106,7 @@ async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: 
     assert caught.value.reason is reason
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_line_of_just_the_limit_is_read() -> None:
     """The limit is the longest line, not the first too long."""
     async with connected(sending(b"x" * 100 + b"\n")) as line_transport:
@@ -137,7 +114,7 @@ async def test_a_line_of_just_the_limit_is_read() -> None:
         line_transport.abort()
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_cancelled_wait_closes_the_connection() -> None:
     """Who gives up waiting leaves no connection behind."""
     async with connected(stay_silent) as line_transport:
@@ -148,7 +125,7 @@ async def test_a_cancelled_wait_closes_the_connection() -> None:
             await waiting
 
 
-@on_both_loops
+@on_each_loop
 async def test_what_came_before_the_end_is_still_read() -> None:
     """A server's last words are heard, and only then is the connection lost."""
 
@@ -165,7 +142,7 @@ async def test_what_came_before_the_end_is_still_read() -> None:
     assert caught.value.reason is Reason.CONNECTION_LOST
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_flood_stays_in_the_network() -> None:
     """Octets that nobody reads cost bounded memory, and are all there once somebody does."""
     chunk = b"y" * 998 + b"\r\n"
@@ -195,7 +172,7 @@ async def test_a_flood_stays_in_the_network() -> None:
         line_transport.abort()
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_line_longer_than_the_buffer_is_read_if_allowed() -> None:
     """The caller's limit decides how long a line may be; a pause of the network never outlives a need."""
     line = b"z" * (BUFFER_LIMIT * 8)
@@ -204,7 +181,7 @@ async def test_a_line_longer_than_the_buffer_is_read_if_allowed() -> None:
         line_transport.abort()
 
 
-@on_both_loops
+@on_each_loop
 async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
     """After `start_tls` lines go both ways, and the certificate's last second is known."""
 
@@ -224,7 +201,7 @@ async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: Tls
     assert line_transport.certificate_not_after == ssl.cert_time_to_seconds(decoded["notAfter"])
 
 
-@on_both_loops
+@on_each_loop
 async def test_octets_before_tls_are_an_attack() -> None:
     """What waits unread when TLS begins was injected: it is shown, and the connection is closed."""
     async with connected(dialogue((b"STLS", b"+OK begin\r\n+OK injected"))) as line_transport:
@@ -244,7 +221,7 @@ async def test_octets_before_tls_are_an_attack() -> None:
         (hang_up, Reason.CONNECTION_LOST),
     ],
 )
-@on_both_loops
+@on_each_loop
 async def test_a_fault_of_the_handshake_closes_the_connection(script: Script, reason: Reason) -> None:
     """A handshake that hangs, or meets something else than TLS, or is cut off, is told and closed."""
 
@@ -266,7 +243,7 @@ async def test_a_fault_of_the_handshake_closes_the_connection(script: Script, re
         (["localhost"], False, Reason.CERTIFICATE_UNTRUSTED),
     ],
 )
-@on_both_loops
+@on_each_loop
 async def test_a_wrong_certificate_closes_the_connection(
     names: list[str],
     trusted: bool,
@@ -295,7 +272,7 @@ def unused_port() -> int:
         return int(closed.getsockname()[1])
 
 
-@on_both_loops
+@on_each_loop
 async def test_connecting_times_its_phases() -> None:
     """A name is resolved in a phase of its own; an address needs none."""
     for host, names in (("127.0.0.1", {"connect"}), ("localhost", {"resolve", "connect"})):
@@ -307,7 +284,7 @@ async def test_connecting_times_its_phases() -> None:
         assert set(phases.seconds) == names
 
 
-@on_both_loops
+@on_each_loop
 async def test_nothing_listens() -> None:
     """A refused connection says where it was refused."""
     port = unused_port()
@@ -317,7 +294,7 @@ async def test_nothing_listens() -> None:
     assert f"127.0.0.1 port {port}" in caught.value.detail
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_name_that_cannot_be() -> None:
     """A label longer than DNS allows is a name that does not exist, and no defect."""
     with pytest.raises(ProbeFault) as caught:
@@ -346,7 +323,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[object, ...]) 
         (None, Reason.DNS_TIMEOUT),
     ],
 )
-@on_both_loops
+@on_each_loop
 async def test_a_resolver_that_fails(
     error: Exception | None, reason: Reason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +355,7 @@ def silent_address() -> Iterator[tuple[str, int]]:
         yield address
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_silent_server(silent_address: tuple[str, int]) -> None:
     """A server that never completes the connection is a timeout of connecting."""
     phases = PhaseTimer(SystemClock())
@@ -389,7 +366,7 @@ async def test_a_silent_server(silent_address: tuple[str, int]) -> None:
     assert phases.seconds["connect"] > 0.05
 
 
-@on_both_loops
+@on_each_loop
 async def test_a_silent_address_leaves_time_for_the_next(
     silent_address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,7 +387,7 @@ async def test_a_silent_address_leaves_time_for_the_next(
         (errno.EMFILE, Reason.LOCAL_RESOURCES),
     ],
 )
-@on_both_loops
+@on_each_loop
 async def test_a_refusal_outweighs_what_this_machine_lacks(
     number: int, reason: Reason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,7 +412,7 @@ async def test_a_refusal_outweighs_what_this_machine_lacks(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
-@on_both_loops
+@on_each_loop
 async def test_lines_do_not_depend_on_how_they_are_cut(size: int) -> None:
     """However the network cuts a stream into chunks, the lines are the same."""
     lines = [b"", b"+OK", b".", b"..", b"a\rb", b"x" * 60]
