@@ -76,8 +76,8 @@ def metrics_section() -> list[str]:
     lines += [
         "",
         f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](messages.md).",
-        "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time) and `overrun` (the",
-        "previous run was still going on).",
+        "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time) and `overrun`",
+        "(the previous run was still going on).",
     ]
     return lines
 
