@@ -1,0 +1,118 @@
+"""What the ``pop3`` kind reports of a server and of a mailbox."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from probes.faults import ProbeFault
+from probes.pop3 import Pop3, Pop3Settings
+from probes.reasons import Reason
+from probes.settings import MailboxSettings, ServerSettings, Site
+from probes.tools import Tools
+from probes.verdict import PhaseTimer, Run
+from tests.fakes.clock import InstantClock
+from tests.fakes.pop3_dialogue import ENTERED, USER, capa
+from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server
+from tests.real_servers.dovecot import TlsFiles
+
+STAT = (b"STAT", b"+OK 2 320")
+QUIT = (b"QUIT", b"+OK bye")
+
+
+def probe_of(configured: ServerSettings, clock: InstantClock, **settings: Any) -> Pop3:
+    mailbox = MailboxSettings.model_construct(
+        address=USER, server="pop", username=USER, password=SecretStr(PASSWORD), poll_interval=1.0
+    )
+    site = Site("here", {"pop": configured}, {"canary": mailbox})
+    made = Pop3Settings.model_validate({"name": "pop3", "kind": "pop3", **settings})
+    # The tools of round trips are none of this probe's.
+    return Pop3(made, Tools(clock, site, None, None, {}, "me"))  # type: ignore[arg-type]
+
+
+def run_of(clock: InstantClock) -> Run:
+    return Run("0" * 32, clock.time(), PhaseTimer(clock))
+
+
+async def test_a_mailbox_is_opened_and_counted() -> None:
+    """With a mailbox the probe logs in, counts, and neither reads nor deletes anything."""
+    clock = InstantClock()
+    async with scripted_server(dialogue(*ENTERED, STAT, QUIT)) as server:
+        probe = probe_of(server.settings("pop3"), clock, mailbox="canary")
+        verdict = await probe.run(run_of(clock))
+        await server.peer_closed()
+    assert probe.target == "pop"
+    assert verdict.reason is Reason.NONE
+    assert verdict.values == {
+        "greeting": "ready",
+        "capabilities": ["SASL PLAIN", "TOP", "UIDL"],
+        "messages": 2,
+        "octets": 320,
+    }
+    assert verdict.certificate_not_after is None
+    assert [line.split()[0] for line in server.received] == [b"CAPA", b"AUTH", b"STAT", b"QUIT"]
+
+
+async def test_a_server_alone() -> None:
+    """Without credentials the probe greets, asks for capabilities, and leaves."""
+    clock = InstantClock()
+    async with scripted_server(dialogue(b"+OK \x1b[2J hi", capa("TOP"), QUIT)) as server:
+        verdict = await probe_of(server.settings("pop3"), clock, server="pop").run(run_of(clock))
+        await server.peer_closed()
+    assert verdict.values == {"greeting": "\\x1b[2J hi", "capabilities": ["TOP"]}
+
+
+async def test_a_server_with_its_own_credentials() -> None:
+    """A server's own credentials are used where it has them."""
+    clock = InstantClock()
+    async with scripted_server(dialogue(*ENTERED, STAT, QUIT)) as server:
+        configured = server.settings("pop3", username="someone")
+        verdict = await probe_of(configured, clock, server="pop").run(run_of(clock))
+    assert verdict.values["messages"] == 2
+
+
+async def test_a_refused_login_closes_the_connection() -> None:
+    """A fault of the session is the probe's, and the connection does not outlive it."""
+    clock = InstantClock()
+    script = dialogue(*ENTERED[:2], (b"AUTH .*", b"-ERR [AUTH] no"))
+    async with scripted_server(script) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await probe_of(server.settings("pop3"), clock, mailbox="canary").run(run_of(clock))
+        await server.peer_closed()
+    assert caught.value.reason is Reason.AUTH_FAILED
+    assert caught.value.reason.area in Pop3.areas
+
+
+@pytest.mark.parametrize(
+    ("days_before_expiry", "reason"), [(15, Reason.NONE), (13, Reason.CERTIFICATE_EXPIRING)]
+)
+async def test_the_certificates_last_day(
+    days_before_expiry: int, reason: Reason, server_tls: TlsFiles
+) -> None:
+    """The verdict tells when the certificate expires, and warns the configured time before."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_tls.certificate, server_tls.key)
+    decoded: Mapping[str, str] = ssl._ssl._test_decode_cert(str(server_tls.certificate))  # type: ignore[attr-defined]
+    expires = float(ssl.cert_time_to_seconds(decoded["notAfter"]))
+    clock = InstantClock(wall=expires - days_before_expiry * 86400)
+
+    async def encrypted(peer: Peer) -> None:
+        await peer.start_tls(context)
+        await dialogue(b"+OK", capa("USER"), QUIT)(peer)
+
+    async with scripted_server(encrypted, server_tls.authority) as server:
+        configured = server.settings("pop3", tls="implicit")
+        verdict = await probe_of(configured, clock, server="pop").run(run_of(clock))
+    assert verdict.reason is reason
+    assert verdict.certificate_not_after == expires
+
+
+@pytest.mark.parametrize("settings", [{}, {"server": "pop", "mailbox": "canary"}])
+def test_either_a_mailbox_or_a_server(settings: Mapping[str, str]) -> None:
+    """A probe that names neither or both is refused."""
+    with pytest.raises(ValidationError, match="name either a mailbox or a server, and not both"):
+        Pop3Settings.model_validate({"name": "pop3", "kind": "pop3", **settings})
