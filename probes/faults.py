@@ -96,7 +96,8 @@ def fault_of(error: Exception) -> ProbeFault | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ProbeFault(_certificate_reason(error), error.verify_message or str(error))
     if isinstance(error, ssl.SSLError):
-        return ProbeFault(Reason.TLS_HANDSHAKE, error.reason or str(error))
+        reason = getattr(error, "reason", None)  # only OpenSSL's own errors have one
+        return ProbeFault(Reason.TLS_HANDSHAKE, reason or str(error))
     if isinstance(error, socket.gaierror):
         return ProbeFault(_BY_RESOLUTION.get(error.errno or 0, Reason.DNS_SERVFAIL), error.strerror or "")
     if isinstance(error, (asyncio.IncompleteReadError, EOFError, ConnectionError)) and not isinstance(

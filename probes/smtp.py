@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from probes.faults import ProbeFault, legible
 from probes.probe import Probe
@@ -29,6 +29,13 @@ class SmtpSettings(ProbeSettings):
         default=(), description="EHLO keywords that must be offered, such as PIPELINING or `AUTH PLAIN`."
     )
     certificate_warning: Duration = Field(default=14 * 86400.0, description="Warn this long before expiry.")
+
+    @field_validator("expect_features")
+    @classmethod
+    def _have_keywords(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(feature.split() for feature in features):
+            raise ValueError("is blank; write an EHLO keyword, such as PIPELINING")
+        return features
 
     @model_validator(mode="after")
     def _recipient_needs_sender(self) -> Self:

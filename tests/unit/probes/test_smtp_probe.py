@@ -1,0 +1,140 @@
+"""What the smtp probe makes of a dialogue, as the agent runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from monitor.runner import Result, Runner
+from probes.clock import SystemClock
+from probes.reasons import Outcome, Reason
+from probes.settings import Site
+from probes.smtp import Smtp, SmtpSettings
+from probes.tools import Tools
+from tests.fakes.scripted_server import PASSWORD, Script, Step, dialogue, scripted_server
+
+BANNER = b"220 mail.example.com ESMTP"
+EHLO = (rb"EHLO .*", b"250-mail.example.com\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN")
+AUTH = (rb"AUTH PLAIN .*", b"235 welcome")
+QUIT = (rb"QUIT", b"221 bye")
+SENDER, RECIPIENT = "a@example.com", "b@example.com"
+
+
+async def run(script: Script, *, username: str | None = None, **options: Any) -> tuple[Result, list[bytes]]:
+    """Run a probe once in front of ``script``; return its result and what the server received."""
+    unused: Any = None
+    async with scripted_server(script) as server:
+        site = Site("here", {"mail": server.settings("smtp", username=username)}, {})
+        tools = Tools(
+            clock=SystemClock(), site=site, ledger=unused, signer=unused, watchers={}, instance="test"
+        )
+        probe = Smtp(SmtpSettings(name="mail", kind="smtp", server="mail", **options), tools)
+        assert probe.target == "mail"
+        result = await Runner(SystemClock(), "here").run(probe)
+        await server.peer_closed()
+    return result, server.received
+
+
+async def test_dialogue_without_sender() -> None:
+    """Without a sender the probe greets, asks for features and leaves."""
+    result, received = await run(dialogue(BANNER, EHLO, QUIT))
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.OK, Reason.NONE)
+    assert set(result.verdict.phases) == {"connect", "greeting", "ehlo", "quit"}
+    assert received[1:] == [b"QUIT"]
+    assert result.verdict.values == {
+        "greeting": "mail.example.com ESMTP",
+        "features": ["8BITMIME", "AUTH PLAIN LOGIN", "SIZE 1000"],
+    }
+    assert result.verdict.certificate_not_after is None
+
+
+async def test_dialogue_up_to_the_recipient() -> None:
+    """With credentials, sender and recipient the probe goes as far as RCPT, and sends nothing."""
+    steps: tuple[Step, ...] = (
+        (rb"MAIL FROM:<a@example.com>", b"250 ok"),
+        (rb"RCPT TO:<b@example.com>", b"250 ok"),
+        QUIT,
+    )
+    result, received = await run(
+        dialogue(BANNER, EHLO, AUTH, *steps), username="canary", mail_from=SENDER, rcpt_to=RECIPIENT
+    )
+    assert result.verdict.reason is Reason.NONE
+    assert set(result.verdict.phases) == {"connect", "greeting", "ehlo", "auth", "mail", "rcpt", "quit"}
+    assert b"DATA" not in received
+    assert PASSWORD not in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("mail", "rcpt", "phase", "reason"),
+    [
+        (b"552 5.7.1 not you", None, "mail", Reason.SMTP_REJECTED),
+        (b"250 ok", b"550 5.7.1 not you", "rcpt", Reason.SMTP_REJECTED),
+        (b"250 ok", b"452 5.7.1 later", "rcpt", Reason.SMTP_DEFERRED),
+        (b"250 ok", b"354 what", "rcpt", Reason.PROTOCOL_ERROR),
+    ],
+)
+async def test_refusals_keep_phase_and_codes(
+    mail: bytes, rcpt: bytes | None, phase: str, reason: Reason
+) -> None:
+    """A refused sender or recipient is a failure that names the phase and keeps the server's codes."""
+    steps: list[Step] = [(rb"MAIL .*", mail)]
+    if rcpt is not None:
+        steps.append((rb"RCPT .*", rcpt))
+    result, _ = await run(dialogue(BANNER, EHLO, *steps), mail_from=SENDER, rcpt_to=RECIPIENT)
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, reason)
+    assert result.verdict.detail.startswith(f"in phase {phase}: ")
+    assert result.verdict.values["reply_code"] == int((rcpt or mail)[:3])
+    assert result.verdict.values["enhanced_status_code"] == (None if rcpt == b"354 what" else "5.7.1")
+
+
+@pytest.mark.parametrize(
+    ("expected", "missing"),
+    [
+        (("SIZE", "8bitmime"), None),
+        (("AUTH LOGIN", "auth login plain"), None),
+        (("SIZE 1000",), None),
+        (("STARTTLS", "SIZE", "AUTH CRAM-MD5", "AUTH PLAIN"), "STARTTLS, AUTH CRAM-MD5"),
+        (("AUTH PLAIN XOAUTH2",), "AUTH PLAIN XOAUTH2"),
+    ],
+)
+async def test_expected_features(expected: tuple[str, ...], missing: str | None) -> None:
+    """Expected keywords and parameters are there whatever their case and order, or are named."""
+    script = dialogue(BANNER, EHLO) if missing else dialogue(BANNER, EHLO, QUIT)
+    result, _ = await run(script, expect_features=expected)
+    if missing is None:
+        assert result.verdict.reason is Reason.NONE
+    else:
+        assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.FEATURE_MISSING)
+        assert result.verdict.detail == f"EHLO does not offer: {missing}"
+
+
+async def test_hostile_greeting_is_shown_legibly() -> None:
+    """Control characters and overlong texts of a server never reach a log or a page as they are."""
+    hostile = b"220 \x1b[2J" + b"x" * 5000
+    ehlo = (rb"EHLO .*", b"250-mail\r\n250-X\x07Y " + b"z" * 5000 + b"\r\n250 \xff\xfe")
+    result, _ = await run(dialogue(hostile, ehlo, QUIT))
+    values = result.as_object()["values"]
+    shown = [values["greeting"], *values["features"]]
+    assert all(text.isprintable() and len(text) <= 300 for text in shown)
+
+
+@pytest.mark.parametrize("feature", [" ", "\t"])
+def test_blank_feature_is_refused(feature: str) -> None:
+    """A blank text among the expected features is a fault of the configuration, not of a run."""
+    with pytest.raises(ValidationError, match="write an EHLO keyword"):
+        SmtpSettings(name="mail", kind="smtp", server="mail", expect_features=(feature,))
+
+
+async def test_deadline_closes_the_connection() -> None:
+    """A run that its deadline ends names the phase that hung, and leaves no connection behind."""
+    result, _ = await run(dialogue(BANNER), deadline="100ms")
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.TIMEOUT)
+    assert result.verdict.detail == "in phase ehlo: not done after 0.1 s"
+
+
+def test_recipient_needs_a_sender() -> None:
+    """A recipient without a sender is refused when the configuration is read."""
+    with pytest.raises(ValidationError, match="rcpt_to without mail_from"):
+        SmtpSettings(name="mail", kind="smtp", server="mail", rcpt_to=RECIPIENT)
