@@ -14,7 +14,7 @@ from probes.reasons import Reason
 from probes.verdict import PhaseTimer
 from tests.fakes.clock import InstantClock
 from tests.fakes.pop3_dialogue import ENTERED, PLAIN, capa, enter, entered, fault_of_entering
-from tests.fakes.scripted_server import Peer, Script, dialogue, scripted_server
+from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server
 
 
 async def close(peer: Peer) -> None:
@@ -32,6 +32,17 @@ async def test_round_trips_and_phases() -> None:
         await server.peer_closed()
     assert server.received == [b"CAPA", b"AUTH PLAIN " + PLAIN, b"UIDL", b"QUIT"]
     assert list(phases.seconds) == ["connect", "greeting", "capa", "login", "uidl", "quit"]
+
+
+@on_each_loop
+async def test_a_reply_before_its_command() -> None:
+    """A reply that was sent before its command is not believed: it would confirm what did not happen."""
+    async with entered(dialogue(*ENTERED, (b"DELE 1", b"+OK marked\r\n+OK bye"))) as session:
+        await session.dele(1)
+        with pytest.raises(ProbeFault) as caught:
+            await session.quit()
+        session.abort()
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
 
 
 async def test_when_the_login_went_out() -> None:
@@ -70,6 +81,7 @@ STEPS: tuple[bytes | tuple[bytes, bytes], ...] = (
         ("flood", Reason.LINE_TOO_LONG),
     ],
 )
+@on_each_loop
 async def test_a_server_that_fails_on_the_way(done: int, rest: str, reason: Reason) -> None:
     """At each step of the dialogue each kind of failure has its reason, is in its phase, and closes."""
 
@@ -91,6 +103,7 @@ async def test_a_server_that_fails_on_the_way(done: int, rest: str, reason: Reas
     assert phases.current == ["greeting", "capa", "login", "login"][done]
 
 
+@on_each_loop
 async def test_a_cancelled_login_closes_the_connection() -> None:
     """A run that is stopped in the middle leaves no session open in which the mailbox stays locked."""
     asked = asyncio.Event()
