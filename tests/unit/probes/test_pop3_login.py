@@ -103,9 +103,10 @@ async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None
 
 @pytest.mark.parametrize("auth", ["apop", "plain", "user"])
 @pytest.mark.parametrize("prefix", [b"", b"-ERR unknown command: "])
-@pytest.mark.parametrize("filling", [b"", b"x" * 3000])
-async def test_no_fault_shows_a_password(auth: str, prefix: bytes, filling: bytes) -> None:
+@pytest.mark.parametrize("suffix", [b"", b" that is " + PASSWORD.encode(), b"x" * 3000])
+async def test_no_fault_shows_a_password(auth: str, prefix: bytes, suffix: bytes) -> None:
     """A server that echoes the login, or the password in it, puts it into no fault."""
+    secrets = [PASSWORD]
 
     async def echoing(peer: Peer) -> None:
         await dialogue(b"+OK ready " + STAMP.encode(), capa("SASL PLAIN", "USER"))(peer)
@@ -113,12 +114,12 @@ async def test_no_fault_shows_a_password(auth: str, prefix: bytes, filling: byte
         if line.startswith(b"USER"):
             await peer.send(b"+OK")
             line = await peer.expect(b".*")
-        await peer.send(prefix + line + b" that is " + PASSWORD.encode() + filling)
+        secrets.append(line.split()[-1].decode())
+        await peer.send(prefix + line + suffix)
 
     fault: BaseException | None = await fault_of_entering(echoing, auth=auth)
     while fault is not None:
-        assert PASSWORD not in f"{fault} {vars(fault)}"
-        assert PLAIN.decode() not in f"{fault} {vars(fault)}"
+        assert not [secret for secret in secrets if secret in f"{fault} {vars(fault)}"]
         fault = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)
 
 
