@@ -13,7 +13,7 @@ from probes.faults import ProbeFault
 from probes.reasons import Reason
 from probes.verdict import PhaseTimer
 from tests.fakes.clock import InstantClock
-from tests.fakes.pop3_dialogue import ENTERED, PLAIN, STAMP, USER, capa, enter, entered, fault_of_entering
+from tests.fakes.pop3_dialogue import ENTERED, STAMP, USER, capa, enter, entered, fault_of_entering
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server
 from tests.fakes.scripted_server import server_context as context_for
 from tests.real_servers.dovecot import TlsFiles
