@@ -90,7 +90,7 @@ def test_fault_reads_as_reason_and_detail() -> None:
 SECRET = "hunter22secret"
 
 
-@pytest.mark.parametrize("text", [f"501 PASS {SECRET}", "501 " + "x" * 280 + SECRET], ids=["whole", "cut"])
+@pytest.mark.parametrize("text", [f"501 PASS {SECRET}", "501 " + "x" * 285 + SECRET], ids=["whole", "cut"])
 def test_secrets_are_withheld(text: str) -> None:
     """A text that repeats a secret, or its beginning before the cut, goes; codes and reason stay."""
     with pytest.raises(ProbeFault) as caught, withholding("other-secret", SECRET):

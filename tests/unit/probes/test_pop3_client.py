@@ -34,17 +34,6 @@ async def test_round_trips_and_phases() -> None:
     assert list(phases.seconds) == ["connect", "greeting", "capa", "login", "uidl", "quit"]
 
 
-@on_each_loop
-async def test_a_reply_before_its_command() -> None:
-    """A reply that was sent before its command is not believed: it would confirm what did not happen."""
-    async with entered(dialogue(*ENTERED, (b"DELE 1", b"+OK marked\r\n+OK bye"))) as session:
-        await session.dele(1)
-        with pytest.raises(ProbeFault) as caught:
-            await session.quit()
-        session.abort()
-    assert caught.value.reason is Reason.PROTOCOL_ERROR
-
-
 async def test_when_the_login_went_out() -> None:
     """The reading is taken after everything but right before the line that lets the server decide."""
     clock = InstantClock()

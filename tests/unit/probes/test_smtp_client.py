@@ -266,11 +266,14 @@ async def test_cancellation_closes_the_connection(wait_at: int) -> None:
         await server.peer_closed()
 
 
-async def test_reply_that_came_before_its_command() -> None:
+@pytest.mark.parametrize("early", [3, 4, 5])
+async def test_reply_that_came_before_its_command(early: int) -> None:
     """A reply that was sent before its command is not believed: the dialogue would be off by one."""
-    early = (*SUBMISSION[:-1], (rb"DATA", b"354 go on\r\n250 2.0.0 accepted, whatever comes"))
-    fault = await fault_of(dialogue(BANNER, *early), username=USER)
+    pattern, reply = SUBMISSION[early]
+    steps = (*SUBMISSION[:early], (pattern, reply + b"\r\n250 2.0.0 ok, whatever comes"))
+    fault = await fault_of(dialogue(BANNER, *steps), username=USER)
     assert fault.reason is Reason.PROTOCOL_ERROR
+    assert "whatever comes" in fault.detail
 
 
 @pytest.mark.parametrize(
