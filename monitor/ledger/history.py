@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, ScalarSelect, and_, delete, false, func, insert, or_, select
+from sqlalchemy import (
+    Connection,
+    ScalarSelect,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+)
 
 from monitor.ledger.schema import runs
 
@@ -13,16 +26,19 @@ KEPT = 100
 """Runs, and failed runs besides, that are kept of each probe."""
 
 
-def add_run(connection: Connection, probe: str, failed: bool, document: str) -> None:
-    """Add a finished run, a JSON object, and remove what is then too old."""
-    connection.execute(insert(runs).values(probe=probe, failed=failed, document=document))
-    connection.execute(
-        delete(runs).where(
-            runs.c.probe == probe,
-            runs.c.id <= _oldest_but(probe, failures=False),
-            or_(runs.c.failed == false(), runs.c.id <= _oldest_but(probe, failures=True)),
-        )
-    )
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A finished run as it is kept: its probe, whether it was not ok, and its JSON object."""
+
+    probe: str
+    failed: bool
+    document: str
+
+
+def add_runs(connection: Connection, finished: Sequence[FinishedRun]) -> None:
+    """Add finished runs, and remove what is then too old of their probes."""
+    connection.execute(insert(runs), [asdict(run) for run in finished])
+    connection.execute(_FORGET_OLD, [{"of_probe": probe} for probe in {run.probe for run in finished}])
 
 
 def recent_runs(
@@ -37,8 +53,17 @@ def recent_runs(
     return [json.loads(document) for document in connection.scalars(query)]
 
 
-def _oldest_but(probe: str, *, failures: bool) -> ScalarSelect[int]:
+def _oldest_but(*, failures: bool) -> ScalarSelect[int]:
     """Select the newest run that is too old to be kept; NULL, which deletes nothing, if all are kept."""
-    condition = and_(runs.c.probe == probe, runs.c.failed) if failures else runs.c.probe == probe
+    condition = runs.c.probe == bindparam("of_probe")
+    if failures:
+        condition = and_(condition, runs.c.failed)
     ranked = select(runs.c.id).where(condition).order_by(runs.c.id.desc()).limit(1).offset(KEPT).subquery()
     return select(func.max(ranked.c.id)).scalar_subquery()
+
+
+_FORGET_OLD = delete(runs).where(
+    runs.c.probe == bindparam("of_probe"),
+    runs.c.id <= _oldest_but(failures=False),
+    or_(runs.c.failed == false(), runs.c.id <= _oldest_but(failures=True)),
+)

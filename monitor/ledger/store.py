@@ -17,6 +17,7 @@ from sqlalchemy import Connection, insert, inspect, select
 from monitor.ledger import books, history
 from monitor.ledger.books import Books
 from monitor.ledger.database import Database
+from monitor.ledger.history import FinishedRun
 from monitor.ledger.location import ledger_path
 from monitor.ledger.presence import Presence
 from monitor.ledger.schema import SCHEMA_VERSION, meta, metadata
@@ -28,7 +29,10 @@ from probes.message_life import LedgerError, Message, MessageState
 CLOSE_SECONDS = 10.0
 """Longest time that closing a ledger waits for what is still queued."""
 
-PENDING_RUNS = 1000
+RUNS_EVERY = 5.0
+"""Seconds after which finished runs are written."""
+
+PENDING_RUNS = 10_000
 """Most runs that wait to be recorded; more are dropped and counted."""
 
 PURGE_STEP = 1000
@@ -56,7 +60,9 @@ class SqlLedger:
         self._presence = presence
         self._clock = clock
         self._tally = tally
-        self._pending_runs = 0
+        self._pending_runs: list[FinishedRun] = []
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._closing = False
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
         self._writer: Writer[_Operation] = Writer(self._commit, f"ledger {database.path}")
 
@@ -123,31 +129,46 @@ class SqlLedger:
     def record_run(self, run: Mapping[str, object]) -> None:
         """Keep a finished run, which has at least ``probe`` and ``outcome``; returns at once.
 
-        A run that cannot be recorded is counted in ``runs_dropped``. Called on the event loop.
+        Runs are written together every `RUNS_EVERY` seconds, so that a busy agent does not pay for
+        a transaction with each. What cannot be recorded is counted in ``runs_dropped``. Called on
+        the event loop.
         """
         document = json.dumps(run, default=dict)  # a mapping of another type than dict
-        probe, failed = str(run["probe"]), run["outcome"] != "ok"
-        if self._pending_runs >= PENDING_RUNS:
+        if self._closing or len(self._pending_runs) >= PENDING_RUNS:
             self.runs_dropped += 1
             return
-        try:
-            future = self._writer.submit(
-                lambda connection, _: history.add_run(connection, probe, failed, document)
-            )
-        except LedgerError:
-            self.runs_dropped += 1
-            return
-        self._pending_runs += 1
-        future.add_done_callback(self._run_recorded)
+        self._pending_runs.append(FinishedRun(str(run["probe"]), run["outcome"] != "ok", document))
+        if self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._write_runs)
+
+    def _write_runs(self) -> asyncio.Future[Any] | None:
+        """Queue the pending runs; the future tells when they are written. ``None`` where there are none."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        finished, self._pending_runs = self._pending_runs, []
+        if not finished:
+            return None
+        future = self._writer.submit(lambda connection, _: history.add_runs(connection, finished))
+        future.add_done_callback(lambda done: self._runs_written(done, len(finished)))
+        return future
+
+    def _runs_written(self, future: asyncio.Future[Any], count: int) -> None:
+        if future.cancelled() or future.exception() is not None:
+            self.runs_dropped += count
 
     async def recent_runs(
         self, probe: str | None = None, limit: int = 100, failures: bool = False
     ) -> list[dict[str, Any]]:
         """Return up to ``limit`` runs, newest first: of one probe or all, and only what failed if asked."""
+        if (writing := self._write_runs()) is not None:
+            await asyncio.wait([writing])
         return await self._read(lambda connection: history.recent_runs(connection, probe, limit, failures))
 
     async def close(self) -> None:
         """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""
+        self._write_runs()
+        self._closing = True
         await self._writer.close(CLOSE_SECONDS)
         await asyncio.to_thread(self._release)
 
@@ -155,11 +176,6 @@ class SqlLedger:
         self._reader.shutdown()
         self._database.dispose()
         self._presence.release()
-
-    def _run_recorded(self, future: asyncio.Future[Any]) -> None:
-        self._pending_runs -= 1
-        if future.cancelled() or future.exception() is not None:
-            self.runs_dropped += 1
 
     async def _write(self, operation: Callable[[Connection, Books], T]) -> T:
         return cast("T", await self._writer.submit(operation))

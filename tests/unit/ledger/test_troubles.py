@@ -67,7 +67,9 @@ async def test_a_full_disk_is_told_and_survived(
             "nothing was recorded"
         }
         ledger.record_run({"probe": "hq", "outcome": "ok", "detail": "x" * 200_000})
-        assert await ledger.advance(first.id, MessageState.SENT)  # small enough, beside a run that is not
+        advancing = ledger.advance(first.id, MessageState.SENT)  # small enough, beside a run that is not
+        _, advanced = await asyncio.gather(ledger.recent_runs(), advancing)
+        assert advanced
         assert ledger.runs_dropped == 1
         assert ledger.tally.in_flight("hq", "submission") == 1 + len(recorded)
         assert await ledger.discrepancies() == []
@@ -123,6 +125,7 @@ async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_mes
     async with opened() as ledger:
         await ledger.intend(message := new_message())
         ledger.record_run({"probe": "hq", "outcome": "ok"})
+        assert len(await ledger.recent_runs()) == 1
         await ledger.advance(message.id, MessageState.SENT)
         with sqlite3.connect(path) as other:
             other.execute("UPDATE messages SET state = 'absent'")
