@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from monitor.runner import Runner
 from probes.clock import SystemClock
 from probes.faults import ProbeFault
+from probes.pop3 import Pop3, Pop3Settings
 from probes.pop3_client import Pop3Session, connect, open_session
 from probes.reasons import Outcome, Reason
-from probes.settings import ServerSettings
+from probes.settings import ServerSettings, Site
+from probes.tools import Tools
 from probes.verdict import PhaseTimer
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
@@ -162,3 +165,23 @@ async def test_a_mailbox_in_use(
                 pass
     assert caught.value.reason is Reason.POP3_IN_USE
     assert caught.value.reason.outcome is Outcome.UNKNOWN
+
+
+async def test_the_agent_runs_the_probe(
+    start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
+) -> None:
+    """A run of the pop3 kind is ok with its phases, counts the messages, and leaves them where they are."""
+    dovecot = start_dovecot()
+    dovecot.deliver(MESSAGE % b"one")
+    credentials = {"username": dovecot.username, "password": SecretStr(dovecot.password)}
+    server = settings_of(dovecot, "starttls").model_copy(update=credentials)
+    unused: Any = None
+    tools = Tools(SystemClock(), Site("here", {"pop": server}, {}), unused, unused, {}, "test")
+    probe = Pop3(Pop3Settings(name="pop", kind="pop3", server="pop"), tools)
+    verdict = (await Runner(SystemClock(), "here").run(probe)).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.OK, Reason.NONE)
+    phases = {"connect", "greeting", "capa", "starttls", "tls", "login", "stat", "quit"}
+    assert set(verdict.phases) == phases
+    assert verdict.values["messages"] == 1
+    assert verdict.certificate_not_after is not None
+    assert len(dovecot.messages()) == 1
