@@ -43,6 +43,8 @@ def legible(text: str | bytes, limit: int = DETAIL_LIMIT) -> str:
     """Return foreign text fit to show: control characters escaped, cut to ``limit`` characters."""
     if isinstance(text, bytes):
         text = text[: limit * 2].decode("utf-8", "backslashreplace")
+    if len(text) <= limit and text.isprintable():
+        return text
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 

@@ -10,23 +10,25 @@ import asyncio
 import base64
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
-from aiosmtplib import SMTPResponseException, SMTPServerDisconnected
+from aiosmtplib import SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
 from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
 from probes.clock import Clock
-from probes.faults import ProbeFault, legible, withholding
+from probes.faults import ProbeFault, fault_of, legible, withholding
 from probes.reasons import Reason
 from probes.settings import ServerSettings
 from probes.tls import certificate_not_after, client_context
 from probes.verdict import PhaseTimer
-from probes.wire import connect_tcp, translated
+from probes.wire import connect_tcp
+
+T = TypeVar("T")
 
 QUIT_TIMEOUT = 5.0
 """Longest wait, in seconds, for the answer to QUIT: by then the result is known."""
@@ -117,7 +119,7 @@ class SmtpSession:
         with self._phases.phase("tls" if server.tls == "implicit" else "greeting"):
             await self._attach()
         with self._phases.phase("greeting"):
-            self.greeting = await self._reply()
+            self.greeting = await self._reply(self._dialogue.read_response())
             if self.greeting.code != 220:
                 raise self.greeting.fault()
         await self._ehlo()
@@ -129,13 +131,13 @@ class SmtpSession:
 
     async def _attach(self) -> None:
         context = client_context(self._server.tls_ca) if self._server.tls == "implicit" else None
-        async with self._within_timeout(Reason.TLS_HANDSHAKE):
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                lambda: self._dialogue,
-                sock=self._socket,
-                ssl=context,
-                server_hostname=self._tls_name if context else None,
-            )
+        connecting = asyncio.get_running_loop().create_connection(
+            lambda: self._dialogue,
+            sock=self._socket,
+            ssl=context,
+            server_hostname=self._tls_name if context else None,
+        )
+        transport, _ = await self._answered(connecting, Reason.TLS_HANDSHAKE)
         if context:
             self._note_certificate(transport)
 
@@ -146,31 +148,33 @@ class SmtpSession:
     def _note_certificate(self, transport: asyncio.BaseTransport) -> None:
         self.certificate_not_after = certificate_not_after(transport.get_extra_info("ssl_object"))
 
-    @asynccontextmanager
-    async def _within_timeout(self, when_slow: Reason) -> AsyncIterator[None]:
-        """Translate errors and hold the server's timeout.
+    async def _answered(self, work: Awaitable[T], when_slow: Reason = Reason.COMMAND_TIMEOUT) -> T:
+        """Return what ``work`` gives, within the server's timeout and with its errors translated.
 
         aiosmtplib's own timeouts are not used: Python 3.11's `asyncio.wait_for` loses a
         cancellation that comes together with the reply, and with it a run's deadline.
         """
         try:
-            with _translated():
-                async with asyncio.timeout(self._server.timeout):
-                    yield
-        except TimeoutError as error:
-            raise ProbeFault(when_slow, f"no answer after {self._server.timeout:g} s") from error
+            async with asyncio.timeout(self._server.timeout):
+                return await work
+        except Exception as error:
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise ProbeFault(when_slow, f"no answer after {self._server.timeout:g} s") from error
+            fault = _fault_of(error)
+            if fault is None:
+                raise
+            raise fault from error
 
-    async def _reply(self) -> Reply:
-        async with self._within_timeout(Reason.COMMAND_TIMEOUT):
-            response = await self._dialogue.read_response()
-        return _sound(Reply(response.code, response.message))
+    async def _reply(self, work: Awaitable[SMTPResponse]) -> Reply:
+        code, text = await self._answered(work)
+        if not 200 <= code <= 599:
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {code} {text}")
+        return Reply(code, text)
 
     async def command(self, *words: str) -> Reply:
         """Send one command line and return the answer, whatever its code."""
         self._require_turn()
-        async with self._within_timeout(Reason.COMMAND_TIMEOUT):
-            response = await self._dialogue.execute_command(*(word.encode("ascii") for word in words))
-        return _sound(Reply(response.code, response.message))
+        return await self._reply(self._dialogue.execute_command(" ".join(words).encode("ascii")))
 
     def _require_turn(self) -> None:
         """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""
@@ -201,23 +205,21 @@ class SmtpSession:
                 raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.recording))
             self._dialogue.recording = None
         with self._phases.phase("tls"):
-            transport = await self._upgrade()
-        self._dialogue.transport = transport
-        self._note_certificate(transport)
+            self._dialogue.transport = await self._answered(self._upgraded(), Reason.TLS_HANDSHAKE)
+        self._note_certificate(self._dialogue.transport)
 
-    async def _upgrade(self) -> asyncio.Transport:
-        async with self._within_timeout(Reason.TLS_HANDSHAKE):
-            if self._dialogue.transport is None:
-                raise ConnectionResetError("the connection closed before the TLS handshake")
-            transport = await asyncio.get_running_loop().start_tls(
-                cast("asyncio.Transport", self._dialogue.transport),  # uvloop's are no subclass of it
-                self._dialogue,
-                client_context(self._server.tls_ca),
-                server_hostname=self._tls_name,
-            )
-            if transport is None:
-                raise ConnectionResetError("the connection closed during the TLS handshake")
-            return transport
+    async def _upgraded(self) -> asyncio.BaseTransport:
+        if self._dialogue.transport is None:
+            raise ConnectionResetError("the connection closed before the TLS handshake")
+        transport = await asyncio.get_running_loop().start_tls(
+            cast("asyncio.Transport", self._dialogue.transport),  # uvloop's are no subclass of it
+            self._dialogue,
+            client_context(self._server.tls_ca),
+            server_hostname=self._tls_name,
+        )
+        if transport is None:
+            raise ConnectionResetError("the connection closed during the TLS handshake")
+        return transport
 
     async def _authenticate(self, username: str, password: str) -> None:
         """Log in by the configured mechanism, or the best one offered (RFC 4954)."""
@@ -285,10 +287,12 @@ class SmtpSession:
                 raise reply.fault()
             self._require_turn()
             stuffed = _LEADING_DOT.sub(b"..", content) + b".\r\n"
-            with _translated():
-                self.dot_sent_at = self._clock.monotonic()
-                self._dialogue.write(stuffed)
-            return _accepted(await self._reply())
+            return _accepted(await self._reply(self._submitted(stuffed)))
+
+    async def _submitted(self, stuffed: bytes) -> SMTPResponse:
+        self.dot_sent_at = self._clock.monotonic()
+        self._dialogue.write(stuffed)
+        return await self._dialogue.read_response()
 
     async def quit(self) -> None:
         """End the session politely; a server that does not answer changes no result."""
@@ -326,12 +330,6 @@ def _accepted(reply: Reply) -> Reply:
     return reply
 
 
-def _sound(reply: Reply) -> Reply:
-    if not 200 <= reply.code <= 599:
-        raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {reply.code} {reply.text}")
-    return reply
-
-
 def _require_base64(reply: Reply) -> None:
     try:
         base64.b64decode(reply.text, validate=True)
@@ -345,16 +343,11 @@ def _address_literal(connection: socket.socket) -> str:
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what aiosmtplib, sockets and TLS raise into a `ProbeFault`."""
-    with translated():
-        try:
-            yield
-        except SMTPResponseException as error:
-            long = error.message == "Response too long"
-            raise ProbeFault(
-                Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message
-            ) from error
-        except SMTPServerDisconnected as error:
-            raise ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error)) from error
+def _fault_of(error: Exception) -> ProbeFault | None:
+    """Return the fault that an error of aiosmtplib, a socket or TLS stands for, if it stands for one."""
+    if isinstance(error, SMTPResponseException):
+        long = error.message == "Response too long"
+        return ProbeFault(Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message)
+    if isinstance(error, SMTPServerDisconnected):
+        return ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error))
+    return fault_of(error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+
+from cryptography.x509 import load_der_x509_certificate
 
 from probes.reasons import Reason
 
@@ -23,8 +25,13 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
 
 def certificate_not_after(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
     """Return when the verified certificate of ``connection``'s peer expires, in unix seconds."""
-    certificate = connection.getpeercert() or {}
-    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
+    return _not_after(connection.getpeercert(binary_form=True) or b"")
+
+
+@lru_cache(maxsize=1024)
+def _not_after(der: bytes) -> float:
+    """Return when a certificate expires; the same few certificates come again with every run."""
+    return load_der_x509_certificate(der).not_valid_after_utc.timestamp()
 
 
 def expiry_reason(not_after: float | None, now: float, warning: float) -> Reason:
