@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,9 +36,13 @@ class FinishedRun:
 
 
 def add_runs(connection: Connection, finished: Sequence[FinishedRun]) -> None:
-    """Add finished runs, and remove what is then too old of their probes."""
+    """Add finished runs."""
     connection.execute(insert(runs), [asdict(run) for run in finished])
-    connection.execute(_FORGET_OLD, [{"of_probe": probe} for probe in {run.probe for run in finished}])
+
+
+def forget_old_runs(connection: Connection, probes: Iterable[str]) -> None:
+    """Remove the runs of these probes that are too old to be kept."""
+    connection.execute(_FORGET_OLD, [{"of_probe": probe} for probe in probes])
 
 
 def recent_runs(

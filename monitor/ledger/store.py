@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,6 +32,9 @@ CLOSE_SECONDS = 10.0
 
 RUNS_EVERY = 5.0
 """Seconds after which finished runs are written."""
+
+FORGET_AFTER = 25
+"""Runs of a probe after which its old ones are removed: it may hold so many more for a while."""
 
 PENDING_RUNS = 10_000
 """Most runs that wait to be recorded; more are dropped and counted."""
@@ -63,6 +67,7 @@ class SqlLedger:
         self._pending_runs: list[FinishedRun] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._closing = False
+        self._grown: Counter[str] = Counter()  # runs of each probe since its old ones were removed
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
         self._writer: Writer[_Operation] = Writer(self._commit, f"ledger {database.path}")
 
@@ -141,15 +146,29 @@ class SqlLedger:
         if self._flush_timer is None:
             self._flush_timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._write_runs)
 
-    def _write_runs(self) -> asyncio.Future[Any] | None:
-        """Queue the pending runs; the future tells when they are written. ``None`` where there are none."""
+    def _write_runs(self, grown_by: int = FORGET_AFTER) -> asyncio.Future[Any] | None:
+        """Queue the pending runs, and the removal of old ones where ``grown_by`` runs came since the last.
+
+        The future tells when it is done; ``None`` where nothing is to do.
+        """
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
         finished, self._pending_runs = self._pending_runs, []
-        if not finished:
+        self._grown.update(run.probe for run in finished)
+        full = [probe for probe, count in self._grown.items() if count >= grown_by]
+        for probe in full:
+            del self._grown[probe]
+        if not finished and not full:
             return None
-        future = self._writer.submit(lambda connection, _: history.add_runs(connection, finished))
+
+        def write(connection: Connection, _: Books) -> None:
+            if finished:
+                history.add_runs(connection, finished)
+            if full:
+                history.forget_old_runs(connection, full)
+
+        future = self._writer.submit(write)
         future.add_done_callback(lambda done: self._runs_written(done, len(finished)))
         return future
 
@@ -167,7 +186,7 @@ class SqlLedger:
 
     async def close(self) -> None:
         """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""
-        self._write_runs()
+        self._write_runs(grown_by=1)
         self._closing = True
         await self._writer.close(CLOSE_SECONDS)
         await asyncio.to_thread(self._release)
