@@ -15,7 +15,7 @@ from probes.reasons import Reason
 from probes.settings import ServerSettings
 from probes.tls import client_context
 from probes.verdict import PhaseTimer
-from probes.wire import LineTransport, connect_tcp
+from probes.wire import LineTransport
 
 INITIAL_RESPONSE_LINE = 255
 """Longest AUTH line, in octets, that may carry an initial response (RFC 5034 section 4)."""
@@ -214,8 +214,7 @@ class Pop3Session:
 
 async def connect(server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Pop3Session:
     """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
-    connection = await connect_tcp(server.host, server.port, phases, server.timeout)
-    wire = await LineTransport.attach(connection, server.timeout)
+    wire = await LineTransport.connect(server.host, server.port, phases, server.timeout)
     session = Pop3Session(server, wire, phases, clock)
     try:
         return await session.open()

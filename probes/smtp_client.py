@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-import socket
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +34,9 @@ QUIT_TIMEOUT = 5.0
 
 COMMAND_LINE = 512
 """Longest command line, in octets, that may carry an initial response (RFC 5321 section 4.5.3.1.4)."""
+
+IN_CLEAR = 64 * 1024
+"""Octets in clear that are kept for comparison: more than any sound answer before TLS."""
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
 _LEADING_DOT = re.compile(rb"^\.", re.MULTILINE)
@@ -75,15 +77,16 @@ def _reason_of(code: int) -> Reason:
 
 
 class _Dialogue(SMTPProtocol):
-    """aiosmtplib's protocol, which also keeps what comes in clear after STARTTLS was sent."""
+    """aiosmtplib's protocol, which also keeps the beginning of what comes in clear."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.recording: bytearray | None = None
+    def __init__(self) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self.in_clear = bytearray()
+        self.is_recording = True
 
     def data_received(self, data: bytes) -> None:
-        if self.recording is not None:
-            self.recording.extend(data[:4096])
+        if self.is_recording and len(self.in_clear) < IN_CLEAR:
+            self.in_clear += data[:IN_CLEAR]
         super().data_received(data)
 
     @property
@@ -98,14 +101,11 @@ class SmtpSession:
     Every method raises `ProbeFault`. Made by `smtp_session`, which also ends it.
     """
 
-    def __init__(
-        self, server: ServerSettings, phases: PhaseTimer, clock: Clock, connection: socket.socket
-    ) -> None:
+    def __init__(self, server: ServerSettings, phases: PhaseTimer, clock: Clock, dialogue: _Dialogue) -> None:
         self._server = server
         self._phases = phases
         self._clock = clock
-        self._socket = connection
-        self._dialogue = _Dialogue(asyncio.get_running_loop())
+        self._dialogue = dialogue
         self.greeting = Reply(0, "")
         self.features: Mapping[str, str] = {}
         self.auth_mechanisms: tuple[str, ...] = ()
@@ -116,8 +116,8 @@ class SmtpSession:
     async def open(self) -> None:
         """Greet the server, encrypt as configured, and log in where there are credentials."""
         server = self._server
-        with self._phases.phase("tls" if server.tls == "implicit" else "greeting"):
-            await self._attach()
+        if server.tls == "implicit":
+            await self._encrypt(said_in_clear=b"")
         with self._phases.phase("greeting"):
             self.greeting = await self._reply(self._dialogue.read_response())
             if self.greeting.code != 220:
@@ -129,24 +129,9 @@ class SmtpSession:
         if server.username is not None and server.password is not None:
             await self._authenticate(server.username, server.password.get_secret_value())
 
-    async def _attach(self) -> None:
-        context = client_context(self._server.tls_ca) if self._server.tls == "implicit" else None
-        connecting = asyncio.get_running_loop().create_connection(
-            lambda: self._dialogue,
-            sock=self._socket,
-            ssl=context,
-            server_hostname=self._tls_name if context else None,
-        )
-        transport, _ = await self._answered(connecting, Reason.TLS_HANDSHAKE)
-        if context:
-            self._note_certificate(transport)
-
     @property
     def _tls_name(self) -> str:
         return self._server.tls_server_name or self._server.host
-
-    def _note_certificate(self, transport: asyncio.BaseTransport) -> None:
-        self.certificate_not_after = certificate_not_after(transport.get_extra_info("ssl_object"))
 
     async def _answered(self, work: Awaitable[T], when_slow: Reason = Reason.COMMAND_TIMEOUT) -> T:
         """Return what ``work`` gives, within the server's timeout and with its errors translated.
@@ -183,7 +168,9 @@ class SmtpSession:
 
     async def _ehlo(self) -> None:
         with self._phases.phase("ehlo"):
-            reply = await self.command("EHLO", self._server.ehlo_name or _address_literal(self._socket))
+            reply = await self.command(
+                "EHLO", self._server.ehlo_name or _address_literal(self._dialogue.transport)
+            )
             if reply.code != 250:
                 raise reply.fault()
         features, mechanisms = parse_esmtp_extensions(reply.text)
@@ -197,16 +184,23 @@ class SmtpSession:
         with self._phases.phase("starttls"):
             if self._dialogue.unread:
                 raise ProbeFault(Reason.TLS_INJECTION, self._dialogue.unread)
-            self._dialogue.recording = bytearray()
+            self._dialogue.in_clear.clear()
             reply = await self.command("STARTTLS")
             if reply.code != 220:
                 raise reply.fault()
-            if not _ONE_REPLY.fullmatch(bytes(self._dialogue.recording)):
-                raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.recording))
-            self._dialogue.recording = None
+            if not _ONE_REPLY.fullmatch(said := bytes(self._dialogue.in_clear)):
+                raise ProbeFault(Reason.TLS_INJECTION, said)
+        await self._encrypt(said)
+
+    async def _encrypt(self, said_in_clear: bytes) -> None:
+        """Do the TLS handshake; what the server says in clear beyond ``said_in_clear`` is an attack."""
         with self._phases.phase("tls"):
-            self._dialogue.transport = await self._answered(self._upgraded(), Reason.TLS_HANDSHAKE)
-        self._note_certificate(self._dialogue.transport)
+            transport = await self._answered(self._upgraded(), Reason.TLS_HANDSHAKE)
+            if self._dialogue.in_clear != said_in_clear:
+                raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.in_clear))
+            self._dialogue.transport = transport
+            self._dialogue.is_recording = False
+        self.certificate_not_after = certificate_not_after(transport.get_extra_info("ssl_object"))
 
     async def _upgraded(self) -> asyncio.BaseTransport:
         if self._dialogue.transport is None:
@@ -315,8 +309,8 @@ async def smtp_session(
     server: ServerSettings, phases: PhaseTimer, clock: Clock
 ) -> AsyncIterator[SmtpSession]:
     """Open a session as the server is configured; however the block ends, it is closed."""
-    connection = await connect_tcp(server.host, server.port, phases, server.timeout)
-    session = SmtpSession(server, phases, clock, connection)
+    dialogue = await connect_tcp(_Dialogue, server.host, server.port, phases, server.timeout)
+    session = SmtpSession(server, phases, clock, dialogue)
     try:
         await session.open()
         yield session
@@ -337,9 +331,10 @@ def _require_base64(reply: Reply) -> None:
         raise ProbeFault(Reason.PROTOCOL_ERROR, f"not a CRAM-MD5 challenge: {legible(reply.text)}") from None
 
 
-def _address_literal(connection: socket.socket) -> str:
+def _address_literal(transport: asyncio.BaseTransport | None) -> str:
     """Return this end's address as an address literal (RFC 5321 section 4.1.4), for want of a host name."""
-    address = str(connection.getsockname()[0])
+    name = transport.get_extra_info("sockname") if transport is not None else None
+    address = str(name[0]) if name else "127.0.0.1"
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 

@@ -6,9 +6,9 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
 
 from probes.faults import ProbeFault, fault_of
 from probes.reasons import Outcome, Reason
@@ -18,11 +18,17 @@ from probes.verdict import PhaseTimer
 BUFFER_LIMIT = 64 * 1024
 """Most octets that wait unread, beyond one chunk from the network; a faster server has to wait."""
 
-_Address = tuple[socket.AddressFamily, tuple[object, ...]]
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 
-async def connect_tcp(host: str, port: int, phases: PhaseTimer, timeout: float) -> socket.socket:  # noqa: ASYNC109 # one budget for all addresses
-    """Return a connected non-blocking socket; phases ``resolve`` (not for an IP literal) and ``connect``.
+async def connect_tcp(
+    make_protocol: Callable[[], ProtocolT],
+    host: str,
+    port: int,
+    phases: PhaseTimer,
+    timeout: float,  # noqa: ASYNC109 # one budget for all addresses
+) -> ProtocolT:
+    """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
     The addresses are tried in the resolver's order (RFC 6724) within ``timeout`` seconds
     altogether, each with an equal share of the time that is left. If none answers, raises
@@ -30,23 +36,22 @@ async def connect_tcp(host: str, port: int, phases: PhaseTimer, timeout: float) 
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + timeout
-    if _is_literal(host):
-        addresses: list[_Address] = [(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port))]
-    else:
+    addresses = [host]
+    if not _is_literal(host):
         with phases.phase("resolve"):
             addresses = await _resolve(host, port, timeout)
     faults = []
     with phases.phase("connect"):
-        for position, (family, address) in enumerate(addresses):
+        for position, address in enumerate(addresses):
             share = (ends - loop.time()) / (len(addresses) - position)
             try:
-                return await _connect(family, address, share)
+                return await _connect(make_protocol, address, port, share)
             except ProbeFault as fault:
                 faults.append(fault)
         raise next((fault for fault in faults if fault.reason.outcome is Outcome.FAILED), faults[0])
 
 
-async def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
+async def _resolve(host: str, port: int, seconds: float) -> list[str]:
     try:
         async with asyncio.timeout(seconds):
             with translated():
@@ -55,27 +60,22 @@ async def _resolve(host: str, port: int, seconds: float) -> list[_Address]:
         raise ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s") from error
     except UnicodeError as error:  # a label longer than 63 octets
         raise ProbeFault(Reason.DNS_NXDOMAIN, f"{host}: no name that DNS can hold") from error
-    return [(entry[0], entry[4]) for entry in found]
+    return [str(entry[4][0]) for entry in found]
 
 
 async def _connect(
-    family: socket.AddressFamily, address: tuple[object, ...], seconds: float
-) -> socket.socket:
-    with ExitStack() as on_failure:
-        try:
-            connection = on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().sock_connect(connection, address)
-        except OSError as error:  # a timeout is one too
-            silent = isinstance(error, TimeoutError) and error.errno is None
-            said = ProbeFault(Reason.CONNECT_TIMEOUT, "no answer in time") if silent else fault_of(error)
-            # What the kernel refuses for a cause of its own, such as a missing IPv6, is no server's fault.
-            said = said or ProbeFault(Reason.NETWORK_UNREACHABLE, error.strerror or str(error))
-            raise ProbeFault(said.reason, f"{address[0]} port {address[1]}: {said.detail}") from error
-        on_failure.pop_all()
-        return connection
+    make_protocol: Callable[[], ProtocolT], address: str, port: int, seconds: float
+) -> ProtocolT:
+    try:
+        async with asyncio.timeout(seconds):
+            _, protocol = await asyncio.get_running_loop().create_connection(make_protocol, address, port)
+    except OSError as error:  # a timeout is one too
+        silent = isinstance(error, TimeoutError) and error.errno is None
+        said = ProbeFault(Reason.CONNECT_TIMEOUT, "no answer in time") if silent else fault_of(error)
+        # What the kernel refuses for a cause of its own, such as a missing IPv6, is no server's fault.
+        said = said or ProbeFault(Reason.NETWORK_UNREACHABLE, error.strerror or str(error))
+        raise ProbeFault(said.reason, f"{address} port {port}: {said.detail}") from error
+    return protocol
 
 
 def _is_literal(host: str) -> bool:
@@ -154,12 +154,15 @@ class LineTransport:
         self.certificate_not_after: float | None = None
 
     @classmethod
-    async def attach(cls, connection: socket.socket, timeout: float) -> LineTransport:  # noqa: ASYNC109 # kept for every later wait
-        """Take over a connected socket."""
-        receiver = _Receiver()
-        with translated():
-            await asyncio.get_running_loop().create_connection(lambda: receiver, sock=connection)
-        return cls(receiver, timeout)
+    async def connect(
+        cls,
+        host: str,
+        port: int,
+        phases: PhaseTimer,
+        timeout: float,  # noqa: ASYNC109 # kept for every later wait
+    ) -> LineTransport:
+        """Connect as `connect_tcp` does."""
+        return cls(await connect_tcp(_Receiver, host, port, phases, timeout), timeout)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection; octets that already wait were injected before it (RFC 2595 section 2.1)."""

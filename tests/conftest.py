@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import trustme
 
@@ -14,6 +15,10 @@ from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.prometheus import Prometheus
+
+# A time limit would test the machine, and not the code.
+hypothesis.settings.register_profile("mailsonde", deadline=None)
+hypothesis.settings.load_profile("mailsonde")
 
 
 @pytest.fixture(scope="session")

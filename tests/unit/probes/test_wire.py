@@ -7,7 +7,7 @@ import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -34,8 +34,9 @@ def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
 async def connected(script: Script, patience: float = 5.0) -> AsyncIterator[LineTransport]:
     """Yield a transport to a server that follows ``script``; the block must leave it closed."""
     async with scripted_server(script) as server:
-        connection = await connect_tcp("127.0.0.1", server.port, PhaseTimer(SystemClock()), 5.0)
-        yield await LineTransport.attach(connection, patience)
+        wire = await LineTransport.connect("127.0.0.1", server.port, PhaseTimer(SystemClock()), 5.0)
+        wire._timeout = patience
+        yield wire
         await server.peer_closed()
 
 
@@ -278,8 +279,7 @@ async def test_connecting_times_its_phases() -> None:
     for host, names in (("127.0.0.1", {"connect"}), ("localhost", {"resolve", "connect"})):
         phases = PhaseTimer(SystemClock())
         async with scripted_server(stay_silent) as server:
-            connection = await connect_tcp(host, server.port, phases, 5.0)
-            connection.close()
+            (await LineTransport.connect(host, server.port, phases, 5.0)).abort()
             await server.peer_closed()
         assert set(phases.seconds) == names
 
@@ -289,7 +289,7 @@ async def test_nothing_listens() -> None:
     """A refused connection says where it was refused."""
     port = unused_port()
     with pytest.raises(ProbeFault) as caught:
-        await connect_tcp("127.0.0.1", port, PhaseTimer(SystemClock()), 5.0)
+        await connect_tcp(asyncio.Protocol, "127.0.0.1", port, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is Reason.CONNECT_REFUSED
     assert f"127.0.0.1 port {port}" in caught.value.detail
 
@@ -298,7 +298,7 @@ async def test_nothing_listens() -> None:
 async def test_a_name_that_cannot_be() -> None:
     """A label longer than DNS allows is a name that does not exist, and no defect."""
     with pytest.raises(ProbeFault) as caught:
-        await connect_tcp("x" * 64 + ".test", 25, PhaseTimer(SystemClock()), 5.0)
+        await connect_tcp(asyncio.Protocol, "x" * 64 + ".test", 25, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is Reason.DNS_NXDOMAIN
 
 
@@ -337,46 +337,44 @@ async def test_a_resolver_that_fails(
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     phases = PhaseTimer(SystemClock())
     with pytest.raises(ProbeFault) as caught:
-        await connect_tcp("mail.test", 25, phases, 0.05)
+        await connect_tcp(asyncio.Protocol, "mail.test", 25, phases, 0.05)
     assert caught.value.reason is reason
     assert phases.current == "resolve"
 
 
-@pytest.fixture
-def silent_address() -> Iterator[tuple[str, int]]:
-    """An address whose packets nobody answers: a listener whose backlog is full."""
+@contextmanager
+def silence(host: str, port: int = 0) -> Iterator[int]:
+    """Listen on a port whose packets nobody answers, as its backlog is full; yield the port."""
     with ExitStack() as sockets:
-        listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        address = listener.getsockname()
+        listener = sockets.enter_context(socket.create_server((host, port), backlog=0))
         for _ in range(4):
             caller = sockets.enter_context(socket.socket())
             caller.setblocking(False)
-            caller.connect_ex(address)
-        yield address
+            caller.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 @on_each_loop
-async def test_a_silent_server(silent_address: tuple[str, int]) -> None:
+async def test_a_silent_server() -> None:
     """A server that never completes the connection is a timeout of connecting."""
     phases = PhaseTimer(SystemClock())
-    with pytest.raises(ProbeFault) as caught:
-        await connect_tcp(*silent_address, phases, 0.1)
+    with silence("127.0.0.1") as port, pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "127.0.0.1", port, phases, 0.1)
     assert caught.value.reason is Reason.CONNECT_TIMEOUT
     assert phases.current == "connect"
     assert phases.seconds["connect"] > 0.05
 
 
 @on_each_loop
-async def test_a_silent_address_leaves_time_for_the_next(
-    silent_address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that swallows packets does not use up the time of one that answers."""
     async with scripted_server(stay_silent) as server:
-        resolve_to(monkeypatch, silent_address, ("127.0.0.1", server.port))
-        connection = await connect_tcp("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
-        assert connection.getpeername() == ("127.0.0.1", server.port)
-        connection.close()
+        resolve_to(monkeypatch, ("127.0.0.2", server.port), ("127.0.0.1", server.port))
+        with silence("127.0.0.2", server.port):
+            wire = await LineTransport.connect("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
+        wire.abort()
         await server.peer_closed()
+        assert server.connections == 1
 
 
 @pytest.mark.parametrize(
@@ -393,21 +391,22 @@ async def test_a_refusal_outweighs_what_this_machine_lacks(
 ) -> None:
     """A machine without IPv6 still sees that a server's other address refuses: its outage is no unknown."""
     port = unused_port()
-    real = socket.socket
+    loop = asyncio.get_running_loop()
+    real = loop.create_connection
 
-    def without_ipv6(family: int = socket.AF_INET, *options: object, **more: object) -> socket.socket:
-        if family == socket.AF_INET6:
+    async def without_ipv6(protocol: Any, host: str, port: int) -> Any:
+        if ":" in host:
             raise OSError(number, "not here")
-        return real(family, *options, **more)  # type: ignore[arg-type] # passed on as they came
+        return await real(protocol, host, port)
 
     resolve_to(monkeypatch, ("127.0.0.1", port), ("2001:db8::1", port, 0, 0))
-    monkeypatch.setattr(socket, "socket", without_ipv6)
+    monkeypatch.setattr(loop, "create_connection", without_ipv6)
     with pytest.raises(ProbeFault) as caught:
-        await connect_tcp("mail.test", port, PhaseTimer(SystemClock()), 5.0)
+        await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is Reason.CONNECT_REFUSED
     resolve_to(monkeypatch, ("2001:db8::1", port, 0, 0))
     with pytest.raises(ProbeFault) as caught:
-        await connect_tcp("mail.test", port, PhaseTimer(SystemClock()), 5.0)
+        await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is reason
 
 
