@@ -39,6 +39,7 @@ IN_CLEAR = 64 * 1024
 """Octets in clear that are kept for comparison: more than any sound answer before TLS."""
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s|$)")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LEADING_DOT = re.compile(rb"^\.", re.MULTILINE)
 _ONE_REPLY = re.compile(rb"(?:\d{3}-[^\n]*\n)*\d{3}(?: [^\n]*)?\r?\n")
 
@@ -159,7 +160,15 @@ class SmtpSession:
     async def command(self, *words: str) -> Reply:
         """Send one command line and return the answer, whatever its code."""
         self._require_turn()
-        return await self._reply(self._dialogue.execute_command(" ".join(words).encode("ascii")))
+        line = " ".join(words).encode("ascii")
+        if _CONTROL.search(line):
+            raise ValueError("a command line cannot hold control characters")
+        return await self._reply(self._said(line + b"\r\n"))
+
+    async def _said(self, octets: bytes) -> SMTPResponse:
+        """Send ``octets`` and return the response; one dialogue is led by one task, so nothing is locked."""
+        self._dialogue.write(octets)
+        return await self._dialogue.read_response()
 
     def _require_turn(self) -> None:
         """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""
@@ -281,12 +290,8 @@ class SmtpSession:
                 raise reply.fault()
             self._require_turn()
             stuffed = _LEADING_DOT.sub(b"..", content) + b".\r\n"
-            return _accepted(await self._reply(self._submitted(stuffed)))
-
-    async def _submitted(self, stuffed: bytes) -> SMTPResponse:
-        self.dot_sent_at = self._clock.monotonic()
-        self._dialogue.write(stuffed)
-        return await self._dialogue.read_response()
+            self.dot_sent_at = self._clock.monotonic()
+            return _accepted(await self._reply(self._said(stuffed)))
 
     async def quit(self) -> None:
         """End the session politely; a server that does not answer changes no result."""

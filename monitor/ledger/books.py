@@ -6,7 +6,19 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import fields
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 
 from monitor.ledger.database import insert
 from monitor.ledger.schema import messages, totals
@@ -67,21 +79,25 @@ class Books:
 
     def advance(self, message_id: str, state: MessageState, changes: Mapping[str, object]) -> Message | None:
         """Move a message as `probes.message_life.Ledger.advance` says."""
-        # FOR UPDATE says nothing in SQLite, where the transaction holds the whole file.
-        query = select(*_COLUMNS).where(messages.c.id == message_id).with_for_update()
-        row = self._connection.execute(query).one_or_none()
+        row = self._connection.execute(_SELECT_TO_CHANGE, {"of_id": message_id}).one_or_none()
         if row is None or state not in SUCCESSORS[MessageState(row.state)]:
             return None
         self._move([row], state, changes)
-        return message_of(self._connection.execute(query).one())
+        return message_of(self._connection.execute(_SELECT_TO_CHANGE, {"of_id": message_id}).one())
 
     def _move(
         self, rows: Iterable[Row[tuple[object, ...]]], state: MessageState, changes: Mapping[str, object]
     ) -> None:
         for row in rows:
-            legal = and_(messages.c.id == row.id, messages.c.state == row.state)
             moved = self._connection.execute(
-                update(messages).where(legal).values(state=state, changed_at=self._now, **changes)
+                _MOVE,
+                {
+                    "of_id": row.id,
+                    "from_state": row.state,
+                    "state": state,
+                    "changed_at": self._now,
+                    **changes,
+                },
             )
             if moved.rowcount != 1:
                 raise LedgerError(f"message {row.id} was moved by another process at the same moment")
@@ -135,38 +151,60 @@ class Books:
             }
             for key in sorted(changed)
         ]
-        upsert = insert(totals)
-        added = {name: totals.c[name] + upsert.excluded[name] for name in ("entered", "held", "purged")}
-        self._connection.execute(
-            upsert.on_conflict_do_update(index_elements=["probe", "target", "state"], set_=added), rows
-        )
+        self._connection.execute(_ADD_TO_TOTALS, rows)
         return read_totals(self._connection, {(probe, target) for probe, target, _ in changed})
+
+
+def _add_to_totals() -> Executable:
+    upsert = insert(totals)
+    added = {name: totals.c[name] + upsert.excluded[name] for name in ("entered", "held", "purged")}
+    return upsert.on_conflict_do_update(index_elements=["probe", "target", "state"], set_=added)
+
+
+# What each message needs is built once: building a statement costs more than running it.
+_SELECT = select(*_COLUMNS).where(messages.c.id == bindparam("of_id"))
+# FOR UPDATE says nothing in SQLite, where the transaction holds the whole file.
+_SELECT_TO_CHANGE = _SELECT.with_for_update()
+_MOVE = update(messages).where(
+    messages.c.id == bindparam("of_id"), messages.c.state == bindparam("from_state")
+)
+_ADD_TO_TOTALS = _add_to_totals()
+_OLDEST = (
+    select(func.min(messages.c.created_at))
+    .where(
+        messages.c.state == totals.c.state,
+        messages.c.probe == totals.c.probe,
+        messages.c.target == totals.c.target,
+    )
+    .scalar_subquery()
+)
+_TOTALS = select(
+    totals.c.probe,
+    totals.c.target,
+    totals.c.state,
+    totals.c.entered,
+    totals.c.held,
+    _OLDEST.label("oldest"),
+)
+_TOTALS_OF = _TOTALS.where(tuple_(totals.c.probe, totals.c.target).in_(bindparam("pairs", expanding=True)))
 
 
 def read_totals(connection: Connection, targets: Iterable[tuple[str, str]] | None = None) -> list[Total]:
     """Return the totals, of all or of the given pairs of probe and target."""
-    oldest = (
-        select(func.min(messages.c.created_at))
-        .where(
-            messages.c.state == totals.c.state,
-            messages.c.probe == totals.c.probe,
-            messages.c.target == totals.c.target,
-        )
-        .scalar_subquery()
+    result = (
+        connection.execute(_TOTALS)
+        if targets is None
+        else connection.execute(_TOTALS_OF, {"pairs": list(targets)})
     )
-    columns = (totals.c.probe, totals.c.target, totals.c.state, totals.c.entered, totals.c.held)
-    query = select(*columns, oldest.label("oldest"))
-    if targets is not None:
-        query = query.where(tuple_(totals.c.probe, totals.c.target).in_(list(targets)))
     return [
         Total(row.probe, row.target, MessageState(row.state), row.entered, row.held, row.oldest)
-        for row in connection.execute(query)
+        for row in result
     ]
 
 
 def find(connection: Connection, message_id: str) -> Message | None:
     """Return the message with this id, or ``None``."""
-    row = connection.execute(select(*_COLUMNS).where(messages.c.id == message_id)).one_or_none()
+    row = connection.execute(_SELECT, {"of_id": message_id}).one_or_none()
     return None if row is None else message_of(row)
 
 

@@ -42,6 +42,8 @@ PENDING_RUNS = 10_000
 PURGE_STEP = 1000
 """Most messages forgotten in one transaction, so that others are not kept waiting."""
 
+_ENCODER = json.JSONEncoder(default=dict)  # a mapping of another type than dict
+
 T = TypeVar("T")
 _Operation = Message | Callable[[Connection, Books], object]
 """A message to intend, which goes in bulk with its neighbours, or anything else."""
@@ -138,7 +140,7 @@ class SqlLedger:
         a transaction with each. What cannot be recorded is counted in ``runs_dropped``. Called on
         the event loop.
         """
-        document = json.dumps(run, default=dict)  # a mapping of another type than dict
+        document = _ENCODER.encode(run)
         if self._closing or len(self._pending_runs) >= PENDING_RUNS:
             self.runs_dropped += 1
             return
