@@ -21,7 +21,7 @@ from tests.real_servers.process import wait_until
 from tests.real_servers.site import AgentProcess, Site
 
 GOAL = 1 / 20
-ROUTES = 5
+ROUTES = 40
 ROUNDS = 5
 SECONDS = 8.0
 _PLUGINS = Path("/usr/lib/nagios/plugins")

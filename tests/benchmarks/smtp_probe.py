@@ -19,9 +19,9 @@ from tests.real_servers.process import Daemon, free_port, require
 from tests.real_servers.site import AgentProcess
 
 GOAL = 0.9
-PROBES_A_SECOND = 40
+PROBES_A_SECOND = 100
 WINDOWS = 7
-WINDOW_SECONDS = 8.0
+WINDOW_SECONDS = 6.0
 
 _MODULE = """\
 modules:

@@ -1,0 +1,43 @@
+"""``python -m tests.benchmarks [smtp] [roundtrip] [ledger]``: the figures, beside other tools, in one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from tests.benchmarks import ledger_intents, round_trip, smtp_probe
+
+
+def _smtp() -> None:
+    print(f"processor time of an SMTP STARTTLS probe, {smtp_probe.PROBES_A_SECOND} a second, same Postfix:")
+    _compare(smtp_probe.measure(), smtp_probe.GOAL)
+
+
+def _roundtrip() -> None:
+    print(f"processor time of a complete round trip, {round_trip.ROUTES} routes at one a second:")
+    _compare(round_trip.measure(), round_trip.GOAL)
+
+
+def _compare(figures: dict[str, float], goal: float) -> None:
+    for name, value in figures.items():
+        print(f"  {name:26} {value:10.3f}" + (f"   goal: at most {goal:.2f}" if name == "ratio" else ""))
+
+
+FIGURES = {"smtp": _smtp, "roundtrip": _roundtrip, "ledger": ledger_intents.main}
+
+
+def main(names: list[str]) -> None:
+    """Print the figures named, or all."""
+    if unknown := set(names) - FIGURES.keys():
+        sys.exit(f"no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")
+    print(
+        f"{os.cpu_count()} processors, Python {platform.python_version()}; medians of several rounds",
+        flush=True,
+    )
+    for name in names or FIGURES:
+        FIGURES[name]()
+        sys.stdout.flush()
+
+
+main(sys.argv[1:])
