@@ -77,9 +77,7 @@ class Smtp(Probe):
                 ),
                 values={
                     "greeting": legible(session.greeting.text),
-                    "features": sorted(
-                        legible(f"{key} {text}".strip(), 100) for key, text in session.features.items()
-                    ),
+                    "features": list(session.extensions.listed),
                 },
                 certificate_not_after=session.certificate_not_after,
             )
@@ -89,7 +87,7 @@ class Smtp(Probe):
         missing = []
         for feature in self.settings.expect_features:
             keyword, *parameters = feature.upper().split()
-            offered = session.features.get(keyword)
+            offered = session.extensions.features.get(keyword)
             if offered is None or not set(parameters) <= set(offered.upper().split()):
                 missing.append(feature)
         if missing:

@@ -12,6 +12,8 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TypeVar, cast
 
 from aiosmtplib import SMTPResponse, SMTPResponseException, SMTPServerDisconnected
@@ -77,6 +79,29 @@ def _reason_of(code: int) -> Reason:
     return Reason.PROTOCOL_ERROR
 
 
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What a server offers in answer to EHLO (RFC 5321 section 4.1.1.1)."""
+
+    features: Mapping[str, str]
+    """Parameters by keyword, keywords in upper case."""
+    auth_mechanisms: tuple[str, ...]
+    """In lower case."""
+    listed: tuple[str, ...]
+    """Keywords with their parameters, fit to show, sorted."""
+
+
+@lru_cache(maxsize=64)
+def extensions_of(text: str) -> Extensions:
+    """Return what the text of an answer to EHLO offers; a server answers the same run after run."""
+    parsed, mechanisms = parse_esmtp_extensions(text)
+    features = {keyword.upper(): parameters for keyword, parameters in parsed.items()}
+    shown = (legible(f"{keyword} {parameters}".strip(), 100) for keyword, parameters in features.items())
+    return Extensions(MappingProxyType(features), tuple(mechanisms), tuple(sorted(shown)))
+    )
+    return Extensions(MappingProxyType(features), tuple(mechanisms), tuple(listed))
+
+
 class _Dialogue(SMTPProtocol):
     """aiosmtplib's protocol, which also keeps the beginning of what comes in clear."""
 
@@ -108,8 +133,7 @@ class SmtpSession:
         self._clock = clock
         self._dialogue = dialogue
         self.greeting = Reply(0, "")
-        self.features: Mapping[str, str] = {}
-        self.auth_mechanisms: tuple[str, ...] = ()
+        self.extensions = Extensions(MappingProxyType({}), (), ())
         self.certificate_not_after: float | None = None
         self.dot_sent_at: float | None = None
         """Monotonic reading right before the message and its final dot went out."""
@@ -182,13 +206,11 @@ class SmtpSession:
             )
             if reply.code != 250:
                 raise reply.fault()
-        features, mechanisms = parse_esmtp_extensions(reply.text)
-        self.features = {keyword.upper(): parameters for keyword, parameters in features.items()}
-        self.auth_mechanisms = tuple(mechanisms)
+        self.extensions = extensions_of(reply.text)
 
     async def _start_tls(self) -> None:
         """Upgrade the connection (RFC 3207); bytes in clear behind the 220 are an attack: they end it."""
-        if "STARTTLS" not in self.features:
+        if "STARTTLS" not in self.extensions.features:
             raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to EHLO has no STARTTLS")
         with self._phases.phase("starttls"):
             if self._dialogue.unread:
@@ -263,9 +285,9 @@ class SmtpSession:
             ("cram-md5", "plain", "login") if self._server.tls == "none" else ("plain", "login", "cram-md5")
         )
         for mechanism in order if wanted == "auto" else (wanted,):
-            if mechanism in self.auth_mechanisms:
+            if mechanism in self.extensions.auth_mechanisms:
                 return mechanism
-        offered = ", ".join(self.auth_mechanisms) or "none"
+        offered = ", ".join(self.extensions.auth_mechanisms) or "none"
         raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {offered}")
 
     async def mail(self, sender: str) -> Reply:
