@@ -98,8 +98,6 @@ def extensions_of(text: str) -> Extensions:
     features = {keyword.upper(): parameters for keyword, parameters in parsed.items()}
     shown = (legible(f"{keyword} {parameters}".strip(), 100) for keyword, parameters in features.items())
     return Extensions(MappingProxyType(features), tuple(mechanisms), tuple(sorted(shown)))
-    )
-    return Extensions(MappingProxyType(features), tuple(mechanisms), tuple(listed))
 
 
 class _Dialogue(SMTPProtocol):
