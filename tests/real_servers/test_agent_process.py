@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from monitor.ledger.store import open_ledger
 from probes.clock import SystemClock
 from probes.message_life import MessageState
-from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.process import wait_until
 from tests.real_servers.site import MAILSONDE, AgentProcess, Site
 
@@ -105,6 +106,17 @@ def test_sigterm_ends_within_ten_seconds_with_nothing_open_unrecorded(site: Site
         entered[state]
         for state in (MessageState.SENT, MessageState.REJECTED, MessageState.DEFERRED, MessageState.AMBIGUOUS)
     )
+
+
+def test_no_secret_is_in_logs_or_metrics(site: Site) -> None:
+    """After traffic and refusals, the password is in neither the log nor /metrics."""
+    agent = site.start_agent()
+    _wait_for_another(agent, DELIVERED)
+    metrics = httpx.get(f"{agent.address}/metrics", trust_env=False).text
+    agent.stop()
+    for text in (metrics, (site.directory / "agent.log").read_text()):
+        assert "mailsonde" in text
+        assert Dovecot.password not in text
 
 
 def test_second_agent_on_the_same_ledger_is_refused(site: Site) -> None:

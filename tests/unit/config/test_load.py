@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from monitor.commands.run import run
 from monitor.commands.schema import schema
 from monitor.commands.validate import validate
 from monitor.config.load import ConfigurationError, load
@@ -76,6 +77,17 @@ def test_validate_prints_all_mistakes_and_exits_2(example: Path) -> None:
     assert "there is no kind 'mz'" in result.stderr
     assert "servers.submission.port" in result.stderr
     assert "2 mistakes; nothing was started" in result.stderr
+
+
+def test_wrong_configuration_starts_nothing(example: Path) -> None:
+    """`mailsonde run` with a mistake in its file says it, exits 2, and makes no ledger."""
+    example.write_text(
+        example.read_text().replace("/var/lib/mailsonde", str(example.parent)).replace("kind: mx", "kind: mz")
+    )
+    result = CliRunner().invoke(run, ["--config", str(example)])
+    assert result.exit_code == 2
+    assert "there is no kind 'mz'" in result.stderr
+    assert not (example.parent / "ledger.db").exists()
 
 
 def test_missing_file_is_a_message(tmp_path: Path) -> None:
