@@ -130,6 +130,8 @@ class SmtpSession:
         self._phases = phases
         self._clock = clock
         self._dialogue = dialogue
+        self._loop = asyncio.get_running_loop()
+        self._expired = False
         self.greeting = Reply(0, "")
         self.extensions = Extensions(MappingProxyType({}), (), ())
         self.certificate_not_after: float | None = None
@@ -160,18 +162,30 @@ class SmtpSession:
         """Return what ``work`` gives, within the server's timeout and with its errors translated.
 
         aiosmtplib's own timeouts are not used: Python 3.11's `asyncio.wait_for` loses a
-        cancellation that comes together with the reply, and with it a run's deadline.
+        cancellation that comes together with the reply, and with it a run's deadline. One timer a
+        wait is cheaper than `asyncio.timeout`, and a session that is late is closed in any case.
         """
+        expiry = self._loop.call_later(self._server.timeout, self._expire)
         try:
-            async with asyncio.timeout(self._server.timeout):
-                return await work
+            result = await work
         except Exception as error:
-            if isinstance(error, TimeoutError) and error.errno is None:
-                raise ProbeFault(when_slow, f"no answer after {self._server.timeout:g} s") from error
-            fault = _fault_of(error)
+            fault = self._too_slow(when_slow) if self._expired else _fault_of(error)
             if fault is None:
                 raise
             raise fault from error
+        finally:
+            expiry.cancel()
+        if self._expired:  # uvloop's handshake ends without an error on a connection closed from here
+            raise self._too_slow(when_slow)
+        return result
+
+    def _too_slow(self, reason: Reason) -> ProbeFault:
+        return ProbeFault(reason, f"no answer after {self._server.timeout:g} s")
+
+    def _expire(self) -> None:
+        """Give up waiting: the closed connection ends whatever waits for it."""
+        self._expired = True
+        self.close()
 
     async def _reply(self, work: Awaitable[SMTPResponse]) -> Reply:
         code, text = await self._answered(work)
