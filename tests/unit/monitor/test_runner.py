@@ -111,7 +111,11 @@ async def test_stop_ends_waiting_runs_at_once_and_lets_others_finish() -> None:
     waiting = asyncio.create_task(runner.run(Scripted(wait)))
     talking = asyncio.create_task(runner.run(Scripted(talk)))
     await begun.wait()
-    asyncio.get_running_loop().call_soon(go_on.set)
-    await runner.stop(grace=5.0)
+    stopping = asyncio.create_task(runner.stop(grace=3600.0))
+    async with asyncio.timeout(5):
+        await asyncio.wait([waiting])
     assert waiting.cancelled()
+    assert not talking.done()
+    go_on.set()
+    await stopping
     assert (await talking).verdict.reason is Reason.NONE

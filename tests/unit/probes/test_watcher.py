@@ -338,6 +338,18 @@ async def test_after_a_reboot_the_wall_clock_serves(bench: Bench) -> None:
     assert abs((settled.delivery_seconds or 0) - 20.0) <= (settled.uncertainty_seconds or 0)
 
 
+async def test_lost_message_that_a_restarted_agent_finds_is_late(bench: Bench) -> None:
+    """A message that an earlier process called lost is late when it turns up, whatever looks came between."""
+    message = await bench.sent(deadline=10.0)
+    lost = await bench.ledger.advance(message.id, MessageState.LOST)
+    assert lost is not None
+    bench.arrives(message, 5.0)
+    bench.clock.now += 100.0
+    settled = await bench.watcher.await_arrival(lost)
+    assert settled.state is MessageState.LATE
+    assert bench.found.counts == {}
+
+
 async def test_our_own_interruption_never_reads_as_lost(bench: Bench) -> None:
     """A message that our own end left ambiguous, and that never comes, stays ambiguous."""
     message = await bench.sent(deadline=5.0, state=MessageState.AMBIGUOUS, reason=str(Reason.INTERRUPTED))
