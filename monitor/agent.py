@@ -27,6 +27,9 @@ GRACE = 4.0
 PURGE_EVERY = 3600.0
 """Seconds between two purges of the ledger."""
 
+GARBAGE = 10_000
+"""New objects after which garbage is looked for: a few megabytes, and tens of runs."""
+
 _log = logging.getLogger("mailsonde.agent")
 
 
@@ -92,6 +95,7 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
         # again and again would cost a tenth of a probe's processor time.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE)
         schedule.start(assembly.probes.values())
         housekeeping = asyncio.create_task(_purge(assembly, clock), name="purge")
         is_ready = True

@@ -23,6 +23,17 @@ JITTER = 0.02
 """Largest random shift of a run, as a share of its interval, so that agents do not march in step."""
 
 
+TIMER_STEP = 0.001
+"""Steps in seconds that the event loop's timers go in: libuv rounds to the nearest millisecond."""
+
+
+class _Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no types
+    """APScheduler's, which never wakes up a moment before a run is due, only to find none and wait again."""
+
+    def _start_timer(self, wait_seconds: float | None) -> None:
+        super()._start_timer(None if wait_seconds is None else wait_seconds + TIMER_STEP)
+
+
 class Schedule:
     """Starts ``run`` for each probe at its interval, and counts lag and skipped runs in ``state``.
 
@@ -36,7 +47,7 @@ class Schedule:
         self._clock = clock
         self._previous: dict[str, datetime] = {}
         self._intervals: dict[str, float] = {}
-        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._scheduler = _Scheduler(timezone=UTC)
         self._scheduler.add_listener(self._started, EVENT_JOB_SUBMITTED)
         self._scheduler.add_listener(self._overrun, EVENT_JOB_MAX_INSTANCES)
 

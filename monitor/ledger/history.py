@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -26,18 +25,16 @@ KEPT = 100
 """Runs, and failed runs besides, that are kept of each probe."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """A finished run as it is kept: its probe, whether it was not ok, and its JSON object."""
-
-    probe: str
-    failed: bool
-    document: str
+_ENCODER = json.JSONEncoder(default=dict)  # a mapping of another type than dict
 
 
-def add_runs(connection: Connection, finished: Sequence[FinishedRun]) -> None:
-    """Add finished runs."""
-    connection.execute(insert(runs), [asdict(run) for run in finished])
+def add_runs(connection: Connection, finished: Sequence[Mapping[str, object]]) -> None:
+    """Add finished runs: JSON objects with at least ``probe`` and ``outcome``."""
+    rows = [
+        {"probe": run["probe"], "failed": run["outcome"] != "ok", "document": _ENCODER.encode(run)}
+        for run in finished
+    ]
+    connection.execute(insert(runs), rows)
 
 
 def forget_old_runs(connection: Connection, probes: Iterable[str]) -> None:

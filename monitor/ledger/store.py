@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from sqlalchemy import Connection, insert, inspect, select
 from monitor.ledger import books, history
 from monitor.ledger.books import Books
 from monitor.ledger.database import Database
-from monitor.ledger.history import FinishedRun
 from monitor.ledger.location import ledger_path
 from monitor.ledger.presence import Presence
 from monitor.ledger.schema import SCHEMA_VERSION, meta, metadata
@@ -42,8 +40,6 @@ PENDING_RUNS = 10_000
 PURGE_STEP = 1000
 """Most messages forgotten in one transaction, so that others are not kept waiting."""
 
-_ENCODER = json.JSONEncoder(default=dict)  # a mapping of another type than dict
-
 T = TypeVar("T")
 _Operation = Message | Callable[[Connection, Books], object]
 """A message to intend, which goes in bulk with its neighbours, or anything else."""
@@ -66,7 +62,7 @@ class SqlLedger:
         self._presence = presence
         self._clock = clock
         self._tally = tally
-        self._pending_runs: list[FinishedRun] = []
+        self._pending_runs: list[Mapping[str, object]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._closing = False
         self._grown: Counter[str] = Counter()  # runs of each probe since its old ones were removed
@@ -137,14 +133,13 @@ class SqlLedger:
         """Keep a finished run, which has at least ``probe`` and ``outcome``; returns at once.
 
         Runs are written together every `RUNS_EVERY` seconds, so that a busy agent does not pay for
-        a transaction with each. What cannot be recorded is counted in ``runs_dropped``. Called on
+        a transaction with each; ``run`` is not to be changed any more. What cannot be recorded is counted in ``runs_dropped``. Called on
         the event loop.
         """
-        document = _ENCODER.encode(run)
         if self._closing or len(self._pending_runs) >= PENDING_RUNS:
             self.runs_dropped += 1
             return
-        self._pending_runs.append(FinishedRun(str(run["probe"]), run["outcome"] != "ok", document))
+        self._pending_runs.append(run)
         if self._flush_timer is None:
             self._flush_timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._write_runs)
 
@@ -157,7 +152,7 @@ class SqlLedger:
             self._flush_timer.cancel()
             self._flush_timer = None
         finished, self._pending_runs = self._pending_runs, []
-        self._grown.update(run.probe for run in finished)
+        self._grown.update(str(run["probe"]) for run in finished)
         full = [probe for probe, count in self._grown.items() if count >= grown_by]
         for probe in full:
             del self._grown[probe]
