@@ -132,9 +132,9 @@ class SqlLedger:
     def record_run(self, run: Mapping[str, object]) -> None:
         """Keep a finished run, which has at least ``probe`` and ``outcome``; returns at once.
 
-        Runs are written together every `RUNS_EVERY` seconds, so that a busy agent does not pay for
-        a transaction with each; ``run`` is not to be changed any more. What cannot be recorded is counted in ``runs_dropped``. Called on
-        the event loop.
+        ``run`` is not to be changed any more: runs are written together every `RUNS_EVERY` seconds,
+        so that a busy agent does not pay for a transaction with each. What cannot be recorded is
+        counted in ``runs_dropped``. Called on the event loop.
         """
         if self._closing or len(self._pending_runs) >= PENDING_RUNS:
             self.runs_dropped += 1
