@@ -54,7 +54,11 @@ controls {{ }};
         log = directory / "named.log"
         self._daemon = Daemon([program, "-g", "-c", config], log, ports=[self.port])
         # It listens before it has loaded its zones, and answers SERVFAIL until then.
-        wait_until(lambda: "running\n" in log.read_text(), "BIND has loaded its zones", log=log)
+        try:
+            wait_until(lambda: "running\n" in log.read_text(), "BIND has loaded its zones", log=log)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End the server."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,20 @@ def require(program: str, package: str) -> str:
     return path
 
 
+_handed_out: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a loopback port that nothing listens on."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+    """Return a loopback port that nothing listens on over TCP or UDP, and that was not handed out before."""
+    while True:
+        with socket.socket() as trial, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            trial.bind(("127.0.0.1", 0))
+            port = int(trial.getsockname()[1])
+            with suppress(OSError):
+                datagram.bind(("127.0.0.1", port))
+                if port not in _handed_out:
+                    _handed_out.add(port)
+                    return port
 
 
 def wait_until(condition, what: str, seconds: float = START_SECONDS, log: Path | None = None) -> None:
