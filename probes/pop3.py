@@ -10,7 +10,7 @@ from probes.faults import legible
 from probes.pop3_client import connect
 from probes.probe import Probe
 from probes.reasons import Area
-from probes.settings import Duration, MailboxName, MailboxServerName, ProbeSettings
+from probes.settings import Duration, Pop3MailboxName, Pop3ServerName, ProbeSettings
 from probes.tls import expiry_reason
 from probes.tools import Tools
 from probes.verdict import Run, Verdict
@@ -20,8 +20,8 @@ class Pop3Settings(ProbeSettings):
     """Settings of a ``pop3`` probe: a mailbox to open, or a server alone."""
 
     kind: Literal["pop3"]
-    mailbox: MailboxName | None = Field(default=None, description="The mailbox to log in to.")
-    server: MailboxServerName | None = Field(
+    mailbox: Pop3MailboxName | None = Field(default=None, description="The mailbox to log in to.")
+    server: Pop3ServerName | None = Field(
         default=None,
         description="A server, to log in with its own credentials, or without to stop before login.",
     )

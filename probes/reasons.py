@@ -23,6 +23,7 @@ class Area(StrEnum):
     DIALOGUE = "dialogue"
     SMTP = "smtp"
     POP3 = "pop3"
+    IMAP = "imap"
     MX = "mx"
     MESSAGE = "message"
 
@@ -214,6 +215,29 @@ class Reason(StrEnum):
         "[SYS/PERM]: the server has a fault that needs a person.",
     )
 
+    IMAP_NO = "imap_no", Area.IMAP, Outcome.FAILED, "The server answered NO."
+    IMAP_BAD = "imap_bad", Area.IMAP, Outcome.FAILED, "The server answered BAD: it did not understand."
+    IMAP_BYE = "imap_bye", Area.IMAP, Outcome.FAILED, "BYE: the server ended the session."
+    IMAP_IN_USE = "imap_in_use", Area.IMAP, Outcome.UNKNOWN, "[INUSE]: another session holds the mailbox."
+    IMAP_THROTTLED = (
+        "imap_throttled",
+        Area.IMAP,
+        Outcome.UNKNOWN,
+        "The server wants a longer pause between requests.",
+    )
+    IMAP_UNAVAILABLE = (
+        "imap_unavailable",
+        Area.IMAP,
+        Outcome.FAILED,
+        "[UNAVAILABLE], [SERVERBUG] or [CONTACTADMIN]: the server has a fault of its own (RFC 5530).",
+    )
+    IMAP_NO_FOLDER = (
+        "imap_no_folder",
+        Area.IMAP,
+        Outcome.FAILED,
+        "A configured folder does not exist or cannot be opened.",
+    )
+
     MX_MISSING = "mx_missing", Area.MX, Outcome.FAILED, "The domain has neither MX nor address records."
     MX_NULL = "mx_null", Area.MX, Outcome.FAILED, "A null MX says that the domain takes no mail (RFC 7505)."
     MX_NULL_MIXED = (
@@ -282,6 +306,90 @@ class Reason(StrEnum):
         Area.MESSAGE,
         Outcome.FAILED,
         "The connection broke before the server confirmed the message, and it did not arrive.",
+    )
+    MESSAGE_JUNKED = (
+        "message_junked",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "The message arrived, but in the junk folder or marked as junk.",
+    )
+    MESSAGE_ALTERED = (
+        "message_altered",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "The message arrived with another subject, body or attachment than was sent.",
+    )
+    GREYLISTED = (
+        "greylisted",
+        Area.MESSAGE,
+        Outcome.OK,
+        "The server refused for now, and took the message at a later try (greylisting).",
+    )
+    BOUNCE_NO_MAILBOX = (
+        "bounce_no_mailbox",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: the address or its domain is not known (X.1.x).",
+    )
+    BOUNCE_MAILBOX_DISABLED = (
+        "bounce_mailbox_disabled",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: the mailbox takes no mail (X.2.1).",
+    )
+    BOUNCE_MAILBOX_FULL = (
+        "bounce_mailbox_full",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: the mailbox is full (X.2.2).",
+    )
+    BOUNCE_TOO_LARGE = (
+        "bounce_too_large",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: the message is larger than a system on its way takes (X.2.3, X.3.4).",
+    )
+    BOUNCE_SYSTEM = (
+        "bounce_system",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: a mail system on its way has a fault (X.3.x).",
+    )
+    BOUNCE_ROUTING = (
+        "bounce_routing",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: no way to the next host, or a loop (X.4.x).",
+    )
+    BOUNCE_EXPIRED = (
+        "bounce_expired",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: a queue gave up after trying for long (X.4.7).",
+    )
+    BOUNCE_PROTOCOL = (
+        "bounce_protocol",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: two servers on its way did not understand each other (X.5.x).",
+    )
+    BOUNCE_CONTENT = (
+        "bounce_content",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: its content could not be carried or converted (X.6.x).",
+    )
+    BOUNCE_POLICY = (
+        "bounce_policy",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: refused by a policy or a filter (X.7.x).",
+    )
+    BOUNCE_OTHER = (
+        "bounce_other",
+        Area.MESSAGE,
+        Outcome.FAILED,
+        "Bounced: the report gives no known cause.",
     )
     LEDGER_UNAVAILABLE = (
         "ledger_unavailable",

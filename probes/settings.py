@@ -192,15 +192,22 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Marks a setting that names an entry of ``servers`` or ``mailboxes``, of one of the given protocols."""
+    """Marks a setting that names an entry of ``servers`` or ``mailboxes``, of one of the given protocols.
+
+    A mailbox has its server's protocol; no protocols means any.
+    """
 
     table: Literal["servers", "mailboxes"]
     protocols: frozenset[str] = frozenset()
 
 
 SmtpServerName = Annotated[Name, Reference("servers", frozenset({"smtp"}))]
-MailboxServerName = Annotated[Name, Reference("servers", frozenset({"pop3"}))]
+Pop3ServerName = Annotated[Name, Reference("servers", frozenset({"pop3"}))]
+ImapServerName = Annotated[Name, Reference("servers", frozenset({"imap"}))]
+MailboxServerName = Annotated[Name, Reference("servers", frozenset({"pop3", "imap"}))]
 MailboxName = Annotated[Name, Reference("mailboxes")]
+Pop3MailboxName = Annotated[Name, Reference("mailboxes", frozenset({"pop3"}))]
+ImapMailboxName = Annotated[Name, Reference("mailboxes", frozenset({"imap"}))]
 
 _DEFAULT_PORTS = MappingProxyType(
     {
@@ -210,6 +217,9 @@ _DEFAULT_PORTS = MappingProxyType(
         ("pop3", "starttls"): 110,
         ("pop3", "implicit"): 995,
         ("pop3", "none"): 110,
+        ("imap", "starttls"): 143,
+        ("imap", "implicit"): 993,
+        ("imap", "none"): 143,
     }
 )
 
@@ -217,7 +227,7 @@ _DEFAULT_PORTS = MappingProxyType(
 class ServerSettings(Settings):
     """A server that probes talk to, with its TLS and credentials."""
 
-    protocol: Literal["smtp", "pop3"]
+    protocol: Literal["smtp", "pop3", "imap"]
     host: HostName
     port: int = Field(default=0, ge=1, le=65535, description="Default: the protocol's own for this `tls`.")
     tls: Literal["implicit", "starttls", "none"] = Field(description="How the connection is encrypted.")
@@ -251,7 +261,11 @@ class ServerSettings(Settings):
     @field_validator("auth")
     @classmethod
     def _auth_of_protocol(cls, auth: str, info: ValidationInfo) -> str:
-        known = {"smtp": {"auto", "plain", "login", "cram-md5"}, "pop3": {"auto", "plain", "apop", "user"}}
+        known = {
+            "smtp": {"auto", "plain", "login", "cram-md5"},
+            "pop3": {"auto", "plain", "apop", "user"},
+            "imap": {"auto", "plain", "login"},
+        }
         protocol = info.data.get("protocol")
         if protocol in known and auth not in known[protocol]:
             raise ValueError(

@@ -109,12 +109,19 @@ def _reference_fault(data: Mapping[str, object], reference: Reference, value: st
     if value not in entries:
         known = ", ".join(sorted(map(str, entries))) or "none"
         return f"{reference.table} has no entry {value!r}; it has: {known}"
-    entry = entries[value]
-    protocol = entry.get("protocol") if isinstance(entry, Mapping) else None
+    server = value if reference.table == "servers" else _entry(data, "mailboxes", value).get("server")
+    protocol = _entry(data, "servers", server).get("protocol")
     if reference.protocols and isinstance(protocol, str) and protocol not in reference.protocols:
         wanted = " or ".join(sorted(reference.protocols))
-        return f"server {value!r} speaks {protocol}; a server of protocol {wanted} is needed here"
+        return f"server {server!r} speaks {protocol}; a server of protocol {wanted} is needed here"
     return None
+
+
+def _entry(data: Mapping[str, object], table: str, name: object) -> Mapping[str, object]:
+    """Return the raw entry ``name`` of a table; an empty mapping where there is no sound one."""
+    entries = data.get(table)
+    entry = entries.get(name) if isinstance(entries, Mapping) and isinstance(name, str) else None
+    return entry if isinstance(entry, Mapping) else {}
 
 
 def _items(value: object) -> list[Mapping[str, object]]:
