@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from monitor.config.document import Document, Mistake, key_of, read_document
 from monitor.config.mistakes import mistakes_of
@@ -97,10 +99,17 @@ def _references(
     document: Document, at: tuple[str | int, ...], entry: Mapping[str, object], model: type[Settings]
 ) -> Iterator[Mistake]:
     for key, field in model.model_fields.items():
-        for reference in (item for item in field.metadata if isinstance(item, Reference)):
+        for reference in (mark for mark in _marks(field) if isinstance(mark, Reference)):
             value = entry.get(key)
             if isinstance(value, str) and (fault := _reference_fault(document.data, reference, value)):
                 yield Mistake(document.path, document.line_of((*at, key)), key_of((*at, key)), fault)
+
+
+def _marks(field: FieldInfo) -> Iterator[object]:
+    """Yield what annotates a field, or one of the types that it may be."""
+    yield from field.metadata
+    for possible in get_args(field.annotation):
+        yield from getattr(possible, "__metadata__", ())
 
 
 def _reference_fault(data: Mapping[str, object], reference: Reference, value: str) -> str | None:
