@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import smtplib
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from tests.real_servers.process import Daemon, free_port, require
 
 DOMAIN = "example.test"
 PASSWORD = "canary-Pa55word"
+USERS = ("canary", "staff", "sender")
+
+_NAMESPACE = """
+namespace inbox {
+  inbox = yes
+  mailbox Junk {
+    auto = subscribe
+    special_use = \\Junk
+  }
+}
+"""
+_SAVED = re.compile(r"^(\S+) lmtp\([^\n]*?: Info: msgid=(<[^\n]*>): saved mail to ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,10 @@ class TlsFiles:
 
 
 class Dovecot:
-    """Users canary@ and staff@example.test, both with `PASSWORD`; everything under ``directory``."""
+    """The `USERS` of example.test, all with `PASSWORD`; everything under ``directory``.
+
+    ``extra`` is added to the configuration; a namespace in it replaces ours, which has the folder Junk.
+    """
 
     address = f"canary@{DOMAIN}"
     username = f"canary@{DOMAIN}"
@@ -41,15 +59,15 @@ class Dovecot:
         self.auth_port = free_port()
         self._mail = directory / "mail"
         self._mail.mkdir(exist_ok=True)
-        owner = pwd.getpwnam("nobody")
+        self._filed = 0
+        owner = self._owner = pwd.getpwnam("nobody")
         os.chown(self._mail, owner.pw_uid, owner.pw_gid)
         users = directory / "users"
-        users.write_text(
-            "".join(f"{name}@{DOMAIN}:{{PLAIN}}{PASSWORD}::::::\n" for name in ("canary", "staff"))
-        )
+        users.write_text("".join(f"{name}@{DOMAIN}:{{PLAIN}}{PASSWORD}::::::\n" for name in USERS))
         users.chmod(0o644)
         config = directory / "dovecot.conf"
-        config.write_text(self._config(tls, users, owner.pw_uid, owner.pw_gid) + extra)
+        namespace = "" if "namespace inbox" in extra else _NAMESPACE
+        config.write_text(self._config(tls, users, owner.pw_uid, owner.pw_gid) + namespace + extra)
         ports = (self.pop3_port, self.pop3s_port, self.imap_port, self.lmtp_port, self.auth_port)
         self._daemon = Daemon([program, "-F", "-c", config], directory / "dovecot.log", ports=ports)
 
@@ -58,6 +76,7 @@ class Dovecot:
 base_dir = {self.directory}/run
 state_dir = {self.directory}/state
 log_path = {self.directory}/dovecot.log
+log_timestamp = "%Y-%m-%dT%H:%M:%S.%{{usecs}}%z "
 protocols = pop3 imap lmtp
 listen = 127.0.0.1
 ssl = yes
@@ -70,6 +89,9 @@ login_trusted_networks =
 first_valid_uid = 1
 mail_location = maildir:{self._mail}/%u
 mail_fsync = never
+recipient_delimiter = +
+lmtp_save_to_detail_mailbox = yes
+lda_mailbox_autocreate = yes
 passdb {{
   driver = passwd-file
   args = {users}
@@ -133,10 +155,39 @@ protocol lmtp {{
         with smtplib.LMTP("127.0.0.1", self.lmtp_port) as lmtp:
             lmtp.sendmail(f"test@{DOMAIN}", f"{user}@{DOMAIN}", raw)
 
-    def messages(self, user: str = "canary") -> list[bytes]:
-        """Return the messages that a user's mailbox holds."""
-        found = [*self._mail.glob(f"{user}@{DOMAIN}/new/*"), *self._mail.glob(f"{user}@{DOMAIN}/cur/*")]
-        return [path.read_bytes() for path in found]
+    def deliver_many(self, count: int, make: Callable[[int], bytes], user: str = "canary") -> None:
+        """Put the messages ``make(0)``, ``make(1)`` … into a user's mailbox as files, faster than by LMTP."""
+        maildir = self._mail / f"{user}@{DOMAIN}"
+        for directory in (maildir, *(maildir / name for name in ("cur", "new", "tmp"))):
+            if not directory.exists():
+                directory.mkdir()
+                os.chown(directory, self._owner.pw_uid, self._owner.pw_gid)
+        for _ in range(count):
+            raw = make(self._filed).replace(b"\r\n", b"\n")
+            # Sizes in the name spare Dovecot reading every file for POP3's STAT.
+            size, lines = len(raw), raw.count(b"\n")
+            name = f"1.Q{self._filed}.filed,S={size},W={size + lines}"
+            (maildir / "tmp" / name).write_bytes(raw)
+            os.chown(maildir / "tmp" / name, self._owner.pw_uid, self._owner.pw_gid)
+            (maildir / "tmp" / name).rename(maildir / "new" / name)
+            self._filed += 1
+
+    def messages(self, user: str = "canary", folder: str = "INBOX") -> list[bytes]:
+        """Return the messages that a folder of a user's mailbox holds."""
+        maildir = self._mail / f"{user}@{DOMAIN}" / ("" if folder == "INBOX" else f".{folder}")
+        return [path.read_bytes() for path in [*maildir.glob("new/*"), *maildir.glob("cur/*")]]
+
+    def saved_at(self) -> dict[str, float]:
+        """Return Message-ID → unix seconds, to the microsecond, when Dovecot first logged having saved it.
+
+        It does so after the message can be read: by 0.4 ms on an idle machine, by up to 50 ms on a busy one.
+        """
+        log = (self.directory / "dovecot.log").read_text(errors="replace")
+        # From the end, so that of a message that was saved twice the first time stays.
+        return {
+            message_id: datetime.fromisoformat(when).timestamp()
+            for when, message_id in reversed(_SAVED.findall(log))
+        }
 
     def stop(self) -> None:
         """End the server."""
