@@ -145,7 +145,7 @@ class LineTransport:
     """A connection that is read and written in lines that end in CRLF.
 
     ``timeout`` is the longest wait in seconds for what one call needs. Every method raises
-    `ProbeFault`; a fault or a cancellation closes the connection at once.
+    `ProbeFault`; a fault or a cancellation closes the connection at once, but for `readable`.
     """
 
     def __init__(self, receiver: _Receiver, timeout: float) -> None:
@@ -205,6 +205,26 @@ class LineTransport:
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         return line
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Return the next ``count`` octets, whatever they are; the caller bounds how many it asks for."""
+        buffer = self._receiver.buffer
+        if len(buffer) < count:
+            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+                async with asyncio.timeout(self._timeout):
+                    while len(buffer) < count:
+                        await self._receiver.more()
+        octets = bytes(buffer[:count])
+        del buffer[:count]
+        return octets
+
+    async def readable(self) -> None:
+        """Return once something unread waits or the connection has ended, however long that takes.
+
+        Unlike every other wait, one that is cancelled leaves the connection as it is.
+        """
+        if not self._receiver.buffer and self._receiver.ended is None:
+            await self._receiver.more()
 
     def write_line(self, *words: bytes) -> None:
         """Send one line; ValueError for words with CR, LF or NUL, which could smuggle in another command."""
