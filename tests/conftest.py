@@ -13,8 +13,10 @@ import trustme
 
 from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.greylist import Greylist
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.prometheus import Prometheus
+from tests.real_servers.relay import Relay, Treatment, untouched
 
 # A time limit would test the machine, and not the code.
 hypothesis.settings.register_profile("mailsonde", deadline=None)
@@ -83,16 +85,34 @@ def start_dovecot(
 @pytest.fixture
 def start_postfix(
     server_tls: TlsFiles, server_directory: Callable[[str], Path]
-) -> Iterator[Callable[[Dovecot], Postfix]]:
-    """Start a Postfix for one test, in front of a Dovecot."""
+) -> Iterator[Callable[..., Postfix]]:
+    """Start a Postfix for one test, in front of a Dovecot; options are those of `Postfix`."""
     with ExitStack() as stack:
 
-        def start(dovecot: Dovecot) -> Postfix:
-            server = Postfix(server_directory("postfix"), dovecot, server_tls)
+        def start(dovecot: Dovecot, **options: Relay | Greylist | None) -> Postfix:
+            server = Postfix(server_directory("postfix"), dovecot, server_tls, **options)
             stack.callback(server.stop)
             return server
 
         yield start
+
+
+@pytest.fixture
+def start_relay() -> Iterator[Callable[..., Relay]]:
+    """Start a relay for one test, in front of a Dovecot; a failed treatment or delivery fails the test."""
+    with ExitStack() as stack:
+
+        def start(dovecot: Dovecot, treatment: Treatment = untouched) -> Relay:
+            return stack.enter_context(Relay(dovecot, treatment))
+
+        yield start
+
+
+@pytest.fixture
+def start_greylist() -> Iterator[Callable[[float], Greylist]]:
+    """Start a policy server for one test, which greylists for as many seconds as said."""
+    with ExitStack() as stack:
+        yield lambda seconds: stack.enter_context(Greylist(seconds))
 
 
 @pytest.fixture

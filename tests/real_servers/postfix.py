@@ -1,4 +1,4 @@
-"""A Postfix of the test's own: it takes mail for example.test and hands it to Dovecot by LMTP."""
+"""A Postfix of the test's own: it takes mail for example.test and hands it on by LMTP."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
+from tests.real_servers.dovecot import DOMAIN, USERS, Dovecot, TlsFiles
+from tests.real_servers.greylist import Greylist
 from tests.real_servers.process import Daemon, free_port, require, wait_until
+from tests.real_servers.relay import Relay
 
 REJECTED = f"nobody-here@{DOMAIN}"
 """An address that gets 550 5.1.1 at RCPT."""
@@ -18,25 +20,42 @@ REJECTED = f"nobody-here@{DOMAIN}"
 DEFERRED = f"deferred@{DOMAIN}"
 """An address that gets 450 4.2.0 at RCPT."""
 
+GONE = f"gone@{DOMAIN}"
+"""An address that Postfix takes and Dovecot refuses: mail to it bounces with 5.1.1."""
+
 _DIRECTORIES = (
     "active bounce corrupt defer deferred flush hold incoming maildrop pid private public saved trace"
 )
 
 
 class Postfix:
-    """Ports: smtp (as port 25), submission (STARTTLS and AUTH), submissions (implicit TLS and AUTH)."""
+    """Ports: smtp (as port 25), submission (STARTTLS and AUTH), submissions (implicit TLS and AUTH).
 
-    def __init__(self, directory: Path, dovecot: Dovecot, tls: TlsFiles) -> None:
+    Mail goes to Dovecot, or to a ``relay`` in front of it. The smtp port is that of an MX: it takes mail
+    from anybody on this machine, with STARTTLS or without, and asks the ``greylist`` if there is one.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        dovecot: Dovecot,
+        tls: TlsFiles,
+        *,
+        relay: Relay | None = None,
+        greylist: Greylist | None = None,
+    ) -> None:
         require("postfix", "postfix")
         self._master = Path("/usr/lib/postfix/sbin/master")
         self.directory = directory
         self.smtp_port, self.submission_port, self.submissions_port = (free_port() for _ in range(3))
         self.log = directory / "mail.log"
         self._make_directories()
-        (directory / "config" / "main.cf").write_text(self._main(dovecot, tls))
+        (directory / "config" / "main.cf").write_text(
+            self._main(dovecot, tls, (relay.port if relay else dovecot.lmtp_port), greylist)
+        )
         (directory / "config" / "master.cf").write_text(self._services())
         (directory / "config" / "recipients").write_text(
-            f"canary@{DOMAIN} x\nstaff@{DOMAIN} x\n{DEFERRED} x\n"
+            "".join(f"{user}@{DOMAIN} x\n" for user in USERS) + f"{DEFERRED} x\n{GONE} x\n"
         )
         (directory / "config" / "restricted").write_text(f"{DEFERRED} 450 4.2.0 mailbox is busy\n")
         ports = (self.smtp_port, self.submission_port, self.submissions_port)
@@ -57,8 +76,9 @@ class Postfix:
             if name != "pid":
                 os.chown(self.directory / "queue" / name, postfix.pw_uid, -1)
 
-    def _main(self, dovecot: Dovecot, tls: TlsFiles) -> str:
+    def _main(self, dovecot: Dovecot, tls: TlsFiles, lmtp_port: int, greylist: Greylist | None) -> str:
         config = self.directory / "config"
+        policy = f"check_policy_service inet:127.0.0.1:{greylist.port}," if greylist else ""
         return f"""
 compatibility_level = 3.6
 queue_directory = {self.directory}/queue
@@ -72,8 +92,10 @@ inet_protocols = ipv4
 mynetworks = 127.0.0.0/8
 virtual_mailbox_domains = {DOMAIN}
 virtual_mailbox_maps = texthash:{config}/recipients
-virtual_transport = lmtp:inet:127.0.0.1:{dovecot.lmtp_port}
+virtual_transport = lmtp:inet:127.0.0.1:{lmtp_port}
 smtpd_recipient_restrictions = check_recipient_access texthash:{config}/restricted, reject_unlisted_recipient,
+    permit_mynetworks, reject
+mx_restrictions = check_recipient_access texthash:{config}/restricted, reject_unlisted_recipient, {policy}
     permit_mynetworks, reject
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_tls_cert_file = {tls.certificate}
@@ -100,7 +122,7 @@ alias_database =
         )
         return f"""
 postlog   unix-dgram n - n - 1 postlogd
-127.0.0.1:{self.smtp_port} inet n - n - - smtpd
+127.0.0.1:{self.smtp_port} inet n - n - - smtpd -o smtpd_recipient_restrictions=$mx_restrictions
 127.0.0.1:{self.submission_port} inet n - n - - smtpd -o smtpd_tls_security_level=encrypt {secure}
 127.0.0.1:{self.submissions_port} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes {secure}
 pickup    unix n - n 60 1 pickup
