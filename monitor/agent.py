@@ -82,10 +82,9 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
 
     async def run(probe: Probe) -> None:
         try:
-            result = await assembly.runner.run(probe)
+            await assembly.run(probe, lambda result: _take_in(assembly, result, results, clock))
         except asyncio.CancelledError:
             return  # the agent is stopping; the scheduler would log it as an error
-        _take_in(assembly, result, results, clock)
 
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False
@@ -119,7 +118,9 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
 def _take_in(assembly: Assembly, result: Result, results: asyncio.Queue[Result], clock: Clock) -> None:
     """Put a finished run where it is shown: state, ledger, log, and who watches."""
     verdict = result.verdict
-    assembly.state.ran(result.probe, verdict, ended_at=clock.time(), duration=result.duration_seconds)
+    assembly.state.ran(
+        result.probe, result.target, verdict, ended_at=clock.time(), duration=result.duration_seconds
+    )
     shown = result.as_object()
     assembly.ledger.record_run(shown)
     level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING

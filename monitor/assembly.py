@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from monitor.config.models import Configuration
 from monitor.ledger.store import SqlLedger, open_ledger
-from monitor.runner import Runner
+from monitor.runner import Result, Runner
 from monitor.state import AgentState
+from probes.arrivals import Arrivals
 from probes.clock import Clock
+from probes.imap_mailbox import ImapMailbox
+from probes.login_budget import LoginBudget
+from probes.mailbox import Mailbox
 from probes.message_life import Message
+from probes.pop3_mailbox import Pop3Mailbox
 from probes.probe import Probe
 from probes.registry import KINDS
+from probes.roundtrip import RoundtripSettings
 from probes.tls import client_context
 from probes.token import TokenSigner
 from probes.tools import Tools
@@ -31,12 +37,32 @@ class Assembly:
     state: AgentState
     runner: Runner
     ledger: SqlLedger
+    clock: Clock
     retention: float  # seconds that ended messages stay in the ledger
+
+    async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
+        """Run ``probe`` once, then the parts that it found, all at the same time; take in each result."""
+        take_in(await self.runner.run(probe))
+        if not probe.parts:
+            return
+        self.state.keep_parts(probe, self.clock.time())
+
+        async def run_part(part: Probe) -> None:
+            take_in(await self.runner.run(part))
+
+        async with asyncio.TaskGroup() as group:
+            for part in probe.parts:
+                group.create_task(run_part(part))
 
     def resume(self, messages: list[Message]) -> None:
         """Watch on for messages that an earlier process sent, where their mailbox is still configured."""
         for message in messages:
-            if message.mailbox in self.watchers:
+            probe = self.probes.get(message.probe)
+            if message.mailbox not in self.watchers:
+                continue
+            if probe is not None and probe.mailbox == message.mailbox:
+                probe.follow(message)
+            else:
                 self.watchers[message.mailbox].await_arrival(message)
 
 
@@ -58,27 +84,51 @@ async def assembled(configuration: Configuration, clock: Clock, role: str) -> As
 def _assemble(configuration: Configuration, clock: Clock, ledger: SqlLedger, instance: str) -> Assembly:
     site, agent = configuration.site, configuration.agent
     for server in site.servers.values():
-        if server.tls != "none":
+        if server.tls in {"implicit", "starttls"}:
             client_context(server.tls_ca)  # costs 20 ms: now, and not in the first run's latency
     key = agent.token_key.get_secret_value().encode() if agent.token_key else ledger.token_key
     signer = TokenSigner(key)
     state = AgentState(site.mailboxes)
-    watchers = {
-        name: MailboxWatcher(
+    watchers: dict[str, MailboxWatcher] = {}
+    loops = {
+        settings.name
+        for settings in configuration.probes
+        if isinstance(settings, RoundtripSettings) and settings.is_loop
+    }
+    for name, mailbox in _mailboxes(configuration, clock).items():
+        arrivals = Arrivals(
             name,
-            mailbox,
-            site.servers[mailbox.server],
             clock=clock,
             ledger=ledger,
             signer=signer,
             observer=state,
             instance=instance,
             retention=agent.retention,
+            loops=loops,
+            authserv_id=site.mailboxes[name].authserv_id,
         )
-        for name, mailbox in site.mailboxes.items()
-    }
+        watchers[name] = MailboxWatcher(
+            name, mailbox, arrivals, clock=clock, retention=agent.retention, peers=watchers
+        )
     tools = Tools(clock, site, ledger, signer, watchers, instance)
-    probes = {settings.name: KINDS[settings.kind](settings, tools) for settings in configuration.probes}
+    probes = {
+        settings.name: KINDS[settings.kind].made_for(settings, tools) for settings in configuration.probes
+    }
     for probe in probes.values():
         state.add(probe, clock.time())
-    return Assembly(probes, watchers, state, Runner(clock, agent.location), ledger, agent.retention)
+    runner = Runner(clock, agent.location)
+    return Assembly(probes, watchers, state, runner, ledger, clock, agent.retention)
+
+
+def _mailboxes(configuration: Configuration, clock: Clock) -> dict[str, Mailbox]:
+    """Return each configured mailbox, as its server's protocol reads it, on its server's budget of logins."""
+    site = configuration.site
+    budgets = {name: LoginBudget(server.logins_per_minute, clock) for name, server in site.servers.items()}
+    mailboxes: dict[str, Mailbox] = {}
+    for name, settings in site.mailboxes.items():
+        server, budget = site.servers[settings.server], budgets[settings.server]
+        if server.protocol == "imap":
+            mailboxes[name] = ImapMailbox(settings, server, clock, budget, configuration.agent.retention)
+        else:
+            mailboxes[name] = Pop3Mailbox(settings, server, clock, budget)
+    return mailboxes

@@ -36,6 +36,7 @@ class AgentCollector(Collector):
         yield from self._runs()
         yield from self._messages()
         yield from self._deliveries()
+        yield from self._ways()
         yield from self._agent()
 
     def _probes(self) -> Iterator[Metric]:
@@ -126,12 +127,45 @@ class AgentCollector(Collector):
             "How far the true latency of that message may lie from the published one, either way.",
             labels=_ROUTE,
         )
+        findings = CounterMetricFamily(
+            "mailsonde_arrival_findings",
+            "Arrivals in the junk folder or marked as junk, and arrivals with changed content.",
+            labels=(*_ROUTE, "finding"),
+        )
         for route, delivery in list(self._state.deliveries.items()):
+            for finding, count in list(delivery.findings.items()):
+                findings.add_metric((*route, str(finding)), count)
             histogram.add_metric(route, delivery.histogram.cumulative(), delivery.histogram.sum)
             if delivery.last is not None and delivery.uncertainty is not None:
                 last.add_metric(route, delivery.last)
                 uncertainty.add_metric(route, delivery.uncertainty)
-        yield from (histogram, last, uncertainty)
+        yield from (histogram, last, uncertainty, findings)
+
+    def _ways(self) -> Iterator[Metric]:
+        """Yield what the header section of the last arrival says of its way."""
+        hop = GaugeMetricFamily(
+            "mailsonde_hop_delay_seconds",
+            "Where the last arrival waited, by the stamps of the hosts on its way and on their clocks.",
+            labels=(*_ROUTE, "position"),
+        )
+        skewed = GaugeMetricFamily(
+            "mailsonde_hops_skewed",
+            "Hops of the last arrival whose stamp cannot be true.",
+            labels=_ROUTE,
+        )
+        passed = GaugeMetricFamily(
+            "mailsonde_authentication_passed",
+            "1 if the receiving host found that the last arrival passed spf, dkim or dmarc, else 0.",
+            labels=(*_ROUTE, "method"),
+        )
+        for route, delivery in list(self._state.deliveries.items()):
+            for position, seconds in list(delivery.hop_seconds.items()):
+                hop.add_metric((*route, position), seconds)
+            if delivery.last is not None:
+                skewed.add_metric(route, delivery.hops_skewed)
+            for method, result in list(delivery.authentication.items()):
+                passed.add_metric((*route, method), float(result == "pass"))
+        yield from (hop, skewed, passed)
 
     def _agent(self) -> Iterator[Metric]:
         unexpected = CounterMetricFamily(

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from monitor.config.models import Configuration
 from monitor.shipped import shipped
-from probes.registry import KINDS
+from probes.roundtrip import RoundtripSettings
 from probes.settings import ProbeSettings, parse_duration
 
 SLOWEST_SCRAPE = 15
@@ -58,7 +58,7 @@ def render_alerts(configuration: Configuration) -> dict[str, str]:
         "seconds": lambda seconds: f"{seconds:g}",
         "duration": promql_duration,
     }
-    routes = [probe for probe in configuration.probes if KINDS[probe.kind].sends_messages]
+    routes = [probe for probe in configuration.probes if isinstance(probe, RoundtripSettings)]
     files = {}
     for subsystem, needed in (
         ("delivery", routes),

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from probes.message_life import Message, MessageState
+from probes.arrivals import Settled, Unexpected
+from probes.hops import waits
+from probes.message_life import Finding, MessageState
 from probes.probe import Probe
 from probes.reasons import Outcome, Reason
 from probes.verdict import Verdict
-from probes.watcher import Unexpected
 
 DELIVERY_BUCKETS = (
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
@@ -51,8 +52,8 @@ class ProbeState:
     """What is known of one probe. Seconds, and unix seconds for instants."""
 
     name: str
-    kind: str
     target: str
+    kind: str
     interval: float
     runs: Counter[Reason]
     last_run: float  # when it ended, or when the agent started
@@ -64,18 +65,22 @@ class ProbeState:
 
 @dataclass(slots=True)
 class DeliveryState:
-    """The delivery latencies of one round trip probe, in seconds."""
+    """What the arrivals of one route said; latencies in seconds."""
 
     histogram: Histogram = field(default_factory=Histogram)
     last: float | None = None
     uncertainty: float | None = None
+    findings: Counter[Finding] = field(default_factory=lambda: Counter(dict.fromkeys(Finding, 0)))
+    hop_seconds: dict[str, float] = field(default_factory=dict)  # of the last arrival, by position
+    hops_skewed: int = 0
+    authentication: dict[str, str] = field(default_factory=dict)  # its results (RFC 8601) by method
 
 
 class AgentState:
     """All that the agent has seen since it started. Changed on the event loop, read from any thread."""
 
     def __init__(self, mailboxes: Iterable[str] = ()) -> None:
-        self.probes: dict[str, ProbeState] = {}
+        self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, as all below
         self.deliveries: dict[tuple[str, str], DeliveryState] = {}
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
         self.skipped: Counter[tuple[str, str]] = Counter()
@@ -90,16 +95,27 @@ class AgentState:
         """
         settings = probe.settings
         known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
-        self.probes[settings.name] = ProbeState(
-            settings.name, settings.kind, probe.target, settings.interval, known, last_run=now
-        )
-        if probe.sends_messages:
-            self.deliveries[settings.name, probe.target] = DeliveryState()
-        self.skipped.update({(settings.name, "missed"): 0, (settings.name, "overrun"): 0})
+        route = settings.name, probe.target
+        self.probes[route] = ProbeState(*route, settings.kind, settings.interval, known, last_run=now)
+        if probe.mailbox is not None:
+            self.deliveries[route] = DeliveryState()
+        for cause in ("missed", "overrun"):
+            self.skipped.setdefault((settings.name, cause), 0)
 
-    def ran(self, name: str, verdict: Verdict, *, ended_at: float, duration: float) -> None:
+    def keep_parts(self, probe: Probe, now: float) -> None:
+        """Know the parts of ``probe`` that there are now, and forget those that are gone."""
+        name, targets = probe.settings.name, {part.target for part in probe.parts}
+        for known, target in list(self.probes):
+            if known == name and target not in targets | {probe.target}:
+                del self.probes[known, target]
+                self.deliveries.pop((known, target), None)
+        for part in probe.parts:
+            if (name, part.target) not in self.probes:
+                self.add(part, now)
+
+    def ran(self, name: str, target: str, verdict: Verdict, *, ended_at: float, duration: float) -> None:
         """Take in a finished run: when it ended (unix seconds) and how long it took (seconds)."""
-        state = self.probes[name]
+        state = self.probes[name, target]
         state.runs[verdict.reason] += 1
         state.duration.observe(duration)
         state.phases = dict(verdict.phases)
@@ -109,15 +125,21 @@ class AgentState:
         if verdict.certificate_not_after is not None:
             state.certificate_not_after = verdict.certificate_not_after
 
-    def settled(self, message: Message) -> None:
+    def settled(self, settled: Settled) -> None:
         """Take in a message whose end is known; only a measured delivery enters the histogram.
 
         An interval wider than the latency itself (the agent was down, or the mailbox could
         not be read) says that the message arrived, and no more.
         """
+        message = settled.message
         delivery = self.deliveries.get((message.probe, message.target))
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
+        delivery.findings.update(Finding(word) for word in message.findings.split())
+        delivery.hop_seconds = waits(settled.hops)
+        delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
+        if settled.authentication is not None:
+            delivery.authentication = dict(settled.authentication.methods)
         delivery.last, delivery.uncertainty = message.delivery_seconds, message.uncertainty_seconds
         measured = message.uncertainty_seconds <= max(1.0, message.delivery_seconds / 2)
         if message.state is MessageState.DELIVERED and measured:

@@ -48,6 +48,13 @@ AWAITED = frozenset({_S.SENT, _S.AMBIGUOUS, _S.LOST})
 """States whose message may still turn up in its mailbox."""
 
 
+class Finding(StrEnum):
+    """What can be wrong with a message that arrived."""
+
+    JUNKED = "junked"
+    ALTERED = "altered"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """The ledger's record of one message. Instants ``*_at`` are unix seconds, ``*_mono`` monotonic seconds.
@@ -69,7 +76,11 @@ class Message:
     connected_mono: float | None = None  # delivery is measured from here
     dot_mono: float | None = None  # the final dot went out: not in the mailbox before this
     accepted_mono: float | None = None  # the 250 after DATA came in: transit is measured from here
-    mailbox_uid: str | None = None  # the stored copy that counted as the arrival (RFC 1939 UIDL)
+    greylisted_seconds: float | None = None  # from the first refusal for now to the 250 after DATA
+    octets: int | None = None  # size of the message as it was sent
+    digest: str | None = None  # of subject, body and attachment; see probes.marks.digest
+    mailbox_uid: str | None = None  # the stored copy that counted as the arrival; see probes.mailbox
+    findings: str = ""  # `Finding` words about the arrival, with spaces between
     reason: str = ""
     detail: str = ""
     reply_code: int | None = None  # RFC 5321 section 4.2

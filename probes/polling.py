@@ -75,7 +75,7 @@ class ArrivalModel:
             return self._longest_gap
         index = bisect_right(plan, target) - 1
         at = index + (target - plan[index]) / (plan[index + 1] - plan[index])
-        until = SHORTEST * 2.0 ** (at / PER_OCTAVE)
+        until = SHORTEST * math.exp2(at / PER_OCTAVE)
         return min(max(until - age, self._shortest_gap), self._longest_gap)
 
     def _planned(self) -> list[float]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field
 
 from probes.faults import legible
+from probes.mailbox_check import MailboxCheck, MailboxCheckSettings
 from probes.pop3_client import connect
-from probes.probe import Probe
 from probes.reasons import Area
-from probes.settings import Duration, Pop3MailboxName, Pop3ServerName, ProbeSettings
+from probes.settings import Pop3MailboxName, Pop3ServerName
 from probes.tls import expiry_reason
-from probes.tools import Tools
 from probes.verdict import Run, Verdict
 
 
-class Pop3Settings(ProbeSettings):
+class Pop3Settings(MailboxCheckSettings):
     """Settings of a ``pop3`` probe: a mailbox to open, or a server alone."""
 
     kind: Literal["pop3"]
@@ -25,16 +24,9 @@ class Pop3Settings(ProbeSettings):
         default=None,
         description="A server, to log in with its own credentials, or without to stop before login.",
     )
-    certificate_warning: Duration = Field(default=14 * 86400.0, description="Warn this long before expiry.")
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.mailbox is None) == (self.server is None):
-            raise ValueError("name either a mailbox or a server, and not both")
-        return self
 
 
-class Pop3(Probe):
+class Pop3(MailboxCheck):
     """Goes through a POP3 dialogue up to STAT, and reads or deletes no message."""
 
     settings: Pop3Settings
@@ -43,34 +35,16 @@ class Pop3(Probe):
         {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.POP3}
     )
 
-    def __init__(self, settings: Pop3Settings, tools: Tools) -> None:
-        super().__init__(settings, tools)
-        self._credentials: tuple[str, SecretStr] | None = None
-        if settings.mailbox is not None:
-            mailbox = tools.site.mailboxes[settings.mailbox]
-            self._name = mailbox.server
-            self._credentials = (mailbox.username, mailbox.password)
-        else:
-            self._name = str(settings.server)
-        self._server = tools.site.servers[self._name]
-        if settings.server is not None and self._server.username and self._server.password:
-            self._credentials = (self._server.username, self._server.password)
-
-    @property
-    def target(self) -> str:
-        """The configured server's name."""
-        return self._name
-
     async def run(self, run: Run) -> Verdict:
         """Connect, encrypt, learn the capabilities; with credentials log in and count."""
-        session = await connect(self._server, run.phases, self.tools.clock)
+        session = await connect(self.server, run.phases, self.tools.clock)
         try:
             values: dict[str, object] = {
                 "greeting": legible(session.greeting),
                 "capabilities": session.capabilities.listed(),
             }
-            if self._credentials is not None:
-                await session.log_in(*self._credentials)
+            if self.credentials is not None:
+                await session.log_in(*self.credentials)
                 values["messages"], values["octets"] = await session.stat()
             await session.quit()
         finally:

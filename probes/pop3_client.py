@@ -33,6 +33,8 @@ class Pop3Session:
         self._phases = phases
         self._clock = clock
         self.greeting = b""
+        self.gave_up = False
+        """Whether an answer beyond its limit made us close the connection."""
         self.capabilities = Capabilities({})
         self.login_sent_at = float("-inf")
         """Monotonic reading right before the login's last line went out: the server takes its picture of
@@ -164,6 +166,7 @@ class Pop3Session:
         return bytes(text)
 
     def _too_large(self, detail: str) -> ProbeFault:
+        self.gave_up = True
         self.abort()
         return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
 
@@ -178,16 +181,17 @@ class Pop3Session:
             await self._command(b"UIDL")
             return dict([pop3.parse_unique_id(line) async for line in self._lines(MOST_MESSAGES)])
 
-    async def top(self, number: int, *, limit: int) -> bytes:
-        """Return the header section of a message; more than ``limit`` octets close the session.
+    async def top(self, number: int, *, limit: int, lines: int = 0) -> bytes:
+        """Return a message's header section and first ``lines``; over ``limit`` octets close the session.
 
         A server whose CAPA names no TOP must send the whole message for it.
         """
         if self.capabilities.words and not self.capabilities.has("TOP"):
-            header_section, blank_line, _ = (await self.retr(number, limit=limit)).partition(b"\r\n\r\n")
-            return header_section + blank_line
+            text = await self.retr(number, limit=limit)
+            header_section, blank_line, _ = text.partition(b"\r\n\r\n")
+            return text if lines else header_section + blank_line
         with self._phases.phase("top"):
-            await self._command(b"TOP", b"%d 0" % number)
+            await self._command(b"TOP", b"%d %d" % (number, lines))
             return await self._content(limit)
 
     async def retr(self, number: int, *, limit: int) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
+from probes.message_life import Message
 from probes.reasons import Area
 from probes.settings import ProbeSettings
 from probes.tools import Tools
@@ -22,16 +24,33 @@ class Probe(ABC):
     settings: ProbeSettings
     settings_model: ClassVar[type[ProbeSettings]]
     areas: ClassVar[frozenset[Area]]
-    sends_messages: ClassVar[bool] = False
 
     def __init__(self, settings: ProbeSettings, tools: Tools) -> None:
         self.settings = settings
         self.tools = tools
 
+    @classmethod
+    def made_for(cls, settings: ProbeSettings, tools: Tools) -> Probe:
+        """Return the probe that does what ``settings`` ask for."""
+        return cls(settings, tools)
+
     @property
     @abstractmethod
     def target(self) -> str:
         """The configured server or domain that the run is about: the metrics' ``target`` label."""
+
+    @property
+    def mailbox(self) -> str | None:
+        """The mailbox that its messages arrive in, for a probe that sends some."""
+        return None
+
+    @property
+    def parts(self) -> Sequence[Probe]:
+        """What the latest run found that is to be run now, each with a target of its own."""
+        return ()
+
+    def follow(self, message: Message) -> object:  # noqa: B027 # most kinds send nothing
+        """Watch for a message that an earlier process sent for this probe."""
 
     @abstractmethod
     async def run(self, run: Run) -> Verdict:

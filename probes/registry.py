@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from probes.imap import Imap
 from probes.mx import Mx
 from probes.pop3 import Pop3
 from probes.probe import Probe
@@ -16,6 +17,7 @@ KINDS: Mapping[str, type[Probe]] = MappingProxyType(
         "roundtrip": Roundtrip,
         "smtp": Smtp,
         "pop3": Pop3,
+        "imap": Imap,
         "mx": Mx,
     }
 )

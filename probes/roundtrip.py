@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from probes.arrivals import Settled
 from probes.faults import ProbeFault
-from probes.letter import compose
-from probes.message_life import LedgerError, Message, MessageState
+from probes.letter import Letter, compose
+from probes.message_life import Finding, LedgerError, Message, MessageState
+from probes.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.probe import Probe
 from probes.reasons import Area, Reason
-from probes.settings import Duration, EmailAddress, MailboxName, ProbeSettings, SmtpServerName, between
-from probes.smtp_client import SmtpSession, smtp_session
+from probes.settings import Duration, EmailAddress, MailboxName, ProbeSettings, SendVia, between
+from probes.submission import Envelope, Submission
 from probes.token import Token
 from probes.tools import Tools
 from probes.verdict import MessageReport, Run, Verdict
 
 LOOK_GRACE = 30.0
 """Seconds past a message's deadline in which a look may still tell whether it arrived."""
+
+ATTACHMENTS = MappingProxyType({"none": 0, "100KB": 100_000, "1MB": 10**6, "10MB": 10**7, "25MB": 25 * 10**6})
+"""Octets of the attachment of each size class, before it is encoded."""
+
+_IN_A_THREAD = 256 * 1024  # octets from which on composing would hold up the event loop
 
 
 class RoundtripSettings(ProbeSettings):
@@ -29,47 +38,125 @@ class RoundtripSettings(ProbeSettings):
     deadline: Annotated[Duration, between(1, 86400)] = Field(
         default=300.0, description="A message that takes longer is lost."
     )
-    sender: EmailAddress = Field(alias="from", description="Envelope sender and From address.")
-    send_via: SmtpServerName
-    to: MailboxName
+    sender: EmailAddress = Field(
+        alias="from",
+        description="Envelope sender and From address. Where a mailbox has this address, delivery reports "
+        "are looked for there.",
+    )
+    send_via: SendVia = Field(
+        description="The server to submit to, or `mx`: each MX host of the recipient's domain, "
+        "every one a target of its own."
+    )
+    to: MailboxName = Field(description="The mailbox that the message arrives in.")
+    recipient: EmailAddress | None = Field(
+        default=None, description="Whom the message is sent to. Default: the address of the mailbox `to`."
+    )
+    arrives_as: Literal["message", "forward", "reply"] = Field(
+        default="message",
+        description="`forward` or `reply`: the recipient is a forwarder or an auto-responder elsewhere, "
+        "and only the token in the subject comes back.",
+    )
+    attachment: Literal["none", "100KB", "1MB", "10MB", "25MB"] = "none"
+    retry: Annotated[Duration, between(1, 3600)] | None = Field(
+        default=None,
+        description="Pause before a message that was refused for now (4xx) is tried again, doubled each "
+        "time, until the deadline. Default: 60s with `send_via: mx`, else no other try.",
+    )
+    mx: MxDeliverySettings = Field(
+        default_factory=MxDeliverySettings, description="How messages go to MX hosts, with `send_via: mx`."
+    )
 
     runs_overlap: ClassVar[bool] = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _retry_where_greylisted(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("send_via") == "mx" and "retry" not in data:
+            return {**data, "retry": "60s"}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.send_via != "mx" and "mx" in self.model_fields_set:
+            raise ValueError("mx has no meaning without send_via: mx; remove it")
+        if self.arrives_as != "message" and self.recipient is None:
+            raise ValueError(
+                f"arrives_as: {self.arrives_as} needs a recipient: the address that the message is sent to, "
+                "from where it comes back to the mailbox"
+            )
+        return self
 
     @property
     def run_limit(self) -> float:
         """The deadline, and some time in which a last look can end."""
         return self.deadline + LOOK_GRACE + 5.0
 
+    @property
+    def is_loop(self) -> bool:
+        """Whether only the token in the subject comes back."""
+        return self.arrives_as != "message"
+
 
 class Roundtrip(Probe):
-    """Sends one signed message a run and follows it into its mailbox."""
+    """Sends one signed message a run through one server, and follows it into its mailbox."""
 
     settings: RoundtripSettings
     settings_model = RoundtripSettings
     areas: ClassVar[frozenset[Area]] = frozenset(Area) - {Area.MX}
-    sends_messages: ClassVar[bool] = True
 
-    def __init__(self, settings: RoundtripSettings, tools: Tools) -> None:
+    @classmethod
+    def made_for(cls, settings: ProbeSettings, tools: Tools) -> Probe:
+        """Return the probe: for ``send_via: mx`` the one that finds the hosts."""
+        assert isinstance(settings, RoundtripSettings)  # noqa: S101 # the registry pairs kind and settings
+        return MxRoundtrip(settings, tools) if settings.send_via == "mx" else cls(settings, tools)
+
+    def __init__(self, settings: RoundtripSettings, tools: Tools, host: MxHost | None = None) -> None:
         super().__init__(settings, tools)
-        self._server = tools.site.servers[settings.send_via]
-        self._recipient = tools.site.mailboxes[settings.to].address
+        mailbox = tools.site.mailboxes[settings.to]
+        self._target = settings.send_via if host is None else host.name
+        server = tools.site.servers[settings.send_via] if host is None else host.server
+        self._envelope = Envelope(settings.sender, settings.recipient or mailbox.address)
+        self._submission = Submission(server, self._envelope, tools, settings.retry)
         self._watcher = tools.watchers[settings.to]
-        self._unrecorded: dict[str, MessageState] = {}
 
     @property
     def target(self) -> str:
-        """The configured server that messages are sent through."""
-        return self.settings.send_via
+        """The configured server, or the MX host, that messages are handed to."""
+        return self._target
+
+    @property
+    def mailbox(self) -> str:
+        """The mailbox that a run's message arrives in."""
+        return self.settings.to
+
+    def follow(self, message: Message) -> asyncio.Future[Settled]:
+        """Watch for the message, and for a delivery report about it."""
+        return _follow(message, self.settings, self.tools)
 
     async def run(self, run: Run) -> Verdict:
         """Record the intent, send, and wait until the message has arrived or its deadline has passed."""
-        message = await self._intend(run)
+        clock = self.tools.clock
+        created_at = round(clock.time(), 6)
+        letter = await self._compose(run, created_at)
+        message = Message(
+            id=run.id,
+            probe=self.settings.name,
+            target=self.target,
+            mailbox=self.settings.to,
+            state=MessageState.INTENT,
+            created_at=created_at,
+            deadline_seconds=self.settings.deadline,
+            instance=self.tools.instance,
+            boot=clock.boot,
+            created_mono=clock.monotonic(),
+            octets=len(letter.content),
+            digest=None if self.settings.is_loop else letter.digest,
+        )
         try:
-            sent, arrival = await self._send(run, message)
+            await self._submission.intend(message)
+            sent, arrival = await self._submission.send(run, message, letter, self.follow)
             run.only_waits = True
-            limit = (
-                self.settings.deadline + LOOK_GRACE - (self.tools.clock.monotonic() - message.created_mono)
-            )
+            limit = self.settings.deadline + LOOK_GRACE - (clock.monotonic() - message.created_mono)
             done, _ = await asyncio.wait({arrival}, timeout=max(0.0, limit))
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
@@ -77,119 +164,81 @@ class Roundtrip(Probe):
             return _undecided(sent, self._watcher.fault)
         return _verdict(arrival.result())
 
-    async def _intend(self, run: Run) -> Message:
-        """Make the intent durable, so that whatever happens after it is accounted for."""
-        clock = self.tools.clock
-        message = Message(
-            id=run.id,
-            probe=self.settings.name,
-            target=self.target,
-            mailbox=self.settings.to,
-            state=MessageState.INTENT,
-            created_at=round(clock.time(), 6),
-            deadline_seconds=self.settings.deadline,
-            instance=self.tools.instance,
-            boot=clock.boot,
-            created_mono=clock.monotonic(),
-        )
-        try:
-            for message_id, state in list(self._unrecorded.items()):
-                await self.tools.ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
-                del self._unrecorded[message_id]
-            await self.tools.ledger.intend(message)
-        except LedgerError as error:
-            raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
-        return message
+    async def _compose(self, run: Run, created_at: float) -> Letter:
+        token = self.tools.signer.sign(Token(self.settings.name, run.id, round(created_at * 1e6)))
+        octets = ATTACHMENTS[self.settings.attachment]
 
-    async def _send(self, run: Run, message: Message) -> tuple[Message, asyncio.Future[Message]]:
-        """Submit the message and start watching for it; raises `ProbeFault` when it surely was not sent."""
-        clock = self.tools.clock
-        session: SmtpSession | None = None
-        begun = clock.monotonic()
-        try:
-            async with smtp_session(self._server, run.phases, clock) as session:
-                connected = begun + run.phases.seconds.get("resolve", 0.0)
-                await session.mail(self.settings.sender)
-                await session.rcpt(self._recipient)
-                reply = await session.data(self._letter(message))
-                accepted = clock.monotonic()
-                sent = await self._record(
-                    message.id,
-                    MessageState.SENT,
-                    connected_mono=connected,
-                    dot_mono=session.dot_sent_at,
-                    accepted_mono=accepted,
-                    submission_seconds=accepted - connected,
-                    reply_code=reply.code,
-                    enhanced_status_code=reply.enhanced_status_code,
-                )
-                arrival = self._watcher.await_arrival(sent)
-                await session.quit()
-                return sent, arrival
-        except ProbeFault as fault:
-            dot = session.dot_sent_at if session else None
-            failed = await self._record(
-                message.id,
-                _state_after(fault, dot),
-                connected_mono=begun + run.phases.seconds.get("resolve", 0.0),
-                dot_mono=dot,
-                reason=str(fault.reason),
-                detail=fault.detail,
-                reply_code=fault.reply_code,
-                enhanced_status_code=fault.enhanced_status_code,
+        def composed() -> Letter:
+            return compose(
+                probe=self.settings.name,
+                location=self.tools.site.location,
+                sender=self._envelope.sender,
+                recipient=self._envelope.recipient,
+                run=run.id,
+                token=token,
+                created_at=created_at,
+                attachment_octets=octets,
+                invites_reply=self.settings.arrives_as == "reply",
             )
-            if failed.state is not MessageState.AMBIGUOUS:
-                raise
-            return failed, self._watcher.await_arrival(failed)
-        except asyncio.CancelledError:
-            await self._record_interruption(message.id, session)
-            raise
 
-    def _letter(self, message: Message) -> bytes:
-        token = self.tools.signer.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
-        return compose(
-            probe=message.probe,
-            location=self.tools.site.location,
-            sender=self.settings.sender,
-            recipient=self._recipient,
-            run=message.id,
-            token=token,
-            created_at=message.created_at,
-        )
-
-    async def _record(self, message_id: str, state: MessageState, **changes: object) -> Message:
-        """Move the message on in the ledger; what cannot be recorded now is owed before the next intent."""
-        try:
-            moved = await self.tools.ledger.advance(message_id, state, **changes)
-        except LedgerError:
-            self._unrecorded[message_id] = state if state is not MessageState.SENT else MessageState.AMBIGUOUS
-            raise
-        if moved is None:
-            raise RuntimeError(f"the ledger refused {state} for message {message_id}")
-        return moved
-
-    async def _record_interruption(self, message_id: str, session: SmtpSession | None) -> None:
-        """Record where the run's end by force caught the message."""
-        dot = session.dot_sent_at if session else None
-        state = MessageState.DEFERRED if dot is None else MessageState.AMBIGUOUS
-        recording = self.tools.ledger.advance(message_id, state, dot_mono=dot, reason=str(Reason.INTERRUPTED))
-        try:
-            await asyncio.shield(recording)
-        except LedgerError:
-            self._unrecorded[message_id] = state
+        return await asyncio.to_thread(composed) if octets > _IN_A_THREAD else composed()
 
 
-def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:
-    """Return the state of a message whose submission failed with ``fault``.
+class MxRoundtrip(Probe):
+    """Finds the MX hosts of the recipient's domain; each is a route of its own, and is run after that."""
 
-    Before the final dot nothing was handed over, and a mail server would keep trying: that is
-    ``deferred`` (``rejected`` after a 5xx). After the dot only a reply tells (RFC 5321 section 4.2.5).
-    """
-    if fault.reply_code is not None and 500 <= fault.reply_code < 600:
-        return MessageState.REJECTED
-    if dot_sent_at is None or (fault.reply_code is not None and 400 <= fault.reply_code < 500):
-        return MessageState.DEFERRED
-    return MessageState.AMBIGUOUS
+    settings: RoundtripSettings
+    settings_model = RoundtripSettings
+    areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
+
+    def __init__(self, settings: RoundtripSettings, tools: Tools) -> None:
+        super().__init__(settings, tools)
+        recipient = settings.recipient or tools.site.mailboxes[settings.to].address
+        self._delivery = MxDelivery(recipient.rpartition("@")[2], settings.mx)
+        self._routes: dict[MxHost, Roundtrip] = {}
+
+    @property
+    def target(self) -> str:
+        """The recipient's domain."""
+        return self._delivery.domain
+
+    @property
+    def mailbox(self) -> str:
+        """The mailbox that the messages of all hosts arrive in."""
+        return self.settings.to
+
+    @property
+    def parts(self) -> Sequence[Probe]:
+        """A route to each host that the latest run found."""
+        return tuple(self._routes.values())
+
+    def follow(self, message: Message) -> None:
+        """Watch for a message of an earlier process, whichever host it went to."""
+        _follow(message, self.settings, self.tools)
+
+    async def run(self, run: Run) -> Verdict:
+        """Ask DNS; a host that is known already keeps its route."""
+        with run.phases.phase("mx"):
+            hosts, unreached = await self._delivery.hosts()
+        self._routes = {
+            host: self._routes.get(host) or Roundtrip(self.settings, self.tools, host) for host in hosts
+        }
+        values: dict[str, object] = {
+            "hosts": [host.name for host in hosts],
+            "hosts_without_address": unreached,
+        }
+        if unreached:
+            return Verdict(Reason.MX_TARGET_PARTLY_UNRESOLVED, ", ".join(unreached), values=values)
+        return Verdict(Reason.NONE, values=values)
+
+
+def _follow(message: Message, settings: RoundtripSettings, tools: Tools) -> asyncio.Future[Settled]:
+    arrives_in = tools.watchers[settings.to]
+    arrival = arrives_in.await_arrival(message)
+    for name, mailbox in tools.site.mailboxes.items():
+        if mailbox.address.lower() == settings.sender.lower() and name != settings.to:
+            tools.watchers[name].await_report(message, arrival)
+    return arrival
 
 
 def report(message: Message) -> MessageReport:
@@ -204,19 +253,42 @@ def report(message: Message) -> MessageReport:
     )
 
 
-def _verdict(message: Message) -> Verdict:
+def _verdict(settled: Settled) -> Verdict:
     """Return the verdict for a settled message."""
-    values = {"reply_code": message.reply_code, "enhanced_status_code": message.enhanced_status_code}
-    match message.state:
-        case MessageState.DELIVERED:
-            return Verdict(Reason.NONE, values=values, message=report(message))
-        case MessageState.AMBIGUOUS:
-            reason, detail = Reason.MESSAGE_AMBIGUOUS, message.detail
-        case _:
-            confirmed = message.accepted_mono is not None
-            reason = Reason.MESSAGE_LOST if confirmed else Reason.MESSAGE_AMBIGUOUS
-            detail = f"not in the mailbox {message.deadline_seconds:g} s after it was sent"
+    message = settled.message
+    reason, detail = _end(message)
+    values: dict[str, object] = {
+        "reply_code": message.reply_code,
+        "enhanced_status_code": message.enhanced_status_code,
+    }
+    if message.greylisted_seconds is not None:
+        values["greylisted_seconds"] = round(message.greylisted_seconds, 6)
+    if message.delivery_seconds is not None:
+        values["findings"] = message.findings.split()
+        values["hops"] = [hop.as_object() for hop in settled.hops]
+        authentication = settled.authentication
+        values["authentication_results"] = authentication.as_object() if authentication is not None else None
     return Verdict(reason, detail, values=values, message=report(message))
+
+
+def _end(message: Message) -> tuple[Reason, str]:
+    """Return the reason and detail that a message's end stands for."""
+    findings = message.findings.split()
+    if message.state is MessageState.BOUNCED:
+        return Reason[message.reason.upper()], message.detail
+    if message.state is MessageState.AMBIGUOUS:
+        return Reason.MESSAGE_AMBIGUOUS, message.detail
+    if message.state is not MessageState.DELIVERED:
+        confirmed = message.accepted_mono is not None
+        reason = Reason.MESSAGE_LOST if confirmed else Reason.MESSAGE_AMBIGUOUS
+        return reason, f"not in the mailbox {message.deadline_seconds:g} s after it was sent"
+    if Finding.JUNKED in findings:
+        return Reason.MESSAGE_JUNKED, ""
+    if Finding.ALTERED in findings:
+        return Reason.MESSAGE_ALTERED, ""
+    if message.greylisted_seconds is not None:
+        return Reason.GREYLISTED, f"accepted {message.greylisted_seconds:.0f} s after it was first refused"
+    return Reason.NONE, ""
 
 
 def _undecided(message: Message, fault: ProbeFault | None) -> Verdict:

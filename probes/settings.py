@@ -182,6 +182,8 @@ CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSc
 """A PEM file of certificates to trust."""
 Line = Annotated[str, AfterValidator(_line)]
 """Text that goes into a protocol line: 1 to 255 characters without CR, LF or NUL."""
+FolderName = Line
+"""An IMAP folder's name as people write it, with the server's separator between its parts."""
 
 
 class Settings(BaseModel):
@@ -194,14 +196,18 @@ class Settings(BaseModel):
 class Reference:
     """Marks a setting that names an entry of ``servers`` or ``mailboxes``, of one of the given protocols.
 
-    A mailbox has its server's protocol; no protocols means any.
+    A mailbox has its server's protocol; no protocols means any. ``besides`` are words that mean
+    something else here, and so name no entry.
     """
 
     table: Literal["servers", "mailboxes"]
     protocols: frozenset[str] = frozenset()
+    besides: frozenset[str] = frozenset()
 
 
 SmtpServerName = Annotated[Name, Reference("servers", frozenset({"smtp"}))]
+SendVia = Annotated[Name, Reference("servers", frozenset({"smtp"}), frozenset({"mx"}))]
+"""A submission server, or ``mx`` for every MX host of the recipient's domain."""
 Pop3ServerName = Annotated[Name, Reference("servers", frozenset({"pop3"}))]
 ImapServerName = Annotated[Name, Reference("servers", frozenset({"imap"}))]
 MailboxServerName = Annotated[Name, Reference("servers", frozenset({"pop3", "imap"}))]
@@ -213,6 +219,7 @@ _DEFAULT_PORTS = MappingProxyType(
     {
         ("smtp", "starttls"): 587,
         ("smtp", "implicit"): 465,
+        ("smtp", "opportunistic"): 25,
         ("smtp", "none"): 25,
         ("pop3", "starttls"): 110,
         ("pop3", "implicit"): 995,
@@ -230,7 +237,10 @@ class ServerSettings(Settings):
     protocol: Literal["smtp", "pop3", "imap"]
     host: HostName
     port: int = Field(default=0, ge=1, le=65535, description="Default: the protocol's own for this `tls`.")
-    tls: Literal["implicit", "starttls", "none"] = Field(description="How the connection is encrypted.")
+    tls: Literal["implicit", "starttls", "opportunistic", "none"] = Field(
+        description="How the connection is encrypted; `opportunistic` (SMTP only) takes STARTTLS where it is "
+        "offered, with any certificate, as mail servers do among themselves."
+    )
     tls_ca: CertificateFile | None = Field(
         default=None, description="PEM file to trust instead of the system's."
     )
@@ -248,6 +258,12 @@ class ServerSettings(Settings):
     ehlo_name: HostName | None = Field(default=None, description="Name in EHLO. Default: this end's address.")
     timeout: Annotated[Duration, between(0.1, 3600)] = Field(
         default=60.0, description="Longest wait for the answer to one command."
+    )
+    logins_per_minute: float = Field(
+        default=120.0,
+        gt=0,
+        le=60000,
+        description="Most logins to watched mailboxes of this server, all together, after a first burst.",
     )
 
     @model_validator(mode="before")
@@ -281,9 +297,12 @@ class ServerSettings(Settings):
             raise ValueError("username without password; add password: {env: NAME} or {file: PATH}")
         if self.ehlo_name is not None and self.protocol != "smtp":
             raise ValueError(f"ehlo_name has no meaning for {self.protocol}; remove it")
-        if self.tls == "none" and (self.tls_ca or self.tls_server_name):
-            raise ValueError("tls_ca and tls_server_name have no meaning with tls: none")
-        if self.tls == "none" and self.username is not None and not self.allow_insecure_auth:
+        if self.tls == "opportunistic" and self.protocol != "smtp":
+            raise ValueError("tls: opportunistic is for SMTP between servers; choose implicit or starttls")
+        unverified = self.tls in {"none", "opportunistic"}
+        if unverified and (self.tls_ca or self.tls_server_name):
+            raise ValueError(f"tls_ca and tls_server_name have no meaning with tls: {self.tls}")
+        if unverified and self.username is not None and not self.allow_insecure_auth:
             raise ValueError(
                 "credentials would cross an unencrypted connection; use tls: implicit or starttls, "
                 "or accept that with allow_insecure_auth: true"
@@ -298,9 +317,20 @@ class MailboxSettings(Settings):
     server: MailboxServerName
     username: Line
     password: Secret
-    poll_interval: Annotated[Duration, between(0.1, 300)] = Field(
-        default=1.0,
-        description="Pause between logins while a message is expected; fresh messages are looked for sooner.",
+    folder: FolderName = Field(default="INBOX", description="IMAP: the folder that messages arrive in.")
+    junk_folder: FolderName | None = Field(
+        default=None, description="IMAP: the junk folder. Default: the one that the server marks as such."
+    )
+    authserv_id: HostName | None = Field(
+        default=None,
+        description="Whose Authentication-Results count. Default: those of the host whose field is topmost.",
+    )
+    looks_per_message: float | None = Field(
+        default=None,
+        ge=2,
+        le=10000,
+        description="Looks spent on a message, on average, once a route's latency is known. "
+        "A look is a login (POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP.",
     )
 
 

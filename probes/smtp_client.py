@@ -25,7 +25,7 @@ from probes.clock import Clock
 from probes.faults import ProbeFault, fault_of, legible, withholding
 from probes.reasons import Reason
 from probes.settings import ServerSettings
-from probes.tls import certificate_not_after, client_context
+from probes.tls import certificate_not_after, client_context, opportunistic_context
 from probes.verdict import PhaseTimer
 from probes.wire import connect_tcp
 
@@ -148,7 +148,8 @@ class SmtpSession:
             if self.greeting.code != 220:
                 raise self.greeting.fault()
         await self._ehlo()
-        if server.tls == "starttls":
+        offered = "STARTTLS" in self.extensions.features
+        if server.tls == "starttls" or (server.tls == "opportunistic" and offered):
             await self._start_tls()
             await self._ehlo()
         if server.username is not None and server.password is not None:
@@ -251,7 +252,9 @@ class SmtpSession:
         transport = await asyncio.get_running_loop().start_tls(
             cast("asyncio.Transport", self._dialogue.transport),  # uvloop's are no subclass of it
             self._dialogue,
-            client_context(self._server.tls_ca),
+            opportunistic_context()
+            if self._server.tls == "opportunistic"
+            else client_context(self._server.tls_ca),
             server_hostname=self._tls_name,
         )
         if transport is None:

@@ -23,8 +23,17 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
+@cache
+def opportunistic_context() -> ssl.SSLContext:
+    """Return the context that takes any certificate, as between mail servers (RFC 7435)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def certificate_not_after(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return when the verified certificate of ``connection``'s peer expires, in unix seconds."""
+    """Return when the certificate of ``connection``'s peer expires, in unix seconds."""
     return _not_after(connection.getpeercert(binary_form=True) or b"")
 
 

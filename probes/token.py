@@ -25,6 +25,12 @@ class Token:
     created_us: int
 
 
+def token_in(text: str) -> str | None:
+    """Return the first thing in ``text`` that looks like a token; whether it is one, only `verify` tells."""
+    match = _PATTERN.search(text)
+    return match[0] if match else None
+
+
 class TokenSigner:
     """Signs and verifies tokens under the agent's key, which no repr shows."""
 

@@ -1,31 +1,26 @@
 """Watching a mailbox for our messages: one session at a time, however many messages are awaited.
 
-A look is one POP3 session. A message that a look does not show was not in the mailbox at
-some moment after that look's login went out; a message that it shows was there before the
-listing came in. The arrival lies between those two readings of our own monotonic clock.
+A message that a look does not show was not in the mailbox at some moment after the look
+began; a message that it shows was there before the listing came in. The arrival lies between
+those two readings of our own monotonic clock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Protocol
+from types import MappingProxyType
 
+from probes.arrivals import Arrivals, Fate, Settled, Sighting, shift_of
 from probes.clock import Clock
 from probes.faults import ProbeFault
-from probes.letter import token_text
-from probes.message_life import AWAITED, Ledger, LedgerError, Message, MessageState
-from probes.pop3_client import Pop3Session, open_session
+from probes.mailbox import Folder, Mailbox
+from probes.message_life import AWAITED, LedgerError, Message
+from probes.polling import ArrivalModel
 from probes.reasons import Reason
-from probes.settings import MailboxSettings, ServerSettings
-from probes.token import TokenSigner
-from probes.verdict import PhaseTimer
-
-HEADER_LIMIT = 64 * 1024
-"""Most octets of a message's header section that are read."""
 
 HEADERS_PER_LOOK = 500
 """Most header sections that one look reads; older messages wait for the next look."""
@@ -33,45 +28,31 @@ HEADERS_PER_LOOK = 500
 LOOK_TIMEOUT = 60.0
 """Longest look, in seconds."""
 
+CLOSE_GRACE = 2.0
+"""Longest time, in seconds, that closing waits for a look to end."""
+
 LONGEST_GAP = 300.0
 """Longest pause between looks, in seconds, for a message that is long overdue."""
 
-_LOOK_DID_NOT_HAPPEN = frozenset({Reason.POP3_IN_USE, Reason.POP3_LOGIN_DELAY, Reason.POP3_SYS_TEMP})
+REPORT_GAP = 10.0
+"""Shortest pause, in seconds, between looks for nothing but a delivery report."""
+
+NEWS_WORTHWHILE = 0.25
+"""Shortest pause, in seconds, in which the server is asked to tell of news."""
+
+_LOOK_DID_NOT_HAPPEN = frozenset(
+    {
+        Reason.POP3_IN_USE,
+        Reason.POP3_LOGIN_DELAY,
+        Reason.POP3_SYS_TEMP,
+        Reason.IMAP_IN_USE,
+        Reason.IMAP_THROTTLED,
+    }
+)
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
 _PAUSE_AFTER_REFUSED_LOGIN = 300.0  # a wrong password tried often locks the account
 
 _log = logging.getLogger(__name__)
-
-
-class Unexpected(StrEnum):
-    """What a message with our token field can be, other than an awaited arrival."""
-
-    FORGED = "forged"
-    UNKNOWN = "unknown"
-    DUPLICATE = "duplicate"
-    EXPIRED = "expired"
-
-
-class Observer(Protocol):
-    """Who is told what watching a mailbox brought to light."""
-
-    def settled(self, message: Message) -> None:
-        """Take in that a message was found (``delivered``, ``late``) or given up (``lost``)."""
-        ...
-
-    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
-        """Take in that a message with our token field turned up that nobody awaited."""
-        ...
-
-
-def gap_at(age: float, poll_interval: float) -> float:
-    """Return the seconds from the look at a message's ``age`` to the next one.
-
-    Fresh messages are looked for at gaps that grow with their age, then every
-    ``poll_interval`` seconds, and once that is less than a tenth of the age, at a tenth:
-    the uncertainty stays near 5 % of a long delay while the logins grow only with its logarithm.
-    """
-    return min(max(0.05, min(age / 2, poll_interval), age / 10), LONGEST_GAP)
 
 
 @dataclass(slots=True)
@@ -79,130 +60,166 @@ class _Awaited:
     message: Message
     since: float  # monotonic, here: the message is not in the mailbox before this
     deadline: float  # monotonic, here
-    settled: asyncio.Future[Message]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sighting:
-    """When a copy came into the mailbox: between these two monotonic readings."""
-
-    earliest: float
-    latest: float
+    settled: asyncio.Future[Settled]
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What earlier looks learnt of the copies now in the mailbox, by their unique ids."""
+    """What earlier looks learnt of one folder."""
 
-    foreign: set[str] = field(default_factory=set)  # left alone: not ours, or not ours to delete
-    counted: set[str] = field(default_factory=set)  # ours and accounted for; to be deleted
-    sightings: dict[str, _Sighting] = field(default_factory=dict)
+    complete_at: float = float("-inf")  # when the latest look that read all there was began
+    counted: set[str] = field(default_factory=set)  # uids accounted for, and not yet surely deleted
+    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies that are to be looked at again
 
     def keep_only(self, present: set[str]) -> None:
-        self.foreign &= present
         self.counted &= present
         for uid in self.sightings.keys() - present:
             del self.sightings[uid]
 
 
 class MailboxWatcher:
-    """Looks into one mailbox while messages are awaited in it, and settles each in the ledger."""
+    """Looks into one mailbox while messages are awaited in it, and settles each in the ledger.
+
+    ``peers`` are the watchers of all mailboxes by name: a delivery report may lie in another
+    mailbox than its message.
+    """
 
     def __init__(
         self,
         name: str,
-        mailbox: MailboxSettings,
-        server: ServerSettings,
+        mailbox: Mailbox,
+        arrivals: Arrivals,
         *,
         clock: Clock,
-        ledger: Ledger,
-        signer: TokenSigner,
-        observer: Observer,
-        instance: str,
         retention: float,
+        peers: Mapping[str, MailboxWatcher] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.fault: ProbeFault | None = None
         """Why the latest look failed; ``None`` after a good one."""
         self._mailbox = mailbox
-        self._server = server
+        self._arrivals = arrivals
+        self._observed, arrivals.tell = arrivals.tell, self._tell
         self._clock = clock
-        self._ledger = ledger
-        self._signer = signer
-        self._observer = observer
-        self._instance = instance
         self._retention = retention
+        self._peers = peers
+        self._models: dict[tuple[str, str], ArrivalModel] = {}  # by probe and target
         self._awaited: dict[str, _Awaited] = {}
-        self._memory = _Memory()
-        self._complete_at = float("-inf")  # login time of the latest look that read all there was
+        self._reports: dict[str, _Awaited] = {}
+        self._memories: dict[str, _Memory] = {}
         self._looked_at = float("-inf")  # when the latest look ended
-        self._not_before = float("-inf")  # no look before this: the poll interval, or a server's wish
+        self._not_before = float("-inf")  # no look before this: a fault, or a server's wish
         self._failures = 0
         self._wake = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._has_news = False
         self._task: asyncio.Task[None] | None = None
 
-    def await_arrival(self, message: Message) -> asyncio.Future[Message]:
+    def await_arrival(self, message: Message) -> asyncio.Future[Settled]:
         """Watch for ``message``, which is in an awaited state; the future gives it when it is settled.
 
-        Settled means delivered, late, or not in the mailbox at a look after its deadline. A lost
-        message is watched on, up to the retention, and turns ``late`` in the ledger if it comes.
+        Settled means delivered, late, bounced, or not in the mailbox at a look after its deadline. A
+        lost message is watched on, up to the retention, and turns ``late`` in the ledger if it comes.
         """
-        shift = self._shift(message)
+        awaited = self._entry(message, asyncio.get_running_loop().create_future())
+        self._awaited[message.id] = awaited
+        self._start()
+        return awaited.settled
+
+    def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
+        """Look now and then for a delivery report about ``message``, until it is ``settled``."""
+        self._reports[message.id] = self._entry(message, settled)
+        self._start()
+
+    def _entry(self, message: Message, settled: asyncio.Future[Settled]) -> _Awaited:
+        shift = shift_of(message, self._clock)
         created = message.created_mono + shift
         since = message.dot_mono + shift if message.dot_mono is not None else created
-        settled = asyncio.get_running_loop().create_future()
-        self._awaited[message.id] = _Awaited(message, since, created + message.deadline_seconds, settled)
+        return _Awaited(message, since, created + message.deadline_seconds, settled)
+
+    def _start(self) -> None:
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name=f"watcher of {self.name}")
-        return settled
 
     async def close(self) -> None:
-        """Stop watching; open messages stay in the ledger as they are."""
+        """Stop watching; open messages stay in the ledger as they are.
+
+        A look that is going on may end, for `CLOSE_GRACE` seconds: what it counted it also deletes.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE), self._looking:
+                pass
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-
-    def _shift(self, message: Message) -> float:
-        """Return what turns the message's monotonic readings into this boot's."""
-        if message.boot == self._clock.boot:
-            return 0.0
-        age = self._clock.time() - message.created_at
-        return self._clock.monotonic() - age - message.created_mono
+        await self._mailbox.close()
 
     async def _watch(self) -> None:
-        while self._awaited:
+        while self._awaited or self._reports or self._mailbox.stays_open:
             self._wake.clear()
             pause = self._next_look() - self._clock.monotonic()
             if pause > 0:
                 await self._pause(pause)
                 continue  # a new message may want an earlier look, and never a later one
-            await self._look_guarded()
+            await self.look_now()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait ``seconds``, or until a new message is awaited."""
+        """Wait ``seconds``, or until a new message is awaited or the server tells of news."""
         sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
         waking = asyncio.ensure_future(self._wake.wait())
+        telling = asyncio.ensure_future(self._news(worthwhile=seconds >= NEWS_WORTHWHILE))
         try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sleeping, waking, telling}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             sleeping.cancel()
             waking.cancel()
+            telling.cancel()
+            await asyncio.wait({telling})  # it talks to the server, and nothing else may meanwhile
+
+    async def _news(self, *, worthwhile: bool) -> None:
+        if not worthwhile:
+            await asyncio.get_running_loop().create_future()
+        try:
+            await self._mailbox.news()
+        except ProbeFault as fault:
+            self._back_off(fault)
+        self._has_news = True
 
     def _next_look(self) -> float:
         """Return when the next look is due, on the monotonic clock."""
-        poll = self._mailbox.poll_interval
-        due = min(
-            latest + gap_at(latest - awaited.since, poll)
-            for awaited in self._awaited.values()
+        self._reports = {key: item for key, item in self._reports.items() if not item.settled.done()}
+        dues = [self._due(awaited) for awaited in self._awaited.values()]
+        dues += [
+            latest + min(max(REPORT_GAP, (latest - awaited.since) / 4), LONGEST_GAP)
+            for awaited in self._reports.values()
             for latest in (max(self._looked_at, awaited.since),)
-        )
-        return max(due, self._not_before)
+        ]
+        if self._mailbox.stays_open:
+            dues.append(self._looked_at + LONGEST_GAP)
+        if self._has_news:
+            dues.append(self._looked_at)
+        return max(min(dues, default=float("inf")), self._not_before)
 
-    async def _look_guarded(self) -> None:
-        """Look once; whatever goes wrong is kept as ``fault`` and puts off the next look."""
+    def _due(self, awaited: _Awaited) -> float:
+        latest = max(self._looked_at, awaited.since)
+        due = latest + self._model_of(awaited.message).gap(latest - awaited.since)
+        if awaited.settled.done():
+            return due
+        # Whether it is lost shall be told as soon as it can be: by a look that begins after the deadline.
+        return min(due, max(latest, awaited.deadline + 0.001))
+
+    def _model_of(self, message: Message) -> ArrivalModel:
+        route = message.probe, message.target
+        if route not in self._models:
+            self._models[route] = ArrivalModel(self._mailbox.looks, self._mailbox.shortest_gap, LONGEST_GAP)
+        return self._models[route]
+
+    async def look_now(self) -> None:
+        """Look once, now; whatever goes wrong is kept as ``fault`` and puts off the next look."""
+        self._has_news = False
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
+            async with self._looking, asyncio.timeout(LOOK_TIMEOUT):
                 await self._look()
             self.fault, self._failures = None, 0
         except ProbeFault as fault:
@@ -225,122 +242,82 @@ class MailboxWatcher:
         elif fault.reason in _LOOK_DID_NOT_HAPPEN:
             pause = fault.retry_after or _PAUSE_WHERE_NONE_ADVERTISED
         else:
-            pause = min(self._mailbox.poll_interval * 2 ** min(self._failures, 10), 60.0)
+            pause = min(2.0 ** min(self._failures, 10), 60.0)
         self._not_before = self._clock.monotonic() + pause
         _log.warning("mailbox %s: look failed: %s; next look in %g s", self.name, fault, pause)
 
     async def _look(self) -> None:
-        session = await open_session(
-            self._server,
-            username=self._mailbox.username,
-            password=self._mailbox.password,
-            phases=PhaseTimer(self._clock),
-            clock=self._clock,
-        )
-        try:
-            listing = await session.uidl()
-            listed_at = self._clock.monotonic()
-            if await self._examine(session, listing, listed_at):
-                self._complete_at = session.login_sent_at
-                await self._give_up_overdue()
-            await session.quit()
-        finally:
-            session.abort()
+        async with self._mailbox.look() as due:
+            for open_folder in due:
+                folder = await open_folder()
+                memory = self._memories.setdefault(folder.name, _Memory())
+                if await self._examine(folder, memory):
+                    memory.complete_at = folder.absent_at
+            await self._give_up_overdue()
 
-    async def _examine(self, session: Pop3Session, listing: Mapping[int, str], listed_at: float) -> bool:
+    async def _examine(self, folder: Folder, memory: _Memory) -> bool:
         """Read the headers of what is new, newest first; return whether nothing new was left unread."""
-        self._memory.keep_only(set(listing.values()))
-        unread = [
-            number for number in sorted(listing, reverse=True) if listing[number] not in self._memory.foreign
-        ]
-        for number in unread[:HEADERS_PER_LOOK]:
-            uid = listing[number]
-            sighting = self._memory.sightings.get(uid) or _Sighting(self._complete_at, listed_at)
-            if uid in self._memory.counted or await self._is_accounted_for(session, number, uid, sighting):
-                self._memory.counted.add(uid)
-                await session.dele(number)
+        memory.keep_only(set(folder.uids))
+        unread = list(folder.uids)
+        try:
+            async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_LOOK])) as identified:
+                async for uid, fields in identified:
+                    await self._account(folder, memory, uid, fields)
+        except ProbeFault as fault:
+            if fault.reason is not Reason.RESPONSE_TOO_LARGE:
+                raise
+            # Whoever sends us such a thing must not blind us: the next look goes on without it.
+            _log.warning("mailbox %s: a message was passed over: %s", self.name, fault)
+            return False
         return len(unread) <= HEADERS_PER_LOOK
 
-    async def _is_accounted_for(
-        self, session: Pop3Session, number: int, uid: str, sighting: _Sighting
-    ) -> bool:
-        """Read one header section; return whether the copy is provably ours and durably accounted for."""
-        try:
-            text = token_text(await session.top(number, limit=HEADER_LIMIT))
-        except ProbeFault as fault:
-            if fault.reason is Reason.RESPONSE_TOO_LARGE:  # no message of ours has such a header section
-                self._memory.foreign.add(uid)
-            raise
-        record = await self._record_of(text) if text is not None else None
-        if record is None:
-            self._memory.foreign.add(uid)
-            return False
-        if record.state is MessageState.INTENT:  # not yet recorded as sent: the next look counts it
-            self._memory.sightings[uid] = sighting
-            return False
-        if record.mailbox_uid != uid:  # else it was counted before a crash or a failed QUIT
-            await self._count(record, uid, sighting)
-        return True
-
-    async def _record_of(self, text: str) -> Message | None:
-        """Return the message that a token field proves, if this process answers for it."""
-        token = self._signer.verify(text)
-        if token is None:
-            self._observer.unexpected_found(self.name, Unexpected.FORGED)
-            return None
-        record = await self._ledger.find(token.run)
-        if record is None or record.mailbox != self.name or record.probe != token.probe:
-            expired = self._clock.time() - token.created_us / 1e6 > self._retention
-            self._observer.unexpected_found(self.name, Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
-            return None
-        return record if record.instance == self._instance else None
-
-    async def _count(self, record: Message, uid: str, sighting: _Sighting) -> None:
-        """Record a copy of ``record`` as its arrival, or as a duplicate if it has arrived already."""
-        shift = self._shift(record)
-        created = record.created_mono + shift
-        connected = record.connected_mono + shift if record.connected_mono is not None else created
-        dot = record.dot_mono + shift if record.dot_mono is not None else connected
-        earliest = max(sighting.earliest, dot)
-        latest = max(sighting.latest, earliest)
-        middle = (earliest + latest) / 2
-        accepted = record.accepted_mono
-        transit = max(0.0, middle - accepted - shift) if accepted is not None else None
-        # Only what provably came late is late: an interval that we widened ourselves proves nothing.
-        late = record.state is MessageState.LOST or earliest > created + record.deadline_seconds
-        arrived = await self._ledger.advance(
-            record.id,
-            MessageState.LATE if late else MessageState.DELIVERED,
-            mailbox_uid=uid,
-            delivery_seconds=middle - connected,
-            uncertainty_seconds=(latest - earliest) / 2,
-            transit_seconds=transit,
-        )
-        if arrived is None:
-            self._observer.unexpected_found(self.name, Unexpected.DUPLICATE)
-            return
-        self._settle(arrived)
+    async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:
+        sighting = memory.sightings.get(uid) or Sighting(memory.complete_at, folder.listed_at)
+        fate = await self._arrivals.account(folder, uid, fields, sighting, counted=uid in memory.counted)
+        if fate is Fate.PENDING:
+            memory.sightings[uid] = sighting
+        elif fate is Fate.FOREIGN:
+            folder.set_aside(uid)
+        else:
+            memory.counted.add(uid)
+            await folder.delete(uid)
 
     async def _give_up_overdue(self) -> None:
-        """Call lost what the latest complete look did not show although its login was after the deadline."""
+        """Call lost what no folder showed in a complete look that began after the deadline."""
+        complete_at = min(
+            (self._memories.setdefault(name, _Memory()).complete_at for name in self._mailbox.folders),
+            default=float("-inf"),
+        )
         for awaited in list(self._awaited.values()):
-            message = awaited.message
-            if self._clock.time() - message.created_at > self._retention:
-                self._awaited.pop(message.id, None)
-            elif awaited.deadline < self._complete_at and not awaited.settled.done():
-                # Where our own end left it open, nobody can say that a server ever had the message.
-                ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
-                lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
-                self._settle(lost or message)
+            if self._clock.time() - awaited.message.created_at > self._retention:
+                self._awaited.pop(awaited.message.id, None)
+            elif awaited.deadline < complete_at and not awaited.settled.done():
+                await self._arrivals.give_up(awaited.message)
 
-    def _settle(self, message: Message) -> None:
+    def _tell(self, settled: Settled) -> None:
+        """Tell the observer and who waits, also where the message is awaited in another mailbox."""
+        self._observed(settled)
+        self._peers.get(settled.message.mailbox, self).settle(settled)
+
+    def settle(self, settled: Settled) -> None:
         """Tell who waits; keep watching for a message that may yet come."""
-        self._observer.settled(message)
+        message = settled.message
         awaited = self._awaited.get(message.id)
         if awaited is None:
             return
+        self._learn(message)
         awaited.message = message
         if message.state not in AWAITED:
             del self._awaited[message.id]
         if not awaited.settled.done():
-            awaited.settled.set_result(message)
+            awaited.settled.set_result(settled)
+
+    def _learn(self, message: Message) -> None:
+        """Let the route's model know when the message arrived, counted from its final dot."""
+        if message.delivery_seconds is None or message.uncertainty_seconds is None:
+            return
+        connected = message.connected_mono if message.connected_mono is not None else message.created_mono
+        dot = message.dot_mono if message.dot_mono is not None else connected
+        middle = max(0.0, message.delivery_seconds - (dot - connected))
+        earliest = max(0.0, middle - message.uncertainty_seconds)
+        self._model_of(message).learn(earliest, middle + message.uncertainty_seconds)

@@ -6,7 +6,8 @@ import asyncio
 import difflib
 import json
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -83,37 +84,48 @@ async def _check(configuration: Configuration, names: Sequence[str], form: str) 
         chosen = [probe for name, probe in assembly.probes.items() if not names or name in names]
         if form == "text" and sys.stdout.isatty():
             return await _with_live_table(assembly, chosen)
-        results = []
-        async for result in _as_finished(assembly, chosen):
-            results.append(result)
+
+        def show(result: Result) -> None:
             if form == "json":
                 click.echo(json.dumps(result.as_object()))
             elif form == "text":
                 click.echo(plain_line(result))
-        return results
+
+        return await _results(assembly, chosen, show)
 
 
-async def _as_finished(assembly: Assembly, probes: Iterable[Probe]) -> AsyncIterator[Result]:
-    """Run the probes at the same time; yield each result when it is there, and keep it in the ledger."""
-    for running in asyncio.as_completed([assembly.runner.run(probe) for probe in probes]):
-        result = await running
+async def _results(
+    assembly: Assembly, probes: Iterable[Probe], show: Callable[[Result], None]
+) -> list[Result]:
+    """Run the probes at the same time; show each result when it is there, and keep it in the ledger."""
+    results: list[Result] = []
+
+    def take_in(result: Result) -> None:
+        results.append(result)
         assembly.ledger.record_run(result.as_object())
-        yield result
+        show(result)
+
+    async with asyncio.TaskGroup() as group:
+        for probe in probes:
+            group.create_task(assembly.run(probe, take_in))
+    return results
 
 
 async def _with_live_table(assembly: Assembly, probes: Sequence[Probe]) -> list[Result]:
-    results: dict[str, Result] = {}
-    with Live(_table(probes, results), console=Console(), refresh_per_second=8) as live:
-        async for result in _as_finished(assembly, probes):
-            results[result.probe] = result
-            live.update(_table(probes, results))
-    return list(results.values())
+    ended: dict[tuple[str, str], Result] = {}
+    with Live(_table(probes, ended), console=Console(), refresh_per_second=8) as live:
+
+        def show(result: Result) -> None:
+            ended[result.probe, result.target] = result
+            live.update(_table(probes, ended))
+
+        return await _results(assembly, probes, show)
 
 
-def _table(probes: Iterable[Probe], results: dict[str, Result]) -> Table:
+def _table(probes: Iterable[Probe], ended: Mapping[tuple[str, str], Result]) -> Table:
     table = Table("probe", "kind", "target", "result", "time", "detail")
-    for probe in probes:
-        settings, result = probe.settings, results.get(probe.settings.name)
+    for probe in chain.from_iterable((probe, *probe.parts) for probe in probes):
+        settings, result = probe.settings, ended.get((probe.settings.name, probe.target))
         if result is None:
             table.add_row(settings.name, settings.kind, probe.target, Text("running …", style="dim"), "", "")
             continue

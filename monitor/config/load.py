@@ -113,6 +113,8 @@ def _marks(field: FieldInfo) -> Iterator[object]:
 
 
 def _reference_fault(data: Mapping[str, object], reference: Reference, value: str) -> str | None:
+    if value in reference.besides:
+        return None
     table = data.get(reference.table)
     entries = table if isinstance(table, Mapping) else {}
     if value not in entries:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+UPGRADES = {
+    "1": (
+        "ALTER TABLE messages ADD COLUMN greylisted_seconds FLOAT",
+        "ALTER TABLE messages ADD COLUMN octets INTEGER",
+        "ALTER TABLE messages ADD COLUMN digest VARCHAR",
+        "ALTER TABLE messages ADD COLUMN findings VARCHAR NOT NULL DEFAULT ''",
+    ),
+}
+"""What turns an older schema, by its version, into the next one."""
 
 metadata = MetaData()
 
@@ -32,7 +42,11 @@ messages = Table(
     Column("connected_mono", Float),
     Column("dot_mono", Float),
     Column("accepted_mono", Float),
+    Column("greylisted_seconds", Float),
+    Column("octets", Integer),
+    Column("digest", String),
     Column("mailbox_uid", String),
+    Column("findings", String, nullable=False, server_default=""),
     Column("reason", String, nullable=False),
     Column("detail", String, nullable=False),
     Column("reply_code", Integer),

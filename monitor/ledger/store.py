@@ -12,14 +12,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, insert, inspect, select, update
 
 from monitor.ledger import books, history
 from monitor.ledger.books import Books
 from monitor.ledger.database import Database
 from monitor.ledger.location import ledger_path
 from monitor.ledger.presence import Presence
-from monitor.ledger.schema import SCHEMA_VERSION, meta, metadata
+from monitor.ledger.schema import SCHEMA_VERSION, UPGRADES, meta, metadata
 from monitor.ledger.tally import Tally
 from monitor.ledger.writer import Writer
 from probes.clock import Clock
@@ -255,7 +255,7 @@ def _open(path: Path, instance: str) -> tuple[Database, Presence, bytes, Tally]:
 
 
 def _prepare(connection: Connection, path: Path) -> None:
-    """Make the tables and the token key in an empty file; refuse what this version does not know."""
+    """Make the tables and the token key in an empty file, upgrade an older one, refuse a newer one."""
     tables = inspect(connection).get_table_names()
     if not tables:
         metadata.create_all(connection)
@@ -265,6 +265,11 @@ def _prepare(connection: Connection, path: Path) -> None:
     elif meta.name not in tables:
         raise _foreign(path)
     version = _meta(connection, path, "schema_version").decode()
+    while version in UPGRADES:
+        for statement in UPGRADES[version]:
+            connection.exec_driver_sql(statement)
+        version = str(int(version) + 1)
+        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=version.encode()))
     if version != str(SCHEMA_VERSION):
         raise LedgerError(
             f"ledger {path}: a newer mailsonde made it (schema {version}, this one knows {SCHEMA_VERSION}); "

@@ -52,6 +52,7 @@ class FakeSession:
     snapshot: list[Stored]
     marked: list[Stored] = field(default_factory=list)
     ended: bool = False
+    gave_up: bool = False
 
     async def uidl(self) -> dict[int, str]:
         await self.mailbox.clock.sleep(self.mailbox.command_seconds)
@@ -60,10 +61,18 @@ class FakeSession:
     async def top(self, number: int, lines: int = 0, *, limit: int) -> bytes:
         message = self.snapshot[number - 1]
         self.mailbox.headers_read.append(message.uid)
-        head = message.raw.split(b"\r\n\r\n")[0] + b"\r\n\r\n"
-        if len(head) > limit:
+        head, _, body = message.raw.partition(b"\r\n\r\n")
+        return self._bounded(head + b"\r\n\r\n" + b"\r\n".join(body.split(b"\r\n")[:lines]), limit)
+
+    async def retr(self, number: int, *, limit: int) -> bytes:
+        await self.mailbox.clock.sleep(self.mailbox.command_seconds)
+        return self._bounded(self.snapshot[number - 1].raw, limit)
+
+    def _bounded(self, text: bytes, limit: int) -> bytes:
+        if len(text) > limit:
+            self.gave_up = True
             raise ProbeFault(Reason.RESPONSE_TOO_LARGE)
-        return head
+        return text
 
     async def dele(self, number: int) -> None:
         self.marked.append(self.snapshot[number - 1])

@@ -169,6 +169,8 @@ scache    unix - - n - 1 scache
 
     def _set(self, setting: str) -> None:
         subprocess.run(["/usr/sbin/postconf", "-c", self.directory / "config", "-e", setting], check=True)
+        # One that is told to go while it still starts makes Postfix wait a minute for the next.
+        wait_until(lambda: self._queue_manager() is not None, "Postfix has a queue manager", log=self.log)
         before = self._queue_manager()
         self._daemon.process.send_signal(signal.SIGHUP)
         wait_until(

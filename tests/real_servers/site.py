@@ -29,7 +29,7 @@ servers:
     {{protocol: pop3, host: 127.0.0.1, port: {pop}, tls: implicit, tls_server_name: localhost, tls_ca: {ca}}}
 mailboxes:
   canary:
-    {{address: {user}, server: pop, username: {user}, password: {{file: password}}, poll_interval: 500ms}}
+    {{address: {user}, server: pop, username: {user}, password: {{file: password}}}}
 probes:
   - {{name: trip, kind: roundtrip, interval: 1s, deadline: {deadline},
      from: {user}, send_via: submission, to: canary}}

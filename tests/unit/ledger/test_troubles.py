@@ -169,9 +169,9 @@ async def test_a_newer_schema_is_refused(path: Path, opened: OpenLedger) -> None
     async with opened():
         pass
     with sqlite3.connect(path) as other:
-        other.execute("UPDATE meta SET value = X'32' WHERE name = 'schema_version'")
+        other.execute("UPDATE meta SET value = X'3939' WHERE name = 'schema_version'")
     other.close()
-    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 2, this one knows 1\)"):
+    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 2\)"):
         async with opened():
             pass
 

@@ -12,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitor.collector import AgentCollector
 from monitor.ledger.tally import Tally, Total
 from monitor.state import AgentState, DeliveryState
+from probes.arrivals import Settled, Unexpected
 from probes.message_life import Message, MessageState
 from probes.reasons import Outcome, Reason
 from probes.smtp import Smtp, SmtpSettings
 from probes.verdict import Verdict
-from probes.watcher import Unexpected
 
 Read = Callable[..., float | None]
 
@@ -64,8 +64,8 @@ def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
 
 def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
     """A fault of ours never reads as a mail outage: success keeps what was last known."""
-    state.ran("smtp", Verdict(Reason.NONE), ended_at=1060.0, duration=0.1)
-    state.ran("smtp", Verdict(Reason.INTERNAL), ended_at=1120.0, duration=0.1)
+    state.ran("smtp", "out", Verdict(Reason.NONE), ended_at=1060.0, duration=0.1)
+    state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1120.0, duration=0.1)
     read = _reader(state)
     assert read("mailsonde_probe_success", probe="smtp", kind="smtp", target="out") == 1
     assert read("mailsonde_probe_runs_total", outcome="unknown", reason="internal") == 1
@@ -74,7 +74,9 @@ def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
 
 def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
     """A failed run sets success to 0, counts its reason, and shows the phases that it reached."""
-    state.ran("smtp", Verdict(Reason.AUTH_FAILED, phases={"connect": 0.2}), ended_at=1060.0, duration=0.3)
+    state.ran(
+        "smtp", "out", Verdict(Reason.AUTH_FAILED, phases={"connect": 0.2}), ended_at=1060.0, duration=0.3
+    )
     read = _reader(state)
     assert read("mailsonde_probe_success") == 0
     assert read("mailsonde_probe_runs_total", outcome="failed", reason="auth_failed") == 1
@@ -86,8 +88,8 @@ def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
 
 def test_expiry_of_the_last_certificate_seen_stays(state: AgentState) -> None:
     """When the handshake fails, the alert on expiry keeps its data."""
-    state.ran("smtp", Verdict(Reason.NONE, certificate_not_after=5000.0), ended_at=1.0, duration=0.1)
-    state.ran("smtp", Verdict(Reason.CERTIFICATE_EXPIRED), ended_at=2.0, duration=0.1)
+    state.ran("smtp", "out", Verdict(Reason.NONE, certificate_not_after=5000.0), ended_at=1.0, duration=0.1)
+    state.ran("smtp", "out", Verdict(Reason.CERTIFICATE_EXPIRED), ended_at=2.0, duration=0.1)
     assert _reader(state)("mailsonde_tls_certificate_not_after_timestamp_seconds") == 5000.0
 
 
@@ -125,7 +127,7 @@ def test_only_measured_deliveries_enter_the_histogram(
     agent = AgentState()
 
     agent.deliveries["trip", "out"] = DeliveryState()
-    agent.settled(_message(state, latency, uncertainty))
+    agent.settled(Settled(_message(state, latency, uncertainty)))
     read = _reader(agent)
     assert read("mailsonde_delivery_seconds_count", probe="trip", target="out") == counted
     assert read("mailsonde_delivery_last_seconds") == latency

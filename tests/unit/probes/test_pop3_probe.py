@@ -26,7 +26,7 @@ QUIT = (b"QUIT", b"+OK bye")
 
 def probe_of(configured: ServerSettings, clock: InstantClock, **settings: Any) -> Pop3:
     mailbox = MailboxSettings.model_construct(
-        address=USER, server="pop", username=USER, password=SecretStr(PASSWORD), poll_interval=1.0
+        address=USER, server="pop", username=USER, password=SecretStr(PASSWORD)
     )
     site = Site("here", {"pop": configured}, {"canary": mailbox})
     made = Pop3Settings.model_validate({"name": "pop3", "kind": "pop3", **settings})

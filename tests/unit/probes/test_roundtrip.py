@@ -15,8 +15,11 @@ from pydantic import SecretStr
 from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.runner import Runner
 from monitor.state import AgentState
+from probes.arrivals import Arrivals
 from probes.faults import ProbeFault
+from probes.login_budget import LoginBudget
 from probes.message_life import LedgerError, Message, MessageState
+from probes.pop3_mailbox import Pop3Mailbox
 from probes.reasons import Outcome, Reason
 from probes.roundtrip import Roundtrip, RoundtripSettings
 from probes.settings import MailboxSettings, ServerSettings, Site
@@ -28,7 +31,7 @@ from tests.fakes.mailbox import FakeMailbox, Stored
 from tests.fakes.scripted_server import Peer, Script, ScriptedServer, dialogue, scripted_server
 
 MAILBOX = MailboxSettings.model_construct(
-    address="canary@example.test", server="pop", username="canary", password=SecretStr("x"), poll_interval=1.0
+    address="canary@example.test", server="pop", username="canary", password=SecretStr("x")
 )
 OPENING = (b"220 ready", (b"EHLO .*", b"250 mail.example.test"))
 UP_TO_DATA = (*OPENING, (b"MAIL .*", b"250 2.1.0 ok"), (b"RCPT .*", b"250 2.1.5 ok"), (b"DATA", b"354 go"))
@@ -81,20 +84,18 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
     """Return what makes a bench from the SMTP server's script."""
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
-    monkeypatch.setattr("probes.watcher.open_session", mailbox.open_session)
+    monkeypatch.setattr("probes.pop3_mailbox.open_session", mailbox.open_session)
 
     @asynccontextmanager
-    async def make(script: Script, deadline: str = "30s") -> AsyncIterator[Bench]:
+    async def make(script: Script, deadline: str = "30s", **changes: str) -> AsyncIterator[Bench]:
         async with AsyncExitStack() as stack:
             smtp = await stack.enter_async_context(scripted_server(script))
             ledger = await stack.enter_async_context(open_ledger(f"sqlite://{tmp_path}/l.db", clock, "me"))
             pop = ServerSettings(protocol="pop3", host="mail.example.test", tls="implicit")
             site = Site("here", {"out": smtp.settings("smtp"), "pop": pop}, {"canary": MAILBOX})
             watched, signer = WatchedLedger(ledger), TokenSigner(b"key")
-            watcher = MailboxWatcher(
+            arrivals = Arrivals(
                 "canary",
-                MAILBOX,
-                pop,
                 clock=clock,
                 ledger=watched,
                 signer=signer,
@@ -102,6 +103,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
                 instance="me",
                 retention=86400.0,
             )
+            pop3 = Pop3Mailbox(MAILBOX, pop, clock, LoginBudget(6000.0, clock))
+            watcher = MailboxWatcher("canary", pop3, arrivals, clock=clock, retention=86400.0)
             stack.push_async_callback(watcher.close)
             settings = RoundtripSettings.model_validate(
                 {
@@ -112,6 +115,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
                     "from": "canary@example.test",
                     "send_via": "out",
                     "to": "canary",
+                    **changes,
                 }
             )
             probe = Roundtrip(settings, Tools(clock, site, watched, signer, {"canary": watcher}, "me"))
@@ -285,3 +289,72 @@ async def test_what_could_not_be_recorded_is_recorded_before_the_next_intent(
         assert recorded is not None
         assert (recorded.state, recorded.reason) == (MessageState.AMBIGUOUS, "ledger_unavailable")
         assert await made.ledger.discrepancies() == []
+
+
+def _in_turn(*scripts: Script) -> Script:
+    """Return a script that treats each connection by the next of ``scripts``."""
+    left = list(scripts)
+
+    async def script(peer: Peer) -> None:
+        await left.pop(0)(peer)
+
+    return script
+
+
+GREYLISTED = dialogue(*OPENING, (b"MAIL .*", b"250 ok"), (b"RCPT .*", b"450 4.7.1 greylisted, come again"))
+
+
+async def test_greylisted_message_is_tried_again_and_told_with_its_delay(
+    bench: Callable[..., object],
+) -> None:
+    """A message refused for now before its content went out is sent once, later; its wait is told apart."""
+    holder: list[Bench] = []
+    taking = _taking(lambda: holder[0].mailbox, b"250 2.6.0 queued")
+    async with bench(_in_turn(GREYLISTED, GREYLISTED, taking), deadline="10m", retry="60s") as made:
+        holder.append(made)
+        result = await made.runner.run(made.probe)
+        assert (result.verdict.outcome, result.verdict.reason) == (Outcome.OK, Reason.GREYLISTED)
+        message = await made.only_message()
+        assert message.state is MessageState.DELIVERED
+        # 60 s, then twice that.
+        assert message.greylisted_seconds == pytest.approx(180.0, abs=1.0)
+        assert result.verdict.message is not None
+        assert (result.verdict.message.delivery_seconds or 0.0) >= 180.0
+        assert made.smtp.connections == 3
+
+
+async def test_trying_again_ends_before_the_deadline(bench: Callable[..., object]) -> None:
+    """A server that never stops refusing leaves the message deferred, and no try comes after the deadline."""
+    async with bench(_in_turn(*[GREYLISTED] * 9), deadline="10m", retry="60s") as made:
+        begun = made.mailbox.clock.now
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.SMTP_DEFERRED
+        assert (await made.only_message()).state is MessageState.DEFERRED
+        assert made.mailbox.clock.now - begun < 600.0
+        assert made.smtp.connections == 4  # at 0, 1, 3 and 7 minutes
+
+
+async def test_content_refused_for_now_is_not_sent_again(bench: Callable[..., object]) -> None:
+    """Once the content went out nothing is sent again, even where the server said that it did not take it."""
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"451 4.7.0 later"), retry="1s") as made:
+        await made.runner.run(made.probe)
+        assert (await made.only_message()).state is MessageState.DEFERRED
+        assert made.smtp.connections == 1
+
+
+async def test_stop_while_waiting_for_the_next_try(bench: Callable[..., object]) -> None:
+    """A run that is stopped while its message waits to be tried again leaves it deferred: nobody has it."""
+    async with bench(GREYLISTED, deadline="10m", retry="60s") as made:
+        asleep = asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            asleep.set()
+            await asyncio.get_running_loop().create_future()
+
+        made.mailbox.clock.sleep = sleep
+        task = asyncio.create_task(made.runner.run(made.probe))
+        await asleep.wait()
+        await made.runner.stop(grace=60.0)
+        assert task.done()
+        message = await made.only_message()
+        assert (message.state, message.reason) == (MessageState.DEFERRED, str(Reason.INTERRUPTED))

@@ -65,7 +65,7 @@ def _letter(probe: str = "hq-roundtrip") -> bytes:
         run="0" * 32,
         token=token,
         created_at=1_700_000_000.0,
-    )
+    ).content
 
 
 @pytest.mark.parametrize("probe", ["a", "n" * 63])

@@ -1,0 +1,43 @@
+"""Reading single fields of a header section, whoever wrote it (RFC 5322 section 2.2)."""
+
+from __future__ import annotations
+
+import re
+
+FIELDS_LIMIT = 200
+"""Most fields of one name that are looked at, the topmost first."""
+
+_BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
+
+
+def values_of(header_section: bytes, name: str) -> list[str]:
+    """Return the values of all fields called ``name``, unfolded, topmost first.
+
+    Octets that are no UTF-8 come as escapes. What stands behind the first blank line is no header.
+    """
+    wanted = name.lower().encode("ascii") + b":"
+    found: list[list[bytes]] = []
+    is_wanted = False
+    for line in header_section.split(b"\n"):
+        line = line.removesuffix(b"\r")
+        if not line:
+            break
+        if line[:1] in (b" ", b"\t"):
+            if is_wanted:
+                found[-1].append(line)
+            continue
+        is_wanted = line[: len(wanted)].lower() == wanted and len(found) < FIELDS_LIMIT
+        if is_wanted:
+            found.append([line[len(wanted) :]])
+    return [b"".join(pieces).decode("utf-8", "backslashreplace").strip() for pieces in found]
+
+
+def first_value_of(header_section: bytes, name: str) -> str:
+    """Return the value of the topmost field called ``name``; empty where there is none."""
+    return next(iter(values_of(header_section, name)), "")
+
+
+def split(raw: bytes) -> tuple[bytes, bytes]:
+    """Return header section and body of a message or of a MIME part; no blank line means no body."""
+    blank_line = _BLANK_LINE.search(raw)
+    return (raw, b"") if blank_line is None else (raw[: blank_line.start()], raw[blank_line.end() :])

@@ -1,0 +1,74 @@
+"""The ``imap`` kind: whether a mailbox can be opened, and what its folder holds."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from probes.faults import legible
+from probes.imap_client import ImapSession, connect
+from probes.mailbox_check import MailboxCheck, MailboxCheckSettings
+from probes.reasons import Area
+from probes.settings import FolderName, ImapMailboxName, ImapServerName
+from probes.tls import expiry_reason
+from probes.verdict import Run, Verdict
+
+
+class ImapSettings(MailboxCheckSettings):
+    """Settings of an ``imap`` probe: a mailbox to open, or a server alone."""
+
+    kind: Literal["imap"]
+    mailbox: ImapMailboxName | None = Field(default=None, description="The mailbox to log in to.")
+    server: ImapServerName | None = Field(
+        default=None,
+        description="A server, to log in with its own credentials, or without to stop before login.",
+    )
+    folder: FolderName = Field(default="INBOX", description="The folder to open, read-only.")
+
+
+class Imap(MailboxCheck):
+    """Goes through an IMAP dialogue up to EXAMINE, and reads or deletes no message."""
+
+    settings: ImapSettings
+    settings_model = ImapSettings
+    areas: ClassVar[frozenset[Area]] = frozenset(
+        {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.IMAP}
+    )
+
+    async def run(self, run: Run) -> Verdict:
+        """Connect, encrypt, learn the capabilities; with credentials log in and open the folder."""
+        session = await connect(self.server, run.phases, self.tools.clock)
+        try:
+            values: dict[str, object] = {"greeting": legible(session.greeting)}
+            if self.credentials is not None:
+                await session.log_in(*self.credentials)
+                values |= await self._open(session)
+            values["capabilities"] = sorted(session.capabilities)
+            await session.log_out()
+        finally:
+            session.abort()
+        expiry = session.certificate_not_after
+        return Verdict(
+            expiry_reason(expiry, self.tools.clock.time(), self.settings.certificate_warning),
+            values=values,
+            certificate_not_after=expiry,
+        )
+
+    async def _open(self, session: ImapSession) -> dict[str, object]:
+        """Look at the namespace and the folders, and open the one that is configured."""
+        values: dict[str, object] = {"namespaces": await session.namespace()}
+        folders = await session.folders()
+        values["special_use"] = {
+            attribute.removeprefix("\\").lower(): folder.name
+            for folder in folders
+            for attribute in sorted(folder.attributes & _SPECIAL_USE)
+        }
+        await session.select(self.settings.folder, read_only=True)
+        values["messages"] = session.exists
+        values["uid_validity"] = session.uid_validity
+        return values
+
+
+_SPECIAL_USE = frozenset({"\\ALL", "\\ARCHIVE", "\\DRAFTS", "\\FLAGGED", "\\JUNK", "\\SENT", "\\TRASH"})
+"""The attributes of RFC 6154 section 2, in upper case."""

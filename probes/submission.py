@@ -1,0 +1,200 @@
+"""Handing one message over to a server, with every way that it can end in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from probes.arrivals import Settled
+from probes.faults import ProbeFault
+from probes.letter import Letter
+from probes.message_life import LedgerError, Message, MessageState
+from probes.reasons import Reason
+from probes.settings import ServerSettings
+from probes.smtp_client import SmtpSession, smtp_session
+from probes.tools import Tools
+from probes.verdict import Run
+
+RETRY_FACTOR = 2.0
+"""How much longer each pause between tries is than the one before it."""
+
+
+Followed = tuple[Message, asyncio.Future[Settled]]
+Follow = Callable[[Message], asyncio.Future[Settled]]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Sender and recipient as SMTP names them (RFC 5321 section 2.3.1)."""
+
+    sender: str
+    recipient: str
+
+
+class Submission:
+    """Hands messages over to one server, and records what became of each.
+
+    ``retry`` is the first pause in seconds before a message that was refused for now is tried
+    again; ``None`` means that it is not.
+    """
+
+    def __init__(
+        self, server: ServerSettings, envelope: Envelope, tools: Tools, retry: float | None = None
+    ) -> None:
+        self._server = server
+        self._envelope = envelope
+        self._tools = tools
+        self._retry = retry
+        self._unrecorded: dict[str, MessageState] = {}
+
+    async def intend(self, message: Message) -> None:
+        """Make the intent durable, so that whatever happens after it is accounted for. Raises LedgerError."""
+        for message_id, state in list(self._unrecorded.items()):
+            await self._tools.ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
+            del self._unrecorded[message_id]
+        await self._tools.ledger.intend(message)
+
+    async def send(self, run: Run, message: Message, letter: Letter, follow: Follow) -> Followed:
+        """Hand the message over; return it as ``sent`` or ``ambiguous``, with what ``follow`` gave for it.
+
+        ``follow`` is called at once, before the session is ended politely. Raises `ProbeFault` when it
+        surely was not handed over, and LedgerError.
+        """
+        clock = self._tools.clock
+        begun, refused_at, pause = clock.monotonic(), None, self._retry
+        while True:
+            attempt = _Attempt()
+            try:
+                return await self._attempt(run, message, letter, attempt, follow, begun, refused_at)
+            except ProbeFault as fault:
+                failed = clock.monotonic()
+                left = message.created_mono + message.deadline_seconds - failed
+                if pause is None or pause >= left or not _is_refused_for_now(fault, attempt):
+                    failed_message = await self._failed(run, message, fault, attempt, begun)
+                    return failed_message, follow(failed_message)
+                refused_at = refused_at or failed
+            except asyncio.CancelledError:
+                await self._interrupted(message.id, attempt)
+                raise
+            await self._wait(run, message.id, pause)
+            pause *= RETRY_FACTOR
+
+    async def _attempt(
+        self,
+        run: Run,
+        message: Message,
+        letter: Letter,
+        attempt: _Attempt,
+        follow: Follow,
+        begun: float,
+        refused_at: float | None,
+    ) -> Followed:
+        clock = self._tools.clock
+        async with smtp_session(self._server, run.phases, clock) as session:
+            attempt.session = session
+            await session.mail(self._envelope.sender)
+            await session.rcpt(self._envelope.recipient)
+            reply = await session.data(letter.content)
+            accepted = clock.monotonic()
+            connected = begun + run.phases.seconds.get("resolve", 0.0)
+            sent = await self._record(
+                message.id,
+                MessageState.SENT,
+                connected_mono=connected,
+                dot_mono=session.dot_sent_at,
+                accepted_mono=accepted,
+                submission_seconds=accepted - connected,
+                greylisted_seconds=accepted - refused_at if refused_at is not None else None,
+                reply_code=reply.code,
+                enhanced_status_code=reply.enhanced_status_code,
+            )
+            attempt.sent = True
+            run.only_waits = True
+            followed = follow(sent)
+            await session.quit()
+            return sent, followed
+
+    async def _failed(
+        self, run: Run, message: Message, fault: ProbeFault, attempt: _Attempt, begun: float
+    ) -> Message:
+        failed = await self._record(
+            message.id,
+            _state_after(fault, attempt.dot_sent_at),
+            connected_mono=begun + run.phases.seconds.get("resolve", 0.0),
+            dot_mono=attempt.dot_sent_at,
+            reason=str(fault.reason),
+            detail=fault.detail,
+            reply_code=fault.reply_code,
+            enhanced_status_code=fault.enhanced_status_code,
+        )
+        if failed.state is not MessageState.AMBIGUOUS:
+            raise fault
+        return failed
+
+    async def _wait(self, run: Run, message_id: str, seconds: float) -> None:
+        """Wait before the next try; the agent may end the run meanwhile."""
+        run.only_waits = True
+        try:
+            with run.phases.phase("retry"):
+                await self._tools.clock.sleep(seconds)
+        except asyncio.CancelledError:
+            await self._interrupted(message_id, _Attempt())
+            raise
+        run.only_waits = False
+
+    async def _record(self, message_id: str, state: MessageState, **changes: object) -> Message:
+        """Move the message on in the ledger; what cannot be recorded now is owed before the next intent."""
+        try:
+            moved = await self._tools.ledger.advance(message_id, state, **changes)
+        except LedgerError:
+            self._unrecorded[message_id] = state if state is not MessageState.SENT else MessageState.AMBIGUOUS
+            raise
+        if moved is None:
+            raise RuntimeError(f"the ledger refused {state} for message {message_id}")
+        return moved
+
+    async def _interrupted(self, message_id: str, attempt: _Attempt) -> None:
+        """Record where the run's end by force caught the message."""
+        if attempt.sent:
+            return
+        dot = attempt.dot_sent_at
+        state = MessageState.DEFERRED if dot is None else MessageState.AMBIGUOUS
+        recording = self._tools.ledger.advance(
+            message_id, state, dot_mono=dot, reason=str(Reason.INTERRUPTED)
+        )
+        try:
+            await asyncio.shield(recording)
+        except LedgerError:
+            self._unrecorded[message_id] = state
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far one try came."""
+
+    session: SmtpSession | None = None
+    sent: bool = False
+
+    @property
+    def dot_sent_at(self) -> float | None:
+        return self.session.dot_sent_at if self.session is not None else None
+
+
+def _is_refused_for_now(fault: ProbeFault, attempt: _Attempt) -> bool:
+    """Whether the server asked to try again later before it was given the content."""
+    code = fault.reply_code
+    return code is not None and 400 <= code < 500 and attempt.dot_sent_at is None
+
+
+def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:
+    """Return the state of a message whose submission failed with ``fault``.
+
+    Before the final dot nothing was handed over, and a mail server would keep trying: that is
+    ``deferred`` (``rejected`` after a 5xx). After the dot only a reply tells (RFC 5321 section 4.2.5).
+    """
+    if fault.reply_code is not None and 500 <= fault.reply_code < 600:
+        return MessageState.REJECTED
+    if dot_sent_at is None or (fault.reply_code is not None and 400 <= fault.reply_code < 500):
+        return MessageState.DEFERRED
+    return MessageState.AMBIGUOUS

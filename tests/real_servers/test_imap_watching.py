@@ -1,0 +1,170 @@
+"""Round trips into a real Dovecot that is watched by IMAP, through a real Postfix."""
+
+from __future__ import annotations
+
+import asyncio
+import imaplib
+import re
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monitor.assembly import Assembly, assembled
+from monitor.config.load import load
+from monitor.runner import Result
+from probes.clock import SystemClock
+from probes.letter import compose
+from probes.message_life import Message, MessageState
+from probes.reasons import Reason
+from probes.token import Token
+from probes.tools import Tools
+from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.postfix import Postfix
+from tests.real_servers.process import wait_until
+
+JUNK = """
+namespace inbox {
+  inbox = yes
+  mailbox Junk {
+    special_use = \\Junk
+    auto = subscribe
+  }
+}
+"""
+
+
+def configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: TlsFiles, **trip: object) -> Path:
+    (directory / "password").write_text(Dovecot.password)
+    account = {"username": Dovecot.username, "password": {"file": "password"}}
+    endpoint = {"host": "127.0.0.1", "tls_ca": str(tls.authority)}
+    submission = {
+        "protocol": "smtp",
+        "port": postfix.submission_port,
+        "tls": "starttls",
+        **endpoint,
+        **account,
+    }
+    imap = {"protocol": "imap", "port": dovecot.imaps_port, "tls": "implicit", **endpoint}
+    probe = {"name": "trip", "kind": "roundtrip", "interval": "60s", "deadline": "20s", **trip}
+    document = {
+        "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
+        "servers": {"out": submission, "imap": imap},
+        "mailboxes": {"canary": {"address": Dovecot.address, "server": "imap", **account}},
+        "probes": [{**probe, "from": Dovecot.address, "send_via": "out", "to": "canary"}],
+    }
+    path = directory / "mailsonde.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[tuple[Assembly, Callable[[], object]]]:
+    """Give the assembly, and what runs its one probe and returns the result."""
+    async with assembled(load(path), SystemClock(), "check") as assembly:
+        (probe,) = assembly.probes.values()
+
+        async def run() -> Result:
+            async with asyncio.timeout(60):
+                return await assembly.runner.run(probe)
+
+        yield assembly, run
+        assert await assembly.ledger.discrepancies() == []
+
+
+def copy_of(message: Message, tools: Tools) -> bytes:
+    """Return what the probe sent."""
+    token = tools.signer.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
+    return compose(
+        probe=message.probe,
+        location=tools.site.location,
+        sender=Dovecot.address,
+        recipient=Dovecot.address,
+        run=message.id,
+        token=token,
+        created_at=message.created_at,
+    ).content
+
+
+def append(dovecot: Dovecot, tls: TlsFiles, folder: str, raw: bytes) -> None:
+    """Put a message into a folder, as a filter does."""
+    context = ssl.create_default_context(cafile=tls.authority)
+    with imaplib.IMAP4_SSL("localhost", dovecot.imaps_port, ssl_context=context) as client:
+        client.login(Dovecot.username, Dovecot.password)
+        client.append(folder, "", imaplib.Time2Internaldate(time.time()), raw)
+
+
+async def test_one_connection_carries_many_round_trips(
+    start_dovecot: Callable[..., Dovecot],
+    start_postfix: Callable[[Dovecot], Postfix],
+    server_tls: TlsFiles,
+    tmp_path: Path,
+) -> None:
+    """Messages are found, counted and deleted on one connection; foreign mail stays; the error is small."""
+    dovecot = start_dovecot()
+    postfix = start_postfix(dovecot)
+    dovecot.deliver(b"Subject: hello\r\n\r\nnot ours\r\n")
+    async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (_, run):
+        results = [await run() for _ in range(5)]
+    assert [result.verdict.reason for result in results] == [Reason.NONE] * 5
+    assert len(dovecot.messages()) == 1
+    log = (dovecot.directory / "dovecot.log").read_text()
+    assert len(re.findall("imap-login: Info: Login", log)) == 1
+    # Fresh messages are looked for at gaps of a fifth of their age, and known routes far closer.
+    assert all(result.verdict.message.uncertainty_seconds < 0.1 for result in results)
+
+
+async def test_message_in_the_junk_folder_is_found_and_told(
+    start_dovecot: Callable[..., Dovecot],
+    start_postfix: Callable[[Dovecot], Postfix],
+    server_tls: TlsFiles,
+    tmp_path: Path,
+) -> None:
+    """A message that comes into the folder marked as junk counts as delivered there, with its finding."""
+    dovecot = start_dovecot(extra=JUNK)
+    postfix = start_postfix(dovecot)
+    postfix.hold()
+    async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (assembly, run):
+        running_trip = asyncio.create_task(run())
+        await asyncio.to_thread(wait_until, lambda: bool(postfix.queue_ids()), "the message is in the queue")
+        (message,) = await assembly.ledger.open_messages()
+        raw = copy_of(message, assembly.probes["trip"].tools)
+        await asyncio.to_thread(append, dovecot, server_tls, "Junk", raw)
+        result = await running_trip
+    assert result.verdict.reason is Reason.MESSAGE_JUNKED
+    assert result.verdict.values["findings"] == ["junked"]
+    assert result.verdict.message.state is MessageState.DELIVERED
+
+
+@pytest.mark.parametrize("when", ["connection", "uid_validity"])
+async def test_nothing_foreign_is_lost_when_the_mailbox_changes_under_us(
+    start_dovecot: Callable[..., Dovecot],
+    start_postfix: Callable[[Dovecot], Postfix],
+    server_tls: TlsFiles,
+    tmp_path: Path,
+    when: str,
+) -> None:
+    """After a lost connection, or with a new UIDVALIDITY, messages are matched, and foreign ones stay."""
+    dovecot = start_dovecot()
+    postfix = start_postfix(dovecot)
+    for number in range(20):
+        dovecot.deliver(b"Subject: %d\r\n\r\nnot ours\r\n" % number)
+    async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (_, run):
+        first = await run()
+        if when == "uid_validity":
+            # Without its list of uids the folder gets a new UIDVALIDITY, and all uids anew.
+            for path in (dovecot.directory / "mail").rglob("dovecot*"):
+                if path.is_file():
+                    path.unlink()
+        kick = ["doveadm", "-c", dovecot.directory / "dovecot.conf", "kick", Dovecot.username]
+        await asyncio.to_thread(
+            subprocess.run, kick, check=False, capture_output=True
+        )  # 68: it has gone already
+        second = await run()
+    assert [first.verdict.reason, second.verdict.reason] == [Reason.NONE, Reason.NONE]
+    assert len(dovecot.messages()) == 20

@@ -1,0 +1,119 @@
+"""``send_via: mx`` through real BIND, Postfix and Dovecot: every MX host by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from monitor.assembly import assembled
+from monitor.collector import AgentCollector
+from monitor.config.load import load
+from monitor.runner import Result
+from probes.clock import SystemClock
+from probes.message_life import MessageState
+from probes.reasons import Outcome, Reason
+from tests.real_servers.bind import Named
+from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.postfix import Postfix
+
+
+def configuration(directory: Path, dovecot: Dovecot, tls: TlsFiles, **trip: object) -> Path:
+    """Write a configuration whose one probe sends to the MX hosts of example.test."""
+    (directory / "password").write_text(Dovecot.password)
+    account = {"username": Dovecot.username, "password": {"file": "password"}}
+    server = {
+        "protocol": "pop3",
+        "host": "127.0.0.1",
+        "port": dovecot.pop3s_port,
+        "tls": "implicit",
+        "tls_ca": str(tls.authority),
+    }
+    probe = {"name": "trip", "kind": "roundtrip", "interval": "60s", "deadline": "30s"}
+    probe |= {"from": "canary@example.net", "send_via": "mx", "to": "canary", **trip}
+    document = {
+        "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
+        "servers": {"pop": server},
+        "mailboxes": {"canary": {"address": Dovecot.address, "server": "pop", **account}},
+        "probes": [probe],
+    }
+    path = directory / "mailsonde.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+async def results_of(path: Path) -> tuple[dict[str, Result], str]:
+    """Run the one probe and its parts; return the results by target, and the targets in the metrics."""
+    results: dict[str, Result] = {}
+    async with assembled(load(path), SystemClock(), "check") as assembly:
+        (probe,) = assembly.probes.values()
+        async with asyncio.timeout(60):
+            await assembly.run(probe, lambda result: results.update({result.target: result}))
+        collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+        labels = {s.labels.get("target") for family in collector.collect() for s in family.samples}
+        assert await assembly.ledger.discrepancies() == []
+    return results, " ".join(sorted(filter(None, labels)))
+
+
+async def test_dead_backup_mx_is_seen(
+    dovecot: Dovecot,
+    postfix: Postfix,
+    server_tls: TlsFiles,
+    start_named: Callable[..., Named],
+    tmp_path: Path,
+) -> None:
+    """Each MX host is a target of its own: the living one delivers, and the dead one fails."""
+    records = "@ MX 10 mx1\n@ MX 20 mx2\n@ MX 30 mx3\nmx1 A 127.0.0.1\nmx2 A 127.0.0.2\n"
+    named = start_named({"example.test": records})
+    mx = {"port": postfix.smtp_port, "resolver": {"address": "127.0.0.1", "port": named.port}}
+    results, labels = await results_of(configuration(tmp_path, dovecot, server_tls, mx=mx))
+    assert sorted(results) == ["example.test", "mx1.example.test", "mx2.example.test"]
+    found, alive, dead = (results[name].verdict for name in sorted(results))
+    assert (found.outcome, found.reason) == (Outcome.OK, Reason.MX_TARGET_PARTLY_UNRESOLVED)
+    assert found.values == {
+        "hosts": ["mx1.example.test", "mx2.example.test"],
+        "hosts_without_address": ["mx3.example.test"],
+    }
+    assert (alive.outcome, alive.reason) == (Outcome.OK, Reason.NONE), alive.detail
+    assert alive.message is not None
+    assert alive.message.state is MessageState.DELIVERED
+    assert "tls" in alive.phases  # opportunistic: the certificate is for other names
+    assert (dead.outcome, dead.reason) == (Outcome.FAILED, Reason.CONNECT_REFUSED)
+    assert labels == "example.test mx1.example.test mx2.example.test"
+
+
+async def test_required_tls_wants_the_hosts_name(
+    dovecot: Dovecot,
+    postfix: Postfix,
+    server_tls: TlsFiles,
+    start_named: Callable[..., Named],
+    tmp_path: Path,
+) -> None:
+    """With `tls: required`, mail goes to a host whose certificate is for its name, and to no other."""
+    zones = {
+        "example.test": "@ MX 10 localhost.\n@ MX 20 mx1\nmx1 A 127.0.0.1\n",
+        "localhost": "@ A 127.0.0.1\n",
+    }
+    named = start_named(zones)
+    mx = {
+        "port": postfix.smtp_port,
+        "tls": "required",
+        "tls_ca": str(server_tls.authority),
+        "resolver": {"address": "127.0.0.1", "port": named.port},
+    }
+    results, _ = await results_of(configuration(tmp_path, dovecot, server_tls, mx=mx))
+    assert results["localhost"].verdict.reason is Reason.NONE
+    assert results["mx1.example.test"].verdict.reason is Reason.CERTIFICATE_NAME
+
+
+async def test_domain_that_takes_no_mail(
+    dovecot: Dovecot, server_tls: TlsFiles, start_named: Callable[..., Named], tmp_path: Path
+) -> None:
+    """A null MX ends the run with its own reason, and nothing is sent to anybody."""
+    named = start_named({"example.test": "@ MX 0 .\n@ A 127.0.0.1\n"})
+    mx = {"resolver": {"address": "127.0.0.1", "port": named.port}}
+    results, _ = await results_of(configuration(tmp_path, dovecot, server_tls, mx=mx))
+    assert list(results) == ["example.test"]
+    assert results["example.test"].verdict.reason is Reason.MX_NULL
