@@ -85,8 +85,8 @@ class ImapFolder:
                 self._view.pending.discard(number)  # it is gone
 
     async def header_section(self, uid: str) -> bytes:  # noqa: D102 # as in Folder
-        text = await self._session.header_section(self._number(uid), limit=HEADER_LIMIT)
-        return text or b""
+        # Of one that is too large, the beginning will do: the newest fields stand on top.
+        return await self.beginning(uid, HEADER_LIMIT)
 
     async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
         return await self._session.beginning(self._number(uid), octets) or b""

@@ -58,6 +58,8 @@ class Pop3Folder:
         self._set_aside.add(uid)
 
     async def delete(self, uid: str) -> None:  # noqa: D102 # as in Folder
+        if self._session.gave_up:
+            raise ProbeFault(Reason.RESPONSE_TOO_LARGE, "the session ended over a message that is too large")
         await self._session.dele(self._numbers[uid])
 
 

@@ -145,24 +145,31 @@ class MailboxWatcher:
     async def close(self) -> None:
         """Stop watching; open messages stay in the ledger as they are.
 
-        A look that is going on may end, for `CLOSE_GRACE` seconds: what it counted it also deletes.
+        For `CLOSE_GRACE` seconds a look that is going on may end: what it counted it also deletes.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_GRACE), self._looking:
-                pass
+            async with asyncio.timeout(CLOSE_GRACE):
+                async with self._looking:
+                    pass
+                if self._undeleted():
+                    await self.look_now()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
         await self._mailbox.close()
 
     async def _watch(self) -> None:
-        while self._awaited or self._reports or self._mailbox.stays_open:
+        while self._awaited or self._reports or self._undeleted() or self._mailbox.stays_open:
             self._wake.clear()
             pause = self._next_look() - self._clock.monotonic()
             if pause > 0:
                 await self._pause(pause)
                 continue  # a new message may want an earlier look, and never a later one
             await self.look_now()
+
+    def _undeleted(self) -> bool:
+        """Whether copies that are accounted for may still be in the mailbox."""
+        return any(memory.counted for memory in self._memories.values())
 
     async def _pause(self, seconds: float) -> None:
         """Wait ``seconds``, or until a new message is awaited or the server tells of news."""
@@ -197,6 +204,8 @@ class MailboxWatcher:
         ]
         if self._mailbox.stays_open:
             dues.append(self._looked_at + LONGEST_GAP)
+        if self._undeleted():
+            dues.append(self._looked_at + self._mailbox.shortest_gap)
         if self._has_news:
             dues.append(self._looked_at)
         return max(min(dues, default=float("inf")), self._not_before)
@@ -248,27 +257,29 @@ class MailboxWatcher:
 
     async def _look(self) -> None:
         async with self._mailbox.look() as due:
-            for open_folder in due:
-                folder = await open_folder()
-                memory = self._memories.setdefault(folder.name, _Memory())
-                if await self._examine(folder, memory):
-                    memory.complete_at = folder.absent_at
+            try:
+                for open_folder in due:
+                    folder = await open_folder()
+                    memory = self._memories.setdefault(folder.name, _Memory())
+                    if await self._examine(folder, memory):
+                        memory.complete_at = folder.absent_at
+            except ProbeFault as fault:
+                if fault.reason is not Reason.RESPONSE_TOO_LARGE:
+                    raise
+                # Whoever sends us such a thing must not blind us: the next look goes on without it.
+                _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
+                return
             await self._give_up_overdue()
+        for memory in self._memories.values():
+            memory.counted.clear()  # what they name is surely deleted now
 
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
         """Read the headers of what is new, newest first; return whether nothing new was left unread."""
         memory.keep_only(set(folder.uids))
         unread = list(folder.uids)
-        try:
-            async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_LOOK])) as identified:
-                async for uid, fields in identified:
-                    await self._account(folder, memory, uid, fields)
-        except ProbeFault as fault:
-            if fault.reason is not Reason.RESPONSE_TOO_LARGE:
-                raise
-            # Whoever sends us such a thing must not blind us: the next look goes on without it.
-            _log.warning("mailbox %s: a message was passed over: %s", self.name, fault)
-            return False
+        async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_LOOK])) as identified:
+            async for uid, fields in identified:
+                await self._account(folder, memory, uid, fields)
         return len(unread) <= HEADERS_PER_LOOK
 
     async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:

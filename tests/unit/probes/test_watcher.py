@@ -129,7 +129,7 @@ async def test_truth_lies_in_the_published_interval(bench: Bench, delay: float) 
     assert settled.delivery_seconds is not None
     assert settled.uncertainty_seconds is not None
     assert abs(settled.delivery_seconds - delay) <= settled.uncertainty_seconds + 1e-9
-    assert settled.uncertainty_seconds <= max(0.1, 0.11 * delay)
+    assert settled.uncertainty_seconds <= max(0.1, 0.15 * delay)
 
 
 async def test_what_arrived_is_deleted(bench: Bench) -> None:
