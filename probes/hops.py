@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from email.utils import mktime_tz, parsedate_tz
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from probes.faults import legible
 from probes.header_section import values_of
@@ -24,6 +25,7 @@ _VALUE_LIMIT = 4000
 _DATE_LIMIT = 100
 _CLAUSES = frozenset({"from", "by", "via", "with", "id", "for"})
 _FRACTION = re.compile(r"(\d\d:\d\d:\d\d)\.(\d{1,9})")
+_ZONE = re.compile(r"[ \t](?:[+-]\d{4}|[A-Za-z]{1,5})$")
 _EARLIEST, _LATEST = 631_152_000.0, 4_102_444_800.0  # the years 1990 to 2099
 
 
@@ -132,11 +134,12 @@ def _unix_seconds(date: str) -> float | None:
     """Return the instant of a date (RFC 5322 section 3.3) with a zone; ``None`` for anything else."""
     date = date.strip()[:_DATE_LIMIT]
     fraction = _FRACTION.search(date)
+    if not _ZONE.search(date):
+        return None
     try:
-        parsed = parsedate_tz(_FRACTION.sub(r"\1", date))
-        if parsed is None or parsed[9] is None:
-            return None
-        seconds = float(mktime_tz(parsed))
+        instant = parsedate_to_datetime(_FRACTION.sub(r"\1", date))
+        # -0000 says that the zone is not known, and the time is UTC.
+        seconds = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
     if fraction is not None:
