@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks [smtp] [roundtrip] [ledger]``: the figures, beside other tools, in one run."""
+"""``python -m tests.benchmarks [FIGURE]...``: the figures, beside other tools, in one run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.benchmarks import ledger_intents, round_trip, smtp_probe
+from tests.benchmarks import latency, ledger_intents, polling, round_trip, smtp_probe
 
 
 def _smtp() -> None:
@@ -24,7 +24,13 @@ def _compare(figures: dict[str, float], goal: float) -> None:
         print(f"  {name:26} {value:10.3f}" + (f"   goal: at most {goal:.2f}" if name == "ratio" else ""))
 
 
-FIGURES = {"smtp": _smtp, "roundtrip": _roundtrip, "ledger": ledger_intents.main}
+FIGURES = {
+    "smtp": _smtp,
+    "roundtrip": _roundtrip,
+    "ledger": ledger_intents.main,
+    "latency": latency.main,
+    "polling": polling.main,
+}
 
 
 def main(names: list[str]) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from tests.benchmarks.processes import cpu_seconds, workplace
 from tests.real_servers.dovecot import Dovecot
+from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until
 from tests.real_servers.site import AgentProcess, Site
 
@@ -28,25 +29,26 @@ _PLUGINS = Path("/usr/lib/nagios/plugins")
 _USER = "staff@example.test"
 
 
-def _plugin(site: Site, authority: Path) -> float:
-    """Return the processor seconds of one delivery that check_email_delivery sees."""
+def plugin_command(dovecot: Dovecot, postfix: Postfix, authority: Path) -> tuple[list[str], dict[str, str]]:
+    """Return how check_email_delivery is run, for the user staff, and in which environment."""
     account = f"-H localhost -U {_USER} -P {Dovecot.password}"
     send = (
-        f"{_PLUGINS}/check_smtp_send {account} -p {site.postfix.submission_port} --tls "
+        f"{_PLUGINS}/check_smtp_send {account} -p {postfix.submission_port} --tls "
         f"--mailto {_USER} --mailfrom {_USER} --header 'Subject: %TOKEN1%'"
     )
     receive = (
-        f"{_PLUGINS}/check_imap_receive {account} -p {site.dovecot.imaps_port} --ssl "
-        "-s SUBJECT -s %TOKEN1% --imap-check-interval 1 --imap-retries 10"
+        f"{_PLUGINS}/check_imap_receive {account} -p {dovecot.imaps_port} --ssl "
+        "-s SUBJECT -s %TOKEN1% --imap-check-interval 1 --imap-retries 30"
     )
+    command = [f"{_PLUGINS}/check_email_delivery", "-p", send, "-p", receive]
+    return command, {**os.environ, "SSL_CERT_FILE": str(authority)}
+
+
+def _plugin(site: Site, authority: Path) -> float:
+    """Return the processor seconds of one delivery that check_email_delivery sees."""
+    command, environment = plugin_command(site.dovecot, site.postfix, authority)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [_PLUGINS / "check_email_delivery", "-p", send, "-p", receive],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "SSL_CERT_FILE": str(authority)},
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not done.stdout.startswith("EMAIL DELIVERY OK"):
         raise SystemExit(f"check_email_delivery failed: {done.stdout}{done.stderr}")

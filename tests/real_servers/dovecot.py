@@ -39,7 +39,7 @@ class TlsFiles:
 
 
 class Dovecot:
-    """The `USERS` of example.test, all with `PASSWORD`; everything under ``directory``.
+    """The ``users`` of example.test, all with `PASSWORD`; everything under ``directory``.
 
     ``extra`` is added to the configuration; a namespace in it replaces ours, which has the folder Junk.
     """
@@ -48,7 +48,10 @@ class Dovecot:
     username = f"canary@{DOMAIN}"
     password = PASSWORD
 
-    def __init__(self, directory: Path, tls: TlsFiles, *, extra: str = "") -> None:
+    def __init__(
+        self, directory: Path, tls: TlsFiles, *, extra: str = "", users: tuple[str, ...] = USERS
+    ) -> None:
+        self.users = users
         program = require("dovecot", "dovecot-core")
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,12 +65,12 @@ class Dovecot:
         self._filed = 0
         owner = self._owner = pwd.getpwnam("nobody")
         os.chown(self._mail, owner.pw_uid, owner.pw_gid)
-        users = directory / "users"
-        users.write_text("".join(f"{name}@{DOMAIN}:{{PLAIN}}{PASSWORD}::::::\n" for name in USERS))
-        users.chmod(0o644)
+        accounts = directory / "users"
+        accounts.write_text("".join(f"{name}@{DOMAIN}:{{PLAIN}}{PASSWORD}::::::\n" for name in users))
+        accounts.chmod(0o644)
         config = directory / "dovecot.conf"
         namespace = "" if "namespace inbox" in extra else _NAMESPACE
-        config.write_text(self._config(tls, users, owner.pw_uid, owner.pw_gid) + namespace + extra)
+        config.write_text(self._config(tls, accounts, owner.pw_uid, owner.pw_gid) + namespace + extra)
         ports = (self.pop3_port, self.pop3s_port, self.imap_port, self.lmtp_port, self.auth_port)
         self._daemon = Daemon([program, "-F", "-c", config], directory / "dovecot.log", ports=ports)
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.real_servers.dovecot import DOMAIN, USERS, Dovecot, TlsFiles
+from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
 from tests.real_servers.greylist import Greylist
 from tests.real_servers.process import Daemon, free_port, require, wait_until
 from tests.real_servers.relay import Relay
@@ -55,7 +55,7 @@ class Postfix:
         )
         (directory / "config" / "master.cf").write_text(self._services())
         (directory / "config" / "recipients").write_text(
-            "".join(f"{user}@{DOMAIN} x\n" for user in USERS) + f"{DEFERRED} x\n{GONE} x\n"
+            "".join(f"{user}@{DOMAIN} x\n" for user in dovecot.users) + f"{DEFERRED} x\n{GONE} x\n"
         )
         (directory / "config" / "restricted").write_text(f"{DEFERRED} 450 4.2.0 mailbox is busy\n")
         ports = (self.smtp_port, self.submission_port, self.submissions_port)
