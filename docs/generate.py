@@ -7,13 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from probes.polling import ArrivalModel
-
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.ledger.tally import Tally
 from monitor.state import AgentState, DeliveryState, ProbeState
 from probes.arrivals import Unexpected
+from probes.polling import ArrivalModel
 from probes.reasons import Area, Reason
 from probes.watcher import LONGEST_GAP
 

@@ -97,6 +97,11 @@ class ImapSession:
         """When the server's certificate expires, in unix seconds; ``None`` without TLS."""
         return self._wire.certificate_not_after
 
+    @property
+    def has_uidplus(self) -> bool:
+        """Whether single messages can be expunged (RFC 4315)."""
+        return not self.capabilities.isdisjoint({"UIDPLUS", "IMAP4REV2"})
+
     async def open(self) -> Self:
         """Greet and encrypt as configured; no login yet."""
         server = self._server
@@ -247,9 +252,10 @@ class ImapSession:
             raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
         return header_section
 
-    async def beginning(self, uid: int, octets: int) -> bytes | None:
-        """Return at most the first ``octets`` of a message, up to 32 MiB; ``None`` if it is gone."""
-        return (await self._fetch(b"%d" % uid, b"BODY.PEEK[]<0.%d>" % octets, octets)).get(uid)
+    async def part_of(self, uid: int, offset: int, octets: int) -> bytes | None:
+        """Return at most ``octets`` of a message from ``offset`` on, up to 32 MiB; ``None`` if it is gone."""
+        item = b"BODY.PEEK[]<%d.%d>" % (offset, octets)
+        return (await self._fetch(b"%d" % uid, item, octets)).get(uid)
 
     async def _fetch(self, uids: bytes, item: bytes, limit: int) -> dict[int, bytes]:
         words = (b"UID FETCH", uids, b"(UID " + item + b")")
@@ -262,7 +268,7 @@ class ImapSession:
         Return whether it is gone.
         """
         await self._command("store", b"UID STORE %d +FLAGS.SILENT (\\Deleted)" % uid)
-        if not {"UIDPLUS", "IMAP4REV2"} & self.capabilities:
+        if not self.has_uidplus:
             return False
         await self._command("expunge", b"UID EXPUNGE %d" % uid)
         return True

@@ -26,6 +26,9 @@ from probes.verdict import PhaseTimer
 JUNK_GAP = 1.0
 """Shortest pause, in seconds, between looks into the junk folder."""
 
+PIECE = 1024 * 1024
+"""Octets of a large message that are asked for at a time."""
+
 LOGOUT_TIMEOUT = 2.0
 """Longest wait, in seconds, for the answer to LOGOUT."""
 
@@ -89,13 +92,17 @@ class ImapFolder:
         return await self.beginning(uid, HEADER_LIMIT)
 
     async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
-        return await self._session.beginning(self._number(uid), octets) or b""
+        return await self._session.part_of(self._number(uid), 0, octets) or b""
 
     async def whole(self, uid: str, limit: int) -> bytes:  # noqa: D102 # as in Folder
-        text = await self._session.beginning(self._number(uid), limit + 1) or b""
-        if len(text) > limit:
-            raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
-        return text
+        text = bytearray()
+        while piece := await self._session.part_of(self._number(uid), len(text), PIECE):
+            text += piece
+            if len(text) > limit:
+                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
+            if len(piece) < PIECE:
+                break
+        return bytes(text)
 
     def set_aside(self, uid: str) -> None:  # noqa: D102 # as in Folder
         self._view.pending.discard(self._number(uid))
@@ -204,7 +211,9 @@ class ImapMailbox:
         if view is None or view.validity != session.uid_validity:
             since = datetime.fromtimestamp(self._clock.time() - self._retention - 86400.0, UTC)
             date = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}".encode()
-            found = await session.uid_search(b"UNDELETED", b"SINCE", date)
+            # One that an earlier session marked and did not come to expunge is to be found again.
+            marked = [] if session.has_uidplus else [b"UNDELETED"]
+            found = await session.uid_search(*marked, b"SINCE", date)
             view = _View(session.uid_validity, session.uid_next or max(found, default=0) + 1, set(found))
             view.next_uid = max(view.next_uid, max(found, default=0) + 1)
             self._views[name] = view

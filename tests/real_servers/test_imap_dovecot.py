@@ -148,9 +148,11 @@ async def test_find_and_read(
         with pytest.raises(ProbeFault) as caught:
             await session.header_section(uids[0], limit=len(head) - 1)
         assert caught.value.reason is Reason.RESPONSE_TOO_LARGE
-        whole = await session.beginning(uids[0], 10000)
+        whole = await session.part_of(uids[0], 0, 10000)
         assert whole == head + b"body\r\n"
-        assert await session.beginning(uids[0], 20) == whole[:20]
+        assert await session.part_of(uids[0], 0, 20) == whole[:20]
+        assert await session.part_of(uids[0], 5, 20) == whole[5:25]
+        assert not await session.part_of(uids[0], len(whole), 20)
         assert await session.header_section(9999, limit=100) is None
         assert await session.uid_search(b"SEEN") == []
         await session.log_out()

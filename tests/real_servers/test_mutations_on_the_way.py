@@ -148,6 +148,20 @@ async def test_end(
     assert left == {"canary": 0, "sender": 0, **kept}
 
 
+@pytest.mark.parametrize("protocol", ["pop3", "imap"])
+async def test_largest_message_arrives_unaltered(servers: Servers, tmp_path: Path, protocol: str) -> None:
+    """A message with an attachment of 25 MB is sent, found, compared whole, and deleted."""
+    servers.relay.treatment = treatments.untouched
+    before = len(servers.dovecot.messages())
+    path = servers.configuration(tmp_path, protocol, attachment="25MB", deadline="60s")
+    async with run_through(path) as (assembly, (result,)):
+        assert result.verdict.reason is Reason.NONE, result.verdict.detail
+        message = await assembly.ledger.find(result.verdict.message.id)
+        assert message is not None
+        assert (message.octets or 0) > 25_000_000
+    assert len(servers.dovecot.messages()) == before
+
+
 async def test_junk_folder(servers: Servers, tmp_path: Path) -> None:
     """A message that a filter put into the folder Junk is delivered there, and told as junked."""
     servers.relay.treatment = treatments.junked

@@ -17,6 +17,7 @@ from probes.message_life import MessageState
 from probes.reasons import Outcome, Reason
 from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.greylist import Greylist
 from tests.real_servers.postfix import Postfix
 
 
@@ -117,3 +118,27 @@ async def test_domain_that_takes_no_mail(
     results, _ = await results_of(configuration(tmp_path, dovecot, server_tls, mx=mx))
     assert list(results) == ["example.test"]
     assert results["example.test"].verdict.reason is Reason.MX_NULL
+
+
+async def test_greylisted_at_one_host(
+    dovecot: Dovecot,
+    server_tls: TlsFiles,
+    start_postfix: Callable[..., Postfix],
+    start_greylist: Callable[[float], Greylist],
+    start_named: Callable[..., Named],
+    tmp_path: Path,
+) -> None:
+    """A host that greylists gets the message at a later try; the run is a warning that tells the delay."""
+    greylist = start_greylist(1.5)
+    postfix = start_postfix(dovecot, greylist=greylist)
+    named = start_named({"example.test": "@ MX 10 mx1\nmx1 A 127.0.0.1\n"})
+    mx = {"port": postfix.smtp_port, "resolver": {"address": "127.0.0.1", "port": named.port}}
+    results, _ = await results_of(configuration(tmp_path, dovecot, server_tls, mx=mx, retry="1s"))
+    verdict = results["mx1.example.test"].verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.OK, Reason.GREYLISTED)
+    assert verdict.is_warning
+    # After one second still refused, after two more accepted.
+    assert 3.0 <= verdict.values["greylisted_seconds"] <= 6.0
+    assert verdict.message is not None
+    assert verdict.message.state is MessageState.DELIVERED
+    assert (verdict.message.delivery_seconds or 0.0) >= 3.0

@@ -240,3 +240,25 @@ async def test_closing_a_stuck_ledger_ends(
     assert "another process kept it locked" in str(answers[0])
     assert str(answers[1]) == f"ledger {path} was closed before this was recorded"
     other.close()
+
+
+async def test_an_older_schema_is_upgraded(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
+    """A ledger of schema 1 keeps its messages and its key when a newer mailsonde opens it."""
+    async with opened() as ledger:
+        message = new_message()
+        await ledger.intend(message)
+        key = ledger.token_key
+    with sqlite3.connect(path) as other:
+        for column in ("greylisted_seconds", "octets", "digest", "findings"):
+            other.execute(f"ALTER TABLE messages DROP COLUMN {column}")
+        other.execute("UPDATE meta SET value = X'31' WHERE name = 'schema_version'")
+    other.close()
+    async with opened() as ledger:
+        assert ledger.token_key == key
+        sent = await ledger.advance(message.id, MessageState.SENT)
+        assert sent is not None
+        assert (sent.findings, sent.digest) == ("", None)
+        arrived = await ledger.advance(message.id, MessageState.DELIVERED, findings="junked")
+        assert arrived is not None
+        assert arrived.findings == "junked"
+        assert await ledger.discrepancies() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,10 +14,13 @@ from monitor.collector import AgentCollector
 from monitor.ledger.tally import Tally, Total
 from monitor.state import AgentState, DeliveryState
 from probes.arrivals import Settled, Unexpected
+from probes.authentication_results import results
+from probes.hops import hops
 from probes.message_life import Message, MessageState
+from probes.probe import Probe
 from probes.reasons import Outcome, Reason
 from probes.smtp import Smtp, SmtpSettings
-from probes.verdict import Verdict
+from probes.verdict import Run, Verdict
 
 Read = Callable[..., float | None]
 
@@ -132,6 +136,67 @@ def test_only_measured_deliveries_enter_the_histogram(
     assert read("mailsonde_delivery_seconds_count", probe="trip", target="out") == counted
     assert read("mailsonde_delivery_last_seconds") == latency
     assert read("mailsonde_delivery_uncertainty_seconds") == uncertainty
+
+
+HEADER_SECTION = b"""\
+Authentication-Results: mx.example.com; spf=pass; dkim=fail
+Received: from b by mx.example.com with ESMTP; Thu, 19 Jun 2025 12:00:30 +0000
+Received: from us by b with ESMTP; Thu, 19 Jun 2025 12:00:10 +0000
+Received: from x by a with ESMTP; Thu, 19 Jun 2020 12:00:00 +0000
+"""
+
+
+def test_what_an_arrival_says_of_its_way() -> None:
+    """Findings are counted; the last arrival's waits, clocks and authentication have closed labels."""
+    agent = AgentState()
+    agent.deliveries["trip", "out"] = DeliveryState()
+    read = _reader(agent)
+    assert read("mailsonde_arrival_findings_total", finding="junked") == 0
+    assert read("mailsonde_arrival_findings_total", finding="altered") == 0
+    assert read("mailsonde_hops_skewed") is None
+    message = replace(_message(MessageState.DELIVERED, 20.0, 0.1), findings="junked altered")
+    found = hops(HEADER_SECTION, sent_at=1_750_334_405.0, arrived_by=1_750_334_431.0)
+    agent.settled(Settled(message, tuple(found), results(HEADER_SECTION)))
+    read = _reader(agent)
+    assert read("mailsonde_arrival_findings_total", finding="junked", probe="trip", target="out") == 1
+    assert read("mailsonde_arrival_findings_total", finding="altered") == 1
+    assert read("mailsonde_hop_delay_seconds", position="final") == 20.0
+    assert read("mailsonde_hop_delay_seconds", position="submission") is None
+    assert read("mailsonde_hops_skewed", probe="trip", target="out") == 1
+    assert read("mailsonde_authentication_passed", method="spf") == 1
+    assert read("mailsonde_authentication_passed", method="dkim") == 0
+    assert read("mailsonde_authentication_passed", method="dmarc") is None
+
+
+class _Part(Probe):
+    """A part of a probe, with a target of its own."""
+
+    areas = Smtp.areas
+
+    def __init__(self, target: str, parts: tuple[Probe, ...] = ()) -> None:
+        self.settings = SmtpSettings(name="mx", kind="smtp", interval="60s", server="out")
+        self._target, self._parts = target, parts
+
+    target = property(lambda self: self._target)
+    parts = property(lambda self: self._parts)
+    mailbox = property(lambda _: "canary")
+
+    async def run(self, run: Run) -> Verdict:
+        raise NotImplementedError
+
+
+def test_parts_that_are_gone_leave_the_metrics() -> None:
+    """An MX host that DNS no longer names goes from the metrics, and so raises no alert as stale."""
+    agent = AgentState()
+    agent.add(_Part("example.com"), now=1.0)
+    agent.keep_parts(_Part("example.com", (_Part("mx1"), _Part("mx2"))), now=2.0)
+    agent.ran("mx", "mx1", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
+    agent.keep_parts(_Part("example.com", (_Part("mx1"), _Part("mx3"))), now=4.0)
+    assert sorted(agent.probes) == [("mx", "example.com"), ("mx", "mx1"), ("mx", "mx3")]
+    assert ("mx", "mx2") not in agent.deliveries
+    read = _reader(agent)
+    assert read("mailsonde_probe_runs_total", target="mx1", reason="none") == 1
+    assert read("mailsonde_probe_last_run_timestamp_seconds", target="mx3") == 4.0
 
 
 def test_message_counts_come_from_the_ledger() -> None:

@@ -425,7 +425,7 @@ async def test_what_is_asked_of_a_message() -> None:
         assert await session.fetch_fields(7, ["To", "Subject"]) == {}
         assert await session.fetch_fields_of([3, 1, 9, 2], ["To", "Subject"]) == {9: b"x"}
         assert await session.header_section(4, limit=100) is None
-        assert await session.beginning(4, 99) == b"abc"
+        assert await session.part_of(4, 0, 99) == b"abc"
         session.abort()
 
 

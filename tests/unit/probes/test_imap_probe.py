@@ -1,0 +1,96 @@
+"""What the ``imap`` kind reports of a server and of a mailbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from probes.faults import ProbeFault
+from probes.imap import Imap, ImapSettings
+from probes.reasons import Reason
+from probes.settings import MailboxSettings, ServerSettings, Site
+from probes.tools import Tools
+from probes.verdict import PhaseTimer, Run, Verdict
+from tests.fakes.clock import InstantClock
+from tests.fakes.scripted_server import PASSWORD, Peer, scripted_server
+from tests.real_servers.dovecot import Dovecot, TlsFiles
+
+USER = "canary@example.com"
+
+
+async def verdict_of(configured: ServerSettings, **settings: Any) -> Verdict:
+    mailbox = MailboxSettings.model_construct(
+        address=USER, server="in", username=USER, password=SecretStr(PASSWORD)
+    )
+    site = Site("here", {"in": configured}, {"canary": mailbox})
+    made = ImapSettings.model_validate({"name": "imap", "kind": "imap", **settings})
+    clock = InstantClock()
+    # The tools of round trips are none of this probe's.
+    probe = Imap(made, Tools(clock, site, None, None, {}, "me"))  # type: ignore[arg-type]
+    assert probe.target == "in"
+    return await probe.run(Run("0" * 32, clock.time(), PhaseTimer(clock)))
+
+
+ANSWERS = {
+    b"CAPABILITY": [b"* CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR NAMESPACE SPECIAL-USE"],
+    b"AUTHENTICATE": [],
+    b"NAMESPACE": [b'* NAMESPACE (("" "/")) NIL NIL'],
+    b"LIST": [b'* LIST (\\HasNoChildren) "/" INBOX', b'* LIST (\\Junk) "/" "Junk E-Mail"'],
+    b"EXAMINE": [b"* 3 EXISTS", b"* OK [UIDVALIDITY 7] valid"],
+    b"LOGOUT": [b"* BYE"],
+}
+
+
+async def answering(peer: Peer) -> None:
+    """Answer each command of `ANSWERS`."""
+    await peer.send(b"* OK ready")
+    while True:
+        tag, verb = (await peer.expect(b".*")).split()[:2]
+        await peer.send(*ANSWERS[verb], tag + b" OK done")
+
+
+async def test_a_mailbox_is_opened_and_counted() -> None:
+    """With a mailbox the probe logs in, tells special uses, counts, and opens the folder read-only."""
+    async with scripted_server(answering) as server:
+        verdict = await verdict_of(server.settings("imap"), mailbox="canary")
+    assert verdict.reason is Reason.NONE
+    assert verdict.values["messages"] == 3
+    assert verdict.values["uid_validity"] == 7
+    assert verdict.values["special_use"] == {"junk": "Junk E-Mail"}
+    verbs = [line.split()[1] for line in server.received]
+    assert b"SELECT" not in verbs
+    assert {b"EXAMINE", b"LOGOUT"} <= set(verbs)
+
+
+async def test_a_server_alone() -> None:
+    """Without credentials the probe greets, asks for capabilities, and leaves."""
+    async with scripted_server(answering) as server:
+        verdict = await verdict_of(server.settings("imap"), server="in")
+    assert [line.split()[1] for line in server.received] == [b"CAPABILITY", b"LOGOUT"]
+    assert verdict.values == {
+        "greeting": "ready",
+        "capabilities": ["AUTH=PLAIN", "IMAP4REV1", "NAMESPACE", "SASL-IR", "SPECIAL-USE"],
+    }
+
+
+async def test_a_folder_that_is_not_there(dovecot: Dovecot, server_tls: TlsFiles) -> None:
+    """A configured folder that a real server does not have fails with its own reason."""
+    server = ServerSettings(
+        protocol="imap",
+        host="127.0.0.1",
+        port=dovecot.imaps_port,
+        tls="implicit",
+        tls_server_name="localhost",
+    ).model_copy(
+        update={
+            "tls_ca": server_tls.authority,
+            "username": dovecot.username,
+            "password": SecretStr(dovecot.password),
+        }
+    )
+    assert (await verdict_of(server, server="in")).reason is Reason.NONE
+    with pytest.raises(ProbeFault) as caught:
+        await verdict_of(server, server="in", folder="Nowhere")
+    assert caught.value.reason is Reason.IMAP_NO_FOLDER
