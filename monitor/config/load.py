@@ -33,6 +33,7 @@ def load(path: Path) -> Configuration:
     mistakes += _unresolved_references(document)
     mistakes += _repeated_probe_names(document)
     mistakes += _insecure_mailboxes(document)
+    mistakes += _reserved_server_names(document)
     try:
         configuration = Configuration.model_validate(document.data, context={"directory": path.parent})
     except ValidationError as error:
@@ -57,6 +58,18 @@ def _repeated_probe_names(document: Document) -> Iterator[Mistake]:
                 f"the name {name!r} is taken by the probe in line {first_line[name]}; choose another",
             )
         first_line.setdefault(name, line)
+
+
+def _reserved_server_names(document: Document) -> Iterator[Mistake]:
+    servers = document.data.get("servers")
+    if isinstance(servers, Mapping) and "mx" in servers:
+        at = ("servers", "mx")
+        yield Mistake(
+            document.path,
+            document.line_of(at),
+            key_of(at),
+            "the name 'mx' is taken: send_via: mx sends to the MX hosts of a domain; choose another",
+        )
 
 
 def _insecure_mailboxes(document: Document) -> Iterator[Mistake]:
