@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from probes.faults import legible
-from probes.header_section import values_of
-from probes.hops import without_comments
+from probes.header_section import values_of, without_comments
 
 METHODS = ("spf", "dkim", "dmarc")
 """The methods whose results are kept."""

@@ -41,3 +41,24 @@ def split(raw: bytes) -> tuple[bytes, bytes]:
     """Return header section and body of a message or of a MIME part; no blank line means no body."""
     blank_line = _BLANK_LINE.search(raw)
     return (raw, b"") if blank_line is None else (raw[: blank_line.start()], raw[blank_line.end() :])
+
+
+def without_comments(value: str) -> str:
+    """Return a structured value without its comments, which nest (RFC 5322 section 3.2.2)."""
+    kept, depth, is_quoted, is_escaped = [], 0, False, False
+    for character in value:
+        if is_escaped:
+            is_escaped = False
+        elif character == "\\":
+            is_escaped = True
+        elif character == '"' and depth == 0:
+            is_quoted = not is_quoted
+        elif character == "(" and not is_quoted:
+            depth += 1
+        elif character == ")" and depth:
+            depth -= 1
+            kept.append(" ")
+            continue
+        if depth == 0:
+            kept.append(character)
+    return "".join(kept)

@@ -13,7 +13,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from probes.faults import legible
-from probes.header_section import values_of
+from probes.header_section import values_of, without_comments
 
 HOPS_LIMIT = 50
 """Most hops that are looked at, the newest."""
@@ -107,27 +107,6 @@ def _clauses(value: str) -> tuple[dict[str, str], str]:
         elif keyword:
             clauses[keyword] = f"{clauses[keyword]} {word}".strip()
     return clauses, date
-
-
-def without_comments(value: str) -> str:
-    """Return a structured value without its comments, which nest (RFC 5322 section 3.2.2)."""
-    kept, depth, is_quoted, is_escaped = [], 0, False, False
-    for character in value:
-        if is_escaped:
-            is_escaped = False
-        elif character == "\\":
-            is_escaped = True
-        elif character == '"' and depth == 0:
-            is_quoted = not is_quoted
-        elif character == "(" and not is_quoted:
-            depth += 1
-        elif character == ")" and depth:
-            depth -= 1
-            kept.append(" ")
-            continue
-        if depth == 0:
-            kept.append(character)
-    return "".join(kept)
 
 
 def _unix_seconds(date: str) -> float | None:

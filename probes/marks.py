@@ -6,8 +6,7 @@ import binascii
 import hashlib
 import re
 
-from probes.header_section import first_value_of, split, values_of
-from probes.hops import without_comments
+from probes.header_section import first_value_of, split, values_of, without_comments
 from probes.mime import content_type, decoded, parts
 from probes.token import token_in
 

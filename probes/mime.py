@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import binascii
 import re
-from email.errors import HeaderParseError
-from email.header import decode_header
 
-from probes.header_section import first_value_of, split
+from probes.header_section import first_value_of, split, without_comments
 
 PARTS_LIMIT = 20
 """Most parts of one message that are looked at."""
 
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9_-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.){0,300})"|([^\s;"]{1,300}))')
-_ENCODED_WORDS_LIMIT = 4096
 
 
 def content_type(header_section: bytes) -> tuple[str, dict[str, str]]:
     """Return the media type in lower case and its parameters (RFC 2045 section 5.1)."""
-    value = first_value_of(header_section, "Content-Type")[:2000]
+    value = without_comments(first_value_of(header_section, "Content-Type")[:2000])
     media_type = value.partition(";")[0].strip().lower() or "text/plain"
     parameters = {
         match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
@@ -58,16 +55,3 @@ def decoded(header_section: bytes, body: bytes) -> bytes:
         except binascii.Error:
             return body
     return body
-
-
-def decoded_words(value: str) -> str:
-    """Return a field's value with its encoded words decoded (RFC 2047), as far as that can be done."""
-    if "=?" not in value:
-        return value
-    pieces = []
-    try:
-        for text, charset in decode_header(value[:_ENCODED_WORDS_LIMIT]):
-            pieces.append(text if isinstance(text, str) else text.decode(charset or "utf-8", "replace"))
-    except (HeaderParseError, LookupError, ValueError):
-        return value
-    return "".join(pieces)

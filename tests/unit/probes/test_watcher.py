@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -368,3 +369,70 @@ async def test_huge_foreign_headers_are_passed_over(bench: Bench) -> None:
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.DELIVERED
     assert Counter(bench.mailbox.headers_read)["huge"] == 1
+
+
+async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one server hangs, messages in another mailbox, on the same budget of logins, are found in time."""
+    never = asyncio.Event()
+
+    async def hanging(server: object, **credentials: object) -> None:
+        if credentials["username"] == "stuck":
+            await never.wait()
+        return await bench.mailbox.open_session(server, **credentials)
+
+    monkeypatch.setattr("probes.pop3_mailbox.open_session", hanging)
+    stuck_settings = MAILBOX.model_copy(update={"username": "stuck"})
+    budget = LoginBudget(6000.0, bench.clock)
+    options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER, "observer": bench.found}
+    stuck = MailboxWatcher(
+        "stuck",
+        Pop3Mailbox(stuck_settings, SERVER, bench.clock, budget),
+        Arrivals("stuck", **options, instance="me", retention=86400.0),
+        clock=bench.clock,
+        retention=86400.0,
+    )
+    waiting = stuck.await_arrival(await bench.sent())
+    message = await bench.sent()
+    bench.arrives(message, 0.5)
+    settled = (await bench.watcher.await_arrival(message)).message
+    assert settled.delivery_seconds == pytest.approx(0.5, abs=0.1)
+    assert not waiting.done()
+    await stuck.close()
+
+
+async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> None:
+    """A delivery report that lies in the sender's mailbox ends the wait of the message's own mailbox."""
+    message = await bench.sent(deadline=3000.0)
+    token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
+    arrival = bench.watcher.await_arrival(message)
+    report = (
+        "Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n"
+        "--b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx\r\n\r\n"
+        "Final-Recipient: rfc822; canary@example.com\r\nAction: failed\r\nStatus: 5.2.2\r\n\r\n"
+        f"--b\r\nContent-Type: text/rfc822-headers\r\n\r\n{HEADER}: {token}\r\n\r\n--b--\r\n"
+    )
+    others = FakeMailbox(bench.clock, stored=[Stored("report", report.encode(), bench.clock.now + 5.0)])
+    sessions = {"canary": bench.mailbox, "sender": others}
+
+    async def open_session(server: object, **credentials: object) -> object:
+        return await sessions[credentials["username"]].open_session(server, **credentials)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("probes.pop3_mailbox.open_session", open_session)
+        settings = MAILBOX.model_copy(update={"username": "sender"})
+        options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER, "observer": bench.found}
+        sender = MailboxWatcher(
+            "sender",
+            Pop3Mailbox(settings, SERVER, bench.clock, LoginBudget(6000.0, bench.clock)),
+            Arrivals("sender", **options, instance="me", retention=86400.0),
+            clock=bench.clock,
+            retention=86400.0,
+            peers={"canary": bench.watcher},
+        )
+        sender.await_report(message, arrival)
+        settled = (await arrival).message
+        await sender.close()
+    assert settled.state is MessageState.BOUNCED
+    assert (settled.reason, settled.enhanced_status_code) == ("bounce_mailbox_full", "5.2.2")
+    assert bench.clock.now - message.created_mono < 60.0
+    assert others.deleted == ["report"]
