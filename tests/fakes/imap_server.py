@@ -1,0 +1,125 @@
+"""An IMAP server in memory that does what a test tells it to at the worst moment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.fakes.scripted_server import Peer
+
+
+@dataclass
+class StoredFolder:
+    """A folder: its messages by uid, and those that carry ``\\Deleted``."""
+
+    uid_validity: int = 7
+    messages: dict[int, bytes] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
+    uid_next: int = 1
+
+    def add(self, raw: bytes) -> int:
+        """Store a message, and return its uid."""
+        uid, self.uid_next = self.uid_next, self.uid_next + 1
+        self.messages[uid] = raw
+        return uid
+
+
+@dataclass
+class ImapServer:
+    """Serves ``folders``; ``before`` is called with each command's words before it is answered.
+
+    What it raises ends the connection. New messages are told of with the answer to any command.
+    """
+
+    folders: dict[str, StoredFolder] = field(
+        default_factory=lambda: {"INBOX": StoredFolder(), "Junk": StoredFolder()}
+    )
+    capabilities: str = "IMAP4rev1 AUTH=PLAIN SASL-IR UIDPLUS SPECIAL-USE"
+    before: Callable[[list[str]], None] = lambda words: None
+    commands: list[str] = field(default_factory=list)
+
+    async def script(self, peer: Peer) -> None:
+        """Answer commands on one connection."""
+        folder: StoredFolder | None = None
+        told = 0
+        await peer.send(b"* OK ready")
+        while True:
+            tag, *words = (await peer.expect(b".*")).decode().split(" ")
+            self.commands.append(" ".join(words))
+            try:
+                self.before(words)
+            except ConnectionError:
+                return await peer.close()
+            if words[0] in {"SELECT", "EXAMINE"}:
+                folder = self.folders[words[1].strip('"')]
+                told = len(folder.messages)
+            lines = self._answer(words, folder)
+            if folder is not None and words[1:2] != ["EXPUNGE"] and len(folder.messages) != told:
+                told = len(folder.messages)
+                lines.append(b"* %d EXISTS\r\n" % told)
+            elif folder is not None:
+                told = len(folder.messages)
+            await peer.chunks(b"".join(lines) + f"{tag} OK done\r\n".encode())
+            if words[0] == "LOGOUT":
+                return None
+
+    def _answer(self, words: list[str], folder: StoredFolder | None) -> list[bytes]:
+        match words:
+            case ["CAPABILITY"]:
+                return [f"* CAPABILITY {self.capabilities}\r\n".encode()]
+            case ["LIST", *_]:
+                marks = {"Junk": "\\Junk"}
+                return [f'* LIST ({marks.get(name, "")}) "/" {name}\r\n'.encode() for name in self.folders]
+            case ["STATUS", name, *_]:
+                status = self.folders[name.strip('"')]
+                text = f"* STATUS {name} (UIDNEXT {status.uid_next} UIDVALIDITY {status.uid_validity})\r\n"
+                return [text.encode()]
+            case ["LOGOUT"]:
+                return [b"* BYE\r\n"]
+        return [] if folder is None else self._in_folder(words, folder)
+
+    def _in_folder(self, words: list[str], folder: StoredFolder) -> list[bytes]:
+        match words:
+            case ["SELECT", _]:
+                codes = (
+                    f"* OK [UIDVALIDITY {folder.uid_validity}] x\r\n* OK [UIDNEXT {folder.uid_next}] x\r\n"
+                )
+                return [b"* %d EXISTS\r\n" % len(folder.messages), codes.encode()]
+            case ["UID", "SEARCH", *criteria]:
+                hidden = folder.deleted if "UNDELETED" in criteria else set()
+                found = " ".join(str(uid) for uid in folder.messages if uid not in hidden)
+                return [f"* SEARCH {found}\r\n".encode()]
+            case ["UID", "FETCH", uids, *item]:
+                return [
+                    self._fetched(position, uid, raw, " ".join(item))
+                    for position, (uid, raw) in enumerate(folder.messages.items(), 1)
+                    if _is_in(uid, uids, folder)
+                ]
+            case ["UID", "STORE", uid, *_]:
+                folder.deleted |= {int(uid)} & folder.messages.keys()
+            case ["UID", "EXPUNGE", uid] if int(uid) in folder.deleted:
+                position = list(folder.messages).index(int(uid)) + 1
+                del folder.messages[int(uid)]
+                return [b"* %d EXPUNGE\r\n" % position]
+        return []
+
+    @staticmethod
+    def _fetched(position: int, uid: int, raw: bytes, item: str) -> bytes:
+        section = re.search(r"(BODY)\.PEEK(\[.*\])<(\d+)\.(\d+)>", item)
+        assert section is not None, item
+        text = raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if "HEADER" in item else raw
+        begin, length = int(section[3]), int(section[4])
+        text = text[begin : begin + length]
+        head = f"* {position} FETCH (UID {uid} BODY{section[2]}<{begin}> {{{len(text)}}}\r\n"
+        return head.encode() + text + b")\r\n"
+
+
+def _is_in(uid: int, uids: str, folder: StoredFolder) -> bool:
+    for part in uids.split(","):
+        low, _, high = part.partition(":")
+        if high == "*" and (uid >= int(low) or uid == max(folder.messages)):
+            return True  # as RFC 9051 section 9 has it: n:* always has the last message
+        if high != "*" and int(low) <= uid <= int(high or low):
+            return True
+    return False
