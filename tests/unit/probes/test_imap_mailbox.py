@@ -14,7 +14,7 @@ from probes.imap_mailbox import ImapMailbox
 from probes.login_budget import LoginBudget
 from probes.mailbox import Folder
 from probes.settings import MailboxSettings
-from tests.fakes.imap_server import ImapServer
+from tests.fakes.imap_server import ImapServer, StoredFolder
 from tests.fakes.scripted_server import PASSWORD, scripted_server
 
 SETTINGS = MailboxSettings.model_construct(
@@ -163,13 +163,44 @@ async def test_junk_folder_is_opened_only_for_news() -> None:
         ]
 
 
+async def test_new_uidvalidity_of_the_junk_folder() -> None:
+    """When the junk folder was made anew on the same connection, all that is in it is new."""
+    imap = ImapServer()
+    imap.folders["Junk"].add(FOREIGN)
+    async with mailbox_of(imap) as mailbox:
+        assert len(await look(mailbox)) == 1
+        imap.folders["Junk"] = StoredFolder(uid_validity=9)
+        imap.folders["Junk"].add(OURS)
+        mailbox._junk_at = float("-inf")
+        assert len(await look(mailbox)) == 1
+
+
+async def test_absence_is_proven_from_before_the_server_looked() -> None:
+    """What a look does not show may have come once the server had looked, and never before the look began."""
+    imap = ImapServer()
+    asked: list[float] = []
+
+    def ask(words: list[str]) -> None:
+        if words[0] in {"SELECT", "NOOP", "STATUS"}:
+            asked.append(SystemClock().monotonic())
+
+    imap.before = ask
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(3):
+            asked.clear()
+            begun = SystemClock().monotonic()
+            async with mailbox.look() as due:
+                for open_folder in due:
+                    asked.clear()
+                    folder = await open_folder()
+                    assert begun <= folder.absent_at <= asked[-1]
+                    assert asked[-1] <= folder.listed_at or not folder.uids
+
+
 async def test_one_login_for_many_looks() -> None:
-    """Looks share one connection, and each proves absence for a moment after it began."""
+    """Looks share one connection."""
     imap = ImapServer()
     async with mailbox_of(imap) as mailbox:
         for _ in range(5):
-            begun = SystemClock().monotonic()
-            async with mailbox.look() as due:
-                folders = [await open_folder() for open_folder in due]
-            assert all(begun <= folder.absent_at for folder in folders)
+            await look(mailbox)
     assert len([command for command in imap.commands if command.startswith("AUTHENTICATE")]) == 1
