@@ -208,6 +208,15 @@ async def test_lost_then_late(bench: Bench) -> None:
     assert late.delivery_seconds == pytest.approx(100.0, abs=(late.uncertainty_seconds or 0) + 0.1)
 
 
+@pytest.mark.parametrize("deadline", [3.0, 17.0, 47.0, 230.0])
+async def test_loss_is_told_at_the_deadline(bench: Bench, deadline: float) -> None:
+    """Whatever the route's habits, a look comes right after the deadline."""
+    message = await bench.sent(deadline=deadline)
+    lost = (await bench.watcher.await_arrival(message)).message
+    assert lost.state is MessageState.LOST
+    assert bench.clock.now - message.created_mono == pytest.approx(deadline, abs=0.1)
+
+
 @pytest.mark.parametrize("arrival", [7.0, 8.0, 9.0, 9.5, 9.9, 9.99])
 async def test_look_that_began_before_the_deadline_proves_no_loss(bench: Bench, arrival: float) -> None:
     """A slow look that ends after the deadline says nothing of what came in after it had begun."""
