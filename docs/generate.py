@@ -14,6 +14,7 @@ from monitor.state import AgentState, DeliveryState, ProbeState
 from probes.arrivals import Unexpected
 from probes.polling import ArrivalModel
 from probes.reasons import Area, Reason
+from probes.service_level import SloSettings
 from probes.watcher import LONGEST_GAP
 
 REFERENCE = Path(__file__).with_name("reference.md")
@@ -65,7 +66,7 @@ def metrics_section() -> list[str]:
     probe = ProbeState("probe", "target", "kind", 60.0, Counter({Reason.NONE: 0}), last_run=0.0)
     probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
     state.probes["probe", "target"] = probe
-    delivery = DeliveryState(last=0.0, uncertainty=0.0)
+    delivery = DeliveryState(SloSettings(objective="99%", within="30s"), last=0.0, uncertainty=0.0)
     delivery.hop_seconds, delivery.authentication = {"final": 0.0}, {"spf": "pass"}
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0

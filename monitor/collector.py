@@ -37,6 +37,7 @@ class AgentCollector(Collector):
         yield from self._messages()
         yield from self._deliveries()
         yield from self._ways()
+        yield from self._service_levels()
         yield from self._agent()
 
     def _probes(self) -> Iterator[Metric]:
@@ -166,6 +167,27 @@ class AgentCollector(Collector):
             for method, result in list(delivery.authentication.items()):
                 passed.add_metric((*route, method), float(result == "pass"))
         yield from (hop, skewed, passed)
+
+    def _service_levels(self) -> Iterator[Metric]:
+        runs = CounterMetricFamily(
+            "mailsonde_slo_runs",
+            "Runs of a route with an objective: good when the message arrived in time, else bad.",
+            labels=(*_ROUTE, "result"),
+        )
+        objective = GaugeMetricFamily(
+            "mailsonde_slo_objective_ratio", "Share of runs that are to be good.", labels=_ROUTE
+        )
+        within = GaugeMetricFamily(
+            "mailsonde_slo_within_seconds", "How long a message may take to be good.", labels=_ROUTE
+        )
+        for route, delivery in list(self._state.deliveries.items()):
+            if delivery.slo is None:
+                continue
+            runs.add_metric((*route, "good"), delivery.slo_runs[True])
+            runs.add_metric((*route, "bad"), delivery.slo_runs[False])
+            objective.add_metric(route, delivery.slo.objective)
+            within.add_metric(route, delivery.slo.within)
+        yield from (runs, objective, within)
 
     def _agent(self) -> Iterator[Metric]:
         unexpected = CounterMetricFamily(

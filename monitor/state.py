@@ -12,6 +12,7 @@ from probes.hops import waits
 from probes.message_life import Finding, MessageState
 from probes.probe import Probe
 from probes.reasons import Outcome, Reason
+from probes.service_level import SloSettings
 from probes.verdict import Verdict
 
 DELIVERY_BUCKETS = (
@@ -65,8 +66,12 @@ class ProbeState:
 
 @dataclass(slots=True)
 class DeliveryState:
-    """What the arrivals of one route said; latencies in seconds."""
+    """What the runs and arrivals of one route said; latencies in seconds."""
 
+    slo: SloSettings | None = None
+    slo_runs: dict[bool, int] = field(
+        default_factory=lambda: {True: 0, False: 0}
+    )  # by whether they were good
     histogram: Histogram = field(default_factory=Histogram)
     last: float | None = None
     uncertainty: float | None = None
@@ -97,8 +102,8 @@ class AgentState:
         known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
         route = settings.name, probe.target
         self.probes[route] = ProbeState(*route, settings.kind, settings.interval, known, last_run=now)
-        if probe.mailbox is not None:
-            self.deliveries[route] = DeliveryState()
+        if probe.sends_messages:
+            self.deliveries[route] = DeliveryState(slo=getattr(settings, "slo", None))
         for cause in ("missed", "overrun"):
             self.skipped.setdefault((settings.name, cause), 0)
 
@@ -122,6 +127,11 @@ class AgentState:
         state.last_run = ended_at
         if verdict.outcome is not Outcome.UNKNOWN:
             state.success = float(verdict.outcome is Outcome.OK)
+        delivery = self.deliveries.get((name, target))
+        if delivery is not None and delivery.slo is not None:
+            is_good = delivery.slo.is_good(verdict)
+            if is_good is not None:
+                delivery.slo_runs[is_good] += 1
         if verdict.certificate_not_after is not None:
             state.certificate_not_after = verdict.certificate_not_after
 

@@ -40,6 +40,11 @@ class Probe(ABC):
         """The configured server or domain that the run is about: the metrics' ``target`` label."""
 
     @property
+    def sends_messages(self) -> bool:
+        """Whether its own runs, and not those of its parts alone, send messages that the ledger knows."""
+        return False
+
+    @property
     def mailbox(self) -> str | None:
         """The mailbox that its messages arrive in, for a probe that sends some."""
         return None

@@ -16,6 +16,7 @@ from probes.message_life import Finding, LedgerError, Message, MessageState
 from probes.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.probe import Probe
 from probes.reasons import Area, Reason
+from probes.service_level import SloSettings
 from probes.settings import Duration, EmailAddress, MailboxName, ProbeSettings, SendVia, between
 from probes.submission import Envelope, Submission
 from probes.token import Token
@@ -61,6 +62,10 @@ class RoundtripSettings(ProbeSettings):
         default=None,
         description="Pause before a message that was refused for now (4xx) is tried again, doubled each "
         "time, until the deadline. Default: 60s with `send_via: mx`, else no other try.",
+    )
+    slo: SloSettings | None = Field(
+        default=None,
+        description="What share of messages is to arrive within what time; brings burn-rate alerts.",
     )
     mx: MxDeliverySettings = Field(
         default_factory=MxDeliverySettings, description="How messages go to MX hosts, with `send_via: mx`."
@@ -123,6 +128,11 @@ class Roundtrip(Probe):
     def target(self) -> str:
         """The configured server, or the MX host, that messages are handed to."""
         return self._target
+
+    @property
+    def sends_messages(self) -> bool:
+        """A message a run."""
+        return True
 
     @property
     def mailbox(self) -> str:

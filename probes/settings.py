@@ -334,6 +334,20 @@ class MailboxSettings(Settings):
     )
 
 
+class AlertSettings(Settings):
+    """When the rendered alerts of one probe fire, where that is to differ from the thresholds for all."""
+
+    overdue: Annotated[Duration, between(1, 86400)] | None = Field(
+        default=None, description="Round trips: how old the oldest message in flight may be."
+    )
+    slow: Annotated[Duration, between(0.01, 86400)] | None = Field(
+        default=None, description="Round trips: what the 95th percentile of deliveries may be."
+    )
+    down: Annotated[Duration, between(1, 7 * 86400)] | None = Field(
+        default=None, description="How long the probe may fail."
+    )
+
+
 class ProbeSettings(Settings):
     """What every kind of probe is told."""
 
@@ -345,6 +359,10 @@ class ProbeSettings(Settings):
     deadline: Annotated[Duration, between(0.1, 86400)] = Field(
         default_factory=lambda data: min(30.0, data.get("interval", 30.0)),
         description="Longest time that a run may take. Default: 30s, or `interval` where that is shorter.",
+    )
+    alerts: AlertSettings = Field(
+        default_factory=AlertSettings,
+        description="Thresholds of this probe's alerts, in place of the common ones.",
     )
 
     runs_overlap: ClassVar[bool] = False
