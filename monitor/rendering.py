@@ -29,8 +29,9 @@ class TimingGroup:
 
     names: tuple[str, ...]
     interval: float
-    deadline: float
     run_limit: float
+    overdue: float
+    slow: float
     down_window: float
     lost_window: float
     slow_window: float
@@ -53,21 +54,29 @@ def render_alerts(configuration: Configuration) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= {
+        "groupby_interval": _interval_groups,
         "groupby_timing": lambda probes: list(_timing_groups(probes, thresholds)),
         "promql_any": promql_any,
+        "widened": lambda window, interval: promql_duration(max(parse_duration(window), 3 * interval)),
         "seconds": lambda seconds: f"{seconds:g}",
         "duration": promql_duration,
     }
+    objectives = [
+        probe for probe in configuration.probes if isinstance(probe, RoundtripSettings) and probe.slo
+    ]
     routes = [probe for probe in configuration.probes if isinstance(probe, RoundtripSettings)]
     files = {}
     for subsystem, needed in (
         ("delivery", routes),
+        ("slo", objectives),
         ("servers", configuration.probes),
         ("agent", configuration.probes),
     ):
         if needed:
             template = environment.get_template(f"{subsystem}.yaml.j2")
-            text = template.render(probes=configuration.probes, routes=routes, thresholds=thresholds)
+            text = template.render(
+                probes=configuration.probes, routes=routes, objectives=objectives, thresholds=thresholds
+            )
             yaml.safe_load(text)
             files[f"mailsonde-{subsystem}.rules.yaml"] = text
     return files
@@ -81,20 +90,35 @@ def _thresholds() -> SimpleNamespace:
 
 
 def _timing_groups(probes: Iterable[ProbeSettings], thresholds: SimpleNamespace) -> Iterator[TimingGroup]:
-    def timing(probe: ProbeSettings) -> tuple[float, float, float]:
-        return probe.interval, probe.deadline, probe.run_limit
+    def timing(probe: ProbeSettings) -> tuple[float, ...]:
+        own = probe.alerts
+        return (
+            probe.interval,
+            probe.run_limit,
+            own.overdue or thresholds.overdue_share_of_deadline * probe.deadline,
+            own.slow or thresholds.slow_share_of_deadline * probe.deadline,
+            own.down or thresholds.down_intervals * probe.interval,
+        )
 
-    for (interval, deadline, limit), members in groupby(sorted(probes, key=timing), timing):
+    for (interval, limit, overdue, slow, down), members in groupby(sorted(probes, key=timing), timing):
         yield TimingGroup(
             names=tuple(sorted(probe.name for probe in members)),
             interval=interval,
-            deadline=deadline,
             run_limit=limit,
-            down_window=thresholds.down_intervals * interval,
+            overdue=overdue,
+            slow=slow,
+            # A window that has no run in it would show the probe as neither up nor down.
+            down_window=max(down, 1.5 * interval),
             lost_window=max(600.0, thresholds.lost_intervals * interval),
             slow_window=max(900.0, thresholds.slow_intervals * interval),
             unknown_window=max(600.0, thresholds.unknown_intervals * interval),
         )
+
+
+def _interval_groups(probes: Iterable[ProbeSettings]) -> Iterator[tuple[float, tuple[str, ...]]]:
+    """Yield each interval with the names of the probes that have it."""
+    for interval, members in groupby(sorted(probes, key=lambda p: p.interval), lambda p: p.interval):
+        yield interval, tuple(sorted(probe.name for probe in members))
 
 
 def promql_any(names: Iterable[str]) -> str:

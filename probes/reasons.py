@@ -316,7 +316,7 @@ class Reason(StrEnum):
     MESSAGE_ALTERED = (
         "message_altered",
         Area.MESSAGE,
-        Outcome.FAILED,
+        Outcome.OK,
         "The message arrived with another subject, body or attachment than was sent.",
     )
     GREYLISTED = (

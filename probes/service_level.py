@@ -41,7 +41,7 @@ class SloSettings(Settings):
         if verdict.outcome is Outcome.UNKNOWN:
             return None
         message = verdict.message
-        if verdict.outcome is Outcome.FAILED and (message is None or message.delivery_seconds is None):
+        if verdict.outcome is Outcome.FAILED:
             return False
         if message is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return None

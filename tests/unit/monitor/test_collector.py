@@ -19,6 +19,7 @@ from probes.hops import hops
 from probes.message_life import Message, MessageState
 from probes.probe import Probe
 from probes.reasons import Outcome, Reason
+from probes.service_level import SloSettings
 from probes.smtp import Smtp, SmtpSettings
 from probes.verdict import Run, Verdict
 
@@ -168,6 +169,26 @@ def test_what_an_arrival_says_of_its_way() -> None:
     assert read("mailsonde_authentication_passed", method="dmarc") is None
 
 
+def test_objectives_are_counted_by_run() -> None:
+    """A route with an objective exposes it with its good and bad runs; unknown runs are neither."""
+    agent = AgentState()
+    slo = SloSettings.model_validate({"objective": "99.5%", "within": "30s"})
+    part = _Part("out")
+    agent.add(part, now=1.0)
+    agent.deliveries["mx", "out"].slo = slo
+    read = _reader(agent)
+    assert (
+        read("mailsonde_slo_runs_total", result="bad") == read("mailsonde_slo_runs_total", result="good") == 0
+    )
+    for reason in (Reason.SMTP_REJECTED, Reason.MESSAGE_LOST, Reason.INTERNAL):
+        agent.ran("mx", "out", Verdict(reason), ended_at=1.0, duration=0.1)
+    read = _reader(agent)
+    assert read("mailsonde_slo_runs_total", probe="mx", target="out", result="bad") == 2
+    assert read("mailsonde_slo_runs_total", result="good") == 0
+    assert read("mailsonde_slo_objective_ratio", probe="mx", target="out") == 0.995
+    assert read("mailsonde_slo_within_seconds") == 30.0
+
+
 class _Part(Probe):
     """A part of a probe, with a target of its own."""
 
@@ -179,7 +200,7 @@ class _Part(Probe):
 
     target = property(lambda self: self._target)
     parts = property(lambda self: self._parts)
-    mailbox = property(lambda _: "canary")
+    sends_messages = property(lambda _: True)
 
     async def run(self, run: Run) -> Verdict:
         raise NotImplementedError
