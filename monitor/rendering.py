@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -16,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from monitor.config.models import Configuration
 from monitor.shipped import shipped
+from monitor.thresholds import Thresholds, load_thresholds
 from probes.roundtrip import RoundtripSettings
 from probes.settings import ProbeSettings, parse_duration
 
@@ -38,9 +38,9 @@ class TimingGroup:
     unknown_window: float
 
 
-def render_alerts(configuration: Configuration) -> dict[str, str]:
+def render_alerts(configuration: Configuration, thresholds: Thresholds | None = None) -> dict[str, str]:
     """Return the rule files by name, one a subsystem. A subsystem without probes has no file."""
-    thresholds = _thresholds()
+    thresholds = thresholds or load_thresholds()
     environment = Environment(
         loader=FileSystemLoader(shipped("alerts")),
         undefined=StrictUndefined,
@@ -58,7 +58,7 @@ def render_alerts(configuration: Configuration) -> dict[str, str]:
         "groupby_timing": lambda probes: list(_timing_groups(probes, thresholds)),
         "promql_any": promql_any,
         "widened": lambda window, interval: promql_duration(max(parse_duration(window), 3 * interval)),
-        "seconds": lambda seconds: f"{seconds:g}",
+        "number": lambda number: f"{number:g}",
         "duration": promql_duration,
     }
     objectives = [
@@ -82,14 +82,7 @@ def render_alerts(configuration: Configuration) -> dict[str, str]:
     return files
 
 
-def _thresholds() -> SimpleNamespace:
-    raw: dict[str, Any] = yaml.safe_load((shipped("alerts") / "thresholds.yaml").read_text())
-    for name in ("certificate_warning", "certificate_critical"):
-        raw[name] = parse_duration(raw[name])
-    return SimpleNamespace(**raw)
-
-
-def _timing_groups(probes: Iterable[ProbeSettings], thresholds: SimpleNamespace) -> Iterator[TimingGroup]:
+def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> Iterator[TimingGroup]:
     def timing(probe: ProbeSettings) -> tuple[float, ...]:
         own = probe.alerts
         return (

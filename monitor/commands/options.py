@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
+
+Loaded = TypeVar("Loaded")
 
 UNUSABLE = 2
 """Exit status when the configuration cannot be used."""
@@ -26,8 +30,13 @@ config_option = click.option(
 
 def load_or_exit(path: Path) -> Configuration:
     """Return the configuration in ``path``, or print every mistake in it and exit with status 2."""
+    return sound_or_exit(lambda: load(path))
+
+
+def sound_or_exit(read: Callable[[], Loaded]) -> Loaded:
+    """Return what ``read`` gives, or print every mistake in the file that it reads and exit with status 2."""
     try:
-        return load(path)
+        return read()
     except ConfigurationError as error:
         for mistake in error.mistakes:
             click.echo(str(mistake), err=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from monitor.commands.options import UNUSABLE, config_option, load_or_exit
-from monitor.rendering import RENDERERS, write_files
+from monitor.commands.options import UNUSABLE, config_option, load_or_exit, sound_or_exit
+from monitor.rendering import RENDERERS, render_alerts, write_files
+from monitor.thresholds import load_thresholds
 
 
 @click.command()
@@ -17,7 +18,12 @@ from monitor.rendering import RENDERERS, write_files
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Directory to write to; made if missing."
 )
-def render(what: str, config: Path, out: Path) -> None:
+@click.option(
+    "--thresholds",
+    type=click.Path(path_type=Path),
+    help="For alerts: your own thresholds (YAML), in place of those in alerts/thresholds.yaml.",
+)
+def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
     """Write files for Prometheus and Grafana, made for your configuration.
 
     \b
@@ -25,9 +31,20 @@ def render(what: str, config: Path, out: Path) -> None:
     dashboards  Grafana dashboards (JSON to import or provision)
     prometheus  a prometheus.yml that scrapes this agent and loads the rules
 
+    \b
+    Examples:
+      mailsonde render alerts --config mailsonde.yaml --out rules/
+      mailsonde render alerts --config mailsonde.yaml --thresholds ours.yaml --out rules/
+
     Files of the same name are replaced. Prints the path of each file.
     """
-    files = RENDERERS[what](load_or_exit(config))
+    configuration = load_or_exit(config)
+    if what == "alerts":
+        files = render_alerts(configuration, sound_or_exit(lambda: load_thresholds(thresholds)))
+    elif thresholds is not None:
+        raise click.UsageError(f"--thresholds is for alerts, not for {what}")
+    else:
+        files = RENDERERS[what](configuration)
     try:
         for path in write_files(files, out):
             click.echo(path)

@@ -57,8 +57,13 @@ class _TooManyNodesError(Exception):
     pass
 
 
-def read_document(path: Path) -> Document | Mistake:
-    """Return the file's data with lines, or the mistake that keeps it from being read at all."""
+def read_document(
+    path: Path, expected: str = "the keys agent, servers, mailboxes and probes"
+) -> Document | Mistake:
+    """Return the file's data with lines, or the mistake that keeps it from being read at all.
+
+    ``expected`` says what a file that holds no mapping should hold.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(FILE_LIMIT + 1)
@@ -69,9 +74,7 @@ def read_document(path: Path) -> Document | Mistake:
     try:
         root = yaml.compose(raw, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
-            return Mistake(
-                path, 1, "", "must be a mapping with the keys agent, servers, mailboxes and probes"
-            )
+            return Mistake(path, 1, "", f"must be a mapping with {expected}")
         lines: dict[Location, int] = {}
         duplicates: list[Mistake] = []
         _walk(root, (), lines, duplicates, path)

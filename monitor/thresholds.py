@@ -1,0 +1,92 @@
+"""When alerts fire: the thresholds common to all probes, shipped in one file, and a site's own in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from monitor.config.document import Mistake, read_document
+from monitor.config.load import ConfigurationError
+from monitor.config.mistakes import mistakes_of
+from monitor.shipped import shipped
+from probes.settings import Duration, Settings, between, parse_duration
+
+
+def _window(value: str) -> str:
+    parse_duration(value)
+    return value
+
+
+Window = Annotated[str, AfterValidator(_window)]
+"""A duration as it is written, because it is a label as well."""
+
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Hold = Annotated[Duration, between(0, 86400)]
+"""How long a condition must last before the alert fires."""
+
+
+class BurnRate(Settings):
+    """An error budget burns too fast when it burns ``factor`` times as fast as it may over both windows."""
+
+    factor: Positive
+    long: Window
+    short: Window
+
+
+class Thresholds(Settings):
+    """Every threshold of the rules; shares are of a probe's deadline, intervals are a probe's own."""
+
+    overdue_share_of_deadline: Positive
+    slow_share_of_deadline: Positive
+    slow_intervals: Positive
+    slow_observations: Positive
+    slow_for: Hold
+    down_intervals: Positive
+    down_for: Hold
+    lost_intervals: Positive
+    unknown_intervals: Positive
+    unknown_for: Hold
+    stale_intervals: Positive
+    agent_down_for: Hold
+    certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
+    certificate_critical: Annotated[Duration, between(0, 366 * 86400)]
+    certificate_for: Hold
+    slo_windows: tuple[Window, ...]
+    slo_fast: tuple[BurnRate, ...]
+    slo_slow: tuple[BurnRate, ...]
+    slo_bad_runs: Positive
+    lag_seconds: Positive
+    lag_for: Hold
+    skipped_runs: Positive
+    runbooks: str = Field(min_length=1, max_length=500, pattern=r"^[^\s'\"{}]+$")
+
+    @model_validator(mode="after")
+    def _windows_are_recorded(self) -> Self:
+        for pair in (*self.slo_fast, *self.slo_slow):
+            for window in (pair.long, pair.short):
+                if window not in self.slo_windows:
+                    raise ValueError(f"the window {window} is not one of slo_windows; add it there")
+        return self
+
+
+def load_thresholds(path: Path | None = None) -> Thresholds:
+    """Return the shipped thresholds, with those of the file ``path`` in their place.
+
+    Raises `ConfigurationError` with every mistake of that file.
+    """
+    common = yaml.safe_load((shipped("alerts") / "thresholds.yaml").read_text())
+    if path is None:
+        return Thresholds.model_validate(common)
+    document = read_document(path, "thresholds")
+    if isinstance(document, Mistake):
+        raise ConfigurationError([document])
+    try:
+        thresholds = Thresholds.model_validate(common | document.data)
+    except ValidationError as error:
+        raise ConfigurationError([*document.duplicates, *mistakes_of(error, document, Thresholds)]) from None
+    if document.duplicates:
+        raise ConfigurationError(list(document.duplicates))
+    return thresholds
