@@ -102,9 +102,9 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
             slow=slow,
             # A window that has no run in it would show the probe as neither up nor down.
             down_window=max(down, 1.5 * interval),
-            lost_window=max(600.0, thresholds.lost_intervals * interval),
-            slow_window=max(900.0, thresholds.slow_intervals * interval),
-            unknown_window=max(600.0, thresholds.unknown_intervals * interval),
+            lost_window=max(thresholds.lost_at_least, thresholds.lost_intervals * interval),
+            slow_window=max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
+            unknown_window=max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),
         )
 
 

@@ -42,12 +42,15 @@ class Thresholds(Settings):
     overdue_share_of_deadline: Positive
     slow_share_of_deadline: Positive
     slow_intervals: Positive
+    slow_at_least: Hold
     slow_observations: Positive
     slow_for: Hold
     down_intervals: Positive
     down_for: Hold
     lost_intervals: Positive
+    lost_at_least: Hold
     unknown_intervals: Positive
+    unknown_at_least: Hold
     unknown_for: Hold
     stale_intervals: Positive
     agent_down_for: Hold

@@ -72,7 +72,8 @@ class Dovecot:
         namespace = "" if "namespace inbox" in extra else _NAMESPACE
         config.write_text(self._config(tls, accounts, owner.pw_uid, owner.pw_gid) + namespace + extra)
         ports = (self.pop3_port, self.pop3s_port, self.imap_port, self.lmtp_port, self.auth_port)
-        self._daemon = Daemon([program, "-F", "-c", config], directory / "dovecot.log", ports=ports)
+        self._start = lambda: Daemon([program, "-F", "-c", config], directory / "dovecot.log", ports=ports)
+        self._daemon = self._start()
 
     def _config(self, tls: TlsFiles, users: Path, uid: int, gid: int) -> str:
         return f"""
@@ -191,6 +192,10 @@ protocol lmtp {{
             message_id: datetime.fromisoformat(when).timestamp()
             for when, message_id in reversed(_SAVED.findall(log))
         }
+
+    def restart(self) -> None:
+        """Begin again after `stop`, on the same ports with the same mail."""
+        self._daemon = self._start()
 
     def stop(self) -> None:
         """End the server."""

@@ -59,9 +59,10 @@ class Postfix:
         )
         (directory / "config" / "restricted").write_text(f"{DEFERRED} 450 4.2.0 mailbox is busy\n")
         ports = (self.smtp_port, self.submission_port, self.submissions_port)
-        self._daemon = Daemon(
+        self._start = lambda: Daemon(
             [self._master, "-d", "-c", directory / "config"], directory / "master.log", ports=ports
         )
+        self._daemon = self._start()
 
     def _make_directories(self) -> None:
         postfix = pwd.getpwnam("postfix")
@@ -191,6 +192,10 @@ scache    unix - - n - 1 scache
             if name == "(qmgr)" and int(parent) == self._daemon.process.pid:
                 return int(pid)
         return None
+
+    def restart(self) -> None:
+        """Begin again after `stop`, on the same ports with the same queue."""
+        self._daemon = self._start()
 
     def stop(self) -> None:
         """End the server."""

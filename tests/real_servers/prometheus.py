@@ -27,6 +27,7 @@ class Prometheus:
                 f"--storage.tsdb.path={directory / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
                 "--log.level=warn",
+                "--rules.alert.resend-delay=1s",
             ],
             self._log,
             ports=[port],

@@ -15,6 +15,7 @@ from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import free_port, wait_until
 from tests.real_servers.prometheus import Prometheus
+from tests.real_servers.relay import Relay
 
 CONFIGURATION = """\
 agent:
@@ -77,13 +78,16 @@ class AgentProcess:
 class Site:
     """Everything, in ``directory``; a context manager that ends it all."""
 
-    def __init__(self, directory: Path, tls: TlsFiles, *, deadline: str = "10s") -> None:
+    def __init__(
+        self, directory: Path, tls: TlsFiles, *, deadline: str = "10s", relayed: bool = False
+    ) -> None:
         self.directory = directory
         directory.chmod(0o755)
         self._stack = ExitStack()
         self.dovecot = Dovecot(directory / "dovecot", tls)
         self._stack.callback(self.dovecot.stop)
-        self.postfix = Postfix(directory / "postfix", self.dovecot, tls)
+        self.relay = self._stack.enter_context(Relay(self.dovecot)) if relayed else None
+        self.postfix = Postfix(directory / "postfix", self.dovecot, tls, relay=self.relay)
         self._stack.callback(self.postfix.stop)
         self.port = free_port()
         self.config = directory / "mailsonde.yaml"

@@ -1,0 +1,104 @@
+"""An Alertmanager of the test's own, a receiver that remembers what it was told, and amtool."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+
+from tests.real_servers.process import Daemon, free_port, require
+
+
+class Receiver:
+    """Takes Alertmanager's webhooks; knows which alerts fire for whom, by the last thing that was said."""
+
+    def __init__(self) -> None:
+        self._alerts: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.take(self.path.strip("/"), json.loads(body))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        return Handler
+
+    def take(self, whom: str, told: dict[str, object]) -> None:
+        """Take in a webhook's body."""
+        with self._lock:
+            for alert in told["alerts"]:
+                labels = alert["labels"]
+                known = self._alerts.setdefault((whom, labels["alertname"]), {})
+                if alert["status"] == "firing":
+                    known[alert["fingerprint"]] = labels
+                else:
+                    known.pop(alert["fingerprint"], None)
+
+    def firing(self, whom: str, alert: str) -> list[dict[str, str]]:
+        """Return the labels of each alert of that name that fires for a receiver."""
+        with self._lock:
+            return list(self._alerts.get((whom, alert), {}).values())
+
+    def names(self, whom: str) -> set[str]:
+        """Return the names of all alerts that fire for a receiver."""
+        with self._lock:
+            return {name for (who, name), firing in self._alerts.items() if who == whom and firing}
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Alertmanager:
+    """Runs with the example that mailsonde ships, quickened, and with the test's receiver in it."""
+
+    def __init__(self, directory: Path, example: Path, receiver: Receiver) -> None:
+        program = require("prometheus-alertmanager", "prometheus-alertmanager")
+        directory.mkdir(parents=True, exist_ok=True)
+        config = yaml.safe_load(example.read_text().replace("127.0.0.1:9095", f"127.0.0.1:{receiver.port}"))
+        config["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+        (directory / "alertmanager.yaml").write_text(yaml.safe_dump(config))
+        self.port = free_port()
+        self._daemon = Daemon(
+            [
+                program,
+                f"--config.file={directory / 'alertmanager.yaml'}",
+                f"--storage.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+                "--cluster.listen-address=",
+            ],
+            directory / "alertmanager.log",
+            ports=[self.port],
+        )
+
+    def stop(self) -> None:
+        """End the server."""
+        self._daemon.stop()
+
+
+def amtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run amtool and return what it said."""
+    return subprocess.run(
+        [require("amtool", "prometheus-alertmanager"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,192 @@
+"""The whole way of an alert: a fault, the agent, Prometheus, Alertmanager, and who is told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.real_servers import relay as treatments
+from tests.real_servers.alertmanager import Alertmanager, Receiver, amtool
+from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.process import wait_until
+from tests.real_servers.prometheus import Prometheus
+from tests.real_servers.relay import Relay
+from tests.real_servers.site import AgentProcess, Site
+
+ALERTS = Path(__file__).parents[2] / "alerts"
+SCRAPE = 1.0
+OVERDUE = 2.0
+"""Seconds: a fifth of the deadline of 10 s."""
+
+QUICK = {
+    "down_for": "0ms",
+    "agent_down_for": "2s",
+    "slow_for": "0ms",
+    "certificate_for": "0ms",
+    "lost_at_least": "8s",
+    "slow_at_least": "8s",
+    "stale_intervals": 60,
+}
+
+
+@dataclass
+class Whole:
+    """Everything that an alert goes through."""
+
+    site: Site
+    relay: Relay
+    agent: AgentProcess
+    prometheus: Prometheus
+    receiver: Receiver
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 45.0) -> float:
+        """Return how many seconds it took until ``condition`` was true."""
+        begun = time.monotonic()
+        wait_until(condition, f"{what}; on-call has {self.receiver.names('on-call')}", seconds)
+        return time.monotonic() - begun
+
+    def until_quiet(self) -> None:
+        """Wait until nobody is told of anything but the heartbeat."""
+        self.until(lambda: not self.receiver.names("on-call"), "all is resolved for on-call")
+        self.until(lambda: not self.receiver.names("office-hours"), "all is resolved for office-hours")
+
+
+def _prometheus(site: Site, alertmanager: Alertmanager) -> Prometheus:
+    """Start Prometheus with what mailsonde renders, quickened by thresholds of the site's own."""
+    rendered, thresholds = site.directory / "rendered", site.directory / "thresholds.yaml"
+    thresholds.write_text(yaml.safe_dump(QUICK))
+    base = [sys.executable, "-m", "monitor", "render"]
+    options = ["--config", site.config, "--out", rendered]
+    for what in (["alerts", "--thresholds", thresholds], ["prometheus"]):
+        subprocess.run([*base, *what, *options], check=True, capture_output=True)
+    config = yaml.safe_load((rendered / "prometheus.yml").read_text())
+    config["alerting"] = {
+        "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]
+    }
+    (rendered / "prometheus.yml").write_text(yaml.safe_dump(config))
+    return Prometheus(site.directory / "prometheus", rendered / "prometheus.yml")
+
+
+@pytest.fixture(scope="module")
+def whole(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Whole]:
+    directory = server_directory("live")
+    with ExitStack() as stack:
+        site = stack.enter_context(Site(directory, server_tls, relayed=True))
+        assert site.relay is not None
+        receiver = Receiver()
+        stack.callback(receiver.close)
+        alertmanager = Alertmanager(directory / "alertmanager", ALERTS / "alertmanager.yaml", receiver)
+        stack.callback(alertmanager.stop)
+        agent = site.start_agent()
+        prometheus = _prometheus(site, alertmanager)
+        stack.callback(prometheus.stop)
+        made = Whole(site, site.relay, agent, prometheus, receiver)
+        made.until(lambda: receiver.firing("heartbeat", "MailsondeHeartbeat"), "the heartbeat beats")
+        made.until(
+            lambda: agent.metric('mailsonde_messages_total{probe="trip",state="delivered"') > 3,
+            "mail",
+        )
+        yield made
+
+
+def test_queue_that_holds_mail_back(whole: Whole) -> None:
+    """A queue that is deferred fires overdue within its threshold and two rounds of scrape and evaluation."""
+    whole.until_quiet()
+    whole.site.postfix.hold()
+    begun = time.monotonic()
+    whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageOverdue"), "overdue is told")
+    took = time.monotonic() - begun
+    (labels,) = whole.receiver.firing("on-call", "MailsondeMessageOverdue")
+    assert (labels["probe"], labels["target"]) == ("trip", "submission")
+    print(f"from fault to overdue: {took:.1f} s; allowed {OVERDUE + 2 * 2 * SCRAPE:.1f} s and the webhook")
+    whole.site.postfix.release()
+    whole.until_quiet()
+
+
+def test_mailbox_server_that_stops(whole: Whole) -> None:
+    """A POP3 server that is gone is named by its own probe, and resolved when it is back."""
+    whole.until_quiet()
+    whole.site.dovecot.stop()
+    whole.until(
+        lambda: (
+            {labels["probe"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")} >= {"pop3"}
+        ),
+        "the POP3 probe is told as down",
+    )
+    down = {labels["target"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")}
+    assert "pop" in down
+    whole.site.dovecot.restart()
+    whole.relay.excuse_failures()
+    whole.until_quiet()
+
+
+def test_message_that_a_filter_drops(whole: Whole) -> None:
+    """Mail that vanishes behind the queue is lost, and told as that."""
+    whole.until_quiet()
+    whole.relay.treatment = treatments.dropped
+    whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageLost"), "the loss is told")
+    whole.relay.treatment = treatments.untouched
+    whole.until_quiet()
+
+
+def test_junk(whole: Whole) -> None:
+    """Mail that a filter marks is told as taken for junk."""
+    whole.until_quiet()
+    whole.relay.treatment = treatments.marked_as_spam
+    whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageJunked"), "the junk is told")
+    whole.relay.treatment = treatments.untouched
+    whole.until_quiet()
+
+
+def test_submission_server_that_stops(whole: Whole) -> None:
+    """When the SMTP server is gone, its own probe says so, and its routes' alerts are silenced."""
+    whole.until_quiet()
+    whole.site.postfix.stop()
+    whole.until(
+        lambda: (
+            {labels["kind"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")} == {"smtp"}
+        ),
+        "only the SMTP probe is told as down",
+    )
+    # Prometheus knows of the route as well: that nobody is told is Alertmanager's doing.
+    fires = 'ALERTS{alertname="MailsondeProbeDown",kind="roundtrip",alertstate="firing"}'
+    whole.until(lambda: whole.prometheus.query(fires), "the route's alert fires in Prometheus")
+    assert {labels["kind"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")} == {"smtp"}
+    whole.site.postfix.restart()
+    whole.until_quiet()
+
+
+def test_agent_that_is_killed(whole: Whole) -> None:
+    """An agent that dies is told within its threshold, and its return resolves that."""
+    whole.until_quiet()
+    whole.agent.stop(signal.SIGKILL)
+    whole.until(lambda: whole.receiver.firing("on-call", "MailsondeAgentDown"), "the agent is told as down")
+    whole.agent = whole.site.start_agent()
+    whole.until_quiet()
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        ("alertname=MailsondeMessageLost severity=critical", "on-call"),
+        ("alertname=MailsondeDeliverySlow severity=warning", "office-hours"),
+        ("alertname=MailsondeHeartbeat severity=none", "dead-mans-switch"),
+        ("alertname=SomethingElse severity=critical", "office-hours"),
+    ],
+)
+def test_routes_of_the_example(labels: str, receiver: str) -> None:
+    """The example for Alertmanager is sound, and tells each alert to whom it concerns."""
+    example = ALERTS / "alertmanager.yaml"
+    checked = amtool("check-config", example)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    routed = amtool("config", "routes", "test", f"--config.file={example}", *labels.split())
+    assert routed.stdout.strip() == receiver
