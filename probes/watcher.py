@@ -28,6 +28,9 @@ HEADERS_PER_LOOK = 500
 LOOK_TIMEOUT = 60.0
 """Longest look, in seconds."""
 
+PAUSE_AFTER_DEFECT = 5.0
+"""Seconds until watching goes on after a defect of its own."""
+
 CLOSE_GRACE = 2.0
 """Longest time, in seconds, that closing waits for a look to end."""
 
@@ -161,11 +164,17 @@ class MailboxWatcher:
     async def _watch(self) -> None:
         while self._awaited or self._reports or self._undeleted() or self._mailbox.stays_open:
             self._wake.clear()
-            pause = self._next_look() - self._clock.monotonic()
-            if pause > 0:
-                await self._pause(pause)
-                continue  # a new message may want an earlier look, and never a later one
-            await self.look_now()
+            try:
+                pause = self._next_look() - self._clock.monotonic()
+                if pause > 0:
+                    await self._pause(pause)
+                    continue  # a new message may want an earlier look, and never a later one
+                await self.look_now()
+            except Exception:
+                # Whoever waits must not take a watcher that died for mail that does not come.
+                _log.exception("defect while watching mailbox %s", self.name)
+                self.fault = ProbeFault(Reason.INTERNAL, "the log has the traceback")
+                await self._clock.sleep(PAUSE_AFTER_DEFECT)
 
     def _undeleted(self) -> bool:
         """Whether copies that are accounted for may still be in the mailbox."""

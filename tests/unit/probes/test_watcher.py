@@ -18,6 +18,7 @@ from probes.faults import ProbeFault
 from probes.letter import compose
 from probes.login_budget import LoginBudget
 from probes.message_life import Message, MessageState
+from probes.polling import ArrivalModel
 from probes.pop3_mailbox import Pop3Mailbox
 from probes.reasons import Reason
 from probes.settings import MailboxSettings, ServerSettings
@@ -466,3 +467,23 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
     assert settled.state is MessageState.BOUNCED
     assert (settled.reason, settled.enhanced_status_code) == ("bounce_mailbox_full", "5.2.2")
     assert others.deleted == ["report"]
+
+
+async def test_defect_of_the_watcher_does_not_end_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of our own while a look is planned is kept as such, and watching goes on after it."""
+    message = await bench.sent()
+    bench.arrives(message, 30.0)
+    seen: list[ProbeFault | None] = []
+
+    def broken(model: ArrivalModel, age: float) -> float:
+        seen.append(bench.watcher.fault)
+        if len(seen) > 2:
+            monkeypatch.undo()
+            monkeypatch.setattr("probes.pop3_mailbox.open_session", bench.mailbox.open_session)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ArrivalModel, "gap", broken)
+    settled = (await bench.watcher.await_arrival(message)).message
+    assert settled.state is MessageState.DELIVERED
+    assert seen[-1] is not None
+    assert seen[-1].reason is Reason.INTERNAL
