@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import signal
+import socketserver
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 import yaml
 
 from tests.real_servers import relay as treatments
@@ -76,12 +81,64 @@ def _prometheus(site: Site, alertmanager: Alertmanager) -> Prometheus:
     return Prometheus(site.directory / "prometheus", rendered / "prometheus.yml")
 
 
+class Certified(socketserver.ThreadingTCPServer):
+    """A POP3 server of implicit TLS that only greets, with the certificate that the test gives it."""
+
+    daemon_threads = True
+
+    def __init__(self, authority: trustme.CA) -> None:
+        super().__init__(("127.0.0.1", 0), _Greeting)
+        self._authority = authority
+        self.port = self.server_address[1]
+        self.certify(timedelta(days=365))
+        self._thread = threading.Thread(target=self.serve_forever)
+        self._thread.start()
+
+    def certify(self, lasts: timedelta) -> None:
+        """From the next connection on, show a certificate that ends after that time."""
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ends = datetime.now(UTC) + lasts
+        self._authority.issue_cert("localhost", not_after=ends).configure_cert(self.context)
+
+    def close(self) -> None:
+        """End the server."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+class _Greeting(socketserver.BaseRequestHandler):
+    server: Certified
+
+    def handle(self) -> None:
+        with self.server.context.wrap_socket(self.request, server_side=True) as connection:
+            connection.sendall(b"+OK ready\r\n")
+            for answer in (b"+OK\r\nTOP\r\n.\r\n", b"+OK bye\r\n"):
+                connection.recv(1000)
+                connection.sendall(answer)
+
+
 @pytest.fixture(scope="module")
-def whole(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Whole]:
+def certified(certificate_authority: trustme.CA) -> Iterator[Certified]:
+    server = Certified(certificate_authority)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def whole(
+    server_tls: TlsFiles, server_directory: Callable[[str], Path], certified: Certified
+) -> Iterator[Whole]:
     directory = server_directory("live")
     with ExitStack() as stack:
         site = stack.enter_context(Site(directory, server_tls, relayed=True))
         assert site.relay is not None
+        document = yaml.safe_load(site.config.read_text())
+        document["servers"]["certified"] = {**document["servers"]["pop"], "port": certified.port}
+        document["probes"].append(
+            {"name": "certificate", "kind": "pop3", "interval": "1s", "server": "certified"}
+        )
+        site.config.write_text(yaml.safe_dump(document))
         receiver = Receiver()
         stack.callback(receiver.close)
         alertmanager = Alertmanager(directory / "alertmanager", ALERTS / "alertmanager.yaml", receiver)
@@ -135,6 +192,20 @@ def test_message_that_a_filter_drops(whole: Whole) -> None:
     whole.relay.treatment = treatments.dropped
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageLost"), "the loss is told")
     whole.relay.treatment = treatments.untouched
+    whole.until_quiet()
+
+
+def test_certificate_that_ends(whole: Whole, certified: Certified) -> None:
+    """A certificate's last days are told during office hours, its last hours to who is on call."""
+    whole.until_quiet()
+    certified.certify(timedelta(days=9))
+    whole.until(lambda: whole.receiver.firing("office-hours", "MailsondeCertificateExpiring"), "the warning")
+    assert whole.receiver.firing("on-call", "MailsondeCertificateExpiring") == []
+    certified.certify(timedelta(hours=9))
+    whole.until(lambda: whole.receiver.firing("on-call", "MailsondeCertificateExpiring"), "the last hours")
+    (labels,) = whole.receiver.firing("on-call", "MailsondeCertificateExpiring")
+    assert (labels["probe"], labels["target"]) == ("certificate", "certified")
+    certified.certify(timedelta(days=365))
     whole.until_quiet()
 
 
