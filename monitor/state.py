@@ -120,7 +120,9 @@ class AgentState:
 
     def ran(self, name: str, target: str, verdict: Verdict, *, ended_at: float, duration: float) -> None:
         """Take in a finished run: when it ended (unix seconds) and how long it took (seconds)."""
-        state = self.probes[name, target]
+        state = self.probes.get((name, target))
+        if state is None:
+            return  # an MX host that DNS ceased to name while the run was going on
         state.runs[verdict.reason] += 1
         state.duration.observe(duration)
         state.phases = dict(verdict.phases)

@@ -190,6 +190,9 @@ class Arrivals:
             self._observer.unexpected_found(self._mailbox, Unexpected.DUPLICATE)
             return
         header_section = await folder.header_section(uid)
+        handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
+        found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
+        authentication = authentication_results(header_section, self._authserv_id)
         findings = []
         if folder.is_junk or marks.junk_mark(header_section):
             findings.append(Finding.JUNKED)
@@ -202,11 +205,7 @@ class Arrivals:
         if arrived is None:
             self._observer.unexpected_found(self._mailbox, Unexpected.DUPLICATE)
             return
-        handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
-        found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
-        self._settle(
-            Settled(arrived, tuple(found), authentication_results(header_section, self._authserv_id))
-        )
+        self._settle(Settled(arrived, tuple(found), authentication))
 
     async def _is_altered(self, folder: Folder, uid: str, record: Message) -> bool:
         """Compare the content with what was sent; what cannot be fetched in time counts as unaltered."""
@@ -218,6 +217,8 @@ class Arrivals:
         except TimeoutError:
             _log.warning("message %s was not compared: fetching it took too long", record.id)
             return False
+        if raw is None:
+            return False  # somebody took it away meanwhile
         if len(raw) > _IN_A_THREAD:
             return await asyncio.to_thread(marks.digest_of, raw) != record.digest
         return marks.digest_of(raw) != record.digest
@@ -253,6 +254,8 @@ class Arrivals:
         # Where our own end left it open, nobody can say that a server ever had the message.
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
         lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
+        if lost is None:  # it is ours, or an earlier look that broke off has counted it already
+            lost = await self._ledger.find(message.id)
         self._settle(Settled(lost or message))
 
     def _settle(self, settled: Settled) -> None:

@@ -410,7 +410,8 @@ class ImapSession:
         """Keep what a response tells of the session; a BYE that nobody asked for ends it."""
         code, argument = response.code
         if response.kind == b"EXISTS":
-            self.exists, self.heard_at, self.changed = response.number, self._clock.monotonic(), True
+            if response.number != self.exists:  # else nothing came: a server may repeat itself
+                self.exists, self.heard_at, self.changed = response.number, self._clock.monotonic(), True
         elif response.kind == b"EXPUNGE":
             self.exists, self.changed = max(0, self.exists - 1), True
         elif response.kind == b"VANISHED":

@@ -37,11 +37,13 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(slots=True)
 class _View:
-    """What this session knows of a folder: which copies are still to be dealt with."""
+    """What is known of a folder: which copies are still to be dealt with, and which never again."""
 
+    session: ImapSession  # the one that listed it
     validity: int
     next_uid: int  # the first that was not listed yet
     pending: set[int]
+    set_aside: set[int]
 
 
 class ImapFolder:
@@ -94,7 +96,7 @@ class ImapFolder:
     async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
         return await self._session.part_of(self._number(uid), 0, octets) or b""
 
-    async def whole(self, uid: str, limit: int) -> bytes:  # noqa: D102 # as in Folder
+    async def whole(self, uid: str, limit: int) -> bytes | None:  # noqa: D102 # as in Folder
         text = bytearray()
         while piece := await self._session.part_of(self._number(uid), len(text), PIECE):
             text += piece
@@ -102,10 +104,11 @@ class ImapFolder:
                 raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
             if len(piece) < PIECE:
                 break
-        return bytes(text)
+        return bytes(text) or None
 
     def set_aside(self, uid: str) -> None:  # noqa: D102 # as in Folder
         self._view.pending.discard(self._number(uid))
+        self._view.set_aside.add(self._number(uid))
 
     async def delete(self, uid: str) -> None:
         """Delete a copy; where the server has no UIDPLUS it stays, marked ``\\Deleted``."""
@@ -141,6 +144,11 @@ class ImapMailbox:
         self._views: dict[str, _View] = {}
         self._junk_at = float("-inf")  # when the junk folder was last looked at
 
+    async def admit(self) -> None:
+        """Wait for a login within the server's budget, where one is needed."""
+        if self._session is None:
+            await self._budget.take()
+
     @asynccontextmanager
     async def look(self) -> AsyncIterator[Sequence[OpenFolder]]:
         """Give the folders that are due; the one that IDLE watches comes last and stays selected."""
@@ -155,7 +163,6 @@ class ImapMailbox:
             raise
 
     async def _open(self) -> ImapSession:
-        await self._budget.take()
         session = await open_session(
             self._server,
             username=self._settings.username,
@@ -169,7 +176,7 @@ class ImapMailbox:
             session.abort()
             raise
         self.folders = (self._settings.folder, junk) if junk else (self._settings.folder,)
-        self._session, self._views = session, {}
+        self._session = session
         self._junk_at = float("-inf")
         return session
 
@@ -198,7 +205,8 @@ class ImapMailbox:
         self._junk_at = self._clock.monotonic()
         uid_next, validity = await session.uid_next_of(name)
         view = self._views.get(name)
-        if view is None or (validity, uid_next) != (view.validity, view.next_uid) or view.pending:
+        is_known = view is not None and view.session is session and not view.pending
+        if view is None or not is_known or (validity, uid_next) != (view.validity, view.next_uid):
             return await self._selected(session, name, is_junk=True)
         return ImapFolder(
             session, view, name, is_junk=True, absent_at=self._junk_at, listed_at=self._junk_at, fields={}
@@ -208,15 +216,8 @@ class ImapMailbox:
         absent_at = self._clock.monotonic()
         await session.select(name)
         view, fields = self._views.get(name), {}
-        if view is None or view.validity != session.uid_validity:
-            since = datetime.fromtimestamp(self._clock.time() - self._retention - 86400.0, UTC)
-            date = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}".encode()
-            # One that an earlier session marked and did not come to expunge is to be found again.
-            marked = [] if session.has_uidplus else [b"UNDELETED"]
-            found = await session.uid_search(*marked, b"SINCE", date)
-            view = _View(session.uid_validity, session.uid_next or max(found, default=0) + 1, set(found))
-            view.next_uid = max(view.next_uid, max(found, default=0) + 1)
-            self._views[name] = view
+        if view is None or view.session is not session or view.validity != session.uid_validity:
+            view = self._views[name] = await self._listed(session, view)
         else:
             fields = await self._new(session, view)
         return ImapFolder(
@@ -228,6 +229,18 @@ class ImapMailbox:
             listed_at=self._clock.monotonic(),
             fields=fields,
         )
+
+    async def _listed(self, session: ImapSession, before: _View | None) -> _View:
+        """Return the selected folder anew; what was set aside stays so while the uids mean the same."""
+        since = datetime.fromtimestamp(self._clock.time() - self._retention - 86400.0, UTC)
+        date = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}".encode()
+        # One that an earlier session marked and did not come to expunge is to be found again.
+        marked = [] if session.has_uidplus else [b"UNDELETED"]
+        found = set(await session.uid_search(*marked, b"SINCE", date))
+        is_same = before is not None and before.validity == session.uid_validity
+        aside = before.set_aside & found if before is not None and is_same else set()
+        next_uid = max(session.uid_next or 1, max(found, default=0) + 1)
+        return _View(session, session.uid_validity, next_uid, found - aside, aside)
 
     async def _new(self, session: ImapSession, view: _View) -> dict[int, bytes]:
         """Take in the copies that came since the last look, with their identifying fields."""

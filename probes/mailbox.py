@@ -9,7 +9,10 @@ from typing import Protocol
 HEADER_LIMIT = 64 * 1024
 """Most octets of a message's header section that are read."""
 
-IDENTIFYING = ("X-Mailsonde-Token", "Content-Type", "Subject", "Auto-Submitted")
+IDENTIFYING = (
+    *("X-Mailsonde-Token", "Content-Type", "Subject"),
+    *("Auto-Submitted", "X-Autoreply", "X-Autorespond", "X-Autoresponse", "Precedence"),
+)
 """The header fields that tell what a copy may be to us; see `Folder.identify`."""
 
 
@@ -57,8 +60,8 @@ class Folder(Protocol):
         """Return about the first ``octets`` of a copy, headers included, or what there is of them."""
         ...
 
-    async def whole(self, uid: str, limit: int) -> bytes:
-        """Return a whole copy; one of more than ``limit`` octets is `RESPONSE_TOO_LARGE`."""
+    async def whole(self, uid: str, limit: int) -> bytes | None:
+        """Return a whole copy, ``None`` if it is gone; over ``limit`` octets is `RESPONSE_TOO_LARGE`."""
         ...
 
     def set_aside(self, uid: str) -> None:
@@ -88,6 +91,10 @@ class Mailbox(Protocol):
     @property
     def folders(self) -> tuple[str, ...]:
         """The folders that a message may come into; known after the first look."""
+        ...
+
+    async def admit(self) -> None:
+        """Return when a look may begin; its wait is no part of the look."""
         ...
 
     def look(self) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:

@@ -20,6 +20,9 @@ from probes.wire import LineTransport
 INITIAL_RESPONSE_LINE = 255
 """Longest AUTH line, in octets, that may carry an initial response (RFC 5034 section 4)."""
 
+READ_PAST = 64 * 1024 * 1024
+"""Most octets of one answer that are read for the sake of its beginning; more close the session."""
+
 CAPABILITY_LINES = 200
 """Most lines that CAPA may answer."""
 
@@ -151,19 +154,21 @@ class Pop3Session:
                 raise self._too_large(f"more than {most} lines")
             yield line
 
-    async def _content(self, limit: int) -> bytes:
-        """Return a multi-line response as one text; more than ``limit`` octets close the session."""
-        text = bytearray()
+    async def _content(self, limit: int, keep: int | None = None) -> bytes:
+        """Return a multi-line response, or its first ``keep`` octets; over ``limit`` ones close the session."""
+        text, length = bytearray(), 0
         try:
             async for line in self._lines(limit, limit):
-                text += line + b"\r\n"
-                if len(text) > limit:
+                length += len(line) + 2
+                if length > limit:
                     raise self._too_large(f"more than {limit} octets")
+                if keep is None or len(text) < keep:
+                    text += line + b"\r\n"
         except ProbeFault as fault:
             if fault.reason is Reason.LINE_TOO_LONG:  # a mail may hold such a line, and no server is to blame
                 raise self._too_large(f"a line of more than {limit} octets") from fault
             raise
-        return bytes(text)
+        return bytes(text[:keep])
 
     def _too_large(self, detail: str) -> ProbeFault:
         self.gave_up = True
@@ -181,18 +186,32 @@ class Pop3Session:
             await self._command(b"UIDL")
             return dict([pop3.parse_unique_id(line) async for line in self._lines(MOST_MESSAGES)])
 
-    async def top(self, number: int, *, limit: int, lines: int = 0) -> bytes:
-        """Return a message's header section and first ``lines``; over ``limit`` octets close the session.
+    async def top(self, number: int, *, limit: int) -> bytes:
+        """Return a message's header section; one of more than ``limit`` octets closes the session.
 
-        A server whose CAPA names no TOP must send the whole message for it.
+        A server whose CAPA names no TOP must send the whole message for it, which is read past.
         """
         if self.capabilities.words and not self.capabilities.has("TOP"):
-            text = await self.retr(number, limit=limit)
+            text = await self._beginning(b"RETR", b"%d" % number, keep=limit)
             header_section, blank_line, _ = text.partition(b"\r\n\r\n")
-            return text if lines else header_section + blank_line
+            if not blank_line and len(text) >= limit:
+                raise self._too_large(f"a header section of more than {limit} octets")
+            return header_section + blank_line
         with self._phases.phase("top"):
-            await self._command(b"TOP", b"%d %d" % (number, lines))
+            await self._command(b"TOP", b"%d 0" % number)
             return await self._content(limit)
+
+    async def beginning(self, number: int, *, octets: int) -> bytes:
+        """Return about the first ``octets`` of a message, which may be more in the server's answer."""
+        if self.capabilities.words and not self.capabilities.has("TOP"):
+            return await self._beginning(b"RETR", b"%d" % number, keep=octets)
+        # RFC 5322 section 2.1.1 asks for lines of 78 octets; what longer ones bring too much is read past.
+        return await self._beginning(b"TOP", b"%d %d" % (number, octets // 78), keep=octets)
+
+    async def _beginning(self, *words: bytes, keep: int) -> bytes:
+        with self._phases.phase("top"):
+            await self._command(*words)
+            return await self._content(READ_PAST, keep)
 
     async def retr(self, number: int, *, limit: int) -> bytes:
         """Return a whole message; more than ``limit`` octets close the session."""

@@ -48,8 +48,12 @@ class Pop3Folder:
         return self._headers[uid]
 
     async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
-        # RFC 5322 section 2.1.1 asks for lines of 78 octets; longer ones than twice that end the session.
-        return await self._session.top(self._numbers[uid], limit=octets, lines=octets // 160)
+        try:
+            return await self._session.beginning(self._numbers[uid], octets=octets)
+        except ProbeFault as fault:
+            if fault.reason is Reason.RESPONSE_TOO_LARGE:
+                self.set_aside(uid)
+            raise
 
     async def whole(self, uid: str, limit: int) -> bytes:  # noqa: D102 # as in Folder
         return await self._session.retr(self._numbers[uid], limit=limit)
@@ -80,10 +84,13 @@ class Pop3Mailbox:
         self._budget = budget
         self._set_aside: set[str] = set()
 
+    async def admit(self) -> None:
+        """Wait for a login within the server's budget."""
+        await self._budget.take()
+
     @asynccontextmanager
     async def look(self) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in, and give the folder; leaving the block quits, and so makes deletions hold."""
-        await self._budget.take()
         session = await open_session(
             self._server,
             username=self._settings.username,

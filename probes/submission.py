@@ -52,7 +52,7 @@ class Submission:
         """Make the intent durable, so that whatever happens after it is accounted for. Raises LedgerError."""
         for message_id, state in list(self._unrecorded.items()):
             await self._tools.ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
-            del self._unrecorded[message_id]
+            self._unrecorded.pop(message_id, None)  # another run may have been quicker
         await self._tools.ledger.intend(message)
 
     async def send(self, run: Run, message: Message, letter: Letter, follow: Follow) -> Followed:
@@ -61,43 +61,36 @@ class Submission:
         ``follow`` is called at once, before the session is ended politely. Raises `ProbeFault` when it
         surely was not handed over, and LedgerError.
         """
-        clock = self._tools.clock
-        begun, refused_at, pause = clock.monotonic(), None, self._retry
+        progress, pause = _Progress(self._tools.clock.monotonic()), self._retry
         while True:
-            attempt = _Attempt()
+            progress.session = None
             try:
-                return await self._attempt(run, message, letter, attempt, follow, begun, refused_at)
+                return await self._try(run, message, letter, progress, follow)
             except ProbeFault as fault:
-                failed = clock.monotonic()
+                failed = self._tools.clock.monotonic()
                 left = message.created_mono + message.deadline_seconds - failed
-                if pause is None or pause >= left or not _is_refused_for_now(fault, attempt):
-                    failed_message = await self._failed(run, message, fault, attempt, begun)
+                if pause is None or pause >= left or not _is_refused_for_now(fault, progress):
+                    failed_message = await self._failed(run, message, fault, progress)
                     return failed_message, follow(failed_message)
-                refused_at = refused_at or failed
+                progress.connected_at(run)
+                progress.refused_at = progress.refused_at or failed
             except asyncio.CancelledError:
-                await self._interrupted(message.id, attempt)
+                await self._interrupted(message.id, progress, follow)
                 raise
-            await self._wait(run, message.id, pause)
+            await self._wait(run, message.id, pause, follow)
             pause *= RETRY_FACTOR
 
-    async def _attempt(
-        self,
-        run: Run,
-        message: Message,
-        letter: Letter,
-        attempt: _Attempt,
-        follow: Follow,
-        begun: float,
-        refused_at: float | None,
+    async def _try(
+        self, run: Run, message: Message, letter: Letter, progress: _Progress, follow: Follow
     ) -> Followed:
         clock = self._tools.clock
         async with smtp_session(self._server, run.phases, clock) as session:
-            attempt.session = session
+            progress.session = session
             await session.mail(self._envelope.sender)
             await session.rcpt(self._envelope.recipient)
             reply = await session.data(letter.content)
             accepted = clock.monotonic()
-            connected = begun + run.phases.seconds.get("resolve", 0.0)
+            connected, refused_at = progress.connected_at(run), progress.refused_at
             sent = await self._record(
                 message.id,
                 MessageState.SENT,
@@ -109,20 +102,18 @@ class Submission:
                 reply_code=reply.code,
                 enhanced_status_code=reply.enhanced_status_code,
             )
-            attempt.sent = True
+            progress.is_recorded = True
             run.only_waits = True
             followed = follow(sent)
             await session.quit()
             return sent, followed
 
-    async def _failed(
-        self, run: Run, message: Message, fault: ProbeFault, attempt: _Attempt, begun: float
-    ) -> Message:
+    async def _failed(self, run: Run, message: Message, fault: ProbeFault, progress: _Progress) -> Message:
         failed = await self._record(
             message.id,
-            _state_after(fault, attempt.dot_sent_at),
-            connected_mono=begun + run.phases.seconds.get("resolve", 0.0),
-            dot_mono=attempt.dot_sent_at,
+            _state_after(fault, progress.dot_sent_at),
+            connected_mono=progress.connected_at(run),
+            dot_mono=progress.dot_sent_at,
             reason=str(fault.reason),
             detail=fault.detail,
             reply_code=fault.reply_code,
@@ -132,14 +123,14 @@ class Submission:
             raise fault
         return failed
 
-    async def _wait(self, run: Run, message_id: str, seconds: float) -> None:
+    async def _wait(self, run: Run, message_id: str, seconds: float, follow: Follow) -> None:
         """Wait before the next try; the agent may end the run meanwhile."""
         run.only_waits = True
         try:
             with run.phases.phase("retry"):
                 await self._tools.clock.sleep(seconds)
         except asyncio.CancelledError:
-            await self._interrupted(message_id, _Attempt())
+            await self._interrupted(message_id, _Progress(0.0), follow)
             raise
         run.only_waits = False
 
@@ -154,37 +145,49 @@ class Submission:
             raise RuntimeError(f"the ledger refused {state} for message {message_id}")
         return moved
 
-    async def _interrupted(self, message_id: str, attempt: _Attempt) -> None:
-        """Record where the run's end by force caught the message."""
-        if attempt.sent:
+    async def _interrupted(self, message_id: str, progress: _Progress, follow: Follow) -> None:
+        """Record where the run's end by force caught the message, and watch for what may have gone out."""
+        if progress.is_recorded:
             return
-        dot = attempt.dot_sent_at
+        dot = progress.dot_sent_at
         state = MessageState.DEFERRED if dot is None else MessageState.AMBIGUOUS
         recording = self._tools.ledger.advance(
             message_id, state, dot_mono=dot, reason=str(Reason.INTERRUPTED)
         )
         try:
-            await asyncio.shield(recording)
+            recorded = await asyncio.shield(recording)
         except LedgerError:
             self._unrecorded[message_id] = state
+            return
+        if recorded is not None and state is MessageState.AMBIGUOUS:
+            follow(recorded)
 
 
 @dataclass(slots=True)
-class _Attempt:
-    """How far one try came."""
+class _Progress:
+    """How far handing over came, over all tries; times are monotonic."""
 
-    session: SmtpSession | None = None
-    sent: bool = False
+    begun: float
+    connected: float | None = None  # at the first try: what people wait for begins there
+    refused_at: float | None = None
+    session: SmtpSession | None = None  # of the latest try
+    is_recorded: bool = False  # as sent
+
+    def connected_at(self, run: Run) -> float:
+        """Return when the first try connected; name resolution before it does not count."""
+        if self.connected is None:
+            self.connected = self.begun + run.phases.seconds.get("resolve", 0.0)
+        return self.connected
 
     @property
     def dot_sent_at(self) -> float | None:
         return self.session.dot_sent_at if self.session is not None else None
 
 
-def _is_refused_for_now(fault: ProbeFault, attempt: _Attempt) -> bool:
+def _is_refused_for_now(fault: ProbeFault, progress: _Progress) -> bool:
     """Whether the server asked to try again later before it was given the content."""
     code = fault.reply_code
-    return code is not None and 400 <= code < 500 and attempt.dot_sent_at is None
+    return code is not None and 400 <= code < 500 and progress.dot_sent_at is None
 
 
 def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:

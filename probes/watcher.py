@@ -64,6 +64,7 @@ class _Awaited:
     since: float  # monotonic, here: the message is not in the mailbox before this
     deadline: float  # monotonic, here
     settled: asyncio.Future[Settled]
+    awaited_at: float  # monotonic: an earlier look may have seen a copy that it could not count yet
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ class MailboxWatcher:
         shift = shift_of(message, self._clock)
         created = message.created_mono + shift
         since = message.dot_mono + shift if message.dot_mono is not None else created
-        return _Awaited(message, since, created + message.deadline_seconds, settled)
+        return _Awaited(message, since, created + message.deadline_seconds, settled, self._clock.monotonic())
 
     def _start(self) -> None:
         self._wake.set()
@@ -216,7 +217,7 @@ class MailboxWatcher:
         if self._undeleted():
             dues.append(self._looked_at + self._mailbox.shortest_gap)
         if self._has_news:
-            dues.append(self._looked_at)
+            dues.append(self._looked_at + self._mailbox.shortest_gap)
         return max(min(dues, default=float("inf")), self._not_before)
 
     def _due(self, awaited: _Awaited) -> float:
@@ -225,7 +226,7 @@ class MailboxWatcher:
         if awaited.settled.done():
             return due
         # Whether it is lost shall be told as soon as it can be: by a look that begins after the deadline.
-        return min(due, max(latest, awaited.deadline + 0.001))
+        return min(due, max(latest + self._mailbox.shortest_gap, awaited.deadline + 0.001))
 
     def _model_of(self, message: Message) -> ArrivalModel:
         route = message.probe, message.target
@@ -237,8 +238,10 @@ class MailboxWatcher:
         """Look once, now; whatever goes wrong is kept as ``fault`` and puts off the next look."""
         self._has_news = False
         try:
-            async with self._looking, asyncio.timeout(LOOK_TIMEOUT):
-                await self._look()
+            async with self._looking:
+                await self._mailbox.admit()
+                async with asyncio.timeout(LOOK_TIMEOUT):
+                    await self._look()
             self.fault, self._failures = None, 0
         except ProbeFault as fault:
             self._back_off(fault)
@@ -311,7 +314,8 @@ class MailboxWatcher:
         for awaited in list(self._awaited.values()):
             if self._clock.time() - awaited.message.created_at > self._retention:
                 self._awaited.pop(awaited.message.id, None)
-            elif awaited.deadline < complete_at and not awaited.settled.done():
+                awaited.settled.cancel()
+            elif max(awaited.deadline, awaited.awaited_at) < complete_at and not awaited.settled.done():
                 await self._arrivals.give_up(awaited.message)
 
     def _tell(self, settled: Settled) -> None:

@@ -58,11 +58,13 @@ class FakeSession:
         await self.mailbox.clock.sleep(self.mailbox.command_seconds)
         return {number: message.uid for number, message in enumerate(self.snapshot, 1)}
 
-    async def top(self, number: int, lines: int = 0, *, limit: int) -> bytes:
+    async def top(self, number: int, *, limit: int) -> bytes:
         message = self.snapshot[number - 1]
         self.mailbox.headers_read.append(message.uid)
-        head, _, body = message.raw.partition(b"\r\n\r\n")
-        return self._bounded(head + b"\r\n\r\n" + b"\r\n".join(body.split(b"\r\n")[:lines]), limit)
+        return self._bounded(message.raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", limit)
+
+    async def beginning(self, number: int, *, octets: int) -> bytes:
+        return self.snapshot[number - 1].raw[:octets]
 
     async def retr(self, number: int, *, limit: int) -> bytes:
         await self.mailbox.clock.sleep(self.mailbox.command_seconds)

@@ -55,7 +55,7 @@ def test_mail_flows_and_alerts_stay_quiet(prometheus: Prometheus) -> None:
     )
     assert expiry > 0
     prometheus.wait_until(lambda p: not p.alerts("pending"), "no alert is pending")
-    assert prometheus.alerts() == {}
+    assert prometheus.alerts().keys() == {"MailsondeHeartbeat"}
 
 
 def test_held_queue_fires_overdue_and_release_resolves(site: Site, prometheus: Prometheus) -> None:
