@@ -155,7 +155,7 @@ class Pop3Session:
             yield line
 
     async def _content(self, limit: int, keep: int | None = None) -> bytes:
-        """Return a multi-line response, or its first ``keep`` octets; over ``limit`` ones close the session."""
+        """Return a multi-line response, or its first ``keep`` octets; over ``limit`` close the session."""
         text, length = bytearray(), 0
         try:
             async for line in self._lines(limit, limit):

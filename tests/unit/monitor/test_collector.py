@@ -215,6 +215,8 @@ def test_parts_that_are_gone_leave_the_metrics() -> None:
     agent.keep_parts(_Part("example.com", (_Part("mx1"), _Part("mx3"))), now=4.0)
     assert sorted(agent.probes) == [("mx", "example.com"), ("mx", "mx1"), ("mx", "mx3")]
     assert ("mx", "mx2") not in agent.deliveries
+    agent.ran("mx", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was going on meanwhile
+    assert ("mx", "mx2") not in agent.probes
     read = _reader(agent)
     assert read("mailsonde_probe_runs_total", target="mx1", reason="none") == 1
     assert read("mailsonde_probe_last_run_timestamp_seconds", target="mx3") == 4.0
