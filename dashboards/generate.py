@@ -5,21 +5,35 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from agent import agent
+from delivery import delivery
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from overview import overview
+from server import server
+from slo import slo
 
 DIRECTORY = Path(__file__).parent
 
 
 def generated() -> dict[str, str]:
     """Return the text of each dashboard by file name."""
-    return {"overview.json": JSONEncoder(indent=2, sort_keys=True).encode(overview().build()) + "\n"}
+    encoder = JSONEncoder(indent=2, sort_keys=True)
+    return {
+        f"{builder.__name__}.json": encoder.encode(builder().build()) + "\n"
+        for builder in (overview, delivery, server, slo, agent)
+    }
+
+
+def differences() -> list[str]:
+    """Return the names of files that are not what their builders make, or that no builder makes."""
+    wanted = generated()
+    found = {path.name: path.read_text() for path in DIRECTORY.glob("*.json")}
+    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
 
 
 if __name__ == "__main__":
-    for name, text in generated().items():
-        path = DIRECTORY / name
-        if "--check" not in sys.argv[1:]:
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            sys.exit(f"dashboards/{name} is not what its builder makes; run `make dashboards`")
+    if "--check" not in sys.argv[1:]:
+        for name, text in generated().items():
+            (DIRECTORY / name).write_text(text)
+    if wrong := differences():
+        sys.exit(f"not what the builders make: {', '.join(wrong)}; run `make dashboards`")

@@ -158,12 +158,16 @@ scrape_configs:
 
 
 def render_dashboards(configuration: Configuration) -> dict[str, str]:
-    """Return the dashboards as JSON, refreshed as often as the site's quickest probe runs."""
-    fastest = min(probe.interval for probe in configuration.probes)
+    """Return the dashboards as JSON, refreshed as often as the site's quickest probe runs.
+
+    Those that refresh seldom by themselves, because they look back over days, keep to that.
+    """
+    fastest = max(5.0, min(60.0, *(probe.interval for probe in configuration.probes)))
     files = {}
     for path in sorted(shipped("dashboards").glob("*.json")):
         dashboard: dict[str, Any] = json.loads(path.read_text())
-        dashboard["refresh"] = promql_duration(max(5.0, min(60.0, fastest)))
+        if parse_duration(dashboard["refresh"]) <= 60.0:
+            dashboard["refresh"] = promql_duration(fastest)
         dashboard["tags"] = [*dashboard.get("tags", []), configuration.agent.location]
         files[f"mailsonde-{path.name}"] = json.dumps(dashboard, indent=2) + "\n"
     return files

@@ -1,0 +1,368 @@
+"""What all dashboards share: variables, annotations, links between them, and the kinds of panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import heatmap as heatmap_model
+from grafana_foundation_sdk.models import prometheus as prometheus_model
+
+AGENT = 'instance=~"$location"'
+"""Matchers of metrics of the agent itself."""
+
+PROBE = f'{AGENT},probe=~"$probe"'
+"""Matchers of metrics of a probe."""
+
+BY_ROUTE = "by (instance, probe, target)"
+
+ROUTE = "{{probe}} → {{target}} @ {{instance}}"
+"""How a series of one route is named."""
+
+Place = tuple[int, int, int, int]
+"""Column, row, width and height on Grafana's grid of 24 columns."""
+
+Steps = Sequence[tuple[str, float | None]]
+"""Colours, each from a value on; the first has none."""
+
+AnyPanel = bargauge.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
+_Panel = TypeVar(
+    "_Panel",
+    bargauge.Panel,
+    heatmap.Panel,
+    stat.Panel,
+    statetimeline.Panel,
+    table.Panel,
+    timeseries.Panel,
+)
+
+_SOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
+_KEPT = "${datasource:queryparam}&${location:queryparam}&${__url_time_range}"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A PromQL query, and how its series are named."""
+
+    promql: str
+    legend: str = ROUTE
+
+
+def board(
+    name: str,
+    description: str,
+    panels: Iterable[AnyPanel],
+    *,
+    since: str = "now-3h",
+    refresh: str = "30s",
+) -> dashboard.Dashboard:
+    """Return a dashboard with what all have: data source, location, probe, alerts, links to the others."""
+    made = (
+        dashboard.Dashboard(f"mailsonde: {name}")
+        .uid(f"mailsonde-{name.lower()}")
+        .description(description)
+        .tags(["mailsonde", "mail"])
+        .time(since, "now")
+        .refresh(refresh)
+        .timezone(common.TimeZoneBrowser)
+        .tooltip(model.DashboardCursorSync.CROSSHAIR)
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_choice("location", "Location", "label_values(mailsonde_build_info, instance)"))
+        .with_variable(
+            _choice("probe", "Probe", f"label_values(mailsonde_probe_interval_seconds{{{AGENT}}}, probe)")
+        )
+        .annotation(
+            dashboard.AnnotationQuery()
+            .name("Alerts")
+            .datasource(_SOURCE)
+            .enable(True)
+            .icon_color("red")
+            # The empty alternatives let alerts in that concern no probe, or an agent that is gone. The
+            # heartbeat fires always, and would colour everything.
+            .expr(
+                'ALERTS{alertname=~"Mailsonde.*",alertname!="MailsondeHeartbeat",alertstate="firing",'
+                'instance=~"$location|",probe=~"$probe|"}'
+            )
+            .title_format("{{alertname}}")
+            .text_format("{{probe}} {{target}} {{instance}}")
+            .tag_keys("severity")
+            .step("30s")
+        )
+        .link(
+            dashboard.DashboardLink("mailsonde")
+            .type(model.DashboardLinkType.DASHBOARDS)
+            .tags(["mailsonde"])
+            .include_vars(True)
+            .keep_time(True)
+        )
+    )
+    for panel in panels:
+        made.with_panel(panel)
+    return made
+
+
+def _choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(_SOURCE)
+        .query(query)
+        .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .multi(True)
+        .include_all(True)
+        .all_value(".+")
+        .current(model.VariableOption(text="All", value="$__all", selected=True))
+    )
+
+
+def to(name: str, probe: str = "var-probe=${__field.labels.probe}") -> dashboard.DashboardLink:
+    """Return a link from a series to another dashboard, for the series' probe; the other variables stay."""
+    return (
+        dashboard.DashboardLink(name)
+        .type(model.DashboardLinkType.LINK)
+        .url(f"/d/mailsonde-{name.lower()}?{probe}&{_KEPT}")
+    )
+
+
+def to_all(name: str) -> dashboard.DashboardLink:
+    """Return a link to another dashboard from a series that is not one probe's; all variables stay."""
+    return to(name, "${probe:queryparam}")
+
+
+def number(
+    id_: int,
+    place: Place,
+    title: str,
+    query: Query,
+    description: str,
+    steps: Steps,
+    *,
+    unit: str = "short",
+    links: Sequence[dashboard.DashboardLink] = (),
+) -> stat.Panel:
+    """Return a panel with one number, or one a series, on a colour that says how good it is."""
+    panel = _filled(stat.Panel(), id_, place, title, description, unit, links)
+    return (
+        panel.with_target(_now(query))
+        .thresholds(_thresholds(steps))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .color_mode(common.BigValueColorMode.BACKGROUND)
+        .graph_mode(common.BigValueGraphMode.NONE)
+    )
+
+
+def gauge(
+    id_: int,
+    place: Place,
+    title: str,
+    query: Query,
+    description: str,
+    steps: Steps,
+    *,
+    unit: str = "percentunit",
+    most: float = 1.0,
+    links: Sequence[dashboard.DashboardLink] = (),
+) -> bargauge.Panel:
+    """Return a panel with a bar for each series."""
+    panel = _filled(bargauge.Panel(), id_, place, title, description, unit, links)
+    return (
+        panel.with_target(_now(query))
+        .min(0)
+        .max(most)
+        .orientation(common.VizOrientation.HORIZONTAL)
+        .display_mode(common.BarGaugeDisplayMode.BASIC)
+        .thresholds(_thresholds(steps))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+    )
+
+
+def graph(
+    id_: int,
+    place: Place,
+    title: str,
+    queries: Sequence[Query],
+    description: str,
+    *,
+    unit: str = "s",
+    stacked: bool = False,
+    limits: Steps = (),
+    links: Sequence[dashboard.DashboardLink] = (),
+) -> timeseries.Panel:
+    """Return a panel with lines over time; ``limits`` are drawn across."""
+    panel = _filled(timeseries.Panel(), id_, place, title, description, unit, links)
+    panel = (
+        panel.min(0)
+        .fill_opacity(20 if stacked else 5)
+        .show_points(common.VisibilityMode.AUTO)
+        .legend(_legend())
+        .tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
+        .interval("2m")  # messages are few: a shorter window would often hold none
+    )
+    if stacked:
+        panel = panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
+    if limits:
+        style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
+        panel = panel.thresholds(_thresholds(limits)).thresholds_style(style)
+    for letter, query in zip("ABCDEF", queries, strict=False):
+        panel = panel.with_target(_over_time(query, letter))
+    return panel
+
+
+def timeline(
+    id_: int,
+    place: Place,
+    title: str,
+    query: Query,
+    description: str,
+    *,
+    words: tuple[str, str] = ("failed", "ok"),
+    links: Sequence[dashboard.DashboardLink] = (),
+) -> statetimeline.Panel:
+    """Return a panel with a bar over time for each series that is 0 or 1, which the ``words`` name."""
+    panel = _filled(statetimeline.Panel(), id_, place, title, description, "bool", links)
+    return (
+        panel.with_target(_over_time(query))
+        .thresholds(_thresholds([("red", None), ("green", 1)]))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .mappings([zero_or_one(words)])
+        .show_value(common.VisibilityMode.NEVER)
+        .legend(_legend())
+    )
+
+
+def heat(id_: int, place: Place, title: str, promql: str, description: str) -> heatmap.Panel:
+    """Return a panel with the buckets of a histogram of seconds over time."""
+    panel = _filled(heatmap.Panel(), id_, place, title, description, "short", ())
+    buckets = _over_time(Query(promql, "{{le}}")).format(prometheus_model.PromQueryFormat.HEATMAP)
+    return (
+        panel.with_target(buckets)
+        .interval("2m")
+        .calculate(False)
+        .cell_gap(1)
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(heatmap_model.HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .steps(64)
+            .exponent(0.5)
+            .fill("dark-orange")
+            .reverse(False)
+        )
+        .y_axis(heatmap.YAxisConfig().unit("s").axis_placement(common.AxisPlacement.LEFT))
+        .tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).y_histogram(True))
+        .show_legend()
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: a query, its head, and its unit. Without a head only the labels are shown."""
+
+    promql: str
+    head: str
+    unit: str
+
+
+def listing(
+    id_: int,
+    place: Place,
+    title: str,
+    columns: Sequence[Column],
+    description: str,
+    *,
+    sort: tuple[str, bool],
+    words: tuple[str, str] = ("failed", "ok"),
+    links: Sequence[dashboard.DashboardLink] = (),
+) -> table.Panel:
+    """Return a table of what the queries give for the same labels; ``sort`` is a head and if descending.
+
+    Columns of the unit ``bool`` show ``words`` in colour in the place of 0 and 1.
+    """
+    panel = _filled(table.Panel(), id_, place, title, description, "short", links)
+    heads: dict[str, str] = {}
+    for letter, column in zip("ABCDEF", columns, strict=False):
+        target = _now(Query(column.promql, ""), letter).format(prometheus_model.PromQueryFormat.TABLE)
+        panel = panel.with_target(target)
+        heads[f"Value #{letter}" if len(columns) > 1 else "Value"] = column.head
+        shown = [model.DynamicConfigValue(id_val="unit", value=column.unit)]
+        if column.unit == "bool":
+            shown.append(model.DynamicConfigValue(id_val="mappings", value=[zero_or_one(words)]))
+            shown.append(
+                model.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-background"})
+            )
+        panel = panel.override_by_name(column.head, shown)
+    hidden = ["Time", *(value for value, head in heads.items() if not head)]
+    arranged = {"excludeByName": dict.fromkeys(hidden, True), "renameByName": heads}
+    return (
+        panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
+        .with_transformation(model.DataTransformerConfig(id_val="organize", options=arranged))
+        .sort_by([common_builders.TableSortByFieldState().display_name(sort[0]).desc(sort[1])])
+    )
+
+
+def zero_or_one(words: tuple[str, str]) -> model.ValueMap:
+    """Return the words for 0, in red, and for 1, in green."""
+    return model.ValueMap(
+        options={
+            str(value): model.ValueMappingResult(text=words[value], color=color, index=value)
+            for value, color in enumerate(("red", "green"))
+        }
+    )
+
+
+def _filled(
+    panel: _Panel,
+    id_: int,
+    place: Place,
+    title: str,
+    description: str,
+    unit: str,
+    links: Sequence[dashboard.DashboardLink],
+) -> _Panel:
+    x, y, width, height = place
+    panel.id(id_).title(title).description(description).datasource(_SOURCE).unit(unit)
+    panel.grid_pos(model.GridPos(x=x, y=y, w=width, h=height))
+    if links:
+        panel.data_links(list(links))
+    return panel
+
+
+def _over_time(query: Query, ref_id: str = "A") -> prometheus.Dataquery:
+    target = prometheus.Dataquery().datasource(_SOURCE).expr(query.promql).legend_format(query.legend)
+    return target.ref_id(ref_id).range()
+
+
+def _now(query: Query, ref_id: str = "A") -> prometheus.Dataquery:
+    return _over_time(query, ref_id).instant().format(prometheus_model.PromQueryFormat.TIME_SERIES)
+
+
+def _legend() -> common_builders.VizLegendOptions:
+    return (
+        common_builders.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(common.LegendDisplayMode.LIST)
+        .placement(common.LegendPlacement.BOTTOM)
+        .calcs([])
+    )
+
+
+def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
+    return (
+        dashboard.ThresholdsConfig()
+        .mode(model.ThresholdsMode.ABSOLUTE)
+        .steps([model.Threshold(color=color, value=value) for color, value in steps])
+    )

@@ -1,0 +1,216 @@
+"""Rules for dashboards, many of them after grafana/dashboard-linter. Each yields what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.unit.dashboards.promql import aggregated, counters, exported, given, parse, reads
+
+FOLDER = Path(__file__).parents[3] / "dashboards"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+Board = dict[str, Any]
+
+_GRAPHS = {"timeseries", "statetimeline"}
+_OBJECTIVE_WINDOWS = {"1h", "6h", "3d", "30d"}
+"""Windows that belong to an error budget, whatever the time range is."""
+
+
+def load(name: str) -> Board:
+    """Return a committed dashboard."""
+    board: Board = json.loads((FOLDER / f"{name}.json").read_text())
+    return board
+
+
+def targets(board: Board) -> Iterator[tuple[Board, Board]]:
+    """Yield each panel with each of its queries."""
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            yield panel, target
+
+
+def data_source_variable(board: Board) -> Iterator[str]:
+    """The first variable chooses a Prometheus."""
+    first = board["templating"]["list"][0]
+    if (first["name"], first["type"], first["query"]) != ("datasource", "datasource", "prometheus"):
+        yield f"the first variable is {first['name']}"
+
+
+def location_and_probe_variables(board: Board) -> Iterator[str]:
+    """Location and probe can be chosen, several or all, and follow the time range."""
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    for name in ("location", "probe"):
+        variable = variables.get(name, {})
+        wanted = {"type": "query", "multi": True, "includeAll": True, "allValue": ".+", "refresh": 2}
+        if any(variable.get(key) != value for key, value in wanted.items()):
+            yield f"${name} is not as it should be: {variable}"
+        elif variable["datasource"]["uid"] != "$datasource":
+            yield f"${name} asks another data source"
+
+
+def data_source_used(board: Board) -> Iterator[str]:
+    """Every panel, query and annotation asks the chosen data source."""
+    for asking in (
+        *board["panels"],
+        *(target for _, target in targets(board)),
+        *board["annotations"]["list"],
+    ):
+        if asking.get("datasource") != {"type": "prometheus", "uid": "$datasource"}:
+            yield f"{asking.get('title') or asking.get('expr')} asks {asking.get('datasource')}"
+
+
+def title_description_unit(board: Board) -> Iterator[str]:
+    """Every panel has a title, a unit, and a description that says what it shows and then what to do."""
+    for panel in board["panels"]:
+        if not panel.get("title"):
+            yield f"panel {panel['id']} has no title"
+        if not panel["fieldConfig"]["defaults"].get("unit"):
+            yield f"{panel['title']} has no unit"
+        if len(re.findall(r"[.:;] |\.$", panel.get("description", ""))) < 2:
+            yield f"{panel['title']} does not say what to do"
+
+
+def identities(board: Board) -> Iterator[str]:
+    """Panels have ids and titles of their own, and queries of a panel letters of their own."""
+    ids = [panel.get("id") or 0 for panel in board["panels"]]
+    titles = [panel["title"] for panel in board["panels"]]
+    if min(ids) < 1 or len(set(ids)) < len(ids) or len(set(titles)) < len(titles):
+        yield f"ids {ids}, titles {titles}"
+    for panel in board["panels"]:
+        letters = [target["refId"] for target in panel["targets"]]
+        if not letters or len(set(letters)) < len(letters):
+            yield f"{panel['title']} has queries {letters}"
+
+
+def grid(board: Board) -> Iterator[str]:
+    """Panels lie within the 24 columns and not over each other."""
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        if min(place["x"], place["y"]) < 0 or min(place["w"], place["h"]) < 1 or place["x"] + place["w"] > 24:
+            yield f"{panel['title']} is at {place}"
+    for one, other in itertools.combinations(board["panels"], 2):
+        a, b = one["gridPos"], other["gridPos"]
+        if (
+            a["x"] < b["x"] + b["w"]
+            and b["x"] < a["x"] + a["w"]
+            and a["y"] < b["y"] + b["h"]
+            and b["y"] < a["y"] + a["h"]
+        ):
+            yield f"{one['title']} and {other['title']} overlap"
+
+
+def known_metrics_and_labels(board: Board) -> Iterator[str]:
+    """Queries are PromQL, and name only metrics and labels that the agent exports."""
+    for panel, target in targets(board):
+        try:
+            expression = parse(target["expr"])
+        except ValueError as error:
+            yield f"{panel['title']}: {error}"
+            continue
+        labels = set[str]()
+        for read in reads(expression):
+            known = exported().get(read.metric)
+            labels |= known or set()
+            if known is None or not {name for name, _, _ in read.matchers} <= known:
+                yield f"{panel['title']} reads {read}"
+        if not set(aggregated(expression)) <= labels:
+            yield f"{panel['title']} aggregates by a label that is not there: {target['expr']}"
+
+
+def counters_are_rated(board: Board) -> Iterator[str]:
+    """Counters are read by rate or increase, over a window that fits, and nothing else is.
+
+    A line over time takes $__rate_interval, a number $__range; an objective has windows of its own.
+    """
+    for panel, target in targets(board):
+        for read in reads(parse(target["expr"])):
+            windows = {"$__range"} if target["instant"] else {"$__rate_interval"}
+            if read.metric == "mailsonde_slo_runs_total":
+                windows |= _OBJECTIVE_WINDOWS
+            if (read.metric in counters()) != (read.function in {"rate", "increase"}):
+                yield f"{panel['title']} reads {read.metric} by {read.function}"
+            elif read.window is not None and read.window not in windows:
+                yield f"{panel['title']} reads {read.metric} over {read.window}"
+
+
+def chosen_location_and_probe(board: Board) -> Iterator[str]:
+    """Every selector keeps to the chosen locations, and to the chosen probes where the metric has them."""
+    for panel, target in targets(board):
+        for read in reads(parse(target["expr"])):
+            matchers = {(name, op): value.removesuffix("|") for name, op, value in read.matchers}
+            labels = {"instance": "$location"}
+            if "probe" in exported()[read.metric]:
+                labels["probe"] = "$probe"
+            for label, wanted in labels.items():
+                if matchers.get((label, "Re")) != wanted:
+                    yield f"{panel['title']} has no {label}=~{wanted!r} at {read.metric}"
+
+
+def series_can_be_told_apart(board: Board) -> Iterator[str]:
+    """Where there may be several series, a legend names every label that tells them apart.
+
+    A probe and its target have just one kind, and an agent one job.
+    """
+    for panel, target in targets(board):
+        labels = given(parse(target["expr"])) - {"job"}
+        legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        if panel["type"] == "table":
+            continue
+        if not legend <= labels:
+            yield f"{panel['title']} names {legend - labels}, which its series do not have"
+        missing = labels - legend - ({"kind"} if {"probe", "target"} <= labels else set())
+        if missing or not target["legendFormat"]:
+            yield f"{panel['title']} does not tell series apart by {missing}"
+        if panel["type"] in _GRAPHS and not panel["options"].get("legend", {}).get("showLegend"):
+            yield f"{panel['title']} has no legend"
+
+
+def links_keep_variables(board: Board) -> Iterator[str]:
+    """Links lead to dashboards that there are, and take the variables and the time range with them."""
+    for panel in board["panels"]:
+        given_labels = frozenset[str]().union(*(given(parse(t["expr"])) for t in panel["targets"]))
+        for link in panel["fieldConfig"]["defaults"].get("links", []):
+            path, _, query = link["url"].partition("?")
+            wanted = {"${datasource:queryparam}", "${location:queryparam}", "${__url_time_range}"}
+            parts = set(query.split("&"))
+            probes = parts - wanted
+            if path.removeprefix("/d/mailsonde-") not in NAMES or not wanted <= parts or len(probes) != 1:
+                yield f"{panel['title']} links to {link['url']}"
+            elif "probe" not in given_labels and probes != {"${probe:queryparam}"}:
+                yield f"{panel['title']} links to a probe that its series do not have"
+    navigation = [link for link in board["links"] if link["tags"] == ["mailsonde"]]
+    if not navigation or not (navigation[0]["includeVars"] and navigation[0]["keepTime"]):
+        yield "no links to the other dashboards that keep the variables"
+
+
+def alerts_annotated(board: Board) -> Iterator[str]:
+    """Alerts that fire are drawn over the graphs, but not the heartbeat, which fires always."""
+    wanted = {
+        ("alertname", "Re", "Mailsonde.*"),
+        ("alertname", "NotEqual", "MailsondeHeartbeat"),
+        ("alertstate", "Equal", "firing"),
+    }
+    found = [read for a in board["annotations"]["list"] for read in reads(parse(a["expr"]))]
+    if not any(read.metric == "ALERTS" and wanted <= read.matchers for read in found):
+        yield "alerts are not annotated"
+
+
+RULES = (
+    data_source_variable,
+    location_and_probe_variables,
+    data_source_used,
+    title_description_unit,
+    identities,
+    grid,
+    known_metrics_and_labels,
+    counters_are_rated,
+    chosen_location_and_probe,
+    series_can_be_told_apart,
+    links_keep_variables,
+    alerts_annotated,
+)

@@ -1,0 +1,104 @@
+"""What a dashboard's query reads and gives, from its parsed expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import promql_parser
+
+_REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
+_STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}
+"""Times that take the place of Grafana's variables, because PromQL itself knows none."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A selector: the metric, its matchers, and by which function over which window it is read, if any."""
+
+    metric: str
+    matchers: frozenset[tuple[str, str, str]]
+    function: str | None
+    window: str | None
+
+
+def parse(promql: str) -> promql_parser.Expr:
+    """Return the parsed expression; ValueError for what is no PromQL."""
+    for variable, time in _STAND_INS.items():
+        promql = promql.replace(variable, promql_parser.display_duration(time))
+    return promql_parser.parse(promql)
+
+
+def reads(node: object, function: str | None = None) -> Iterator[Read]:
+    """Yield each selector of an expression."""
+    if isinstance(node, promql_parser.MatrixSelector):
+        yield _read(node.vector_selector, function, node.range)
+    elif isinstance(node, promql_parser.VectorSelector):
+        yield _read(node, None, None)
+    else:
+        name = node.func.name if isinstance(node, promql_parser.Call) else function
+        for child in _children(node):
+            yield from reads(child, name)
+
+
+def _read(node: promql_parser.VectorSelector, function: str | None, window: timedelta | None) -> Read:
+    matchers = frozenset((m.name, str(m.op).rpartition(".")[2], m.value) for m in node.matchers.matchers)
+    variables = {time: variable for variable, time in _STAND_INS.items()}
+    shown = None if window is None else variables.get(window, promql_parser.display_duration(window))
+    return Read(node.name, matchers, function, shown)
+
+
+def aggregated(node: object) -> Iterator[str]:
+    """Yield each label that an expression aggregates by."""
+    if isinstance(node, promql_parser.AggregateExpr) and node.modifier:
+        yield from node.modifier.labels
+    for child in _children(node):
+        yield from aggregated(child)
+
+
+def _children(node: object) -> list[object]:
+    children = [getattr(node, name, None) for name in ("lhs", "rhs", "expr", "param")]
+    return [child for child in (*children, *(getattr(node, "args", None) or [])) if child is not None]
+
+
+def given(node: object) -> frozenset[str]:
+    """Return the labels that the series of an expression have; none where it gives one number."""
+    if isinstance(node, promql_parser.VectorSelector):
+        return labels_of(node.name)
+    if isinstance(node, promql_parser.MatrixSelector):
+        return labels_of(node.vector_selector.name)
+    if isinstance(node, promql_parser.AggregateExpr):
+        return frozenset(node.modifier.labels if node.modifier else ())
+    if isinstance(node, promql_parser.Call):
+        labels = frozenset[str]().union(*map(given, node.args))
+        return labels - {"le"} if node.func.name == "histogram_quantile" else labels
+    if isinstance(node, promql_parser.BinaryExpr):
+        return given(node.lhs) | given(node.rhs)
+    return given(node.expr) if hasattr(node, "expr") else frozenset()
+
+
+def labels_of(metric: str) -> frozenset[str]:
+    """Return the labels of a metric once scraped; KeyError for one that is not exported."""
+    return exported()[metric]
+
+
+def counters() -> set[str]:
+    """Return the names of what only ever counts up."""
+    return {name for name in exported() if name.endswith(("_total", "_bucket", "_count", "_sum"))}
+
+
+def exported() -> dict[str, frozenset[str]]:
+    """Return the labels of every metric in the reference page, which is made from the code."""
+    scraped = {"job", "instance"}
+    known = {"up": frozenset(scraped), "ALERTS": frozenset({*scraped, "alertname", "alertstate", "probe"})}
+    for line in _REFERENCE.read_text().splitlines():
+        if line.startswith("| `mailsonde_"):
+            name, kind, cell = (cell.strip(" `") for cell in line.split("|")[1:4])
+            labels = frozenset(cell.split(", ") if cell else ()) | scraped
+            if kind == "histogram":
+                known |= {f"{name}_bucket": labels | {"le"}, f"{name}_count": labels, f"{name}_sum": labels}
+            else:
+                known[name] = labels
+    return known
