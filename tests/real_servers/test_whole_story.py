@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 from tests.real_servers.dovecot import TlsFiles
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.site import AgentProcess, Site
-
-DASHBOARD = Path(__file__).parents[2] / "dashboards" / "overview.json"
 
 
 @pytest.fixture(scope="module")
@@ -70,27 +67,3 @@ def test_held_queue_fires_overdue_and_release_resolves(site: Site, prometheus: P
     assert lost == 0
     site.postfix.release()
     prometheus.wait_until(lambda p: "MailsondeMessageOverdue" not in p.alerts(), "the overdue alert resolves")
-
-
-def _queries() -> list[tuple[str, str]]:
-    dashboard = json.loads(DASHBOARD.read_text())
-    found = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
-    assert len(found) >= 15
-    return found
-
-
-@pytest.mark.parametrize(("title", "query"), _queries(), ids=lambda value: value[:40])
-def test_every_query_of_the_dashboard_gives_data(prometheus: Prometheus, title: str, query: str) -> None:
-    """Each query of the dashboard gives finite numbers from a Prometheus that scraped a running agent."""
-    for variable, value in {"$probe": ".+", "$__rate_interval": "1m", "$__range": "5m"}.items():
-        query = query.replace(variable, value)
-    prometheus.wait_until(
-        lambda p: (series := p.query(query)) and all(abs(value) < float("inf") for _, value in series),
-        f"data for {title}: {query}",
-        seconds=15,
-    )
-
-
-def test_a_query_of_no_metric_gives_no_data(prometheus: Prometheus) -> None:
-    """The check above can fail: a query of a metric that does not exist gives nothing."""
-    assert prometheus.query("mailsonde_no_such_metric") == []
