@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from probes.message_life import MessageState
+from probes.reasons import Outcome, Reason
 from tests.unit.dashboards.promql import aggregated, counters, exported, given, parse, reads
 
 FOLDER = Path(__file__).parents[3] / "dashboards"
@@ -19,6 +21,16 @@ Board = dict[str, Any]
 _GRAPHS = {"timeseries", "statetimeline"}
 _OBJECTIVE_WINDOWS = {"1h", "6h", "3d", "30d"}
 """Windows that belong to an error budget, whatever the time range is."""
+
+
+_VALUES: dict[str, set[str]] = {
+    "state": set(MessageState),
+    "outcome": set(Outcome),
+    "reason": set(Reason),
+    "result": {"good", "bad"},
+    "alertstate": {"firing"},
+}
+"""What labels of a few values may be asked for."""
 
 
 def load(name: str) -> Board:
@@ -105,7 +117,7 @@ def grid(board: Board) -> Iterator[str]:
 
 
 def known_metrics_and_labels(board: Board) -> Iterator[str]:
-    """Queries are PromQL, and name only metrics and labels that the agent exports."""
+    """Queries are PromQL, and name only metrics, labels and values of labels that the agent exports."""
     for panel, target in targets(board):
         try:
             expression = parse(target["expr"])
@@ -118,6 +130,9 @@ def known_metrics_and_labels(board: Board) -> Iterator[str]:
             labels |= known or set()
             if known is None or not {name for name, _, _ in read.matchers} <= known:
                 yield f"{panel['title']} reads {read}"
+            for name, _, value in read.matchers:
+                if not set(value.split("|")) <= _VALUES.get(name, {*value.split("|")}):
+                    yield f"{panel['title']} asks for {name} {value!r}"
         if not set(aggregated(expression)) <= labels:
             yield f"{panel['title']} aggregates by a label that is not there: {target['expr']}"
 

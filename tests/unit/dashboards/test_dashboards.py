@@ -66,6 +66,13 @@ BREAKAGES: list[tuple[Rule, str, Callable[[lint.Board], Any]]] = [
         "label",
         lambda b: _set_expr(b, "stat", "sum by (prob) (mailsonde_probe_success)"),
     ),
+    (
+        lint.known_metrics_and_labels,
+        "value",
+        lambda b: _set_expr(
+            b, "stat", 'sum(increase(mailsonde_messages_total{state=~"lost|lots"}[$__range]))'
+        ),
+    ),
     (lint.known_metrics_and_labels, "syntax", lambda b: _set_expr(b, "stat", "sum(")),
     (
         lint.counters_are_rated,
