@@ -15,7 +15,8 @@ from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.runner import Result
 from monitor.schedule import Schedule
-from monitor.web import bind, served, web_app
+from monitor.web.app import web_app
+from monitor.web.serving import bind, served
 from probes.clock import Clock, SystemClock
 from probes.message_life import LedgerError
 from probes.probe import Probe

@@ -10,7 +10,8 @@ import pytest
 from monitor.collector import AgentCollector
 from monitor.ledger.tally import Tally
 from monitor.state import AgentState
-from monitor.web import bind, served, web_app
+from monitor.web.app import web_app
+from monitor.web.serving import bind, served
 
 
 class Switch:
