@@ -1,35 +1,48 @@
-"""Writes docs/reference.md from the code: settings, metrics, looks, reasons. ``--check`` only compares."""
+"""Writes docs/reference/ from the code. ``--check`` only compares."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from monitor.collector import AgentCollector
+from monitor.config.load import load
 from monitor.config.models import Configuration
 from monitor.ledger.tally import Tally
+from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
+from monitor.thresholds import Thresholds, load_thresholds
 from probes.arrivals import Unexpected
 from probes.polling import ArrivalModel
 from probes.reasons import Area, Reason
 from probes.service_level import SloSettings
+from probes.settings import AlertSettings
 from probes.watcher import LONGEST_GAP
 
-REFERENCE = Path(__file__).with_name("reference.md")
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 
-_HEAD = """\
-# Reference
-
-Made by `make docs` from the code. Settings are explained in [config/example.yaml](../config/example.yaml).
-"""
+_MADE = "Made by `make docs` from the code; changes here are lost."
 
 
-def settings_section() -> list[str]:
+def settings_page() -> list[str]:
     """Return the settings of every part of the configuration file."""
     definitions = Configuration.model_json_schema(by_alias=True)["$defs"]
-    lines = ["## Settings", "", "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`."]
+    lines = [
+        "# Settings",
+        "",
+        f"{_MADE} [config/example.yaml](../../config/example.yaml) shows each in its place.",
+        "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`.",
+    ]
     titles = {
         "AgentSettings": "`agent`",
         "ServerSettings": "an entry of `servers`",
@@ -37,7 +50,7 @@ def settings_section() -> list[str]:
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
         title = titles.get(name) or _title(name, definition)
-        lines += ["", f"### {title}", "", "| key | what it is |", "|---|---|"]
+        lines += ["", f"## {title}", "", "| key | what it is |", "|---|---|"]
         required = definition.get("required", [])
         for key, field in definition["properties"].items():
             lines.append(f"| `{key}` | {_about(key, field, required)} |")
@@ -60,7 +73,7 @@ def _about(key: str, field: dict[str, Any], required: list[str]) -> str:
     return " ".join(parts) or "Optional."
 
 
-def metrics_section() -> list[str]:
+def metrics_page() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
     probe = ProbeState("probe", "target", "kind", 60.0, Counter({Reason.NONE: 0}), last_run=0.0)
@@ -70,7 +83,7 @@ def metrics_section() -> list[str]:
     delivery.hop_seconds, delivery.authentication = {"final": 0.0}, {"spf": "pass"}
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0
-    lines = ["## Metrics", "", "| name | type | labels | meaning |", "|---|---|---|---|"]
+    lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
     for family in AgentCollector(state, Tally).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
@@ -79,26 +92,121 @@ def metrics_section() -> list[str]:
     reasons = ", ".join(f"`{reason}`" for reason in Unexpected)
     lines += [
         "",
-        f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](messages.md).",
+        f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](../messages.md).",
         "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time) and `overrun`",
         "(the previous run was still going on).",
     ]
     return lines
 
 
-def reasons_section() -> list[str]:
+def reasons_page() -> list[str]:
     """Return every reason with its outcome and meaning, by area."""
-    lines = ["## Reasons", "", "An outcome `ok` with a reason other than `none` is a warning."]
+    lines = ["# Reasons", "", _MADE, "An outcome `ok` with a reason other than `none` is a warning."]
     for area in Area:
-        lines += ["", f"### {area}", "", "| reason | outcome | meaning |", "|---|---|---|"]
+        lines += ["", f"## {area}", "", "| reason | outcome | meaning |", "|---|---|---|"]
         lines += [f"| `{r}` | {r.outcome} | {r.meaning} |" for r in Reason if r.area is area]
     return lines
 
 
-def looks_section() -> list[str]:
+def alerts_page() -> list[str]:
+    """Return every alert with its severity, what it says, its thresholds and its runbook, by subsystem."""
+    lines = [
+        "# Alerts",
+        "",
+        f"{_MADE} These are the rules that `mailsonde render alerts` makes of",
+        "[config/example.yaml](../../config/example.yaml). *Slanted* words stand for what the alert",
+        "fills in. Thresholds are keys of [alerts/thresholds.yaml](../../alerts/thresholds.yaml), with",
+        "what is shipped; a key of a probe's own `alerts` goes before them.",
+    ]
+    configuration, shipped = _example(), load_thresholds()
+    deciding = _deciding_keys(configuration, shipped)
+    for file, rules in _alerts(configuration, shipped).items():
+        lines += ["", f"## {file.removeprefix('mailsonde-').removesuffix('.rules.yaml')}"]
+        for name, variants in rules.items():
+            severities = ", ".join(rule["labels"]["severity"] for rule in variants)
+            runbook = f"../../alerts/runbooks/{name}.md"
+            lines += ["", f"### {name}", "", f"Severity: {severities}. [Runbook]({runbook})."]
+            lines += ["", f"> {_in_words(variants[0]['annotations']['summary'])}"]
+            for description in dict.fromkeys(rule["annotations"]["description"] for rule in variants):
+                lines += ["", _in_words(description)]
+            if keys := deciding[name]:
+                lines += ["", "Thresholds:", "", *(f"- {key}" for key in keys)]
+    return lines
+
+
+def _example() -> Configuration:
+    """Return the example configuration, with secrets that nobody uses."""
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(ROOT / "config" / "example.yaml", directory)
+        (Path(directory) / "canary.password").write_text("unused")
+        os.environ["CANARY_PASSWORD"] = "unused"  # noqa: S105 # no password
+        return load(Path(directory) / "example.yaml")
+
+
+def _alerts(configuration: Configuration, thresholds: Thresholds) -> dict[str, dict[str, list[Any]]]:
+    """Return the alerting rules by file and name; an alert of two severities has two rules."""
+    files: dict[str, dict[str, list[Any]]] = {}
+    for file, text in render_alerts(configuration, thresholds).items():
+        rules = files.setdefault(file, {})
+        for group in yaml.safe_load(text)["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    rules.setdefault(rule["alert"], []).append(rule)
+    return files
+
+
+def _deciding_keys(configuration: Configuration, shipped: Thresholds) -> dict[str, list[str]]:
+    """Return, by alert, the keys that its rule depends on: those whose change changes what is rendered."""
+    before = _by_name(_alerts(configuration, shipped))
+    keys: dict[str, list[str]] = {name: [] for name in before}
+    for shown, altered_configuration, altered_thresholds in _alterations(configuration, shipped):
+        for name, rules in _by_name(_alerts(altered_configuration, altered_thresholds)).items():
+            if rules != before[name]:
+                keys[name].append(shown)
+    return keys
+
+
+def _by_name(files: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
+    return {name: variants for rules in files.values() for name, variants in rules.items()}
+
+
+def _alterations(
+    configuration: Configuration, shipped: Thresholds
+) -> Iterator[tuple[str, Configuration, Thresholds]]:
+    """Yield every threshold, as the page shows it, with what is rendered from once it is another."""
+    for key, written in yaml.safe_load((ROOT / "alerts" / "thresholds.yaml").read_text()).items():
+        value = getattr(shipped, key)
+        if isinstance(value, float):
+            altered: object = value * 2
+        elif key in {"slo_fast", "slo_slow"}:
+            altered = tuple(pair.model_copy(update={"factor": pair.factor * 2}) for pair in value)
+        else:
+            continue  # the windows that are recorded, and where runbooks are published
+        shown = yaml.safe_dump(written, default_flow_style=True, width=1000, sort_keys=False)
+        yield f"`{key}: {shown.split(chr(10))[0]}`", configuration, shipped.model_copy(update={key: altered})
+    first, *others = configuration.probes
+    for key in AlertSettings.model_fields:
+        altered_probe = first.model_copy(update={"alerts": first.alerts.model_copy(update={key: 1234.0})})
+        altered_site = configuration.model_copy(update={"probes": (altered_probe, *others)})
+        yield f"a probe's own `alerts: {{{key}: …}}`", altered_site, shipped
+
+
+def _in_words(text: str) -> str:
+    """Return an annotation with the names of what it fills in; ValueError for a template not known here."""
+    text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)
+    text = re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", text)
+    text = re.sub(r"{{ \$value( \| [^}]*)? }}", "*value*", text)
+    if "{{" in text:
+        raise ValueError(f"docs/generate.py cannot put this annotation in words: {text}")
+    return text
+
+
+def looks_page() -> list[str]:
     """Return what looking for a message costs and gives, before anything is learnt and after."""
     lines = [
-        "## Looks into a mailbox",
+        "# Looks into a mailbox",
+        "",
+        f"{_MADE} [How looks give a latency](../measurement.md).",
         "",
         "Logins until a POP3 mailbox shows a message, and how far its latency can then be off, where a look",
         "takes no time: for a route whose latency is not known yet, and after 50 messages that took half to",
@@ -128,15 +236,46 @@ def _looks(model: ArrivalModel, delay: float) -> tuple[int, float]:
     return looks, (latest - previous) / 2
 
 
-def reference() -> str:
-    """Return the whole page."""
-    sections = [settings_section(), metrics_section(), looks_section(), reasons_section()]
-    return _HEAD + "".join("\n" + "\n".join(section) + "\n" for section in sections)
+_INDEX = f"""\
+# Reference
+
+{_MADE}
+
+- [Settings](reference/settings.md): every key of the configuration file
+- [Metrics](reference/metrics.md): every series at `/metrics`
+- [Reasons](reference/reasons.md): why a run ended as it did
+- [Alerts](reference/alerts.md): when each fires, and by which threshold
+- [Looks into a mailbox](reference/looks.md): how many logins a latency costs
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated page by its path."""
+    made = {
+        "settings": settings_page(),
+        "metrics": metrics_page(),
+        "reasons": reasons_page(),
+        "alerts": alerts_page(),
+        "looks": looks_page(),
+    }
+    reference = {DOCS / "reference" / f"{name}.md": "\n".join(lines) + "\n" for name, lines in made.items()}
+    return {DOCS / "reference.md": _INDEX, **reference}
+
+
+def main(arguments: list[str]) -> None:
+    """Write the pages, or with ``--check`` exit with the names of those that are not what the code says."""
+    made = pages()
+    if "--check" in arguments:
+        stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+        stale += sorted(set((DOCS / "reference").glob("*.md")) - set(made))
+        if stale:
+            names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+            sys.exit(f"not what the code says: {names}; run `make docs`")
+        return
+    for path, text in made.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv[1:]:
-        if not REFERENCE.exists() or REFERENCE.read_text() != reference():
-            sys.exit("docs/reference.md is not what the code says; run `make docs`")
-    else:
-        REFERENCE.write_text(reference())
+    main(sys.argv[1:])

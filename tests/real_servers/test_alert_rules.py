@@ -74,7 +74,7 @@ def test_rules_name_only_metrics_and_labels_that_exist(rules: Path) -> None:
 def _exported() -> dict[str, set[str]]:
     """Return the labels of every metric that the reference page, made from the code, knows."""
     known: dict[str, set[str]] = {}
-    for line in (ALERTS.parent / "docs" / "reference.md").read_text().splitlines():
+    for line in (ALERTS.parent / "docs" / "reference" / "metrics.md").read_text().splitlines():
         if line.startswith("| `mailsonde_"):
             name, kind, labels = (cell.strip(" `") for cell in line.split("|")[1:4])
             for suffix in ("_bucket", "_count", "_sum") if kind == "histogram" else ("",):

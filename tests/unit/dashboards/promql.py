@@ -9,7 +9,7 @@ from pathlib import Path
 
 import promql_parser
 
-_REFERENCE = Path(__file__).parents[3] / "docs" / "reference.md"
+_REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}
 """Times that take the place of Grafana's variables, because PromQL itself knows none."""
 
