@@ -122,8 +122,7 @@ def _take_in(assembly: Assembly, result: Result, results: asyncio.Queue[Result],
     assembly.state.ran(
         result.probe, result.target, verdict, ended_at=clock.time(), duration=result.duration_seconds
     )
-    shown = result.as_object()
-    assembly.ledger.record_run(shown)
+    assembly.ledger.record_run(result.with_transcript())
     level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING
     _log.log(
         level,
@@ -132,7 +131,7 @@ def _take_in(assembly: Assembly, result: Result, results: asyncio.Queue[Result],
         verdict.outcome,
         verdict.reason,
         verdict.detail,
-        extra={"run": shown},
+        extra={"run": result.as_object()},
     )
     if results.full():
         results.get_nowait()

@@ -13,6 +13,7 @@ from probes.clock import Clock
 from probes.faults import ProbeFault
 from probes.probe import Probe
 from probes.reasons import Reason
+from probes.transcript import Transcript
 from probes.verdict import PhaseTimer, Run, Verdict
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 class Result:
     """A finished run: what `check`, the ledger's history and the logs show."""
 
+    run: str  # its id, 32 hex digits
     probe: str
     kind: str
     target: str
@@ -29,6 +31,7 @@ class Result:
     verdict: Verdict
     started_at: float  # unix seconds
     duration_seconds: float
+    transcript: Transcript
 
     def as_object(self) -> dict[str, Any]:
         """Return the object that ``check --format json`` prints."""
@@ -53,6 +56,10 @@ class Result:
             }
         return shown
 
+    def with_transcript(self) -> dict[str, Any]:
+        """Return the same object with the run's id and the dialogue, as the ledger's history keeps it."""
+        return {"run": self.run, **self.as_object(), "transcript": self.transcript.lines()}
+
 
 class Runner:
     """Runs probes, each within its limit, and turns whatever happens into a result."""
@@ -74,6 +81,7 @@ class Runner:
         finally:
             del self._running[task]
         return Result(
+            run=run.id,
             probe=probe.settings.name,
             kind=probe.settings.kind,
             target=probe.target,
@@ -81,6 +89,7 @@ class Runner:
             verdict=replace(verdict, phases=dict(run.phases.seconds)),
             started_at=run.started_at,
             duration_seconds=self._clock.monotonic() - begun,
+            transcript=run.phases.transcript,
         )
 
     async def _verdict(self, probe: Probe, run: Run) -> Verdict:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from probes import imap_protocol as imap
 from probes.clock import Clock
-from probes.faults import ProbeFault, withholding
+from probes.faults import ProbeFault
 from probes.imap_protocol import LINE_LIMIT, MOST_MESSAGES, SEARCH_LIMIT, Folder, Response
 from probes.pop3_protocol import plain_response
 from probes.reasons import Reason
@@ -139,7 +139,7 @@ class ImapSession:
         response = plain_response(username, secret)
         escaped = imap.quoted(secret.encode()).decode()[1:-1]
         known = self.capabilities
-        with withholding(secret, escaped, response.decode()):
+        with self._phases.transcript.withholding(secret, escaped, response.decode()):
             if self._way() == "login":
                 first, *more = imap.login_lines(username, secret)
             else:
@@ -400,6 +400,8 @@ class ImapSession:
             line = await self._wire.read_line(budget.line - length)
             length += len(line)
             texts.append(line)
+        is_mail = response.kind == b"FETCH"
+        self._phases.transcript.received(b"* FETCH (not shown)" if is_mail else b" ".join(texts))
         budget.responses -= 1
         budget.lines -= length
         if budget.responses < 0 or budget.lines < 0:

@@ -98,6 +98,9 @@ class Mx(Probe):
             answer = await self._resolver.ask(settings.domain, "MX", until=until)
         with run.phases.phase("targets"):
             gathered = await self._gather(answer, until)
+        for record in gathered.records:
+            addresses = gathered.hosts.get(record.host, Host()).addresses
+            run.phases.transcript.note(f"MX {record.preference} {record.host}: {', '.join(addresses) or '-'}")
         findings = judge(settings.domain, gathered, settings.expect, settings.allow_private)
         values = _values(gathered, answer.ttl, findings)
         if not findings:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from probes import pop3_protocol as pop3
 from probes.clock import Clock
-from probes.faults import ProbeFault, withholding
+from probes.faults import ProbeFault
 from probes.pop3_protocol import LINE_LIMIT, MOST_MESSAGES, Capabilities
 from probes.reasons import Reason
 from probes.settings import ServerSettings
@@ -54,7 +54,7 @@ class Pop3Session:
         if server.tls == "implicit":
             await self._encrypt()
         with self._phases.phase("greeting"):
-            self.greeting = pop3.status(await self._wire.read_line(LINE_LIMIT), Reason.POP3_ERROR)
+            self.greeting = pop3.status(await self._answer(), Reason.POP3_ERROR)
         await self._learn_capabilities()
         if server.tls == "starttls":
             if not self.capabilities.has("STLS"):
@@ -76,19 +76,22 @@ class Pop3Session:
         """Ask CAPA; before TLS its answer is only good for finding STLS, and is replaced after it."""
         with self._phases.phase("capa"):
             self._send(b"CAPA")
-            answer = await self._wire.read_line(LINE_LIMIT)
+            answer = await self._answer()
             if answer.startswith(b"-ERR"):
                 self.capabilities = Capabilities({})  # an older server without CAPA
                 return
             pop3.status(answer)
-            self.capabilities = Capabilities.parse([line async for line in self._lines(CAPABILITY_LINES)])
+            lines = [line async for line in self._lines(CAPABILITY_LINES)]
+            self._phases.transcript.received(b"\n".join(lines))
+            self.capabilities = Capabilities.parse(lines)
 
     async def log_in(self, username: str, password: SecretStr) -> None:
         """Log in by the configured way, or the best one offered; the mailbox is open after it."""
         secret = password.get_secret_value()
         response = pop3.plain_response(username, secret)
         digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", secret)
-        with self._phases.phase("login"), withholding(secret, response.decode(), digest.decode()):
+        secrets = secret, response.decode(), digest.decode()
+        with self._phases.phase("login"), self._phases.transcript.withholding(*secrets):
             way = self._way()
             try:
                 if way == "apop":
@@ -116,7 +119,7 @@ class Pop3Session:
     async def _login_line(self, *words: bytes) -> bytes:
         self.login_sent_at = self._clock.monotonic()
         self._send(*words)
-        return await self._wire.read_line(LINE_LIMIT)
+        return await self._answer()
 
     def _way(self) -> str:
         """Choose how to log in; in clear, a way that does not show the password comes first."""
@@ -143,7 +146,13 @@ class Pop3Session:
 
     async def _command(self, *words: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
         self._send(*words)
-        return pop3.status(await self._wire.read_line(LINE_LIMIT), refusal)
+        return pop3.status(await self._answer(), refusal)
+
+    async def _answer(self) -> bytes:
+        """Return the line that says how a command went; what may follow it is mail, and is not kept."""
+        line = await self._wire.read_line(LINE_LIMIT)
+        self._phases.transcript.received(line)
+        return line
 
     async def _lines(self, most: int, longest: int = LINE_LIMIT) -> AsyncIterator[bytes]:
         """Yield a multi-line response; more than ``most`` lines close the session."""

@@ -172,7 +172,9 @@ class Roundtrip(Probe):
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
         if not done:
             return _undecided(sent, self._watcher.fault)
-        return _verdict(arrival.result())
+        verdict = _verdict(arrival.result())
+        run.phases.transcript.note(_as_remark(arrival.result().message))
+        return verdict
 
     async def _compose(self, run: Run, created_at: float) -> Letter:
         token = self.tools.signer.sign(Token(self.settings.name, run.id, round(created_at * 1e6)))
@@ -261,6 +263,14 @@ def report(message: Message) -> MessageReport:
         delivery_seconds=message.delivery_seconds,
         uncertainty_seconds=message.uncertainty_seconds,
     )
+
+
+def _as_remark(message: Message) -> str:
+    """Return a settled message's end as the last line of its run's transcript."""
+    if message.delivery_seconds is None or message.uncertainty_seconds is None:
+        return f"{message.state}: not seen in mailbox {message.mailbox}"
+    measured = f"{message.delivery_seconds:.3f} s ± {message.uncertainty_seconds:.3f} s"
+    return f"{message.state}: in mailbox {message.mailbox} {measured} after connecting"
 
 
 def _verdict(settled: Settled) -> Verdict:

@@ -22,10 +22,10 @@ from aiosmtplib.esmtp import parse_esmtp_extensions
 from aiosmtplib.protocol import SMTPProtocol
 
 from probes.clock import Clock
-from probes.faults import ProbeFault, fault_of, legible, withholding
+from probes.faults import ProbeFault, fault_of, legible
 from probes.reasons import Reason
 from probes.settings import ServerSettings
-from probes.tls import certificate_not_after, client_context, opportunistic_context
+from probes.tls import certificate_not_after, client_context, description, opportunistic_context
 from probes.verdict import PhaseTimer
 from probes.wire import connect_tcp
 
@@ -190,6 +190,7 @@ class SmtpSession:
 
     async def _reply(self, work: Awaitable[SMTPResponse]) -> Reply:
         code, text = await self._answered(work)
+        self._phases.transcript.received(_as_sent(code, text))
         if not 200 <= code <= 599:
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {code} {text}")
         return Reply(code, text)
@@ -200,6 +201,7 @@ class SmtpSession:
         line = " ".join(words).encode("ascii")
         if _CONTROL.search(line):
             raise ValueError("a command line cannot hold control characters")
+        self._phases.transcript.sent(line)
         return await self._reply(self._said(line + b"\r\n"))
 
     async def _said(self, octets: bytes) -> SMTPResponse:
@@ -244,7 +246,9 @@ class SmtpSession:
                 raise ProbeFault(Reason.TLS_INJECTION, bytes(self._dialogue.in_clear))
             self._dialogue.transport = transport
             self._dialogue.is_recording = False
-        self.certificate_not_after = certificate_not_after(transport.get_extra_info("ssl_object"))
+        encrypted = transport.get_extra_info("ssl_object")
+        self._phases.transcript.note(description(encrypted))
+        self.certificate_not_after = certificate_not_after(encrypted)
 
     async def _upgraded(self) -> asyncio.BaseTransport:
         if self._dialogue.transport is None:
@@ -265,7 +269,8 @@ class SmtpSession:
         """Log in by the configured mechanism, or the best one offered (RFC 4954)."""
         initial = auth_plain_encode(username, password).decode()
         encoded = auth_login_encode(username, password)[1].decode()
-        with self._phases.phase("auth"), withholding(password, initial, encoded):
+        secrets = password, initial, encoded
+        with self._phases.phase("auth"), self._phases.transcript.withholding(*secrets):
             mechanism = self._mechanism()
             if mechanism == "plain":
                 reply = await self._plain(initial)
@@ -327,6 +332,7 @@ class SmtpSession:
                 raise reply.fault()
             self._require_turn()
             stuffed = _LEADING_DOT.sub(b"..", content) + b".\r\n"
+            self._phases.transcript.note(f"the message: {len(content):,} octets, and the final dot")
             self.dot_sent_at = self._clock.monotonic()
             return _accepted(await self._reply(self._said(stuffed)))
 
@@ -358,6 +364,12 @@ async def smtp_session(
         yield session
     finally:
         session.close()
+
+
+def _as_sent(code: int, text: str) -> str:
+    """Return a reply as its lines were sent (RFC 5321 section 4.2.1)."""
+    *more, last = text.split("\n")
+    return "\n".join([*(f"{code}-{line}" for line in more), f"{code} {last}"])
 
 
 def _accepted(reply: Reply) -> Reply:

@@ -32,6 +32,12 @@ def opportunistic_context() -> ssl.SSLContext:
     return context
 
 
+def description(connection: ssl.SSLObject | ssl.SSLSocket) -> str:
+    """Return the protocol's version and the cipher suite, such as ``TLSv1.3, TLS_AES_256_GCM_SHA384``."""
+    suite = connection.cipher()
+    return f"{connection.version()}, {suite[0] if suite else 'no cipher suite'}"
+
+
 def certificate_not_after(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
     """Return when the certificate of ``connection``'s peer expires, in unix seconds."""
     return _not_after(connection.getpeercert(binary_form=True) or b"")

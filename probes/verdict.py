@@ -10,6 +10,7 @@ from types import MappingProxyType
 from probes.clock import Clock
 from probes.message_life import MessageState
 from probes.reasons import Outcome, Reason
+from probes.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,14 @@ class PhaseTimer:
     """Times the named phases of a run in seconds, on the monotonic clock.
 
     When a run breaks off, ``seconds`` holds what was measured, the broken phase included,
-    and ``current`` names the phase that it broke in.
+    and ``current`` names the phase that it broke in. ``transcript`` holds what was said meanwhile.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.seconds: dict[str, float] = {}
         self.current: str | None = None
+        self.transcript = Transcript(clock)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Return what adds the time spent inside to phase ``name``; phases do not nest."""

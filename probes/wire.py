@@ -12,7 +12,8 @@ from typing import TypeVar, cast
 
 from probes.faults import ProbeFault, fault_of
 from probes.reasons import Outcome, Reason
-from probes.tls import certificate_not_after
+from probes.tls import certificate_not_after, description
+from probes.transcript import Transcript
 from probes.verdict import PhaseTimer
 
 BUFFER_LIMIT = 64 * 1024
@@ -45,9 +46,13 @@ async def connect_tcp(
         for position, address in enumerate(addresses):
             share = (ends - loop.time()) / (len(addresses) - position)
             try:
-                return await _connect(make_protocol, address, port, share)
+                protocol = await _connect(make_protocol, address, port, share)
             except ProbeFault as fault:
+                phases.transcript.note(fault.detail)
                 faults.append(fault)
+            else:
+                phases.transcript.note(f"connected to {address} port {port}")
+                return protocol
         raise next((fault for fault in faults if fault.reason.outcome is Outcome.FAILED), faults[0])
 
 
@@ -148,9 +153,10 @@ class LineTransport:
     `ProbeFault`; a fault or a cancellation closes the connection at once, but for `readable`.
     """
 
-    def __init__(self, receiver: _Receiver, timeout: float) -> None:
+    def __init__(self, receiver: _Receiver, timeout: float, transcript: Transcript) -> None:
         self._receiver = receiver
         self._timeout = timeout
+        self._transcript = transcript
         self.certificate_not_after: float | None = None
 
     @classmethod
@@ -162,7 +168,7 @@ class LineTransport:
         timeout: float,  # noqa: ASYNC109 # kept for every later wait
     ) -> LineTransport:
         """Connect as `connect_tcp` does."""
-        return cls(await connect_tcp(_Receiver, host, port, phases, timeout), timeout)
+        return cls(await connect_tcp(_Receiver, host, port, phases, timeout), timeout, phases.transcript)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection; octets that already wait were injected before it (RFC 2595 section 2.1)."""
@@ -181,7 +187,9 @@ class LineTransport:
             if upgraded is None:
                 raise ConnectionResetError("the connection closed during the TLS handshake")
             self._receiver.transport = upgraded
-            self.certificate_not_after = certificate_not_after(upgraded.get_extra_info("ssl_object"))
+            encrypted = upgraded.get_extra_info("ssl_object")
+            self._transcript.note(description(encrypted))
+            self.certificate_not_after = certificate_not_after(encrypted)
 
     @property
     def unread(self) -> bytes:
@@ -233,6 +241,7 @@ class LineTransport:
             raise ValueError("a command line cannot hold CR, LF or NUL")
         with self._closing_on_failure(Reason.CONNECTION_LOST):
             self._live().write(line + b"\r\n")
+        self._transcript.sent(line)
 
     def _live(self) -> asyncio.Transport:
         if self._receiver.transport is None or self._receiver.transport.is_closing():
