@@ -102,7 +102,7 @@ async def _results(
 
     def take_in(result: Result) -> None:
         results.append(result)
-        assembly.ledger.record_run(result.as_object())
+        assembly.ledger.record_run(result.with_transcript())
         show(result)
 
     async with asyncio.TaskGroup() as group:
