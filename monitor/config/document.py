@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ FILE_LIMIT = 4 * 1024 * 1024
 
 NODE_LIMIT = 200_000
 """Most YAML nodes after aliases are followed: a file of aliases to aliases cannot use up the memory."""
+
+_REMEDIES = {
+    errno.ENOENT: "check its path",
+    errno.ENOTDIR: "check its path",
+    errno.EISDIR: "name the file itself, such as mailsonde.yaml in it",
+}
 
 Location = tuple[str | int, ...]
 
@@ -68,20 +76,23 @@ def read_document(
         with path.open("rb") as file:
             raw = file.read(FILE_LIMIT + 1)
     except OSError as error:
-        return Mistake(path, 0, "", f"cannot be read: {error.strerror}")
+        remedy = _REMEDIES.get(error.errno or 0, f"user {os.geteuid()} must be able to read it")
+        return Mistake(path, 0, "", f"cannot be read: {error.strerror}; {remedy}")
     if len(raw) > FILE_LIMIT:
         return Mistake(path, 0, "", f"is longer than {FILE_LIMIT} bytes, which no configuration needs")
     try:
         root = yaml.compose(raw, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
-            return Mistake(path, 1, "", f"must be a mapping with {expected}")
+            must = "must be" if root is not None else "is empty, and must be"
+            return Mistake(path, 1, "", f"{must} a mapping with {expected}")
         lines: dict[Location, int] = {}
         duplicates: list[Mistake] = []
         _walk(root, (), lines, duplicates, path)
         data = yaml.load(raw, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        return Mistake(path, mark.line + 1 if mark else 1, "", f"is not valid YAML: {error.problem}")
+        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+        return Mistake(path, mark.line + 1 if mark else 1, "", f"is not valid YAML: {error.problem}{hint}")
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         return Mistake(path, 1, "", f"is not valid YAML: {str(error).splitlines()[0]}")
     except _TooManyNodesError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -57,20 +57,26 @@ def _unknown_key(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     """Return the keys that the model at ``loc`` knows, following the models' fields down."""
     candidates: list[type[BaseModel]] = [model]
+    is_name = False
     for part in loc:
+        if is_name or isinstance(part, int):
+            is_name = False
+            continue
         if part in KINDS and len(candidates) > 1:
-            candidates = [KINDS[str(part)].settings_model]
+            candidates = [KINDS[part].settings_model]
             continue
         fields = [candidate.model_fields[part] for candidate in candidates if part in candidate.model_fields]
         if fields:
             candidates = [found for field in fields for found in _models_in(field.annotation)]
+            # What follows is a name that the site chose, even where it reads like a key.
+            is_name = any(get_origin(field.annotation) in {dict, Mapping} for field in fields)
     return sorted(
         {field.alias or key for candidate in candidates for key, field in candidate.model_fields.items()}
     )

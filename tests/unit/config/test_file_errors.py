@@ -1,0 +1,130 @@
+"""A file that is no configuration at all is told with what to do, and mistyped keys with the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from monitor.config.document import Mistake, read_document
+from monitor.config.load import ConfigurationError, load
+from monitor.config.models import Configuration
+from probes.registry import KINDS
+from probes.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "FILE: cannot be read: No such file or directory; check its path"),
+        (Path, "FILE: cannot be read: Is a directory; name the file itself, such as mailsonde.yaml in it"),
+        (b"", "FILE:1: is empty, and must be a mapping with the keys agent, servers, mailboxes and probes"),
+        (b"# a comment\n", "FILE:1: is empty, and must be a mapping with the keys agent, servers, mailboxes"),
+        (b"- a\n", "FILE:1: must be a mapping with the keys agent, servers, mailboxes and probes"),
+        (b"agent:\n\tlisten: x\n", "FILE:2: is not valid YAML: found character '\\t' that cannot start any"),
+        (b"agent: {\n", "FILE:2: is not valid YAML: expected the node content, but found"),
+        (b"\xff\xfe\x00", "FILE:1: is not valid YAML: "),
+        (b"a: 1\n---\nb: 2\n", "FILE:2: is not valid YAML: but found another document"),
+    ],
+    ids=[
+        "absent",
+        "directory",
+        "empty",
+        "comment only",
+        "list",
+        "tab",
+        "unfinished",
+        "binary",
+        "two documents",
+    ],
+)
+def test_file_that_is_no_configuration(tmp_path: Path, content: Any, told: str) -> None:
+    """One sentence says what is wrong with the file, and where."""
+    path = tmp_path / "site.yaml"
+    if content is Path:
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert str(caught.value).replace(str(path), "FILE").startswith(told)
+
+
+def test_tab_is_told_with_its_remedy(tmp_path: Path) -> None:
+    """YAML's words on a tab do not say that spaces are wanted, and so we do."""
+    path = tmp_path / "site.yaml"
+    path.write_text("agent:\n\tlisten: x\n")
+    mistake = read_document(path)
+    assert isinstance(mistake, Mistake)
+    assert mistake.text.endswith("; indent with spaces")
+
+
+def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file without permission is told with the user that needs it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root, as tests may be, is refused no file
+    monkeypatch.setattr("os.geteuid", lambda: 991)
+    mistake = read_document(tmp_path / "site.yaml")
+    assert isinstance(mistake, Mistake)
+    assert mistake.text == "cannot be read: Permission denied; user 991 must be able to read it"
+
+
+def _settings_in(annotation: Any) -> Iterator[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _settings_in(argument)
+
+
+def _levels(model: type[BaseModel], wrap: Any, at: str) -> Iterator[tuple[str, Any, type[BaseModel]]]:
+    """Yield every level of the file: its place, what builds a file around an entry there, and its model."""
+    yield at or "top", wrap, model
+    for key, field in model.model_fields.items():
+        if key == "probes":
+            continue
+        named = get_origin(field.annotation) in {dict, Mapping}
+        for found in _settings_in(field.annotation):
+            # The name is a key as well, which must not lead astray.
+            name = next(iter(found.model_fields))
+            yield from _levels(
+                found,
+                lambda entry, key=key, named=named, name=name: wrap({key: {name: entry} if named else entry}),
+                f"{at}.{key}",
+            )
+
+
+LEVELS = [
+    *_levels(Configuration, lambda entry: {"probes": [], **entry}, ""),
+    *(
+        level
+        for kind, probe in KINDS.items()
+        for level in _levels(
+            probe.settings_model,
+            lambda entry, kind=kind: {"probes": [{"kind": kind, "name": "x", **entry}]},
+            f"probe {kind}",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "model"), [level[1:] for level in LEVELS], ids=[level[0] for level in LEVELS]
+)
+def test_mistyped_key_gets_a_suggestion(wrap: Any, model: type[BaseModel], tmp_path: Path) -> None:
+    """At every level of the file each key that is mistyped by a letter or its case gets the right one."""
+    path = tmp_path / "site.yaml"
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        for typo in (key + "q", key.upper()):
+            path.write_text(yaml.safe_dump(wrap({typo: 1})))
+            with pytest.raises(ConfigurationError) as caught:
+                load(path)
+            told = [mistake for mistake in caught.value.mistakes if mistake.key.endswith(typo)]
+            assert [f"Did you mean {key!r}?" in mistake.text for mistake in told] == [True], (typo, told)
