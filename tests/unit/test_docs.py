@@ -1,0 +1,149 @@
+"""What people read is true: links lead somewhere, names exist, command lines parse, references are fresh."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from monitor.commands import main
+from monitor.config.models import Configuration
+from probes.reasons import Reason
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+RUNBOOKS = ROOT / "alerts" / "runbooks"
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *RUNBOOKS.glob("*.md"), *ROOT.glob("dashboards/*.md")]
+)
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_METRIC = re.compile(r"\bmailsonde_[a-z_]+[a-z]\b(?![*{]?\*)")
+_HISTOGRAM_SERIES = re.compile(r"_(bucket|count|sum)$")
+_TYPED_IN_A_BLOCK = re.compile(r"^ {4,}(mailsonde .+)$", re.MULTILINE)
+_TYPED_INLINE = re.compile(r"`(mailsonde [^`\n]+)`")
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a rendered page has: its headings in lower case, with dashes for spaces."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link names a file that is there, and a heading that it has."""
+    for link in _LINK.findall(_FENCE.sub("", page.read_text())):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), f"{relative(page)}: {link} leads nowhere"
+        assert target.is_relative_to(ROOT), f"{relative(page)}: {link} leads out of the project"
+        if anchor:
+            assert anchor in anchors(target), f"{relative(page)}: {name} has no heading for #{anchor}"
+
+
+def test_generated_pages_are_what_the_code_says() -> None:
+    """Nobody reads a reference that is older than the code."""
+    command = [sys.executable, str(DOCS / "generate.py"), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_setting_is_documented() -> None:
+    """Each setting is in the reference under its part, and in the example with its place in the file."""
+    reference = (DOCS / "reference" / "settings.md").read_text()
+    example = (ROOT / "config" / "example.yaml").read_text()
+    for definition in Configuration.model_json_schema(by_alias=True)["$defs"].values():
+        for key in definition["properties"]:
+            assert f"| `{key}` |" in reference
+            assert re.search(rf"\b{key}:", example), f"config/example.yaml does not show {key}"
+
+
+def test_every_reason_is_documented() -> None:
+    """Each reason that a run can end with is explained, with its outcome."""
+    reference = (DOCS / "reference" / "reasons.md").read_text()
+    for reason in Reason:
+        assert f"| `{reason}` | {reason.outcome} | {reason.meaning} |" in reference
+
+
+def metrics() -> set[str]:
+    """Return the names on the reference page: a histogram without suffixes, a counter with its own."""
+    reference = (DOCS / "reference" / "metrics.md").read_text()
+    return set(re.findall(r"^\| `(mailsonde_\w+)` \|", reference, re.MULTILINE))
+
+
+def test_every_metric_is_documented() -> None:
+    """Each name in the collector's code is in the reference, also one that is exported only now and then."""
+    tree = ast.parse((ROOT / "monitor" / "collector.py").read_text())
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    named = {text for text in constants if isinstance(text, str) and re.fullmatch(r"mailsonde_\w+", text)}
+    assert len(named) > 15
+    known = metrics()
+    for name in named:
+        assert known & {name, f"{name}_total", f"{name}_info"}, f"metrics.md lacks {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_no_page_names_a_metric_that_does_not_exist(page: Path) -> None:
+    """Whoever copies a name from a page finds a series under it."""
+    for name in _METRIC.findall(page.read_text()):
+        assert _HISTOGRAM_SERIES.sub("", name) in metrics() or name in metrics(), name
+
+
+def test_every_alert_is_documented() -> None:
+    """Each alert has its section and a runbook, and each threshold is told with an alert that it decides."""
+    templates = "".join(path.read_text() for path in (ROOT / "alerts").glob("*.j2"))
+    names = set(re.findall(r"\bMailsonde[A-Z]\w+", templates))
+    page = (DOCS / "reference" / "alerts.md").read_text()
+    assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == names
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} == names
+    thresholds = yaml.safe_load((ROOT / "alerts" / "thresholds.yaml").read_text())
+    for key, value in thresholds.items():
+        if isinstance(value, int | float) or re.fullmatch(r"[\d.]+[a-z]+", str(value)):
+            assert f"- `{key}: {value}`" in page
+
+
+def parse(line: str) -> None:
+    """Parse a command line as the command would, without running it; raises click.UsageError."""
+    words = re.sub(r"\s#.*$", "", line).replace("\\|", "|").replace("[", "").replace("]", "").split()
+    arguments = [word.partition("|")[0] for word in words[1:]]  # of alternatives, the first
+    with click.Context(main) as context:
+        _, command, rest = main.resolve_command(context, arguments)
+        assert command is not None
+        command.make_context(command.name, rest, parent=context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_command_lines_parse(page: Path) -> None:
+    """Each command line can be typed as it is shown; in a sentence, one may leave out what is required."""
+    text = page.read_text()
+    for line in _TYPED_IN_A_BLOCK.findall(text):
+        if "`" not in line and not line.endswith("."):  # else a sentence that goes on in a list
+            parse(line)
+    for line in _TYPED_INLINE.findall(text):
+        try:
+            parse(line)
+        except click.MissingParameter:
+            pass
+        except click.UsageError as error:
+            pytest.fail(f"{relative(page)}: {line}: {error.format_message()}")
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """The README's table names each command."""
+    readme = (ROOT / "README.md").read_text()
+    for name in main.commands:
+        assert f"| `mailsonde {name}" in readme
