@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from monitor.assembly import Assembly, assembled
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
+from monitor.recent import Recent
 from monitor.runner import Result
 from monitor.schedule import Schedule
 from monitor.web.app import web_app
+from monitor.web.pages import Pages
 from monitor.web.serving import bind, served
+from monitor.web.views import Views
 from probes.clock import Clock, SystemClock
 from probes.message_life import LedgerError
 from probes.probe import Probe
@@ -27,6 +30,9 @@ GRACE = 4.0
 
 PURGE_EVERY = 3600.0
 """Seconds between two purges of the ledger."""
+
+RUNS_RECALLED = 2000
+"""Latest runs of an earlier agent that the pages show from the start."""
 
 GARBAGE = 10_000
 """New objects after which garbage is looked for: a few megabytes, and tens of runs."""
@@ -80,16 +86,20 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
     open_messages = await assembly.ledger.adopt()
     assembly.resume(open_messages)
     results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
+    recent = Recent(clock.time())
+    for earlier in reversed(await assembly.ledger.recent_runs(limit=RUNS_RECALLED)):
+        recent.take_in(earlier)
 
     async def run(probe: Probe) -> None:
         try:
-            await assembly.run(probe, lambda result: _take_in(assembly, result, results, clock))
+            await assembly.run(probe, lambda result: _take_in(assembly, recent, result, results, clock))
         except asyncio.CancelledError:
             return  # the agent is stopping; the scheduler would log it as an error
 
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False
-    app = web_app(AgentCollector(assembly.state, lambda: assembly.ledger.tally), lambda: is_ready)
+    collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+    app = web_app(collector, lambda: is_ready, Pages(Views(assembly, recent), assembly.ledger))
     async with served(app, bound):
         # What was made by now lives as long as the agent: looking through it for garbage
         # again and again would cost a tenth of a probe's processor time.
@@ -101,7 +111,7 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
         _log.info(
-            "agent started: metrics at %s/metrics, %d probes, %d messages taken up",
+            "agent started: live page at %s, %d probes, %d messages taken up",
             address,
             len(assembly.probes),
             len(open_messages),
@@ -116,13 +126,17 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
             _log.info("agent stopped")
 
 
-def _take_in(assembly: Assembly, result: Result, results: asyncio.Queue[Result], clock: Clock) -> None:
-    """Put a finished run where it is shown: state, ledger, log, and who watches."""
+def _take_in(
+    assembly: Assembly, recent: Recent, result: Result, results: asyncio.Queue[Result], clock: Clock
+) -> None:
+    """Put a finished run where it is shown: state, ledger, pages, log, and who watches."""
     verdict = result.verdict
     assembly.state.ran(
         result.probe, result.target, verdict, ended_at=clock.time(), duration=result.duration_seconds
     )
-    assembly.ledger.record_run(result.with_transcript())
+    told = result.with_transcript()
+    assembly.ledger.record_run(told)
+    recent.take_in(told)
     level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING
     _log.log(
         level,

@@ -9,12 +9,17 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from monitor.web.pages import Pages
 
-def web_app(collector: Collector, ready: Callable[[], bool]) -> Starlette:
+
+def web_app(collector: Collector, ready: Callable[[], bool], pages: Pages) -> Starlette:
     """Return the application; ``ready`` says whether probes are being run."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
@@ -34,5 +39,12 @@ def web_app(collector: Collector, ready: Callable[[], bool]) -> Starlette:
         return PlainTextResponse("mailsonde is starting or stopping\n", status_code=503)
 
     return Starlette(
-        routes=[Route("/metrics", metrics), Route("/-/healthy", healthy), Route("/-/ready", is_ready)]
+        routes=[
+            Route("/metrics", metrics),
+            Route("/-/healthy", healthy),
+            Route("/-/ready", is_ready),
+            *pages.routes(),
+        ],
+        exception_handlers={HTTPException: pages.refuse},
+        middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)],
     )

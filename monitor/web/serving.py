@@ -41,6 +41,7 @@ async def served(app: Starlette, bound: socket.socket) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="error",  # a flood of refused connections is no flood of log lines
         access_log=False,
         lifespan="off",
         limit_concurrency=MOST_CONNECTIONS,

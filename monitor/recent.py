@@ -1,0 +1,97 @@
+"""The latest runs of each route in memory: what the live page draws without asking the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from probes.reasons import Outcome, Reason
+
+KEPT = 40
+"""Runs of each route that are kept."""
+
+RouteKey = tuple[str, str]
+"""A probe's name and its target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One finished run; ``seconds`` is the delivery where ``uncertainty`` is known, else how long it took."""
+
+    run: str
+    at: float  # unix seconds
+    word: str  # ok, warning, failed or unknown
+    reason: str
+    seconds: float | None
+    uncertainty: float | None
+
+
+@dataclass(slots=True)
+class Route:
+    """The latest runs of one route, oldest first, and the last of them as a whole."""
+
+    version: int = 0
+    last: Mapping[str, Any] | None = None
+    points: deque[Point] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+
+class Recent:
+    """The latest runs by route. Every change has a version, greater than all before it.
+
+    Versions go on increasing over restarts of the agent, because they begin at its time in milliseconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.version = int(now * 1000)
+        self.routes: dict[RouteKey, Route] = {}
+        self._news = asyncio.Event()
+
+    def take_in(self, run: Mapping[str, Any]) -> None:
+        """Take in a finished run, as `Result.with_transcript` or the ledger's history gives it."""
+        key = run["probe"], run["target"]
+        route = self.routes.setdefault(key, Route())
+        route.last = {name: value for name, value in run.items() if name != "transcript"}
+        route.points.append(point_of(run))
+        self.touch(key)
+
+    def touch(self, key: RouteKey) -> None:
+        """Count what is shown of a route as changed."""
+        self.version += 1
+        self.routes.setdefault(key, Route()).version = self.version
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def changed_since(self, version: int) -> list[RouteKey]:
+        """Return the routes that changed after ``version``."""
+        return [key for key, route in self.routes.items() if route.version > version]
+
+    async def beyond(self, version: int) -> None:
+        """Return once something is newer than ``version``."""
+        while self.version <= version:
+            await self._news.wait()
+
+
+def point_of(run: Mapping[str, Any]) -> Point:
+    """Return what is kept of a run."""
+    message = run.get("message") or {}
+    measured = message.get("uncertainty_seconds") is not None
+    sends = "message" in run or run["kind"] == "roundtrip"
+    return Point(
+        run=str(run.get("run", "")),
+        at=datetime.fromisoformat(run["started_at"]).timestamp(),
+        word=word_of(run),
+        reason=run["reason"],
+        seconds=message.get("delivery_seconds") if sends else run["duration_seconds"],
+        uncertainty=message["uncertainty_seconds"] if measured else None,
+    )
+
+
+def word_of(run: Mapping[str, Any]) -> str:
+    """Return a run's outcome in one word, with a warning told apart from ok."""
+    if run["outcome"] == Outcome.OK and run["reason"] != Reason.NONE:
+        return "warning"
+    return str(run["outcome"])

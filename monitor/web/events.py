@@ -1,0 +1,102 @@
+"""Server-sent events: what changed on the pages, at most once a second for each who watches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from monitor.recent import RouteKey
+from monitor.web.views import Views
+
+MOST_STREAMS = 20
+"""Streams at once; who comes after them is told to try again, and has the page without updates."""
+
+PAUSE = 1.0
+"""Seconds between two events of a stream: a busy agent's changes are told together."""
+
+KEEP_ALIVE = 15.0
+"""Seconds after which a silent stream says that it still lives."""
+
+ROUTES_A_TURN = 200
+"""Routes that are looked at before the probes have their turn."""
+
+
+class Events:
+    """Tells every open stream which rows changed. ``render_row`` gives a route's row as HTML."""
+
+    def __init__(self, views: Views, render_row: Callable[[RouteKey], str]) -> None:
+        self._views = views
+        self._render_row = render_row
+        self._rows: dict[RouteKey, tuple[int, str]] = {}  # a row is drawn once for all streams
+        self._flights: dict[RouteKey, tuple[int, float, bool]] = {}
+        self._streams = 0
+        self._watching: asyncio.Task[None] | None = None
+
+    async def endpoint(self, request: Request) -> Response:
+        """Answer ``/events?since=VERSION&probe=NAME``; a stream that reconnects says where it was."""
+        if self._streams >= MOST_STREAMS:
+            headers = {"retry-after": "30", "connection": "close"}
+            return PlainTextResponse(f"{MOST_STREAMS} pages watch already\n", 503, headers)
+        since = request.headers.get("last-event-id") or request.query_params.get("since", "")
+        version = int(since) if since.isdecimal() and len(since) < 20 else self._views.recent.version
+        stream = self._stream(version, request.query_params.get("probe"))
+        return StreamingResponse(
+            stream, media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+
+    async def _stream(self, version: int, probe: str | None) -> AsyncIterator[str]:
+        self._streams += 1
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch_flights(), name="flights")
+        recent = self._views.recent
+        try:
+            yield "retry: 3000\n\n"
+            while True:
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE):
+                        await recent.beyond(version)
+                except TimeoutError:
+                    yield ": still here\n\n"
+                    continue
+                await asyncio.sleep(PAUSE)
+                changed, version = recent.changed_since(version), recent.version
+                rows = await self._drawn([key for key in changed if probe is None or key[0] == probe])
+                if rows:
+                    yield f"id: {version}\ndata: {json.dumps(rows)}\n\n"
+        finally:
+            self._streams -= 1
+            if not self._streams and self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
+
+    async def _drawn(self, keys: list[RouteKey]) -> dict[str, str]:
+        """Return the rows of these routes, as far as they still exist, by the key that the page knows."""
+        there = set(self._views.routes())
+        rows = {}
+        for number, key in enumerate(keys):
+            if key not in there:
+                continue
+            version = self._views.recent.routes[key].version
+            drawn = self._rows.get(key)
+            if drawn is None or drawn[0] != version:
+                drawn = self._rows[key] = version, self._render_row(key)
+            rows[" ".join(key)] = drawn[1]
+            if number % ROUTES_A_TURN == ROUTES_A_TURN - 1:
+                await asyncio.sleep(0)
+        return rows
+
+    async def _watch_flights(self) -> None:
+        """While somebody watches, count a route as changed when messages set out, arrive, or become late."""
+        while True:
+            for number, key in enumerate(list(self._views.routes())):
+                flight = self._views.flight_of(key)
+                if self._flights.get(key) != flight:
+                    self._flights[key] = flight
+                    self._views.recent.touch(key)
+                if number % ROUTES_A_TURN == ROUTES_A_TURN - 1:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(PAUSE)

@@ -1,0 +1,191 @@
+"""The pages, and the same as JSON where a client accepts that rather than HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from monitor.ledger.store import SqlLedger
+from monitor.recent import KEPT, RouteKey, point_of, word_of
+from monitor.web.events import Events
+from monitor.web.views import HEIGHT, WIDTH, RouteView, Views
+from monitor.web.whereabouts import capital, duration, explained
+from probes.message_life import LedgerError
+
+RUNS_SHOWN = 100
+"""Runs, and failed runs besides, on a probe's page: as many as the ledger keeps."""
+
+_HERE = Path(__file__).parent
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "vary": "Accept",
+}
+"""Nothing runs, loads or is sent but what comes from here; what servers said is never markup."""
+
+
+class Pages:
+    """Answers for the overview, the probes, their runs, and the events that keep the pages fresh."""
+
+    def __init__(self, views: Views, ledger: SqlLedger) -> None:
+        self._views = views
+        self._ledger = ledger
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.policies["json.dumps_kwargs"] = {}  # phases stay in their order
+        self._templates.filters |= {
+            "duration": duration,
+            "instant": _instant,
+            "explained": explained,
+            "capital": capital,
+        }
+        self._templates.globals |= {
+            "agent_version": version("mailsonde"),
+            "cells": KEPT,
+            "spark": (WIDTH, HEIGHT),
+            "word_of": word_of,
+        }
+        self._row = self._templates.get_template("row.html").module.row  # type: ignore[attr-defined] # a macro
+        self._events = Events(views, self._render_row)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """Return what the application is to answer."""
+        return [
+            Route("/", self.overview),
+            Route("/probes/{probe}", self.probe),
+            Route("/probes/{probe}/runs/{run}", self.run),
+            Route("/events", self._events.endpoint),
+            Mount("/static", StaticFiles(directory=_HERE / "static")),
+        ]
+
+    def _render_row(self, key: RouteKey) -> str:
+        return str(self._row(self._views.view(key)))
+
+    def _answer(self, request: Request, template: str, shown: Mapping[str, Any], data: object) -> Response:
+        if _wants_json(request):
+            return JSONResponse(data, headers=SECURITY_HEADERS)
+        text = self._templates.get_template(template).render(shown)
+        return HTMLResponse(text, headers=SECURITY_HEADERS)
+
+    async def overview(self, request: Request) -> Response:
+        """Show every route, what is wrong first."""
+        wanted, only_wrong = request.query_params.get("q", "")[:100], "wrong" in request.query_params
+        since = self._views.recent.version
+        views = sorted(map(self._views.view, self._views.routes()), key=lambda view: (view.rank, view.key))
+        shown = [
+            view
+            for view in views
+            if wanted.lower() in view.key.lower() and (not only_wrong or view.word not in {"ok", "waiting"})
+        ]
+        data = {"probes": [view.as_object() for view in shown]}
+        words = [view.word for view in views]
+        counts = {word: words.count(word) for word in dict.fromkeys(words)}
+        context = {"views": shown, "counts": counts, "wanted": wanted, "only_wrong": only_wrong}
+        return self._answer(request, "overview.html", context | {"since": since}, data)
+
+    async def probe(self, request: Request) -> Response:
+        """Show one probe: each of its routes, charts of one, the last runs and the last failures."""
+        name = request.path_params["probe"]
+        if not self._views.has_probe(name):
+            raise HTTPException(404, "no probe of this name is configured")
+        since = self._views.recent.version
+        views = [self._views.view(key) for key in self._views.routes() if key[0] == name]
+        wanted = request.query_params.get("target")
+        view = next((view for view in views if view.target == wanted), _most_telling(views))
+        runs = await self._runs(name, view.target, failures=False)
+        failures = await self._runs(name, view.target, failures=True)
+        hops = self._views.hop_seconds((name, view.target))
+        data = view.as_object() | {"hop_seconds": hops, "runs": runs, "failures": failures}
+        context = {"view": view, "views": views, "runs": runs, "failures": failures, "hops": hops}
+        return self._answer(
+            request, "probe.html", context | {"since": since, "chart": _chart(view, runs)}, data
+        )
+
+    async def _runs(self, probe: str, target: str, *, failures: bool) -> list[dict[str, Any]]:
+        """Return the latest runs of a route, newest first, without what was said in them."""
+        try:
+            found = await self._ledger.recent_runs(probe, 2 * RUNS_SHOWN, failures)
+        except LedgerError as error:
+            raise HTTPException(503, f"the ledger cannot be read: {error}") from error
+        of_route = [run for run in found if run["target"] == target][:RUNS_SHOWN]
+        return [{name: value for name, value in run.items() if name != "transcript"} for run in of_route]
+
+    async def run(self, request: Request) -> Response:
+        """Show one run with what was said in it."""
+        name, wanted = request.path_params["probe"], request.path_params["run"]
+        found: list[dict[str, Any]] = []
+        if _RUN_ID.fullmatch(wanted):
+            for failures in (False, True):
+                found = found or [
+                    run
+                    for run in await self._ledger.recent_runs(name, 2 * RUNS_SHOWN, failures)
+                    if run.get("run") == wanted
+                ]
+        if not found:
+            raise HTTPException(
+                404, "no such run; the last 100 of each probe are kept, and the last 100 failures"
+            )
+        return self._answer(request, "run.html", {"run": found[0]}, found[0])
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answer an error in words, as HTML or JSON."""
+        assert isinstance(error, HTTPException)  # noqa: S101 # registered for this class alone
+        if request.method == "HEAD" or error.status_code in {204, 304}:
+            return Response(status_code=error.status_code, headers=SECURITY_HEADERS)
+        if _wants_json(request):
+            return JSONResponse({"error": error.detail}, error.status_code, headers=SECURITY_HEADERS)
+        text = self._templates.get_template("error.html").render(detail=error.detail)
+        return HTMLResponse(text, error.status_code, headers=SECURITY_HEADERS)
+
+
+def _wants_json(request: Request) -> bool:
+    accepted = request.headers.get("accept", "")
+    return "application/json" in accepted and "text/html" not in accepted
+
+
+def _most_telling(views: Sequence[RouteView]) -> RouteView:
+    """Return the route whose charts come first: one that sends messages, the worst of them."""
+    return min(views, key=lambda view: (view.states is None, view.rank))
+
+
+def _instant(at: float | str) -> str:
+    """Return an instant (unix seconds or RFC 3339) as RFC 3339 in UTC, whole seconds."""
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else datetime.fromtimestamp(at, UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _chart(view: RouteView, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the charts draw, oldest first: seconds, and a list of seconds for each phase."""
+    points = [point_of(run) for run in reversed(runs)]
+    names = dict.fromkeys(phase for run in runs for phase in run["phases"])
+    return {
+        "at": [round(point.at, 3) for point in points],
+        "word": [point.word for point in points],
+        "run": [point.run for point in points],
+        "seconds": [point.seconds for point in points],
+        "uncertainty": [point.uncertainty for point in points],
+        "phases": {name: [run["phases"].get(name) for run in reversed(runs)] for name in names},
+        "deadline": view.deadline,
+        "sends": view.states is not None,
+    }

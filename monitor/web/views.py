@@ -1,0 +1,165 @@
+"""What the pages show of each route, worked out from the agent's state; no HTML yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monitor.assembly import Assembly
+from monitor.recent import KEPT, Point, Recent, Route, RouteKey
+from monitor.web.whereabouts import Flight, sentence
+from probes.message_life import MessageState
+from probes.probe import Probe
+
+_FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
+
+WIDTH, HEIGHT = 160.0, 28.0
+"""Size of a sparkline's drawing, in its own units."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """One row of the overview, and the head of a probe's page."""
+
+    probe: str
+    kind: str
+    target: str
+    word: str  # failed, unknown, late, warning, ok or waiting
+    sentence: str
+    last: Any  # the last run's object, or None
+    last_at: float | None  # unix seconds: when the last run began
+    points: Sequence[Point]
+    in_flight: int
+    oldest_at: float  # unix seconds; 0 when nothing is under way
+    states: dict[str, int] | None  # messages that entered each state; None where none are sent
+    deadline: float  # seconds
+
+    @property
+    def key(self) -> str:
+        """A key for the page: neither names nor targets hold a blank."""
+        return f"{self.probe} {self.target}"
+
+    @property
+    def rank(self) -> int:
+        """Its place among others: what is wrong comes first."""
+        return _FROM_BAD_TO_GOOD.index(self.word)
+
+    @property
+    def strip(self) -> list[tuple[int, str, str]]:
+        """Cells of the strip of recent results: position, word, and what a pointer on it reads."""
+        empty = KEPT - len(self.points)
+        return [(empty + number, point.word, point.reason) for number, point in enumerate(self.points)]
+
+    @property
+    def counts(self) -> str:
+        """The strip in words."""
+        if not self.points:
+            return "no runs yet"
+        words = [point.word for point in self.points]
+        each = (f"{words.count(word)} {word}" for word in _FROM_BAD_TO_GOOD if word in words)
+        return f"last {len(words)} runs: {', '.join(each)}"
+
+    @property
+    def sparkline(self) -> list[str]:
+        """Lines of a sparkline as lists of points, broken where nothing was measured; 0 is at the bottom."""
+        known = [point.seconds for point in self.points if point.seconds is not None]
+        top = max(known, default=0.0) or 1.0
+        lines: list[list[str]] = [[]]
+        empty = KEPT - len(self.points)
+        for number, point in enumerate(self.points):
+            if point.seconds is None:
+                lines.append([])
+                continue
+            x = (empty + number) * WIDTH / (KEPT - 1)
+            y = HEIGHT - 2 - point.seconds / top * (HEIGHT - 4)
+            lines[-1].append(f"{x:.0f},{y:.1f}")
+        return [" ".join(line if len(line) > 1 else line * 2) for line in lines if line]
+
+    def as_object(self) -> dict[str, Any]:
+        """Return what JSON shows."""
+        return {
+            "probe": self.probe,
+            "kind": self.kind,
+            "target": self.target,
+            "state": self.word,
+            "sentence": self.sentence,
+            "messages": self.states,
+            "in_flight": self.in_flight,
+            "oldest_in_flight_at": self.oldest_at or None,
+            "last": self.last,
+        }
+
+
+class Views:
+    """Makes the views of all routes from state, recent runs and the ledger's counts."""
+
+    def __init__(self, assembly: Assembly, recent: Recent) -> None:
+        self._assembly = assembly
+        self.recent = recent
+
+    def routes(self) -> Iterator[RouteKey]:
+        """Yield every route that there is now, the parts of a probe included."""
+        yield from list(self._assembly.state.probes)
+
+    def has_probe(self, name: str) -> bool:
+        """Return whether a probe is configured under this name."""
+        return name in self._assembly.probes
+
+    def flight_of(self, key: RouteKey) -> tuple[int, float, bool]:
+        """Return how many messages are under way, since when (unix seconds, or 0), and if one is late."""
+        if key not in self._assembly.state.deliveries:
+            return 0, 0.0, False
+        tally = self._assembly.ledger.tally
+        count, oldest_at = tally.in_flight(*key), tally.oldest_in_flight(*key)
+        flight = self._flight(count, oldest_at, self.recent.routes.get(key, Route()))
+        return count, oldest_at, flight.is_overdue
+
+    def view(self, key: RouteKey) -> RouteView:
+        """Return the view of a route that `routes` yields."""
+        state, delivery = self._assembly.state.probes[key], self._assembly.state.deliveries.get(key)
+        probe, route = self._assembly.probes[key[0]], self.recent.routes.get(key, Route())
+        count, oldest_at, _ = self.flight_of(key)
+        flight = self._flight(count, oldest_at, route)
+        entered = self._assembly.ledger.tally.entered
+        return RouteView(
+            probe=state.name,
+            kind=state.kind,
+            target=state.target,
+            word=self._word(route, flight),
+            sentence=sentence(
+                route.last,
+                mailbox=probe.mailbox if delivery is not None else None,
+                flight=flight if delivery is not None else None,
+                hop_seconds=delivery.hop_seconds if delivery is not None else None,
+            ),
+            last=route.last,
+            last_at=route.points[-1].at if route.points else None,
+            points=tuple(route.points),
+            in_flight=count,
+            oldest_at=oldest_at,
+            states={str(each): entered.get((*key, each), 0) for each in MessageState}
+            if delivery is not None
+            else None,
+            deadline=probe.settings.deadline,
+        )
+
+    def _flight(self, count: int, oldest_at: float, route: Route) -> Flight:
+        age = self._assembly.clock.time() - oldest_at if count else 0.0
+        known = [point.seconds for point in route.points if point.uncertainty is not None]
+        return Flight(count, age, max((seconds for seconds in known if seconds is not None), default=None))
+
+    def _word(self, route: Route, flight: Flight) -> str:
+        if not route.points:
+            return "waiting"
+        word = route.points[-1].word
+        return "late" if flight.is_overdue and word in {"ok", "warning"} else word
+
+    def hop_seconds(self, key: RouteKey) -> dict[str, float]:
+        """Return the waits of the last arrival by position, in seconds."""
+        delivery = self._assembly.state.deliveries.get(key)
+        return dict(delivery.hop_seconds) if delivery is not None else {}
+
+    def probe(self, name: str) -> Probe:
+        """Return the configured probe with this name."""
+        return self._assembly.probes[name]

@@ -1,0 +1,58 @@
+"""A running agent with smtp probes of a server that follows a script, and a client of its pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from monitor.agent import Agent, running_agent
+from monitor.config.models import Configuration
+from monitor.runner import Result
+from tests.fakes.scripted_server import Script, scripted_server
+
+
+@dataclass
+class Watched:
+    """An agent, and who looks at it."""
+
+    agent: Agent
+    client: httpx.AsyncClient
+
+    async def result(self) -> Result:
+        """Return the next finished run."""
+        return await self.agent.results.get()
+
+
+StartAgent = Callable[..., AbstractAsyncContextManager[Watched]]
+
+
+@pytest.fixture
+def start_agent(tmp_path: Path) -> StartAgent:
+    """Return what starts an agent with ``probes`` smtp probes of a server that follows ``script``."""
+
+    @asynccontextmanager
+    async def start(script: Script, probes: int = 1) -> AsyncIterator[Watched]:
+        async with scripted_server(script) as server:
+            mail = {"protocol": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"}
+            configuration = Configuration.model_validate(
+                {
+                    "agent": {"listen": "127.0.0.1:0", "ledger": f"sqlite://{tmp_path}/ledger.db"},
+                    "servers": {"mail": mail},
+                    "probes": [
+                        {"name": f"hq-{number}", "kind": "smtp", "interval": "1s", "server": "mail"}
+                        for number in range(probes)
+                    ],
+                }
+            )
+            async with (
+                running_agent(configuration) as agent,
+                httpx.AsyncClient(base_url=agent.address, trust_env=False, timeout=10) as client,
+            ):
+                yield Watched(agent, client)
+
+    return start

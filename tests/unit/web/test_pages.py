@@ -1,0 +1,94 @@
+"""The pages of a running agent, and the same as JSON."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from tests.fakes.scripted_server import Peer, dialogue
+from tests.unit.web.conftest import StartAgent
+
+JSON = {"accept": "application/json"}
+EHLO = (rb"EHLO \S+", b"250-mail.example.com\r\n250 <img src=x onerror=alert(1)>")
+SOUND = dialogue(b"220 <script>alert('banner')</script> \x1b[31mred\x1b[0m", EHLO, (b"QUIT", b"221 bye"))
+HOSTILE = "<script>alert(1)</script>\x1b[2J" + "x" * 100_000
+
+
+async def refuse(peer: Peer) -> None:
+    """Refuse with 100 KB of markup and terminal escapes, in lines as long as a client may take."""
+    for line in [HOSTILE[at : at + 400] for at in range(0, 4000, 400)]:
+        await peer.send(b"554-" + line.encode())
+    await peer.send(b"554 no")
+
+
+async def _page(client: httpx.AsyncClient, path: str) -> str:
+    answer = await client.get(path, headers={"accept": "text/html,*/*"})
+    assert answer.status_code == 200, answer.text
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    return answer.text
+
+
+async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
+    """JSON at the pages' own addresses tells the same: the state, the last runs, and what was said."""
+    async with start_agent(SOUND) as watched:
+        await watched.result()
+        (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
+        assert (probe["probe"], probe["kind"], probe["target"]) == ("hq-0", "smtp", "mail")
+        assert (probe["state"], probe["messages"]) == ("ok", None)
+        assert probe["sentence"].startswith("All well: the last run took ")
+        shown = (await watched.client.get("/probes/hq-0", headers=JSON)).json()
+        run = shown["runs"][0]
+        assert (run["outcome"], shown["failures"], "transcript" in run) == ("ok", [], False)
+        told = (await watched.client.get(f"/probes/hq-0/runs/{run['run']}", headers=JSON)).json()
+        assert {name: value for name, value in told.items() if name != "transcript"} == run
+        assert [line[9:] for line in told["transcript"]][-2:] == ["C: QUIT", "S: 221 bye"]
+
+
+@pytest.mark.parametrize("script", [SOUND, refuse], ids=["sound", "refusing"])
+async def test_what_servers_say_is_escaped_and_cut(script: object, start_agent: StartAgent) -> None:
+    """Markup, terminal escapes and 100 KB from a server are text on every page, and little of it."""
+    async with start_agent(script) as watched:
+        result = await watched.result()
+        run = f"/probes/hq-0/runs/{result.run}"
+        pages = [await _page(watched.client, path) for path in ("/", "/probes/hq-0", run)]
+    for page in pages:
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+        assert "\x1b" not in page
+        assert len(page) < 60_000
+    assert r"\x1b[" in pages[2]
+    assert re.search(r"&lt;script&gt;alert\(", pages[2])
+
+
+async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None:
+    """A refused run is failed on the overview, with what the server said, and listed among the failures."""
+    async with start_agent(refuse) as watched:
+        result = await watched.result()
+        overview = await _page(watched.client, "/")
+        assert "<title>1 failed, mailsonde</title>" in overview
+        assert "In phase greeting: 554" in overview
+        probe = await _page(watched.client, "/probes/hq-0")
+        assert probe.count(f"/probes/hq-0/runs/{result.run}") == 2  # under last failures and last runs
+
+
+async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
+    """The form narrows the table by name, and to what is wrong."""
+    async with start_agent(SOUND, probes=3) as watched:
+        for _ in range(3):
+            await watched.result()
+        assert (await _page(watched.client, "/")).count("data-route=") == 3
+        assert (await _page(watched.client, "/?q=HQ-1")).count("data-route=") == 1
+        nothing = await _page(watched.client, "/?wrong=1")
+        assert "data-route=" not in nothing
+        assert '<p id="none">No probe fits.</p>' in nothing
+
+
+async def test_a_new_agent_shows_the_runs_of_the_last(start_agent: StartAgent) -> None:
+    """After a restart the strip begins with what the ledger knows."""
+    async with start_agent(SOUND) as watched:
+        before = await watched.result()
+    async with start_agent(SOUND) as watched:
+        (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
+        assert probe["last"]["started_at"] >= before.as_object()["started_at"]
