@@ -59,10 +59,10 @@ def sentence(
 
 def _overdue(last: Mapping[str, Any], mailbox: str | None, flight: Flight) -> str:
     usually = f"; the latest ones took at most {duration(flight.usual)}" if flight.usual is not None else ""
-    many = "a message has" if flight.count == 1 else f"{flight.count} messages have, the oldest"
+    many = "a message is" if flight.count == 1 else f"{flight.count} messages are"
     return (
-        f"Mail is late now: {many} been under way for {duration(flight.oldest_age)} between {last['target']} "
-        f"and mailbox {mailbox}{usually}."
+        f"Mail is late now: {many} between {last['target']} and mailbox {mailbox}, "
+        f"since {duration(flight.oldest_age)}{usually}."
     )
 
 

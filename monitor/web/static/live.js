@@ -65,11 +65,8 @@ const comesBefore = (a, b) =>
   a.dataset.rank - b.dataset.rank || (a.dataset.route < b.dataset.route ? -1 : a.dataset.route > b.dataset.route ? 1 : 0);
 
 function place(row) {
-  const rows = table.tBodies[0].rows;
-  let next = 0;
-  while (next < rows.length && (rows[next] === row || comesBefore(rows[next], row) < 0)) next += 1;
-  const follower = rows[next] || null;
-  if (row.nextElementSibling !== follower || !row.parentNode) table.tBodies[0].insertBefore(row, follower);
+  const follower = [...table.tBodies[0].rows].find((other) => comesBefore(row, other) < 0);
+  table.tBodies[0].insertBefore(row, follower || null);
 }
 
 function takeRows(changed) {

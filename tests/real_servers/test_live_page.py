@@ -1,0 +1,203 @@
+"""The live page in a real browser, of a real agent that watches Postfix and Dovecot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.real_servers.browser import Watch, chromium
+from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.process import wait_until
+from tests.real_servers.site import AgentProcess, Site
+
+PATIENCE = 30_000  # ms
+
+
+@pytest.fixture(scope="module")
+def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(server_directory("page"), server_tls, deadline="20s") as running:
+        text = running.config.read_text()
+        refused = "  - {name: gone, kind: smtp, interval: 2s, server: gone}\n"
+        gone = "  gone: {protocol: smtp, host: 127.0.0.1, port: 1, tls: none}\n"
+        running.config.write_text(text.replace("servers:\n", f"servers:\n{gone}") + refused)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agent(site: Site) -> AgentProcess:
+    running = site.start_agent()
+    wait_until(lambda: running.metric('mailsonde_delivery_seconds_count{probe="trip"') >= 3, "deliveries")
+    return running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    made = browser.new_context()
+    yield made
+    made.close()
+
+
+def _run_of(agent: AgentProcess, probe: str, which: str = "runs") -> str:
+    """Return the path of the latest run, or failure, of a probe."""
+    answer = httpx.get(
+        f"{agent.address}/probes/{probe}", headers={"accept": "application/json"}, trust_env=False
+    )
+    return f"/probes/{probe}/runs/{answer.json()[which][0]['run']}"
+
+
+def _await_updates(page: Page) -> None:
+    """Wait until the page has taken in three events."""
+    wait_until(
+        lambda: page.evaluate("Number(document.documentElement.dataset.updates || 0)") >= 3, "three updates"
+    )
+
+
+def test_overview_is_live(agent: AgentProcess, context: BrowserContext) -> None:
+    """The table shows each probe, what is wrong first, and takes up new runs without a reload."""
+    page = context.new_page()
+    watch = Watch(page, agent.address)
+    page.goto(agent.address)
+    expect(page.locator("tbody tr")).to_have_count(4)
+    expect(page.locator("tbody tr").first).to_contain_text("failed")
+    expect(page.locator("tbody tr").first).to_contain_text("Connection refused")
+    expect(page).to_have_title("1 failed, mailsonde")
+    expect(page.locator("#live")).to_have_text("live", timeout=PATIENCE)
+    trip = page.locator('tr[data-route="trip submission"]')
+    expect(trip).to_contain_text("±")
+    expect(trip.locator(".said")).to_contain_text("Mail flows: the last message took")
+    page.evaluate("window.stays = true")
+    cells = trip.locator(".strip rect").count()
+    _await_updates(page)
+    wait_until(lambda: trip.locator(".strip rect").count() > cells, "a new run in the strip")
+    assert page.evaluate("window.stays")
+    assert watch.troubles == []
+
+
+def test_filters_narrow_the_table_at_once(agent: AgentProcess, context: BrowserContext) -> None:
+    """Typing a name, or asking for what is wrong, hides the other rows, also those that are new."""
+    page = context.new_page()
+    page.goto(agent.address)
+    page.get_by_label("Find").fill("POP")
+    expect(page.locator("tbody tr:visible")).to_have_count(1)
+    page.get_by_label("Find").fill("nothing like it")
+    expect(page.get_by_text("No probe fits.")).to_be_visible()
+    page.get_by_label("Find").fill("")
+    page.get_by_label("Only what is wrong").check()
+    expect(page.locator("tbody tr:visible")).to_have_count(1)
+    _await_updates(page)
+    expect(page.locator("tbody tr:visible")).to_have_count(1)
+
+
+def test_probe_page_draws_and_stays_fresh(agent: AgentProcess, context: BrowserContext) -> None:
+    """Both charts are drawn with ink, and a new run comes into the tables without a reload."""
+    page = context.new_page()
+    watch = Watch(page, agent.address)
+    page.goto(f"{agent.address}/probes/trip")
+    expect(page.locator("h1")).to_contain_text("trip")
+    expect(page.locator(".whereabouts")).to_contain_text("Mail flows")
+    for chart in ("latency", "phases"):
+        expect(page.locator(f"#{chart} canvas")).to_be_visible()
+        inked = page.evaluate(
+            "id => { const c = document.querySelector(`#${id} canvas`);"
+            " return new Set(new Uint32Array(c.getContext('2d')"
+            ".getImageData(0, 0, c.width, c.height).data.buffer)).size }",
+            chart,
+        )
+        assert inked > 20, f"{chart} is blank: {inked} colours"
+    expect(page.locator("#phases-legend")).to_contain_text("tls")
+    newest = page.locator("table.runs").last.locator("tbody a").first
+    first = newest.get_attribute("href")
+    wait_until(lambda: newest.get_attribute("href") != first, "a new run in the table")
+    assert watch.troubles == []
+
+
+def test_a_run_shows_its_dialogue(agent: AgentProcess, context: BrowserContext) -> None:
+    """A run's page has what Postfix said, and no credentials; a failure says what went wrong."""
+    page = context.new_page()
+    watch = Watch(page, agent.address)
+    page.goto(agent.address + _run_of(agent, "trip"))
+    said = page.locator(".transcript")
+    expect(said).to_contain_text("AUTH PLAIN (withheld)")
+    expect(said).to_contain_text("235 2.7.0 Authentication successful")
+    expect(said).to_contain_text("delivered: in mailbox canary")
+    page.goto(agent.address + _run_of(agent, "gone", "failures"))
+    expect(page.locator(".whereabouts")).to_contain_text("Connection refused")
+    assert watch.troubles == []
+
+
+def test_late_mail_is_seen_while_it_is_late(site: Site, agent: AgentProcess, context: BrowserContext) -> None:
+    """While Postfix holds the mail, the overview says so in words before any deadline has passed."""
+    page = context.new_page()
+    page.goto(agent.address)
+    site.postfix.hold()
+    try:
+        trip = page.locator('tr[data-route="trip submission"]')
+        expect(trip.locator(".badge")).to_have_text("late", timeout=PATIENCE)
+        expect(trip.locator(".said")).to_contain_text("between submission and mailbox canary")
+    finally:
+        site.postfix.release()
+    expect(trip.locator(".badge")).to_have_text("ok", timeout=PATIENCE)
+
+
+PAGES = ("/", "/probes/trip", "/probes/gone", "run")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_nothing_is_inaccessible(width: int, scheme: str, agent: AgentProcess, browser: Browser) -> None:
+    """axe-core finds nothing, on a screen or a phone, light or dark, and no page is wider than the screen."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    for path in PAGES:
+        page.goto(agent.address + (_run_of(agent, "trip") if path == "run" else path))
+        found = Axe().run(page).response["violations"]
+        assert found == [], [(each["id"], each["nodes"][0]["html"]) for each in found]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+def test_keyboard_reaches_everything(agent: AgentProcess, context: BrowserContext) -> None:
+    """With Tab and Enter alone one comes from the overview to a run; the focus survives updates."""
+    page = context.new_page()
+    page.goto(agent.address)
+    _tab_to(page, "gone")
+    _await_updates(page)
+    assert page.evaluate("document.activeElement.textContent") == "gone"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/probes/gone")
+    _tab_to(page, "ago")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/runs/*")
+
+
+def _tab_to(page: Page, text: str) -> None:
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if text in page.evaluate("document.activeElement.closest('a')?.textContent || ''").split():
+            return
+    raise AssertionError(f"the Tab key does not reach {text}")
+
+
+def test_without_scripts_there_is_a_plain_table(agent: AgentProcess, browser: Browser) -> None:
+    """With JavaScript off the overview and a probe are whole, and the filter works by its button."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(agent.address)
+    expect(page.locator("tbody tr")).to_have_count(4)
+    page.get_by_label("Find").fill("smtp")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.locator("tbody tr a").click()
+    expect(page.locator("table.runs").last.locator("tbody tr").first).to_contain_text("ok")
+    context.close()
