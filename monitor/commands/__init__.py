@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from monitor.commands.check import check
+from monitor.commands.completion import completion
 from monitor.commands.demo import demo
 from monitor.commands.render import render
 from monitor.commands.run import run
@@ -21,13 +22,13 @@ def main() -> None:
     the measured delivery latencies to Prometheus.
 
     \b
-    Begin with:
-      mailsonde demo                         the whole thing on this machine, nothing to configure
-      mailsonde validate mailsonde.yaml      check a configuration
-      mailsonde check --config mailsonde.yaml    run every probe once, now
-      mailsonde run --config mailsonde.yaml  run the agent
+    Examples:
+      mailsonde demo                             # the whole thing on this machine
+      mailsonde validate mailsonde.yaml          # check a configuration
+      mailsonde check --config mailsonde.yaml    # run every probe once, now
+      mailsonde run --config mailsonde.yaml      # run the agent
     """
 
 
-for command in (demo, run, check, validate, render, schema):
+for command in (demo, run, check, validate, render, schema, completion):
     main.add_command(command)

@@ -4,104 +4,178 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from monitor.assembly import Assembly, assembled
+from monitor.collector import AgentCollector
+from monitor.commands.completion import probe_names
 from monitor.commands.event_loop import run_on_loop
 from monitor.commands.options import UNUSABLE, config_option, load_or_exit
+from monitor.commands.results import (
+    LiveTable,
+    nagios_line,
+    nagios_unknown,
+    severity,
+    show_json,
+    show_line,
+    worst,
+)
+from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
 from monitor.logs import set_up_logs
 from monitor.runner import Result
+from monitor.textfile import SUFFIX, TextfileError, one_shot_text, write_textfile
 from probes.clock import SystemClock
 from probes.message_life import LedgerError
 from probes.probe import Probe
-from probes.reasons import Outcome
 
-_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "unknown": "magenta"}
-_NAGIOS_WORDS = {0: "OK", 1: "WARNING", 2: "CRITICAL", 3: "UNKNOWN"}
-_FROM_BAD_TO_GOOD = (2, 3, 1, 0)
+UNKNOWN = 3
+"""Exit status when nothing can be said about the mail."""
+
+_SHOWN: dict[str, Callable[[Result], None]] = {
+    "text": show_line,
+    "json": show_json,
+    "nagios": lambda _: None,  # one line at the end stands for all
+}
+
+
+def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix != SUFFIX:
+        raise click.BadParameter(
+            f"{path.name!r} does not end in {SUFFIX}, and node_exporter reads no other file; "
+            f"name it {path.with_suffix(SUFFIX).name if path.name else 'mailsonde' + SUFFIX}"
+        )
+    return path
 
 
 @click.command()
 @config_option
-@click.argument("probes", nargs=-1, metavar="[PROBE]...")
+@click.argument("probes", nargs=-1, metavar="[PROBE]...", shell_complete=probe_names)
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "nagios"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(list(_SHOWN)),
+    default="text",
+    show_default=True,
+    help="text: a live table on a terminal, a line a run elsewhere; json: an object a run; nagios: one line.",
 )
-def check(config: Path, probes: tuple[str, ...], form: str) -> None:
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path),
+    callback=_prom_file,
+    help=f"Also write metrics to this file, whose name ends in {SUFFIX}, for node_exporter.",
+)
+def check(config: Path, probes: tuple[str, ...], form: str, textfile: Path | None) -> None:
     """Run probes once, now: all of them, or those named.
 
     Round trips take until their message arrives or its deadline passes. A running agent is
-    not disturbed. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown; the worst decides.
+    not disturbed. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown; the worst decides. A
+    configuration with mistakes is 2, or 3 for Nagios; a textfile that cannot be written is 3.
 
     \b
     Examples:
       mailsonde check --config mailsonde.yaml
       mailsonde check --config mailsonde.yaml hq-mx --format json
       mailsonde check --config mailsonde.yaml hq-roundtrip --format nagios
+      mailsonde check --config mailsonde.yaml --textfile /var/lib/node_exporter/mailsonde.prom
     """
-    configuration = load_or_exit(config)
-    _require_known(probes, configuration)
+    configuration = _configuration(config, form)
+    _require_known(probes, configuration, form)
     set_up_logs("auto")
     try:
-        results = run_on_loop(_check(configuration, probes, form))
+        results = run_on_loop(_check(configuration, probes, form, textfile))
     except LedgerError as error:
-        if form == "nagios":
-            click.echo(f"MAILSONDE UNKNOWN - {error}")
-        else:
-            click.echo(f"mailsonde cannot check: {error}", err=True)
-        sys.exit(3)
+        _end_unknown(f"cannot check: {error}", form)
+    except TextfileError as error:
+        _end_unknown(str(error), form)
     except KeyboardInterrupt:
         click.echo("stopped; messages under way stay in the ledger, and the agent takes them up", err=True)
-        sys.exit(3)
+        sys.exit(UNKNOWN)
+    except ExceptionGroup as errors:
+        if errors.subgroup(BrokenPipeError) is None:
+            raise
+        # The reader of our output went away; nothing is left to flush to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNKNOWN)
     if form == "nagios":
         click.echo(nagios_line(results))
     sys.exit(worst(severity(result) for result in results))
 
 
-def _require_known(names: Sequence[str], configuration: Configuration) -> None:
+def _configuration(path: Path, form: str) -> Configuration:
+    if form != "nagios":
+        return load_or_exit(path)
+    try:
+        return load(path)
+    except ConfigurationError as error:
+        _end_unknown(f"cannot check: {error.mistakes[0]}", form)
+
+
+def _require_known(names: Sequence[str], configuration: Configuration, form: str) -> None:
     known = [probe.name for probe in configuration.probes]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {close[0]}?" if close else ""
-            click.echo(f"no probe is named {name!r}{hint}; the probes are: {', '.join(known)}", err=True)
+            text = f"no probe is named {name!r}{hint}; the probes are: {', '.join(known)}"
+            if form == "nagios":
+                _end_unknown(text, form)
+            click.echo(text, err=True)
             sys.exit(UNUSABLE)
 
 
-async def _check(configuration: Configuration, names: Sequence[str], form: str) -> list[Result]:
+def _end_unknown(why: str, form: str) -> NoReturn:
+    """Say why nothing is known, in the form that was asked for: a fault of ours is no outage of mail."""
+    if form == "nagios":
+        click.echo(nagios_unknown(why))
+    else:
+        click.echo(f"mailsonde {why}", err=True)
+    sys.exit(UNKNOWN)
+
+
+async def _check(
+    configuration: Configuration, names: Sequence[str], form: str, textfile: Path | None
+) -> list[Result]:
     async with assembled(configuration, SystemClock(), "check") as assembly:
         chosen = [probe for name, probe in assembly.probes.items() if not names or name in names]
-        if form == "text" and sys.stdout.isatty():
-            return await _with_live_table(assembly, chosen)
-
-        def show(result: Result) -> None:
-            if form == "json":
-                click.echo(json.dumps(result.as_object()))
-            elif form == "text":
-                click.echo(plain_line(result))
-
-        return await _results(assembly, chosen, show)
+        console = Console()
+        # What asks for colours elsewhere (FORCE_COLOR) does not make a terminal of a file or pipe.
+        if form == "text" and sys.stdout.isatty() and not console.is_dumb_terminal:
+            table = LiveTable(chosen, assembly.clock)
+            with Live(table, console=console, refresh_per_second=8):
+                results = await _results(assembly, chosen, table.show)
+        else:
+            results = await _results(assembly, chosen, _SHOWN[form])
+        if textfile is not None:
+            collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+            text = one_shot_text(collector, {probe.settings.name for probe in chosen})
+            await asyncio.to_thread(write_textfile, textfile, text)
+        return results
 
 
 async def _results(
     assembly: Assembly, probes: Iterable[Probe], show: Callable[[Result], None]
 ) -> list[Result]:
-    """Run the probes at the same time; show each result when it is there, and keep it in the ledger."""
+    """Run the probes at the same time; show each result when it is there, and keep it in state and ledger."""
     results: list[Result] = []
 
     def take_in(result: Result) -> None:
         results.append(result)
+        assembly.state.ran(
+            result.probe,
+            result.target,
+            result.verdict,
+            ended_at=assembly.clock.time(),
+            duration=result.duration_seconds,
+        )
         assembly.ledger.record_run(result.with_transcript())
         show(result)
 
@@ -109,88 +183,3 @@ async def _results(
         for probe in probes:
             group.create_task(assembly.run(probe, take_in))
     return results
-
-
-async def _with_live_table(assembly: Assembly, probes: Sequence[Probe]) -> list[Result]:
-    ended: dict[tuple[str, str], Result] = {}
-    with Live(_table(probes, ended), console=Console(), refresh_per_second=8) as live:
-
-        def show(result: Result) -> None:
-            ended[result.probe, result.target] = result
-            live.update(_table(probes, ended))
-
-        return await _results(assembly, probes, show)
-
-
-def _table(probes: Iterable[Probe], ended: Mapping[tuple[str, str], Result]) -> Table:
-    table = Table("probe", "kind", "target", "result", "time", "detail")
-    for probe in chain.from_iterable((probe, *probe.parts) for probe in probes):
-        settings, result = probe.settings, ended.get((probe.settings.name, probe.target))
-        if result is None:
-            table.add_row(settings.name, settings.kind, probe.target, Text("running …", style="dim"), "", "")
-            continue
-        word = _word(result)
-        table.add_row(
-            settings.name,
-            settings.kind,
-            probe.target,
-            Text(word, style=_STYLES[word]),
-            time_of(result),
-            Text(_explanation(result)),
-        )
-    return table
-
-
-def time_of(result: Result) -> str:
-    """Return the time that matters: a round trip's delivery with its error, else how long the run took."""
-    message = result.verdict.message
-    if (
-        message is not None
-        and message.delivery_seconds is not None
-        and message.uncertainty_seconds is not None
-    ):
-        return f"{message.delivery_seconds:.3f} s ± {message.uncertainty_seconds:.3f} s"
-    return f"{result.duration_seconds:.3f} s"
-
-
-def plain_line(result: Result) -> str:
-    """Return a result as one line of text."""
-    parts = [result.probe, result.kind, result.target, _word(result), time_of(result), _explanation(result)]
-    return "  ".join(part for part in parts if part)
-
-
-def _explanation(result: Result) -> str:
-    verdict = result.verdict
-    if verdict.outcome is Outcome.OK and not verdict.is_warning:
-        return ""
-    return f"{verdict.reason}: {verdict.detail or verdict.reason.meaning}"
-
-
-def _word(result: Result) -> str:
-    return "warning" if result.verdict.is_warning else str(result.verdict.outcome)
-
-
-def severity(result: Result) -> int:
-    """Return the exit status that a result stands for."""
-    return {"ok": 0, "warning": 1, "failed": 2, "unknown": 3}[_word(result)]
-
-
-def worst(severities: Iterable[int]) -> int:
-    """Return the exit status for several results: failed before unknown before warning before ok."""
-    return min(severities, key=_FROM_BAD_TO_GOOD.index, default=0)
-
-
-def nagios_line(results: Sequence[Result]) -> str:
-    """Return the line of a Nagios plugin: state, what is wrong, and performance data in seconds."""
-    code = worst(severity(result) for result in results)
-    wrong = [f"{result.probe} {_explanation(result)}" for result in results if severity(result)]
-    text = "; ".join(wrong) or f"{len(results)} probe{'s' if len(results) != 1 else ''} ok"
-    data = []
-    for result in results:
-        data.append(f"'{result.probe}'={result.duration_seconds:.6f}s;;;0")
-        message = result.verdict.message
-        if message is not None and message.delivery_seconds is not None:
-            data.append(f"'{result.probe}_delivery'={message.delivery_seconds:.6f}s;;;0")
-            data.append(f"'{result.probe}_uncertainty'={message.uncertainty_seconds or 0.0:.6f}s;;;0")
-    # The plugin interface splits text from data at the first bar and reads one line.
-    return f"MAILSONDE {_NAGIOS_WORDS[code]} - {text.replace('|', '/')} | {' '.join(data)}"

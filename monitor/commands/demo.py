@@ -24,6 +24,11 @@ def demo(seconds: float | None) -> None:
     Starts a sandbox mail server (SMTP with STARTTLS and AUTH, POP3 over TLS, its own CA) whose
     delays wander and which now and then loses a message, and the agent with a round trip every
     2 seconds. Opens loopback ports only, and leaves nothing behind. Ctrl-C ends it.
+
+    \b
+    Examples:
+      mailsonde demo
+      mailsonde demo --seconds 60
     """
     set_up_logs("auto", logging.ERROR)
     try:

@@ -17,11 +17,21 @@ Loaded = TypeVar("Loaded")
 UNUSABLE = 2
 """Exit status when the configuration cannot be used."""
 
+
+class _ConfigPath(click.Path):
+    def get_missing_message(
+        self,
+        param: click.Parameter,  # noqa: ARG002 # click's signature
+        ctx: click.Context | None,  # noqa: ARG002 # click's signature
+    ) -> str:
+        return "Name your configuration with it, or in the environment variable MAILSONDE_CONFIG."
+
+
 config_option = click.option(
     "--config",
     "-c",
     "config",
-    type=click.Path(path_type=Path),
+    type=_ConfigPath(path_type=Path),
     required=True,
     envvar="MAILSONDE_CONFIG",
     help="The configuration file (YAML). Also read from MAILSONDE_CONFIG.",

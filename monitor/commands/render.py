@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
     Examples:
       mailsonde render alerts --config mailsonde.yaml --out rules/
       mailsonde render alerts --config mailsonde.yaml --thresholds ours.yaml --out rules/
+      mailsonde render dashboards --config mailsonde.yaml --out dashboards/
+      mailsonde render prometheus --config mailsonde.yaml --out .
 
     Files of the same name are replaced. Prints the path of each file.
     """
@@ -49,5 +52,9 @@ def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
         for path in write_files(files, out):
             click.echo(path)
     except OSError as error:
-        click.echo(f"cannot write to {out}: {error.strerror}", err=True)
+        click.echo(
+            f"cannot write to {out}: {error.strerror}; --out must name a directory that is writable "
+            f"for user {os.geteuid()}, or can be made",
+            err=True,
+        )
         sys.exit(UNUSABLE)

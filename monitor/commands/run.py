@@ -29,6 +29,12 @@ def run(config: Path, log_format: LogFormat) -> None:
 
     A wrong configuration starts nothing. When told to stop, the agent lets dialogues end, records
     what is open, and is gone within 10 seconds; the next start takes up every open message.
+
+    \b
+    Examples:
+      mailsonde run --config mailsonde.yaml
+      mailsonde run --config mailsonde.yaml --log-format json
+      MAILSONDE_CONFIG=mailsonde.yaml mailsonde run
     """
     configuration = load_or_exit(config)
     set_up_logs(log_format)

@@ -14,7 +14,11 @@ def schema() -> None:
     """Print the JSON Schema of the configuration, for editors that complete and check YAML.
 
     \b
-    With the YAML language server, save it and begin the configuration with:
+    Examples:
+      mailsonde schema > mailsonde.schema.json
+
+    \b
+    With the YAML language server, save it so, and begin the configuration with:
       # yaml-language-server: $schema=mailsonde.schema.json
     """
     click.echo(json.dumps(Configuration.model_json_schema(by_alias=True), indent=2))

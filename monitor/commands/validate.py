@@ -15,6 +15,10 @@ def validate(file: Path) -> None:
     """Check a configuration FILE: exit 0, or every mistake with its line and exit 2.
 
     Secrets must be readable: validate where the agent runs, as its user.
+
+    \b
+    Examples:
+      mailsonde validate mailsonde.yaml
     """
     configuration = load_or_exit(file)
     click.echo(f"{file}: valid, {len(configuration.probes)} probes")

@@ -1,0 +1,138 @@
+"""How `mailsonde check` shows results: a live table, plain lines, JSON, or the line of a Nagios plugin."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from monitor.runner import Result
+from probes.clock import Clock
+from probes.faults import legible
+from probes.probe import Probe
+from probes.reasons import Outcome
+
+_SEVERITIES = {"ok": 0, "warning": 1, "failed": 2, "unknown": 3}
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "unknown": "magenta"}
+_NAGIOS_WORDS = {0: "OK", 1: "WARNING", 2: "CRITICAL", 3: "UNKNOWN"}
+_FROM_BAD_TO_GOOD = (2, 3, 1, 0)
+
+
+def show_line(result: Result) -> None:
+    """Print a result as one line of text."""
+    click.echo(plain_line(result))
+
+
+def show_json(result: Result) -> None:
+    """Print a result as one JSON object in one line."""
+    click.echo(json.dumps(result.as_object()))
+
+
+class LiveTable:
+    """A row for each probe and part, with the time that it runs already, and a summary below.
+
+    Rich renders it anew each time, in a thread of its own, while results come in on the event loop.
+    """
+
+    def __init__(self, probes: Sequence[Probe], clock: Clock) -> None:
+        self._probes = probes
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._started: dict[tuple[str, str], float] = {}
+        self._ended: dict[tuple[str, str], Result] = {}
+
+    def show(self, result: Result) -> None:
+        """Take in a result, which the next rendering shows."""
+        self._ended[result.probe, result.target] = result
+
+    def __rich__(self) -> RenderableType:
+        """Return the table as it is now, and below it how many runs ended, and how."""
+        table = Table("probe", "kind", "target", "result", "time", "detail")
+        now, ended = self._clock.monotonic(), dict(self._ended)
+        rows = list(chain.from_iterable((probe, *probe.parts) for probe in self._probes))
+        for probe in rows:
+            key = probe.settings.name, probe.target
+            # Text and not str: names that DNS told are no markup.
+            names = [Text(legible(name)) for name in (probe.settings.name, probe.settings.kind, probe.target)]
+            result = ended.get(key)
+            if result is None:
+                elapsed = now - self._started.setdefault(key, now)
+                table.add_row(*names, Text("running …", style="dim"), f"{elapsed:.1f} s", "")
+                continue
+            word = word_of(result)
+            table.add_row(*names, Text(word, style=_STYLES[word]), time_of(result), Text(explanation(result)))
+        words = Counter(word_of(result) for result in ended.values())
+        counts = ", ".join(f"{words[word]} {word}" for word in _SEVERITIES if words[word])
+        summary = f"{len(ended)} of {len(rows)} done after {now - self._began:.1f} s"
+        return Group(table, Text(f"{summary}: {counts}" if counts else summary))
+
+
+def time_of(result: Result) -> str:
+    """Return the time that matters: a round trip's delivery with its error, else how long the run took."""
+    message = result.verdict.message
+    if (
+        message is not None
+        and message.delivery_seconds is not None
+        and message.uncertainty_seconds is not None
+    ):
+        return f"{message.delivery_seconds:.3f} s ± {message.uncertainty_seconds:.3f} s"
+    return f"{result.duration_seconds:.3f} s"
+
+
+def plain_line(result: Result) -> str:
+    """Return a result as one line of text, without control characters."""
+    parts = [
+        *(legible(name) for name in (result.probe, result.kind, result.target)),
+        *(word_of(result), time_of(result), explanation(result)),
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def explanation(result: Result) -> str:
+    """Return the reason and its detail, without control characters; nothing where all is well."""
+    verdict = result.verdict
+    if verdict.outcome is Outcome.OK and not verdict.is_warning:
+        return ""
+    return f"{verdict.reason}: {legible(verdict.detail or verdict.reason.meaning)}"
+
+
+def word_of(result: Result) -> str:
+    """Return ok, warning, failed or unknown."""
+    return "warning" if result.verdict.is_warning else str(result.verdict.outcome)
+
+
+def severity(result: Result) -> int:
+    """Return the exit status that a result stands for."""
+    return _SEVERITIES[word_of(result)]
+
+
+def worst(severities: Iterable[int]) -> int:
+    """Return the exit status for several results: failed before unknown before warning before ok."""
+    return min(severities, key=_FROM_BAD_TO_GOOD.index, default=0)
+
+
+def nagios_line(results: Sequence[Result]) -> str:
+    """Return the line of a Nagios plugin: state, what is wrong, and performance data in seconds."""
+    code = worst(severity(result) for result in results)
+    wrong = [f"{result.probe} {explanation(result)}" for result in results if severity(result)]
+    text = "; ".join(wrong) or f"{len(results)} probe{'s' if len(results) != 1 else ''} ok"
+    data = []
+    for result in results:
+        data.append(f"'{result.probe}'={result.duration_seconds:.6f}s;;;0")
+        message = result.verdict.message
+        if message is not None and message.delivery_seconds is not None:
+            data.append(f"'{result.probe}_delivery'={message.delivery_seconds:.6f}s;;;0")
+            data.append(f"'{result.probe}_uncertainty'={message.uncertainty_seconds or 0.0:.6f}s;;;0")
+    # The plugin interface splits text from data at the first bar and reads one line.
+    return f"MAILSONDE {_NAGIOS_WORDS[code]} - {text.replace('|', '/')} | {' '.join(data)}"
+
+
+def nagios_unknown(text: str) -> str:
+    """Return the line of a Nagios plugin that could not do its check."""
+    return f"MAILSONDE UNKNOWN - {text.replace('|', '/')}"

@@ -1,0 +1,176 @@
+"""Completion as a shell asks for it: a real bash with the script sourced, and what zsh and fish receive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from monitor.commands import main
+
+SITE = """\
+probes:
+  - {name: hq-roundtrip, kind: roundtrip}
+  - {name: hq-mx, kind: mx}
+  - {name: branch.smtp, kind: smtp}
+"""
+
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A PATH that has `mailsonde`, as after an installation, and bash."""
+    programs = Path(sys.executable).parent
+    assert (programs / "mailsonde").exists(), "mailsonde is not installed beside this Python"
+    return {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE)
+    return path
+
+
+@pytest.fixture
+def complete(tmp_path: Path, environment: dict[str, str]) -> Complete:
+    """Ask bash, with the script sourced, what it offers for the last word of a command line."""
+    script = subprocess.run(
+        ["mailsonde", "completion", "bash"], capture_output=True, check=True, env=environment
+    ).stdout
+    (tmp_path / "mailsonde.bash").write_bytes(script)
+
+    def ask(*words: str, **more: str) -> list[str]:
+        program = """
+            source "$1"; shift
+            function=$(complete -p mailsonde | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+            COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 )); COMPREPLY=()
+            compopt() { printf 'compopt %s %s\\n' "$@"; }
+            "$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+            printf '%s\\n' "${COMPREPLY[@]}"
+        """
+        done = subprocess.run(
+            ["bash", "--norc", "-c", program, "bash", tmp_path / "mailsonde.bash", *words],
+            capture_output=True,
+            text=True,
+            env=environment | more,
+            timeout=30,
+            cwd=tmp_path,
+        )
+        assert not done.stderr, done.stderr
+        return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
+
+    return ask
+
+
+def test_commands_and_options(complete: Complete) -> None:
+    """Bash completes commands, options, the words that an option takes, and files."""
+    assert set(complete("mailsonde", "")) == set(main.commands)
+    assert complete("mailsonde", "ch") == ["check"]
+    assert complete("mailsonde", "check", "--te") == ["--textfile"]
+    assert complete("mailsonde", "check", "--format", "") == ["text", "json", "nagios"]
+    assert complete("mailsonde", "completion", "") == ["bash", "zsh", "fish"]
+    assert complete("mailsonde", "validate", "si") == ["compopt -o default", ""]
+
+
+def test_names_of_probes(complete: Complete, site: Path) -> None:
+    """After --config, or with MAILSONDE_CONFIG, bash completes the probes that were not named yet."""
+    everything = ["hq-roundtrip", "hq-mx", "branch.smtp"]
+    assert complete("mailsonde", "check", "--config", str(site), "") == everything
+    assert complete("mailsonde", "check", "-c", "site.yaml", "hq-") == everything[:2]
+    assert complete("mailsonde", "check", "-c", str(site), "hq-mx", "") == ["hq-roundtrip", "branch.smtp"]
+    assert complete("mailsonde", "check", "-c", "~/site.yaml", "br") == ["branch.smtp"]
+    assert complete("mailsonde", "check", "", MAILSONDE_CONFIG=str(site)) == everything
+    assert complete("mailsonde", "check", "") == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        Path,
+        b"",
+        b"probes: {",
+        b"\xff\xfe\x00\x01",
+        b"probes: 3",
+        b"probes: [3, {}, {name: 4}, {name: [a]}, null]",
+        b"- a",
+        b'probes: [{name: "$(touch pwned)"}, {name: "*"}, {name: "a\\nplain,b"}, {name: "\\e[31mred"}]',
+    ],
+    ids=["absent", "directory", "empty", "not YAML", "binary", "number", "strange", "list", "hostile"],
+)
+def test_bad_file_offers_nothing(complete: Complete, tmp_path: Path, content: object) -> None:
+    """A file that is no good, or is made to harm, puts neither names nor errors on the command line."""
+    path = tmp_path / "bad.yaml"
+    if content is Path:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    assert complete("mailsonde", "check", "--config", str(path), "") == []
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_named_pipe_does_not_keep_the_shell_waiting(complete: Complete, tmp_path: Path) -> None:
+    """A configuration that could only be waited for is left alone."""
+    os.mkfifo(tmp_path / "pipe")
+    assert complete("mailsonde", "check", "--config", str(tmp_path / "pipe"), "") == []
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/site.yaml", "a\nb", "x" * 5000])
+def test_impossible_path(complete: Complete, path: str) -> None:
+    """A path that can name no file offers nothing."""
+    assert complete("mailsonde", "check", "--config", path, "") == []
+
+
+@pytest.mark.parametrize("secret", ["{env: NO_SUCH_VARIABLE}", "{file: /nonexistent}"])
+def test_names_need_no_secrets(complete: Complete, tmp_path: Path, secret: str) -> None:
+    """The shell in which a command line is typed need not have the agent's passwords."""
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE + f"mailboxes: {{canary: {{password: {secret}}}}}\n")
+    assert complete("mailsonde", "check", "-c", str(path), "branch") == ["branch.smtp"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "marks"),
+    [
+        ("bash", ("complete -o nosort -F _mailsonde_completion mailsonde",)),
+        ("zsh", ("#compdef mailsonde", "compdef _mailsonde_completion mailsonde")),
+        ("fish", ("complete --no-files --command mailsonde",)),
+    ],
+)
+def test_script_is_for_mailsonde(shell: str, marks: tuple[str, ...], environment: dict[str, str]) -> None:
+    """Each script registers itself for the command `mailsonde`, whatever way it was printed."""
+    for command in (["mailsonde"], [sys.executable, "-m", "monitor"]):
+        done = subprocess.run(
+            [*command, "completion", shell], capture_output=True, text=True, env=environment
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(mark in done.stdout for mark in marks)
+        assert "_MAILSONDE_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked", "answer"),
+    [
+        ("zsh", {"COMP_WORDS": "mailsonde check -c site.yaml hq-m", "COMP_CWORD": "4"}, "plain\nhq-mx\n_\n"),
+        ("fish", {"COMP_WORDS": "mailsonde check -c site.yaml hq-m", "COMP_CWORD": "hq-m"}, "plain,hq-mx\n"),
+    ],
+)
+def test_answer_to_other_shells(
+    shell: str, asked: dict[str, str], answer: str, environment: dict[str, str], site: Path
+) -> None:
+    """What the scripts of zsh and fish ask is answered with the names of probes in their own forms."""
+    done = subprocess.run(
+        ["mailsonde"],
+        env=environment | asked | {"_MAILSONDE_COMPLETE": f"{shell}_complete"},
+        capture_output=True,
+        text=True,
+        cwd=site.parent,
+    )
+    assert done.stderr == ""
+    assert done.stdout == answer

@@ -1,0 +1,112 @@
+"""What `mailsonde` says to who does not know it yet, or mistypes it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from monitor.commands import main
+
+
+def _run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(
+        main, arguments, prog_name="mailsonde", env={"MAILSONDE_CONFIG": None, **(env or {})}
+    )
+
+
+def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from _commands(below, (*path, name))
+
+
+ALL = list(_commands(main))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "mailsonde")
+def test_examples_in_help_can_be_typed(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command's help has examples, of that command, that its own parser takes as they stand."""
+    text = _run(*path, "--help").output
+    block = re.search(r"^ *Examples:\n((?: +\S.*\n)+)", text, re.MULTILINE)
+    assert block, text
+    for command in main.commands.values():
+        monkeypatch.setattr(command, "callback", lambda **_: None)
+    for line in block[1].splitlines():
+        words = shlex.split(re.split(" [>|] ", line)[0], comments=True)
+        start = words.index("mailsonde")
+        arguments = words[start + 1 :]
+        assert arguments[: len(path)] == list(path)
+        done = _run(*arguments, env=dict(word.split("=", 1) for word in words[:start]))
+        assert done.exit_code == 0, done.output
+
+
+def test_every_option_is_explained() -> None:
+    """No option stands in a help text without a word on what it does."""
+    for path in ALL:
+        command: click.Command = main
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, (path, option.name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (("chek",), "check"),
+        (("valdiate", "x.yaml"), "validate"),
+        (("rendr", "alerts"), "render"),
+        (("complete",), "completion"),
+        (("check", "--confg", "x.yaml"), "--config"),
+        (("check", "-c", "x.yaml", "--formt", "json"), "--format"),
+        (("check", "-c", "x.yaml", "--textfil", "a.prom"), "--textfile"),
+        (("render", "alerts", "--oout", "x"), "--out"),
+        (("run", "--logformat", "json"), "--log-format"),
+        (("--verison",), "--version"),
+    ],
+    ids=" ".join,
+)
+def test_mistyped_word_gets_a_suggestion(arguments: tuple[str, ...], suggestion: str) -> None:
+    """A mistyped command or option ends with exit status 2 and what was probably meant."""
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert re.search(rf"Did you mean .*'{suggestion}'", result.stderr), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (("render", "alert", "-c", "x", "--out", "y"), ("alerts", "dashboards", "prometheus")),
+        (("check", "-c", "x", "--format", "jsn"), ("text", "json", "nagios")),
+        (("completion", "tcsh"), ("bash", "zsh", "fish")),
+        (("completion",), ("bash", "zsh", "fish")),
+    ],
+    ids=" ".join,
+)
+def test_word_from_a_list(arguments: tuple[str, ...], choices: tuple[str, ...]) -> None:
+    """Where one of a few words is wanted, the words are told, with exit status 2."""
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert all(choice in result.stderr for choice in choices), result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "run", "render"])
+def test_missing_configuration(command: str) -> None:
+    """Who names no configuration is told the two ways to name one."""
+    result = _run(command, *(["alerts", "--out", "x"] if command == "render" else []))
+    assert result.exit_code == 2
+    assert "Missing option '--config' / '-c'. Name your configuration with it, or in " in result.stderr
+    assert "MAILSONDE_CONFIG" in result.stderr
+
+
+def test_configuration_from_the_environment() -> None:
+    """MAILSONDE_CONFIG stands in for --config."""
+    result = _run("check", env={"MAILSONDE_CONFIG": "/nonexistent/site.yaml"})
+    assert result.stderr.startswith("/nonexistent/site.yaml: cannot be read: No such file or directory")

@@ -1,0 +1,226 @@
+"""The textfile for node_exporter: which metrics it has, and that it is always whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitor.collector import AgentCollector
+from monitor.commands import main
+from monitor.ledger.tally import Tally, Total
+from monitor.state import AgentState, DeliveryState
+from monitor.textfile import ONE_SHOT, TextfileError, one_shot_text, write_textfile
+from probes.message_life import MessageState
+from probes.reasons import Reason
+from probes.smtp import Smtp, SmtpSettings
+from probes.verdict import Verdict
+
+LEFT_OUT = {
+    # counted from the start of a process
+    "mailsonde_probe_runs",
+    "mailsonde_probe_duration_seconds",
+    "mailsonde_delivery_seconds",
+    "mailsonde_arrival_findings",
+    "mailsonde_slo_runs",
+    "mailsonde_mailbox_unexpected",
+    # the agent's schedule, objectives and own state
+    "mailsonde_probe_interval_seconds",
+    "mailsonde_slo_objective_ratio",
+    "mailsonde_slo_within_seconds",
+    "mailsonde_schedule_skipped",
+    "mailsonde_schedule_lag_seconds",
+    "mailsonde_config_last_reload_successful",
+    "mailsonde_build",
+}
+
+
+@pytest.fixture
+def state() -> AgentState:
+    made = AgentState(["canary"])
+    for name in ("smtp", "other"):
+        probe = Smtp.__new__(Smtp)
+        probe.settings = SmtpSettings(name=name, kind="smtp", interval="60s", server="out")
+        made.add(probe, now=1000.0)
+    return made
+
+
+def _families(text: bytes) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return each family's values by the values of its labels, in the order of the labels' names."""
+    return {
+        family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(text.decode())
+    }
+
+
+def test_every_family_is_kept_or_left_out_on_purpose() -> None:
+    """A metric that is new must be decided on: whether it means the same in a process that runs once."""
+    families = {family.name for family in AgentCollector(AgentState(), Tally).collect()}
+    assert families == ONE_SHOT | LEFT_OUT
+    assert not ONE_SHOT & LEFT_OUT
+
+
+def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
+    """A probe that was not asked for has no series, least of all a time of a run that was none."""
+    state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
+    text = one_shot_text(AgentCollector(state, Tally), {"smtp"})
+    assert _families(text) == {
+        "mailsonde_probe_success": {("smtp", "smtp", "out"): 1.0},
+        "mailsonde_probe_last_run_timestamp_seconds": {("smtp", "smtp", "out"): 1060.0},
+        "mailsonde_probe_phase_seconds": {("smtp", "connect", "smtp", "out"): 0.25},
+    }
+
+
+def test_messages_are_the_ledgers_totals(state: AgentState) -> None:
+    """Messages continue over runs, because the ledger counts them."""
+    state.deliveries["smtp", "out"] = DeliveryState()
+    tally = Tally().updated([Total("smtp", "out", MessageState.DELIVERED, entered=41, held=0, oldest=None)])
+    families = _families(one_shot_text(AgentCollector(state, lambda: tally), {"smtp"}))
+    assert families["mailsonde_messages"]["smtp", "delivered", "out"] == 41
+
+
+def test_unknown_run_has_no_success(state: AgentState) -> None:
+    """A fault of ours reads neither as an outage nor as health: the series is not there."""
+    state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1060.0, duration=0.3)
+    families = _families(one_shot_text(AgentCollector(state, Tally), {"smtp"}))
+    assert "mailsonde_probe_success" not in families
+    assert families["mailsonde_probe_last_run_timestamp_seconds"]["smtp", "smtp", "out"] == 1060.0
+
+
+def test_no_sample_has_a_timestamp(state: AgentState) -> None:
+    """A sample is a series and a value, and nothing after it: node_exporter refuses more."""
+    state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
+    lines = one_shot_text(AgentCollector(state, Tally), {"smtp"}).decode().splitlines()
+    samples = [line for line in lines if not line.startswith("#")]
+    assert samples
+    assert all(len(line.partition("} ")[2].split()) == 1 for line in samples)
+
+
+def test_written_file_is_readable_for_all(tmp_path: Path) -> None:
+    """The exporter runs as another user: whatever the umask, the mode is 0644, and nothing else remains."""
+    path = tmp_path / "mail.prom"
+    path.write_text("old")
+    path.chmod(0o600)
+    before = os.umask(0o077)
+    try:
+        write_textfile(path, b"new")
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mail.prom"]
+
+
+@pytest.mark.parametrize("step", ["fdopen", "fchmod", "fsync"])
+def test_failed_write_leaves_the_old_file(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk is full the old file stays whole, nothing lies beside it, and the text says why."""
+    path = tmp_path / "mail.prom"
+    path.write_text("old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(
+        TextfileError, match=r"No space left on device; the directory .* must exist, have room"
+    ):
+        write_textfile(path, b"new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mail.prom"]
+
+
+def test_directory_that_is_missing_or_in_the_way(tmp_path: Path) -> None:
+    """Neither a missing directory nor one of the file's own name is a traceback."""
+    with pytest.raises(TextfileError, match=r"cannot write .*/absent/mail.prom: No such file or directory"):
+        write_textfile(tmp_path / "absent" / "mail.prom", b"new")
+    (tmp_path / "mail.prom").mkdir()
+    with pytest.raises(TextfileError, match="Is a directory"):
+        write_textfile(tmp_path / "mail.prom", b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mail.prom"]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from monitor.textfile import write_textfile
+
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step = sys.argv[2]
+if step == "write":
+    opened = os.fdopen
+    class HalfWritten:
+        def __init__(self, file): self.file = file
+        def __enter__(self): return self
+        def __exit__(self, *_): self.file.close()
+        def write(self, text):
+            self.file.write(text[: len(text) // 2]); self.file.flush(); killed()
+    os.fdopen = lambda *arguments: HalfWritten(opened(*arguments))
+elif step == "rename":
+    pathlib.Path.replace = killed
+elif step == "cleaning":
+    pathlib.Path.unlink = killed
+else:
+    setattr(os, step, killed)
+write_textfile(pathlib.Path(sys.argv[1]), b"new" * 100_000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    [
+        ("fdopen", b"old"),
+        ("write", b"old"),
+        ("fchmod", b"old"),
+        ("fsync", b"old"),
+        ("rename", b"old"),
+        ("cleaning", b"new" * 100_000),
+    ],
+)
+def test_killed_while_writing(tmp_path: Path, step: str, left: bytes) -> None:
+    """A kill -9 at any step leaves the old file or the new one, and nothing that the exporter would read."""
+    path = tmp_path / "mail.prom"
+    path.write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED, path, step], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == left
+    assert [entry.name for entry in tmp_path.glob("*.prom")] == ["mail.prom"]
+
+
+REWRITING = """
+import pathlib, sys
+from monitor.textfile import write_textfile
+for number in range(10**9):
+    write_textfile(pathlib.Path(sys.argv[1]), b"%d\\n" % (number % 10) * 200_000)
+    print(flush=True)
+"""
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """Killed while it writes as fast as it can, the file that remains is one whole version."""
+    path = tmp_path / "mail.prom"
+    for count in range(1, 8):
+        with subprocess.Popen([sys.executable, "-c", REWRITING, path], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            for _ in range(count):
+                writer.stdout.readline()
+            writer.kill()
+        lines = path.read_bytes().splitlines()
+        assert len(lines) == 200_000
+        assert len(set(lines)) == 1
+
+
+@pytest.mark.parametrize("name", ["mail.txt", "mail", "mail.prom.txt", ".prom"])
+def test_other_name_is_refused(name: str, tmp_path: Path) -> None:
+    """A name that node_exporter would pass over is refused before anything is sent, and a good one told."""
+    done = CliRunner().invoke(main, ["check", "-c", "absent.yaml", "--textfile", str(tmp_path / name)])
+    assert done.exit_code == 2
+    assert f"{name!r} does not end in .prom, and node_exporter reads no other file; name it " in done.stderr
+    assert done.stderr.strip().endswith(".prom")
