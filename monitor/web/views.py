@@ -46,10 +46,17 @@ class RouteView:
         return _FROM_BAD_TO_GOOD.index(self.word)
 
     @property
-    def strip(self) -> list[tuple[int, str, str]]:
-        """Cells of the strip of recent results: position, word, and what a pointer on it reads."""
-        empty = KEPT - len(self.points)
-        return [(empty + number, point.word, point.reason) for number, point in enumerate(self.points)]
+    def strip(self) -> dict[str, str]:
+        """The strip of recent results: for each word one path of all its cells, 5 wide and at most 20 high.
+
+        What is not ok stands out by its height too, for those who do not tell the colours apart.
+        """
+        paths: dict[str, str] = {}
+        for number, point in enumerate(self.points, KEPT - len(self.points)):
+            height = 12 if point.word == "ok" else 20
+            cell = f"M{number * 5} {10 - height // 2}h4v{height}h-4z"
+            paths[point.word] = paths.get(point.word, "") + cell
+        return paths
 
     @property
     def counts(self) -> str:

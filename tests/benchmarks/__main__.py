@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.benchmarks import latency, ledger_intents, polling, round_trip, smtp_probe
+from tests.benchmarks import latency, ledger_intents, live_page, polling, round_trip, smtp_probe
 
 
 def _smtp() -> None:
@@ -30,6 +30,7 @@ FIGURES = {
     "ledger": ledger_intents.main,
     "latency": latency.main,
     "polling": polling.main,
+    "page": live_page.main,
 }
 
 

@@ -46,7 +46,8 @@ modules:
 _RUNS = 'mailsonde_probe_runs_total{kind="smtp",outcome="ok"'
 
 
-def _agent(directory: Path, tls: TlsFiles, port: int) -> AgentProcess:
+def start_agent(directory: Path, tls: TlsFiles, port: int) -> AgentProcess:
+    """Start an agent with `PROBES_A_SECOND` probes of the server on ``port``, each every second."""
     listen = free_port()
     probes = "".join(
         f"  - {{name: smtp-{n}, kind: smtp, interval: 1s, server: mail}}\n" for n in range(PROBES_A_SECOND)
@@ -94,7 +95,7 @@ def measure() -> dict[str, float]:
             directory / "blackbox.log",
             ports=[port],
         )
-        agent = _agent(directory, tls, postfix.smtp_port)
+        agent = start_agent(directory, tls, postfix.smtp_port)
         url = f"http://127.0.0.1:{port}/probe?module=starttls&target=127.0.0.1:{postfix.smtp_port}"
         try:
             asyncio.run(_ask_exporter(url, 3.0))  # both warm up

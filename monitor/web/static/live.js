@@ -83,7 +83,6 @@ function takeRows(changed) {
       if (old) old.remove();
       place(fresh);
     }
-    fresh.classList.add("fresh");
     tellAges(fresh);
     if (held) fresh.querySelector("a").focus({ preventScroll: true });
   }

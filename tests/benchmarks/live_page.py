@@ -1,0 +1,84 @@
+"""The live page with 100 probes that run every second, in headless Chromium."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from playwright.sync_api import Page
+
+from tests.benchmarks.processes import workplace
+from tests.benchmarks.smtp_probe import PROBES_A_SECOND, start_agent
+from tests.real_servers.browser import chromium
+from tests.real_servers.dovecot import Dovecot
+from tests.real_servers.postfix import Postfix
+from tests.real_servers.process import wait_until
+
+GOAL_OCTETS = 150_000
+WATCHED = 20.0
+"""Seconds that the page is watched."""
+
+_OBSERVE = """
+window.long = [];
+new PerformanceObserver(list => long.push(...list.getEntries().map(entry => entry.duration)))
+  .observe({type: "longtask", buffered: true});
+window.frames_seen = 0;
+(function next() { frames_seen += 1; requestAnimationFrame(next); })();
+"""
+
+
+def main() -> None:
+    """Print the figures."""
+    print(f"the live page with {PROBES_A_SECOND} probes, each every second, in headless Chromium:")
+    with workplace() as (directory, tls):
+        dovecot = Dovecot(directory / "dovecot", tls)
+        postfix = Postfix(directory / "postfix", dovecot, tls)
+        agent = start_agent(directory, tls, postfix.smtp_port)
+        try:
+            full = 41.0 * PROBES_A_SECOND
+            wait_until(lambda: agent.metric("mailsonde_probe_runs_total") >= full, "full strips", 90)
+            with chromium() as browser:
+                for path in ("/", "/probes/smtp-7"):
+                    _watch(browser.new_page(), agent.address + path, path)
+            skipped = agent.metric("mailsonde_schedule_skipped_total")
+            print(f"  runs left out or late meanwhile: {skipped:.0f}")
+        finally:
+            agent.stop()
+            for server in (postfix, dovecot):
+                server.stop()
+
+
+def _watch(page: Page, url: str, name: str) -> None:
+    """Print what it takes to load a page, and how it goes while it is kept fresh."""
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    octets: dict[str, float] = {}
+    network.on("Network.loadingFinished", lambda event: _count(event, octets))
+    page.add_init_script(_OBSERVE)
+    begun = time.monotonic()
+    page.goto(url)
+    page.wait_for_timeout(500)
+    loaded = sum(octets.values())
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    seen, frames = _now(page)
+    page.wait_for_timeout(1000 * WATCHED)
+    updates, frames_after = (after - before for after, before in zip(_now(page), (seen, frames), strict=True))
+    long = page.evaluate("window.long")
+    print(
+        f"  {name:16} {loaded / 1000:7.1f} KB over the wire (goal: at most {GOAL_OCTETS / 1000:.0f}), "
+        f"first paint {paint:.0f} ms, {updates} updates and {frames_after / WATCHED:.0f} frames/s in "
+        f"{WATCHED:.0f} s, tasks over 50 ms: {len(long)}, longest {max(long, default=0):.0f} ms, "
+        f"{sum(long) / 10 / (time.monotonic() - begun):.1f} % of the time"
+    )
+
+
+def _count(event: dict[str, Any], octets: dict[str, float]) -> None:
+    octets[event["requestId"]] = event["encodedDataLength"]
+
+
+def _now(page: Page) -> tuple[int, int]:
+    """Return how many updates and frames the page has had."""
+    updates, frames = page.evaluate(
+        "[Number(document.documentElement.dataset.updates || 0), window.frames_seen]"
+    )
+    return int(updates), int(frames)
