@@ -135,4 +135,4 @@ def nagios_line(results: Sequence[Result]) -> str:
 
 def nagios_unknown(text: str) -> str:
     """Return the line of a Nagios plugin that could not do its check."""
-    return f"MAILSONDE UNKNOWN - {text.replace('|', '/')}"
+    return f"MAILSONDE UNKNOWN - {legible(text, 1000).replace('|', '/')}"

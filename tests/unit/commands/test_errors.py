@@ -1,0 +1,183 @@
+"""Each error that a user can meet in a command says what is wrong and what to do next."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from monitor.commands import main
+
+SITE = """\
+agent: {{listen: "127.0.0.1:{port}", ledger: "sqlite:{ledger}"}}
+servers: {{out: {{protocol: smtp, host: 127.0.0.1, port: 9, tls: none}}}}
+probes:
+  - {{name: hq-smtp, kind: smtp, interval: 1h, server: out}}
+  - {{name: hq-banner, kind: smtp, interval: 1h, server: out}}
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE.format(port=0, ledger=tmp_path / "ledger.db"))
+    return path
+
+
+def _ended(*arguments: str | Path) -> tuple[int, str, str]:
+    """Run the command as a process of its own, for it sets up logs and signals; return status and output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "monitor", *arguments], capture_output=True, text=True, timeout=30
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@contextmanager
+def _agent(config: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run an agent while the block runs, from the moment that it says it is there."""
+    command = [sys.executable, "-m", "monitor", "run", "--config", config]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+        try:
+            assert agent.stderr is not None
+            assert "agent started" in agent.stderr.readline()
+            yield agent
+        finally:
+            agent.terminate()
+
+
+def test_port_is_taken(site: Path, tmp_path: Path) -> None:
+    """An agent whose port is taken names it, and the setting to change."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        site.write_text(SITE.format(port=port, ledger=tmp_path / "ledger.db"))
+        assert _ended("run", "--config", site) == (
+            2,
+            "",
+            f"mailsonde cannot start: cannot listen on 127.0.0.1:{port}: Address already in use; "
+            "change agent.listen, or stop what holds the port\n",
+        )
+
+
+def test_ledger_of_a_running_agent(site: Path, tmp_path: Path) -> None:
+    """A second agent on the ledger is told the first one's process, and may have a ledger of its own."""
+    with _agent(site) as agent:
+        assert _ended("run", "--config", site) == (
+            2,
+            "",
+            f"mailsonde cannot start: ledger {tmp_path}/ledger.db: another agent (process {agent.pid}) uses "
+            "it; stop that one, or give each agent a ledger of its own\n",
+        )
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_directory_of_the_ledger_is_missing(site: Path, tmp_path: Path, command: str) -> None:
+    """Who has not made the ledger's directory is told to."""
+    site.write_text(SITE.format(port=0, ledger=tmp_path / "absent" / "ledger.db"))
+    status, output, told = _ended(command, "--config", site)
+    assert (status, output) == ((2, "") if command == "run" else (3, ""))
+    assert told.startswith(f"mailsonde cannot {'start' if command == 'run' else 'check'}: ledger ")
+    assert f"directory {tmp_path}/absent does not exist; create it, owned by mailsonde's user" in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_ledger_is_another_file(site: Path, tmp_path: Path, command: str) -> None:
+    """A file that is no ledger is neither changed nor a traceback."""
+    (tmp_path / "ledger.db").write_text("my notes\n" * 200)
+    status, _, told = _ended(command, "--config", site)
+    assert status == (2 if command == "run" else 3)
+    assert "damaged or no SQLite database; move it away, or name another" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "ledger.db").read_text() == "my notes\n" * 200
+
+
+def test_trouble_of_ours_is_unknown_to_nagios(site: Path, tmp_path: Path) -> None:
+    """Nagios is told UNKNOWN, and not that mail is down, for whatever keeps a check from being made."""
+    check = ("check", "--format", "nagios", "--config")
+    for arguments, told in (
+        ((*check, site, "hq-smpt"), "no probe is named 'hq-smpt', did you mean hq-smtp?"),
+        ((*check, tmp_path / "absent.yaml"), "absent.yaml: cannot be read: No such file or directory"),
+    ):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 3
+        assert done.stdout.startswith("MAILSONDE UNKNOWN - ")
+        assert told in done.stdout
+        assert done.stdout.count("\n") == 1
+    site.write_text(SITE.format(port=0, ledger=tmp_path / "absent" / "ledger.db"))
+    status, output, _ = _ended(*check, site)
+    assert status == 3
+    assert output.startswith("MAILSONDE UNKNOWN - cannot check: ledger ")
+
+
+def test_mistyped_probe(site: Path) -> None:
+    """A name that no probe has is told with the nearest one and all that there are."""
+    done = CliRunner().invoke(main, ["check", "--config", str(site), "hq-baner"])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "no probe is named 'hq-baner', did you mean hq-banner?; the probes are: hq-smtp, hq-banner\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "check", "validate", "render"])
+@pytest.mark.parametrize("what", ["absent", "directory", "empty", "not YAML"])
+def test_configuration_is_no_file(tmp_path: Path, command: str, what: str) -> None:
+    """Whichever command is given something that is no configuration, it says so in two lines and exits 2."""
+    path = tmp_path / "site.yaml"
+    if what == "directory":
+        path.mkdir()
+    elif what != "absent":
+        path.write_text("" if what == "empty" else "probes: {")
+    arguments = {
+        "validate": ["validate", str(path)],
+        "render": ["render", "alerts", "--out", str(tmp_path / "out"), "--config", str(path)],
+    }.get(command, [command, "--config", str(path)])
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    mistake, end = done.stderr.splitlines()
+    assert mistake.startswith(str(path))
+    assert end == "1 mistake; nothing was started"
+    assert not (tmp_path / "out").exists()
+
+
+def test_render_into_what_is_no_directory(site: Path, tmp_path: Path) -> None:
+    """Files that cannot be written are told with what --out must be."""
+    for out, why in (
+        (tmp_path / "site.yaml", "File exists"),
+        (tmp_path / "site.yaml" / "x", "Not a directory"),
+    ):
+        done = CliRunner().invoke(main, ["render", "alerts", "--config", str(site), "--out", str(out)])
+        assert done.exit_code == 2
+        assert done.stderr == (
+            f"cannot write to {out}: {why}; --out must name a directory that is writable for user "
+            f"{os.geteuid()}, or can be made\n"
+        )
+
+
+def test_thresholds_are_for_alerts(site: Path, tmp_path: Path) -> None:
+    """Thresholds in a place where they would be ignored are refused."""
+    done = CliRunner().invoke(
+        main,
+        [*("render", "dashboards", "--config", str(site)), "--out", str(tmp_path), "--thresholds", "x.yaml"],
+    )
+    assert done.exit_code == 2
+    assert "--thresholds is for alerts, not for dashboards" in done.stderr
+
+
+def test_thresholds_are_no_file(site: Path, tmp_path: Path) -> None:
+    """A file of thresholds that is not there is told as a configuration is."""
+    done = CliRunner().invoke(
+        main,
+        [
+            *("render", "alerts", "--config", str(site), "--out", str(tmp_path / "out")),
+            *("--thresholds", str(tmp_path / "absent.yaml")),
+        ],
+    )
+    assert done.exit_code == 2
+    assert "absent.yaml: cannot be read: No such file or directory; check its path" in done.stderr
