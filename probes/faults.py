@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -107,7 +108,8 @@ def fault_of(error: Exception) -> ProbeFault | None:
     ):
         return ProbeFault(Reason.CONNECTION_LOST, str(error))
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
-        return ProbeFault(_BY_ERRNO[error.errno], error.strerror or str(error))
+        # asyncio puts the address in place of the system's words
+        return ProbeFault(_BY_ERRNO[error.errno], os.strerror(error.errno))
     return None
 
 

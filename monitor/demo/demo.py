@@ -100,7 +100,7 @@ async def _live(view: DemoView, agent: Agent, stop: asyncio.Event) -> None:
 
 
 async def _plain(agent: Agent, stop: asyncio.Event) -> None:
-    click.echo(f"metrics: {agent.address}/metrics (stop with Ctrl-C)")
+    click.echo(f"live page: {agent.address}  metrics: {agent.address}/metrics  (stop with Ctrl-C)")
     while not stop.is_set():
         result = await _next_result(agent, stop)
         if result is not None and result.probe == PROBE:

@@ -31,8 +31,8 @@ _STYLES = {
 class DemoView:
     """What the demo shows of the results so far."""
 
-    def __init__(self, metrics_address: str, route: tuple[str, str]) -> None:
-        self._address = metrics_address
+    def __init__(self, address: str, route: tuple[str, str]) -> None:
+        self._address = address
         self._route = route
         self._rows: deque[Result] = deque(maxlen=ROWS)
         self._seen = 0
@@ -60,6 +60,7 @@ class DemoView:
                 body, title="mailsonde demo: round trips through the sandbox mail server", title_align="left"
             ),
             Text.assemble("messages   ", counts),
+            Text.assemble("live page  ", (self._address, "underline")),
             Text.assemble(
                 "metrics    ", (f"{self._address}/metrics", "underline"), "    Ctrl-C ends the demo"
             ),

@@ -90,7 +90,7 @@ function drawDeadline(chart, data) {
   ctx.stroke();
   ctx.textAlign = "left";
   ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
-  ctx.fillText(`deadline ${duration(data.deadline)}`, chart.bbox.left + 6 * devicePixelRatio, y - 5 * devicePixelRatio);
+  ctx.fillText(`deadline ${duration(data.deadline)}`, chart.bbox.left + 6 * devicePixelRatio, y + 14 * devicePixelRatio);
 }
 
 function scaleOfLatency(data) {
