@@ -138,15 +138,11 @@ def _take_in(
     assembly.ledger.record_run(told)
     recent.take_in(told)
     level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING
-    _log.log(
-        level,
-        "%s: %s/%s %s",
-        result.probe,
-        verdict.outcome,
-        verdict.reason,
-        verdict.detail,
-        extra={"run": result.as_object()},
-    )
+    if _log.isEnabledFor(level):
+        of_run = {"run": result.as_object()}
+        _log.log(
+            level, "%s: %s/%s %s", result.probe, verdict.outcome, verdict.reason, verdict.detail, extra=of_run
+        )
     if results.full():
         results.get_nowait()
     results.put_nowait(result)

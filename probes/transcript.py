@@ -89,12 +89,16 @@ class Transcript:
 
     def lines(self) -> list[str]:
         """Return the lines: seconds, ``C`` (client), ``S`` (server) or ``#`` (a remark), and the text."""
-        shown = [line for entry in self._first for line in _lines(*entry)]
+        shown = [_shown(*entry) for entry in self._first]
         if self._left_out:
             shown.append(f"… {self._left_out} left out …")
-        return shown + [line for entry in self._last for line in _lines(*entry)]
+        shown += [_shown(*entry) for entry in self._last]
+        return "\n".join(shown).split("\n") if shown else []
 
 
-def _lines(seconds: float, who: str, text: str) -> Iterator[str]:
-    for line in text.split("\n"):
-        yield f"{seconds:8.3f} {who}: {legible(line.removesuffix(chr(13)), LINE)}"
+def _shown(seconds: float, who: str, text: str) -> str:
+    """Return an entry's lines; most are harmless as a whole, and every run pays for this."""
+    begin = f"{seconds:8.3f} {who}: "
+    if len(text) <= LINE and text.replace("\n", "").isprintable():
+        return begin + text.replace("\n", "\n" + begin)
+    return "\n".join(begin + legible(line.removesuffix("\r"), LINE) for line in text.split("\n"))
