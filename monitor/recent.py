@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from probes.reasons import Outcome, Reason
+from probes.reasons import Reason
 
 KEPT = 40
 """Runs of each route that are kept."""
@@ -83,15 +83,8 @@ def point_of(run: Mapping[str, Any]) -> Point:
     return Point(
         run=str(run.get("run", "")),
         at=datetime.fromisoformat(run["started_at"]).timestamp(),
-        word=word_of(run),
+        word=Reason[run["reason"].upper()].word,
         reason=run["reason"],
         seconds=message.get("delivery_seconds") if sends else run["duration_seconds"],
         uncertainty=message["uncertainty_seconds"] if measured else None,
     )
-
-
-def word_of(run: Mapping[str, Any]) -> str:
-    """Return a run's outcome in one word, with a warning told apart from ok."""
-    if run["outcome"] == Outcome.OK and run["reason"] != Reason.NONE:
-        return "warning"
-    return str(run["outcome"])

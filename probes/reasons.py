@@ -44,6 +44,11 @@ class Reason(StrEnum):
         reason.area, reason.outcome, reason.meaning = area, outcome, meaning
         return reason
 
+    @property
+    def word(self) -> str:
+        """The outcome in one word, with a warning told apart from ok."""
+        return "warning" if self.outcome is Outcome.OK and self is not Reason.NONE else str(self.outcome)
+
     NONE = "none", Area.AGENT, Outcome.OK, "Everything was as it should be."
     TIMEOUT = "timeout", Area.AGENT, Outcome.FAILED, "The run's deadline passed; the phase says where."
     INTERNAL = "internal", Area.AGENT, Outcome.UNKNOWN, "A defect in mailsonde; the log has the traceback."

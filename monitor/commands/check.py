@@ -23,7 +23,9 @@ from monitor.commands.results import (
     nagios_line,
     nagios_unknown,
     severity,
+    show_dialogue,
     show_json,
+    show_json_dialogue,
     show_line,
     worst,
 )
@@ -39,11 +41,14 @@ from probes.probe import Probe
 UNKNOWN = 3
 """Exit status when nothing can be said about the mail."""
 
-_SHOWN: dict[str, Callable[[Result], None]] = {
-    "text": show_line,
-    "json": show_json,
-    "nagios": lambda _: None,  # one line at the end stands for all
+_SHOWN: dict[tuple[str, bool], Callable[[Result], None]] = {
+    ("text", False): show_line,
+    ("text", True): show_dialogue,
+    ("json", False): show_json,
+    ("json", True): show_json_dialogue,
+    ("nagios", False): lambda _: None,  # one line at the end stands for all
 }
+"""How a result is shown, by format and whether its dialogue is wanted."""
 
 
 def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -61,10 +66,16 @@ def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(_SHOWN)),
+    type=click.Choice(["text", "json", "nagios"]),
     default="text",
     show_default=True,
     help="text: a live table on a terminal, a line a run elsewhere; json: an object a run; nagios: one line.",
+)
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Show what mailsonde and the servers said to each other; credentials and mail are withheld.",
 )
 @click.option(
     "--textfile",
@@ -72,7 +83,7 @@ def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path
     callback=_prom_file,
     help=f"Also write metrics to this file, whose name ends in {SUFFIX}, for node_exporter.",
 )
-def check(config: Path, probes: tuple[str, ...], form: str, textfile: Path | None) -> None:
+def check(config: Path, probes: tuple[str, ...], form: str, verbose: bool, textfile: Path | None) -> None:
     """Run probes once, now: all of them, or those named.
 
     Round trips take until their message arrives or its deadline passes. A running agent is
@@ -82,15 +93,20 @@ def check(config: Path, probes: tuple[str, ...], form: str, textfile: Path | Non
     \b
     Examples:
       mailsonde check --config mailsonde.yaml
+      mailsonde check --config mailsonde.yaml hq-smtp --verbose
       mailsonde check --config mailsonde.yaml hq-mx --format json
       mailsonde check --config mailsonde.yaml hq-roundtrip --format nagios
       mailsonde check --config mailsonde.yaml --textfile /var/lib/node_exporter/mailsonde.prom
     """
+    if (form, verbose) not in _SHOWN:
+        raise click.UsageError(
+            f"--verbose shows a dialogue, and {form} is one line; use --format text or json"
+        )
     configuration = _configuration(config, form)
     _require_known(probes, configuration, form)
     set_up_logs("auto")
     try:
-        results = run_on_loop(_check(configuration, probes, form, textfile))
+        results = run_on_loop(_check(configuration, probes, (form, verbose), textfile))
     except LedgerError as error:
         _end_unknown(f"cannot check: {error}", form)
     except TextfileError as error:
@@ -139,18 +155,18 @@ def _end_unknown(why: str, form: str) -> NoReturn:
 
 
 async def _check(
-    configuration: Configuration, names: Sequence[str], form: str, textfile: Path | None
+    configuration: Configuration, names: Sequence[str], shown: tuple[str, bool], textfile: Path | None
 ) -> list[Result]:
     async with assembled(configuration, SystemClock(), "check") as assembly:
         chosen = [probe for name, probe in assembly.probes.items() if not names or name in names]
         console = Console()
         # What asks for colours elsewhere (FORCE_COLOR) does not make a terminal of a file or pipe.
-        if form == "text" and sys.stdout.isatty() and not console.is_dumb_terminal:
+        if shown == ("text", False) and sys.stdout.isatty() and not console.is_dumb_terminal:
             table = LiveTable(chosen, assembly.clock)
             with Live(table, console=console, refresh_per_second=8):
                 results = await _results(assembly, chosen, table.show)
         else:
-            results = await _results(assembly, chosen, _SHOWN[form])
+            results = await _results(assembly, chosen, _SHOWN[shown])
         if textfile is not None:
             collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
             text = one_shot_text(collector, {probe.settings.name for probe in chosen})

@@ -29,9 +29,21 @@ def show_line(result: Result) -> None:
     click.echo(plain_line(result))
 
 
+def show_dialogue(result: Result) -> None:
+    """Print a result, and below it what was said in its run."""
+    show_line(result)
+    for line in result.transcript.lines():
+        click.echo(f"  {line}")
+
+
 def show_json(result: Result) -> None:
     """Print a result as one JSON object in one line."""
     click.echo(json.dumps(result.as_object()))
+
+
+def show_json_dialogue(result: Result) -> None:
+    """Print the same with the run's id and transcript, as the ledger's history keeps it."""
+    click.echo(json.dumps(result.with_transcript()))
 
 
 class LiveTable:
@@ -65,9 +77,9 @@ class LiveTable:
                 elapsed = now - self._started.setdefault(key, now)
                 table.add_row(*names, Text("running …", style="dim"), f"{elapsed:.1f} s", "")
                 continue
-            word = word_of(result)
+            word = result.verdict.reason.word
             table.add_row(*names, Text(word, style=_STYLES[word]), time_of(result), Text(explanation(result)))
-        words = Counter(word_of(result) for result in ended.values())
+        words = Counter(result.verdict.reason.word for result in ended.values())
         counts = ", ".join(f"{words[word]} {word}" for word in _SEVERITIES if words[word])
         summary = f"{len(ended)} of {len(rows)} done after {now - self._began:.1f} s"
         return Group(table, Text(f"{summary}: {counts}" if counts else summary))
@@ -89,7 +101,7 @@ def plain_line(result: Result) -> str:
     """Return a result as one line of text, without control characters."""
     parts = [
         *(legible(name) for name in (result.probe, result.kind, result.target)),
-        *(word_of(result), time_of(result), explanation(result)),
+        *(result.verdict.reason.word, time_of(result), explanation(result)),
     ]
     return "  ".join(part for part in parts if part)
 
@@ -102,14 +114,9 @@ def explanation(result: Result) -> str:
     return f"{verdict.reason}: {legible(verdict.detail or verdict.reason.meaning)}"
 
 
-def word_of(result: Result) -> str:
-    """Return ok, warning, failed or unknown."""
-    return "warning" if result.verdict.is_warning else str(result.verdict.outcome)
-
-
 def severity(result: Result) -> int:
     """Return the exit status that a result stands for."""
-    return _SEVERITIES[word_of(result)]
+    return _SEVERITIES[result.verdict.reason.word]
 
 
 def worst(severities: Iterable[int]) -> int:

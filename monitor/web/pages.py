@@ -17,11 +17,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from monitor.ledger.store import SqlLedger
-from monitor.recent import KEPT, RouteKey, point_of, word_of
+from monitor.recent import KEPT, RouteKey, point_of
 from monitor.web.events import Events
 from monitor.web.views import HEIGHT, WIDTH, RouteView, Views
 from monitor.web.whereabouts import capital, duration, explained
 from probes.message_life import LedgerError
+from probes.reasons import Reason
 
 RUNS_SHOWN = 100
 """Runs, and failed runs besides, on a probe's page: as many as the ledger keeps."""
@@ -64,7 +65,7 @@ class Pages:
             "agent_version": version("mailsonde"),
             "cells": KEPT,
             "spark": (WIDTH, HEIGHT),
-            "word_of": word_of,
+            "word_of": lambda run: Reason[run["reason"].upper()].word,
         }
         self._row = self._templates.get_template("row.html").module.row  # type: ignore[attr-defined] # a macro
         self._events = Events(views, self._render_row)

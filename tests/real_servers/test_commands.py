@@ -59,6 +59,27 @@ def test_one_probe_by_name_as_text(site: Site) -> None:
     assert re.fullmatch(r"trip  roundtrip  submission  ok  \d+\.\d{3} s ± \d+\.\d{3} s\n", done.stdout)
 
 
+def test_verbose_shows_the_dialogue(site: Site) -> None:
+    """What mailsonde and Postfix said stands below the result, without the credentials, and in JSON too."""
+    done = _check(site, "trip", "--verbose")
+    assert done.returncode == 0
+    result, *said = done.stdout.splitlines()
+    assert result.startswith("trip  roundtrip  submission  ok  ")
+    assert all(re.fullmatch(r" {2} *\d+\.\d{3} [CS#]: .+", line) for line in said)
+    shown = [line.split(maxsplit=1)[1] for line in said]
+    assert "C: AUTH PLAIN (withheld)" in shown
+    assert "S: 354 End data with <CR><LF>.<CR><LF>" in shown
+    assert shown[-1].startswith("#: delivered: in mailbox canary ")
+    password = (site.directory / "password").read_text()
+    assert password not in done.stdout
+    run = json.loads(_check(site, "smtp", "-v", "--format", "json").stdout)
+    assert len(run["run"]) == 32
+    assert run["transcript"][-1].endswith("221 2.0.0 Bye")
+    refused = _check(site, "-v", "--format", "nagios")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "use --format text or json" in refused.stderr
+
+
 def test_nagios_line_with_performance_data(site: Site) -> None:
     """The Nagios line has state, text and performance data; exit status 0."""
     done = _check(site, "trip", "--format", "nagios")
