@@ -35,7 +35,7 @@ class Route:
     """The latest runs of one route, oldest first, and the last of them as a whole."""
 
     version: int = 0
-    last: Mapping[str, Any] | None = None
+    last: dict[str, Any] | None = None
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=KEPT))
 
 
@@ -53,17 +53,18 @@ class Recent:
     def take_in(self, run: Mapping[str, Any]) -> None:
         """Take in a finished run, as `Result.with_transcript` or the ledger's history gives it."""
         key = run["probe"], run["target"]
-        route = self.routes.setdefault(key, Route())
-        route.last = {name: value for name, value in run.items() if name != "transcript"}
+        route = self.routes.get(key) or self.routes.setdefault(key, Route())
+        route.last = {**run}
+        route.last.pop("transcript", None)  # the ledger keeps what was said; here it would only take room
         route.points.append(point_of(run))
         self.touch(key)
 
     def touch(self, key: RouteKey) -> None:
         """Count what is shown of a route as changed."""
         self.version += 1
-        self.routes.setdefault(key, Route()).version = self.version
+        route = self.routes.get(key) or self.routes.setdefault(key, Route())
+        route.version = self.version
         self._news.set()
-        self._news = asyncio.Event()
 
     def changed_since(self, version: int) -> list[RouteKey]:
         """Return the routes that changed after ``version``."""
@@ -72,6 +73,7 @@ class Recent:
     async def beyond(self, version: int) -> None:
         """Return once something is newer than ``version``."""
         while self.version <= version:
+            self._news.clear()
             await self._news.wait()
 
 

@@ -10,8 +10,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -46,5 +44,4 @@ def web_app(collector: Collector, ready: Callable[[], bool], pages: Pages) -> St
             *pages.routes(),
         ],
         exception_handlers={HTTPException: pages.refuse},
-        middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)],
     )

@@ -11,6 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -72,12 +74,13 @@ class Pages:
 
     def routes(self) -> Sequence[BaseRoute]:
         """Return what the application is to answer."""
+        compressed = [Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)]
         return [
-            Route("/", self.overview),
-            Route("/probes/{probe}", self.probe),
-            Route("/probes/{probe}/runs/{run}", self.run),
+            Route("/", self.overview, middleware=compressed),
+            Route("/probes/{probe}", self.probe, middleware=compressed),
+            Route("/probes/{probe}/runs/{run}", self.run, middleware=compressed),
             Route("/events", self._events.endpoint),
-            Mount("/static", StaticFiles(directory=_HERE / "static")),
+            Mount("/static", StaticFiles(directory=_HERE / "static"), middleware=compressed),
         ]
 
     def _render_row(self, key: RouteKey) -> str:
