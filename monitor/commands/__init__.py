@@ -7,6 +7,7 @@ import click
 from monitor.commands.check import check
 from monitor.commands.completion import completion
 from monitor.commands.demo import demo
+from monitor.commands.init import init
 from monitor.commands.render import render
 from monitor.commands.run import run
 from monitor.commands.schema import schema
@@ -30,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (demo, run, check, validate, render, schema, completion):
+for command in (demo, init, run, check, validate, render, schema, completion):
     main.add_command(command)

@@ -1,0 +1,331 @@
+"""``mailsonde init``."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from pydantic import SecretStr, TypeAdapter, ValidationError
+from rich.console import Console
+
+from monitor.commands.event_loop import run_on_loop
+from monitor.commands.init_options import ADDRESS, USERNAME, Wishes, init_options, mistake_in
+from monitor.commands.options import UNUSABLE
+from monitor.commands.results import plain_line
+from monitor.init.discovery import Discovery, Source, candidates
+from monitor.init.endpoint import Endpoint, given_endpoints
+from monitor.init.trial import reach, try_out
+from monitor.init.web import Web
+from monitor.init.writing import Files, Plan, ledger_url, written
+from monitor.logs import set_up_logs
+from monitor.runner import Result
+from probes.clock import SystemClock
+from probes.dns import Resolver, ResolverSettings
+from probes.faults import legible
+from probes.message_life import LedgerError
+from probes.reasons import Outcome, Reason
+from probes.settings import Name, Secret
+
+STOPPED = 1
+"""Exit status when the user ended it."""
+
+LOGINS = 3
+"""Most passwords that are tried: more may lock the account."""
+
+VARIABLE = "MAILSONDE_PASSWORD"
+
+
+@click.command()
+@init_options
+def init(**options: Any) -> None:
+    """Make a configuration: find the servers of a mail address, try them, write the file.
+
+    Credentials go only to servers that you saw and over verified TLS. One test message is sent
+    there and back. Nothing is written before you say so, and no file is overwritten. Exit status:
+    0 written, 1 stopped, 2 something does not work.
+
+    \b
+    Examples:
+      mailsonde init
+      mailsonde init --address canary@example.com --out mailsonde.yaml
+      mailsonde init --yes --address canary@example.com --password-env CANARY_PASSWORD
+      mailsonde init --address a@example.com --smtp mail.example.com:587 --mailbox imap://mail.example.com:993
+    """
+    files = Files()
+    set_up_logs("auto", logging.WARNING)
+    try:
+        _init(Wishes(**options), files)
+    except LedgerError as error:
+        _end(f"the test cannot be made: {error}")
+    except (KeyboardInterrupt, click.Abort):
+        files.discard()
+        click.echo("\nstopped; nothing was written", err=True)
+        sys.exit(STOPPED)
+
+
+def _init(wishes: Wishes, files: Files) -> None:
+    _require_new(wishes.out)
+    address = wishes.address or _ask(
+        wishes, "--address", "Mail address of the account for mailsonde", type=ADDRESS
+    )
+    password = _given_password(wishes)
+    resolver = wishes.resolver or ResolverSettings()
+    submission, *incoming = _servers(wishes, address, resolver)
+    plan = Plan(
+        address=address,
+        username=wishes.username or submission.username or incoming[0].username or address,
+        password={"env": VARIABLE},
+        submission=submission,
+        incoming=incoming[0],
+        domain=wishes.domain or address.rpartition("@")[2].lower(),
+        location=wishes.location or _location(),
+        listen=wishes.listen,
+        ledger=ledger_url(wishes.ledger or wishes.out.with_name("mailsonde.db")),
+        tls_ca=wishes.tls_ca.absolute() if wishes.tls_ca is not None else None,
+        resolver=wishes.resolver,
+    )
+    _confirm_servers(wishes, plan, incoming)
+    plan, password = _try(wishes, plan, incoming[1:], password)
+    _write(wishes, plan, password, files)
+
+
+def _servers(wishes: Wishes, address: str, resolver: ResolverSettings) -> list[Endpoint]:
+    """Return the server to submit to, then those to read from, the preferred first."""
+    named = _named(wishes)
+    found: list[Endpoint] = []
+    if not (wishes.smtp and wishes.mailbox):
+        asked = Resolver(resolver)
+        discovery = Discovery(address, asked, Web(asked, wishes.tls_ca))
+        with _step(f"Looking for the mail servers of {address.rpartition('@')[2]}"):
+            sources = run_on_loop(discovery.sources(_show_source))
+        found = [
+            endpoint
+            for endpoint in candidates(sources)
+            if not (wishes.smtp if endpoint.protocol == "smtp" else wishes.mailbox)
+        ]
+    with _step("Connecting, without logging in"):
+        tried = run_on_loop(reach([*named, *found], wishes.tls_ca, SystemClock()))
+    chosen = {protocol: _first_usable(tried, protocol) for protocol in ("smtp", "imap", "pop3")}
+    submission, incoming = (
+        chosen["smtp"],
+        [one for one in (chosen["imap"], chosen["pop3"]) if one is not None],
+    )
+    if submission is None:
+        _end("no server was found that takes mail by submission; name yours: --smtp HOST:PORT" + _hint(tried))
+    if not incoming:
+        _end("no IMAP or POP3 server was found; name yours: --mailbox imap://HOST:PORT" + _hint(tried))
+    return [submission, *incoming]
+
+
+def _named(wishes: Wishes) -> list[Endpoint]:
+    """Return what the user named; the wrong kind of server in a place is a mistake."""
+    found = []
+    for option, text, default, protocols in (
+        ("--smtp", wishes.smtp, "smtp", {"smtp"}),
+        ("--mailbox", wishes.mailbox, "imap", {"imap", "pop3"}),
+    ):
+        if text is None:
+            continue
+        try:
+            endpoints = given_endpoints(text, default, wishes.allow_insecure_auth)
+        except ValueError as error:
+            _end(f"{option}: {error}")
+        if endpoints[0].protocol not in protocols:
+            _end(f"{option}: {endpoints[0].protocol} is not meant here; write {default}://HOST:PORT")
+        found += endpoints
+    return found
+
+
+def _first_usable(tried: Sequence[tuple[Endpoint, str]], protocol: str) -> Endpoint | None:
+    """Return the first endpoint of a protocol that can be used, and show those that it was preferred to."""
+    for endpoint, obstacle in tried:
+        if endpoint.protocol != protocol:
+            continue
+        if not obstacle:
+            click.echo(f"  ok  {endpoint} (from {endpoint.source})")
+            return endpoint
+        click.echo(f"  no  {endpoint} (from {endpoint.source}): {obstacle}")
+    return None
+
+
+def _hint(tried: Sequence[tuple[Endpoint, str]]) -> str:
+    untrusted = any(obstacle.startswith(str(Reason.CERTIFICATE_UNTRUSTED)) for _, obstacle in tried)
+    return ", and its authority if it is your own: --tls-ca FILE" if untrusted else ""
+
+
+def _confirm_servers(wishes: Wishes, plan: Plan, incoming: Sequence[Endpoint]) -> None:
+    """Let nothing secret go to a server that the user has neither named nor agreed to."""
+    servers = [plan.submission, *incoming]
+    if all(server.source == "you" for server in servers):
+        return
+    strangers = [server for server in servers if not server.vouched]
+    if strangers:
+        hosts = ", ".join(dict.fromkeys(server.host for server in strangers))
+        remark = f"outside of {plan.address.rpartition('@')[2]}, and only unsigned DNS names it: {hosts}"
+        if wishes.yes:
+            _end(f"the password is not sent to a server {remark}; name it with --smtp and --mailbox")
+        click.echo(f"  Look twice at the server {remark}")
+    if incoming[1:]:
+        click.echo(f"  {incoming[1]} only if {incoming[0].protocol.upper()} refuses the login")
+    if not wishes.yes and not click.confirm(f"Log in at these servers as {plan.username}?", default=True):
+        raise click.Abort
+
+
+def _try(
+    wishes: Wishes, plan: Plan, others: Sequence[Endpoint], password: SecretStr | None
+) -> tuple[Plan, SecretStr]:
+    """Log in and send a message around; return the plan that works and its password."""
+    waiting = list(others)
+    passwords = 0
+    while True:
+        if password is None:
+            password = SecretStr(
+                _ask(wishes, "--password-env or --password-file", "Password", hide_input=True)
+            )
+            passwords += 1
+        with _step("Logging in, and sending one message there and back"):
+            results = run_on_loop(try_out(written(plan), password, SystemClock(), _show_result))
+        refused = [
+            result for result in results if result.kind in {"smtp", "imap", "pop3"} and _failed(result)
+        ]
+        if not refused:
+            _require_arrival(wishes, results)
+            return plan, password
+        if waiting and all(result.kind == "imap" for result in refused):
+            plan = replace(plan, incoming=waiting.pop(0))
+            click.echo(f"IMAP cannot be used; trying {plan.incoming}")
+            continue
+        wrong = any(result.verdict.reason is Reason.AUTH_FAILED for result in refused)
+        if wishes.yes or not wrong or passwords >= LOGINS:
+            _end("the login does not work; the lines above have the step and what the server answered")
+        click.echo("The login was refused; give the login name and password again, or end with Ctrl-C.")
+        username = click.prompt("Login name", default=plan.username, type=USERNAME)
+        plan, password = replace(plan, username=username), None
+
+
+def _require_arrival(wishes: Wishes, results: Sequence[Result]) -> None:
+    """Go on only if the message came back, or the user wants the file all the same."""
+    if not any(_failed(result) for result in results if result.kind == "roundtrip"):
+        return
+    click.echo("The message did not come back; the line above has the reason.", err=True)
+    if wishes.yes:
+        _end("nothing was written; remove the cause, or run without --yes to write the file all the same")
+    if not click.confirm("Make the configuration all the same?", default=False):
+        raise click.Abort
+
+
+def _write(wishes: Wishes, plan: Plan, password: SecretStr, files: Files) -> None:
+    """Ask where the password is to be kept and whether to write; then write, and tell the next steps."""
+    secret = wishes.out.with_suffix(".password")
+    storage = _storage(wishes, secret)
+    new = [secret] if storage == {"file": secret.name} else []
+    names = " and ".join(str(path) for path in (wishes.out, *new))
+    if not wishes.yes and not click.confirm(f"Write {names}?", default=True):
+        raise click.Abort
+    try:
+        if new:
+            files.write(secret, password.get_secret_value() + "\n", 0o600)
+        files.write(wishes.out, written(replace(plan, password=storage)), 0o644)
+    except OSError as error:
+        files.discard()
+        _end(f"cannot write {error.filename or wishes.out}: {error.strerror}; nothing was written")
+    file = shlex.quote(str(wishes.out))
+    click.echo(f"Wrote {names}. Next:")
+    if "env" in storage:
+        click.echo(f"  export {storage['env']}=…   # the password, where the agent runs")
+    click.echo(f"  mailsonde validate {file}")
+    click.echo(f"  mailsonde check --config {file}")
+    click.echo(f"  mailsonde run --config {file}")
+    click.echo(f"  mailsonde render alerts --config {file} --out rules/")
+
+
+def _storage(wishes: Wishes, secret: Path) -> Mapping[str, str]:
+    """Return where the file will say that the password is."""
+    if wishes.password_env is not None:
+        return {"env": wishes.password_env}
+    if wishes.password_file is not None:
+        return {"file": str(wishes.password_file.absolute())}
+    choice = click.prompt(
+        f"Keep the password in a file ({secret.name}, for you alone) or in the environment ({VARIABLE})?",
+        type=click.Choice(["file", "env"]),
+        default="file",
+    )
+    if choice == "env":
+        return {"env": VARIABLE}
+    _require_new(secret)
+    return {"file": secret.name}
+
+
+def _given_password(wishes: Wishes) -> SecretStr | None:
+    if wishes.password_env is not None and wishes.password_file is not None:
+        _end("give either --password-env or --password-file, not both")
+    if wishes.password_env is not None:
+        where = {"env": wishes.password_env}
+    elif wishes.password_file is not None:
+        where = {"file": str(wishes.password_file.absolute())}
+    else:
+        return None
+    try:
+        secret: SecretStr = TypeAdapter(Secret).validate_python(where)
+    except ValidationError as error:
+        _end(mistake_in(error))
+    return secret
+
+
+def _ask(wishes: Wishes, option: str, question: str, **how: Any) -> str:
+    if wishes.yes:
+        _end(f"{option} is needed with --yes")
+    return str(click.prompt(question, **how))
+
+
+def _require_new(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        _end(f"{path} exists and is not overwritten; move it away, or name another with --out")
+    if not path.absolute().parent.is_dir():
+        _end(f"directory {path.absolute().parent} does not exist; create it, or name another with --out")
+
+
+def _location() -> str:
+    """Return this machine's name as a vantage point, or ``local`` where it makes none."""
+    try:
+        name: str = TypeAdapter(Name).validate_python(socket.gethostname().partition(".")[0])
+    except ValidationError:
+        return "local"
+    return name
+
+
+def _failed(result: Result) -> bool:
+    return result.verdict.outcome is not Outcome.OK
+
+
+def _show_source(source: Source) -> None:
+    click.echo(f"  {source.name}: {legible(source.said, 120)}")
+
+
+def _show_result(result: Result) -> None:
+    click.echo(f"  {plain_line(result)}")
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Say what is being done, with something that moves on a terminal."""
+    click.echo(what)
+    console = Console()
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+def _end(why: str) -> NoReturn:
+    click.echo(f"mailsonde cannot go on: {why}", err=True)
+    sys.exit(UNUSABLE)

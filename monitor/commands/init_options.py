@@ -1,0 +1,149 @@
+"""The options of `mailsonde init`, and how they are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from monitor.config.models import parse_listen
+from probes.dns import DomainName, ResolverSettings
+from probes.settings import CertificateFile, EmailAddress, Line, Name
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Checked(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
+    """A value that ``check`` takes in, or refuses with a ValueError that tells the user why."""
+
+    def __init__(self, name: str, check: Callable[[str], Any]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value that a text stands for."""
+        try:
+            return self._check(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(mistake_in(error), param, ctx)
+
+
+def _setting(name: str, of: Any) -> _Checked:
+    """Return what checks a value as the setting's own type does."""
+    return _Checked(name, TypeAdapter(of).validate_python)
+
+
+def mistake_in(error: ValueError) -> str:
+    """Return a mistake in the words of the setting's own type, without the value."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")
+
+
+def _resolver(text: str) -> ResolverSettings:
+    try:
+        return ResolverSettings.model_validate({"address": text})
+    except ValueError:
+        address, port = parse_listen(text)
+        return ResolverSettings.model_validate({"address": address, "port": port})
+
+
+def _listen(text: str) -> str:
+    parse_listen(text)
+    return text
+
+
+ADDRESS = _setting("address", EmailAddress)
+USERNAME = _setting("name", Line)
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line says; ``None`` where it says nothing."""
+
+    address: str | None
+    username: str | None
+    password_env: str | None
+    password_file: Path | None
+    smtp: str | None
+    mailbox: str | None
+    tls_ca: Path | None
+    allow_insecure_auth: bool
+    domain: str | None
+    location: str | None
+    listen: str
+    ledger: Path | None
+    resolver: ResolverSettings | None
+    out: Path
+    yes: bool
+
+
+_OPTIONS = (
+    click.option("--address", type=ADDRESS, help="Mail address of the account that mailsonde may use."),
+    click.option(
+        "--username", type=USERNAME, help="Login name. Default: what the servers' owner says, or the address."
+    ),
+    click.option("--password-env", metavar="NAME", help="Environment variable that holds the password."),
+    click.option("--password-file", type=click.Path(path_type=Path), help="File that holds the password."),
+    click.option(
+        "--smtp", metavar="HOST[:PORT]", help="Submission server; smtps:// before it for TLS from the start."
+    ),
+    click.option(
+        "--mailbox",
+        metavar="URL",
+        help="Server of the mailbox: imap://HOST[:PORT] or pop3://, imaps://, pop3s://.",
+    ),
+    click.option(
+        "--tls-ca", type=_setting("file", CertificateFile), help="PEM file of the authority to trust."
+    ),
+    click.option(
+        "--allow-insecure-auth", is_flag=True, help="Log in without encryption, at servers that you name."
+    ),
+    click.option(
+        "--domain",
+        type=_setting("domain", DomainName),
+        help="Domain of the mx probe. Default: the address's.",
+    ),
+    click.option(
+        "--location", type=_setting("name", Name), help="The vantage point. Default: this machine's name."
+    ),
+    click.option(
+        "--listen",
+        type=_Checked("host:port", _listen),
+        default="127.0.0.1:9725",
+        show_default=True,
+        help="Where /metrics is served.",
+    ),
+    click.option(
+        "--ledger",
+        type=click.Path(path_type=Path),
+        help="Database of messages. Default: mailsonde.db beside the file.",
+    ),
+    click.option(
+        "--resolver",
+        type=_Checked("address[:port]", _resolver),
+        help="DNS resolver to ask. Default: the system's first.",
+    ),
+    click.option(
+        "--out",
+        "-o",
+        type=click.Path(path_type=Path),
+        default="mailsonde.yaml",
+        show_default=True,
+        help="File to write.",
+    ),
+    click.option(
+        "--yes", "-y", "--no-input", "yes", is_flag=True, help="Ask nothing; what is missing is an error."
+    ),
+)
+
+
+def init_options(command: Command) -> Command:
+    """Add the options to ``command``, which gets what `Wishes` holds as keyword arguments."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,142 @@
+"""Servers that a domain tells its mail clients: Thunderbird's config-v1.1.xml, and autodiscover.
+
+https://wiki.mozilla.org/Thunderbird:Autoconfiguration:ConfigFileFormat has the first format.
+Nothing is logged in to: an answer that asks for credentials only tells that there is a server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from types import MappingProxyType
+from urllib.parse import quote, urlsplit
+from xml.etree.ElementTree import Element
+from xml.sax.saxutils import escape
+
+from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
+from monitor.init.web import Page, PageError, Web, parse_xml
+
+ENDPOINTS_LIMIT = 12
+"""Most servers that are taken from one page."""
+
+_PROTOCOLS: MappingProxyType[str, MailProtocol] = MappingProxyType(
+    {"smtp": "smtp", "imap": "imap", "pop3": "pop3"}
+)
+_SOCKET_TYPES: MappingProxyType[str, TlsMode] = MappingProxyType(
+    {"ssl": "implicit", "tls": "implicit", "starttls": "starttls"}
+)
+_V2 = "https://{host}/autodiscover/autodiscover.json/v1.0/{user}?Protocol=AutodiscoverV1"
+_V1_REQUEST = (
+    '<?xml version="1.0" encoding="utf-8"?>'
+    '<Autodiscover xmlns="http://schemas.microsoft.com/exchange/autodiscover/outlook/requestschema/2006">'
+    "<Request><EMailAddress>{address}</EMailAddress><AcceptableResponseSchema>"
+    "http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a"
+    "</AcceptableResponseSchema></Request></Autodiscover>"
+)
+
+
+async def ask_autoconfig(url: str, address: str, web: Web) -> list[Endpoint]:
+    """Return the encrypted servers that the config-v1.1.xml at ``url`` names; raises `PageError`."""
+    page = await web.fetch(f"{url}?emailaddress={quote(address)}")
+    if page.status != 200:
+        raise PageError(f"HTTP status {page.status}")
+    found = list(_servers(parse_xml(page.body), address, f"autoconfig at {urlsplit(url).netloc}"))
+    if not found:
+        raise PageError("names no encrypted server")
+    return found[:ENDPOINTS_LIMIT]
+
+
+def _servers(root: Element, address: str, source: str) -> Iterator[Endpoint]:
+    for element in root.iter():
+        protocol = _PROTOCOLS.get(element.get("type", "").lower())
+        if element.tag not in {"incomingServer", "outgoingServer"} or protocol is None:
+            continue
+        tls = _SOCKET_TYPES.get(_text(element, "socketType").lower())
+        host, port = _filled(_text(element, "hostname"), address), _text(element, "port")
+        found = _endpoint(protocol, host, port, tls, source)
+        if found is not None:
+            yield _named(found, _filled(_text(element, "username"), address))
+
+
+async def ask_autodiscover(host: str, address: str, web: Web) -> list[Endpoint]:
+    """Return the servers that autodiscover at ``host`` leads to; raises `PageError`.
+
+    Version 2 (JSON) tells a host of Exchange, which is assumed to serve every protocol at its
+    standard port. Without it, version 1 (XML) names servers, or asks for credentials and so
+    tells that Exchange is there.
+    """
+    source = f"autodiscover at {host}"
+    try:
+        page = await web.fetch(_V2.format(host=host, user=quote(address, safe="")))
+        return _exchange(_host_of_json(page), source)
+    except PageError:
+        request = _V1_REQUEST.format(address=escape(address)).encode()
+        page = await web.fetch(f"https://{host}/autodiscover/autodiscover.xml", request)
+    if page.status == 401:
+        return _exchange(page.host, source)
+    if page.status != 200:
+        raise PageError(f"HTTP status {page.status}")
+    found = [
+        endpoint
+        for protocol in parse_xml(page.body).iter("Protocol")
+        for endpoint in _listed(protocol, source)
+    ]
+    if not found:
+        raise PageError("names no encrypted server")
+    return found[:ENDPOINTS_LIMIT]
+
+
+def _host_of_json(page: Page) -> str:
+    try:
+        url = json.loads(page.body)["Url"] if page.status == 200 else None
+        return host_name(urlsplit(str(url)).hostname or "")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PageError(f"HTTP status {page.status}, without the JSON of autodiscover") from error
+
+
+def _exchange(host: str, source: str) -> list[Endpoint]:
+    found = [usual_ports(protocol, host, source, vouched=True) for protocol in _PROTOCOLS.values()]
+    return [endpoint for endpoints in found for endpoint in endpoints]
+
+
+def _listed(element: Element, source: str) -> Iterator[Endpoint]:
+    """Yield the server of a ``Protocol`` element; ``SSL`` is on unless it says otherwise."""
+    protocol = _PROTOCOLS.get(_text(element, "Type").lower())
+    if protocol is None:
+        return
+    words = {_text(element, "Encryption").lower(), _text(element, "SSL").lower()}
+    tls: TlsMode | None = "starttls" if "tls" in words else None if "off" in words else "implicit"
+    found = _endpoint(protocol, _text(element, "Server"), _text(element, "Port"), tls, source)
+    if found is not None:
+        yield _named(found, _text(element, "LoginName"))
+
+
+def _text(element: Element, name: str) -> str:
+    return (element.findtext(name) or "").strip()
+
+
+def _filled(text: str, address: str) -> str:
+    local, _, domain = address.partition("@")
+    for place, value in (("ADDRESS", address), ("LOCALPART", local), ("DOMAIN", domain)):
+        text = text.replace(f"%EMAIL{place}%", value)
+    return text
+
+
+def _endpoint(
+    protocol: MailProtocol, host: str, port: str, tls: TlsMode | None, source: str
+) -> Endpoint | None:
+    """Return what a page names, or ``None`` where that is unencrypted or no server."""
+    if tls is None or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
+        return None
+    try:
+        return Endpoint(protocol, host_name(host), int(port), tls, source, vouched=True)
+    except ValueError:
+        return None
+
+
+def _named(endpoint: Endpoint, username: str) -> Endpoint:
+    """Return the endpoint with the login name that came with it, where that is one."""
+    if not (0 < len(username) <= 255 and username.isprintable()) or "%" in username:
+        return endpoint
+    return replace(endpoint, username=username)

@@ -1,0 +1,171 @@
+"""Finding a mail domain's servers: SRV records, autoconfig, autodiscover, then well-known names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
+from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
+from monitor.init.web import PageError, Web
+from probes.dns import Resolver, a_labels
+from probes.faults import ProbeFault
+from probes.reasons import Reason
+
+ENDPOINTS_LIMIT = 10
+"""Most servers of one protocol that are tried."""
+
+RECORDS_LIMIT = 4
+"""Most records of one SRV answer that count."""
+
+_SERVICES: tuple[tuple[str, MailProtocol, TlsMode], ...] = (
+    ("_submissions", "smtp", "implicit"),
+    ("_submission", "smtp", "starttls"),
+    ("_imaps", "imap", "implicit"),
+    ("_imap", "imap", "starttls"),
+    ("_pop3s", "pop3", "implicit"),
+    ("_pop3", "pop3", "starttls"),
+)
+"""The services of RFC 6186 section 3 and RFC 8314 section 5.1."""
+
+_WELL_KNOWN: tuple[tuple[MailProtocol, str], ...] = (("smtp", "smtp"), ("imap", "imap"), ("pop3", "pop"))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Somebody who was asked: who, the endpoints that came of it, and in words what it said."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    said: str
+
+
+class Discovery:
+    """Asks every source about one mail address, all at the same time; nothing secret is sent."""
+
+    def __init__(self, address: str, resolver: Resolver, web: Web) -> None:
+        self._address = address
+        self._domain = a_labels(address.rpartition("@")[2])
+        self._resolver = resolver
+        self._web = web
+
+    async def sources(self, told: Callable[[Source], None]) -> list[Source]:
+        """Return the sources, the most trustworthy first; ``told`` hears of each when it is done."""
+        domain = self._domain
+        asked: list[tuple[str, Awaitable[list[Endpoint]]]] = [
+            ("SRV records", self._srv()),
+            *(
+                (f"autoconfig at {url.split('/')[2]}", ask_autoconfig(url, self._address, self._web))
+                for url in (
+                    f"https://autoconfig.{domain}/mail/config-v1.1.xml",
+                    f"https://{domain}/.well-known/autoconfig/mail/config-v1.1.xml",
+                )
+            ),
+            *(
+                (f"autodiscover at {host}", ask_autodiscover(host, self._address, self._web))
+                for host in (f"autodiscover.{domain}", domain)
+            ),
+            ("well-known names", self._well_known()),
+        ]
+
+        async def ask(name: str, answer: Awaitable[list[Endpoint]]) -> Source:
+            source = await _source(name, answer)
+            told(source)
+            return source
+
+        return await asyncio.gather(*(ask(name, answer) for name, answer in asked))
+
+    async def _srv(self) -> list[Endpoint]:
+        """Return what SRV records name: by protocol, then priority, then weight (RFC 2782)."""
+        found = await asyncio.gather(*(self._service(*service) for service in _SERVICES))
+        return [endpoint for endpoints in found for endpoint in endpoints]
+
+    async def _service(self, service: str, protocol: MailProtocol, tls: TlsMode) -> list[Endpoint]:
+        records = []
+        for text in await self._records(f"{service}._tcp.{self._domain}", "SRV"):
+            *numbers, target = text.split(maxsplit=3)
+            priority, weight, port = map(int, numbers)
+            if target != "." and port > 0:  # "." says that the service is not offered
+                records.append((priority, -weight, port, target))
+        found = []
+        for _, _, port, target in sorted(records)[:RECORDS_LIMIT]:
+            with suppress(ValueError):
+                host = host_name(target)
+                found.append(Endpoint(protocol, host, port, tls, f"SRV {service}", self._is_ours(host)))
+        return found
+
+    async def _well_known(self) -> list[Endpoint]:
+        """Return the standard ports of hosts with usual names, and of MX hosts, as far as they exist."""
+        mx_hosts = await self._mx_hosts()
+        hosts = {protocol: f"{label}.{self._domain}" for protocol, label in _WELL_KNOWN}
+        common = [f"mail.{self._domain}", *mx_hosts]
+        names = [*hosts.values(), *common]
+        there = dict(zip(names, await asyncio.gather(*map(self._exists, names)), strict=True))
+        return [
+            endpoint
+            for protocol, own in hosts.items()
+            for host in dict.fromkeys((own, *common))
+            if there[host]
+            for endpoint in usual_ports(
+                protocol,
+                host,
+                "MX record" if host in mx_hosts else "a usual name",
+                self._is_ours(host),
+            )
+        ]
+
+    async def _mx_hosts(self) -> list[str]:
+        records = sorted(
+            (int(preference), target)
+            for preference, target in (
+                text.split(maxsplit=1) for text in await self._records(self._domain, "MX")
+            )
+            if target != "."
+        )
+        with suppress(ValueError):
+            # The others are there for when it is down, and seldom hold mailboxes.
+            return [host_name(target) for _, target in records[:1]]
+        return []
+
+    async def _exists(self, host: str) -> bool:
+        """Whether a guessed name has an address; what cannot be learnt counts as no."""
+        try:
+            return any([await self._records(host, rdtype) for rdtype in ("A", "AAAA")])
+        except ProbeFault:
+            return False
+
+    async def _records(self, name: str, rdtype: str) -> list[str]:
+        """Return records as text, none where the name does not exist; raises `ProbeFault`."""
+        try:
+            answer = await self._resolver.ask(name, rdtype)
+        except ProbeFault as fault:
+            if fault.reason is Reason.DNS_NXDOMAIN:
+                return []
+            raise
+        return [record.to_text() for record in answer.records]
+
+    def _is_ours(self, host: str) -> bool:
+        return host == self._domain or host.endswith(f".{self._domain}")
+
+
+async def _source(name: str, answer: Awaitable[list[Endpoint]]) -> Source:
+    try:
+        endpoints = await answer
+    except (PageError, ProbeFault) as error:
+        return Source(name, (), str(error))
+    hosts = dict.fromkeys(endpoint.host for endpoint in endpoints)
+    return Source(name, tuple(endpoints), ", ".join(hosts) or "none")
+
+
+def candidates(sources: Iterable[Source]) -> list[Endpoint]:
+    """Return each endpoint once, the most trustworthy source first, a bounded number of each protocol."""
+    found: dict[object, Endpoint] = {}
+    counts = dict.fromkeys(("smtp", "imap", "pop3"), 0)
+    for source in sources:
+        for endpoint in source.endpoints:
+            if endpoint.key not in found and counts[endpoint.protocol] < ENDPOINTS_LIMIT:
+                found[endpoint.key] = endpoint
+                counts[endpoint.protocol] += 1
+    return list(found.values())

@@ -1,0 +1,133 @@
+"""Trying servers before anything is written: who answers, whether the login holds, one message around."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import SecretStr
+
+from monitor.assembly import Assembly, assembled
+from monitor.config.models import Configuration
+from monitor.init.endpoint import Endpoint
+from monitor.init.writing import ledger_url
+from monitor.runner import Result
+from probes.clock import Clock
+from probes.reasons import Outcome, Reason
+
+CONNECT_SECONDS = 6
+"""Longest wait for a server's answer to one command while servers are looked for."""
+
+LOGIN_SECONDS = 30
+"""Longest time that a login may take."""
+
+ARRIVAL_SECONDS = 60
+"""How long the test message is waited for."""
+
+_VARIABLE = "MAILSONDE_INIT_PASSWORD"
+
+
+@asynccontextmanager
+async def _temporary(configuration: Configuration, clock: Clock) -> AsyncIterator[Assembly]:
+    """Put a configuration's parts together on a ledger of their own, which is gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="mailsonde-init-") as directory:
+        agent = configuration.agent.model_copy(update={"ledger": ledger_url(Path(directory) / "ledger.db")})
+        async with assembled(configuration.model_copy(update={"agent": agent}), clock, "init") as assembly:
+            yield assembly
+
+
+async def reach(
+    endpoints: Sequence[Endpoint], tls_ca: Path | None, clock: Clock
+) -> list[tuple[Endpoint, str]]:
+    """Connect to each endpoint at the same time, encrypt with a verified certificate, and leave.
+
+    Returns each with what keeps it from being used, which is empty where all is well. No
+    credentials are sent. Raises LedgerError.
+    """
+    if not endpoints:
+        return []
+    servers = {f"s{number}": _server(endpoint, tls_ca) for number, endpoint in enumerate(endpoints)}
+    probes = [
+        {
+            "name": name,
+            "kind": server["protocol"],
+            "server": name,
+            "interval": "1h",
+            "deadline": f"{3 * CONNECT_SECONDS}s",
+        }
+        for name, server in servers.items()
+    ]
+    configuration = Configuration.model_validate({"servers": servers, "probes": probes})
+    async with _temporary(configuration, clock) as assembly:
+        results = await asyncio.gather(*map(assembly.runner.run, assembly.probes.values()))
+    return [(endpoint, _obstacle(result)) for endpoint, result in zip(endpoints, results, strict=True)]
+
+
+def _server(endpoint: Endpoint, tls_ca: Path | None) -> dict[str, Any]:
+    server = {
+        "protocol": endpoint.protocol,
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "tls": endpoint.tls,
+        "timeout": f"{CONNECT_SECONDS}s",
+    }
+    return {**server, "tls_ca": str(tls_ca)} if tls_ca is not None and endpoint.tls != "none" else server
+
+
+def _obstacle(result: Result) -> str:
+    verdict = result.verdict
+    if verdict.outcome is not Outcome.OK:
+        return f"{verdict.reason}: {verdict.detail or verdict.reason.meaning}"
+    features = verdict.values.get("features")
+    if isinstance(features, list) and not any(feature.startswith("AUTH") for feature in features):
+        return f"{Reason.AUTH_NOT_OFFERED}: takes no login here"
+    return ""
+
+
+async def try_out(
+    text: str, password: SecretStr, clock: Clock, told: Callable[[Result], None]
+) -> list[Result]:
+    """Run the probes of the configuration ``text`` once, with ``password`` in place of its secrets.
+
+    The logins come first; only if they hold is one message sent around, and DNS asked. ``told``
+    hears of each result when it is there. Raises LedgerError.
+    """
+    results: list[Result] = []
+    async with _temporary(_with_password(yaml.safe_load(text), password), clock) as assembly:
+        for kinds in ({"smtp", "imap", "pop3"}, {"roundtrip", "mx"}):
+            ran = await _run(assembly, kinds, told)
+            results += ran
+            if any(result.verdict.outcome is not Outcome.OK for result in ran):
+                break
+    return results
+
+
+def _with_password(data: dict[str, Any], password: SecretStr) -> Configuration:
+    """Return the configuration, with the times of a trial, its secrets read as the agent will read them."""
+    for account in (*data["servers"].values(), *data["mailboxes"].values()):
+        if "password" in account:
+            account["password"] = {"env": _VARIABLE}
+    for probe in data["probes"]:
+        probe["interval"] = "1h"
+        probe["deadline"] = f"{ARRIVAL_SECONDS if probe['kind'] == 'roundtrip' else LOGIN_SECONDS}s"
+    os.environ[_VARIABLE] = password.get_secret_value()
+    try:
+        return Configuration.model_validate(data)
+    finally:
+        del os.environ[_VARIABLE]
+
+
+async def _run(assembly: Assembly, kinds: set[str], told: Callable[[Result], None]) -> list[Result]:
+    async def run(name: str) -> Result:
+        result = await assembly.runner.run(assembly.probes[name])
+        told(result)
+        return result
+
+    names = [name for name, probe in assembly.probes.items() if probe.settings.kind in kinds]
+    return await asyncio.gather(*map(run, names))

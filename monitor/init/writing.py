@@ -1,0 +1,171 @@
+"""The configuration that `mailsonde init` writes: each setting with a word on what it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import yaml
+
+from monitor.init.endpoint import Endpoint
+from probes.dns import ResolverSettings
+
+_COMMENT_COLUMN = 46
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the file will say. ``password`` is ``{env: NAME}`` or ``{file: PATH}``, never the secret."""
+
+    address: str
+    username: str
+    password: Mapping[str, str]
+    submission: Endpoint
+    incoming: Endpoint
+    domain: str
+    location: str
+    listen: str
+    ledger: str
+    tls_ca: Path | None = None
+    resolver: ResolverSettings | None = None
+
+
+def ledger_url(path: Path) -> str:
+    """Return the URL of a ledger in the file ``path``."""
+    return f"sqlite://{quote(str(path.absolute()))}"
+
+
+def written(plan: Plan) -> str:
+    """Return the text of the configuration file for ``plan``."""
+    lines = [
+        f"# mailsonde watches the mail of {plan.domain} with the account {plan.address}.",
+        "# mailsonde validate checks this file; config/example.yaml shows every setting there is.",
+        "",
+        "agent:",
+        *_settings(
+            "  ",
+            ("location", plan.location, "the vantage point; shown in every result"),
+            ("listen", plan.listen, "where /metrics and the live page are served"),
+            ("ledger", plan.ledger, "the database of messages and results"),
+        ),
+        "",
+        "servers:",
+        *_server("submission", plan.submission, plan, credentials=True),
+        *_server(plan.incoming.protocol, plan.incoming, plan, credentials=False),
+        "",
+        "mailboxes:",
+        "  canary:",
+        *_settings(
+            "    ",
+            ("address", plan.address, "where test messages go"),
+            ("server", plan.incoming.protocol, "the server above that holds this mailbox"),
+            *_credentials(plan),
+        ),
+        "",
+        "probes:",
+        *_probes(plan),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _server(name: str, endpoint: Endpoint, plan: Plan, *, credentials: bool) -> list[str]:
+    purpose = "where mail is submitted" if endpoint.protocol == "smtp" else "where mail is read"
+    settings: list[tuple[str, object, str]] = [
+        ("protocol", endpoint.protocol, purpose),
+        ("host", endpoint.host, "its name, which its certificate must carry"),
+        ("port", endpoint.port, "the TCP port"),
+        ("tls", endpoint.tls, "implicit: from the first octet; starttls: upgraded; none: in clear"),
+    ]
+    if plan.tls_ca is not None and endpoint.tls != "none":
+        settings.append(("tls_ca", str(plan.tls_ca), "the authority to trust instead of the system's"))
+    if endpoint.tls == "none":
+        settings.append(("allow_insecure_auth", True, "the password crosses the network in clear"))
+    if credentials:
+        settings += _credentials(plan)
+    return [f"  {name}:", *_settings("    ", *settings)]
+
+
+def _credentials(plan: Plan) -> list[tuple[str, object, str]]:
+    return [
+        ("username", plan.username, "the login name"),
+        ("password", dict(plan.password), "where the password is read from"),
+    ]
+
+
+def _probes(plan: Plan) -> list[str]:
+    kind = plan.incoming.protocol
+    mx: list[tuple[str, object, str]] = [
+        ("name", "mx", "are the domain's MX records sound?"),
+        ("kind", "mx", "asks DNS only"),
+        ("interval", "5m", "time between two runs"),
+        ("domain", plan.domain, "the domain whose mail is meant"),
+    ]
+    if plan.resolver is not None:
+        where = {"address": plan.resolver.address, "port": plan.resolver.port}
+        mx.append(("resolver", where, "the resolver to ask"))
+    probes: list[list[tuple[str, object, str]]] = [
+        [
+            ("name", "roundtrip", "does a message arrive, and how fast?"),
+            ("kind", "roundtrip", "sends a message and watches for it"),
+            ("interval", "60s", "time between two messages"),
+            ("deadline", "5m", "a message that takes longer is lost"),
+            ("from", plan.address, "the envelope sender"),
+            ("send_via", "submission", "the server that it is handed to"),
+            ("to", "canary", "the mailbox that it must reach"),
+        ],
+        [
+            ("name", "submission", "does the server take mail?"),
+            ("kind", "smtp", "connects, encrypts, logs in; sends nothing"),
+            ("interval", "60s", "time between two runs"),
+            ("server", "submission", "the server to look at"),
+        ],
+        [
+            ("name", kind, "can the mailbox be opened?"),
+            ("kind", kind, "connects, encrypts, logs in; reads nothing"),
+            ("interval", "60s", "time between two runs"),
+            ("mailbox", "canary", "the mailbox to open"),
+        ],
+        mx,
+    ]
+    lines: list[str] = []
+    for settings in probes:
+        first, *others = _settings("    ", *settings)
+        lines += [f"  - {first.removeprefix('    ')}", *others]
+    return lines
+
+
+def _settings(indent: str, *settings: tuple[str, object, str]) -> Iterable[str]:
+    """Yield ``key: value`` lines with their comments in one column."""
+    for key, value, comment in settings:
+        setting = f"{indent}{key}: {_scalar(value)}"
+        yield f"{setting:<{_COMMENT_COLUMN}}  # {comment}"
+
+
+def _scalar(value: object) -> str:
+    """Return a value as YAML writes it in one line, quoted where it must be."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class Files:
+    """New files, none of which may be there before; `discard` takes back what was written."""
+
+    def __init__(self) -> None:
+        self._made: list[Path] = []
+
+    def write(self, path: Path, text: str, mode: int) -> None:
+        """Write a file that does not exist yet, with permissions ``mode``; raises OSError."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        self._made.append(path)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        """Remove the files that were written."""
+        for path in self._made:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,340 @@
+"""`mailsonde init` against a real Postfix and Dovecot, found through a real BIND."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from monitor.config.load import load
+from tests.real_servers.bind import Named
+from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
+from tests.real_servers.postfix import Postfix
+from tests.real_servers.site import MAILSONDE
+
+ADDRESS = Dovecot.address
+PASSWORD = Dovecot.password
+QUESTION = re.compile(r"(?:\?|account for mailsonde|Password|Login name)(?: \([^)]*\))?(?: \[[^\]]*\])*: ")
+
+
+class Place:
+    """A directory to run the command in, with the options that lead it to this test's servers."""
+
+    def __init__(
+        self, directory: Path, named: Named, tls: TlsFiles, postfix: Postfix, dovecot: Dovecot
+    ) -> None:
+        self.directory = directory
+        self.temporary = directory / "temporary"
+        self.temporary.mkdir()
+        self.work = directory / "work"
+        self.work.mkdir()
+        self.config = self.work / "mailsonde.yaml"
+        self.postfix, self.dovecot = postfix, dovecot
+        self.guided = ("--resolver", f"127.0.0.1:{named.port}", "--tls-ca", str(tls.authority))
+        self.environment = {**os.environ, "TMPDIR": str(self.temporary)}
+
+    def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end, with lines typed into it."""
+        return subprocess.run(
+            [*MAILSONDE, "init", *self.guided, *arguments],
+            cwd=self.work,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            start_new_session=True,  # without a terminal, on which the password would be asked for
+            env={**self.environment, **environment},
+        )
+
+    @property
+    def named_servers(self) -> tuple[str, ...]:
+        """The options of somebody who names every server."""
+        return (
+            *("--smtp", f"localhost:{self.postfix.submission_port}"),
+            *("--mailbox", f"imaps://localhost:{self.dovecot.imaps_port}"),
+        )
+
+    def require_nothing_left(self) -> None:
+        """Neither a configuration nor a password nor a temporary ledger is there."""
+        assert list(self.work.iterdir()) == []
+        assert list(self.temporary.iterdir()) == []
+
+
+@pytest.fixture
+def place(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    start_dovecot: Callable[..., Dovecot],
+    start_named: Callable[..., Named],
+    server_tls: TlsFiles,
+    postfix: Postfix,
+    dovecot: Dovecot,
+) -> Iterator[Place]:
+    imap = start_dovecot(users=("staff",)) if hasattr(request, "param") else dovecot
+    records = (
+        "@ MX 10 localhost.",
+        f"_submission._tcp SRV 0 1 {postfix.submission_port} localhost.",
+        f"_imaps._tcp SRV 0 1 {imap.imaps_port} localhost.",
+        f"_pop3s._tcp SRV 0 1 {dovecot.pop3s_port} localhost.",
+    )
+    named = start_named({DOMAIN: "\n".join(records) + "\n"})
+    yield Place(tmp_path, named, server_tls, postfix, dovecot)
+    assert dovecot.messages() == [], "a test message was left in the mailbox"
+
+
+class Terminal:
+    """The command on a terminal, where somebody types and presses Ctrl-C."""
+
+    def __init__(self, place: Place, *arguments: str) -> None:
+        self._master, slave = pty.openpty()
+        # setsid makes it the terminal of the process: who has one is asked there for a password.
+        self._process = subprocess.Popen(
+            ["setsid", "--ctty", *MAILSONDE, "init", *place.guided, *arguments],
+            cwd=place.work,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**place.environment, "TERM": "xterm", "COLUMNS": "200"},
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def until(self, text: str, seconds: float = 60.0) -> None:
+        """Read until ``text`` is on the terminal."""
+        ends = time.monotonic() + seconds
+        while text not in self.shown:
+            ready, _, _ = select.select([self._master], [], [], max(0.0, ends - time.monotonic()))
+            assert ready, f"no {text!r} in:\n{self.shown}"
+            assert self._read(), f"ended without {text!r}:\n{self.shown}"
+
+    def _read(self) -> bool:
+        try:
+            chunk = os.read(self._master, 65536)
+        except OSError:  # so ends a terminal on Linux
+            chunk = b""
+        self.shown += chunk.decode()
+        return bool(chunk)
+
+    def answer(self, question: str, line: str) -> None:
+        """Wait for a question and type the answer."""
+        self.until(question)
+        self.shown = self.shown.replace(question, "(asked)")
+        os.write(self._master, line.encode() + b"\n")
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        os.write(self._master, b"\x03")
+
+    def status(self) -> int:
+        """Read to the end and return the exit status."""
+        while self._read():
+            pass
+        os.close(self._master)
+        return self._process.wait(timeout=10)
+
+
+def test_from_an_address_and_a_password(place: Place) -> None:
+    """Five answers lead to a configuration that validates, with the password in a private file."""
+    begun = time.monotonic()
+    done = place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nfile\ny\n")
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0, done.stdout + done.stderr
+    questions = QUESTION.findall(done.stdout + done.stderr)
+    print(f"{len(questions)} questions, {seconds:.1f} s\n{done.stdout}\n{place.config.read_text()}")
+    assert len(questions) == 5
+    secret = place.work / "mailsonde.password"
+    assert secret.read_text() == f"{PASSWORD}\n"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert PASSWORD not in place.config.read_text() + done.stdout + done.stderr
+    validated = subprocess.run(
+        [*MAILSONDE, "validate", place.config], capture_output=True, text=True, cwd=place.work
+    )
+    assert validated.stdout == f"{place.config}: valid, 4 probes\n", validated.stderr
+    made = load(place.config)
+    assert (made.servers["imap"].port, made.servers["submission"].port) == (
+        place.dovecot.imaps_port,
+        place.postfix.submission_port,
+    )
+    assert [probe.kind for probe in made.probes] == ["roundtrip", "smtp", "imap", "mx"]
+    assert list(place.temporary.iterdir()) == []
+
+
+def test_hosts_are_shown_before_the_password_is_asked_for(place: Place) -> None:
+    """Who does not know a server that DNS alone names, and says no, has sent it nothing and finds no file."""
+    done = place.run(typed=f"{ADDRESS}\nn\n")
+    assert done.returncode == 1
+    assert f"IMAP localhost port {place.dovecot.imaps_port}, TLS (from SRV _imaps)" in done.stdout
+    assert "outside of example.test, and only unsigned DNS names it: localhost" in done.stdout
+    assert "Password" not in done.stdout + done.stderr
+    place.require_nothing_left()
+
+
+@pytest.mark.parametrize("answers", range(1, 5))
+def test_nothing_is_written_before_it_is_confirmed(place: Place, answers: int) -> None:
+    """Input that ends before the last question leaves no file, whatever was answered so far."""
+    lines = [ADDRESS, "y", PASSWORD, "file", "y"][:answers]
+    done = place.run(typed="".join(f"{line}\n" for line in lines))
+    assert done.returncode == 1
+    assert "stopped; nothing was written" in done.stderr
+    place.require_nothing_left()
+
+
+def test_writing_is_declined(place: Place) -> None:
+    """A no at the last question leaves no file."""
+    assert place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nenv\nn\n").returncode == 1
+    place.require_nothing_left()
+
+
+def test_wrong_password_first(place: Place) -> None:
+    """A refused login names step and answer and asks again; after the right password all goes on."""
+    done = place.run(
+        typed=f"{ADDRESS}\ny\nwr0ng-Passw0rd\n\n{PASSWORD}\nenv\ny\n",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "auth_failed: in phase auth: 535 5.7.8" in done.stdout
+    assert "auth_failed: in phase login: " in done.stdout
+    assert "wr0ng" not in done.stdout + done.stderr
+    assert yaml.safe_load(place.config.read_text())["mailboxes"]["canary"]["password"] == {
+        "env": "MAILSONDE_PASSWORD"
+    }
+    assert "export MAILSONDE_PASSWORD=" in done.stdout
+    assert [path.name for path in place.work.iterdir()] == ["mailsonde.yaml"]
+
+
+def test_passwords_are_not_tried_for_ever(place: Place) -> None:
+    """After three refused passwords the command ends, so that no account is locked by it."""
+    done = place.run("--username", ADDRESS, typed=f"{ADDRESS}\ny\n" + "wrong\n" + "\nwrong\n" * 9)
+    assert done.returncode == 2
+    assert done.stdout.count("in phase auth: 535") == 3
+    assert done.stderr.endswith(
+        "mailsonde cannot go on: the login does not work; "
+        "the lines above have the step and what the server answered\n"
+    )
+    place.require_nothing_left()
+
+
+def test_without_any_question(place: Place) -> None:
+    """A script gives everything by options, is asked nothing, and the file names the same variable."""
+    done = place.run(
+        *("--yes", "--address", ADDRESS, "--password-env", "CANARY", "--location", "fra1"),
+        *place.named_servers,
+        CANARY=PASSWORD,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert QUESTION.findall(done.stdout + done.stderr) == []
+    written = yaml.safe_load(place.config.read_text())
+    assert written["agent"]["location"] == "fra1"
+    assert written["servers"]["submission"]["password"] == {"env": "CANARY"}
+    assert "\x1b" not in done.stdout, "no colours or movements off a terminal"
+
+
+def test_script_with_a_wrong_password(place: Place) -> None:
+    """A script whose password is refused ends with status 2 after one login, and writes nothing."""
+    secret = place.directory / "secret"
+    secret.write_text("wrong\n")
+    done = place.run("--no-input", "--address", ADDRESS, "--password-file", str(secret), *place.named_servers)
+    assert done.returncode == 2
+    assert done.stdout.count("in phase auth: 535") == 1
+    place.require_nothing_left()
+
+
+def test_script_sends_no_password_to_a_stranger(place: Place) -> None:
+    """Without a question, a host outside of the domain that only DNS names gets no credentials."""
+    done = place.run("--yes", "--address", ADDRESS, "--password-env", "CANARY", CANARY=PASSWORD)
+    assert done.returncode == 2
+    assert "the password is not sent to a server outside of example.test" in done.stderr
+    assert "Logging in" not in done.stdout
+    place.require_nothing_left()
+
+
+@pytest.mark.parametrize("place", ["other IMAP server"], indirect=True)
+def test_pop3_where_imap_refuses(place: Place) -> None:
+    """An IMAP server that does not know the account gives way to POP3 without another question."""
+    done = place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nenv\ny\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "IMAP cannot be used; trying POP3 localhost" in done.stdout
+    made = yaml.safe_load(place.config.read_text())
+    assert [probe["kind"] for probe in made["probes"]] == ["roundtrip", "smtp", "pop3", "mx"]
+
+
+@pytest.mark.parametrize("name", ["mailsonde.yaml", "mailsonde.password"])
+def test_no_file_is_overwritten(place: Place, name: str) -> None:
+    """A file that is there stays as it is, and its owner is told before anything is asked or sent for it."""
+    (place.work / name).write_text("mine\n")
+    done = place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nfile\ny\n")
+    assert done.returncode == 2
+    assert f"{name} exists and is not overwritten; move it away, or name another with --out" in done.stderr
+    assert [path.name for path in place.work.iterdir()] == [name]
+    assert (place.work / name).read_text() == "mine\n"
+    if name == "mailsonde.yaml":
+        assert done.stdout == ""
+
+
+def test_untrusted_certificate_gets_no_password(place: Place) -> None:
+    """A server whose certificate nobody vouches for is refused before login, with what to do about it."""
+    place.guided = place.guided[:2]
+    done = place.run("--yes", "--address", ADDRESS, "--password-env", "X", *place.named_servers, X=PASSWORD)
+    assert done.returncode == 2
+    assert "certificate_untrusted: in phase tls" in done.stdout
+    assert "name yours: --smtp HOST:PORT, and its authority if it is your own: --tls-ca FILE" in done.stderr
+    place.require_nothing_left()
+
+
+def test_message_that_does_not_come_back(place: Place) -> None:
+    """A message that the server refuses ends a script with its reply and without a file."""
+    done = place.run(
+        *("--yes", "--address", "deferred@example.test", "--username", ADDRESS, "--password-env", "X"),
+        *place.named_servers,
+        X=PASSWORD,
+    )
+    assert done.returncode == 2
+    assert "in phase rcpt: 450 4.2.0" in done.stdout
+    place.require_nothing_left()
+
+
+@pytest.mark.parametrize("stage", ["address", "servers", "password", "storage", "write"])
+def test_ctrl_c_leaves_nothing_behind(place: Place, stage: str) -> None:
+    """Ctrl-C at any question ends with status 1 and without a file, a ledger, or a word of Python's."""
+    terminal = Terminal(place)
+    questions = {
+        "address": ("account for mailsonde:", ADDRESS),
+        "servers": (f"Log in at these servers as {ADDRESS}? [Y/n]:", "y"),
+        "password": ("Password:", PASSWORD),
+        "storage": ("(file, env) [file]:", "file"),
+        "write": ("Write mailsonde.yaml and mailsonde.password? [Y/n]:", "y"),
+    }
+    for name, (question, line) in questions.items():
+        if name == stage:
+            terminal.until(question)
+            break
+        terminal.answer(question, line)
+    terminal.interrupt()
+    assert terminal.status() == 1
+    assert "stopped; nothing was written" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert PASSWORD not in terminal.shown
+    place.require_nothing_left()
+
+
+def test_ctrl_c_while_servers_are_tried(place: Place) -> None:
+    """Ctrl-C while a silent server is waited for ends at once, and takes the temporary ledger along."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"localhost:{silent.getsockname()[1]}"
+        terminal = Terminal(place, "--address", ADDRESS, "--smtp", where, "--mailbox", f"imaps://{where}")
+        terminal.until("Connecting, without logging in")
+        connection, _ = silent.accept()
+        with connection:
+            terminal.interrupt()
+            assert terminal.status() == 1
+    assert "stopped; nothing was written" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    place.require_nothing_left()
