@@ -85,7 +85,7 @@ def given_endpoints(text: str, default: str, allow_insecure: bool) -> list[Endpo
     """
     url = urlsplit(text if "://" in text else f"{default}://{text}")
     known = _SCHEMES.get(url.scheme)
-    problem = f"{legible(text, 80)!r} is not a server; write HOST:PORT or {default}://HOST:PORT"
+    problem = f"names no server; write HOST:PORT or {default}://HOST:PORT"  # it may hold a password
     try:
         host, port = _HOST.validate_python(url.hostname or ""), url.port
     except ValueError:

@@ -77,8 +77,12 @@ class Web:
         if url.scheme != "https":
             raise PageError(f"leads to {legible(str(url), 80)}, which is not https")
         host = host_name(url.host)
-        timeout = httpx.Timeout(PAGE_SECONDS)
-        async with httpx.AsyncClient(verify=self._context, trust_env=False, timeout=timeout) as client:
+        client = httpx.AsyncClient(
+            verify=self._context,
+            trust_env=False,
+            timeout=None,  # noqa: S113 # `fetch` holds one limit over all redirects and addresses
+        )
+        async with client:
             failure: httpx.TransportError | None = None
             for address in await self._addresses(host):
                 request = client.build_request(

@@ -1,0 +1,139 @@
+"""Pages of a stranger's web server: verified, bounded, timed, and XML that can do no harm."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from monitor.init import web
+from monitor.init.web import PAGE_LIMIT, PageError, parse_xml
+from tests.unit.init.conftest import Served
+from tests.unit.init.https_server import page, redirect
+
+LAUGHS = """<?xml version="1.0"?>
+<!DOCTYPE lolz [
+ <!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">
+]><clientConfig>&c;</clientConfig>"""
+
+
+async def test_page_of_a_verified_host(serve_domain: Served) -> None:
+    """A page comes from the address that the resolver tells, under the host's own name."""
+    async with serve_domain({"example.com GET /x": page("hello")}) as domain:
+        found = await domain.web.fetch("https://example.com/x?emailaddress=a%40example.com")
+    assert (found.host, found.status, found.body) == ("example.com", 200, b"hello")
+    assert domain.https.requests == ["example.com GET /x?emailaddress=a%40example.com"]
+
+
+async def test_certificate_of_another_host(serve_domain: Served) -> None:
+    """A server whose certificate is for somebody else is not believed, and not even asked."""
+    async with serve_domain({"example.com GET /x": page("lies")}, names=("other.test",)) as domain:
+        with pytest.raises(PageError, match="certificate verify failed"):
+            await domain.web.fetch("https://example.com/x")
+    assert domain.https.requests == []
+
+
+async def test_redirect_to_another_host(serve_domain: Served) -> None:
+    """A redirect to another host is followed by https, with that host's own certificate."""
+    pages = {
+        "example.com GET /x": redirect("https://provider.test/y"),
+        "provider.test GET /y": page("there"),
+    }
+    async with serve_domain(pages) as domain:
+        found = await domain.web.fetch("https://example.com/x")
+    assert (found.host, found.body) == ("provider.test", b"there")
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("http://provider.test/y", "leads to http://provider.test/y, which is not https"),
+        ("file:///etc/passwd", "which is not https"),
+        ("https://127.0.0.1/y", "is not a domain name"),
+        ("https://absent.test/y", "absent.test does not exist"),
+        ("https://example.com/x", "more than 3 redirects"),
+    ],
+)
+async def test_redirect_that_is_not_followed(serve_domain: Served, where: str, why: str) -> None:
+    """A redirect out of https, to a bare address, to nowhere or in a circle ends there."""
+    async with serve_domain({"example.com GET /x": redirect(where)}) as domain:
+        with pytest.raises(PageError, match=why):
+            await domain.web.fetch("https://example.com/x")
+    assert len(domain.https.requests) <= 4
+
+
+async def test_page_without_end(serve_domain: Served) -> None:
+    """Of a page without end, or of 10 MB, little more than the limit is read."""
+    flood = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b"x" * 65536))
+    async with serve_domain(
+        {"example.com GET /x": flood, "example.com GET /y": page(b"x" * 10**7)}
+    ) as domain:
+        for path in ("x", "y"):
+            with pytest.raises(PageError, match="is longer than 256 KB"):
+                await domain.web.fetch(f"https://example.com/{path}")
+    assert domain.https.sent < 20 * 10**6
+
+
+async def test_compressed_page(serve_domain: Served) -> None:
+    """A compressed page, which could be a bomb, is refused unread."""
+    async with serve_domain({"example.com GET /x": page(b"x", "200 OK", "Content-Encoding: gzip")}) as domain:
+        with pytest.raises(PageError, match="is compressed, which was not asked for"):
+            await domain.web.fetch("https://example.com/x")
+
+
+async def test_silent_server(serve_domain: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes the request and says nothing costs no more than the time for a page."""
+    monkeypatch.setattr(web, "PAGE_SECONDS", 0.3)
+    async with serve_domain({"example.com GET /x": None}) as domain:
+        begun = time.monotonic()
+        with pytest.raises(PageError, match=r"no answer within 0\.3 s"):
+            await domain.web.fetch("https://example.com/x")
+    assert time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        LAUGHS,
+        '<!DOCTYPE x SYSTEM "file:///etc/passwd"><x/>',
+        '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><x>&f;</x>',
+        "<!DOCTYPE x><x/>",
+    ],
+)
+def test_document_type_is_refused(document: str, encoding: str) -> None:
+    """A document with a DTD, in whatever encoding, is refused before any entity can be expanded."""
+    with pytest.raises(PageError, match="document type declaration"):
+        parse_xml(document.replace('<?xml version="1.0"?>\n', "").encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"<a",
+        b"<a>",
+        b"<a/><b/>",
+        b"\xff\xfe\x00",
+        b"<a>&lol;</a>",
+        b'<?xml version="1.0" encoding="x"?><a/>',
+    ],
+)
+def test_broken_document(document: bytes) -> None:
+    """What is not well-formed is an error of the page and nothing else."""
+    with pytest.raises(PageError, match="not well-formed"):
+        parse_xml(document)
+
+
+def test_deep_document() -> None:
+    """A document as deep as the limit allows is parsed and searched without trouble."""
+    depth = PAGE_LIMIT // 7
+    root = parse_xml(b"<a>" * depth + b"</a>" * depth)
+    assert sum(1 for _ in root.iter("a")) == depth
+
+
+def test_names_lose_their_namespace() -> None:
+    """Elements are found by their plain names, whatever namespaces a provider declares."""
+    root = parse_xml(b'<x xmlns="urn:a" xmlns:b="urn:b"><b:y>z</b:y></x>')
+    assert (root.tag, root.findtext("y")) == ("x", "z")
