@@ -18,6 +18,7 @@ from monitor.runner import Result
 from monitor.schedule import Schedule
 from monitor.web.app import web_app
 from monitor.web.pages import Pages
+from monitor.web.probe_endpoint import ProbeEndpoint
 from monitor.web.serving import bind, served
 from monitor.web.views import Views
 from probes.clock import Clock, SystemClock
@@ -99,14 +100,15 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False
     collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
-    app = web_app(collector, lambda: is_ready, Pages(Views(assembly, recent), assembly.ledger))
+    pages = Pages(Views(assembly, recent), assembly.ledger)
+    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(assembly))
     async with served(app, bound):
         # What was made by now lives as long as the agent: looking through it for garbage
         # again and again would cost a tenth of a probe's processor time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE)
-        schedule.start(assembly.probes.values())
+        schedule.start(probe for probe in assembly.probes.values() if probe.settings.scheduled)
         housekeeping = asyncio.create_task(_purge(assembly, clock), name="purge")
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])

@@ -75,6 +75,9 @@ async def assembled(configuration: Configuration, clock: Clock, role: str) -> As
     instance = f"{role}-{secrets.token_hex(8)}"
     async with open_ledger(configuration.agent.ledger, clock, instance) as ledger:
         assembly = _assemble(configuration, clock, ledger, instance)
+        for probe in assembly.probes.values():
+            if probe.settings.scheduled or role != "agent":
+                assembly.state.add(probe, clock.time())
         try:
             yield assembly
         finally:
@@ -114,8 +117,6 @@ def _assemble(configuration: Configuration, clock: Clock, ledger: SqlLedger, ins
     probes = {
         settings.name: KINDS[settings.kind].made_for(settings, tools) for settings in configuration.probes
     }
-    for probe in probes.values():
-        state.add(probe, clock.time())
     runner = Runner(clock, agent.location)
     return Assembly(probes, watchers, state, runner, ledger, clock, agent.retention)
 

@@ -7,6 +7,7 @@ import logging
 import secrets
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from probes.clock import Clock
@@ -69,15 +70,18 @@ class Runner:
         self._location = location
         self._running: dict[asyncio.Task[Any], Run] = {}
 
-    async def run(self, probe: Probe) -> Result:
-        """Run ``probe`` once. An expected failure is ``failed``; any other exception ``unknown``."""
+    async def run(self, probe: Probe, limit: float = inf) -> Result:
+        """Run ``probe`` once, within its own limit and ``limit`` seconds.
+
+        An expected failure is ``failed``; any other exception ``unknown``.
+        """
         run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock))
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 # a coroutine that runs is in a task
         self._running[task] = run
         begun = self._clock.monotonic()
         try:
-            verdict = await self._verdict(probe, run)
+            verdict = await self._verdict(probe, run, min(limit, probe.settings.run_limit))
         finally:
             del self._running[task]
         return Result(
@@ -92,8 +96,7 @@ class Runner:
             transcript=run.phases.transcript,
         )
 
-    async def _verdict(self, probe: Probe, run: Run) -> Verdict:
-        limit = probe.settings.run_limit
+    async def _verdict(self, probe: Probe, run: Run, limit: float) -> Verdict:
         try:
             async with asyncio.timeout(limit):
                 return await probe.run(run)

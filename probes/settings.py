@@ -360,6 +360,10 @@ class ProbeSettings(Settings):
         default_factory=lambda data: min(30.0, data.get("interval", 30.0)),
         description="Longest time that a run may take. Default: 30s, or `interval` where that is shorter.",
     )
+    scheduled: bool = Field(
+        default=True,
+        description="Whether the agent runs it every `interval`; `false` leaves it to `check` and `/probe`.",
+    )
     alerts: AlertSettings = Field(
         default_factory=AlertSettings,
         description="Thresholds of this probe's alerts, in place of the common ones.",

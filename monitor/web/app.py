@@ -15,9 +15,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from monitor.web.pages import Pages
+from monitor.web.probe_endpoint import ProbeEndpoint
 
 
-def web_app(collector: Collector, ready: Callable[[], bool], pages: Pages) -> Starlette:
+def web_app(
+    collector: Collector, ready: Callable[[], bool], pages: Pages, endpoint: ProbeEndpoint
+) -> Starlette:
     """Return the application; ``ready`` says whether probes are being run."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
@@ -41,6 +44,7 @@ def web_app(collector: Collector, ready: Callable[[], bool], pages: Pages) -> St
             Route("/metrics", metrics),
             Route("/-/healthy", healthy),
             Route("/-/ready", is_ready),
+            *endpoint.routes(),
             *pages.routes(),
         ],
         exception_handlers={HTTPException: pages.refuse},

@@ -115,6 +115,10 @@ class Pages:
             raise HTTPException(404, "no probe of this name is configured")
         since = self._views.recent.version
         views = [self._views.view(key) for key in self._views.routes() if key[0] == name]
+        if not views:
+            raise HTTPException(
+                404, "this probe is not scheduled: it runs when /probe or `check` asks for it"
+            )
         wanted = request.query_params.get("target")
         view = next((view for view in views if view.target == wanted), _most_telling(views))
         runs = await self._runs(name, view.target, failures=False)

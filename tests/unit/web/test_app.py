@@ -14,6 +14,7 @@ from monitor.config.models import Configuration
 from monitor.recent import Recent
 from monitor.web.app import web_app
 from monitor.web.pages import Pages
+from monitor.web.probe_endpoint import ProbeEndpoint
 from monitor.web.serving import bind, served
 from monitor.web.views import Views
 from tests.fakes.clock import InstantClock
@@ -36,7 +37,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with assembled(configuration, InstantClock(), "test") as assembly:
         pages = Pages(Views(assembly, Recent(0.0)), assembly.ledger)
         collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
-        app = web_app(collector, lambda: Switch.on, pages)
+        app = web_app(collector, lambda: Switch.on, pages, ProbeEndpoint(assembly))
         async with served(app, bound), httpx.AsyncClient(base_url=base, trust_env=False) as made:
             yield made
     bound.close()
