@@ -87,11 +87,11 @@ class Discovery:
         for text in await self._records(f"{service}._tcp.{self._domain}", "SRV"):
             *numbers, target = text.split(maxsplit=3)
             priority, weight, port = map(int, numbers)
-            if target != "." and port > 0:  # "." says that the service is not offered
+            if port > 0:
                 records.append((priority, -weight, port, target))
         found = []
         for _, _, port, target in sorted(records)[:RECORDS_LIMIT]:
-            with suppress(ValueError):
+            with suppress(ValueError):  # as for ".", which says that the service is not offered
                 host = host_name(target)
                 found.append(Endpoint(protocol, host, port, tls, f"SRV {service}", self._is_ours(host)))
         return found
@@ -117,13 +117,8 @@ class Discovery:
         ]
 
     async def _mx_hosts(self) -> list[str]:
-        records = sorted(
-            (int(preference), target)
-            for preference, target in (
-                text.split(maxsplit=1) for text in await self._records(self._domain, "MX")
-            )
-            if target != "."
-        )
+        records = [text.split(maxsplit=1) for text in await self._records(self._domain, "MX")]
+        records.sort(key=lambda record: int(record[0]))
         with suppress(ValueError):
             # The others are there for when it is down, and seldom hold mailboxes.
             return [host_name(target) for _, target in records[:1]]

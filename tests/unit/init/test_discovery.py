@@ -53,7 +53,8 @@ async def test_srv_records_in_the_order_of_rfc_6186(serve_domain: Served) -> Non
         "_imaps._tcp.example.com. 60 IN SRV 20 1 993 backup.example.com.",
         "_imaps._tcp.example.com. 60 IN SRV 10 1 993 light.provider.test.",
         "_imaps._tcp.example.com. 60 IN SRV 10 9 993 heavy.example.com.",
-        "_pop3s._tcp.example.com. 60 IN SRV 0 0 0 .",
+        "_pop3s._tcp.example.com. 60 IN SRV 0 0 0 mail.example.com.",
+        "_pop3._tcp.example.com. 60 IN SRV 0 0 110 .",
         r"_imap._tcp.example.com. 60 IN SRV 0 0 143 bad\032name.example.com.",
     )
     async with serve_domain(None, *records) as domain:

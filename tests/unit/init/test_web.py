@@ -28,7 +28,9 @@ async def test_page_of_a_verified_host(serve_domain: Served) -> None:
 
 async def test_certificate_of_another_host(serve_domain: Served) -> None:
     """A server whose certificate is for somebody else is not believed, and not even asked."""
-    async with serve_domain({"example.com GET /x": page("lies")}, names=("other.test",)) as domain:
+    async with serve_domain(
+        {"example.com GET /x": page("lies")}, names=("autoconfig.example.com",)
+    ) as domain:
         with pytest.raises(PageError, match="certificate verify failed"):
             await domain.web.fetch("https://example.com/x")
     assert domain.https.requests == []
