@@ -9,10 +9,11 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from monitor.assembly import Assembly, assembled
 from monitor.collector import AgentCollector
-from monitor.config.models import Configuration
+from monitor.config.models import AgentSettings, Configuration
 from monitor.recent import Recent
 from monitor.runner import Result
 from monitor.schedule import Schedule
@@ -25,6 +26,9 @@ from probes.clock import Clock, SystemClock
 from probes.message_life import LedgerError
 from probes.probe import Probe
 from probes.reasons import Reason
+
+if TYPE_CHECKING:
+    from monitor.otlp import OtlpExporter
 
 GRACE = 4.0
 """Seconds that runs in the middle of a dialogue get to end when the agent stops."""
@@ -72,7 +76,7 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
     try:
         async with (
             assembled(configuration, clock, "agent") as assembly,
-            _at_work(assembly, bound, clock) as agent,
+            _at_work(configuration, assembly, bound, clock) as agent,
         ):
             yield agent
     except LedgerError as error:
@@ -82,7 +86,9 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
 
 
 @asynccontextmanager
-async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> AsyncIterator[Agent]:
+async def _at_work(
+    configuration: Configuration, assembly: Assembly, bound: socket.socket, clock: Clock
+) -> AsyncIterator[Agent]:
     assembly.ledger.lock_for_agent()
     open_messages = await assembly.ledger.adopt()
     assembly.resume(open_messages)
@@ -100,6 +106,7 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False
     collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+    exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(assembly, recent), assembly.ledger)
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(assembly))
     async with served(app, bound):
@@ -109,7 +116,9 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
         gc.freeze()
         gc.set_threshold(GARBAGE)
         schedule.start(probe for probe in assembly.probes.values() if probe.settings.scheduled)
-        housekeeping = asyncio.create_task(_purge(assembly, clock), name="purge")
+        housekeeping = [asyncio.create_task(_purge(assembly, clock), name="purge")]
+        if exporter is not None:
+            housekeeping.append(asyncio.create_task(exporter.run(), name="otlp"))
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
         _log.info(
@@ -123,9 +132,25 @@ async def _at_work(assembly: Assembly, bound: socket.socket, clock: Clock) -> As
         finally:
             is_ready = False
             schedule.stop()
-            housekeeping.cancel()
             await assembly.runner.stop(GRACE)
+            for task in housekeeping:
+                task.cancel()
+            await asyncio.wait(housekeeping)
             _log.info("agent stopped")
+
+
+def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) -> OtlpExporter | None:
+    """Return what sends the metrics by OTLP, where that is configured. Raises `StartError`."""
+    if settings.otlp is None:
+        return None
+    try:
+        from monitor.otlp import OtlpExporter
+    except ImportError as error:  # an extra, for most sites are scraped
+        raise StartError(
+            f"agent.otlp needs the package {error.name}; run: pip install 'mailsonde[otlp]'"
+        ) from error
+    instance = {"service.instance.id": f"{settings.location}/{socket.gethostname()}"}
+    return OtlpExporter(settings.otlp, collector, clock, {**instance, "location": settings.location})
 
 
 def _take_in(

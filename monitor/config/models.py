@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Self, Union
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from monitor.ledger.location import ledger_path
 from probes.registry import KINDS
 from probes.settings import (
+    CertificateFile,
     Duration,
     MailboxSettings,
     Name,
@@ -45,12 +47,45 @@ def _ledger_url(value: object) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
+        raise ValueError(
+            "must be a URL such as https://collector.example.com/v1/metrics, without credentials"
+        )
+    return value
+
+
 def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
     if not probes:
         raise ValueError(
             "there is no probe, so nothing would be monitored; config/example.yaml shows each kind"
         )
     return probes
+
+
+class OtlpSettings(Settings):
+    """Where metrics are sent by OTLP over HTTP, beside being served."""
+
+    endpoint: Annotated[str, AfterValidator(_http_url)] = Field(
+        description="The collector's address for metrics, such as https://collector.example.com/v1/metrics."
+    )
+    interval: Annotated[Duration, between(1, 3600)] = Field(
+        default=60.0, description="Time between two exports."
+    )
+    headers: dict[str, Secret] = Field(
+        default_factory=dict, description="Header fields that the collector asks for, such as a token."
+    )
+    tls_ca: CertificateFile | None = Field(
+        default=None, description="PEM file of the authority to trust instead of the system's."
+    )
+
+    @model_validator(mode="after")
+    def _no_secret_in_clear(self) -> Self:
+        url = urlsplit(self.endpoint)
+        if self.headers and url.scheme == "http" and url.hostname not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError("headers would cross the network in clear; use an https:// endpoint")
+        return self
 
 
 class AgentSettings(Settings):
@@ -72,6 +107,9 @@ class AgentSettings(Settings):
     )
     retention: Annotated[Duration, between(3600, 366 * 86400)] = Field(
         default=7 * 86400.0, description="How long ended messages stay in the ledger. Default: 7d."
+    )
+    otlp: OtlpSettings | None = Field(
+        default=None, description="Also send the metrics by OTLP; needs `pip install 'mailsonde[otlp]'`."
     )
 
 

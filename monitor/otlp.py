@@ -1,0 +1,217 @@
+"""Exporting the metrics by OTLP over HTTP, for sites whose collector cannot scrape the agent.
+
+The same collector that `/metrics` is built from is asked each interval, so that both tell the same.
+Needs the extra ``mailsonde[otlp]``: OpenTelemetry's own protobuf definitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from typing import NamedTuple
+
+import httpx
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from prometheus_client import core
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from monitor.config.models import OtlpSettings
+from probes.clock import Clock
+from probes.tls import client_context
+
+PATIENCE = 10.0
+"""Longest time, in seconds, that one export may take."""
+
+LAST_WORDS = 1.0
+"""Seconds that the export when the agent stops may take."""
+
+RETRYABLE = frozenset({429, 502, 503, 504})
+"""Statuses after which the next export may come sooner than planned (OTLP 1.x, section "Failures")."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before an export that failed for now is tried again; the pause doubles each time."""
+
+_CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+_ANSWER_LIMIT = 200
+
+_log = logging.getLogger("mailsonde.otlp")
+
+
+class Times(NamedTuple):
+    """When counting began and when it was looked at, in unix nanoseconds."""
+
+    started: int
+    now: int
+
+
+class OtlpExporter:
+    """Sends every metric each interval; one export at a time, on its own task, and none waits for another."""
+
+    def __init__(
+        self, settings: OtlpSettings, collector: Collector, clock: Clock, resource: Mapping[str, str]
+    ) -> None:
+        self._settings = settings
+        self._collector = collector
+        self._clock = clock
+        self._resource = {"service.name": "mailsonde", "service.version": version("mailsonde"), **resource}
+        self._started = clock.time()
+        self._failing = False
+        self._client = httpx.AsyncClient(
+            headers={name: secret.get_secret_value() for name, secret in settings.headers.items()},
+            verify=client_context(settings.tls_ca),
+            timeout=PATIENCE,
+            trust_env=False,
+        )
+
+    async def run(self) -> None:
+        """Export until cancelled, and then once more."""
+        try:
+            pause = FIRST_PAUSE
+            while True:
+                wait = await self.export()
+                if wait is None:
+                    pause = FIRST_PAUSE
+                    await self._clock.sleep(self._settings.interval)
+                else:
+                    await self._clock.sleep(min(max(wait, pause), self._settings.interval))
+                    pause = min(2 * pause, LONGEST_PAUSE)
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await self.export()
+            await self._client.aclose()
+
+    async def export(self) -> float | None:
+        """Send all metrics once; return the seconds to wait at least where it may be tried again soon."""
+        body = await asyncio.to_thread(self._body)
+        try:
+            answer = await self._client.post(
+                self._settings.endpoint,
+                content=body,
+                headers={"content-type": "application/x-protobuf", "content-encoding": "gzip"},
+            )
+        except httpx.HTTPError as error:
+            self._tell(f"{type(error).__name__}: {error}")
+            return 0.0
+        if answer.is_success:
+            self._tell(None)
+            return None
+        self._tell(f"status {answer.status_code}")
+        if answer.status_code not in RETRYABLE:
+            return None
+        after = answer.headers.get("retry-after", "")
+        return float(after) if after.isdecimal() and len(after) < 6 else 0.0
+
+    def _tell(self, failure: str | None) -> None:
+        """Log when exports begin to fail and when they work again, and no more."""
+        if failure is not None and not self._failing:
+            _log.warning("metrics do not reach %s: %s", self._settings.endpoint, failure[:_ANSWER_LIMIT])
+        elif failure is None and self._failing:
+            _log.info("metrics reach %s again", self._settings.endpoint)
+        self._failing = failure is not None
+
+    def _body(self) -> bytes:
+        request = request_of(self._collector.collect(), self._resource, self._started, self._clock.time())
+        return gzip.compress(request.SerializeToString(), 5)
+
+
+def request_of(
+    families: Iterable[core.Metric], resource: Mapping[str, str], started: float, now: float
+) -> ExportMetricsServiceRequest:
+    """Return an export request that holds ``families``; instants in unix seconds.
+
+    Counters become monotonic cumulative sums under the name that Prometheus gives them, histograms have
+    counts for each bucket by itself, and everything else is a gauge (OTLP data model, "Metric points").
+    """
+    times = Times(int(started * 1e9), int(now * 1e9))
+    metrics = []
+    for family in families:
+        if family.type == "histogram":
+            metrics.append(_histogram(family, times))
+        else:
+            metrics += _numbers(family, times)
+    scope = ScopeMetrics(
+        scope=InstrumentationScope(name="mailsonde", version=version("mailsonde")), metrics=metrics
+    )
+    about = Resource(attributes=_attributes(resource))
+    return ExportMetricsServiceRequest(
+        resource_metrics=[ResourceMetrics(resource=about, scope_metrics=[scope])]
+    )
+
+
+def _numbers(family: core.Metric, times: Times) -> list[Metric]:
+    by_name: dict[str, list[NumberDataPoint]] = defaultdict(list)
+    for sample in family.samples:
+        point = NumberDataPoint(
+            attributes=_attributes(sample.labels),
+            as_double=sample.value,
+            start_time_unix_nano=times.started,
+            time_unix_nano=times.now,
+        )
+        by_name[sample.name].append(point)
+    metrics = []
+    for name, points in by_name.items():
+        if family.type == "counter":
+            total = Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=True)
+            metrics.append(Metric(name=name, description=family.documentation, sum=total))
+        else:
+            gauge = Gauge(data_points=points)
+            metrics.append(Metric(name=name, description=family.documentation, gauge=gauge))
+    return metrics
+
+
+def _histogram(family: core.Metric, times: Times) -> Metric:
+    series: dict[tuple[tuple[str, str], ...], list[Sample]] = defaultdict(list)
+    for sample in family.samples:
+        labels = {name: value for name, value in sample.labels.items() if name != "le"}
+        series[tuple(labels.items())].append(sample)
+    points = [_histogram_point(dict(labels), samples, times) for labels, samples in series.items()]
+    histogram = Histogram(data_points=points, aggregation_temporality=_CUMULATIVE)
+    return Metric(name=family.name, description=family.documentation, unit="s", histogram=histogram)
+
+
+def _histogram_point(
+    labels: Mapping[str, str], samples: Iterable[Sample], times: Times
+) -> HistogramDataPoint:
+    """Return a point whose counts are each bucket's own: Prometheus counts all up to a bound together."""
+    bounds, counts, total, below = [], [], 0.0, 0
+    for sample in samples:
+        if sample.name.endswith("_sum"):
+            total = sample.value
+        elif sample.name.endswith("_bucket"):
+            counts.append(int(sample.value) - below)
+            below = int(sample.value)
+            if sample.labels["le"] != "+Inf":
+                bounds.append(float(sample.labels["le"]))
+    return HistogramDataPoint(
+        attributes=_attributes(labels),
+        count=below,
+        sum=total,
+        bucket_counts=counts,
+        explicit_bounds=bounds,
+        start_time_unix_nano=times.started,
+        time_unix_nano=times.now,
+    )
+
+
+def _attributes(labels: Mapping[str, str]) -> list[KeyValue]:
+    return [KeyValue(key=name, value=AnyValue(string_value=value)) for name, value in labels.items()]
