@@ -14,6 +14,7 @@ from monitor.commands.event_loop import run_on_loop
 from monitor.commands.options import UNUSABLE, config_option, load_or_exit
 from monitor.config.models import Configuration
 from monitor.logs import LogFormat, set_up_logs
+from monitor.notify import notify
 
 
 @click.command()
@@ -50,4 +51,6 @@ async def _run(configuration: Configuration) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running_agent(configuration):
+        notify("READY=1")
         await stop.wait()
+        notify("STOPPING=1")

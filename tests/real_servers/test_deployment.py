@@ -1,0 +1,191 @@
+"""Deployment files: what they name exists, what they run works, and their formats are what they claim."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from monitor.config.load import load
+from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.process import require
+from tests.real_servers.site import MAILSONDE, Site
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "config/deploy"
+CONTAINER = DEPLOY / "container"
+INSTALLED = "/opt/mailsonde/bin/mailsonde"
+
+CONFINED = (
+    *("unshare", "--mount", "sh", "-c"),
+    'mount --bind "$0" "$0" && mount -o remount,bind,ro / && '
+    'exec unshare --user --map-user=65532 --map-group=65532 "$@"',
+)
+"""Runs a command as user 65532, on a root that is read-only but for the directory that comes first."""
+
+
+@pytest.fixture
+def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Site]:
+    with Site(server_directory("deployed"), server_tls) as running:
+        yield running
+
+
+def _unit_value(unit: Path, key: str) -> str:
+    (value,) = re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
+    return str(value)
+
+
+def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
+    """The units give systemd nothing to say, once the program they name is there."""
+    require("systemd-analyze", "systemd")
+    program = tmp_path / "mailsonde"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    copies = []
+    for unit in (DEPLOY / "systemd").iterdir():
+        copies.append(tmp_path / unit.name)
+        copies[-1].write_text(unit.read_text().replace(INSTALLED, str(program)))
+    done = subprocess.run(["systemd-analyze", "verify", *copies], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_agent_is_exposed_to_little(tmp_path: Path) -> None:
+    """What the agent may do is below 2 by the measure of systemd, which goes from 0 to 10."""
+    unit = DEPLOY / "systemd/mailsonde.service"
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-500:]
+
+
+def test_the_units_command_runs_unprivileged_on_a_read_only_root(site: Site) -> None:
+    """The unit's command, as another user and with one writable directory, gets ready and ends in order."""
+    unit = DEPLOY / "systemd/mailsonde.service"
+    state = site.directory / "state"
+    state.mkdir()
+    site.config.write_text(
+        site.config.read_text().replace(f"{site.directory}/ledger.db", f"//{state}/ledger.db")
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(site.directory / "notify"))
+        told.settimeout(30)
+        for key in ("ExecStartPre", "ExecStart"):
+            words = shlex.split(
+                _unit_value(unit, key).replace("/etc/mailsonde/mailsonde.yaml", str(site.config))
+            )
+            command = [*CONFINED, state, *MAILSONDE, *words[1:]]
+            environment = {"NOTIFY_SOCKET": str(site.directory / "notify"), "PYTHONDONTWRITEBYTECODE": "1"}
+            if key == "ExecStartPre":
+                subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+        with (site.directory / "agent.log").open("wb") as log:
+            agent = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        try:
+            assert told.recv(100) == b"READY=1", (site.directory / "agent.log").read_text()
+            ready = httpx.get(f"http://127.0.0.1:{site.port}/-/ready", trust_env=False)
+            assert ready.status_code == 200
+            assert _healthcheck(site.port) == 0
+            agent.send_signal(signal.SIGTERM)
+            assert told.recv(100) == b"STOPPING=1"
+            assert agent.wait(int(_unit_value(unit, "TimeoutStopSec"))) == 0
+        finally:
+            agent.kill()
+            agent.wait()
+    assert (state / "ledger.db").exists()
+    assert _healthcheck(site.port) != 0
+
+
+def _healthcheck(port: int) -> int:
+    """Return the status of the container's health check, run here against ``port``."""
+    (words,) = re.findall(
+        r"CMD (\[\"python\", .*\])$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE
+    )
+    _, *arguments = yaml.safe_load(words)
+    command = [sys.executable, *(word.replace("9725", str(port)) for word in arguments)]
+    return subprocess.run(command, capture_output=True, check=False, env={}).returncode
+
+
+def test_a_configuration_that_cannot_be_used_is_not_tried_again() -> None:
+    """The status that a wrong configuration ends with is the one that the unit does not restart after."""
+    done = subprocess.run(
+        [*MAILSONDE, "run", "--config", "/nonexistent.yaml"], capture_output=True, check=False, cwd=ROOT
+    )
+    unit = DEPLOY / "systemd/mailsonde.service"
+    assert _unit_value(unit, "RestartPreventExitStatus") == str(done.returncode)
+
+
+def test_what_the_containerfile_copies_is_there() -> None:
+    """Every path that the image is built from is in the checkout, and nothing else runs as root in it."""
+    text = (CONTAINER / "Containerfile").read_text()
+    for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
+        *sources, _ = line.split()
+        assert all((ROOT / source).exists() for source in sources), line
+    assert re.search(r"^USER 65532:65532$", text, re.MULTILINE)
+
+
+def test_compose_file_fits_the_specification_and_names_what_is_there() -> None:
+    """The compose specification's schema accepts the file; what it mounts from the checkout exists."""
+    compose = CONTAINER / "compose.yaml"
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", compose]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    document = yaml.safe_load(compose.read_text())
+    users = {"rules", "dashboards", "canary-password"}  # what the comment tells users to put there
+    for name, service in document["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"] is True, name
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        for mount in service["volumes"]:
+            source = mount.split(":")[0]
+            if source.startswith("."):
+                assert Path(source).name in users or (CONTAINER / source).resolve().exists(), mount
+
+
+def test_containers_configurations_are_valid(tmp_path: Path) -> None:
+    """Prometheus and mailsonde accept the configurations that their containers are given."""
+    require("promtool", "prometheus")
+    config = CONTAINER / "prometheus.yml"
+    subprocess.run(["promtool", "check", "config", "--syntax-only", config], check=True, capture_output=True)
+    _require_valid((CONTAINER / "mailsonde.yaml").read_text(), tmp_path)
+    here, others = (
+        yaml.safe_load(path.read_text())["datasources"][0]
+        for path in (
+            CONTAINER / "grafana-datasource.yaml",
+            ROOT / "dashboards/provisioning/datasources/mailsonde.yaml",
+        )
+    )
+    assert {**here, "url": ""} == {**others, "url": ""}
+
+
+def _manifests() -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes/mailsonde.yaml").read_text()))
+
+
+def test_kubernetes_manifests_fit_the_schemas(tmp_path: Path) -> None:
+    """Kubernetes' schemas accept each manifest, and mailsonde the configuration in the ConfigMap."""
+    manifest = DEPLOY / "kubernetes/mailsonde.yaml"
+    command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", manifest]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kinds = {each["kind"]: each for each in _manifests()}
+    _require_valid(kinds["ConfigMap"]["data"]["mailsonde.yaml"], tmp_path)
+    deployment = kinds["Deployment"]["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    grace = deployment["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > 10  # seconds in which the agent ends in order
+
+
+def _require_valid(text: str, tmp_path: Path) -> None:
+    """Load a configuration whose secrets are elsewhere."""
+    (tmp_path / "password").write_text("x")
+    config = tmp_path / "mailsonde.yaml"
+    config.write_text(re.sub(r"\{file: [^}]*\}", "{file: password}", text))
+    assert load(config).probes
