@@ -51,3 +51,13 @@ def test_wheel_takes_only_its_own_names(installed: Path) -> None:
     """The wheel puts two packages into an installation, and no folder named config, alerts or tests."""
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"monitor", "probes"}
+
+
+def test_the_live_page_is_in_the_wheel(installed: Path) -> None:
+    """Templates, scripts, styles and the licence of what is vendored come with the wheel."""
+    source = ROOT / "monitor/web"
+    parts = {
+        path.relative_to(source) for folder in ("static", "templates") for path in (source / folder).iterdir()
+    }
+    assert parts
+    assert {part for part in parts if not (installed / "monitor/web" / part).exists()} == set()

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.real_servers.browser import Watch, chromium
 from tests.real_servers.dovecot import TlsFiles
-from tests.real_servers.process import wait_until
+from tests.real_servers.process import free_port, wait_until
 from tests.real_servers.site import AgentProcess, Site
 
 PATIENCE = 30_000  # ms
@@ -202,3 +202,35 @@ def test_without_scripts_there_is_a_plain_table(agent: AgentProcess, browser: Br
     page.locator("tbody tr a").click()
     expect(page.locator("table.runs").last.locator("tbody tr").first).to_contain_text("ok")
     context.close()
+
+
+def test_a_hundred_probes_are_light_and_live(
+    site: Site, server_directory: Callable[[str], Path], context: BrowserContext
+) -> None:
+    """A page with a hundred probes is at most 150 KB over the wire, and takes up runs of all of them."""
+    directory = server_directory("hundred")
+    port = free_port()
+    probes = "".join(
+        f"  - {{name: mail-{number:02}, kind: smtp, interval: 2s, server: mail}}\n" for number in range(100)
+    )
+    config = directory / "mailsonde.yaml"
+    config.write_text(
+        f"agent: {{listen: '127.0.0.1:{port}', ledger: 'sqlite:{directory}/ledger.db'}}\n"
+        f"servers:\n  mail: {{protocol: smtp, host: 127.0.0.1, port: {site.postfix.smtp_port}, tls: none}}\n"
+        f"probes:\n{probes}"
+    )
+    agent = AgentProcess(config, directory / "agent.log", port)
+    try:
+        page = context.new_page()
+        watch = Watch(page, agent.address)
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        octets: list[float] = []
+        network.on("Network.loadingFinished", lambda event: octets.append(event["encodedDataLength"]))
+        page.goto(agent.address)
+        expect(page.locator("tbody tr")).to_have_count(100)
+        assert 1000 < sum(octets) <= 150_000
+        expect(page.locator("tbody .badge.ok")).to_have_count(100, timeout=PATIENCE)
+        assert watch.troubles == []
+    finally:
+        agent.stop()
