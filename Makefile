@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs dashboards test-servers clean
+.PHONY: demo test check bench docs dashboards pictures test-servers clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -27,6 +27,10 @@ docs: $(VENV)/for-dev
 
 dashboards: $(VENV)/for-dev
 	$(BIN)/python dashboards/generate.py
+
+# The README's pictures of the live page.
+pictures: $(VENV)/for-dev test-servers
+	$(BIN)/python docs/screenshot.py
 
 # The servers that the tests start: Postfix, Dovecot, BIND, Prometheus and others.
 test-servers:
