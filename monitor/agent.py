@@ -93,9 +93,7 @@ async def _at_work(
     open_messages = await assembly.ledger.adopt()
     assembly.resume(open_messages)
     results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
-    recent = Recent(clock.time())
-    for earlier in reversed(await assembly.ledger.recent_runs(limit=RUNS_RECALLED)):
-        recent.take_in(earlier)
+    recent = await _recalled(assembly, clock)
 
     async def run(probe: Probe) -> None:
         try:
@@ -109,16 +107,13 @@ async def _at_work(
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(assembly, recent), assembly.ledger)
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(assembly))
-    async with served(app, bound):
+    async with served(app, bound), _housekeeping(assembly, exporter, clock):
         # What was made by now lives as long as the agent: looking through it for garbage
         # again and again would cost a tenth of a probe's processor time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE)
         schedule.start(probe for probe in assembly.probes.values() if probe.settings.scheduled)
-        housekeeping = [asyncio.create_task(_purge(assembly, clock), name="purge")]
-        if exporter is not None:
-            housekeeping.append(asyncio.create_task(exporter.run(), name="otlp"))
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
         _log.info(
@@ -133,10 +128,31 @@ async def _at_work(
             is_ready = False
             schedule.stop()
             await assembly.runner.stop(GRACE)
-            for task in housekeeping:
-                task.cancel()
-            await asyncio.wait(housekeeping)
             _log.info("agent stopped")
+
+
+async def _recalled(assembly: Assembly, clock: Clock) -> Recent:
+    """Return what the pages show from the start: the runs of an earlier agent."""
+    recent = Recent(clock.time())
+    for earlier in reversed(await assembly.ledger.recent_runs(limit=RUNS_RECALLED)):
+        recent.take_in(earlier)
+    return recent
+
+
+@asynccontextmanager
+async def _housekeeping(
+    assembly: Assembly, exporter: OtlpExporter | None, clock: Clock
+) -> AsyncIterator[None]:
+    """Purge the ledger and export metrics beside the block; they end after its last run."""
+    tasks = [asyncio.create_task(_purge(assembly, clock), name="purge")]
+    if exporter is not None:
+        tasks.append(asyncio.create_task(exporter.run(), name="otlp"))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) -> OtlpExporter | None:
