@@ -44,9 +44,10 @@ $(BIN)/python:
 	  { echo "this Python cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp for what users need and one for what developers need besides.
+# One stamp for what users need and one for what developers need besides. Python compiles what is
+# imported when it is imported; to compile all of it beforehand takes as long as the rest.
 $(VENV)/for-%: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
 clean:
