@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from monitor.config.models import Configuration
 from monitor.shipped import shipped
+from monitor.state import DELIVERY_BUCKETS
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.roundtrip import RoundtripSettings
 from probes.settings import ProbeSettings, parse_duration
@@ -32,7 +33,9 @@ class TimingGroup:
     run_limit: float
     overdue: float
     slow: float
+    slow_bucket: str  # the bound of the delivery histogram at `slow`, or the next below
     down_window: float
+    down_runs: int  # how many failed runs it takes
     lost_window: float
     slow_window: float
     unknown_window: float
@@ -100,8 +103,12 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
             run_limit=limit,
             overdue=overdue,
             slow=slow,
+            slow_bucket=str(
+                max((bound for bound in DELIVERY_BUCKETS if bound <= slow), default=DELIVERY_BUCKETS[0])
+            ),
             # A window that has no run in it would show the probe as neither up nor down.
             down_window=max(down, 1.5 * interval),
+            down_runs=2 if down > interval else 1,
             lost_window=max(thresholds.lost_at_least, thresholds.lost_intervals * interval),
             slow_window=max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
             unknown_window=max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -28,6 +29,15 @@ Hold = Annotated[Duration, between(0, 86400)]
 """How long a condition must last before the alert fires."""
 
 
+def _address_of_dashboards(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s'\"{}?#]{1,500}", value):
+        raise ValueError(
+            "is not the address of dashboards; write your Grafana's with /d, such as "
+            'https://grafana.example.com/d, or "" for alerts without links to them'
+        )
+    return value.rstrip("/")
+
+
 class BurnRate(Settings):
     """An error budget burns too fast when it burns ``factor`` times as fast as it may over both windows."""
 
@@ -44,6 +54,7 @@ class Thresholds(Settings):
     slow_intervals: Positive
     slow_at_least: Hold
     slow_observations: Positive
+    slow_deliveries: Positive
     slow_for: Hold
     down_intervals: Positive
     down_for: Hold
@@ -65,6 +76,7 @@ class Thresholds(Settings):
     lag_for: Hold
     skipped_runs: Positive
     runbooks: str = Field(min_length=1, max_length=500, pattern=r"^[^\s'\"{}]+$")
+    dashboards: Annotated[str, AfterValidator(_address_of_dashboards)]
 
     @model_validator(mode="after")
     def _windows_are_recorded(self) -> Self:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
 
 import promql_parser
 import pytest
@@ -11,10 +15,20 @@ import yaml
 
 from monitor.config.load import load
 from monitor.rendering import render_alerts, write_files
+from monitor.thresholds import load_thresholds
 from tests.real_servers.prometheus import promtool
 
 ALERTS = Path(__file__).parents[2] / "alerts"
 TESTS = sorted(path for path in (ALERTS / "tests").glob("Mailsonde*.yaml"))
+
+ONE_IS_ENOUGH = {
+    *("MailsondeMessageOverdue", "MailsondeMessageLost", "MailsondeMessageBounced"),
+    *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
+    *("MailsondeCertificateExpiring", "MailsondeAgentDown", "MailsondeHeartbeat"),
+}
+"""Alerts that are not about a number of runs: one message, or one certificate, is to be told."""
+
+_COUNTERS = re.compile(r"_(total|bucket|count)\b")
 
 
 @pytest.fixture
@@ -45,18 +59,141 @@ def test_alert_behaves(rules: Path, path: Path) -> None:
 
 
 def test_every_alert_has_its_tests_and_its_runbook(rules: Path) -> None:
-    """No alert lacks tests of its end and of vanished data, or a runbook with its four parts."""
+    """No alert lacks a test of its life, or of what must not fire it; or a runbook with its four parts."""
     names = {rule["alert"] for rule in _rules(rules) if "alert" in rule}
     assert names == {path.stem for path in TESTS}
+    cases = 0
     for name in names:
-        cases = [
-            case["name"] for case in yaml.safe_load((ALERTS / "tests" / f"{name}.yaml").read_text())["tests"]
-        ]
-        assert cases[0].startswith("before, ")
-        assert any(case.startswith("the data is gone") for case in cases)
+        document = yaml.safe_load((ALERTS / "tests" / f"{name}.yaml").read_text())
+        cases += len(document["tests"])
+        _check_cases(name, document["tests"], _metrics(rules, name))
         runbook = (ALERTS / "runbooks" / f"{name}.md").read_text()
         for part in ("## Meaning", "## Impact", "## Where the mail is", "## Remedy"):
             assert part in runbook
+    print(f"{len(names)} alerts, all with every applicable test; {cases} cases")
+
+
+def _check_cases(alert: str, cases: list[dict[str, Any]], metrics: set[str]) -> None:
+    """Fail unless the cases show the alert's whole life and all that must not fire it."""
+    life, gone = cases[0], next(case for case in cases if case["name"].startswith("the data is gone"))
+    assert life["name"].startswith("before, ")
+    checks, checks_gone = _fired(life), _fired(gone)
+    assert any(checks)
+    if alert != "MailsondeHeartbeat":
+        assert (checks[0], checks[-1]) == (False, False)
+        assert checks_gone[-1] is (alert == "MailsondeAgentDown")
+        assert "stale" in _values(gone)
+    exported = _exported()
+    needed = set()
+    if metrics:
+        needed.add("a restart of the agent")
+    if _COUNTERS.search(" ".join(metrics)):
+        needed.add("a counter begins again")
+    if any("probe" in exported[metric] for metric in metrics & exported.keys()):
+        needed.add("the probe is removed")
+    if alert not in ONE_IS_ENOUGH:
+        needed.add("one bad run")
+    for wanted in needed:
+        found = [case for case in cases if case["name"].startswith(wanted)]
+        assert found, f"{alert} has no case of: {wanted}"
+        for case in found:
+            assert not any(_fired(case)), f"{alert} fires in: {case['name']}"
+            assert _shows(wanted, case), f"nothing of the kind happens in: {alert}, {case['name']}"
+
+
+def _fired(case: dict[str, Any]) -> list[bool]:
+    """Return, check by check, whether the alert is to fire, with all its labels and annotations."""
+    fired = []
+    for check in case["alert_rule_test"]:
+        for alert in check["exp_alerts"]:
+            assert alert["exp_labels"]["severity"]
+            assert {"summary", "description", "runbook_url"} <= alert["exp_annotations"].keys()
+        fired.append(bool(check["exp_alerts"]))
+    return fired
+
+
+def _values(case: dict[str, Any]) -> str:
+    return " ".join(series["values"] for series in case["input_series"] or [])
+
+
+def _shows(wanted: str, case: dict[str, Any]) -> bool:
+    """Whether the input of a case has what its name says."""
+    if wanted == "a restart of the agent":
+        return re.search(r"_|stale|\b0x", _values(case)) is not None
+    if wanted == "the probe is removed":
+        return all(series["values"].endswith("stale") for series in case["input_series"])
+    if wanted == "a counter begins again":
+        return any(re.search(r"[1-9]\S* 0", series["values"]) for series in case["input_series"])
+    return True
+
+
+def _metrics(directory: Path, alert: str) -> set[str]:
+    """Return the exported metrics that an alert is about, through those that are recorded from them."""
+    recorded = {rule["record"]: rule["expr"] for rule in _rules(directory) if "record" in rule}
+    named = {
+        name
+        for rule in _rules(directory)
+        if rule.get("alert") == alert
+        for name, _ in _selectors(promql_parser.parse(rule["expr"]))
+    }
+    return {
+        inner
+        for name in named
+        for inner, _ in (
+            [(name, ())] if name not in recorded else _selectors(promql_parser.parse(recorded[name]))
+        )
+    }
+
+
+def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a Grafana, each alert links a dashboard of what it is about, with its agent and probe chosen."""
+    monkeypatch.setenv("TEST_SECRET", "x")
+    ours = tmp_path / "ours.yaml"
+    ours.write_text("dashboards: https://grafana.example.com/d/")
+    write_files(render_alerts(load(ALERTS / "tests" / "site.yaml"), load_thresholds(ours)), tmp_path)
+    uids = _dashboards_of_alerts(tmp_path)
+    for path in TESTS:
+        document = yaml.safe_load(_with_odd_instance(path.read_text()))
+        life = document["tests"][0]
+        check = next(check for check in life["alert_rule_test"] if check["exp_alerts"])
+        document["tests"] = [life | {"alert_rule_test": [check]}]
+        for expected in check["exp_alerts"]:
+            labels = expected["exp_labels"]
+            query = "".join(
+                f"{begin}={quote_plus(labels[label])}"
+                for begin, label in (("var-location", "instance"), ("&var-probe", "probe"))
+                if label in labels
+            )
+            url = f"https://grafana.example.com/d/{uids[path.stem]}?{query}"
+            expected["exp_annotations"]["dashboard_url"] = url
+        (tmp_path / path.name).write_text(yaml.safe_dump(document))
+    tested = promtool("test", "rules", *(tmp_path / path.name for path in TESTS))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def _with_odd_instance(text: str) -> str:
+    """Return a test with an agent whose address holds what means something in a link."""
+    text = text.replace('instance="a"', 'instance="a b&c=é#"').replace(
+        "agent at a start", "agent at a b&c=é# start"
+    )
+    return text.replace("instance: a,", 'instance: "a b&c=é#",')
+
+
+def _dashboards_of_alerts(directory: Path) -> dict[str, str]:
+    """Return the uid that each alert links; its dashboard has the variables, and shows what it is about."""
+    texts = [path.read_text() for path in (ALERTS.parent / "dashboards").glob("*.json")]
+    dashboards = {json.loads(text)["uid"]: text for text in texts}
+    uids = {}
+    for rule in (rule for rule in _rules(directory) if "alert" in rule):
+        uid = (
+            rule["annotations"]["dashboard_url"].removeprefix("https://grafana.example.com/d/").split("?")[0]
+        )
+        variables = {one["name"] for one in json.loads(dashboards[uid])["templating"]["list"]}
+        assert {"location", "probe"} <= variables
+        about = _metrics(directory, rule["alert"])
+        assert not about or any(metric in dashboards[uid] for metric in about), rule["alert"]
+        uids[rule["alert"]] = uid
+    return uids
 
 
 def test_rules_name_only_metrics_and_labels_that_exist(rules: Path) -> None:

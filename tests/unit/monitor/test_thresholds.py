@@ -40,6 +40,14 @@ def test_own_thresholds_take_the_place_of_the_shipped_ones(tmp_path: Path) -> No
             "ours.yaml:1: slo_fast[0].short: 'x' is not a duration",
         ),
         ('runbooks: "a\'{{ b }}"', "ours.yaml:1: runbooks: must match pattern"),
+        (
+            "dashboards: 'grafana.example.com'",
+            "ours.yaml:1: dashboards: is not the address of dashboards; write",
+        ),
+        (
+            "dashboards: 'https://{{ x }}/d'",
+            "ours.yaml:1: dashboards: is not the address of dashboards; write",
+        ),
         ("lag_for: 5m\nlag_for: 6m", "ours.yaml:2: lag_for: this key stands here twice"),
         ("- a list", "ours.yaml:1: must be a mapping with thresholds"),
         ("a: [", "ours.yaml:1: is not valid YAML"),
