@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs dashboards pictures test-servers clean
+.PHONY: demo test check bench docs dashboards pictures preview test-servers clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -31,6 +31,10 @@ dashboards: $(VENV)/for-dev
 # The README's pictures of the live page.
 pictures: $(VENV)/for-dev test-servers
 	$(BIN)/python docs/screenshot.py
+
+# The dashboards' panels drawn without Grafana, roughly: build/preview/index.html and a picture of each.
+preview: $(VENV)/for-dev test-servers
+	$(BIN)/python -m dashboards.preview --picture docs/overview.png
 
 # The servers that the tests start: Postfix, Dovecot, BIND, Prometheus and others.
 test-servers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ class Prometheus:
         if answer["resultType"] == "scalar":
             return [({}, float(answer["result"][1]))]
         return [(series["metric"], float(series["value"][1])) for series in answer["result"]]
+
+    def query_range(
+        self, promql: str, window: float, step: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """Return labels and points (unix seconds, value) of each series over the last ``window`` seconds."""
+        now = time.time()
+        times = {"start": f"{now - window:.3f}", "end": f"{now:.3f}", "step": f"{max(1.0, step):.3f}"}
+        answer = self._get("/query_range", query=promql, **times)
+        return [
+            (series["metric"], [(float(at), float(value)) for at, value in series["values"]])
+            for series in answer["result"]
+        ]
 
     def alerts(self, state: str = "firing") -> dict[str, dict[str, Any]]:
         """Return the alerts in a state, by name."""

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
-import socket
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.real_servers import relay
+from dashboards.preview import LABEL, collect, page_of, take_pictures
+from tests.real_servers.browser import Watch, chromium
 from tests.real_servers.dovecot import TlsFiles
-from tests.real_servers.process import free_port
 from tests.real_servers.prometheus import Prometheus
-from tests.real_servers.relay import Delivery
-from tests.real_servers.site import Site
+from tests.real_servers.troubled_site import GRAFANAS, troubled_site
 
 DASHBOARDS = sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
-GRAFANAS = {"$__rate_interval": "1m", "$__range": "5m", "$location": ".+", "$probe": ".+"}
-"""What takes the place of Grafana's variables: the choice of all, and times that the test has data for."""
-
 TROUBLE = re.compile(
     r'outcome="(failed|unknown)"|outcome!="ok"|state="lost"|result="bad"|mailsonde_arrival_findings_total'
     r"|mailsonde_hops_skewed|mailsonde_mailbox_unexpected_total|ALERTS|mailsonde_probe_success\S+ == 0"
@@ -36,57 +28,11 @@ BUDGET_LEFT = re.compile(r"(min\()?1 - ")
 """Queries that must be below 1 here, because messages came too late."""
 
 
-_FIELDS = (
-    f"Authentication-Results: {relay.HOST}; spf=pass smtp.mailfrom=example.test; dkim=fail\r\n"
-    f"Received: from localhost by {relay.HOST} with LMTP; {formatdate(1_600_000_000)}\r\n"
-).encode()
-
-
-def _in_turn() -> relay.Treatment:
-    """Let messages arrive with a wrong stamp, twice, marked as spam, altered, or not at all, in turn."""
-    treatments = itertools.cycle(
-        [
-            lambda mail: [Delivery(_FIELDS + mail.raw)],
-            relay.duplicated,
-            relay.marked_as_spam,
-            relay.altered_subject,
-            relay.dropped,
-        ]
-    )
-    return lambda mail: next(treatments)(mail)
-
-
 @pytest.fixture(scope="module")
-def silence() -> Iterator[int]:
-    """A port where connections are taken and nothing is said."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def prometheus(
-    server_tls: TlsFiles, server_directory: Callable[[str], Path], silence: int
-) -> Iterator[Prometheus]:
-    """Prometheus beside an agent with mail in all sorts of trouble, a server that is mute, and no DNS."""
-    with Site(server_directory("dashboards"), server_tls, deadline="3s", relayed=True) as site:
-        assert site.relay is not None
-        site.relay.treatment = _in_turn()
-        document = yaml.safe_load(site.config.read_text())
-        document["probes"][0]["slo"] = {"objective": "90%", "within": "2s"}
-        document["servers"]["mute"] = {
-            "protocol": "smtp",
-            "host": "127.0.0.1",
-            "port": silence,
-            "tls": "none",
-        }
-        nowhere = {"address": "127.0.0.1", "port": free_port(), "timeout": "200ms"}
-        document["probes"] += [
-            {"name": "mute", "kind": "smtp", "interval": "1s", "deadline": "500ms", "server": "mute"},
-            {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
-        ]
-        site.config.write_text(yaml.safe_dump(document))
-        site.start_agent()
-        yield site.start_prometheus()
+def prometheus(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Prometheus]:
+    """Prometheus beside an agent with mail in all sorts of trouble."""
+    with troubled_site(server_directory("dashboards"), server_tls) as running:
+        yield running
 
 
 def _queries() -> Iterator[Any]:
@@ -136,3 +82,44 @@ def test_every_query_gives_data(prometheus: Prometheus, query: str) -> None:
 def test_a_query_of_what_is_not_there_gives_nothing(prometheus: Prometheus, query: str) -> None:
     """The check above can fail: a metric, a probe or a label that does not exist gives no series."""
     assert prometheus.query(query) == []
+
+
+HOSTILE = "</script><script>document.title = 'broken'</script>\"'<b>{{"
+
+
+def test_the_preview_draws_every_panel(prometheus: Prometheus, tmp_path: Path) -> None:
+    """Each panel is on the preview's page with its title and data or "no data"; what is not known is said."""
+    data = collect(prometheus, 20.0)
+    assert [panel["unknown"] for board in data for panel in board["panels"] if panel["unknown"]] == []
+    lines = {"at": [1.0, 2.0], "values": [1.0, None]}
+    strange = {**data[0]["panels"][0], "type": "piechart", "unknown": ["panel type piechart"]}
+    hostile = {
+        **strange,
+        "type": "timeseries",
+        "unknown": [],
+        "title": HOSTILE,
+        "data": [{**lines, "name": HOSTILE}],
+    }
+    data.append({"name": "strange", "title": HOSTILE, "panels": [strange, hostile]})
+    page = tmp_path / "index.html"
+    page.write_text(page_of(data))
+    with chromium() as browser:
+        shown = browser.new_page()
+        watch = Watch(shown, "file://")
+        take_pictures(shown, page.as_uri(), tmp_path, [board["name"] for board in data])
+        assert LABEL in shown.locator(".label").inner_text()
+        for board in data:
+            panels = shown.locator(f"#{board['name']} .panel")
+            assert panels.count() == len(board["panels"])
+            for number, panel in enumerate(board["panels"]):
+                drawn = panels.nth(number)
+                assert drawn.locator("h2").text_content() == panel["title"]
+                known = drawn.locator(
+                    "canvas, .stat b, .bars b, svg.whole rect, table.data td, .none, .unknown"
+                )
+                assert known.count() > 0, panel["title"]
+        assert shown.locator("#strange .unknown").inner_text() == "not drawn: panel type piechart"
+        assert HOSTILE in (shown.locator("#strange .legend").last.text_content() or "")
+        assert shown.title().startswith("mailsonde's dashboards")
+        assert watch.troubles == []
+    assert all((tmp_path / f"{board['name']}.png").stat().st_size > 1000 for board in data)

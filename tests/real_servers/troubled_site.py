@@ -1,0 +1,64 @@
+"""A site in all sorts of trouble, so that every panel of every dashboard has something to show."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from pathlib import Path
+
+import yaml
+
+from tests.real_servers import relay
+from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.process import free_port
+from tests.real_servers.prometheus import Prometheus
+from tests.real_servers.relay import Delivery
+from tests.real_servers.site import Site
+
+GRAFANAS = {"$__rate_interval": "1m", "$__range": "5m", "$location": ".+", "$probe": ".+"}
+"""What takes the place of Grafana's variables: the choice of all, and times that the site has data for."""
+
+_FIELDS = (
+    f"Authentication-Results: {relay.HOST}; spf=pass smtp.mailfrom=example.test; dkim=fail\r\n"
+    f"Received: from localhost by {relay.HOST} with LMTP; {formatdate(1_600_000_000)}\r\n"
+).encode()
+
+
+def _in_turn() -> relay.Treatment:
+    """Let messages arrive with a wrong stamp, twice, marked as spam, altered, or not at all, in turn."""
+    treatments = itertools.cycle(
+        [
+            lambda mail: [Delivery(_FIELDS + mail.raw)],
+            relay.duplicated,
+            relay.marked_as_spam,
+            relay.altered_subject,
+            relay.dropped,
+        ]
+    )
+    return lambda mail: next(treatments)(mail)
+
+
+@contextmanager
+def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
+    """Yield a Prometheus beside an agent with mail in trouble, a server that is mute, and no DNS."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silence,
+        Site(directory, tls, deadline="3s", relayed=True) as site,
+    ):
+        assert site.relay is not None
+        site.relay.treatment = _in_turn()
+        document = yaml.safe_load(site.config.read_text())
+        document["probes"][0]["slo"] = {"objective": "90%", "within": "2s"}
+        port = silence.getsockname()[1]
+        document["servers"]["mute"] = {"protocol": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}
+        nowhere = {"address": "127.0.0.1", "port": free_port(), "timeout": "200ms"}
+        document["probes"] += [
+            {"name": "mute", "kind": "smtp", "interval": "1s", "deadline": "500ms", "server": "mute"},
+            {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
+        ]
+        site.config.write_text(yaml.safe_dump(document))
+        site.start_agent()
+        yield site.start_prometheus()
