@@ -368,8 +368,12 @@ async def smtp_session(
 
 def _as_sent(code: int, text: str) -> str:
     """Return a reply as its lines were sent (RFC 5321 section 4.2.1)."""
-    *more, last = text.split("\n")
-    return "\n".join([*(f"{code}-{line}" for line in more), f"{code} {last}"])
+    begin, line_feed, last = text.rpartition("\n")
+    return (
+        f"{code}-{begin.replace(line_feed, f'{line_feed}{code}-')}\n{code} {last}"
+        if line_feed
+        else f"{code} {text}"
+    )
 
 
 def _accepted(reply: Reply) -> Reply:

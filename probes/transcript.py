@@ -77,7 +77,9 @@ class Transcript:
     def _without_secrets(self, line: str | bytes) -> str:
         kept = line[:REPLY]
         shown = kept.decode("utf-8", "backslashreplace") if isinstance(kept, bytes) else kept
-        return WITHHELD if any(secret in shown for secret in self._secrets) else shown
+        if self._secrets and any(secret in shown for secret in self._secrets):
+            return WITHHELD
+        return shown
 
     def _keep(self, who: str, text: str) -> None:
         entry = self._clock.monotonic() - self._begun, who, text
