@@ -66,7 +66,7 @@ class Transcript:
     @contextmanager
     def withholding(self, *secrets: str) -> Iterator[None]:
         """Log in inside: ``secrets`` are kept out of every later entry, and out of a fault's text."""
-        self._secrets += tuple(legible(secret)[:8] for secret in secrets if secret)
+        self._secrets += tuple(secret[:8] for secret in secrets if secret)
         self._logging_in = True
         try:
             with withholding(*secrets):

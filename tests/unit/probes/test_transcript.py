@@ -67,6 +67,15 @@ def test_a_long_dialogue_keeps_its_beginning_and_its_end() -> None:
     assert (lines[0].endswith("NOOP 0"), lines[-1].endswith("NOOP 999")) == (True, True)
 
 
+def test_a_secret_with_unusual_characters_is_withheld() -> None:
+    """A password with a tab or an umlaut is found in what a server repeats, as any other."""
+    transcript = Transcript(InstantClock())
+    with transcript.withholding("p\täss word"):
+        transcript.sent("PASS p\täss word".encode())
+    transcript.received("-ERR not p\täss word".encode())
+    assert texts(transcript) == [f"C: PASS {WITHHELD}", f"S: {WITHHELD}"]
+
+
 def require_no_secret(lines: list[str]) -> None:
     shown = "\n".join(lines)
     assert WITHHELD in shown
