@@ -39,11 +39,15 @@ def _address_of_dashboards(value: str) -> str:
 
 
 class BurnRate(Settings):
-    """An error budget burns too fast when it burns ``factor`` times as fast as it may over both windows."""
+    """An error budget burns too fast when it burns ``factor`` times as fast as it may over both windows.
+
+    At least two of the bad runs are in ``recent``, which is ``short`` unless it is given.
+    """
 
     factor: Positive
     long: Window
     short: Window
+    recent: Window | None = None
 
 
 class Thresholds(Settings):
@@ -72,6 +76,7 @@ class Thresholds(Settings):
     slo_fast: tuple[BurnRate, ...]
     slo_slow: tuple[BurnRate, ...]
     slo_bad_runs: Positive
+    slo_hold: Hold
     lag_seconds: Positive
     lag_for: Hold
     skipped_runs: Positive
@@ -81,7 +86,7 @@ class Thresholds(Settings):
     @model_validator(mode="after")
     def _windows_are_recorded(self) -> Self:
         for pair in (*self.slo_fast, *self.slo_slow):
-            for window in (pair.long, pair.short):
+            for window in (pair.long, pair.short, pair.recent or pair.short):
                 if window not in self.slo_windows:
                     raise ValueError(f"the window {window} is not one of slo_windows; add it there")
         return self
