@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from tests.benchmarks import latency, ledger_intents, live_page, polling, round_trip, smtp_probe
+from tests.benchmarks import alert_replay, latency, ledger_intents, live_page, polling, round_trip, smtp_probe
 
 
 def _smtp() -> None:
@@ -31,6 +31,7 @@ FIGURES = {
     "latency": latency.main,
     "polling": polling.main,
     "page": live_page.main,
+    "alerts": alert_replay.main,
 }
 
 

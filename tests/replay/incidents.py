@@ -1,0 +1,316 @@
+"""What goes wrong in a replayed week: kinds of incidents, what each does, and who must be told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from probes.reasons import Reason
+
+MINUTE = 60.0
+ROUTES_OF = {
+    "submission-a": ("a-to-pop", "a-to-imap", "large"),
+    "submission-b": ("b-to-pop", "b-to-imap", "newsletter"),
+}
+QUICK_ROUTES = ("a-to-pop", "a-to-imap", "b-to-pop", "b-to-imap")
+TO_IMAP = ("a-to-imap", "b-to-imap", "large")
+ROUTES = (*QUICK_ROUTES, "large", "newsletter")
+CHECKS = ("smtp-a", "smtp-b", "pop", "imap", "mx", "trial")
+
+
+class What(StrEnum):
+    """What an effect does, and to what: a server, a probe, a mailbox or the agent."""
+
+    DOWN = "down"  # a server refuses connections
+    ENDS = "ends"  # a probe's runs end with the reason `value`
+    HELD = "held"  # a route's messages wait in a queue until the effect ends
+    DELAYED = "delayed"  # ... arrive later by up to so many seconds
+    RISING = "rising"  # ... by more and more, up to so many seconds at the end
+    GREYLISTED = "greylisted"  # ... because they are refused at first
+    LOST = "lost"
+    BOUNCED = "bounced"
+    JUNKED = "junked"
+    ALTERED = "altered"
+    CERTIFICATE = "certificate"  # a server shows one that ends in so many seconds
+    KILLED = "killed"  # the agent does not run
+    REMOVED = "removed"  # a probe is not configured
+    LAG = "lag"  # the agent's runs start up to so many seconds late
+    SKIPPED = "skipped"  # a probe's runs do not start
+    FORGED = "forged"  # a mailbox gets a message with a token that does not verify
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One thing that is so from ``begins`` until ``ends`` (seconds into the week)."""
+
+    what: What
+    of: str
+    begins: float
+    ends: float
+    value: float | Reason = 0.0
+    once: bool = False  # befalls only the first run or message
+
+
+class Expected(StrEnum):
+    """Who must be told of an incident."""
+
+    PAGE = "page"
+    WARNING = "warning"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of incident: who must be told, by which alerts, how many minutes it lasts, what it does."""
+
+    name: str
+    expected: Expected
+    alerts: frozenset[str]
+    minutes: float
+    effects: Callable[[Random, float, float], list[Effect]]
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One incident of a week."""
+
+    kind: Kind
+    begins: float
+    ends: float
+    effects: tuple[Effect, ...]
+
+
+def _all(
+    what: What,
+    names: Iterable[str],
+    begins: float,
+    ends: float,
+    value: float | Reason = 0.0,
+    *,
+    once: bool = False,
+) -> list[Effect]:
+    return [Effect(what, name, begins, ends, value, once) for name in names]
+
+
+def _submission(rng: Random) -> str:
+    return rng.choice(sorted(ROUTES_OF))
+
+
+def _queue_held(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.HELD, ROUTES_OF[_submission(rng)], begins, ends)
+
+
+def _message_lost(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.LOST, [rng.choice(QUICK_ROUTES)], begins, ends, once=True)
+
+
+def _burst_lost(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.LOST, ROUTES_OF[_submission(rng)], begins, ends)
+
+
+def _slow(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.DELAYED, ROUTES_OF[_submission(rng)], begins, ends, 55.0)
+
+
+def _rising(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.RISING, ROUTES_OF[_submission(rng)], begins, ends, 58.0)
+
+
+def _submission_down(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.DOWN, [_submission(rng)], begins, ends)
+
+
+def _pop_down(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.DOWN, ["pop"], begins, ends)
+
+
+def _imap_down(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.DOWN, ["imap"], begins, ends)
+
+
+def _flapping(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Down and up again, each for two to five minutes."""
+    server = _submission(rng)
+    effects = []
+    while begins < ends:
+        down = MINUTE * rng.uniform(2.0, 5.0)
+        effects.append(Effect(What.DOWN, server, begins, begins + down))
+        begins += down + MINUTE * rng.uniform(2.0, 5.0)
+    return effects
+
+
+def _junk(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.JUNKED, TO_IMAP, begins, ends)
+
+
+def _bounce(rng: Random, begins: float, ends: float) -> list[Effect]:
+    route = rng.choice(QUICK_ROUTES)
+    return _all(What.BOUNCED, [route], begins, ends, Reason.BOUNCE_MAILBOX_FULL, once=True)
+
+
+def _altered(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.ALTERED, ROUTES_OF[_submission(rng)], begins, ends)
+
+
+def _certificate(days: float) -> Callable[[Random, float, float], list[Effect]]:
+    def effects(rng: Random, begins: float, ends: float) -> list[Effect]:
+        return _all(What.CERTIFICATE, [rng.choice(["pop", "imap"])], begins, ends, days * 86400.0)
+
+    return effects
+
+
+def _runs_end(names: Iterable[str], reason: Reason) -> Callable[[Random, float, float], list[Effect]]:
+    return lambda rng, begins, ends: _all(What.ENDS, names, begins, ends, reason)
+
+
+def _agent_killed(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return [Effect(What.KILLED, "agent", begins, ends)]
+
+
+def _agent_restarts(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Three restarts, each within the time that an agent needs to come up again."""
+    starts = [begins + share * (ends - begins) for share in (0.0, 0.4, 0.8)]
+    return [Effect(What.KILLED, "agent", start, start + rng.uniform(2.0, 40.0)) for start in starts]
+
+
+def _probe_removed(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """A configuration without the probe, and later with it: the agent restarts for each."""
+    restarts = [Effect(What.KILLED, "agent", at, at + rng.uniform(2.0, 20.0)) for at in (begins, ends - 30.0)]
+    return [Effect(What.REMOVED, "trial", begins, ends - 15.0), *restarts]
+
+
+def _failed_run(rng: Random, begins: float, ends: float) -> list[Effect]:
+    name = rng.choice([*CHECKS, *QUICK_ROUTES])
+    reason = Reason.MX_UNEXPECTED if name == "mx" else Reason.CONNECT_TIMEOUT
+    return _all(What.ENDS, [name], begins, ends, reason, once=True)
+
+
+def _restart_at_failed_run(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """A run fails, and then the agent is away for less than the time that pages."""
+    failed = _all(
+        What.ENDS, [rng.choice(["pop", "imap", "smtp-a"])], begins, begins + 90.0, Reason.CONNECT_TIMEOUT
+    )
+    return [*failed, Effect(What.KILLED, "agent", begins + 90.0, begins + 90.0 + rng.uniform(20.0, 45.0))]
+
+
+def _slow_message(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.DELAYED, [rng.choice(QUICK_ROUTES)], begins, ends, 50.0, once=True)
+
+
+def _some_slow(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Of the messages through a server, one in ten is slow."""
+    effects = []
+    for route in ROUTES_OF[_submission(rng)][:2]:
+        for tenth in range(int((ends - begins) / (10 * MINUTE))):
+            at = begins + MINUTE * (10 * tenth + rng.uniform(0.0, 9.0))
+            effects.append(Effect(What.DELAYED, route, at, at + 2 * MINUTE, 50.0, once=True))
+    return effects
+
+
+def _greylisted(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.GREYLISTED, [rng.choice(QUICK_ROUTES)], begins, ends, 22.0)
+
+
+def _lag(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return [Effect(What.LAG, "agent", begins, ends, 4.0)]
+
+
+def _skipped(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.SKIPPED, [rng.choice(CHECKS[:4])], begins, ends)
+
+
+def _forged(rng: Random, begins: float, ends: float) -> list[Effect]:
+    mailbox = rng.choice(["canary", "staff"])
+    return [Effect(What.FORGED, mailbox, at, at + 1.0) for at in (begins, begins + 100.0, begins + 400.0)]
+
+
+def _some_dns_timeouts(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Now and then a run of some probe gets no answer from the agent's resolver."""
+    effects = []
+    while begins < ends:
+        name = rng.choice([*CHECKS, *QUICK_ROUTES])
+        effects.append(Effect(What.ENDS, name, begins, ends, Reason.DNS_TIMEOUT, once=True))
+        begins += rng.uniform(60.0, 240.0)
+    return effects
+
+
+def _maintenance(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Two servers are down for a while, not quite at the same time, and the agent is restarted between."""
+    later = begins + rng.uniform(60.0, 240.0)
+    middle = (begins + ends) / 2
+    return [
+        Effect(What.DOWN, _submission(rng), begins, ends - rng.uniform(60.0, 300.0)),
+        Effect(What.DOWN, rng.choice(["pop", "imap"]), later, ends),
+        Effect(What.KILLED, "agent", middle, middle + rng.uniform(5.0, 30.0)),
+    ]
+
+
+def _kind(
+    name: str,
+    expected: Expected,
+    alerts: str,
+    minutes: float,
+    effects: Callable[[Random, float, float], list[Effect]],
+) -> Kind:
+    return Kind(name, expected, frozenset(f"Mailsonde{alert}" for alert in alerts.split()), minutes, effects)
+
+
+_SLOW = "DeliverySlow ErrorBudgetBurningFast MessageOverdue"
+_DOWN = "ProbeDown MessageOverdue ErrorBudgetBurningFast"
+_PAGE, _WARNING, _NOBODY = Expected.PAGE, Expected.WARNING, Expected.NOBODY
+KINDS = (
+    _kind("queue held", _PAGE, "MessageOverdue", 10, _queue_held),
+    _kind("one message lost", _PAGE, "MessageOverdue MessageLost", 5, _message_lost),
+    _kind("a burst lost", _PAGE, "MessageLost MessageOverdue", 5, _burst_lost),
+    _kind("deliveries slow", _PAGE, _SLOW, 60, _slow),
+    _kind("one message in ten slow", _PAGE, _SLOW, 180, _some_slow),
+    _kind("latency rising", _PAGE, _SLOW, 120, _rising),
+    _kind("submission server down", _PAGE, _DOWN, 15, _submission_down),
+    _kind("POP3 server down", _PAGE, _DOWN, 15, _pop_down),
+    _kind("IMAP server down", _PAGE, _DOWN, 15, _imap_down),
+    _kind("server flapping", _PAGE, _DOWN, 60, _flapping),
+    _kind("junk for a morning", _PAGE, "MessageJunked", 180, _junk),
+    _kind("a bounce", _PAGE, "MessageBounced", 5, _bounce),
+    _kind("subjects altered", _WARNING, "MessageAltered", 20, _altered),
+    _kind("certificate, last weeks", _WARNING, "CertificateExpiring", 60, _certificate(10.0)),
+    _kind("certificate, last days", _PAGE, "CertificateExpiring", 60, _certificate(2.0)),
+    _kind("MX wrong", _PAGE, "ProbeDown", 40, _runs_end(["mx"], Reason.MX_UNEXPECTED)),
+    _kind("agent killed", _PAGE, "AgentDown", 10, _agent_killed),
+    _kind("agent restarts", _NOBODY, "", 10, _agent_restarts),
+    _kind("probe removed", _NOBODY, "", 40, _probe_removed),
+    _kind("one failed run", _NOBODY, "", 5, _failed_run),
+    _kind("failed run, restart", _NOBODY, "", 5, _restart_at_failed_run),
+    _kind("one slow message", _NOBODY, "", 5, _slow_message),
+    _kind("greylisted in time", _NOBODY, "", 40, _greylisted),
+    _kind("runs start late", _WARNING, "ScheduleLag", 40, _lag),
+    _kind("runs skipped", _WARNING, "RunsSkipped ProbeStale", 20, _skipped),
+    _kind("forged messages", _WARNING, "UnexpectedMessage", 10, _forged),
+    _kind("resolver gone", _WARNING, "ProbeUnknown", 30, _runs_end([*ROUTES, *CHECKS], Reason.DNS_TIMEOUT)),
+    _kind("ledger gone", _WARNING, "ProbeUnknown", 30, _runs_end(ROUTES, Reason.LEDGER_UNAVAILABLE)),
+    _kind("some DNS timeouts", _NOBODY, "", 30, _some_dns_timeouts),
+    _kind("maintenance", _PAGE, _DOWN, 25, _maintenance),
+)
+
+
+def schedule(seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS) -> list[Incident]:
+    """Return one incident of each kind in random order, spread over ``length`` seconds.
+
+    Between the end of one and the beginning of the next are ``aftermath`` seconds or more. Raises
+    ValueError where there is no room for that.
+    """
+    rng = Random(seed)  # noqa: S311 # a replay, and no secret
+    order = list(kinds)
+    rng.shuffle(order)
+    spare = length - sum(MINUTE * kind.minutes + aftermath for kind in order) - aftermath
+    if spare < 0:
+        raise ValueError(f"{len(order)} incidents need {-spare:.0f} s more")
+    gaps = [rng.random() for _ in order]
+    begins, incidents = aftermath, []
+    for kind, gap in zip(order, gaps, strict=True):
+        begins += spare * gap / sum(gaps)
+        ends = begins + MINUTE * kind.minutes
+        incidents.append(Incident(kind, begins, ends, tuple(kind.effects(rng, begins, ends))))
+        begins = ends + aftermath
+    return incidents

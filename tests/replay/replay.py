@@ -1,0 +1,40 @@
+"""A replay from incidents to figures: a simulated agent, Prometheus' evaluation, Alertmanager's paging."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from monitor.config.load import load
+from monitor.rendering import render_alerts, write_files
+from tests.replay.incidents import KINDS, Kind, schedule
+from tests.replay.judgement import firing, metrics_of
+from tests.replay.paging import Pager, Policy
+from tests.replay.scoring import Score, score
+from tests.replay.week import Week
+
+SITE = Path(__file__).with_name("site.yaml")
+ALERTMANAGER = Path(__file__).parents[2] / "alerts/alertmanager.yaml"
+
+STEP = 60.0
+"""Seconds between two scrapes, and between two evaluations."""
+
+
+def replay(seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS) -> Score:
+    """Play one incident of each kind within ``length`` seconds, and return what came of each.
+
+    What is told until ``aftermath`` seconds after an incident's end belongs to it.
+    """
+    os.environ.setdefault("TEST_SECRET", "x")  # the password of accounts that nobody logs in to
+    configuration = load(SITE)
+    incidents = schedule(seed, length, aftermath, kinds)
+    with tempfile.TemporaryDirectory() as directory:
+        rules = Path(directory)
+        write_files(render_alerts(configuration), rules)
+        recorded = Week(configuration, incidents, seed, metrics_of(rules)).play(length, STEP)
+        evaluated = firing(rules, recorded, STEP)
+    pager = Pager(Policy(ALERTMANAGER))
+    told = [notification for now, alerts in evaluated for notification in pager.advance(now, alerts)]
+    return score(incidents, told, aftermath)

@@ -1,0 +1,209 @@
+"""The model of Alertmanager, held against a real one: who is told when, in which groups, what is silent."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.real_servers.alertmanager import Alertmanager, Receiver
+from tests.real_servers.process import wait_until
+from tests.replay.judgement import Alert
+from tests.replay.paging import Matcher, Pager, Policy
+from tests.replay.replay import ALERTMANAGER
+
+AGENT = {"job": "mailsonde", "instance": "agent.example.com:9725"}
+
+
+def alert(name: str, severity: str = "critical", **labels: str) -> Alert:
+    return frozenset({**AGENT, "alertname": f"Mailsonde{name}", "severity": severity, **labels}.items())
+
+
+DOWN_SMTP = alert("ProbeDown", kind="smtp", probe="smtp-a", target="a")
+DOWN_TRIP = alert("ProbeDown", kind="roundtrip", probe="trip", target="a")
+OVERDUE = alert("MessageOverdue", probe="trip", target="a")
+OVERDUE_B = alert("MessageOverdue", probe="other", target="b")
+BURNING = alert("ErrorBudgetBurningFast", probe="trip", target="a")
+BURNING_SLOWLY = alert("ErrorBudgetBurningSlowly", "warning", probe="trip", target="a")
+SLOW = alert("DeliverySlow", "warning", probe="trip", target="a")
+SLOW_B = alert("DeliverySlow", "warning", probe="other", target="b")
+LAG = alert("ScheduleLag", "warning")
+LAG_ELSEWHERE = frozenset(
+    {*LAG - {("instance", AGENT["instance"])}, ("instance", "elsewhere.example.com:9725")}
+)
+STALE = alert("ProbeStale", "warning", kind="smtp", probe="smtp-a", target="a")
+AGENT_DOWN = alert("AgentDown")
+CERTIFICATE = alert("CertificateExpiring", kind="pop3", probe="pop", target="pop")
+CERTIFICATE_SOON = alert("CertificateExpiring", "warning", kind="pop3", probe="pop", target="pop")
+DOWN_MX = alert("ProbeDown", kind="mx", probe="mx", target="example.com")
+LOST = alert("MessageLost", probe="trip", target="a", state="lost")
+JUNKED = alert("MessageJunked", probe="trip", target="a")
+FOREIGN = frozenset({("alertname", "DiskFull"), ("severity", "critical")})
+
+
+class Log(Receiver):
+    """Keeps what was told, in order: to whom, and which alerts fire."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, frozenset[Alert]]] = []
+        self._told_lock = threading.Lock()
+        super().__init__()
+
+    def take(self, whom: str, told: dict[str, Any]) -> None:
+        """Take in a webhook's body."""
+        firing = frozenset(
+            frozenset(one["labels"].items()) for one in told["alerts"] if one["status"] == "firing"
+        )
+        with self._told_lock:
+            self.told.append((whom, firing))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[Path], tuple[str, Log]]]:
+    with ExitStack() as stack:
+
+        def started(example: Path) -> tuple[str, Log]:
+            log = Log()
+            stack.callback(log.close)
+            alertmanager = Alertmanager(tmp_path / "alertmanager", example, log)
+            stack.callback(alertmanager.stop)
+            return f"http://127.0.0.1:{alertmanager.port}/api/v2", log
+
+        yield started
+
+
+def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hours=1)) -> None:
+    """Tell Alertmanager what fires, as Prometheus does; ``ends`` that is past resolves it."""
+    now = datetime.now(UTC)
+    body = [
+        {
+            "labels": dict(one),
+            "startsAt": (now - timedelta(minutes=5)).isoformat(),
+            "endsAt": (now + ends).isoformat(),
+        }
+        for one in alerts
+    ]
+    httpx.post(
+        f"{api}/alerts", content=json.dumps(body), headers={"content-type": "application/json"}
+    ).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    "alerts",
+    [
+        [DOWN_SMTP, DOWN_TRIP, BURNING, OVERDUE_B],
+        [OVERDUE, DOWN_TRIP, BURNING, BURNING_SLOWLY, SLOW, SLOW_B],
+        [DOWN_TRIP, BURNING],
+        [AGENT_DOWN, LAG, STALE, SLOW_B],
+        [CERTIFICATE, CERTIFICATE_SOON, DOWN_MX, OVERDUE_B, FOREIGN],
+        [LOST, JUNKED, DOWN_TRIP, DOWN_SMTP],
+    ],
+    ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
+)
+def test_groups_and_inhibition_are_those_of_alertmanager(
+    start: Callable[[Path], tuple[str, Log]], alerts: list[Alert]
+) -> None:
+    """The same alerts are silenced, and the rest come to the same people in the same groups."""
+    _compare(start, ALERTMANAGER, alerts)
+
+
+def test_alerts_that_are_source_and_target_are_those_of_alertmanager(
+    start: Callable[[Path], tuple[str, Log]], tmp_path: Path
+) -> None:
+    """An alert that silences others of its sort is not silenced by them."""
+    document = yaml.safe_load(ALERTMANAGER.read_text())
+    document["inhibit_rules"] = [
+        {"source_matchers": ["severity = critical"], "target_matchers": ['probe =~ ".+"'], "equal": ["job"]}
+    ]
+    example = tmp_path / "both.yaml"
+    example.write_text(yaml.safe_dump(document))
+    _compare(start, example, [OVERDUE, OVERDUE_B, SLOW])
+
+
+def _compare(start: Callable[[Path], tuple[str, Log]], example: Path, alerts: list[Alert]) -> None:
+    """Fail unless the model groups and silences the alerts as Alertmanager does."""
+    api, _ = start(example)
+    post(api, frozenset(alerts))
+    groups = httpx.get(f"{api}/alerts/groups").json
+    wait_until(lambda: sum(len(group["alerts"]) for group in groups()) == len(alerts), "all are grouped")
+    real = {
+        (
+            group["receiver"]["name"],
+            frozenset(group["labels"].items()),
+            frozenset(
+                (frozenset(one["labels"].items()), bool(one["status"]["inhibitedBy"]))
+                for one in group["alerts"]
+            ),
+        )
+        for group in groups()
+    }
+    policy = Policy(example)
+    expected: dict[tuple[str, frozenset[tuple[str, str]]], set[tuple[Alert, bool]]] = {}
+    for one in alerts:
+        labels = dict(one)
+        route = policy.route(labels)
+        group = frozenset((name, labels[name]) for name in route.group_by if name in labels)
+        silent = policy.inhibited(labels, [dict(other) for other in alerts])
+        expected.setdefault((route.receiver, group), set()).add((one, silent))
+    assert real == {(*key, frozenset(members)) for key, members in expected.items()}
+
+
+def test_what_is_told_over_time_is_what_alertmanager_tells(
+    start: Callable[[Path], tuple[str, Log]], tmp_path: Path
+) -> None:
+    """Joining, news of an open group, silence by inhibition, the end, and a second call come out the same."""
+    document = yaml.safe_load(ALERTMANAGER.read_text())
+    example = tmp_path / "example.yaml"
+    example.write_text(yaml.safe_dump(document))
+    api, log = start(example)
+    document["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    (tmp_path / "quick.yaml").write_text(yaml.safe_dump(document))
+    pager = Pager(Policy(tmp_path / "quick.yaml"))
+    steps = [
+        frozenset({OVERDUE}),
+        frozenset({OVERDUE, OVERDUE_B}),
+        frozenset({OVERDUE, OVERDUE_B, BURNING, SLOW}),  # both silent
+        frozenset({OVERDUE_B}),
+        frozenset(),
+        frozenset({DOWN_TRIP, BURNING}),
+        frozenset({LAG, LAG_ELSEWHERE}),
+    ]
+    modelled: list[tuple[str, frozenset[Alert]]] = []
+    before: frozenset[Alert] = frozenset()
+    for step, firing in enumerate(steps):
+        modelled += [(n.receiver, n.firing) for n in pager.advance(10.0 * step, firing)]
+        post(api, firing)
+        post(api, before - firing, ends=timedelta(seconds=-1))
+        before = firing
+        later = [(n.receiver, n.firing) for n in pager.advance(10.0 * step + 9.0, firing)]
+        modelled += later
+        wait_until(lambda: len(log.told) >= len(modelled), f"step {step}: {log.told} as {modelled}")  # noqa: B023
+        time.sleep(1.5)  # more than group_interval: nothing else may come, and there is no event for that
+        assert Counter(log.told) == Counter(modelled), f"step {step}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "holds"),
+    [
+        ("a = b", "b", True),
+        ("a = b", "c", False),
+        ('a="b"', "b", True),
+        ("a != b", "", True),
+        ('a =~ "b|c"', "c", True),
+        ('a =~ "b|c"', "bc", False),
+        ("a !~ b.*", "bc", False),
+    ],
+)
+def test_matchers_hold_as_documented(text: str, value: str, holds: bool) -> None:
+    """Equal, unequal, and regular expressions that are anchored at both ends."""
+    assert Matcher.parsed(text).holds({"a": value}) is holds

@@ -1,0 +1,373 @@
+"""A week of an agent's metrics without waiting: its own state and collector, on a simulated clock.
+
+Runs, arrivals, looks and scrapes are events in time. What servers do comes from the incidents; what the
+agent makes of it goes into `AgentState`, and `AgentCollector` says what a scrape gives.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+from typing import Any, cast
+
+from monitor.collector import AgentCollector
+from monitor.config.models import Configuration
+from monitor.ledger.tally import Tally, Total
+from monitor.schedule import JITTER, start_offset
+from monitor.state import AgentState
+from probes.arrivals import Settled, Unexpected
+from probes.message_life import Finding, Message, MessageState
+from probes.probe import Probe
+from probes.reasons import Reason
+from probes.registry import KINDS
+from probes.roundtrip import LOOK_GRACE, RoundtripSettings, report
+from probes.settings import ProbeSettings
+from probes.tools import Tools
+from probes.verdict import Verdict
+from tests.replay.incidents import Effect, Incident, What
+from tests.replay.series import Recorder
+
+CERTIFICATE_LASTS = 60 * 86400.0
+_RETRY = 5.0  # seconds between two tries to read a mailbox that cannot be read
+_SLOW_FAULTS = {Reason.CONNECT_TIMEOUT, Reason.DNS_TIMEOUT}
+_S = MessageState
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A message under way, and what will become of it. Instants are seconds into the week."""
+
+    settings: RoundtripSettings
+    id: str
+    created: float
+    epoch: int
+    arrives: float | None
+    findings: tuple[Finding, ...] = ()
+    greylisted: float | None = None
+    bounce: Reason | None = None
+    state: MessageState = _S.SENT
+    unseen_since: float | None = None  # where looks failed: the last look before that
+    is_told: bool = False  # its run has ended
+
+    @property
+    def deadline(self) -> float:
+        """When it counts as lost."""
+        return self.created + self.settings.deadline
+
+
+@dataclass(slots=True)
+class _Agent:
+    """One process of the agent."""
+
+    epoch: int
+    state: AgentState
+    collector: AgentCollector
+    lateness: float = field(default=0.002)
+
+
+class Week:
+    """Plays incidents to the agent of a configuration; `series` is what Prometheus scraped."""
+
+    def __init__(
+        self, configuration: Configuration, incidents: Iterable[Incident], seed: int, metrics: Iterable[str]
+    ) -> None:
+        self._site = configuration.site
+        self._probes = _probes(configuration)
+        self._rng = Random(seed)  # noqa: S311 # a replay, and no secret
+        self._effects: dict[tuple[What, str], list[Effect]] = defaultdict(list)
+        for effect in (effect for incident in incidents for effect in incident.effects):
+            self._effects[effect.what, effect.of].append(effect)
+        self._used: set[Effect] = set()
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = count()
+        self._agent: _Agent | None = None
+        self._epochs = count()
+        self._killed_at = 0.0
+        self._under_way: dict[str, Sent] = {}
+        self._entered: Counter[tuple[str, str, MessageState]] = Counter()
+        self._recorder = Recorder(metrics)
+
+    def play(self, length: float, step: float) -> Recorder:
+        """Let ``length`` seconds pass, with a scrape every ``step`` seconds; return what they gave."""
+        self._at(0.0, self._start)
+        for scrape in range(int(length / step) + 1):
+            self._at(scrape * step, self._scrape)
+        for effect in self._effects[What.KILLED, "agent"]:
+            self._at(effect.begins, self._kill)
+            self._at(effect.ends, self._start)
+        for (what, name), effects in list(self._effects.items()):
+            for effect in effects if what is What.FORGED else ():
+                self._at(effect.begins, self._forged, name)
+        while self._events and self._events[0][0] <= length:
+            now, _, call, arguments = heapq.heappop(self._events)
+            call(now, *arguments)
+        return self._recorder
+
+    def _at(self, time: float, call: Callable[..., None], *arguments: object) -> None:
+        heapq.heappush(self._events, (time, next(self._order), call, arguments))
+
+    def _active(self, what: What, name: str, now: float) -> Effect | None:
+        """Return the effect that holds, and use up one that befalls only the first."""
+        for effect in self._effects.get((what, name), ()):
+            if effect.begins <= now < effect.ends and effect not in self._used:
+                if effect.once:
+                    self._used.add(effect)
+                return effect
+        return None
+
+    # The agent
+
+    def _start(self, now: float) -> None:
+        state = AgentState(self._site.mailboxes)
+        collector = AgentCollector(state, self._tally)
+        self._agent = agent = _Agent(next(self._epochs), state, collector)
+        configured = [p for p in self._probes if not self._active(What.REMOVED, p.settings.name, now)]
+        for probe in configured:
+            state.add(probe, now)
+            begin = now + 0.5 + start_offset(probe.settings, len(configured))
+            self._at(begin, self._run, probe, agent)
+        for message in self._under_way.values():
+            if message.arrives is not None and message.arrives <= now:
+                self._at(now + 1.0, self._look, message)
+            elif message.deadline <= now:
+                self._at(now + 1.0, self._deadline, message)
+
+    def _kill(self, now: float) -> None:
+        self._agent = None
+        self._killed_at = now
+
+    def _forged(self, now: float, mailbox: str) -> None:
+        if self._agent is not None:
+            self._agent.state.unexpected_found(mailbox, Unexpected.FORGED)
+
+    def _scrape(self, now: float) -> None:
+        self._recorder.scrape(None if self._agent is None else self._agent.collector.collect())
+
+    def _tally(self) -> Tally:
+        held: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for message in self._under_way.values():
+            if message.state is _S.SENT:
+                held[message.settings.name, message.settings.send_via].append(message.created)
+        totals = [Total(*route, _S.SENT, 0, len(since), min(since)) for route, since in held.items()]
+        return Tally(self._entered, {(t.probe, t.target, t.state): t for t in totals})
+
+    # Runs
+
+    def _run(self, now: float, probe: Probe, agent: _Agent) -> None:
+        if agent is not self._agent:
+            return
+        settings = probe.settings
+        shift = settings.interval * JITTER * self._rng.uniform(-1.0, 1.0)
+        self._at(now + settings.interval + shift, self._run, probe, agent)
+        if self._active(What.SKIPPED, settings.name, now):
+            agent.state.skipped[settings.name, "overrun"] += 1
+            return
+        lag = self._active(What.LAG, "agent", now)
+        late = 0.002 if lag is None else _number(lag) * self._rng.random()
+        agent.state.schedule_lag.observe(late)
+        if isinstance(settings, RoundtripSettings):
+            self._at(now + late, self._send, settings, agent)
+        else:
+            reason = self._fault(settings.name, _server(settings), now) or Reason.NONE
+            seconds = late + self._seconds(reason)
+            self._at(now + seconds, self._ended, probe.settings.name, probe.target, reason, seconds, agent)
+
+    def _fault(self, probe: str, server: str | None, now: float) -> Reason | None:
+        """Return why a run fails that begins now, if it does."""
+        if (effect := self._active(What.ENDS, probe, now)) is not None:
+            return cast(Reason, effect.value)
+        down = server is not None and self._active(What.DOWN, server, now) is not None
+        return Reason.CONNECT_REFUSED if down else None
+
+    def _seconds(self, reason: Reason) -> float:
+        return self._rng.uniform(8.0, 12.0) if reason in _SLOW_FAULTS else self._rng.uniform(0.05, 0.4)
+
+    def _ended(
+        self,
+        now: float,
+        name: str,
+        target: str,
+        reason: Reason,
+        seconds: float,
+        agent: _Agent,
+        message: Message | None = None,
+    ) -> None:
+        if agent is not self._agent:
+            return
+        expiry = None
+        if reason is Reason.NONE and target in self._site.servers:
+            effect = self._active(What.CERTIFICATE, target, now)
+            expiry = effect.begins + _number(effect) if effect is not None else now + CERTIFICATE_LASTS
+        told = report(message) if message is not None else None
+        verdict = Verdict(reason, certificate_not_after=expiry, message=told)
+        agent.state.ran(name, target, verdict, ended_at=now, duration=seconds)
+
+    # Messages
+
+    def _send(self, now: float, settings: RoundtripSettings, agent: _Agent) -> None:
+        if agent is not self._agent:
+            return
+        fault = self._fault(settings.name, settings.send_via, now)
+        if fault is not Reason.LEDGER_UNAVAILABLE:
+            self._enter(settings, _S.INTENT)
+        if fault is not None:
+            if fault is not Reason.LEDGER_UNAVAILABLE:
+                self._enter(settings, _S.DEFERRED)
+            seconds = self._seconds(fault)
+            self._at(now + seconds, self._ended, settings.name, settings.send_via, fault, seconds, agent)
+            return
+        message = self._fate(settings, now, agent)
+        self._enter(settings, _S.SENT)
+        self._under_way[message.id] = message
+        if message.bounce is not None:
+            self._at(now + 8.0, self._bounced, message)
+        elif message.arrives is not None:
+            self._at(message.arrives, self._look, message)
+        self._at(message.deadline, self._deadline, message)
+
+    def _fate(self, settings: RoundtripSettings, now: float, agent: _Agent) -> Sent:
+        """Return a message with what the incidents of the moment do to it."""
+        name = settings.name
+        seconds = self._rng.lognormvariate(0.9, 0.35) * (6.0 if settings.attachment == "10MB" else 1.0)
+        message = Sent(settings, f"{next(self._order):032x}", now, agent.epoch, None)
+        if (effect := self._active(What.DELAYED, name, now)) is not None:
+            seconds += _number(effect) * self._rng.uniform(0.7, 1.0)
+        if (effect := self._active(What.RISING, name, now)) is not None:
+            seconds += _number(effect) * (now - effect.begins) / (effect.ends - effect.begins)
+        if (effect := self._active(What.GREYLISTED, name, now)) is not None:
+            message.greylisted = _number(effect) * self._rng.uniform(0.6, 1.0)
+            seconds += message.greylisted
+        if (effect := self._active(What.HELD, name, now)) is not None:
+            seconds += effect.ends - now
+        if (effect := self._active(What.BOUNCED, name, now)) is not None:
+            message.bounce = cast(Reason, effect.value)
+        if self._active(What.JUNKED, name, now):
+            message.findings += (Finding.JUNKED,)
+        if self._active(What.ALTERED, name, now):
+            message.findings += (Finding.ALTERED,)
+        if not self._active(What.LOST, name, now) and message.bounce is None:
+            message.arrives = now + seconds
+        return message
+
+    def _enter(self, settings: RoundtripSettings, state: MessageState) -> None:
+        self._entered[settings.name, settings.send_via, state] += 1
+
+    def _unreadable_since(self, message: Sent, now: float) -> float | None:
+        """Return since when the agent cannot look into the mailbox of a message, if it cannot."""
+        server = self._site.mailboxes[message.settings.to].server
+        down = self._active(What.DOWN, server, now)
+        return max(message.created, down.begins) if down is not None else None
+
+    def _look(self, now: float, message: Sent) -> None:
+        """Look for a message that is in its mailbox by now."""
+        if self._agent is None or message.state not in {_S.SENT, _S.LOST}:
+            return
+        since = self._unreadable_since(message, now)
+        if since is not None:
+            message.unseen_since = message.unseen_since or since
+            self._at(now + _RETRY, self._look, message)
+            return
+        arrived = cast(float, message.arrives)
+        unseen = message.unseen_since
+        if unseen is None and now - arrived > 0.5:
+            unseen = max(message.created, min(self._killed_at, arrived))
+        earliest, latest = (unseen, now) if unseen is not None else (arrived - 0.2, arrived + 0.2)
+        late = message.state is _S.LOST or earliest > message.deadline
+        self._settle(now, message, _S.LATE if late else _S.DELIVERED, (earliest, latest))
+
+    def _deadline(self, now: float, message: Sent) -> None:
+        """Give a message up, where a look can tell that it is not there."""
+        if self._agent is None or message.state is not _S.SENT:
+            return
+        if self._unreadable_since(message, now) is None:
+            if message.arrives is None or message.arrives > now:
+                self._settle(now, message, _S.LOST, None)
+            return
+        if now >= message.deadline + LOOK_GRACE:
+            self._tell(now, message, Reason.CONNECT_REFUSED, None)
+        self._at(now + _RETRY, self._deadline, message)
+
+    def _bounced(self, now: float, message: Sent) -> None:
+        if self._agent is not None:
+            self._settle(now, message, _S.BOUNCED, None)
+
+    def _settle(
+        self, now: float, message: Sent, state: MessageState, interval: tuple[float, float] | None
+    ) -> None:
+        message.state = state
+        self._enter(message.settings, state)
+        if state is not _S.LOST or message.arrives is None:
+            del self._under_way[message.id]
+        record = _record(message, interval)
+        assert self._agent is not None
+        self._agent.state.settled(Settled(record))
+        self._tell(now, message, _reason(message), record)
+
+    def _tell(self, now: float, message: Sent, reason: Reason, record: Message | None) -> None:
+        """End the message's run, unless it has ended or its process is gone."""
+        agent = self._agent
+        if agent is None or message.is_told or message.epoch != agent.epoch:
+            return
+        message.is_told = True
+        settings = message.settings
+        seconds = now - message.created
+        self._ended(now, settings.name, settings.send_via, reason, seconds, agent, record)
+
+
+def _probes(configuration: Configuration) -> list[Probe]:
+    """Return the configured probes; they are asked for their names, and never run."""
+    tools = Tools(
+        cast(Any, None),
+        configuration.site,
+        cast(Any, None),
+        cast(Any, None),
+        dict.fromkeys(configuration.site.mailboxes, cast(Any, None)),
+        "replay",
+    )
+    return [KINDS[settings.kind].made_for(settings, tools) for settings in configuration.probes]
+
+
+def _server(settings: ProbeSettings) -> str | None:
+    return getattr(settings, "server", None)
+
+
+def _number(effect: Effect) -> float:
+    return cast(float, effect.value)
+
+
+def _record(message: Sent, interval: tuple[float, float] | None) -> Message:
+    """Return a settled message as the ledger would have it, with the interval that it came in."""
+    latency = None if interval is None else (interval[0] + interval[1]) / 2 - message.created
+    return Message(
+        id=message.id,
+        probe=message.settings.name,
+        target=message.settings.send_via,
+        mailbox=message.settings.to,
+        state=message.state,
+        created_at=message.created,
+        deadline_seconds=message.settings.deadline,
+        instance="replay",
+        boot="replay",
+        created_mono=message.created,
+        findings=" ".join(message.findings),
+        greylisted_seconds=message.greylisted,
+        delivery_seconds=latency,
+        uncertainty_seconds=None if interval is None else (interval[1] - interval[0]) / 2,
+    )
+
+
+def _reason(message: Sent) -> Reason:
+    """Return how the run of a settled message ends, as a round trip says it."""
+    if message.bounce is not None:
+        return message.bounce
+    if message.state is not _S.DELIVERED:
+        return Reason.MESSAGE_LOST
+    if Finding.JUNKED in message.findings:
+        return Reason.MESSAGE_JUNKED
+    if Finding.ALTERED in message.findings:
+        return Reason.MESSAGE_ALTERED
+    return Reason.GREYLISTED if message.greylisted is not None else Reason.NONE
