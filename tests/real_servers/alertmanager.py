@@ -8,16 +8,20 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import yaml
 
 from tests.real_servers.process import Daemon, free_port, require
 
 
 class Receiver:
-    """Takes Alertmanager's webhooks; knows which alerts fire for whom, by the last thing that was said."""
+    """Takes Alertmanager's webhooks; knows which alerts fire for whom, by what was last said of each group.
+
+    A notification lists all of its group that is not inhibited: what it leaves out is over for who is told.
+    """
 
     def __init__(self) -> None:
-        self._alerts: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+        self._groups: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.port = self._server.server_address[1]
@@ -42,23 +46,20 @@ class Receiver:
     def take(self, whom: str, told: dict[str, object]) -> None:
         """Take in a webhook's body."""
         with self._lock:
-            for alert in told["alerts"]:
-                labels = alert["labels"]
-                known = self._alerts.setdefault((whom, labels["alertname"]), {})
-                if alert["status"] == "firing":
-                    known[alert["fingerprint"]] = labels
-                else:
-                    known.pop(alert["fingerprint"], None)
+            firing = [alert["labels"] for alert in told["alerts"] if alert["status"] == "firing"]
+            self._groups[whom, told["groupKey"]] = firing
 
     def firing(self, whom: str, alert: str) -> list[dict[str, str]]:
         """Return the labels of each alert of that name that fires for a receiver."""
-        with self._lock:
-            return list(self._alerts.get((whom, alert), {}).values())
+        return [labels for labels in self._told(whom) if labels["alertname"] == alert]
 
     def names(self, whom: str) -> set[str]:
         """Return the names of all alerts that fire for a receiver."""
+        return {labels["alertname"] for labels in self._told(whom)}
+
+    def _told(self, whom: str) -> list[dict[str, str]]:
         with self._lock:
-            return {name for (who, name), firing in self._alerts.items() if who == whom and firing}
+            return [labels for (who, _), group in self._groups.items() if who == whom for labels in group]
 
     def close(self) -> None:
         """End the server."""
@@ -88,6 +89,12 @@ class Alertmanager:
             directory / "alertmanager.log",
             ports=[self.port],
         )
+
+    def active(self, whom: str) -> set[str]:
+        """Return the names of the alerts that fire for a receiver and are not inhibited."""
+        query = {"receiver": whom, "inhibited": "false", "active": "true"}
+        found = httpx.get(f"http://127.0.0.1:{self.port}/api/v2/alerts", params=query, trust_env=False)
+        return {alert["labels"]["alertname"] for alert in found.raise_for_status().json()}
 
     def stop(self) -> None:
         """End the server."""
