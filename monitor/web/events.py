@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from monitor.recent import RouteKey
-from monitor.web.views import Views
+from monitor.web.turns import in_turns
+from monitor.web.views import FROM_BAD_TO_GOOD, Views
 
 MOST_STREAMS = 20
 """Streams at once; who comes after them is told to try again, and has the page without updates."""
@@ -21,9 +23,6 @@ PAUSE = 1.0
 KEEP_ALIVE = 15.0
 """Seconds after which a silent stream says that it still lives."""
 
-ROUTES_A_TURN = 200
-"""Routes that are looked at before the probes have their turn."""
-
 
 class Events:
     """Tells every open stream which rows changed. ``render_row`` gives a route's row as HTML."""
@@ -32,6 +31,7 @@ class Events:
         self._views = views
         self._render_row = render_row
         self._rows: dict[RouteKey, tuple[int, str]] = {}  # a row is drawn once for all streams
+        self._words: dict[RouteKey, tuple[int, str]] = {}
         self._flights: dict[RouteKey, tuple[int, float, bool]] = {}
         self._streams = 0
         self._watching: asyncio.Task[None] | None = None
@@ -66,7 +66,8 @@ class Events:
                 changed, version = recent.changed_since(version), recent.version
                 rows = await self._drawn([key for key in changed if probe is None or key[0] == probe])
                 if rows:
-                    yield f"id: {version}\ndata: {json.dumps(rows)}\n\n"
+                    told = {"rows": rows} if probe else {"rows": rows, "counts": await self._counts()}
+                    yield f"id: {version}\ndata: {json.dumps(told)}\n\n"
         finally:
             self._streams -= 1
             if not self._streams and self._watching is not None:
@@ -75,28 +76,38 @@ class Events:
 
     async def _drawn(self, keys: list[RouteKey]) -> dict[str, str]:
         """Return the rows of these routes, as far as they still exist, by the key that the page knows."""
-        there = set(self._views.routes())
         rows = {}
-        for number, key in enumerate(keys):
-            if key not in there:
+        async for key in in_turns(keys):
+            if not self._views.has(key):
                 continue
             version = self._views.recent.routes[key].version
             drawn = self._rows.get(key)
             if drawn is None or drawn[0] != version:
                 drawn = self._rows[key] = version, self._render_row(key)
             rows[" ".join(key)] = drawn[1]
-            if number % ROUTES_A_TURN == ROUTES_A_TURN - 1:
-                await asyncio.sleep(0)
         return rows
+
+    async def _counts(self) -> dict[str, int]:
+        """Return how many routes are in each state, the worst state first."""
+        routes = self._views.recent.routes
+        words: dict[RouteKey, tuple[int, str]] = {}
+        async for key in in_turns(self._views.routes()):
+            version = routes[key].version if key in routes else 0
+            known = self._words.get(key)
+            if known is not None and known[0] == version:
+                words[key] = known
+            elif self._views.has(key):
+                words[key] = version, self._views.word(key)
+        self._words = words
+        counts = Counter(word for _, word in words.values())
+        return {word: counts[word] for word in FROM_BAD_TO_GOOD if counts[word]}
 
     async def _watch_flights(self) -> None:
         """While somebody watches, count a route as changed when messages set out, arrive, or become late."""
         while True:
-            for number, key in enumerate(list(self._views.routes())):
+            async for key in in_turns(self._views.routes()):
                 flight = self._views.flight_of(key)
                 if self._flights.get(key) != flight:
                     self._flights[key] = flight
                     self._views.recent.touch(key)
-                if number % ROUTES_A_TURN == ROUTES_A_TURN - 1:
-                    await asyncio.sleep(0)
             await asyncio.sleep(PAUSE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +23,17 @@ from starlette.staticfiles import StaticFiles
 from monitor.ledger.store import SqlLedger
 from monitor.recent import KEPT, RouteKey, point_of
 from monitor.web.events import Events
-from monitor.web.views import HEIGHT, WIDTH, RouteView, Views
+from monitor.web.turns import in_turns
+from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
 from monitor.web.whereabouts import capital, duration, explained
 from probes.message_life import LedgerError
 from probes.reasons import Reason
 
 RUNS_SHOWN = 100
 """Runs, and failed runs besides, on a probe's page: as many as the ledger keeps."""
+
+ROUTES_SHOWN = 200
+"""Rows of the overview; with more routes, those that are worst come first, and others are found by name."""
 
 _HERE = Path(__file__).parent
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -89,6 +95,9 @@ class Pages:
     def _answer(self, request: Request, template: str, shown: Mapping[str, Any], data: object) -> Response:
         if _wants_json(request):
             return JSONResponse(data, headers=SECURITY_HEADERS)
+        return self._html(template, shown)
+
+    def _html(self, template: str, shown: Mapping[str, Any]) -> Response:
         text = self._templates.get_template(template).render(shown)
         return HTMLResponse(text, headers=SECURITY_HEADERS)
 
@@ -96,17 +105,30 @@ class Pages:
         """Show every route, what is wrong first."""
         wanted, only_wrong = request.query_params.get("q", "")[:100], "wrong" in request.query_params
         since = self._views.recent.version
-        views = sorted(map(self._views.view, self._views.routes()), key=lambda view: (view.rank, view.key))
-        shown = [
-            view
-            for view in views
-            if wanted.lower() in view.key.lower() and (not only_wrong or view.word not in {"ok", "waiting"})
+        words = {key: self._views.word(key) async for key in in_turns(self._views.routes())}
+        fitting = [
+            key
+            for key, word in words.items()
+            if wanted.lower() in " ".join(key).lower() and (not only_wrong or word not in {"ok", "waiting"})
         ]
-        data = {"probes": [view.as_object() for view in shown]}
-        words = [view.word for view in views]
-        counts = {word: words.count(word) for word in dict.fromkeys(words)}
-        context = {"views": shown, "counts": counts, "wanted": wanted, "only_wrong": only_wrong}
-        return self._answer(request, "overview.html", context | {"since": since}, data)
+        fitting.sort(key=lambda key: (FROM_BAD_TO_GOOD.index(words[key]), key))
+        if _wants_json(request):
+            views = [self._views.view(key) async for key in in_turns(fitting) if self._views.has(key)]
+            return await _json_in_turns("probes", (view.as_object() for view in views))
+        shown = fitting[:ROUTES_SHOWN]
+        rows = [self._render_row(key) async for key in in_turns(shown) if self._views.has(key)]
+        counted = Counter(words.values())
+        context = {
+            "rows": rows,
+            "counts": {word: counted[word] for word in FROM_BAD_TO_GOOD if counted[word]},
+            "fitting": len(fitting),
+            "most": ROUTES_SHOWN,
+            "whole": len(rows) == len(words),
+            "wanted": wanted,
+            "only_wrong": only_wrong,
+            "since": since,
+        }
+        return self._html("overview.html", context)
 
     async def probe(self, request: Request) -> Response:
         """Show one probe: each of its routes, charts of one, the last runs and the last failures."""
@@ -132,12 +154,16 @@ class Pages:
 
     async def _runs(self, probe: str, target: str, *, failures: bool) -> list[dict[str, Any]]:
         """Return the latest runs of a route, newest first, without what was said in them."""
-        try:
-            found = await self._ledger.recent_runs(probe, 2 * RUNS_SHOWN, failures)
-        except LedgerError as error:
-            raise HTTPException(503, f"the ledger cannot be read: {error}") from error
+        found = await self._kept(probe, failures=failures)
         of_route = [run for run in found if run["target"] == target][:RUNS_SHOWN]
         return [{name: value for name, value in run.items() if name != "transcript"} for run in of_route]
+
+    async def _kept(self, probe: str, *, failures: bool) -> Sequence[dict[str, Any]]:
+        """Return what the ledger keeps of a probe's runs, newest first."""
+        try:
+            return await self._ledger.recent_runs(probe, 2 * RUNS_SHOWN, failures)
+        except LedgerError as error:
+            raise HTTPException(503, f"the ledger cannot be read: {error}") from error
 
     async def run(self, request: Request) -> Response:
         """Show one run with what was said in it."""
@@ -146,9 +172,7 @@ class Pages:
         if _RUN_ID.fullmatch(wanted):
             for failures in (False, True):
                 found = found or [
-                    run
-                    for run in await self._ledger.recent_runs(name, 2 * RUNS_SHOWN, failures)
-                    if run.get("run") == wanted
+                    run for run in await self._kept(name, failures=failures) if run.get("run") == wanted
                 ]
         if not found:
             raise HTTPException(
@@ -165,6 +189,13 @@ class Pages:
             return JSONResponse({"error": error.detail}, error.status_code, headers=SECURITY_HEADERS)
         text = self._templates.get_template("error.html").render(detail=error.detail)
         return HTMLResponse(text, error.status_code, headers=SECURITY_HEADERS)
+
+
+async def _json_in_turns(name: str, objects: Iterable[object]) -> Response:
+    """Answer an object whose one member is a list that may be long."""
+    texts = [json.dumps(each, ensure_ascii=False, allow_nan=False) async for each in in_turns(objects)]
+    text = f'{{"{name}": [{", ".join(texts)}]}}'
+    return Response(text, media_type="application/json", headers=SECURITY_HEADERS)
 
 
 def _wants_json(request: Request) -> bool:

@@ -12,7 +12,7 @@ from monitor.web.whereabouts import Flight, sentence
 from probes.message_life import MessageState
 from probes.probe import Probe
 
-_FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
+FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
 
 WIDTH, HEIGHT = 160.0, 28.0
 """Size of a sparkline's drawing, in its own units."""
@@ -43,7 +43,7 @@ class RouteView:
     @property
     def rank(self) -> int:
         """Its place among others: what is wrong comes first."""
-        return _FROM_BAD_TO_GOOD.index(self.word)
+        return FROM_BAD_TO_GOOD.index(self.word)
 
     @property
     def strip(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class RouteView:
         if not self.points:
             return "no runs yet"
         words = [point.word for point in self.points]
-        each = (f"{words.count(word)} {word}" for word in _FROM_BAD_TO_GOOD if word in words)
+        each = (f"{words.count(word)} {word}" for word in FROM_BAD_TO_GOOD if word in words)
         return f"last {len(words)} runs: {', '.join(each)}"
 
     @property
@@ -109,6 +109,10 @@ class Views:
         """Yield every route that there is now, the parts of a probe included."""
         yield from list(self._assembly.state.probes)
 
+    def has(self, key: RouteKey) -> bool:
+        """Return whether there is this route, now."""
+        return key in self._assembly.state.probes
+
     def has_probe(self, name: str) -> bool:
         """Return whether a probe is configured under this name."""
         return name in self._assembly.probes
@@ -122,8 +126,12 @@ class Views:
         flight = self._flight(count, oldest_at, self.recent.routes.get(key, Route()))
         return count, oldest_at, flight.is_overdue
 
+    def word(self, key: RouteKey) -> str:
+        """Return the state of a route that there is, in a word."""
+        return self._word(self.recent.routes.get(key, Route()), overdue=self.flight_of(key)[2])
+
     def view(self, key: RouteKey) -> RouteView:
-        """Return the view of a route that `routes` yields."""
+        """Return the view of a route that there is."""
         state, delivery = self._assembly.state.probes[key], self._assembly.state.deliveries.get(key)
         probe, route = self._assembly.probes[key[0]], self.recent.routes.get(key, Route())
         count, oldest_at, _ = self.flight_of(key)
@@ -133,7 +141,7 @@ class Views:
             probe=state.name,
             kind=state.kind,
             target=state.target,
-            word=self._word(route, flight),
+            word=self._word(route, overdue=flight.is_overdue),
             sentence=sentence(
                 route.last,
                 mailbox=probe.mailbox if delivery is not None else None,
@@ -156,11 +164,12 @@ class Views:
         known = [point.seconds for point in route.points if point.uncertainty is not None]
         return Flight(count, age, max((seconds for seconds in known if seconds is not None), default=None))
 
-    def _word(self, route: Route, flight: Flight) -> str:
+    @staticmethod
+    def _word(route: Route, *, overdue: bool) -> str:
         if not route.points:
             return "waiting"
         word = route.points[-1].word
-        return "late" if flight.is_overdue and word in {"ok", "warning"} else word
+        return "late" if overdue and word in {"ok", "warning"} else word
 
     def hop_seconds(self, key: RouteKey) -> dict[str, float]:
         """Return the waits of the last arrival by position, in seconds."""

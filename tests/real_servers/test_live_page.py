@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -208,19 +209,7 @@ def test_a_hundred_probes_are_light_and_live(
     site: Site, server_directory: Callable[[str], Path], context: BrowserContext
 ) -> None:
     """A page with a hundred probes is at most 150 KB over the wire, and takes up runs of all of them."""
-    directory = server_directory("hundred")
-    port = free_port()
-    probes = "".join(
-        f"  - {{name: mail-{number:02}, kind: smtp, interval: 2s, server: mail}}\n" for number in range(100)
-    )
-    config = directory / "mailsonde.yaml"
-    config.write_text(
-        f"agent: {{listen: '127.0.0.1:{port}', ledger: 'sqlite:{directory}/ledger.db'}}\n"
-        f"servers:\n  mail: {{protocol: smtp, host: 127.0.0.1, port: {site.postfix.smtp_port}, tls: none}}\n"
-        f"probes:\n{probes}"
-    )
-    agent = AgentProcess(config, directory / "agent.log", port)
-    try:
+    with _agent_of_many(site, server_directory("hundred"), 100, "2s") as agent:
         page = context.new_page()
         watch = Watch(page, agent.address)
         network = page.context.new_cdp_session(page)
@@ -232,5 +221,50 @@ def test_a_hundred_probes_are_light_and_live(
         assert 1000 < sum(octets) <= 150_000
         expect(page.locator("tbody .badge.ok")).to_have_count(100, timeout=PATIENCE)
         assert watch.troubles == []
+
+
+def test_with_hundreds_of_routes_the_worst_are_shown(
+    site: Site, server_directory: Callable[[str], Path], context: BrowserContext
+) -> None:
+    """Of 250 routes 200 are shown; one that fails comes in as the first, and others are found by name."""
+    broken = "  - {name: zz, kind: smtp, interval: 10s, server: gone}\n"
+    with _agent_of_many(site, server_directory("many"), 249, "20s", broken) as agent:
+        page = context.new_page()
+        watch = Watch(page, agent.address)
+        page.goto(agent.address)
+        expect(page.get_by_text("These are 200 of 250 that fit")).to_be_visible()
+        expect(page.locator("tbody tr").first).to_contain_text("zz", timeout=PATIENCE)
+        _await_updates(page)
+        expect(page.locator("tbody tr")).to_have_count(200)
+        expect(page.locator("#counts .failed")).to_have_text("1 failed")
+        page.get_by_label("Find").fill("MAIL-248")
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        _await_updates(page)
+        expect(page.locator("tbody tr")).to_have_count(1)
+        expect(page.locator("#counts .failed")).to_have_text("1 failed")
+        assert watch.troubles == []
+
+
+@contextmanager
+def _agent_of_many(
+    site: Site, directory: Path, count: int, interval: str, more: str = ""
+) -> Iterator[AgentProcess]:
+    """Run an agent with so many smtp probes of the site's server, and ``more``."""
+    port = free_port()
+    probes = "".join(
+        f"  - {{name: mail-{number:02}, kind: smtp, interval: {interval}, server: mail}}\n"
+        for number in range(count)
+    )
+    config = directory / "mailsonde.yaml"
+    config.write_text(
+        f"agent: {{listen: '127.0.0.1:{port}', ledger: 'sqlite:{directory}/ledger.db'}}\n"
+        f"servers:\n  mail: {{protocol: smtp, host: 127.0.0.1, port: {site.postfix.smtp_port}, tls: none}}\n"
+        f"  gone: {{protocol: smtp, host: 127.0.0.1, port: 1, tls: none}}\n"
+        f"probes:\n{probes}{more}"
+    )
+    agent = AgentProcess(config, directory / "agent.log", port)
+    try:
+        yield agent
     finally:
         agent.stop()

@@ -2,6 +2,7 @@
 "use strict";
 
 const table = document.querySelector("table.probes");
+const whole = table?.hasAttribute("data-whole");  // else the agent has more routes, and filters them
 const head = document.querySelector("[data-live=head]");
 const live = document.getElementById("live");
 
@@ -31,24 +32,23 @@ function fits(row, wanted, onlyWrong) {
 
 function applyFilters() {
   const form = document.querySelector(".filters");
-  const wanted = form.q.value.toLowerCase();
-  const counts = {};
+  const wanted = (whole ? form.q.value : form.q.defaultValue).toLowerCase();
+  const onlyWrong = whole ? form.wrong.checked : form.wrong.defaultChecked;
   let shown = 0;
-  for (const row of table.tBodies[0].rows) {
-    row.hidden = !fits(row, wanted, form.wrong.checked);
+  for (const row of [...table.tBodies[0].rows]) {
+    row.hidden = !fits(row, wanted, onlyWrong);
+    if (row.hidden && !whole) row.remove();
     shown += !row.hidden;
-    counts[row.dataset.word] = (counts[row.dataset.word] || 0) + 1;
   }
+  while (table.tBodies[0].rows.length > table.dataset.most) table.tBodies[0].rows[table.dataset.most].remove();
   document.getElementById("none").hidden = shown > 0;
-  tellCounts(counts);
 }
 
 function tellCounts(counts) {
-  const order = ["failed", "unknown", "late", "warning", "ok", "waiting"];
-  const spans = order.filter((word) => counts[word]).map((word) => {
+  const spans = Object.entries(counts).map(([word, count]) => {
     const span = document.createElement("span");
     span.className = word;
-    span.textContent = `${counts[word]} ${word}`;
+    span.textContent = `${count} ${word}`;
     return span;
   });
   const told = document.getElementById("counts");
@@ -69,10 +69,10 @@ function place(row) {
   table.tBodies[0].insertBefore(row, follower || null);
 }
 
-function takeRows(changed) {
+function takeRows({ rows, counts }) {
   const known = new Map([...table.tBodies[0].rows].map((row) => [row.dataset.route, row]));
   const template = document.createElement("template");
-  for (const [route, html] of Object.entries(changed)) {
+  for (const [route, html] of Object.entries(rows)) {
     template.innerHTML = html.trim();
     const fresh = template.content.firstElementChild;
     const old = known.get(route);
@@ -87,6 +87,7 @@ function takeRows(changed) {
     if (held) fresh.querySelector("a").focus({ preventScroll: true });
   }
   applyFilters();
+  tellCounts(counts);
 }
 
 // A probe's page
@@ -132,8 +133,7 @@ function listen() {
   events.onopen = () => { live.textContent = "live"; };
   events.onmessage = (event) => {
     document.documentElement.dataset.updates = Number(document.documentElement.dataset.updates || 0) + 1;
-    const changed = JSON.parse(event.data);
-    if (table) takeRows(changed);
+    if (table) takeRows(JSON.parse(event.data));
     else reloadParts();
   };
   events.onerror = () => {
@@ -146,7 +146,7 @@ function listen() {
 
 tellAges();
 setInterval(tellAges, 1000);
-if (table) {
+if (whole) {
   const form = document.querySelector(".filters");
   form.querySelector("button").hidden = true;
   form.addEventListener("input", applyFilters);

@@ -36,7 +36,7 @@ def start_agent(tmp_path: Path) -> StartAgent:
     """Return what starts an agent with ``probes`` smtp probes of a server that follows ``script``."""
 
     @asynccontextmanager
-    async def start(script: Script, probes: int = 1) -> AsyncIterator[Watched]:
+    async def start(script: Script, probes: int = 1, interval: str = "1s") -> AsyncIterator[Watched]:
         async with scripted_server(script) as server:
             mail = {"protocol": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"}
             configuration = Configuration.model_validate(
@@ -44,7 +44,7 @@ def start_agent(tmp_path: Path) -> StartAgent:
                     "agent": {"listen": "127.0.0.1:0", "ledger": f"sqlite://{tmp_path}/ledger.db"},
                     "servers": {"mail": mail},
                     "probes": [
-                        {"name": f"hq-{number}", "kind": "smtp", "interval": "1s", "server": "mail"}
+                        {"name": f"hq-{number}", "kind": "smtp", "interval": interval, "server": "mail"}
                         for number in range(probes)
                     ],
                 }

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 from monitor.web.events import MOST_STREAMS
 from tests.fakes.scripted_server import dialogue
@@ -14,8 +15,8 @@ from tests.unit.web.conftest import StartAgent
 SOUND = dialogue(b"220 hello", (rb"EHLO \S+", b"250 hello"), (b"QUIT", b"221 bye"))
 
 
-async def _events(lines: AsyncIterator[str]) -> AsyncIterator[tuple[int, dict[str, str]]]:
-    """Yield version and rows of each event."""
+async def _events(lines: AsyncIterator[str]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+    """Yield version and content of each event."""
     version = 0
     async for line in lines:
         if line.startswith("id: "):
@@ -28,10 +29,12 @@ async def test_changed_rows_come_as_they_are_on_the_page(start_agent: StartAgent
     """After a run the stream brings the row that the overview has then."""
     async with start_agent(SOUND) as watched, watched.client.stream("GET", "/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
-        async for _, rows in _events(stream.aiter_lines()):
-            assert set(rows) == {"hq-0 mail"}
-            if '<span class="badge ok">ok</span>' in rows["hq-0 mail"]:
-                assert rows["hq-0 mail"].strip().startswith('<tr data-route="hq-0 mail"')
+        async for _, told in _events(stream.aiter_lines()):
+            assert set(told["rows"]) == {"hq-0 mail"}
+            row = told["rows"]["hq-0 mail"]
+            if '<span class="badge ok">ok</span>' in row:
+                assert row.strip().startswith('<tr data-route="hq-0 mail"')
+                assert told["counts"] == {"ok": 1}
                 break
 
 
@@ -42,8 +45,8 @@ async def test_a_stream_that_comes_back_misses_nothing(start_agent: StartAgent) 
             await watched.result()
         headers = {"last-event-id": "1"}
         async with watched.client.stream("GET", "/events", headers=headers) as stream:
-            version, rows = await anext(_events(stream.aiter_lines()))
-        assert set(rows) == {"hq-0 mail", "hq-1 mail"}
+            version, told = await anext(_events(stream.aiter_lines()))
+        assert set(told["rows"]) == {"hq-0 mail", "hq-1 mail"}
         assert version > 1_600_000_000_000
 
 
@@ -53,8 +56,8 @@ async def test_a_probes_page_hears_of_that_probe_alone(start_agent: StartAgent) 
         start_agent(SOUND, probes=3) as watched,
         watched.client.stream("GET", "/events?since=1&probe=hq-1") as stream,
     ):
-        _, rows = await anext(_events(stream.aiter_lines()))
-        assert set(rows) == {"hq-1 mail"}
+        _, told = await anext(_events(stream.aiter_lines()))
+        assert set(told["rows"]) == {"hq-1 mail"}
 
 
 CROWD = """

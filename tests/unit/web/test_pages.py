@@ -7,6 +7,8 @@ import re
 import httpx
 import pytest
 
+from monitor.ledger.store import SqlLedger
+from probes.message_life import LedgerError
 from tests.fakes.scripted_server import Peer, dialogue
 from tests.unit.web.conftest import StartAgent
 
@@ -83,6 +85,37 @@ async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
         nothing = await _page(watched.client, "/?wrong=1")
         assert "data-route=" not in nothing
         assert '<p id="none">No probe fits.</p>' in nothing
+
+
+async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: StartAgent) -> None:
+    """Two hundred routes are on the page, whose counts are of all; names find others, JSON has all."""
+    async with start_agent(SOUND, probes=250, interval="1h") as watched:
+        page = await _page(watched.client, "/")
+        assert page.count("data-route=") == 200
+        assert "These are 200 of 250 that fit" in page
+        assert sum(map(int, re.findall(r">(\d+) (?:waiting|ok)<", page))) == 250
+        found = await _page(watched.client, "/?q=hq-24")
+        assert found.count("data-route=") == 11  # hq-24 and hq-240 to hq-249
+        assert "that fit" not in found
+        assert len((await watched.client.get("/", headers=JSON)).json()["probes"]) == 250
+
+
+async def test_a_ledger_that_fails_is_told_in_words(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the ledger cannot be read, a probe's page and a run's say so with 503, and the overview works."""
+
+    async def fail(*_: object) -> None:
+        raise LedgerError("disk I/O error")
+
+    async with start_agent(SOUND) as watched:
+        result = await watched.result()
+        monkeypatch.setattr(SqlLedger, "recent_runs", fail)
+        assert (await watched.client.get("/")).status_code == 200
+        for path in ("/probes/hq-0", f"/probes/hq-0/runs/{result.run}"):
+            answer = await watched.client.get(path, headers=JSON)
+            assert answer.status_code == 503
+            assert answer.json() == {"error": "the ledger cannot be read: disk I/O error"}
 
 
 async def test_a_new_agent_shows_the_runs_of_the_last(start_agent: StartAgent) -> None:
