@@ -9,7 +9,7 @@ demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
 
 test: $(VENV)/for-dev test-servers
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/for-dev
 	$(BIN)/ruff check .

@@ -30,17 +30,23 @@ def require(program: str, package: str) -> str:
 
 
 _handed_out: set[int] = set()
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on over TCP or UDP, and that was not handed out before."""
+    """Return a loopback port that nothing listens on over TCP or UDP, and that was not handed out before.
+
+    Processes that run tests side by side share the ports out among them: by pairs, because Linux hands out
+    odd ports alone here.
+    """
     while True:
         with socket.socket() as trial, socket.socket(type=socket.SOCK_DGRAM) as datagram:
             trial.bind(("127.0.0.1", 0))
             port = int(trial.getsockname()[1])
             with suppress(OSError):
                 datagram.bind(("127.0.0.1", port))
-                if port not in _handed_out:
+                if port // 2 % _WORKERS == _WORKER and port not in _handed_out:
                     _handed_out.add(port)
                     return port
 
