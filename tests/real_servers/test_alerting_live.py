@@ -68,6 +68,12 @@ class Whole:
             raise AssertionError(f"{error}; firing: {active}") from error
         return time.monotonic() - begun
 
+    def fires_and_nobody_is_told(self, alert: str, kind: str, whom: str) -> None:
+        """Wait until an alert fires in Prometheus; that nobody is told of it is Alertmanager's doing."""
+        fires = f'ALERTS{{alertname="{alert}",kind="{kind}",alertstate="firing"}}'
+        self.until(lambda: self.prometheus.query(fires), f"{alert} of a {kind} probe fires in Prometheus")
+        assert kind not in {labels["kind"] for labels in self.receiver.firing(whom, alert)}
+
     def until_quiet(self) -> None:
         """Wait until on-call was told that all is resolved, and nothing else fires that could be over.
 
@@ -207,6 +213,9 @@ def test_message_that_a_filter_drops(whole: Whole) -> None:
     whole.until_quiet()
     whole.relay.treatment = treatments.dropped
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageLost"), "the loss is told")
+    (labels,) = whole.receiver.firing("on-call", "MailsondeMessageLost")
+    assert (labels["probe"], labels["target"]) == ("trip", "submission")
+    whole.fires_and_nobody_is_told("MailsondeProbeDown", "roundtrip", "on-call")
     whole.relay.treatment = treatments.untouched
     whole.until_quiet()
 
@@ -221,6 +230,12 @@ def test_certificate_that_ends(whole: Whole, certified: Certified) -> None:
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeCertificateExpiring"), "the last hours")
     (labels,) = whole.receiver.firing("on-call", "MailsondeCertificateExpiring")
     assert (labels["probe"], labels["target"]) == ("certificate", "certified")
+    whole.until(
+        lambda: "MailsondeCertificateExpiring" not in whole.alertmanager.active("office-hours"),
+        "the warning is silent beside what is critical",
+    )
+    both = whole.prometheus.query('ALERTS{alertname="MailsondeCertificateExpiring",alertstate="firing"}')
+    assert {labels["severity"] for labels, _ in both} == {"warning", "critical"}
     certified.certify(timedelta(days=365))
     whole.until_quiet()
 
@@ -230,6 +245,8 @@ def test_junk(whole: Whole) -> None:
     whole.until_quiet()
     whole.relay.treatment = treatments.marked_as_spam
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageJunked"), "the junk is told")
+    (labels,) = whole.receiver.firing("on-call", "MailsondeMessageJunked")
+    assert (labels["probe"], labels["target"]) == ("trip", "submission")
     whole.relay.treatment = treatments.untouched
     whole.until_quiet()
 
@@ -244,10 +261,7 @@ def test_submission_server_that_stops(whole: Whole) -> None:
         ),
         "only the SMTP probe is told as down",
     )
-    # Prometheus knows of the route as well: that nobody is told is Alertmanager's doing.
-    fires = 'ALERTS{alertname="MailsondeProbeDown",kind="roundtrip",alertstate="firing"}'
-    whole.until(lambda: whole.prometheus.query(fires), "the route's alert fires in Prometheus")
-    assert {labels["kind"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")} == {"smtp"}
+    whole.fires_and_nobody_is_told("MailsondeProbeDown", "roundtrip", "on-call")
     whole.site.postfix.restart()
     whole.until_quiet()
 
@@ -257,6 +271,8 @@ def test_agent_that_is_killed(whole: Whole) -> None:
     whole.until_quiet()
     whole.agent.stop(signal.SIGKILL)
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeAgentDown"), "the agent is told as down")
+    (labels,) = whole.receiver.firing("on-call", "MailsondeAgentDown")
+    assert labels["instance"] == "test", "the agent's location says which agent it is"
     whole.agent = whole.site.start_agent()
     whole.until_quiet()
 
