@@ -137,10 +137,16 @@ def promql_duration(seconds: float) -> str:
 
 
 def render_prometheus(configuration: Configuration) -> dict[str, str]:
-    """Return a Prometheus configuration that scrapes this agent and loads the rendered rules."""
-    host, port = configuration.agent.listen
+    """Return a Prometheus configuration that scrapes this agent and loads the rendered rules.
+
+    The agent's location, where one is given, is its ``instance``: what alerts and dashboards call it by.
+    """
+    agent = configuration.agent
+    host, port = agent.listen
     shown = f"[{host}]" if ":" in host else host
     every = max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.probes))))
+    given = "location" in agent.model_fields_set
+    location = f"\n        labels: {{instance: {json.dumps(agent.location)}}}" if given else ""
     text = f"""\
 # Made by `mailsonde render prometheus`. Put the rules of `mailsonde render alerts` beside it.
 global:
@@ -153,7 +159,7 @@ rule_files:
 scrape_configs:
   - job_name: mailsonde
     static_configs:
-      - targets: [{json.dumps(f"{shown}:{port}")}]
+      - targets: [{json.dumps(f"{shown}:{port}")}]{location}
 
 # Never through the mail system that is being watched:
 # alerting:
