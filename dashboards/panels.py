@@ -154,8 +154,14 @@ def number(
     unit: str = "short",
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> stat.Panel:
-    """Return a panel with one number, or one a series, on a colour that says how good it is."""
+    """Return a panel with one number, or one a series, on a colour that says how good it is.
+
+    A ``short`` number is a count. `increase` makes fractions of counts: one is shown as 1, and coloured so.
+    """
     panel = _filled(stat.Panel(), id_, place, title, description, unit, links)
+    if unit == "short":
+        panel = panel.decimals(0)
+        steps = [(color, None if value is None else value - 0.5) for color, value in steps]
     return (
         panel.with_target(_now(query))
         .thresholds(_thresholds(steps))
@@ -299,6 +305,8 @@ def listing(
         panel = panel.with_target(target)
         heads[f"Value #{letter}" if len(columns) > 1 else "Value"] = column.head
         shown = [model.DynamicConfigValue(id_val="unit", value=column.unit)]
+        if column.unit == "short":
+            shown.append(model.DynamicConfigValue(id_val="decimals", value=0))
         if column.unit == "bool":
             shown.append(model.DynamicConfigValue(id_val="mappings", value=[zero_or_one(words)]))
             shown.append(

@@ -18,7 +18,7 @@ function seconds(value) {
   return `${+(value / 86400).toPrecision(3)} days`;
 }
 
-function shown(value, unit, texts) {
+function shown(value, unit, texts, decimals) {
   if (value == null || Number.isNaN(value)) return "–";
   if (typeof value === "string") return value;
   if (texts && texts[value]) return texts[value].text;
@@ -27,6 +27,7 @@ function shown(value, unit, texts) {
   if (unit === "percentunit") return `${+(value * 100).toPrecision(3)} %`;
   if (unit === "cps") return `${+value.toPrecision(3)} c/s`;
   if (unit === "bool") return value ? "True" : "False";
+  if (decimals != null && Math.abs(value) < 1000) return value.toFixed(decimals);
   return Math.abs(value) >= 1000 ? `${+(value / 1000).toPrecision(3)} K` : `${+value.toPrecision(3)}`;
 }
 
@@ -98,7 +99,7 @@ function stat(panel, body) {
   const box = element("div", { class: "stat" });
   for (const series of panel.data) {
     const value = last(series);
-    const number = element("b", {}, shown(value, panel.unit, panel.texts));
+    const number = element("b", {}, shown(value, panel.unit, panel.texts, panel.decimals));
     number.style.color = colourOf(value, panel);
     box.append(element("div", {}, number, panel.data.length > 1 ? series.name : ""));
   }
@@ -169,7 +170,7 @@ function table(panel, body) {
   const lines = rows.map((row) => element("tr", {}, ...row.map((value, index) => {
     const column = columns[index];
     const texts = panel.columnTexts[column];
-    const cell = element("td", {}, shown(value, panel.units[column] || panel.unit, texts));
+    const cell = element("td", {}, shown(value, panel.units[column] || panel.unit, texts, panel.columnDecimals[column]));
     if (texts && texts[value]?.color) cell.style.color = named(texts[value].color);
     return cell;
   })));

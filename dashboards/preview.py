@@ -54,9 +54,11 @@ def panel_of(panel: Mapping[str, Any], prometheus: Prometheus, window: float) ->
         "unit": defaults.get("unit", "short"),
         "steps": defaults.get("thresholds", {}).get("steps", []),
         "texts": _texts(defaults.get("mappings", [])),
+        "decimals": defaults.get("decimals"),
         "max": defaults.get("max"),
         "stacked": defaults.get("custom", {}).get("stacking", {}).get("mode", "none") != "none",
         "units": {each["matcher"]["options"]: _property(each, "unit") for each in overrides},
+        "columnDecimals": {each["matcher"]["options"]: _property(each, "decimals") for each in overrides},
         "columnTexts": {
             each["matcher"]["options"]: _texts(_property(each, "mappings") or []) for each in overrides
         },
@@ -132,10 +134,18 @@ def _table(panel: Mapping[str, Any], prometheus: Prometheus) -> dict[str, Any]:
     ]
     columns.sort(key=lambda column: options.get("indexByName", {}).get(column, len(columns)))
     renamed = options.get("renameByName", {})
-    return {
-        "columns": [renamed.get(column) or column for column in columns],
-        "rows": [[row.get(column) for column in columns] for row in rows.values()],
-    }
+    heads = [renamed.get(column) or column for column in columns]
+    lines = [[row.get(column) for column in columns] for row in rows.values()]
+    for order in reversed(panel["options"].get("sortBy") or []):
+        place = heads.index(order["displayName"])
+        lines.sort(key=lambda line, at=place: _rank(line[at]), reverse=order.get("desc", False))
+    return {"columns": heads, "rows": lines}
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Return what sorts a cell among those of its column; what is not known counts as least."""
+    number = float(value) if isinstance(value, float) else 0.0
+    return value is not None, number, value if isinstance(value, str) else ""
 
 
 def page_of(data: Iterable[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
@@ -28,7 +29,8 @@ def workplace() -> Iterator[tuple[Path, TlsFiles]]:
         directory = Path(name)
         directory.chmod(0o755)
         authority = trustme.CA()
-        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        ends = datetime.now(UTC) + timedelta(days=60)
+        certificate = authority.issue_cert("localhost", "127.0.0.1", not_after=ends)
         tls = TlsFiles(directory / "server.pem", directory / "server.key", directory / "ca.pem")
         tls.certificate.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
         certificate.private_key_pem.write_to_path(tls.key)
