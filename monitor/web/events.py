@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from monitor.recent import RouteKey
 from monitor.web.turns import in_turns
@@ -25,7 +26,10 @@ KEEP_ALIVE = 15.0
 
 
 class Events:
-    """Tells every open stream which rows changed. ``render_row`` gives a route's row as HTML."""
+    """The application at ``/events``: tells every open stream which rows changed.
+
+    ``render_row`` gives a route's row as HTML.
+    """
 
     def __init__(self, views: Views, render_row: Callable[[RouteKey], str]) -> None:
         self._views = views
@@ -36,43 +40,48 @@ class Events:
         self._streams = 0
         self._watching: asyncio.Task[None] | None = None
 
-    async def endpoint(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``/events?since=VERSION&probe=NAME``; a stream that reconnects says where it was."""
+        answer: Response
         if self._streams >= MOST_STREAMS:
             headers = {"retry-after": "30", "connection": "close"}
-            return PlainTextResponse(f"{MOST_STREAMS} pages watch already\n", 503, headers)
-        since = request.headers.get("last-event-id") or request.query_params.get("since", "")
-        version = int(since) if since.isdecimal() and len(since) < 20 else self._views.recent.version
-        stream = self._stream(version, request.query_params.get("probe"))
-        return StreamingResponse(
-            stream, media_type="text/event-stream", headers={"cache-control": "no-store"}
-        )
-
-    async def _stream(self, version: int, probe: str | None) -> AsyncIterator[str]:
+            answer = PlainTextResponse(f"{MOST_STREAMS} pages watch already\n", 503, headers)
+            await answer(scope, receive, send)
+            return
         self._streams += 1
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch_flights(), name="flights")
-        recent = self._views.recent
         try:
-            yield "retry: 3000\n\n"
-            while True:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE):
-                        await recent.beyond(version)
-                except TimeoutError:
-                    yield ": still here\n\n"
-                    continue
-                await asyncio.sleep(PAUSE)
-                changed, version = recent.changed_since(version), recent.version
-                rows = await self._drawn([key for key in changed if probe is None or key[0] == probe])
-                if rows:
-                    told = {"rows": rows} if probe else {"rows": rows, "counts": await self._counts()}
-                    yield f"id: {version}\ndata: {json.dumps(told)}\n\n"
+            answer = StreamingResponse(
+                self._stream(Request(scope)),
+                media_type="text/event-stream",
+                headers={"cache-control": "no-store"},
+            )
+            await answer(scope, receive, send)
         finally:
             self._streams -= 1
             if not self._streams and self._watching is not None:
                 self._watching.cancel()
                 self._watching = None
+
+    async def _stream(self, request: Request) -> AsyncIterator[str]:
+        probe, recent = request.query_params.get("probe"), self._views.recent
+        since = request.headers.get("last-event-id") or request.query_params.get("since", "")
+        version = int(since) if since.isdecimal() and len(since) < 20 else recent.version
+        yield "retry: 3000\n\n"
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):
+                    await recent.beyond(version)
+            except TimeoutError:
+                yield ": still here\n\n"
+                continue
+            await asyncio.sleep(PAUSE)
+            changed, version = recent.changed_since(version), recent.version
+            rows = await self._drawn([key for key in changed if probe is None or key[0] == probe])
+            if rows:
+                told = {"rows": rows} if probe else {"rows": rows, "counts": await self._counts()}
+                yield f"id: {version}\ndata: {json.dumps(told)}\n\n"
 
     async def _drawn(self, keys: list[RouteKey]) -> dict[str, str]:
         """Return the rows of these routes, as far as they still exist, by the key that the page knows."""

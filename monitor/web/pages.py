@@ -85,7 +85,7 @@ class Pages:
             Route("/", self.overview, middleware=compressed),
             Route("/probes/{probe}", self.probe, middleware=compressed),
             Route("/probes/{probe}/runs/{run}", self.run, middleware=compressed),
-            Route("/events", self._events.endpoint),
+            Route("/events", self._events, methods=["GET"]),
             Mount("/static", StaticFiles(directory=_HERE / "static"), middleware=compressed),
         ]
 

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 100
-"""Connections served at once; more are answered 503, so that no flood holds up the probes."""
+"""Connections at once, so that no flood uses up what the probes need; more than browsers and scrapers open."""
 
 
 class _Server(uvicorn.Server):
@@ -22,13 +23,38 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Connection(H11Protocol):
+    """A connection that goes when others need its place and it keeps the agent waiting.
+
+    So whoever holds connections without a use for them does not keep Prometheus out.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
+        super().connection_made(transport)
+        self.made_at = self.loop.time()
+        if len(self.connections) > MOST_CONNECTIONS:
+            others = [each for each in self.connections if isinstance(each, _Connection) and each.waits]
+            min(others, key=lambda each: each.made_at, default=self).transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for its client: to ask, or to read what it was answered."""
+        return (
+            self.cycle is None or self.cycle.response_complete or self.transport.get_write_buffer_size() > 0
+        )
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to ``host`` and ``port`` (0 takes a free one); raises OSError."""
+    """Return a socket that listens on ``host`` and ``port`` (0 takes a free one); raises OSError.
+
+    Who connects before anything is served on it waits until that is so.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(MOST_CONNECTIONS)
     except OSError:
         bound.close()
         raise
@@ -44,7 +70,8 @@ async def served(app: Starlette, bound: socket.socket) -> AsyncIterator[None]:
         log_level="error",  # a flood of refused connections is no flood of log lines
         access_log=False,
         lifespan="off",
-        limit_concurrency=MOST_CONNECTIONS,
+        http=_Connection,
+        backlog=MOST_CONNECTIONS,
         timeout_graceful_shutdown=1,
         server_header=False,
     )

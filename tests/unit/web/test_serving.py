@@ -1,0 +1,93 @@
+"""Who gets a connection, and who has to go for others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from monitor.web import serving
+from monitor.web.serving import bind, served
+
+MOST = 10
+LARGE = 20_000_000
+"""Octets of an answer that no buffer of the kernel holds."""
+
+
+class Slow:
+    """An application with an answer that waits to be let go, and a large one."""
+
+    def __init__(self) -> None:
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        routes = [Route("/slow", self.slow), Route("/large", self.large), Route("/", self.quick)]
+        self.app = Starlette(routes=routes)
+
+    async def slow(self, _: Request) -> Response:
+        self.asked.set()
+        await self.go.wait()
+        return PlainTextResponse("at last")
+
+    async def large(self, _: Request) -> Response:
+        return PlainTextResponse("x" * LARGE)
+
+    async def quick(self, _: Request) -> Response:
+        return PlainTextResponse("here")
+
+
+@pytest.fixture
+async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Slow, int]]:
+    monkeypatch.setattr(serving, "MOST_CONNECTIONS", MOST)
+    made, bound = Slow(), bind("127.0.0.1", 0)
+    async with served(made.app, bound):
+        yield made, bound.getsockname()[1]
+    bound.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"GET / HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /large HTTP/1.0\r\n\r\n"],
+    ids=["silent", "half a request", "kept alive", "not reading"],
+)
+async def test_idle_connections_keep_nobody_out(slow: tuple[Slow, int], said: bytes) -> None:
+    """With three times the connections that there may be, all held without a use, a scrape is answered."""
+    _, port = slow
+    writers = []
+    for _ in range(3 * MOST):
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        writer.write(said)
+        writers.append(writer)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert (await client.get("/")).text == "here"
+    for writer in writers:
+        writer.transport.abort()
+
+
+async def test_an_answer_in_the_making_is_not_given_up_for_idle_connections(slow: tuple[Slow, int]) -> None:
+    """A request that is being worked on gets its answer, however many connect meanwhile."""
+    made, port = slow
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        answer = asyncio.create_task(client.get("/slow"))
+        await made.asked.wait()
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2 * MOST)]
+        made.go.set()
+        assert (await answer).text == "at last"
+    for _, writer in idle:
+        writer.transport.abort()
+
+
+async def test_who_connects_early_waits() -> None:
+    """Nobody is refused from the moment that the port is taken: who says it is ready can be reached."""
+    bound = bind("127.0.0.1", 0)
+    with socket.create_connection(bound.getsockname(), timeout=10) as early:
+        early.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        async with served(Slow().app, bound):
+            answered = await asyncio.to_thread(early.recv, 12)
+    bound.close()
+    assert answered == b"HTTP/1.1 200"
