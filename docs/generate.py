@@ -24,8 +24,8 @@ from monitor.thresholds import Thresholds, load_thresholds
 from probes.arrivals import Unexpected
 from probes.polling import ArrivalModel
 from probes.reasons import Area, Reason
+from probes.roundtrip import DeliveryAlertSettings
 from probes.service_level import SloSettings
-from probes.settings import AlertSettings
 from probes.watcher import LONGEST_GAP
 
 DOCS = Path(__file__).parent
@@ -176,16 +176,18 @@ def _alterations(
     """Yield every threshold, as the page shows it, with what is rendered from once it is another."""
     for key, written in yaml.safe_load((ROOT / "alerts" / "thresholds.yaml").read_text()).items():
         value = getattr(shipped, key)
-        if isinstance(value, float):
-            altered: object = value * 2
+        if key == "scrape_interval":
+            altered: object = 600.0
+        elif isinstance(value, float):
+            altered = value * 2
         elif key in {"slo_fast", "slo_slow"}:
             altered = tuple(pair.model_copy(update={"factor": pair.factor * 2}) for pair in value)
         else:
-            continue  # the windows that are recorded, and where runbooks are published
+            continue  # the windows that are recorded, and names and addresses
         shown = yaml.safe_dump(written, default_flow_style=True, width=1000, sort_keys=False)
         yield f"`{key}: {shown.split(chr(10))[0]}`", configuration, shipped.model_copy(update={key: altered})
     first, *others = configuration.probes
-    for key in AlertSettings.model_fields:
+    for key in DeliveryAlertSettings.model_fields:
         altered_probe = first.model_copy(update={"alerts": first.alerts.model_copy(update={key: 1234.0})})
         altered_site = configuration.model_copy(update={"probes": (altered_probe, *others)})
         yield f"a probe's own `alerts: {{{key}: …}}`", altered_site, shipped
@@ -194,6 +196,7 @@ def _alterations(
 def _in_words(text: str) -> str:
     """Return an annotation with the names of what it fills in; ValueError for a template not known here."""
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)
+    text = re.sub(r"{{ if [^}]*}}(.*?){{ else }}(.*?){{ end }}", r"\1 (or: \2)", text)
     text = re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", text)
     text = re.sub(r"{{ \$value( \| [^}]*)? }}", "*value*", text)
     if "{{" in text:

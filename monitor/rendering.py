@@ -39,11 +39,16 @@ class TimingGroup:
     lost_window: float
     slow_window: float
     unknown_window: float
+    unsteady_window: float
+    latest_window: float  # holds the latest run or two
+    skipped_window: float
 
 
 def render_alerts(configuration: Configuration, thresholds: Thresholds | None = None) -> dict[str, str]:
-    """Return the rule files by name, one a subsystem. A subsystem without probes has no file."""
+    """Return the rule files by name: one a template, of those that have rules for these probes."""
     thresholds = thresholds or load_thresholds()
+    if not thresholds.scrape_interval:
+        thresholds = thresholds.model_copy(update={"scrape_interval": slowest_scrape(configuration)})
     environment = Environment(
         loader=FileSystemLoader(shipped("alerts")),
         undefined=StrictUndefined,
@@ -58,30 +63,23 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
     )
     environment.filters |= {
         "groupby_interval": _interval_groups,
+        "groupby_mailbox_server": lambda routes: _mailbox_servers(routes, configuration),
         "groupby_timing": lambda probes: list(_timing_groups(probes, thresholds)),
         "promql_any": promql_any,
+        "regex_any": _regex_any,
         "widened": lambda window, interval: promql_duration(max(parse_duration(window), 3 * interval)),
         "number": lambda number: f"{number:g}",
         "duration": promql_duration,
     }
-    objectives = [
-        probe for probe in configuration.probes if isinstance(probe, RoundtripSettings) and probe.slo
-    ]
     routes = [probe for probe in configuration.probes if isinstance(probe, RoundtripSettings)]
+    objectives = [probe for probe in routes if probe.slo]
     files = {}
-    for subsystem, needed in (
-        ("delivery", routes),
-        ("slo", objectives),
-        ("servers", configuration.probes),
-        ("agent", configuration.probes),
-    ):
-        if needed:
-            template = environment.get_template(f"{subsystem}.yaml.j2")
-            text = template.render(
-                probes=configuration.probes, routes=routes, objectives=objectives, thresholds=thresholds
-            )
-            yaml.safe_load(text)
-            files[f"mailsonde-{subsystem}.rules.yaml"] = text
+    for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2")):
+        text = environment.get_template(name).render(
+            probes=configuration.probes, routes=routes, objectives=objectives, thresholds=thresholds
+        )
+        if any(group["rules"] for group in yaml.safe_load(text)["groups"]):
+            files[f"mailsonde-{name.removesuffix('.yaml.j2')}.rules.yaml"] = text
     return files
 
 
@@ -91,12 +89,18 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
         return (
             probe.interval,
             probe.run_limit,
-            own.overdue or thresholds.overdue_share_of_deadline * probe.deadline,
-            own.slow or thresholds.slow_share_of_deadline * probe.deadline,
+            getattr(own, "overdue", None) or thresholds.overdue_share_of_deadline * probe.deadline,
+            # Of longer deliveries the histogram tells only that they were longer.
+            getattr(own, "slow", None)
+            or min(thresholds.slow_share_of_deadline * probe.deadline, DELIVERY_BUCKETS[-1]),
             own.down or thresholds.down_intervals * probe.interval,
         )
 
+    def window(seconds: float) -> float:
+        return max(seconds, 4 * thresholds.scrape_interval)
+
     for (interval, limit, overdue, slow, down), members in groupby(sorted(probes, key=timing), timing):
+        lost = min(thresholds.lost_intervals * interval, thresholds.lost_at_most)
         yield TimingGroup(
             names=tuple(sorted(probe.name for probe in members)),
             interval=interval,
@@ -107,12 +111,32 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
                 max((bound for bound in DELIVERY_BUCKETS if bound <= slow), default=DELIVERY_BUCKETS[0])
             ),
             # A window that has no run in it would show the probe as neither up nor down.
-            down_window=max(down, 1.5 * interval),
+            down_window=window(max(down, 1.5 * interval)),
             down_runs=2 if down > interval else 1,
-            lost_window=max(thresholds.lost_at_least, thresholds.lost_intervals * interval),
-            slow_window=max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
-            unknown_window=max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),
+            lost_window=window(max(thresholds.lost_at_least, 1.5 * interval, lost)),
+            slow_window=window(max(thresholds.slow_at_least, thresholds.slow_intervals * interval)),
+            unknown_window=window(max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval)),
+            unsteady_window=window(
+                max(
+                    thresholds.unsteady_at_least,
+                    min(thresholds.unsteady_intervals * interval, thresholds.unsteady_at_most),
+                )
+            ),
+            latest_window=window(1.5 * interval),
+            skipped_window=window(max(thresholds.skipped_at_least, thresholds.skipped_intervals * interval)),
         )
+
+
+def _mailbox_servers(
+    routes: Iterable[RoundtripSettings], configuration: Configuration
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each server with the names of the routes whose mailboxes lie on it."""
+
+    def server(route: RoundtripSettings) -> str:
+        return configuration.mailboxes[route.to].server
+
+    for name, members in groupby(sorted(routes, key=server), server):
+        yield name, tuple(sorted(route.name for route in members))
 
 
 def _interval_groups(probes: Iterable[ProbeSettings]) -> Iterator[tuple[float, tuple[str, ...]]]:
@@ -123,7 +147,11 @@ def _interval_groups(probes: Iterable[ProbeSettings]) -> Iterator[tuple[float, t
 
 def promql_any(names: Iterable[str]) -> str:
     """Return a PromQL string whose regular expression matches just these names."""
-    return json.dumps("|".join(re.escape(name).replace(r"\-", "-") for name in names))
+    return json.dumps(_regex_any(names))
+
+
+def _regex_any(names: Iterable[str]) -> str:
+    return "|".join(re.escape(name).replace(r"\-", "-") for name in names)
 
 
 def promql_duration(seconds: float) -> str:
@@ -136,6 +164,11 @@ def promql_duration(seconds: float) -> str:
     return text or "0s"
 
 
+def slowest_scrape(configuration: Configuration) -> int:
+    """Return the seconds between two scrapes with which no run of the site's quickest probe goes unseen."""
+    return max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.probes))))
+
+
 def render_prometheus(configuration: Configuration) -> dict[str, str]:
     """Return a Prometheus configuration that scrapes this agent and loads the rendered rules.
 
@@ -144,7 +177,7 @@ def render_prometheus(configuration: Configuration) -> dict[str, str]:
     agent = configuration.agent
     host, port = agent.listen
     shown = f"[{host}]" if ":" in host else host
-    every = max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.probes))))
+    every = slowest_scrape(configuration)
     given = "location" in agent.model_fields_set
     location = f"\n        labels: {{instance: {json.dumps(agent.location)}}}" if given else ""
     text = f"""\

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from monitor.config.document import Mistake, read_document
 from monitor.config.load import ConfigurationError
@@ -25,6 +26,7 @@ Window = Annotated[str, AfterValidator(_window)]
 """A duration as it is written, because it is a label as well."""
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Hold = Annotated[Duration, between(0, 86400)]
 """How long a condition must last before the alert fires."""
 
@@ -53,8 +55,8 @@ class BurnRate(Settings):
 class Thresholds(Settings):
     """Every threshold of the rules; shares are of a probe's deadline, intervals are a probe's own."""
 
-    overdue_share_of_deadline: Positive
-    slow_share_of_deadline: Positive
+    overdue_share_of_deadline: Share
+    slow_share_of_deadline: Share
     slow_intervals: Positive
     slow_at_least: Hold
     slow_observations: Positive
@@ -62,13 +64,21 @@ class Thresholds(Settings):
     slow_for: Hold
     down_intervals: Positive
     down_for: Hold
+    unsteady_failures: Positive
+    unsteady_intervals: Positive
+    unsteady_at_least: Hold
+    unsteady_at_most: Annotated[Duration, between(0, 15 * 86400)]
+    unsteady_for: Hold
     lost_intervals: Positive
     lost_at_least: Hold
+    lost_at_most: Hold
     unknown_intervals: Positive
     unknown_at_least: Hold
     unknown_for: Hold
     stale_intervals: Positive
     agent_down_for: Hold
+    job: str = Field(max_length=100, pattern=r"^[A-Za-z0-9_.:/@-]*$")
+    scrape_interval: Hold
     certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
     certificate_critical: Annotated[Duration, between(0, 366 * 86400)]
     certificate_for: Hold
@@ -80,8 +90,17 @@ class Thresholds(Settings):
     lag_seconds: Positive
     lag_for: Hold
     skipped_runs: Positive
+    skipped_intervals: Positive
+    skipped_at_least: Hold
     runbooks: str = Field(min_length=1, max_length=500, pattern=r"^[^\s'\"{}]+$")
     dashboards: Annotated[str, AfterValidator(_address_of_dashboards)]
+
+    @field_validator("certificate_critical")
+    @classmethod
+    def _warning_comes_first(cls, critical: float, info: ValidationInfo) -> float:
+        if critical >= info.data.get("certificate_warning", math.inf):
+            raise ValueError("must be shorter than certificate_warning: the warning is to come first")
+        return critical
 
     @model_validator(mode="after")
     def _windows_are_recorded(self) -> Self:

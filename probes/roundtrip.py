@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from probes.arrivals import Settled
 from probes.faults import ProbeFault
@@ -17,7 +18,15 @@ from probes.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.probe import Probe
 from probes.reasons import Area, Reason
 from probes.service_level import SloSettings
-from probes.settings import Duration, EmailAddress, MailboxName, ProbeSettings, SendVia, between
+from probes.settings import (
+    AlertSettings,
+    Duration,
+    EmailAddress,
+    MailboxName,
+    ProbeSettings,
+    SendVia,
+    between,
+)
 from probes.submission import Envelope, Submission
 from probes.token import Token
 from probes.tools import Tools
@@ -30,6 +39,17 @@ ATTACHMENTS = MappingProxyType({"none": 0, "100KB": 100_000, "1MB": 10**6, "10MB
 """Octets of the attachment of each size class, before it is encoded."""
 
 _IN_A_THREAD = 256 * 1024  # octets from which on composing would hold up the event loop
+
+
+class DeliveryAlertSettings(AlertSettings):
+    """When the alerts of a route fire. Times lie within its deadline, at which a message counts as lost."""
+
+    overdue: Annotated[Duration, between(1, 86400)] | None = Field(
+        default=None, description="How old the oldest message in flight may be."
+    )
+    slow: Annotated[Duration, between(0.01, 3600)] | None = Field(
+        default=None, description="What the 95th percentile of deliveries may be, at most 1h."
+    )
 
 
 class RoundtripSettings(ProbeSettings):
@@ -63,6 +83,10 @@ class RoundtripSettings(ProbeSettings):
         description="Pause before a message that was refused for now (4xx) is tried again, doubled each "
         "time, until the deadline. Default: 60s with `send_via: mx`, else no other try.",
     )
+    alerts: DeliveryAlertSettings = Field(
+        default_factory=DeliveryAlertSettings,
+        description="Thresholds of this route's alerts, in place of the common ones.",
+    )
     slo: SloSettings | None = Field(
         default=None,
         description="What share of messages is to arrive within what time; brings burn-rate alerts.",
@@ -79,6 +103,18 @@ class RoundtripSettings(ProbeSettings):
         if isinstance(data, dict) and data.get("send_via") == "mx" and "retry" not in data:
             return {**data, "retry": "60s"}
         return data
+
+    @field_validator("alerts")
+    @classmethod
+    def _within_the_deadline(cls, alerts: DeliveryAlertSettings, info: ValidationInfo) -> Any:
+        deadline = info.data.get("deadline", math.inf)
+        for name, seconds in (("overdue", alerts.overdue), ("slow", alerts.slow)):
+            if seconds is not None and seconds >= deadline:
+                raise ValueError(
+                    f"{name} ({seconds:g}s) would never be reached: a message counts as lost at its deadline "
+                    f"({deadline:g}s); shorten {name} or lengthen deadline"
+                )
+        return alerts
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -337,12 +337,6 @@ class MailboxSettings(Settings):
 class AlertSettings(Settings):
     """When the rendered alerts of one probe fire, where that is to differ from the thresholds for all."""
 
-    overdue: Annotated[Duration, between(1, 86400)] | None = Field(
-        default=None, description="Round trips: how old the oldest message in flight may be."
-    )
-    slow: Annotated[Duration, between(0.01, 86400)] | None = Field(
-        default=None, description="Round trips: what the 95th percentile of deliveries may be."
-    )
     down: Annotated[Duration, between(1, 7 * 86400)] | None = Field(
         default=None, description="How long the probe may fail."
     )

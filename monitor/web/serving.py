@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 100
-"""Connections at once, so that no flood uses up what the probes need; more than browsers and scrapers open."""
+"""Connections at once, so that no flood uses up what the probes need. Browsers and scrapers want less."""
 
 
 class _Server(uvicorn.Server):

@@ -165,6 +165,19 @@ def _runs_end(names: Iterable[str], reason: Reason) -> Callable[[Random, float, 
     return lambda rng, begins, ends: _all(What.ENDS, names, begins, ends, reason)
 
 
+def _certificate_ended(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return _all(What.ENDS, [rng.choice(["pop", "imap"])], begins, ends, Reason.CERTIFICATE_EXPIRED)
+
+
+def _unsteady(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Of a check's runs, one in four fails."""
+    check = rng.choice(["smtp-a", "smtp-b", "pop", "imap"])
+    failing = [begins + 4 * MINUTE * number for number in range(int((ends - begins) / (4 * MINUTE)))]
+    return [
+        Effect(What.ENDS, check, at, at + 2 * MINUTE, Reason.CONNECT_TIMEOUT, once=True) for at in failing
+    ]
+
+
 def _agent_killed(rng: Random, begins: float, ends: float) -> list[Effect]:
     return [Effect(What.KILLED, "agent", begins, ends)]
 
@@ -276,7 +289,10 @@ KINDS = (
     _kind("subjects altered", _WARNING, "MessageAltered", 20, _altered),
     _kind("certificate, last weeks", _WARNING, "CertificateExpiring", 60, _certificate(10.0)),
     _kind("certificate, last days", _PAGE, "CertificateExpiring", 60, _certificate(2.0)),
-    _kind("MX wrong", _PAGE, "ProbeDown", 40, _runs_end(["mx"], Reason.MX_UNEXPECTED)),
+    _kind("certificate ended", _PAGE, "CertificateExpired", 20, _certificate_ended),
+    _kind("MX wrong", _PAGE, "MxBroken", 40, _runs_end(["mx"], Reason.MX_UNEXPECTED)),
+    _kind("MX doubtful", _WARNING, "MxDoubtful", 40, _runs_end(["mx"], Reason.MX_TARGET_CNAME)),
+    _kind("check unsteady", _WARNING, "ProbeUnsteady", 40, _unsteady),
     _kind("agent killed", _PAGE, "AgentDown", 10, _agent_killed),
     _kind("agent restarts", _NOBODY, "", 10, _agent_restarts),
     _kind("probe removed", _NOBODY, "", 40, _probe_removed),

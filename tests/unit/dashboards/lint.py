@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from probes.message_life import MessageState
-from probes.reasons import Outcome, Reason
-from tests.unit.dashboards.promql import aggregated, counters, exported, given, parse, reads
+from tests.unit.dashboards.promql import counters, exported, given, parse, reads, strange
 
 FOLDER = Path(__file__).parents[3] / "dashboards"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -21,16 +19,6 @@ Board = dict[str, Any]
 _GRAPHS = {"timeseries", "statetimeline"}
 _OBJECTIVE_WINDOWS = {"1h", "6h", "3d", "30d"}
 """Windows that belong to an error budget, whatever the time range is."""
-
-
-_VALUES: dict[str, set[str]] = {
-    "state": set(MessageState),
-    "outcome": set(Outcome),
-    "reason": set(Reason),
-    "result": {"good", "bad"},
-    "alertstate": {"firing"},
-}
-"""What labels of a few values may be asked for."""
 
 
 def load(name: str) -> Board:
@@ -124,17 +112,8 @@ def known_metrics_and_labels(board: Board) -> Iterator[str]:
         except ValueError as error:
             yield f"{panel['title']}: {error}"
             continue
-        labels = set[str]()
-        for read in reads(expression):
-            known = exported().get(read.metric)
-            labels |= known or set()
-            if known is None or not {name for name, _, _ in read.matchers} <= known:
-                yield f"{panel['title']} reads {read}"
-            for name, _, value in read.matchers:
-                if not set(value.split("|")) <= _VALUES.get(name, {*value.split("|")}):
-                    yield f"{panel['title']} asks for {name} {value!r}"
-        if not set(aggregated(expression)) <= labels:
-            yield f"{panel['title']} aggregates by a label that is not there: {target['expr']}"
+        for what in strange(expression, exported()):
+            yield f"{panel['title']} {what}"
 
 
 def counters_are_rated(board: Board) -> Iterator[str]:

@@ -1,17 +1,34 @@
-"""What a dashboard's query reads and gives, from its parsed expression."""
+"""What the query of a dashboard or a rule reads and gives, from its parsed expression."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import promql_parser
 
+from monitor.state import DELIVERY_BUCKETS
+from probes.arrivals import Unexpected
+from probes.message_life import Finding, MessageState
+from probes.reasons import Outcome, Reason
+
 _REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}
 """Times that take the place of Grafana's variables, because PromQL itself knows none."""
+
+_VALUES: dict[str, set[str]] = {
+    "state": set(MessageState),
+    "outcome": set(Outcome),
+    "reason": {*Reason, *Unexpected, "missed", "overrun"},
+    "finding": set(Finding),
+    "result": {"good", "bad"},
+    "alertstate": {"firing"},
+    "le": {*map(str, DELIVERY_BUCKETS), "+Inf"},
+}
+"""What labels of a few values may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,22 @@ def labels_of(metric: str) -> frozenset[str]:
     return exported()[metric]
 
 
+def strange(expression: promql_parser.Expr, known: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    """Yield what an expression names that is not there: metrics, their labels, values of labels."""
+    labels = set[str]()
+    for read in reads(expression):
+        labels |= known.get(read.metric, frozenset())
+        if read.metric not in known or not {name for name, _, _ in read.matchers} <= known[read.metric]:
+            yield f"reads {read}"
+        for name, _, value in read.matchers:
+            possible = _VALUES.get(name)
+            for each in value.split("|") if possible is not None else ():
+                if not any(re.fullmatch(each, one) for one in possible or ()):
+                    yield f"asks for {name} {each!r}"
+    if not set(aggregated(expression)) <= labels:
+        yield f"aggregates by a label that is not there: {sorted(set(aggregated(expression)) - labels)}"
+
+
 def counters() -> set[str]:
     """Return the names of what only ever counts up."""
     return {name for name in exported() if name.endswith(("_total", "_bucket", "_count", "_sum"))}
@@ -92,7 +125,8 @@ def counters() -> set[str]:
 def exported() -> dict[str, frozenset[str]]:
     """Return the labels of every metric in the reference page, which is made from the code."""
     scraped = {"job", "instance"}
-    known = {"up": frozenset(scraped), "ALERTS": frozenset({*scraped, "alertname", "alertstate", "probe"})}
+    alert = {*scraped, "alertname", "alertstate", "probe", "kind", "target"}
+    known = {"up": frozenset(scraped), "ALERTS": frozenset(alert)}
     for line in _REFERENCE.read_text().splitlines():
         if line.startswith("| `mailsonde_"):
             name, kind, cell = (cell.strip(" `") for cell in line.split("|")[1:4])

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from monitor.commands import main
-from monitor.config.load import ConfigurationError
+from monitor.config.load import ConfigurationError, load
+from monitor.rendering import render_alerts
 from monitor.thresholds import load_thresholds
+from tests.unit.dashboards.promql import parse, reads
 
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 SITE = Path(__file__).parents[3] / "alerts" / "tests" / "site.yaml"
 
 
@@ -48,6 +54,12 @@ def test_own_thresholds_take_the_place_of_the_shipped_ones(tmp_path: Path) -> No
             "dashboards: 'https://{{ x }}/d'",
             "ours.yaml:1: dashboards: is not the address of dashboards; write",
         ),
+        ("\noverdue_share_of_deadline: 1.5", "ours.yaml:2: overdue_share_of_deadline: must be less than 1"),
+        (
+            "certificate_critical: 30d",
+            "ours.yaml:1: certificate_critical: must be shorter than certificate_warning",
+        ),
+        ("job: 'a\"b'", "ours.yaml:1: job: must match pattern"),
         ("lag_for: 5m\nlag_for: 6m", "ours.yaml:2: lag_for: this key stands here twice"),
         ("- a list", "ours.yaml:1: must be a mapping with thresholds"),
         ("a: [", "ours.yaml:1: is not valid YAML"),
@@ -60,6 +72,63 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, text: str, told: str)
     with pytest.raises(ConfigurationError) as caught:
         load_thresholds(path)
     assert told in str(caught.value)
+
+
+def _rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> list[dict[str, Any]]:
+    """Return the alerting rules with a site's thresholds."""
+    monkeypatch.setenv("TEST_SECRET", "x")
+    path = tmp_path / "ours.yaml"
+    path.write_text(text)
+    files = render_alerts(load(SITE), load_thresholds(path))
+    groups = [group for text in files.values() for group in yaml.safe_load(text)["groups"]]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("slo_fast: []", "MailsondeErrorBudgetBurningFast"),
+        ("slo_slow: []", "MailsondeErrorBudgetBurningSlowly"),
+        ("job: ''", "MailsondeAgentDown"),
+    ],
+)
+def test_what_is_left_empty_has_no_alert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, left_out: str
+) -> None:
+    """Without burn rates, or without a job that scrapes agents, the rules lack that alert and no other."""
+    names = {rule["alert"] for rule in _rendered(tmp_path, monkeypatch, text)}
+    all_names = {rule["alert"] for rule in _rendered(tmp_path, monkeypatch, "{}")}
+    assert all_names - names == {left_out}
+
+
+@pytest.mark.parametrize("begins", ["*x", "&x", "[x", "%x", "|", "#x", "https://wiki.example.com/a?b=c#d"])
+def test_an_address_of_runbooks_comes_out_as_it_went_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str
+) -> None:
+    """Characters that mean something in YAML mean nothing in what runbook_url begins with."""
+    rules = _rendered(tmp_path, monkeypatch, f"runbooks: '{begins}'")
+    assert {rule["annotations"]["runbook_url"] for rule in rules} == {
+        f"{begins}/{rule['alert']}.md" for rule in rules
+    }
+
+
+def test_no_window_is_shorter_than_four_scrapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a Prometheus that scrapes every ten minutes, each window has scrapes in it."""
+    rules = _rendered(tmp_path, monkeypatch, "scrape_interval: 10m")
+    named = [rule for rule in rules if "probe=~" in rule["expr"] and "Budget" not in rule["alert"]]
+    windows = {read.window for rule in named for read in reads(parse(rule["expr"])) if read.window}
+    seconds = {sum(float(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([dhms])", w)) for w in windows}
+    assert min(seconds) == 2400.0
+
+
+def test_the_job_is_the_sites_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AgentDown asks for the job that the site named, and for no other."""
+    (rule,) = [
+        rule
+        for rule in _rendered(tmp_path, monkeypatch, "job: mail-canaries")
+        if rule["alert"] == "MailsondeAgentDown"
+    ]
+    assert rule["expr"].strip() == 'up{job="mail-canaries"} == 0 or absent(up{job="mail-canaries"})'
 
 
 def test_command_refuses_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
