@@ -21,7 +21,7 @@ def _presence() -> list[AnyPanel]:
     return [
         number(
             1,
-            (0, 0, 6, 4),
+            (0, 0, 4, 4),
             "Agents that do not answer",
             Query(f"count({_UP} == 0) or vector(0)", "down"),
             "Agents that Prometheus cannot scrape: mail is not being watched from there. "
@@ -30,7 +30,20 @@ def _presence() -> list[AnyPanel]:
         ),
         number(
             2,
-            (6, 0, 6, 4),
+            (4, 0, 4, 4),
+            "Probes that stand still",
+            Query(
+                f"count(time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}} "
+                f"> 3 * mailsonde_probe_interval_seconds{{{PROBE}}} + 60) or vector(0)",
+                "standing still",
+            ),
+            "Probes of which no run ended for three intervals and a minute; a round trip may wait that long "
+            "for its message. What is shown of them is old: see below whether runs are skipped or late.",
+            [("green", None), ("orange", 1)],
+        ),
+        number(
+            11,
+            (8, 0, 4, 4),
             "Agents with an old configuration",
             Query(
                 f"count(mailsonde_config_last_reload_successful{{{AGENT}}} == 0) or vector(0)",

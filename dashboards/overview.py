@@ -64,8 +64,9 @@ def _numbers() -> list[AnyPanel]:
                 "age",
             ),
             "Age of the oldest message that was sent and has not arrived. "
-            "When it grows with the clock, mail is stuck: look into the queue of the server that took it.",
-            [("green", None), ("red", 60)],
+            "When it grows with the clock, mail is stuck: look into the queue of the server that took it. "
+            "How old is too old depends on the route: the alert MailsondeMessageOverdue knows.",
+            [("blue", None)],
             unit="s",
             links=[to_all("Delivery")],
         ),

@@ -205,19 +205,21 @@ def graph(
     *,
     unit: str = "s",
     stacked: bool = False,
+    least: float | None = 0.0,
     limits: Steps = (),
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> timeseries.Panel:
-    """Return a panel with lines over time; ``limits`` are drawn across."""
+    """Return a panel with lines over time from ``least`` upwards; ``limits`` are drawn across."""
     panel = _filled(timeseries.Panel(), id_, place, title, description, unit, links)
     panel = (
-        panel.min(0)
-        .fill_opacity(20 if stacked else 5)
+        panel.fill_opacity(20 if stacked else 5)
         .show_points(common.VisibilityMode.AUTO)
         .legend(_legend())
         .tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
         .interval("2m")  # messages are few: a shorter window would often hold none
     )
+    if least is not None:
+        panel = panel.min(least)
     if stacked:
         panel = panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
     if limits:

@@ -64,8 +64,8 @@ def _phases() -> list[AnyPanel]:
             "Where the time goes",
             [
                 Query(
-                    f"sum by (instance, probe, phase) (mailsonde_probe_phase_seconds{{{PROBE}}})",
-                    "{{phase}} ({{probe}} @ {{instance}})",
+                    f"sum by (instance, probe, target, phase) (mailsonde_probe_phase_seconds{{{PROBE}}})",
+                    "{{phase}} ({{probe}} → {{target}} @ {{instance}})",
                 )
             ],
             "Seconds that each phase of the last run took; choose one probe to read it. DNS: the resolver. "
@@ -162,6 +162,7 @@ def _certificates() -> list[AnyPanel]:
             "Jumps up when a new certificate is in use. When automatic renewal is due and there is no jump, "
             "look at its log.",
             unit="d",
+            least=None,
             limits=[("red", None), ("orange", 3), ("transparent", 14)],
         ),
     ]

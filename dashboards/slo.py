@@ -85,6 +85,7 @@ def _budgets() -> list[AnyPanel]:
             "alerts then. "
             "A steady slope is a route that is not good enough for its objective.",
             unit="percentunit",
+            least=None,
             limits=[("red", None), ("transparent", 0)],
             links=[to("Delivery")],
         ),
@@ -93,11 +94,11 @@ def _budgets() -> list[AnyPanel]:
 
 def _burning() -> list[AnyPanel]:
     advice = {
-        "1h": "The critical alert fires above the dashed line, where 2 % of the budget is gone in an hour. "
-        "Act now: look at deliveries and servers.",
-        "6h": "The critical alert fires above the dashed line, where 5 % of the budget is gone in 6 hours. "
-        "Act now, also where the last hour looks better.",
-        "3d": "The warning fires above the dashed line, where the budget will not last its 30 days. "
+        "1h": "Above the dashed line 2 % of the budget is gone in an hour; when it goes on, the "
+        "critical alert fires. Act now: look at deliveries and servers.",
+        "6h": "Above the dashed line 5 % of the budget is gone in 6 hours; when it goes on, the "
+        "critical alert fires. Act now, also where the last hour looks better.",
+        "3d": "Above the dashed line the budget will not last its 30 days; if it goes on, the warning comes. "
         "Find the cause within office hours: look at what runs were bad.",
     }
     return [
