@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,15 +104,31 @@ def test_the_units_command_runs_unprivileged_on_a_read_only_root(site: Site) -> 
 
 def _healthcheck(port: int) -> int:
     """Return the status of the container's health check, run here against ``port``."""
-    (words,) = re.findall(
-        r"CMD (\[\"python\", .*\])$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE
-    )
-    _, *arguments = yaml.safe_load(words)
+    _, *arguments = _image_health_command()
     command = [sys.executable, *(word.replace("9725", str(port)) for word in arguments)]
     return subprocess.run(command, capture_output=True, check=False, env={}).returncode
 
 
-@pytest.mark.parametrize("content", [None, "probes: [{kind: mx}]\n"], ids=["no file", "wrong"])
+def _image_health_command() -> list[str]:
+    (words,) = re.findall(
+        r"CMD (\[\"python\", .*\])$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE
+    )
+    return list(yaml.safe_load(words))
+
+
+def test_compose_has_the_images_health_check() -> None:
+    """Who builds an image of the OCI format, which drops its health check, has the same one by compose."""
+    check = yaml.safe_load((CONTAINER / "compose.yaml").read_text())["services"]["mailsonde"]["healthcheck"]
+    assert check.pop("test") == ["CMD", *_image_health_command()]
+    (options,) = re.findall(r"^HEALTHCHECK (.*) \\$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE)
+    assert check == {
+        name.replace("-", "_"): yaml.safe_load(value) for name, value in re.findall(r"--(\S+)=(\S+)", options)
+    }
+
+
+@pytest.mark.parametrize(
+    "content", [None, "probes: [{name: mx, kind: mx, domain: a b}]\n"], ids=["no", "wrong"]
+)
 def test_a_configuration_that_cannot_be_used_is_not_tried_again(tmp_path: Path, content: str | None) -> None:
     """The unit's one command ends with a status after which systemd does not restart it.
 
@@ -126,13 +144,31 @@ def test_a_configuration_that_cannot_be_used_is_not_tried_again(tmp_path: Path, 
     assert str(done.returncode) in _unit_value(unit, "RestartPreventExitStatus").split(), done.stderr
 
 
-def test_what_the_containerfile_copies_is_there() -> None:
-    """Every path that the image is built from is in the checkout, and nothing else runs as root in it."""
+def test_the_image_is_built_from_what_the_containerfile_copies(tmp_path: Path) -> None:
+    """What it copies is enough to build the package, with all that a wheel of the checkout has."""
     text = (CONTAINER / "Containerfile").read_text()
+    assert re.search(r"^USER 65532:65532$", text, re.MULTILINE), "nothing else runs as root"
+    context = tmp_path / "context"
+    context.mkdir()
     for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
-        *sources, _ = line.split()
-        assert all((ROOT / source).exists() for source in sources), line
-    assert re.search(r"^USER 65532:65532$", text, re.MULTILINE)
+        *sources, target = line.split()
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, context / target)
+            else:
+                shutil.copy(ROOT / source, context / target)
+    assert _files_in_wheel(context, tmp_path / "image") == _files_in_wheel(ROOT, tmp_path / "checkout")
+
+
+def _files_in_wheel(source: Path, made: Path) -> set[str]:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", made, source], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = made.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
 
 
 def test_compose_file_fits_the_specification_and_names_what_is_there() -> None:
