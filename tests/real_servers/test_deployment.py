@@ -20,7 +20,8 @@ import yaml
 
 from monitor.config.load import load
 from tests.real_servers.dovecot import TlsFiles
-from tests.real_servers.process import require
+from tests.real_servers.process import free_port, require
+from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.site import MAILSONDE, Site
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +222,36 @@ def test_kubernetes_manifests_fit_the_schemas(tmp_path: Path) -> None:
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
     grace = deployment["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace > 10  # seconds in which the agent ends in order
+
+
+def test_the_operators_prometheus_calls_the_agent_by_its_location(
+    tmp_path: Path, start_prometheus: Callable[[Path], Prometheus]
+) -> None:
+    """Whatever address its pod has, the agent's series are one, of the job that the alert rules ask for."""
+    monitor = yaml.safe_load((DEPLOY / "kubernetes/servicemonitor.yaml").read_text())["spec"]
+    (endpoint,) = monitor["endpoints"]
+    before, after = (f"127.0.0.1:{free_port()}" for _ in range(2))  # nobody answers, which `up` tells as well
+    scrape = {
+        "job_name": "serviceMonitor/mailsonde/mailsonde/0",
+        "scrape_interval": "1s",
+        "static_configs": [{"targets": [before, after]}],
+        "relabel_configs": [
+            {"target_label": rule["targetLabel"], "replacement": rule["replacement"]}
+            for rule in endpoint["relabelings"]
+        ],
+    }
+    config = tmp_path / "prometheus.yml"
+    config.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+    prometheus = start_prometheus(config)
+    prometheus.wait_until(lambda asked: asked.query("up"), "a scrape was tried")
+    kinds = {each["kind"]: each for each in _manifests()}
+    agent = yaml.safe_load(kinds["ConfigMap"]["data"]["mailsonde.yaml"])["agent"]
+    assert prometheus.query('up{job="mailsonde"}') == [
+        ({"__name__": "up", "job": "mailsonde", "instance": agent["location"]}, 0.0)
+    ]
+    service = kinds["Service"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
 
 
 def _require_valid(text: str, tmp_path: Path) -> None:
