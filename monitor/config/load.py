@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from monitor.config.document import Document, Mistake, key_of, read_document
-from monitor.config.mistakes import mistakes_of
+from monitor.config.mistakes import did_you_mean, mistakes_of
 from monitor.config.models import Configuration
 from probes.registry import KINDS
 from probes.settings import MailboxSettings, Reference, Settings
@@ -132,7 +132,8 @@ def _reference_fault(data: Mapping[str, object], reference: Reference, value: st
     entries = table if isinstance(table, Mapping) else {}
     if value not in entries:
         known = ", ".join(sorted(map(str, entries))) or "none"
-        return f"{reference.table} has no entry {value!r}; it has: {known}"
+        suggestion = did_you_mean(value, [*map(str, entries), *reference.besides])
+        return f"{reference.table} has no entry {value!r}.{suggestion} It has: {known}"
     server = value if reference.table == "servers" else _entry(data, "mailboxes", value).get("server")
     protocol = _entry(data, "servers", server).get("protocol")
     if reference.protocols and isinstance(protocol, str) and protocol not in reference.protocols:

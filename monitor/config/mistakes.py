@@ -44,25 +44,42 @@ def _text(detail: ErrorDetails, model: type[BaseModel]) -> str:
         case "union_tag_invalid":
             known = ", ".join(KINDS)
             tag = context["tag"]
-            return f"there is no kind {tag!r}.{_did_you_mean(tag, KINDS)} The kinds are {known}"
+            return f"there is no kind {tag!r}.{did_you_mean(tag, KINDS)} The kinds are {known}"
         case "union_tag_not_found":
             return f"kind is required; the kinds are {', '.join(KINDS)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return _no_mapping(detail["loc"], model)
+        case "tuple_type":
+            return "must be a list; write [ONE, ANOTHER], or each in a line of its own after a dash"
         case _:
             return detail["msg"].replace("Input should be", "must be").replace("String should", "must")
 
 
-def _unknown_key(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    known = _known_keys(loc[:-1], model)
-    return f"unknown key.{_did_you_mean(str(loc[-1]), known)} Known here: {', '.join(known)}"
+def _unknown_key(loc: Location, model: type[BaseModel]) -> str:
+    known = _keys(_models_at(loc[:-1], model)[0])
+    return f"unknown key.{did_you_mean(str(loc[-1]), known)} Known here: {', '.join(sorted(known))}"
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def _no_mapping(loc: Location, model: type[BaseModel]) -> str:
+    """Say how settings are written: with the keys that must be there, or the first where none must."""
+    models, of_names = _models_at(loc, model)
+    known = _keys(models)
+    needed = [key for key, is_needed in known.items() if is_needed] or list(known)[:1]
+    settings = f"{{{', '.join(f'{key}: …' for key in needed)}}}" if needed else "…"
+    if of_names:
+        return f"must be a mapping with names, such as {{NAME: {settings}}}"
+    hint = f"; known here: {', '.join(sorted(known))}" if len(models) == 1 else ""
+    return f"must be a mapping of settings, such as {settings}{hint}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question after the one of ``known`` that is most like ``word``; empty where none is."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """Return the keys that the model at ``loc`` knows, following the models' fields down."""
+def _models_at(loc: Location, model: type[BaseModel]) -> tuple[list[type[BaseModel]], bool]:
+    """Return the models that ``loc`` may be, following fields down, and whether names lead to them."""
     candidates: list[type[BaseModel]] = [model]
     is_name = False
     for part in loc:
@@ -77,9 +94,16 @@ def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]
             candidates = [found for field in fields for found in _models_in(field.annotation)]
             # What follows is a name that the site chose, even where it reads like a key.
             is_name = any(get_origin(field.annotation) in {dict, Mapping} for field in fields)
-    return sorted(
-        {field.alias or key for candidate in candidates for key, field in candidate.model_fields.items()}
-    )
+    return candidates, is_name
+
+
+def _keys(models: Iterable[type[BaseModel]]) -> dict[str, bool]:
+    """Return each key that one of the models knows, and whether all of them require it."""
+    fields = [
+        {field.alias or key: field.is_required() for key, field in model.model_fields.items()}
+        for model in models
+    ]
+    return {key: all(each.get(key, False) for each in fields) for known in fields for key in known}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
