@@ -25,6 +25,7 @@ def main() -> None:
     \b
     Examples:
       mailsonde demo                             # the whole thing on this machine
+      mailsonde init                             # find your servers, write a configuration
       mailsonde validate mailsonde.yaml          # check a configuration
       mailsonde check --config mailsonde.yaml    # run every probe once, now
       mailsonde run --config mailsonde.yaml      # run the agent

@@ -21,7 +21,9 @@ _NAMES = TypeAdapter(Name)
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script that makes SHELL complete commands, options, and names of probes.
+    """Print a script that makes SHELL complete command lines.
+
+    It completes commands, options, files, and names of probes.
 
     \b
     Examples:

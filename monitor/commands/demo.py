@@ -26,6 +26,10 @@ def demo(seconds: float | None) -> None:
     2 seconds. Opens loopback ports only, and leaves nothing behind. Ctrl-C ends it.
 
     \b
+    The sandbox needs more libraries:
+      pip install 'mailsonde[demo]'
+
+    \b
     Examples:
       mailsonde demo
       mailsonde demo --seconds 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import socket
 import sys
@@ -46,11 +47,12 @@ VARIABLE = "MAILSONDE_PASSWORD"
 @click.command()
 @init_options
 def init(**options: Any) -> None:
-    """Make a configuration: find the servers of a mail address, try them, write the file.
+    """Make a configuration from a mail address and its password.
 
-    Credentials go only to servers that you saw and over verified TLS. One test message is sent
-    there and back. Nothing is written before you say so, and no file is overwritten. Exit status:
-    0 written, 1 stopped, 2 something does not work.
+    Finds the address's servers, tries them, and writes the file. Credentials go only to servers
+    that you saw and over verified TLS. One test message is sent there and back. Nothing is
+    written before you say so, and no file is overwritten. Exit status: 0 written, 1 stopped, 2
+    something does not work.
 
     \b
     Examples:
@@ -268,6 +270,10 @@ def _given_password(wishes: Wishes) -> SecretStr | None:
     if wishes.password_env is not None and wishes.password_file is not None:
         _end("give either --password-env or --password-file, not both")
     if wishes.password_env is not None:
+        if wishes.password_env not in os.environ:
+            _end(
+                f"environment variable {wishes.password_env} is not set; set it, or use --password-file PATH"
+            )
         where = {"env": wishes.password_env}
     elif wishes.password_file is not None:
         where = {"file": str(wishes.password_file.absolute())}

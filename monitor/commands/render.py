@@ -25,7 +25,9 @@ from monitor.thresholds import load_thresholds
     help="For alerts: your own thresholds (YAML), in place of those in alerts/thresholds.yaml.",
 )
 def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
-    """Write files for Prometheus and Grafana, made for your configuration.
+    """Write alerts, dashboards or a configuration of Prometheus.
+
+    They are made for your own configuration:
 
     \b
     alerts      rule files, one a subsystem, with your probes' own times

@@ -11,7 +11,9 @@ from monitor.config.models import Configuration
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors that complete and check YAML.
+    """Print the JSON Schema of the configuration, for editors.
+
+    With it they complete and check the YAML file.
 
     \b
     Examples:

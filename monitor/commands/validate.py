@@ -12,9 +12,10 @@ from monitor.commands.options import load_or_exit
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def validate(file: Path) -> None:
-    """Check a configuration FILE: exit 0, or every mistake with its line and exit 2.
+    """Check a configuration, and tell every mistake with its line.
 
-    Secrets must be readable: validate where the agent runs, as its user.
+    Secrets must be readable: validate where the agent runs, as its user. Exit status: 0 nothing
+    is wrong, 2 there are mistakes.
 
     \b
     Examples:

@@ -181,3 +181,14 @@ def test_thresholds_are_no_file(site: Path, tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "absent.yaml: cannot be read: No such file or directory; check its path" in done.stderr
+
+
+def test_password_variable_is_not_set(tmp_path: Path) -> None:
+    """Who names a variable that is not there is told the option that does without one."""
+    made = tmp_path / "site.yaml"
+    assert _ended("init", "--address", "a@example.com", "--out", made, "--password-env", "UNSET") == (
+        2,
+        "",
+        "mailsonde cannot go on: environment variable UNSET is not set; "
+        "set it, or use --password-file PATH\n",
+    )

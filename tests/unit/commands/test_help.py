@@ -46,6 +46,24 @@ def test_examples_in_help_can_be_typed(path: tuple[str, ...], monkeypatch: pytes
         assert done.exit_code == 0, done.output
 
 
+def test_summaries_are_whole() -> None:
+    """At 80 columns the list of commands has a whole sentence for each."""
+    listed = _run("--help", env={"COLUMNS": "80"}).output.partition("Commands:\n")[2].splitlines()
+    assert {line.split()[0] for line in listed} == set(main.commands)
+    assert [line for line in listed if line[-1] != "." or line.endswith("...")] == []
+
+
+def test_help_begins_with_what_comes_first() -> None:
+    """The examples of the bare command lead from the demo over a configuration to the agent."""
+    examples = re.findall(r"^    mailsonde (\w+)", _run("--help").output, re.MULTILINE)
+    assert examples == ["demo", "init", "validate", "check", "run"]
+
+
+def test_demo_names_its_extra() -> None:
+    """Who installed mailsonde alone learns what the demo needs besides."""
+    assert "pip install 'mailsonde[demo]'" in _run("demo", "--help").output
+
+
 def test_every_option_is_explained() -> None:
     """No option stands in a help text without a word on what it does."""
     for path in ALL:
