@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
 from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
@@ -67,6 +67,7 @@ class Discovery:
                 (f"autodiscover at {host}", ask_autodiscover(host, self._address, self._web))
                 for host in (f"autodiscover.{domain}", domain)
             ),
+            ("autodiscover by SRV record", self._autodiscover_by_srv()),
             ("well-known names", self._well_known()),
         ]
 
@@ -78,11 +79,32 @@ class Discovery:
         return await asyncio.gather(*(ask(name, answer) for name, answer in asked))
 
     async def _srv(self) -> list[Endpoint]:
-        """Return what SRV records name: by protocol, then priority, then weight (RFC 2782)."""
+        """Return what SRV records name, by protocol."""
         found = await asyncio.gather(*(self._service(*service) for service in _SERVICES))
         return [endpoint for endpoints in found for endpoint in endpoints]
 
     async def _service(self, service: str, protocol: MailProtocol, tls: TlsMode) -> list[Endpoint]:
+        return [
+            Endpoint(protocol, host, port, tls, f"SRV {service}", self._is_ours(host))
+            for host, port in await self._targets(service)
+        ]
+
+    async def _autodiscover_by_srv(self) -> list[Endpoint]:
+        """Return what autodiscover says at the host that DNS names for it ([MS-OXDISCO] section 3.1.5.3).
+
+        A host outside of the domain does not speak for it: only servers that lie in the domain are
+        vouched for then. Raises `PageError`.
+        """
+        for host, port in (await self._targets("_autodiscover"))[:1]:
+            where = host if port == 443 else f"{host}:{port}"
+            found = await ask_autodiscover(where, self._address, self._web)
+            if self._is_ours(host):
+                return found
+            return [replace(endpoint, vouched=self._is_ours(endpoint.host)) for endpoint in found]
+        return []
+
+    async def _targets(self, service: str) -> list[tuple[str, int]]:
+        """Return hosts and ports of a service: by priority, then weight (RFC 2782)."""
         records = []
         for text in await self._records(f"{service}._tcp.{self._domain}", "SRV"):
             *numbers, target = text.split(maxsplit=3)
@@ -92,8 +114,7 @@ class Discovery:
         found = []
         for _, _, port, target in sorted(records)[:RECORDS_LIMIT]:
             with suppress(ValueError):  # as for ".", which says that the service is not offered
-                host = host_name(target)
-                found.append(Endpoint(protocol, host, port, tls, f"SRV {service}", self._is_ours(host)))
+                found.append((host_name(target), port))
         return found
 
     async def _well_known(self) -> list[Endpoint]:

@@ -90,7 +90,7 @@ class Web:
                     url.copy_with(host=address, port=url.port or self._port),
                     content=content,
                     headers={
-                        "Host": host,
+                        "Host": host if url.port is None else f"{host}:{url.port}",
                         "Accept-Encoding": "identity",
                         **({"Content-Type": "text/xml"} if content is not None else {}),
                     },

@@ -10,7 +10,7 @@ from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
 from monitor.init.discovery import ENDPOINTS_LIMIT, Discovery, Source, candidates
 from monitor.init.endpoint import Endpoint, given_endpoints
 from monitor.init.web import PageError
-from tests.unit.init.conftest import Domain, Served
+from tests.unit.init.conftest import HOSTS, Domain, Served
 from tests.unit.init.https_server import page
 
 ADDRESS = "canary@example.com"
@@ -181,6 +181,63 @@ async def test_autodiscover_that_wants_a_login(serve_domain: Served) -> None:
         endpoints = await ask_autodiscover("autodiscover.example.com", ADDRESS, domain.web)
     assert {endpoint.host for endpoint in endpoints} == {"autodiscover.example.com"}
     assert len(domain.https.requests) == 2
+
+
+SRV = "_autodiscover._tcp.example.com. 60 IN SRV"
+FOREIGN_V1 = "provider.test POST /autodiscover/autodiscover.xml"
+SERVERS = "".join(
+    f"<Protocol><Type>{kind}</Type><Server>{host}</Server><Port>{port}</Port><SSL>on</SSL></Protocol>"
+    for kind, host, port in (("IMAP", "imap.provider.test", 993), ("SMTP", "out.example.com", 465))
+)
+LISTED = page(f"<Autodiscover><Response><Account>{SERVERS}</Account></Response></Autodiscover>")
+
+
+async def test_autodiscover_at_the_host_of_an_srv_record(serve_domain: Served) -> None:
+    """The preferred host is asked; one outside vouches for nobody, but what lies in the domain is ours."""
+    records = (f"{SRV} 20 0 443 autoconfig.example.com.", f"{SRV} 10 0 443 provider.test.")
+    async with serve_domain({FOREIGN_V1: LISTED}, *records) as domain:
+        assert await found(domain) == [
+            "imap imap.provider.test:993 implicit ?",
+            "smtp out.example.com:465 implicit",
+        ]
+    asked = [request for request in domain.https.requests if "/autodiscover/" in request]
+    assert not [request for request in asked if request.startswith("autoconfig.")]
+
+
+async def test_autodiscover_at_an_srv_host_of_the_domain(serve_domain: Served) -> None:
+    """A host in the domain that proves its name speaks for it, and comes before guesses."""
+    records = (
+        f"{SRV} 0 0 443 owa.example.com.",
+        "owa.example.com. 60 IN A 127.0.0.1",
+        "imap.example.com. 60 IN A 127.0.0.1",
+    )
+    pages = {"owa.example.com POST /autodiscover/autodiscover.xml": LISTED}
+    async with serve_domain(pages, *records, names=(*HOSTS, "owa.example.com")) as domain:
+        assert await found(domain) == [
+            "imap imap.provider.test:993 implicit",
+            "smtp out.example.com:465 implicit",
+            "imap imap.example.com:993 implicit",
+            "imap imap.example.com:143 starttls",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("record", "names"),
+    [
+        (f"{SRV} 0 0 443 provider.test.", HOSTS[:3]),
+        (f"{SRV} 0 0 1 provider.test.", HOSTS),
+        (f"{SRV} 0 0 443 .", HOSTS),
+        (f"{SRV} 0 0 0 provider.test.", HOSTS),
+    ],
+    ids=["no certificate for its name", "nobody at its port", "not offered", "no port"],
+)
+async def test_srv_record_that_leads_to_no_autodiscover(
+    serve_domain: Served, record: str, names: tuple[str, ...]
+) -> None:
+    """A host that does not prove its name, or is not where the record says, is asked for nothing."""
+    async with serve_domain({FOREIGN_V1: LISTED}, record, names=names) as domain:
+        assert await found(domain) == []
+        assert not [request for request in domain.https.requests if request.startswith("provider.")]
 
 
 @pytest.mark.parametrize(
