@@ -1,4 +1,4 @@
-"""Completion as a shell asks for it: a real bash with the script sourced, and what zsh and fish receive."""
+"""Completion as a shell asks for it: a real bash, zsh and fish with the script sourced."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from monitor.commands import main
+from tests.real_servers.process import require
 
 SITE = """\
 probes:
@@ -154,23 +155,53 @@ def test_script_is_for_mailsonde(shell: str, marks: tuple[str, ...], environment
         assert "_MAILSONDE_COMPLETE" in done.stdout
 
 
+ZSH = """
+autoload -Uz compinit && compinit -D -u
+source $1; shift
+compadd() { print -rl -- ${(P)@[-1]} }
+_describe() { print -rl -- ${${(P)3}%%:*} }
+_path_files() { print -r -- site.yaml }
+words=("$@") CURRENT=$#
+$_comps[mailsonde]
+"""
+"""Calls the function that the script registered, as zsh does at the last word, and prints what it adds."""
+
+FISH = """
+source $argv[1]
+complete -C "$argv[2..]" | string replace -r '\\t.*' ''
+"""
+"""Asks fish what it offers behind a command line, without the explanations."""
+
+
 @pytest.mark.parametrize(
-    ("shell", "asked", "answer"),
-    [
-        ("zsh", {"COMP_WORDS": "mailsonde check -c site.yaml hq-m", "COMP_CWORD": "4"}, "plain\nhq-mx\n_\n"),
-        ("fish", {"COMP_WORDS": "mailsonde check -c site.yaml hq-m", "COMP_CWORD": "hq-m"}, "plain,hq-mx\n"),
-    ],
+    ("shell", "command"),
+    [("zsh", ("zsh", "-f", "-c", ZSH, "zsh")), ("fish", ("fish", "--no-config", "-c", FISH))],
 )
-def test_answer_to_other_shells(
-    shell: str, asked: dict[str, str], answer: str, environment: dict[str, str], site: Path
-) -> None:
-    """What the scripts of zsh and fish ask is answered with the names of probes in their own forms."""
-    done = subprocess.run(
-        ["mailsonde"],
-        env=environment | asked | {"_MAILSONDE_COMPLETE": f"{shell}_complete"},
-        capture_output=True,
-        text=True,
-        cwd=site.parent,
+def test_other_shells(shell: str, command: tuple[str, ...], environment: dict[str, str], site: Path) -> None:
+    """Zsh and fish complete commands, options, an option's words, files, and names of probes."""
+    require(shell, shell)
+    script = site.with_name(f"mailsonde.{shell}")
+    script.write_bytes(
+        subprocess.run(
+            ["mailsonde", "completion", shell], capture_output=True, check=True, env=environment
+        ).stdout
     )
-    assert done.stderr == ""
-    assert done.stdout == answer
+
+    def offered(*words: str) -> set[str]:
+        done = subprocess.run(
+            [*command, script, "mailsonde", *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=30,
+            cwd=site.parent,
+        )
+        assert done.stderr == ""
+        return set(done.stdout.splitlines())
+
+    assert offered("") == set(main.commands)
+    assert offered("check", "--te") == {"--textfile"}
+    assert offered("check", "--format", "") == {"text", "json", "nagios"}
+    assert offered("validate", "si") == {"site.yaml"}
+    assert offered("check", "-c", "site.yaml", "hq-") == {"hq-roundtrip", "hq-mx"}
+    assert offered("check", "-c", "~/site.yaml", "hq-mx", "") == {"hq-roundtrip", "branch.smtp"}
