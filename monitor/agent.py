@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from monitor.assembly import Assembly, assembled
 from monitor.collector import AgentCollector
 from monitor.config.models import AgentSettings, Configuration
-from monitor.recent import Recent
+from monitor.recent import KEPT, Recent
 from monitor.runner import Result
 from monitor.schedule import Schedule
 from monitor.web.app import web_app
@@ -36,8 +36,8 @@ GRACE = 4.0
 PURGE_EVERY = 3600.0
 """Seconds between two purges of the ledger."""
 
-RUNS_RECALLED = 2000
-"""Latest runs of an earlier agent that the pages show from the start."""
+RUNS_RECALLED = 5000
+"""Most runs of an earlier agent that the pages show from the start, beyond one of each route."""
 
 GARBAGE = 10_000
 """New objects after which garbage is looked for: a few megabytes, and tens of runs."""
@@ -132,9 +132,9 @@ async def _at_work(
 
 
 async def _recalled(assembly: Assembly, clock: Clock) -> Recent:
-    """Return what the pages show from the start: the runs of an earlier agent."""
+    """Return what the pages show from the start: the newest runs of each route by an earlier agent."""
     recent = Recent(clock.time())
-    for earlier in reversed(await assembly.ledger.recent_runs(limit=RUNS_RECALLED)):
+    for earlier in await assembly.ledger.newest_runs(assembly.probes.keys(), KEPT, RUNS_RECALLED):
         recent.take_in(earlier)
     return recent
 

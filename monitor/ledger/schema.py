@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 UPGRADES = {
     "1": (
@@ -12,6 +12,19 @@ UPGRADES = {
         "ALTER TABLE messages ADD COLUMN octets INTEGER",
         "ALTER TABLE messages ADD COLUMN digest VARCHAR",
         "ALTER TABLE messages ADD COLUMN findings VARCHAR NOT NULL DEFAULT ''",
+    ),
+    "2": (
+        "ALTER TABLE runs ADD COLUMN target VARCHAR NOT NULL DEFAULT ''",
+        "ALTER TABLE runs ADD COLUMN run VARCHAR NOT NULL DEFAULT ''",
+        "ALTER TABLE runs ADD COLUMN transcript VARCHAR",
+        "DROP INDEX runs_by_probe",
+        "DROP INDEX runs_by_failure",
+        "UPDATE runs SET target = coalesce(json_extract(document, '$.target'), ''), "
+        "run = coalesce(json_extract(document, '$.run'), ''), "
+        "transcript = json_extract(document, '$.transcript'), "
+        "document = json_remove(document, '$.transcript')",
+        "CREATE INDEX runs_by_route ON runs (probe, target, id)",
+        "CREATE INDEX failed_runs_by_route ON runs (probe, target, id) WHERE failed = 1",
     ),
 }
 """What turns an older schema, by its version, into the next one."""
@@ -80,11 +93,18 @@ runs = Table(
     "runs",
     metadata,
     Column("id", Integer, primary_key=True),
+    Column("run", String, nullable=False, server_default=""),
     Column("probe", String, nullable=False),
+    Column("target", String, nullable=False, server_default=""),
     Column("failed", Boolean, nullable=False),
-    Column("document", String, nullable=False),  # the run as one JSON object
-    Index("runs_by_probe", "probe", "id"),
-    Index("runs_by_failure", "probe", "failed", "id"),
+    Column("document", String, nullable=False),  # the run as one JSON object, without its transcript
+    Column("transcript", String),  # a JSON list of lines
+    Index("runs_by_route", "probe", "target", "id"),
+    Index("failed_runs_by_route", "probe", "target", "id", sqlite_where=text("failed = 1")),
     sqlite_autoincrement=True,
 )
-"""The last finished runs of each probe; ``failed`` means that the outcome was not ``ok``."""
+"""The last finished runs of each probe and target; ``failed`` means that the outcome was not ``ok``.
+
+One run is found by its id among those of its probe: an index for it would cost every run more than
+it would spare the few that are looked at.
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -32,7 +32,7 @@ RUNS_EVERY = 5.0
 """Seconds after which finished runs are written."""
 
 FORGET_AFTER = 25
-"""Runs of a probe after which its old ones are removed: it may hold so many more for a while."""
+"""Runs of a route after which its old ones are removed: it may hold so many more for a while."""
 
 PENDING_RUNS = 10_000
 """Most runs that wait to be recorded; more are dropped and counted."""
@@ -65,7 +65,7 @@ class SqlLedger:
         self._pending_runs: list[Mapping[str, object]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._closing = False
-        self._grown: Counter[str] = Counter()  # runs of each probe since its old ones were removed
+        self._grown: Counter[tuple[str, str]] = Counter()  # runs of a route since its old ones were removed
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
         self._writer: Writer[_Operation] = Writer(self._commit, f"ledger {database.path}")
 
@@ -118,8 +118,10 @@ class SqlLedger:
     async def forget(self, before: float) -> int:
         """Remove messages that ended, and were due, before ``before`` (unix seconds); return how many.
 
-        Totals stay as they are.
+        Totals stay as they are. The runs of routes that are gone go too, by number and not by age.
         """
+        self._write_runs(grown_by=1)  # so that no count is kept of a route that is gone
+        await self._write(lambda connection, _: history.forget_gone_routes(connection))
         removed = 0
         while step := await self._write(lambda _, pages: pages.forget(before, PURGE_STEP)):
             removed += step
@@ -130,7 +132,7 @@ class SqlLedger:
         return await self._read(books.discrepancies)
 
     def record_run(self, run: Mapping[str, object]) -> None:
-        """Keep a finished run, which has at least ``probe`` and ``outcome``; returns at once.
+        """Keep a finished run, with at least ``run``, ``probe``, ``target`` and ``outcome``; returns at once.
 
         ``run`` is not to be changed any more: runs are written together every `RUNS_EVERY` seconds,
         so that a busy agent does not pay for a transaction with each. What cannot be recorded is
@@ -152,10 +154,10 @@ class SqlLedger:
             self._flush_timer.cancel()
             self._flush_timer = None
         finished, self._pending_runs = self._pending_runs, []
-        self._grown.update(str(run["probe"]) for run in finished)
-        full = [probe for probe, count in self._grown.items() if count >= grown_by]
-        for probe in full:
-            del self._grown[probe]
+        self._grown.update((str(run["probe"]), str(run["target"])) for run in finished)
+        full = [route for route, count in self._grown.items() if count >= grown_by]
+        for route in full:
+            del self._grown[route]
         if not finished and not full:
             return None
 
@@ -174,12 +176,33 @@ class SqlLedger:
             self.runs_dropped += count
 
     async def recent_runs(
-        self, probe: str | None = None, limit: int = 100, failures: bool = False
+        self, probe: str, target: str, limit: int = 100, *, failures: bool = False
     ) -> list[dict[str, Any]]:
-        """Return up to ``limit`` runs, newest first: of one probe or all, and only what failed if asked."""
+        """Return up to ``limit`` runs of a route, newest first, and only what failed if asked.
+
+        They come without what was said in them.
+        """
+        return await self._read_runs(
+            lambda connection: history.recent_runs(connection, probe, target, limit, failures=failures)
+        )
+
+    async def find_run(self, probe: str, run: str) -> dict[str, Any] | None:
+        """Return the run of a probe that has this id, with what was said in it, or ``None``."""
+        return await self._read_runs(lambda connection: history.find_run(connection, probe, run))
+
+    async def newest_runs(self, probes: Collection[str], each: int, most: int) -> list[dict[str, Any]]:
+        """Return the newest runs of every route of these probes, oldest first within a route.
+
+        Up to ``each`` of a route; fewer, but at least one, where those would be more than ``most`` together.
+        They come without what was said in them.
+        """
+        return await self._read_runs(lambda connection: history.newest_runs(connection, probes, each, most))
+
+    async def _read_runs(self, query: Callable[[Connection], T]) -> T:
+        """Answer a query about runs, once those are written that wait for it."""
         if (writing := self._write_runs()) is not None:
             await asyncio.wait([writing])
-        return await self._read(lambda connection: history.recent_runs(connection, probe, limit, failures))
+        return await self._read(query)
 
     async def close(self) -> None:
         """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ from probes.message_life import LedgerError
 from probes.reasons import Reason
 
 RUNS_SHOWN = 100
-"""Runs, and failed runs besides, on a probe's page: as many as the ledger keeps."""
+"""Runs, and failed runs besides, of a route on its probe's page: as many as the ledger keeps."""
 
 ROUTES_SHOWN = 200
 """Rows of the overview; with more routes, those that are worst come first, and others are found by name."""
@@ -154,31 +155,21 @@ class Pages:
 
     async def _runs(self, probe: str, target: str, *, failures: bool) -> list[dict[str, Any]]:
         """Return the latest runs of a route, newest first, without what was said in them."""
-        found = await self._kept(probe, failures=failures)
-        of_route = [run for run in found if run["target"] == target][:RUNS_SHOWN]
-        return [{name: value for name, value in run.items() if name != "transcript"} for run in of_route]
-
-    async def _kept(self, probe: str, *, failures: bool) -> Sequence[dict[str, Any]]:
-        """Return what the ledger keeps of a probe's runs, newest first."""
-        try:
-            return await self._ledger.recent_runs(probe, 2 * RUNS_SHOWN, failures)
-        except LedgerError as error:
-            raise HTTPException(503, f"the ledger cannot be read: {error}") from error
+        with _told_if_unreadable():
+            return await self._ledger.recent_runs(probe, target, RUNS_SHOWN, failures=failures)
 
     async def run(self, request: Request) -> Response:
         """Show one run with what was said in it."""
         name, wanted = request.path_params["probe"], request.path_params["run"]
-        found: list[dict[str, Any]] = []
+        found = None
         if _RUN_ID.fullmatch(wanted):
-            for failures in (False, True):
-                found = found or [
-                    run for run in await self._kept(name, failures=failures) if run.get("run") == wanted
-                ]
-        if not found:
+            with _told_if_unreadable():
+                found = await self._ledger.find_run(name, wanted)
+        if found is None:
             raise HTTPException(
-                404, "no such run; the last 100 of each probe are kept, and the last 100 failures"
+                404, "no such run; the last 100 of each route are kept, and the last 100 failures"
             )
-        return self._answer(request, "run.html", {"run": found[0]}, found[0])
+        return self._answer(request, "run.html", {"run": found}, found)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer an error in words, as HTML or JSON."""
@@ -189,6 +180,15 @@ class Pages:
             return JSONResponse({"error": error.detail}, error.status_code, headers=SECURITY_HEADERS)
         text = self._templates.get_template("error.html").render(detail=error.detail)
         return HTMLResponse(text, error.status_code, headers=SECURITY_HEADERS)
+
+
+@contextmanager
+def _told_if_unreadable() -> Iterator[None]:
+    """Answer 503 with the ledger's own words where it cannot be read."""
+    try:
+        yield
+    except LedgerError as error:
+        raise HTTPException(503, f"the ledger cannot be read: {error}") from error
 
 
 async def _json_in_turns(name: str, objects: Iterable[object]) -> Response:

@@ -2,12 +2,26 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from monitor.ledger.history import KEPT
+import pytest
+
+from monitor.ledger.history import KEPT, ROUTES_KEPT
+from monitor.ledger.store import SqlLedger
 from tests.unit.ledger.conftest import OpenLedger
 
 
-def a_run(number: int, outcome: str = "ok", probe: str = "hq") -> dict[str, object]:
-    return {"probe": probe, "outcome": outcome, "detail": f"run {number}", "phases": {"connect": 0.25}}
+def a_run(number: int, outcome: str = "ok", probe: str = "hq", target: str = "mail") -> dict[str, object]:
+    return {
+        "run": f"{number:032x}",
+        "probe": probe,
+        "target": target,
+        "outcome": outcome,
+        "detail": f"run {number}",
+        "phases": {"connect": 0.25},
+    }
+
+
+async def shown(ledger: SqlLedger, probe: str = "hq", target: str = "mail", **how: bool) -> list[str]:
+    return [run["detail"] for run in await ledger.recent_runs(probe, target, limit=1000, **how)]
 
 
 async def test_failures_are_kept_longer_than_successes(opened: OpenLedger) -> None:
@@ -18,17 +32,15 @@ async def test_failures_are_kept_longer_than_successes(opened: OpenLedger) -> No
             ledger.record_run(a_run(n, outcome="failed" if n in {5, 6} else "unknown" if n == 7 else "ok"))
     async with opened() as ledger:
         newest = [f"run {n}" for n in range(3 * KEPT, 2 * KEPT, -1)]
-        shown = [run["detail"] for run in await ledger.recent_runs("hq", limit=1000)]
-        assert shown == [*newest, "run 7", "run 6", "run 5"]
-        failed = await ledger.recent_runs("hq", failures=True)
+        assert await shown(ledger) == [*newest, "run 7", "run 6", "run 5"]
+        failed = await ledger.recent_runs("hq", "mail", failures=True)
         assert [(run["detail"], run["outcome"]) for run in failed] == [
             ("run 7", "unknown"),
             ("run 6", "failed"),
             ("run 5", "failed"),
         ]
-        assert await ledger.recent_runs("quiet") == [a_run(0, probe="quiet")]
-        assert [run["detail"] for run in await ledger.recent_runs(limit=2)] == newest[:2]
-        assert len(await ledger.recent_runs(limit=1000)) == KEPT + 4
+        assert await ledger.recent_runs("quiet", "mail") == [a_run(0, probe="quiet")]
+        assert [run["detail"] for run in await ledger.recent_runs("hq", "mail", limit=2)] == newest[:2]
 
 
 async def test_failures_are_bounded_too(opened: OpenLedger) -> None:
@@ -37,7 +49,89 @@ async def test_failures_are_bounded_too(opened: OpenLedger) -> None:
         for n in range(2 * KEPT):
             ledger.record_run(a_run(n, outcome="failed"))
     async with opened() as ledger:
-        assert len(await ledger.recent_runs("hq", limit=1000)) == KEPT
+        assert len(await shown(ledger)) == KEPT
+
+
+async def test_each_route_of_a_probe_has_its_own_history(opened: OpenLedger) -> None:
+    """Each of many targets has its hundred runs and its hundred failures, however the others fare."""
+    targets = [f"mx{number}" for number in range(20)]
+    last_of_200 = [f"run {n}" for n in range(2 * KEPT - 1, KEPT - 1, -1)]
+    async with opened() as ledger:
+        for n in range(2 * KEPT):
+            for target in targets:
+                ledger.record_run(a_run(n, "failed" if target == "mx0" else "ok", target=target))
+        for n in range(2 * KEPT, 3 * KEPT):
+            ledger.record_run(a_run(n, target="mx0"))
+        ledger.record_run(a_run(1, probe="other", target="mx0"))
+    async with opened() as ledger:
+        for target in targets[1:]:
+            assert await shown(ledger, target=target) == last_of_200
+            assert await shown(ledger, target=target, failures=True) == []
+        last_of_300 = [f"run {n}" for n in range(3 * KEPT - 1, 2 * KEPT - 1, -1)]
+        assert await shown(ledger, target="mx0") == last_of_300 + last_of_200
+        assert await shown(ledger, target="mx0", failures=True) == last_of_200
+        assert await shown(ledger, probe="other", target="mx0") == ["run 1"]
+
+
+async def test_old_runs_go_while_the_agent_runs(opened: OpenLedger) -> None:
+    """What is too old does not wait for a restart to be removed, whichever routes run."""
+    async with opened() as ledger:
+        for n in range(3 * KEPT):
+            for target in ("mx1", "mx2"):
+                ledger.record_run(a_run(n, target=target))
+        assert [len(await shown(ledger, target=target)) for target in ("mx1", "mx2")] == [KEPT, KEPT]
+
+
+async def test_hosts_that_come_and_go_do_not_fill_the_ledger(opened: OpenLedger) -> None:
+    """Of a probe's routes those stay that ran last; others go with all their runs, and leave no count."""
+    async with opened() as ledger:
+        ledger.record_run(a_run(0, target="example.com"))
+        ledger.record_run(a_run(0, probe="other", target="mail"))
+        for n in range(2 * ROUTES_KEPT):
+            ledger.record_run(a_run(n, outcome="failed", target=f"mx{n}"))
+        ledger.record_run(a_run(1, target="example.com"))
+        await ledger.forget(0.0)
+        assert not ledger._grown
+        assert await shown(ledger, target="example.com") == ["run 1", "run 0"]
+        kept = [bool(await shown(ledger, target=f"mx{n}")) for n in range(2 * ROUTES_KEPT)]
+        assert kept == [n > ROUTES_KEPT for n in range(2 * ROUTES_KEPT)]  # example.com is one of those kept
+        assert await shown(ledger, probe="other") == ["run 0"]
+
+
+async def test_a_run_is_found_by_its_id_with_what_was_said(opened: OpenLedger) -> None:
+    """A run's own page has its dialogue, lists do not; an id is good for the probe that it belongs to."""
+    async with opened() as ledger:
+        for n in range(3):
+            ledger.record_run(a_run(n, target=f"mx{n}") | {"transcript": [f"S: 220 {n}", "C: QUIT"]})
+        ledger.record_run(a_run(3))
+        wanted = str(a_run(1)["run"])
+        found = await ledger.find_run("hq", wanted)
+        assert found == a_run(1, target="mx1") | {"transcript": ["S: 220 1", "C: QUIT"]}
+        assert await ledger.recent_runs("hq", "mx1") == [a_run(1, target="mx1")]
+        assert await ledger.find_run("hq", str(a_run(3)["run"])) == a_run(3)
+        assert await ledger.find_run("other", wanted) is None
+        assert await ledger.find_run("hq", "0" * 31 + "9") is None
+
+
+@pytest.mark.parametrize(("most", "each"), [(1000, 40), (30, 10), (2, 1)], ids=["all", "fewer", "one"])
+async def test_the_newest_runs_of_every_route(opened: OpenLedger, most: int, each: int) -> None:
+    """Every route has as many of the newest runs, and one at least, however much more often others ran."""
+    async with opened() as ledger:
+        for n in range(50):
+            ledger.record_run(a_run(n, target="slow"))
+        for n in range(KEPT):
+            ledger.record_run(a_run(n, target="busy"))
+            ledger.record_run(a_run(n, probe="removed"))
+        ledger.record_run(a_run(0, probe="new"))
+        newest = await ledger.newest_runs({"hq", "new", "never ran"}, 40, most)
+        by_route: dict[tuple[str, str], list[str]] = {}
+        for run in newest:
+            by_route.setdefault((run["probe"], run["target"]), []).append(run["detail"])
+        assert by_route == {
+            ("hq", "slow"): [f"run {n}" for n in range(50 - each, 50)],
+            ("hq", "busy"): [f"run {n}" for n in range(KEPT - each, KEPT)],
+            ("new", "mail"): ["run 0"],
+        }
 
 
 async def test_a_run_of_read_only_mappings_is_kept(opened: OpenLedger) -> None:
@@ -46,4 +140,4 @@ async def test_a_run_of_read_only_mappings_is_kept(opened: OpenLedger) -> None:
         phases = MappingProxyType({"connect": 0.25})
         ledger.record_run(MappingProxyType({**a_run(1), "phases": phases}))
     async with opened() as ledger:
-        assert await ledger.recent_runs() == [a_run(1)]
+        assert await ledger.recent_runs("hq", "mail") == [a_run(1)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from probes.clock import SystemClock
 from probes.message_life import LedgerError, MessageState
 from tests.unit.ledger.conftest import NewMessage, OpenLedger
 
+RUN = {"run": "0" * 32, "probe": "hq", "target": "mail", "outcome": "ok"}
 PRAGMAS = {"journal_mode": "wal", "synchronous": 2}
 
 
@@ -66,9 +68,9 @@ async def test_a_full_disk_is_told_and_survived(
             f"ledger {path}: its disk is full; free some space (database or disk is full); "
             "nothing was recorded"
         }
-        ledger.record_run({"probe": "hq", "outcome": "ok", "detail": "x" * 200_000})
+        ledger.record_run(RUN | {"detail": "x" * 200_000})
         advancing = ledger.advance(first.id, MessageState.SENT)  # small enough, beside a run that is not
-        _, advanced = await asyncio.gather(ledger.recent_runs(), advancing)
+        _, advanced = await asyncio.gather(ledger.recent_runs("hq", "mail"), advancing)
         assert advanced
         assert ledger.runs_dropped == 1
         assert ledger.tally.in_flight("hq", "submission") == 1 + len(recorded)
@@ -124,14 +126,14 @@ async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_mes
     """Damage that SQLite does not notice is told as damage too, wherever it is read."""
     async with opened() as ledger:
         await ledger.intend(message := new_message())
-        ledger.record_run({"probe": "hq", "outcome": "ok"})
-        assert len(await ledger.recent_runs()) == 1
+        ledger.record_run(RUN)
+        assert len(await ledger.recent_runs("hq", "mail")) == 1
         await ledger.advance(message.id, MessageState.SENT)
         with sqlite3.connect(path) as other:
             other.execute("UPDATE messages SET state = 'absent'")
             other.execute("UPDATE runs SET document = '{'")
         other.close()
-        for reading in (ledger.find(message.id), ledger.recent_runs()):
+        for reading in (ledger.find(message.id), ledger.recent_runs("hq", "mail")):
             with pytest.raises(LedgerError, match="it is damaged; move it away"):
                 await reading
         with pytest.raises(LedgerError, match="cannot record this: ValueError: 'absent' is not"):
@@ -171,7 +173,7 @@ async def test_a_newer_schema_is_refused(path: Path, opened: OpenLedger) -> None
     with sqlite3.connect(path) as other:
         other.execute("UPDATE meta SET value = X'3939' WHERE name = 'schema_version'")
     other.close()
-    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 2\)"):
+    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 3\)"):
         async with opened():
             pass
 
@@ -218,9 +220,9 @@ async def test_runs_beyond_the_queue_are_dropped_and_counted(opened: OpenLedger)
     """Runs never pile up without bound in front of a slow disk."""
     async with opened() as ledger:
         for _ in range(PENDING_RUNS + 3):
-            ledger.record_run({"probe": "hq", "outcome": "ok"})
+            ledger.record_run(RUN)
         assert ledger.runs_dropped == 3
-    ledger.record_run({"probe": "hq", "outcome": "ok"})
+    ledger.record_run(RUN)
     assert ledger.runs_dropped == 4
 
 
@@ -242,18 +244,52 @@ async def test_closing_a_stuck_ledger_ends(
     other.close()
 
 
-async def test_an_older_schema_is_upgraded(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
-    """A ledger of schema 1 keeps its messages and its key when a newer mailsonde opens it."""
+def make_older(path: Path, version: int) -> None:
+    """Turn a new ledger into one of an older schema, with two runs as older agents wrote them."""
+    with sqlite3.connect(path) as other:
+        if version < 2:
+            for column in ("greylisted_seconds", "octets", "digest", "findings"):
+                other.execute(f"ALTER TABLE messages DROP COLUMN {column}")
+        other.execute("DROP TABLE runs")
+        other.execute(
+            "CREATE TABLE runs (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, probe VARCHAR NOT NULL, "
+            "failed BOOLEAN NOT NULL, document VARCHAR NOT NULL)"
+        )
+        other.execute("CREATE INDEX runs_by_probe ON runs (probe, id)")
+        other.execute("CREATE INDEX runs_by_failure ON runs (probe, failed, id)")
+        for run in (RUN | {"transcript": ["S: 220 Grüße"]}, FAILED):
+            values = run["probe"], run["outcome"] != "ok", json.dumps(run)
+            other.execute("INSERT INTO runs (probe, failed, document) VALUES (?, ?, ?)", values)
+        other.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (b"%d" % version,))
+    other.close()
+
+
+FAILED = RUN | {"run": "1" * 32, "target": "mx1", "outcome": "failed"}
+TABLES = 'SELECT m.name, c.name, c."notnull" FROM sqlite_master m, pragma_table_info(m.name) c'
+INDEXES = "SELECT m.name, c.name, c.seqno FROM sqlite_master m, pragma_index_info(m.name) c"
+
+
+def layout(path: Path) -> list[tuple[object, ...]]:
+    """Return a file's tables and indexes with their columns, whatever the order of those in a table."""
+    with sqlite3.connect(path) as other:
+        found = sorted(row for query in (TABLES, INDEXES) for row in other.execute(query))
+    other.close()
+    return found
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_older_schema_is_upgraded(
+    path: Path, opened: OpenLedger, new_message: NewMessage, version: int
+) -> None:
+    """A ledger of an older mailsonde keeps its messages, its runs and its key when a newer one opens it."""
     async with opened() as ledger:
         message = new_message()
         await ledger.intend(message)
         key = ledger.token_key
-    with sqlite3.connect(path) as other:
-        for column in ("greylisted_seconds", "octets", "digest", "findings"):
-            other.execute(f"ALTER TABLE messages DROP COLUMN {column}")
-        other.execute("UPDATE meta SET value = X'31' WHERE name = 'schema_version'")
-    other.close()
+    new_layout = layout(path)
+    make_older(path, version)
     async with opened() as ledger:
+        assert layout(path) == new_layout
         assert ledger.token_key == key
         sent = await ledger.advance(message.id, MessageState.SENT)
         assert sent is not None
@@ -262,3 +298,8 @@ async def test_an_older_schema_is_upgraded(path: Path, opened: OpenLedger, new_m
         assert arrived is not None
         assert arrived.findings == "junked"
         assert await ledger.discrepancies() == []
+        assert await ledger.recent_runs("hq", "mail") == [RUN]
+        assert await ledger.recent_runs("hq", "mx1", failures=True) == [FAILED]
+        assert await ledger.find_run("hq", "0" * 32) == RUN | {"transcript": ["S: 220 Grüße"]}
+        ledger.record_run(RUN | {"run": "2" * 32})
+        assert [run["run"][0] for run in await ledger.recent_runs("hq", "mail")] == ["2", "0"]

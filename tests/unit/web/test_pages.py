@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 
 import httpx
 import pytest
 
-from monitor.ledger.store import SqlLedger
+from monitor.ledger.store import SqlLedger, open_ledger
+from monitor.recent import KEPT
+from probes.clock import SystemClock
 from probes.message_life import LedgerError
 from tests.fakes.scripted_server import Peer, dialogue
 from tests.unit.web.conftest import StartAgent
@@ -100,6 +104,26 @@ async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: Star
         assert len((await watched.client.get("/", headers=JSON)).json()["probes"]) == 250
 
 
+async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
+    """A probe's page shows the runs of the route asked for, however many came of others, and finds each."""
+    async with start_agent(SOUND, interval="1h") as watched:
+        result = await watched.result()
+        mine = result.with_transcript()
+        for number in range(300):
+            of_another = {"run": f"{number:032x}", "target": f"mx{number % 20}"}
+            watched.agent.assembly.ledger.record_run(mine | of_another)
+        shown = (await watched.client.get("/probes/hq-0?target=mail", headers=JSON)).json()
+        assert [run["run"] for run in shown["runs"]] == [result.run]
+        for run in (result.run, f"{7:032x}"):
+            told = (await watched.client.get(f"/probes/hq-0/runs/{run}", headers=JSON)).json()
+            assert (told["run"], told["transcript"]) == (run, mine["transcript"])
+        answer = await watched.client.get(f"/probes/hq-0/runs/{'f' * 32}", headers=JSON)
+        assert (answer.status_code, answer.json()) == (
+            404,
+            {"error": "no such run; the last 100 of each route are kept, and the last 100 failures"},
+        )
+
+
 async def test_a_ledger_that_fails_is_told_in_words(
     start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +134,7 @@ async def test_a_ledger_that_fails_is_told_in_words(
 
     async with start_agent(SOUND) as watched:
         result = await watched.result()
-        monkeypatch.setattr(SqlLedger, "recent_runs", fail)
+        monkeypatch.setattr(SqlLedger, "_read_runs", fail)
         assert (await watched.client.get("/")).status_code == 200
         for path in ("/probes/hq-0", f"/probes/hq-0/runs/{result.run}"):
             answer = await watched.client.get(path, headers=JSON)
@@ -118,10 +142,26 @@ async def test_a_ledger_that_fails_is_told_in_words(
             assert answer.json() == {"error": "the ledger cannot be read: disk I/O error"}
 
 
-async def test_a_new_agent_shows_the_runs_of_the_last(start_agent: StartAgent) -> None:
-    """After a restart the strip begins with what the ledger knows."""
-    async with start_agent(SOUND) as watched:
-        before = await watched.result()
-    async with start_agent(SOUND) as watched:
-        (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
-        assert probe["last"]["started_at"] >= before.as_object()["started_at"]
+async def test_a_new_agent_shows_the_last_runs_of_every_route(
+    start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """After a restart each strip begins with its route's last runs, a slow one's beside many busy too."""
+    async with start_agent(SOUND, interval="1h") as watched:
+        before = (await watched.result()).as_object()
+    async with open_ledger(f"sqlite://{tmp_path}/ledger.db", SystemClock(), "earlier") as ledger:
+        for number in range(100):
+            for busy in range(1, 26):
+                ledger.record_run(before | {"run": f"{number:032x}", "probe": f"hq-{busy}"})
+    over = asyncio.Event()
+
+    async def silent(peer: Peer) -> None:
+        await over.wait()
+        await peer.close()
+
+    async with start_agent(silent, probes=26, interval="1h") as watched:
+        probes = (await watched.client.get("/", headers=JSON)).json()["probes"]
+        page = await _page(watched.client, "/")
+        over.set()
+    assert {probe["state"] for probe in probes} == {"ok"}
+    assert page.count(f"last {KEPT} runs: {KEPT} ok") == 25
+    assert page.count("last 1 runs: 1 ok") == 1
