@@ -51,6 +51,7 @@ class Agent:
 
     address: str
     assembly: Assembly
+    recent: Recent
     results: asyncio.Queue[Result]
 
 
@@ -100,6 +101,8 @@ async def _at_work(
             await assembly.run(probe, lambda result: _take_in(assembly, recent, result, results, clock))
         except asyncio.CancelledError:
             return  # the agent is stopping; the scheduler would log it as an error
+        if probe.parts:  # only these come and go
+            recent.keep_only(probe.settings.name, probe.targets)
 
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False
@@ -123,7 +126,7 @@ async def _at_work(
             len(open_messages),
         )
         try:
-            yield Agent(address, assembly, results)
+            yield Agent(address, assembly, recent, results)
         finally:
             is_ready = False
             schedule.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -58,6 +58,11 @@ class Recent:
         route.last.pop("transcript", None)  # the ledger keeps what was said; here it would only take room
         route.points.append(point_of(run))
         self.touch(key)
+
+    def keep_only(self, probe: str, targets: Container[str]) -> None:
+        """Forget the routes of ``probe`` to targets that are gone."""
+        for key in [key for key in self.routes if key[0] == probe and key[1] not in targets]:
+            del self.routes[key]
 
     def touch(self, key: RouteKey) -> None:
         """Count what is shown of a route as changed."""

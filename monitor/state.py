@@ -109,9 +109,9 @@ class AgentState:
 
     def keep_parts(self, probe: Probe, now: float) -> None:
         """Know the parts of ``probe`` that there are now, and forget those that are gone."""
-        name, targets = probe.settings.name, {part.target for part in probe.parts}
+        name, targets = probe.settings.name, probe.targets
         for known, target in list(self.probes):
-            if known == name and target not in targets | {probe.target}:
+            if known == name and target not in targets:
                 del self.probes[known, target]
                 self.deliveries.pop((known, target), None)
         for part in probe.parts:

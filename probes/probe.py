@@ -54,6 +54,11 @@ class Probe(ABC):
         """What the latest run found that is to be run now, each with a target of its own."""
         return ()
 
+    @property
+    def targets(self) -> frozenset[str]:
+        """Its own target and those of its parts: each is a route."""
+        return frozenset({self.target, *(part.target for part in self.parts)})
+
     def follow(self, message: Message) -> object:  # noqa: B027 # most kinds send nothing
         """Watch for a message that an earlier process sent for this probe."""
 

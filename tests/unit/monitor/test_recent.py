@@ -1,0 +1,89 @@
+"""The latest runs of each route in memory, and what becomes of routes that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import dns.message
+
+from monitor.agent import running_agent
+from monitor.config.models import Configuration
+from monitor.recent import KEPT, Recent
+from tests.fakes.dns_server import DnsServer, dns_server, zone
+
+
+def a_run(target: str, probe: str = "trip") -> dict[str, object]:
+    at = "2027-01-15T08:00:00.000000+00:00"
+    return {
+        "run": "0" * 32,
+        "probe": probe,
+        "kind": "smtp",
+        "target": target,
+        "reason": "none",
+        "started_at": at,
+        "duration_seconds": 0.25,
+        "transcript": ["   0.000 S: 220 hello"],
+    }
+
+
+def test_what_is_kept_of_a_route_is_bounded() -> None:
+    """Only the latest runs are kept, and what was said in none of them."""
+    recent = Recent(now=0.0)
+    for _ in range(3 * KEPT):
+        recent.take_in(a_run("mail"))
+    (route,) = recent.routes.values()
+    assert len(route.points) == KEPT
+    assert route.last is not None
+    assert "transcript" not in route.last
+
+
+def test_routes_that_are_gone_are_forgotten() -> None:
+    """Of one probe, only the targets that there still are stay; other probes' routes are left alone."""
+    recent = Recent(now=0.0)
+    for target in ("example.com", "mx1", "mx2"):
+        recent.take_in(a_run(target))
+    recent.take_in(a_run("mx1", probe="other"))
+    recent.keep_only("trip", {"example.com", "mx2"})
+    assert set(recent.routes) == {("trip", "example.com"), ("trip", "mx2"), ("other", "mx1")}
+
+
+def _configuration(directory: Path, names: DnsServer) -> Configuration:
+    """Return an agent with one probe that sends to the MX hosts of example.test, to no avail."""
+    (directory / "password").write_text("secret")
+    pop = {"protocol": "pop3", "host": "127.0.0.1", "port": 1, "tls": "implicit"}
+    account = {"username": "canary", "password": {"file": str(directory / "password")}}
+    trip = {"name": "trip", "kind": "roundtrip", "interval": "1s", "deadline": "2s", "to": "canary"}
+    mx = {"port": 1, "resolver": {"address": "127.0.0.1", "port": names.port}}
+    return Configuration.model_validate(
+        {
+            "agent": {"listen": "127.0.0.1:0", "ledger": f"sqlite://{directory}/ledger.db"},
+            "servers": {"pop": pop},
+            "mailboxes": {"canary": {"address": "canary@example.test", "server": "pop", **account}},
+            "probes": [{**trip, "from": "canary@example.net", "send_via": "mx", "mx": mx}],
+        }
+    )
+
+
+async def test_an_agent_forgets_mx_hosts_that_are_gone(tmp_path: Path) -> None:
+    """However many hosts DNS names over time, the agent keeps in memory those of the latest run."""
+    asked: Counter[str] = Counter()
+
+    def changing(query: dns.message.Message) -> list[bytes | dns.message.Message]:
+        """Name another host each time."""
+        question = query.question[0]
+        asked[question.rdtype.name] += question.rdtype.name == "MX"
+        host = f"mx{asked['MX']}.example.test."
+        answer = zone(f"example.test. 1 IN MX 10 {host}", f"{host} 1 IN A 127.0.0.1")
+        return list(answer(query))
+
+    async with dns_server(changing) as names, running_agent(_configuration(tmp_path, names)) as agent:
+        async with asyncio.timeout(30):
+            results = [await agent.results.get() for _ in range(7)]  # the last begins the fourth run
+        targets = [result.target.removesuffix(".example.test") for result in results]
+        domain = "example.test"
+        assert targets == [domain, "mx1", domain, "mx2", domain, "mx3", domain]
+        remembered = {target for _, target in agent.recent.routes}
+        assert remembered >= {"example.test", "mx3.example.test"}
+        assert remembered.isdisjoint({"mx1.example.test", "mx2.example.test"})
