@@ -44,10 +44,14 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Budget:
-    """What a server may send: the longest response and literal, and what is left of each in all."""
+    """What a server may send: the longest response and literal, and what is left of each in all.
+
+    ``is_mail`` where that may be somebody's mail, of which nothing is shown.
+    """
 
     line: int = LINE_LIMIT
     literal: int = 0
+    is_mail: bool = False
     responses: int = MOST_RESPONSES
     lines: int = LINES_LIMIT
     literals: int = LITERALS_LIMIT
@@ -259,7 +263,7 @@ class ImapSession:
 
     async def _fetch(self, uids: bytes, item: bytes, limit: int) -> dict[int, bytes]:
         words = (b"UID FETCH", uids, b"(UID " + item + b")")
-        budget = _Budget(literal=limit)
+        budget = _Budget(literal=limit, is_mail=True)
         return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
 
     async def delete(self, uid: int) -> bool:
@@ -388,25 +392,36 @@ class ImapSession:
 
     async def _read(self, budget: _Budget) -> Response:
         """Read a response with its literals; the sizes of those are judged before they are read."""
-        line = await self._wire.read_line(budget.line)
-        response, texts, literals = Response.parse(line), [line], []
+        line = await self._wire.read_line(budget.line, is_mail=budget.is_mail)
+        response, texts, literals = self._parsed(line, is_mail=budget.is_mail), [line], []
         length = len(line)
         while not response.is_status and (size := imap.literal_size(line)) is not None:
             budget.literals -= size
             if size > budget.literal or budget.literals < 0:
-                raise self._too_large(f"a literal of {size} octets")
+                raise self._too_large(f"a literal of {size} octets: {self._shown(response, texts)}")
             texts[-1] = line[: line.rindex(b"{")]
             literals.append(await self._wire.read_exactly(size))
-            line = await self._wire.read_line(budget.line - length)
+            line = await self._wire.read_line(budget.line - length, is_mail=budget.is_mail)
             length += len(line)
             texts.append(line)
-        is_mail = response.kind == b"FETCH"
-        self._phases.transcript.received(b"* FETCH (not shown)" if is_mail else b" ".join(texts))
+        shown = self._shown(response, texts)
         budget.responses -= 1
         budget.lines -= length
         if budget.responses < 0 or budget.lines < 0:
-            raise self._too_large("responses without end")
+            raise self._too_large(f"responses without end, such as: {shown}")
         return Response.parse(b"\n".join(texts), literals) if literals else response
+
+    def _parsed(self, line: bytes, *, is_mail: bool) -> Response:
+        try:
+            return Response.parse(line)
+        except ProbeFault as fault:
+            said = "(not shown)" if is_mail else self._phases.transcript.received(line)
+            raise ProbeFault(fault.reason, f"not an IMAP response: {said}") from None
+
+    def _shown(self, response: Response, texts: Sequence[bytes]) -> str:
+        """Keep what was said in the transcript, but for mail, and return what is kept."""
+        is_mail = response.kind == b"FETCH"
+        return self._phases.transcript.received(b"* FETCH (not shown)" if is_mail else b" ".join(texts))
 
     def _take_in(self, response: Response) -> None:
         """Keep what a response tells of the session; a BYE that nobody asked for ends it."""

@@ -81,8 +81,10 @@ class Pop3Session:
                 self.capabilities = Capabilities({})  # an older server without CAPA
                 return
             pop3.status(answer)
-            lines = [line async for line in self._lines(CAPABILITY_LINES)]
-            self._phases.transcript.received(b"\n".join(lines))
+            lines = []
+            async for line in self._lines(CAPABILITY_LINES):
+                self._phases.transcript.received(line)
+                lines.append(line)
             self.capabilities = Capabilities.parse(lines)
 
     async def log_in(self, username: str, password: SecretStr) -> None:
@@ -140,8 +142,9 @@ class Pop3Session:
 
     def _send(self, *words: bytes) -> None:
         """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
-        if self._wire.unread:
-            raise ProbeFault(Reason.PROTOCOL_ERROR, b"a reply before its command: " + self._wire.unread)
+        if unread := self._wire.unread:
+            said = self._phases.transcript.received(unread.rstrip(b"\r\n"))
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {said}")
         self._wire.write_line(*words)
 
     async def _command(self, *words: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
@@ -154,20 +157,21 @@ class Pop3Session:
         self._phases.transcript.received(line)
         return line
 
-    async def _lines(self, most: int, longest: int = LINE_LIMIT) -> AsyncIterator[bytes]:
-        """Yield a multi-line response; more than ``most`` lines close the session."""
+    async def _lines(self, most: int) -> AsyncIterator[bytes]:
+        """Yield a multi-line response about the server; more than ``most`` lines close the session."""
         count = 0
-        while (line := pop3.unstuffed(await self._wire.read_line(longest))) is not None:
+        while (line := pop3.unstuffed(await self._wire.read_line(LINE_LIMIT))) is not None:
             count += 1
             if count > most:
-                raise self._too_large(f"more than {most} lines")
+                said = self._phases.transcript.received(line, cut=True)
+                raise self._too_large(f"more than {most} lines, such as: {said}")
             yield line
 
     async def _content(self, limit: int, keep: int | None = None) -> bytes:
-        """Return a multi-line response, or its first ``keep`` octets; over ``limit`` close the session."""
+        """Return mail, or its first ``keep`` octets; over ``limit`` close the session."""
         text, length = bytearray(), 0
         try:
-            async for line in self._lines(limit, limit):
+            while (line := pop3.unstuffed(await self._wire.read_line(limit, is_mail=True))) is not None:
                 length += len(line) + 2
                 if length > limit:
                     raise self._too_large(f"more than {limit} octets")

@@ -19,7 +19,7 @@ from typing import TypeVar, cast
 from aiosmtplib import SMTPResponse, SMTPResponseException, SMTPServerDisconnected
 from aiosmtplib.auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode
 from aiosmtplib.esmtp import parse_esmtp_extensions
-from aiosmtplib.protocol import SMTPProtocol
+from aiosmtplib.protocol import MAX_RESPONSE_LENGTH, SMTPProtocol
 
 from probes.clock import Clock
 from probes.faults import ProbeFault, fault_of, legible
@@ -101,22 +101,25 @@ def extensions_of(text: str) -> Extensions:
 
 
 class _Dialogue(SMTPProtocol):
-    """aiosmtplib's protocol, which also keeps the beginning of what comes in clear."""
+    """aiosmtplib's protocol, which also keeps the beginning of what comes in clear, or is too long."""
 
     def __init__(self) -> None:
         super().__init__(asyncio.get_running_loop())
         self.in_clear = bytearray()
         self.is_recording = True
+        self._too_long = b""
 
     def data_received(self, data: bytes) -> None:
         if self.is_recording and len(self.in_clear) < IN_CLEAR:
             self.in_clear += data[:IN_CLEAR]
+        if len(self._buffer) + len(data) > MAX_RESPONSE_LENGTH and not self._too_long:
+            self._too_long = bytes(self._buffer) + data  # aiosmtplib drops it
         super().data_received(data)
 
     @property
     def unread(self) -> bytes:
-        """The beginning of what came behind the last reply, in the same breath."""
-        return bytes(self._buffer[:200])
+        """What came behind the last reply in the same breath, or a reply that cannot be read."""
+        return self._too_long or bytes(self._buffer)
 
 
 class SmtpSession:
@@ -189,10 +192,17 @@ class SmtpSession:
         self.close()
 
     async def _reply(self, work: Awaitable[SMTPResponse]) -> Reply:
-        code, text = await self._answered(work)
-        self._phases.transcript.received(_as_sent(code, text))
+        transcript = self._phases.transcript
+        try:
+            code, text = await self._answered(work)
+        except SMTPResponseException as error:
+            said = transcript.received(self._dialogue.unread.rstrip(b"\r\n"))
+            if error.message == "Response too long":
+                raise ProbeFault(Reason.LINE_TOO_LONG, f"longer than any sound reply: {said}") from None
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {said}") from None
+        said = transcript.received(_as_sent(code, text))
         if not 200 <= code <= 599:
-            raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {code} {text}")
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {said}")
         return Reply(code, text)
 
     async def command(self, *words: str) -> Reply:
@@ -211,8 +221,9 @@ class SmtpSession:
 
     def _require_turn(self) -> None:
         """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""
-        if self._dialogue.unread:
-            raise ProbeFault(Reason.PROTOCOL_ERROR, b"a reply before its command: " + self._dialogue.unread)
+        if unread := self._dialogue.unread:
+            said = self._phases.transcript.received(unread.rstrip(b"\r\n"))
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {said}")
 
     async def _ehlo(self) -> None:
         with self._phases.phase("ehlo"):
@@ -398,9 +409,6 @@ def _address_literal(transport: asyncio.BaseTransport | None) -> str:
 
 def _fault_of(error: Exception) -> ProbeFault | None:
     """Return the fault that an error of aiosmtplib, a socket or TLS stands for, if it stands for one."""
-    if isinstance(error, SMTPResponseException):
-        long = error.message == "Response too long"
-        return ProbeFault(Reason.LINE_TOO_LONG if long else Reason.PROTOCOL_ERROR, error.message)
     if isinstance(error, SMTPServerDisconnected):
         return ProbeFault(Reason.CONNECTION_LOST, str(error.__cause__ or error))
     return fault_of(error)

@@ -24,6 +24,11 @@ REPLY = 4096
 
 WITHHELD = "(withheld)"
 
+CUT = "…"
+"""Stands where an answer is cut."""
+
+_BEYOND = 32  # characters looked at beyond what is kept, so that a secret that the cut divides is found
+
 _LOGIN = re.compile(
     r"(?:M\d+ )?(?:AUTH(?:ENTICATE)? (?:PLAIN|LOGIN|CRAM-MD5)|AUTH|USER|PASS|APOP|LOGIN)(?= |$)"
 )
@@ -55,9 +60,15 @@ class Transcript:
         else:
             self._keep("C", shown if keyword[0] == shown else f"{keyword[0]} {WITHHELD}")
 
-    def received(self, reply: str | bytes) -> None:
-        """Keep what a server answered: one line, or several between line feeds."""
-        self._keep("S", self._without_secrets(reply))
+    def received(self, reply: str | bytes, *, cut: bool = False) -> str:
+        """Keep what a server answered, one line or several between line feeds; return what is kept of it.
+
+        ``cut`` marks what is no more than the beginning of an answer, as one beyond `REPLY` is in any case.
+        A fault that tells what was said quotes what this returns, for it has no credentials.
+        """
+        kept = self._without_secrets(reply, cut=cut)
+        self._keep("S", kept)
+        return kept
 
     def note(self, text: str) -> None:
         """Keep a remark on what is no line: a connection, a handshake, a message's content."""
@@ -74,12 +85,12 @@ class Transcript:
         finally:
             self._logging_in = False
 
-    def _without_secrets(self, line: str | bytes) -> str:
-        kept = line[:REPLY]
-        shown = kept.decode("utf-8", "backslashreplace") if isinstance(kept, bytes) else kept
+    def _without_secrets(self, line: str | bytes, *, cut: bool = False) -> str:
+        seen = line[: REPLY + _BEYOND]
+        shown = seen.decode("utf-8", "backslashreplace") if isinstance(seen, bytes) else seen
         if self._secrets and any(secret in shown for secret in self._secrets):
             return WITHHELD
-        return shown
+        return shown[:REPLY] + CUT if cut or len(shown) > REPLY else shown
 
     def _keep(self, who: str, text: str) -> None:
         entry = self._clock.monotonic() - self._begun, who, text

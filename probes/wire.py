@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from probes.faults import ProbeFault, fault_of
 from probes.reasons import Outcome, Reason
 from probes.tls import certificate_not_after, description
-from probes.transcript import Transcript
+from probes.transcript import REPLY, Transcript
 from probes.verdict import PhaseTimer
 
 BUFFER_LIMIT = 64 * 1024
@@ -193,11 +193,14 @@ class LineTransport:
 
     @property
     def unread(self) -> bytes:
-        """The beginning of what arrived and was not read yet."""
-        return bytes(self._receiver.buffer[:200])
+        """The beginning of what arrived and was not read yet: more than a transcript keeps of it."""
+        return bytes(self._receiver.buffer[: 2 * REPLY])
 
-    async def read_line(self, limit: int) -> bytes:
-        """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`."""
+    async def read_line(self, limit: int, *, is_mail: bool = False) -> bytes:
+        """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`.
+
+        The transcript and the fault show the beginning of a line that is too long, unless it ``is_mail``.
+        """
         buffer = self._receiver.buffer
         end = buffer.find(b"\n")
         if end < 0:  # else nothing to wait for, and no timer to set up for each line of a long listing
@@ -209,7 +212,11 @@ class LineTransport:
                         end = buffer.find(b"\n", searched)
         if not 0 <= end <= limit:
             self.abort()
-            raise ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets")
+            detail = f"more than {limit} octets"
+            if not is_mail:
+                begins = bytes(buffer[:end] if end >= 0 else buffer)
+                detail += f": {self._transcript.received(begins, cut=True)}"
+            raise ProbeFault(Reason.LINE_TOO_LONG, detail)
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         return line

@@ -13,7 +13,7 @@ from probes import imap_client, pop3_client
 from probes.clock import SystemClock
 from probes.faults import ProbeFault
 from probes.smtp_client import smtp_session
-from probes.transcript import FIRST, LAST, LINE, WITHHELD, Transcript
+from probes.transcript import FIRST, LAST, LINE, REPLY, WITHHELD, Transcript
 from probes.verdict import PhaseTimer
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import PASSWORD, Peer, Script, dialogue, scripted_server
@@ -74,6 +74,28 @@ def test_a_secret_with_unusual_characters_is_withheld() -> None:
         transcript.sent("PASS p\täss word".encode())
     transcript.received("-ERR not p\täss word".encode())
     assert texts(transcript) == [f"C: PASS {WITHHELD}", f"S: {WITHHELD}"]
+
+
+def test_a_secret_that_the_cut_divides_is_withheld() -> None:
+    """Of a long answer no part of a password is shown, even where only its first half is kept."""
+    transcript = Transcript(InstantClock())
+    with transcript.withholding(PASSWORD):
+        pass
+    lines = "\n".join(["250-" + "x" * 95] * 40).encode()
+    assert len(lines) < REPLY - 6
+    padding = b"\n" + b"y" * (REPLY - len(lines) - 6) + b"\n"
+    assert transcript.received(lines + padding + PASSWORD.encode()) == WITHHELD
+    assert texts(transcript) == [f"S: {WITHHELD}"]
+
+
+def test_what_is_cut_is_marked() -> None:
+    """The last line shown of a long answer, and of one whose end nobody waited for, ends with an ellipsis."""
+    transcript = Transcript(InstantClock())
+    kept = transcript.received("250-mail\n" * 1000)
+    assert (len(kept), kept[-1]) == (REPLY + 1, "…")
+    assert texts(transcript)[-1].endswith("…")
+    assert transcript.received(b"250-mail", cut=True) == "250-mail…"
+    assert texts(transcript)[-1] == "S: 250-mail…"
 
 
 def require_no_secret(lines: list[str]) -> None:

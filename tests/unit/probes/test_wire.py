@@ -107,6 +107,15 @@ async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: 
     assert caught.value.reason is reason
 
 
+async def test_the_beginning_of_a_line_that_is_too_long_is_shown() -> None:
+    """However small the limit is, the fault and the transcript mark what they have of the line as cut."""
+    for script in (sending(b"y" * 11 + b"\nnext"), sending(b"y" * 11)):
+        async with connected(script) as line_transport:
+            with pytest.raises(ProbeFault, match=r"more than 10 octets: y{11}…$"):
+                await line_transport.read_line(10)
+            assert line_transport._transcript.lines()[-1].endswith("S: yyyyyyyyyyy…")
+
+
 @on_each_loop
 async def test_a_line_of_just_the_limit_is_read() -> None:
     """The limit is the longest line, not the first too long."""

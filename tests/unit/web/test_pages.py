@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 from pathlib import Path
 
@@ -13,20 +14,14 @@ from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.recent import KEPT
 from probes.clock import SystemClock
 from probes.message_life import LedgerError
-from tests.fakes.scripted_server import Peer, dialogue
+from tests.fakes.overlong import OVERLONG
+from tests.fakes.scripted_server import Peer, Script, dialogue
 from tests.unit.web.conftest import StartAgent
 
 JSON = {"accept": "application/json"}
 EHLO = (rb"EHLO \S+", b"250-mail.example.com\r\n250 <img src=x onerror=alert(1)>")
 SOUND = dialogue(b"220 <script>alert('banner')</script> \x1b[31mred\x1b[0m", EHLO, (b"QUIT", b"221 bye"))
-HOSTILE = "<script>alert(1)</script>\x1b[2J" + "x" * 100_000
-
-
-async def refuse(peer: Peer) -> None:
-    """Refuse with 100 KB of markup and terminal escapes, in lines as long as a client may take."""
-    for line in [HOSTILE[at : at + 400] for at in range(0, 4000, 400)]:
-        await peer.send(b"554-" + line.encode())
-    await peer.send(b"554 no")
+REFUSING = dialogue(b"554-<script>alert(1)</script>\x1b[2J\r\n554 no")
 
 
 async def _page(client: httpx.AsyncClient, path: str) -> str:
@@ -52,8 +47,11 @@ async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
         assert [line[9:] for line in told["transcript"]][-2:] == ["C: QUIT", "S: 221 bye"]
 
 
-@pytest.mark.parametrize("script", [SOUND, refuse], ids=["sound", "refusing"])
-async def test_what_servers_say_is_escaped_and_cut(script: object, start_agent: StartAgent) -> None:
+SCRIPTS = [SOUND, REFUSING, *(script for script, _ in OVERLONG.values())]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=["sound", "refusing", *OVERLONG])
+async def test_what_servers_say_is_escaped_and_cut(script: Script, start_agent: StartAgent) -> None:
     """Markup, terminal escapes and 100 KB from a server are text on every page, and little of it."""
     async with start_agent(script) as watched:
         result = await watched.result()
@@ -68,9 +66,30 @@ async def test_what_servers_say_is_escaped_and_cut(script: object, start_agent: 
     assert re.search(r"&lt;script&gt;alert\(", pages[2])
 
 
+@pytest.mark.parametrize(("script", "begins"), OVERLONG.values(), ids=OVERLONG)
+async def test_of_100_kb_the_beginning_is_shown(script: Script, begins: str, start_agent: StartAgent) -> None:
+    """Pages and JSON tell how an answer of 100 KB begins, as detail and in the dialogue, marked as cut."""
+    async with start_agent(script) as watched:
+        result = await watched.result()
+        overview = await _page(watched.client, "/")
+        told = (await watched.client.get(f"/probes/hq-0/runs/{result.run}", headers=JSON)).json()
+        (shown,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
+    assert (told["outcome"], told["reason"]) == ("failed", "line_too_long")
+    assert told["detail"].startswith(begins)
+    assert len(told["detail"]) < 400
+    assert told["detail"].endswith("…")
+    assert shown["last"]["detail"] == told["detail"]
+    assert html.escape(begins[1:], quote=True) in overview  # it begins with a capital there
+    said = [line[10:] for line in told["transcript"] if line[9:10] == "S"]
+    assert any(begins.rpartition(": ")[2] in line for line in said)
+    assert said[-1].endswith("…")
+    assert all(len(line) <= 200 + len(" : ") for line in said)
+    assert sum(map(len, told["transcript"])) < 10_000
+
+
 async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None:
     """A refused run is failed on the overview, with what the server said, and listed among the failures."""
-    async with start_agent(refuse) as watched:
+    async with start_agent(REFUSING) as watched:
         result = await watched.result()
         overview = await _page(watched.client, "/")
         assert "<title>1 failed, mailsonde</title>" in overview
