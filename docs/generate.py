@@ -178,6 +178,8 @@ def _alterations(
         value = getattr(shipped, key)
         if key == "scrape_interval":
             altered: object = 600.0
+        elif key.endswith("_at_most"):
+            altered = value / 1000
         elif isinstance(value, float):
             altered = value * 2
         elif key in {"slo_fast", "slo_slow"}:
