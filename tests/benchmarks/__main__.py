@@ -6,7 +6,16 @@ import os
 import platform
 import sys
 
-from tests.benchmarks import alert_replay, latency, ledger_intents, live_page, polling, round_trip, smtp_probe
+from tests.benchmarks import (
+    alert_replay,
+    first_minutes,
+    latency,
+    ledger_intents,
+    live_page,
+    polling,
+    round_trip,
+    smtp_probe,
+)
 
 
 def _smtp() -> None:
@@ -32,6 +41,7 @@ FIGURES = {
     "polling": polling.main,
     "page": live_page.main,
     "alerts": alert_replay.main,
+    "start": first_minutes.main,
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import re
 import select
 import socket
 import subprocess
@@ -17,56 +16,10 @@ import yaml
 
 from monitor.config.load import load
 from tests.real_servers.bind import Named
-from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
+from tests.real_servers.dovecot import Dovecot, TlsFiles
+from tests.real_servers.newcomer import ADDRESS, ANSWERS, PASSWORD, QUESTION, Place, zones
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.site import MAILSONDE
-
-ADDRESS = Dovecot.address
-PASSWORD = Dovecot.password
-QUESTION = re.compile(r"(?:\?|account for mailsonde|Password|Login name)(?: \([^)]*\))?(?: \[[^\]]*\])*: ")
-
-
-class Place:
-    """A directory to run the command in, with the options that lead it to this test's servers."""
-
-    def __init__(
-        self, directory: Path, named: Named, tls: TlsFiles, postfix: Postfix, dovecot: Dovecot
-    ) -> None:
-        self.directory = directory
-        self.temporary = directory / "temporary"
-        self.temporary.mkdir()
-        self.work = directory / "work"
-        self.work.mkdir()
-        self.config = self.work / "mailsonde.yaml"
-        self.postfix, self.dovecot = postfix, dovecot
-        self.guided = ("--resolver", f"127.0.0.1:{named.port}", "--tls-ca", str(tls.authority))
-        self.environment = {**os.environ, "TMPDIR": str(self.temporary)}
-
-    def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end, with lines typed into it."""
-        return subprocess.run(
-            [*MAILSONDE, "init", *self.guided, *arguments],
-            cwd=self.work,
-            input=typed,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            start_new_session=True,  # without a terminal, on which the password would be asked for
-            env={**self.environment, **environment},
-        )
-
-    @property
-    def named_servers(self) -> tuple[str, ...]:
-        """The options of somebody who names every server."""
-        return (
-            *("--smtp", f"localhost:{self.postfix.submission_port}"),
-            *("--mailbox", f"imaps://localhost:{self.dovecot.imaps_port}"),
-        )
-
-    def require_nothing_left(self) -> None:
-        """Neither a configuration nor a password nor a temporary ledger is there."""
-        assert list(self.work.iterdir()) == []
-        assert list(self.temporary.iterdir()) == []
 
 
 @pytest.fixture
@@ -80,13 +33,7 @@ def place(
     dovecot: Dovecot,
 ) -> Iterator[Place]:
     imap = start_dovecot(users=("staff",)) if hasattr(request, "param") else dovecot
-    records = (
-        "@ MX 10 localhost.",
-        f"_submission._tcp SRV 0 1 {postfix.submission_port} localhost.",
-        f"_imaps._tcp SRV 0 1 {imap.imaps_port} localhost.",
-        f"_pop3s._tcp SRV 0 1 {dovecot.pop3s_port} localhost.",
-    )
-    named = start_named({DOMAIN: "\n".join(records) + "\n"})
+    named = start_named(zones(postfix, imap, dovecot))
     yield Place(tmp_path, named, server_tls, postfix, dovecot)
     assert dovecot.messages() == [], "a test message was left in the mailbox"
 
@@ -146,13 +93,9 @@ class Terminal:
 
 def test_from_an_address_and_a_password(place: Place) -> None:
     """Five answers lead to a configuration that validates, with the password in a private file."""
-    begun = time.monotonic()
-    done = place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nfile\ny\n")
-    seconds = time.monotonic() - begun
+    done = place.run(typed=ANSWERS)
     assert done.returncode == 0, done.stdout + done.stderr
-    questions = QUESTION.findall(done.stdout + done.stderr)
-    print(f"{len(questions)} questions, {seconds:.1f} s\n{done.stdout}\n{place.config.read_text()}")
-    assert len(questions) == 5
+    assert len(QUESTION.findall(done.stdout + done.stderr)) == 5
     secret = place.work / "mailsonde.password"
     assert secret.read_text() == f"{PASSWORD}\n"
     assert secret.stat().st_mode & 0o777 == 0o600
@@ -272,7 +215,7 @@ def test_pop3_where_imap_refuses(place: Place) -> None:
 def test_no_file_is_overwritten(place: Place, name: str) -> None:
     """A file that is there stays as it is, and its owner is told before anything is asked or sent for it."""
     (place.work / name).write_text("mine\n")
-    done = place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nfile\ny\n")
+    done = place.run(typed=ANSWERS)
     assert done.returncode == 2
     assert f"{name} exists and is not overwritten; move it away, or name another with --out" in done.stderr
     assert [path.name for path in place.work.iterdir()] == [name]

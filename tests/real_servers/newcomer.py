@@ -1,0 +1,73 @@
+"""Somebody who runs `mailsonde init` for the first time, led to a Postfix, a Dovecot and a BIND of ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from tests.real_servers.bind import Named
+from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
+from tests.real_servers.postfix import Postfix
+from tests.real_servers.site import MAILSONDE
+
+ADDRESS = Dovecot.address
+PASSWORD = Dovecot.password
+ANSWERS = f"{ADDRESS}\ny\n{PASSWORD}\nfile\ny\n"
+"""What is typed by who agrees to everything."""
+QUESTION = re.compile(r"(?:\?|account for mailsonde|Password|Login name)(?: \([^)]*\))?(?: \[[^\]]*\])*: ")
+
+
+def zones(postfix: Postfix, imap: Dovecot, pop3: Dovecot) -> dict[str, str]:
+    """Return the DNS of the mail domain, which names its servers as RFC 6186 says."""
+    records = (
+        "@ MX 10 localhost.",
+        f"_submission._tcp SRV 0 1 {postfix.submission_port} localhost.",
+        f"_imaps._tcp SRV 0 1 {imap.imaps_port} localhost.",
+        f"_pop3s._tcp SRV 0 1 {pop3.pop3s_port} localhost.",
+    )
+    return {DOMAIN: "\n".join(records) + "\n"}
+
+
+class Place:
+    """A directory to run the command in, with the options that lead it to this test's servers."""
+
+    def __init__(
+        self, directory: Path, named: Named, tls: TlsFiles, postfix: Postfix, dovecot: Dovecot
+    ) -> None:
+        self.directory = directory
+        self.temporary = directory / "temporary"
+        self.temporary.mkdir()
+        self.work = directory / "work"
+        self.work.mkdir()
+        self.config = self.work / "mailsonde.yaml"
+        self.postfix, self.dovecot = postfix, dovecot
+        self.guided = ("--resolver", f"127.0.0.1:{named.port}", "--tls-ca", str(tls.authority))
+        self.environment = {**os.environ, "TMPDIR": str(self.temporary)}
+
+    def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end, with lines typed into it."""
+        return subprocess.run(
+            [*MAILSONDE, "init", *self.guided, *arguments],
+            cwd=self.work,
+            input=typed,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            start_new_session=True,  # without a terminal, on which the password would be asked for
+            env={**self.environment, **environment},
+        )
+
+    @property
+    def named_servers(self) -> tuple[str, ...]:
+        """The options of somebody who names every server."""
+        return (
+            *("--smtp", f"localhost:{self.postfix.submission_port}"),
+            *("--mailbox", f"imaps://localhost:{self.dovecot.imaps_port}"),
+        )
+
+    def require_nothing_left(self) -> None:
+        """Neither a configuration nor a password nor a temporary ledger is there."""
+        assert list(self.work.iterdir()) == []
+        assert list(self.temporary.iterdir()) == []
