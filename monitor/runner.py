@@ -17,6 +17,14 @@ from probes.reasons import Reason
 from probes.transcript import Transcript
 from probes.verdict import PhaseTimer, Run, Verdict
 
+BEAT = 0.1
+"""Seconds between two looks at whether the event loop is on time, while runs go on."""
+
+HELD_UP_SHARE = 0.25
+"""Share of a run's time; when the event loop was held up longer, a run that is late tells nothing of mail."""
+
+_LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,21 +77,30 @@ class Runner:
         self._clock = clock
         self._location = location
         self._running: dict[asyncio.Task[Any], Run] = {}
+        self._beat_due = inf  # monotonic seconds
+        self._held_up_until_beat = 0.0
 
     async def run(self, probe: Probe, limit: float = inf) -> Result:
         """Run ``probe`` once, within its own limit and ``limit`` seconds.
 
-        An expected failure is ``failed``; any other exception ``unknown``.
+        An expected failure is ``failed``; any other exception ``unknown``, and so is a timeout when
+        the event loop was held up for more than `HELD_UP_SHARE` of the run's time.
         """
         run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock))
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 # a coroutine that runs is in a task
         self._running[task] = run
-        begun = self._clock.monotonic()
+        if self._beat_due == inf:
+            self._beat()
+        begun, held_up = self._clock.monotonic(), self._held_up()
         try:
             verdict = await self._verdict(probe, run, min(limit, probe.settings.run_limit))
         finally:
             del self._running[task]
+        duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
+        if verdict.reason in _LATE and held_up > HELD_UP_SHARE * duration:
+            detail = f"{verdict.detail}; this machine was too busy to go on with it for {held_up:.2g} s"
+            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail)
         return Result(
             run=run.id,
             probe=probe.settings.name,
@@ -92,7 +109,7 @@ class Runner:
             location=self._location,
             verdict=replace(verdict, phases=dict(run.phases.seconds)),
             started_at=run.started_at,
-            duration_seconds=self._clock.monotonic() - begun,
+            duration_seconds=duration,
             transcript=run.phases.transcript,
         )
 
@@ -108,6 +125,21 @@ class Runner:
         except Exception as error:
             _log.exception("defect in probe %s", probe.settings.name)
             return Verdict(Reason.INTERNAL, f"{type(error).__name__}; the log has the traceback")
+
+    def _beat(self) -> None:
+        """Note how late this comes, and come again while runs go on."""
+        self._held_up_until_beat = self._held_up()
+        self._beat_due = inf
+        if self._running:
+            self._beat_due = self._clock.monotonic() + BEAT
+            asyncio.get_running_loop().call_later(BEAT, self._beat)
+
+    def _held_up(self) -> float:
+        """Return for how many seconds beats have come late, the one that is due included.
+
+        It only grows. That a deadline passes late tells of the last moment of a run, beats of all its time.
+        """
+        return self._held_up_until_beat + max(0.0, self._clock.monotonic() - self._beat_due)
 
     async def stop(self, grace: float) -> None:
         """End all runs: those that only wait at once, the others after ``grace`` seconds."""

@@ -57,7 +57,7 @@ class Reason(StrEnum):
         "local_resources",
         Area.AGENT,
         Outcome.UNKNOWN,
-        "This machine ran out of files, memory or ports.",
+        "This machine ran out of files, memory, ports or time.",
     )
     NETWORK_UNREACHABLE = (
         "network_unreachable",

@@ -93,6 +93,59 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
     assert result.verdict.detail == "in phase greeting: not done after 0.1 s"
 
 
+@pytest.mark.parametrize(("held", "outcome"), [(0.0, Outcome.FAILED), (5.0, Outcome.UNKNOWN)])
+async def test_a_run_that_this_machine_kept_from_its_time_is_no_outage(held: float, outcome: Outcome) -> None:
+    """A deadline that passes while the event loop is held up tells nothing of the mail system."""
+    clock = InstantClock()
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase("login"):
+            clock.now += held  # as when other work keeps the loop for so long
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    verdict = (await Runner(clock, "here").run(Scripted(act, deadline="100ms"))).verdict
+    assert verdict.outcome is outcome
+    if held:
+        assert verdict.reason is Reason.LOCAL_RESOURCES
+        assert verdict.detail == (
+            "in phase login: not done after 0.1 s; this machine was too busy to go on with it for 4.9 s"
+        )
+
+
+@pytest.mark.parametrize("reason", [Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT, Reason.CONNECT_REFUSED])
+async def test_only_what_was_late_is_put_down_to_this_machine(reason: Reason) -> None:
+    """On a busy machine a server's silence proves nothing; that it refuses is as true as ever."""
+    clock = InstantClock()
+
+    async def act(run: Run) -> Verdict:
+        clock.now += 5.0
+        raise ProbeFault(reason, "")
+
+    verdict = (await Runner(clock, "here").run(Scripted(act))).verdict
+    is_true = reason is Reason.CONNECT_REFUSED
+    assert verdict.reason is (reason if is_true else Reason.LOCAL_RESOURCES)
+
+
+async def test_what_held_up_the_loop_before_a_run_is_not_counted() -> None:
+    """An outage is told as one although the machine was busy before: in an earlier run, or between runs."""
+    clock = InstantClock()
+
+    async def act(run: Run) -> Verdict:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def busy(run: Run) -> Verdict:
+        clock.now += 5.0
+        return Verdict(Reason.NONE)
+
+    runner = Runner(clock, "here")
+    await runner.run(Scripted(busy))
+    clock.now += 5.0
+    verdict = (await runner.run(Scripted(act, deadline="100ms"))).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.FAILED, Reason.TIMEOUT)
+
+
 async def test_stop_ends_waiting_runs_at_once_and_lets_others_finish() -> None:
     """When the agent stops, a run that only waits is cancelled, and one in a dialogue gets to its end."""
     runner = Runner(InstantClock(), "here")
