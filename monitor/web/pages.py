@@ -24,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 from monitor.ledger.store import SqlLedger
 from monitor.recent import KEPT, RouteKey, point_of
 from monitor.web.events import Events
-from monitor.web.turns import in_turns
+from monitor.web.turns import Turnstile, in_turns
 from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
 from monitor.web.whereabouts import capital, duration, explained
 from probes.message_life import LedgerError
@@ -82,10 +82,12 @@ class Pages:
     def routes(self) -> Sequence[BaseRoute]:
         """Return what the application is to answer."""
         compressed = [Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)]
+        # One page of each sort at a time. A ledger that is slow holds up those that need it, and no others.
+        of_state, of_ledger = Turnstile(at_once=1), Turnstile(at_once=1)
         return [
-            Route("/", self.overview, middleware=compressed),
-            Route("/probes/{probe}", self.probe, middleware=compressed),
-            Route("/probes/{probe}/runs/{run}", self.run, middleware=compressed),
+            Route("/", of_state.before(self.overview), middleware=compressed),
+            Route("/probes/{probe}", of_ledger.before(self.probe), middleware=compressed),
+            Route("/probes/{probe}/runs/{run}", of_ledger.before(self.run), middleware=compressed),
             Route("/events", self._events, methods=["GET"]),
             Mount("/static", StaticFiles(directory=_HERE / "static"), middleware=compressed),
         ]
@@ -93,14 +95,16 @@ class Pages:
     def _render_row(self, key: RouteKey) -> str:
         return str(self._row(self._views.view(key)))
 
-    def _answer(self, request: Request, template: str, shown: Mapping[str, Any], data: object) -> Response:
+    async def _answer(
+        self, request: Request, template: str, shown: Mapping[str, Any], data: object
+    ) -> Response:
         if _wants_json(request):
             return JSONResponse(data, headers=SECURITY_HEADERS)
-        return self._html(template, shown)
+        return await self._html(template, shown)
 
-    def _html(self, template: str, shown: Mapping[str, Any]) -> Response:
-        text = self._templates.get_template(template).render(shown)
-        return HTMLResponse(text, headers=SECURITY_HEADERS)
+    async def _html(self, template: str, shown: Mapping[str, Any]) -> Response:
+        texts = self._templates.get_template(template).generate(shown)
+        return HTMLResponse("".join([text async for text in in_turns(texts)]), headers=SECURITY_HEADERS)
 
     async def overview(self, request: Request) -> Response:
         """Show every route, what is wrong first."""
@@ -129,7 +133,7 @@ class Pages:
             "only_wrong": only_wrong,
             "since": since,
         }
-        return self._html("overview.html", context)
+        return await self._html("overview.html", context)
 
     async def probe(self, request: Request) -> Response:
         """Show one probe: each of its routes, charts of one, the last runs and the last failures."""
@@ -149,7 +153,7 @@ class Pages:
         hops = self._views.hop_seconds((name, view.target))
         data = view.as_object() | {"hop_seconds": hops, "runs": runs, "failures": failures}
         context = {"view": view, "views": views, "runs": runs, "failures": failures, "hops": hops}
-        return self._answer(
+        return await self._answer(
             request, "probe.html", context | {"since": since, "chart": _chart(view, runs)}, data
         )
 
@@ -169,17 +173,18 @@ class Pages:
             raise HTTPException(
                 404, "no such run; the last 100 of each route are kept, and the last 100 failures"
             )
-        return self._answer(request, "run.html", {"run": found}, found)
+        return await self._answer(request, "run.html", {"run": found}, found)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer an error in words, as HTML or JSON."""
         assert isinstance(error, HTTPException)  # noqa: S101 # registered for this class alone
+        headers = {**SECURITY_HEADERS, **(error.headers or {})}
         if request.method == "HEAD" or error.status_code in {204, 304}:
-            return Response(status_code=error.status_code, headers=SECURITY_HEADERS)
+            return Response(status_code=error.status_code, headers=headers)
         if _wants_json(request):
-            return JSONResponse({"error": error.detail}, error.status_code, headers=SECURITY_HEADERS)
+            return JSONResponse({"error": error.detail}, error.status_code, headers=headers)
         text = self._templates.get_template("error.html").render(detail=error.detail)
-        return HTMLResponse(text, error.status_code, headers=SECURITY_HEADERS)
+        return HTMLResponse(text, error.status_code, headers=headers)
 
 
 @contextmanager

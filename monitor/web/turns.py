@@ -1,16 +1,24 @@
-"""Long work on the event loop in short turns, so that no probe's timing suffers when a page is drawn."""
+"""Long work in short turns and by few at a time, so that no probe's timing suffers when a page is drawn."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 TURN = 0.005
 """Seconds of work after which the probes have their turn."""
 
+MOST_WAITING = 20
+"""Requests that wait for a turnstile; as many as pages may watch, which all reload at the same event."""
+
 Item = TypeVar("Item")
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 async def in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
@@ -24,3 +32,36 @@ async def in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
         if time.perf_counter() - begun > TURN:
             await asyncio.sleep(0)
             begun = time.perf_counter()
+
+
+class Turnstile:
+    """Lets ``at_once`` in at the same time, who say ``async with``; the next `MOST_WAITING` wait for them.
+
+    Whoever comes after these is told to come again: HTTPException 503 with Retry-After.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._places = asyncio.Semaphore(at_once)
+        self._waiting = 0
+
+    async def __aenter__(self) -> None:
+        if self._waiting >= MOST_WAITING:
+            busy = "the agent is busy with others' requests; try again"
+            raise HTTPException(503, busy, {"retry-after": "1"})
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._places.release()
+
+    def before(self, endpoint: Endpoint) -> Endpoint:
+        """Return ``endpoint`` behind this turnstile, for the making of answers, not their sending."""
+
+        async def answer(request: Request) -> Response:
+            async with self:
+                return await endpoint(request)
+
+        return answer

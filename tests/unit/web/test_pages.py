@@ -161,6 +161,59 @@ async def test_a_ledger_that_fails_is_told_in_words(
             assert answer.json() == {"error": "the ledger cannot be read: disk I/O error"}
 
 
+async def test_pages_are_made_one_after_the_other(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of forty views of a probe one is made at a time and twenty wait; the others are told to come again."""
+    go_on, reads, most = asyncio.Event(), 0, 0
+
+    async def slow(*_: object) -> list[object]:
+        nonlocal reads, most
+        reads += 1
+        most = max(most, reads)
+        await go_on.wait()
+        reads -= 1
+        return []
+
+    async with start_agent(SOUND) as watched:
+        monkeypatch.setattr(SqlLedger, "_read_runs", slow)
+        asked = [asyncio.create_task(watched.client.get("/probes/hq-0", headers=JSON)) for _ in range(40)]
+        for _, first in zip(range(19), asyncio.as_completed(asked), strict=False):
+            answer = await first
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert answer.json() == {"error": "the agent is busy with others' requests; try again"}
+        assert (await watched.client.get("/")).status_code == 200  # it does not wait for the ledger
+        go_on.set()
+        statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
+        assert (statuses.count(200), most) == (21, 1)
+
+
+async def test_probes_have_their_turn_while_a_page_is_made(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop comes round while a page is rendered, so that no run waits for the whole of it."""
+    rounds, rendered_in = 0, set()
+
+    def instant(_: object) -> str:
+        rendered_in.add(rounds)
+        return "2027-01-15T08:00:00Z"
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("monitor.web.turns.TURN", 0.0)
+    monkeypatch.setattr("monitor.web.pages._instant", instant)
+    async with start_agent(REFUSING, interval="1h") as watched:
+        await watched.result()
+        counting = asyncio.create_task(count())
+        page = await _page(watched.client, "/probes/hq-0")
+        counting.cancel()
+    assert page.count("2027-01-15T08:00:00Z") > len(rendered_in) > 1
+
+
 async def test_a_new_agent_shows_the_last_runs_of_every_route(
     start_agent: StartAgent, tmp_path: Path
 ) -> None:
