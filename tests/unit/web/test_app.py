@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from monitor.assembly import assembled
 from monitor.collector import AgentCollector
@@ -24,23 +29,54 @@ class Switch:
     on = True
 
 
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+def serve(tmp_path: Path) -> Serve:
+    """Return what serves an application of one probe that never runs, and makes a client of it."""
     configuration = Configuration.model_validate(
         {
             "agent": {"ledger": f"sqlite://{tmp_path}/ledger.db"},
             "probes": [{"name": "hq-mx", "kind": "mx", "domain": "example.com"}],
         }
     )
-    bound = bind("127.0.0.1", 0)
-    base = f"http://127.0.0.1:{bound.getsockname()[1]}"
-    async with assembled(configuration, InstantClock(), "test") as assembly:
-        pages = Pages(Views(assembly, Recent(0.0)), assembly.ledger)
-        collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
-        app = web_app(collector, lambda: Switch.on, pages, ProbeEndpoint(assembly))
-        async with served(app, bound), httpx.AsyncClient(base_url=base, trust_env=False) as made:
-            yield made
-    bound.close()
+
+    @asynccontextmanager
+    async def serve(collector: Collector | None = None) -> AsyncIterator[httpx.AsyncClient]:
+        bound = bind("127.0.0.1", 0)
+        base = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        async with assembled(configuration, InstantClock(), "test") as assembly:
+            pages = Pages(Views(assembly, Recent(0.0)), assembly.ledger)
+            collector = collector or AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+            app = web_app(collector, lambda: Switch.on, pages, ProbeEndpoint(assembly))
+            async with served(app, bound), httpx.AsyncClient(base_url=base, trust_env=False) as made:
+                yield made
+        bound.close()
+
+    return serve
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
+    async with serve() as made:
+        yield made
+
+
+class Slow(Collector):
+    """Metrics that are not done before they may, and say how often they were made, and how many at once."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.begun = self.going_on = self.most_at_once = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.begun += 1
+        self.going_on += 1
+        self.most_at_once = max(self.most_at_once, self.going_on)
+        assert self.go_on.wait(30)
+        self.going_on -= 1
+        yield GaugeMetricFamily("begun", "How often they were made.", self.begun)
 
 
 async def test_metrics_in_prometheus_text(client: httpx.AsyncClient) -> None:
@@ -56,6 +92,50 @@ async def test_metrics_in_openmetrics(client: httpx.AsyncClient) -> None:
     answer = await client.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("media_type", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", "1.x", "", "9" * 5000, "=;,"])
+async def test_a_format_that_nobody_knows_is_answered_in_the_plain_one(
+    media_type: str, version: str, client: httpx.AsyncClient
+) -> None:
+    """A version that makes no sense is answered with metrics, and not with a defect."""
+    accept = f"{media_type}; version={version}; escaping=values"
+    answer = await client.get("/metrics", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert "mailsonde_build_info{" in answer.text
+
+
+async def test_who_asks_at_the_same_time_gets_the_same_text(serve: Serve) -> None:
+    """Thirty scrapers at once all get the metrics, which are made once; the next who asks gets new ones."""
+    slow = Slow()
+    async with serve(slow) as client:
+        asked = [asyncio.create_task(client.get("/metrics")) for _ in range(30)]
+        while not slow.begun:
+            await client.get("/-/healthy")
+        slow.go_on.set()
+        answers = await asyncio.gather(*asked)
+        assert {(answer.status_code, "\nbegun 1.0\n" in answer.text) for answer in answers} == {(200, True)}
+        async with asyncio.timeout(60):
+            while "\nbegun 1.0\n" in (answer := await client.get("/metrics")).text:
+                pass
+        assert "\nbegun 2.0\n" in answer.text
+
+
+async def test_two_texts_are_made_at_once_and_a_few_wait(serve: Serve) -> None:
+    """Of forty who want a format each, two are served, twenty wait, and the others are told to come again."""
+    slow = Slow()
+    async with serve(slow) as client:
+        accepts = [f"application/openmetrics-text; version=1.0.{number}" for number in range(40)]
+        asked = [
+            asyncio.create_task(client.get("/metrics", headers={"accept": accept})) for accept in accepts
+        ]
+        for _, first in zip(range(18), asyncio.as_completed(asked), strict=False):
+            answer = await first
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        slow.go_on.set()
+        statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
+        assert (statuses.count(200), slow.most_at_once) == (22, 2)
 
 
 async def test_ready_follows_the_agent(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
