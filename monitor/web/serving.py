@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from math import inf
 
 import uvicorn
 from starlette.applications import Starlette
@@ -13,6 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 100
 """Connections at once, so that no flood uses up what the probes need. Browsers and scrapers want less."""
+
+MOST_UNREAD = 100_000_000
+"""Octets of answers that wait to be read, over all connections: several scrapes of thousands of probes."""
 
 
 class _Server(uvicorn.Server):
@@ -24,10 +28,12 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A connection that goes when others need its place and it keeps the agent waiting.
+    """A connection that goes when others need its place, or its memory, and it keeps the agent waiting.
 
     So whoever holds connections without a use for them does not keep Prometheus out.
     """
+
+    unread_since = inf  # on the loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
         super().connection_made(transport)
@@ -35,6 +41,23 @@ class _Connection(H11Protocol):
         if len(self.connections) > MOST_CONNECTIONS:
             others = [each for each in self.connections if isinstance(each, _Connection) and each.waits]
             min(others, key=lambda each: each.made_at, default=self).transport.abort()
+
+    def pause_writing(self) -> None:
+        """Note that the client is slow to read; where all have too much unread, the slowest are given up."""
+        super().pause_writing()
+        self.unread_since = self.loop.time()
+        others = [each for each in self.connections if isinstance(each, _Connection)]
+        unread = sum(each.transport.get_write_buffer_size() for each in others)
+        for each in sorted(others, key=lambda each: each.unread_since):
+            if unread <= MOST_UNREAD or each is self:
+                break
+            unread -= each.transport.get_write_buffer_size()
+            each.transport.abort()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read."""
+        super().resume_writing()
+        self.unread_since = inf
 
     @property
     def waits(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -67,6 +68,27 @@ async def test_idle_connections_keep_nobody_out(slow: tuple[Slow, int], said: by
         assert (await client.get("/")).text == "here"
     for writer in writers:
         writer.transport.abort()
+
+
+async def test_unread_answers_take_bounded_memory(
+    slow: tuple[Slow, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many that do not read what they asked for the first are given up, and the last get all of it."""
+    monkeypatch.setattr(serving, "MOST_UNREAD", 3.5 * LARGE)
+    _, port = slow
+    crowd = []
+    for _ in range(8):
+        crowd.append(await asyncio.open_connection("127.0.0.1", port, limit=1))
+        reader, writer = crowd[-1]
+        writer.write(b"GET /large HTTP/1.0\r\n\r\n")
+        assert await reader.readexactly(8) == b"HTTP/1.1"
+    octets = [0] * len(crowd)
+    for number, (reader, writer) in enumerate(crowd):
+        with suppress(ConnectionResetError):
+            while got := await reader.read(2**20):
+                octets[number] += len(got)
+        writer.transport.abort()
+    assert max(octets[:4]) < LARGE < min(octets[5:])
 
 
 async def test_an_answer_in_the_making_is_not_given_up_for_idle_connections(slow: tuple[Slow, int]) -> None:
