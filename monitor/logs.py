@@ -22,7 +22,12 @@ def set_up_logs(form: LogFormat = "auto", level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Rich tracebacks would show every frame's locals, and so the password that a login has at hand.
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if form == "text"
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )

@@ -57,11 +57,16 @@ def read_secret(value: object, info: ValidationInfo) -> SecretStr:
     if not isinstance(where, str) or not where:
         raise ValueError(f"{source}: needs a text; write {{env: NAME}} or {{file: PATH}}")
     secret = _secret_of_environment(where) if source == "env" else _secret_of_file(where, info)
-    if not secret or any(c in secret for c in "\r\n\0"):
-        raise ValueError(
-            f"the secret in {source} {where} is empty or has line breaks; it must be one line of text"
-        )
-    return SecretStr(secret)
+    return sound_secret(secret, f"the secret in {source} {where}")
+
+
+def sound_secret(text: str, named: str) -> SecretStr:
+    """Return ``text`` as a secret; ValueError, about what it is ``named``, if no protocol could send it."""
+    if not text or any(c in text for c in "\r\n\0"):
+        raise ValueError(f"{named} is empty or has line breaks; it must be one line of text")
+    if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of octets that are no UTF-8
+        raise ValueError(f"{named} is not UTF-8 text; write it in UTF-8, or choose another")
+    return SecretStr(text)
 
 
 def _secret_of_environment(name: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from rich.console import Console
 
 from monitor.commands.event_loop import run_on_loop
-from monitor.commands.init_options import ADDRESS, USERNAME, Wishes, init_options, mistake_in
+from monitor.commands.init_options import ADDRESS, PASSWORD, USERNAME, Wishes, init_options, mistake_in
 from monitor.commands.options import UNUSABLE
 from monitor.commands.results import plain_line
 from monitor.init.discovery import Discovery, Source, candidates
@@ -190,7 +190,9 @@ def _try(
     while True:
         if password is None:
             password = SecretStr(
-                _ask(wishes, "--password-env or --password-file", "Password", hide_input=True)
+                _ask(
+                    wishes, "--password-env or --password-file", "Password", hide_input=True, type=PASSWORD
+                )
             )
             passwords += 1
         with _step("Logging in, and sending one message there and back"):

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from monitor.config.models import parse_listen
 from probes.dns import DomainName, ResolverSettings
-from probes.settings import CertificateFile, EmailAddress, Line, Name
+from probes.settings import CertificateFile, EmailAddress, Line, Name, sound_secret
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -59,6 +59,7 @@ def _listen(text: str) -> str:
 
 ADDRESS = _setting("address", EmailAddress)
 USERNAME = _setting("name", Line)
+PASSWORD = _Checked("password", lambda text: sound_secret(text, "the password").get_secret_value())
 
 
 @dataclass(frozen=True, slots=True)

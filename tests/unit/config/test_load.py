@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_secret_is_in_no_traceback(example: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(example)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_secret_must_be_utf8(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that is not UTF-8 text is refused by its place, in the environment as in a file."""
+    monkeypatch.setitem(os.environb, b"CANARY_PASSWORD", b"p\xe4ss")
+    (example.parent / "canary.password").write_bytes(b"p\xe4ss\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(example)
+    told = [mistake.text for mistake in caught.value.mistakes]
+    assert sorted(set(told)) == [
+        f"secret file {example.parent}/canary.password is not UTF-8 text",
+        "the secret in env CANARY_PASSWORD is not UTF-8 text; write it in UTF-8, or choose another",
+    ]
 
 
 def test_validate_prints_all_mistakes_and_exits_2(example: Path) -> None:

@@ -1,0 +1,56 @@
+"""What the logs show of a defect: enough to mend it, and no secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from monitor.logs import set_up_logs
+from monitor.runner import Runner
+from probes import smtp_client
+from probes.clock import SystemClock
+from probes.reasons import Reason
+from probes.settings import Site
+from probes.smtp import Smtp, SmtpSettings
+from probes.tools import Tools
+from tests.fakes.scripted_server import PASSWORD, dialogue, scripted_server
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Give the root logger back to pytest."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_a_defect_in_a_login_is_logged_without_the_password(
+    form: Literal["text", "json"], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the log's form, a defect while logging in brings its traceback and never the password."""
+
+    def broken(username: str, password: str, challenge: str) -> bytes:
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(smtp_client, "auth_crammd5_verify", broken)
+    set_up_logs(form)
+    ehlo = (rb"EHLO .*", b"250-hi\r\n250 AUTH CRAM-MD5")
+    async with scripted_server(dialogue(b"220 hi", ehlo, (b"AUTH CRAM-MD5", b"334 PHg+"))) as server:
+        site = Site("here", {"mail": server.settings("smtp", username="canary")}, {})
+        tools = Tools(SystemClock(), site, None, None, {}, "me")  # type: ignore[arg-type] # a round trip's
+        probe = Smtp(SmtpSettings(name="mail", kind="smtp", server="mail"), tools)
+        result = await Runner(SystemClock(), "here").run(probe)
+    logged = capsys.readouterr().err
+    assert result.verdict.reason is Reason.INTERNAL
+    assert "RuntimeError: a defect of ours" in logged
+    assert "in _authenticate" in logged
+    assert PASSWORD not in logged
+    if form == "json":
+        assert json.loads(logged)["level"] == "error"
