@@ -190,9 +190,7 @@ def _try(
     while True:
         if password is None:
             password = SecretStr(
-                _ask(
-                    wishes, "--password-env or --password-file", "Password", hide_input=True, type=PASSWORD
-                )
+                _ask(wishes, "--password-env or --password-file", "Password", hide_input=True, type=PASSWORD)
             )
             passwords += 1
         with _step("Logging in, and sending one message there and back"):
