@@ -40,5 +40,5 @@ def set_up_logs(form: LogFormat = "auto", level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):  # httpx tells each URL, token and all
+        logging.getLogger(library).setLevel(logging.WARNING)

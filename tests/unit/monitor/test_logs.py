@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Literal
 
+import httpx
 import pytest
 
 from monitor.logs import set_up_logs
@@ -28,6 +29,8 @@ def loggers_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -54,3 +57,11 @@ async def test_a_defect_in_a_login_is_logged_without_the_password(
     assert PASSWORD not in logged
     if form == "json":
         assert json.loads(logged)["level"] == "error"
+
+
+async def test_no_request_is_logged_with_its_url(capsys: pytest.CaptureFixture[str]) -> None:
+    """A URL may hold a token, so that the HTTP library's own lines stay out of the log."""
+    set_up_logs("json")
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
+        await client.post("https://collector.example.com/v1/metrics?token=s3cret-token")
+    assert "s3cret-token" not in capsys.readouterr().err
