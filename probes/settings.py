@@ -31,6 +31,9 @@ from pydantic import (
 SECRET_LIMIT = 4096
 """Longest password, in bytes, that is read from a file."""
 
+LABEL_LIMIT = 63
+"""Longest label of a host name, in octets (RFC 1035 section 2.3.4)."""
+
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -131,7 +134,7 @@ def _email_address(value: str) -> str:
 
 
 def _host_name(value: str) -> str:
-    if not _HOST.fullmatch(value) or ".." in value:
+    if not _HOST.fullmatch(value) or ".." in value or max(map(len, value.split("."))) > LABEL_LIMIT:
         raise ValueError(f"{value!r} is not a host name or IP address")
     return value
 

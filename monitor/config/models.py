@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Self, Union
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+import httpx
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from monitor.ledger.location import ledger_path
 from probes.registry import KINDS
 from probes.settings import (
     CertificateFile,
     Duration,
+    HostName,
     MailboxSettings,
     Name,
     ProbeSettings,
@@ -31,6 +41,11 @@ else:
     ]
 
 
+_HOST_NAME = TypeAdapter(HostName)
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
+_FIELD_VALUE = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")  # section 5.5, without its obsolete octets
+
+
 def parse_listen(value: object) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 takes a free one. Else ValueError."""
     if isinstance(value, str):
@@ -48,12 +63,38 @@ def _ledger_url(value: object) -> str:
 
 
 def _http_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
+    try:
+        url = httpx.URL(value)
+    except (httpx.InvalidURL, ValueError):
+        url = httpx.URL()
+    if url.scheme not in {"http", "https"} or not url.raw_host or url.userinfo:
         raise ValueError(
             "must be a URL such as https://collector.example.com/v1/metrics, without credentials"
         )
+    if not _has_an_address(url):
+        raise ValueError("its host must be a host name or IP address, and its port from 1 to 65535")
     return value
+
+
+def _has_an_address(url: httpx.URL) -> bool:
+    """Whether ``url`` names a host and port that can be connected to; httpx checks neither before it does."""
+    try:
+        _HOST_NAME.validate_python(url.raw_host.decode("ascii"))
+        return bool(url.host) and (url.port is None or 0 < url.port <= 65535)  # ``host`` decodes A-labels
+    except ValueError:
+        return False
+
+
+def _field_name(value: str) -> str:
+    if not _FIELD_NAME.fullmatch(value):
+        raise ValueError("is no name of an HTTP header field; use letters, digits and dashes")
+    return value
+
+
+def _field_value(secret: SecretStr) -> SecretStr:
+    if not _FIELD_VALUE.fullmatch(secret.get_secret_value()):
+        raise ValueError("its value must be printable ASCII, without blanks at its ends")
+    return secret
 
 
 def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
@@ -73,17 +114,17 @@ class OtlpSettings(Settings):
     interval: Annotated[Duration, between(1, 3600)] = Field(
         default=60.0, description="Time between two exports."
     )
-    headers: dict[str, Secret] = Field(
-        default_factory=dict, description="Header fields that the collector asks for, such as a token."
-    )
+    headers: dict[
+        Annotated[str, AfterValidator(_field_name)], Annotated[Secret, AfterValidator(_field_value)]
+    ] = Field(default_factory=dict, description="Header fields that the collector asks for, such as a token.")
     tls_ca: CertificateFile | None = Field(
         default=None, description="PEM file of the authority to trust instead of the system's."
     )
 
     @model_validator(mode="after")
     def _no_secret_in_clear(self) -> Self:
-        url = urlsplit(self.endpoint)
-        if self.headers and url.scheme == "http" and url.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        url = httpx.URL(self.endpoint)
+        if self.headers and url.scheme == "http" and url.host not in {"127.0.0.1", "::1", "localhost"}:
             raise ValueError("headers would cross the network in clear; use an https:// endpoint")
         return self
 
