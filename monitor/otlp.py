@@ -36,10 +36,11 @@ from prometheus_client.samples import Sample
 
 from monitor.config.models import OtlpSettings
 from probes.clock import Clock
+from probes.faults import legible
 from probes.tls import client_context
 
 PATIENCE = 10.0
-"""Longest time, in seconds, that one export may take."""
+"""Longest time, in seconds, that one export may take, from connecting to the end of the answer."""
 
 LAST_WORDS = 1.0
 """Seconds that the export when the agent stops may take."""
@@ -50,8 +51,11 @@ RETRYABLE = frozenset({429, 502, 503, 504})
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before an export that failed for now is tried again; the pause doubles each time."""
 
+ANSWER_LIMIT = 4096
+"""Most octets of an answer that are read, so that its connection may serve again; none is looked at."""
+
 _CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-_ANSWER_LIMIT = 200
+_FAILURE_LIMIT = 200
 
 _log = logging.getLogger("mailsonde.otlp")
 
@@ -75,12 +79,15 @@ class OtlpExporter:
         self._resource = {"service.name": "mailsonde", "service.version": version("mailsonde"), **resource}
         self._started = clock.time()
         self._failing = False
-        self._client = httpx.AsyncClient(
-            headers={name: secret.get_secret_value() for name, secret in settings.headers.items()},
-            verify=client_context(settings.tls_ca),
-            timeout=PATIENCE,
-            trust_env=False,
-        )
+        self._headers = {
+            **{name.lower(): secret.get_secret_value() for name, secret in settings.headers.items()},
+            "user-agent": f"mailsonde/{version('mailsonde')}",
+            "content-type": "application/x-protobuf",
+            "content-encoding": "gzip",
+            "accept-encoding": "identity",
+        }
+        # No client: that would keep a receiver's cookies, and look into where it redirects.
+        self._transport = httpx.AsyncHTTPTransport(verify=client_context(settings.tls_ca), trust_env=False)
 
     async def run(self) -> None:
         """Export until cancelled, and then once more."""
@@ -98,18 +105,21 @@ class OtlpExporter:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS):
                     await self.export()
-            await self._client.aclose()
+            await self._transport.aclose()
 
     async def export(self) -> float | None:
-        """Send all metrics once; return the seconds to wait at least where it may be tried again soon."""
-        body = await asyncio.to_thread(self._body)
+        """Send all metrics once; return the seconds to wait at least where it may be tried again soon.
+
+        Whatever goes wrong is told and ends this export alone, for the task that exports is not started anew.
+        """
         try:
-            answer = await self._client.post(
-                self._settings.endpoint,
-                content=body,
-                headers={"content-type": "application/x-protobuf", "content-encoding": "gzip"},
-            )
-        except httpx.HTTPError as error:
+            body = await asyncio.to_thread(self._body)
+            async with asyncio.timeout(PATIENCE):
+                answer = await self._answer_to(body)
+        except TimeoutError:
+            self._tell(f"not done after {PATIENCE:g} s")
+            return 0.0
+        except Exception as error:  # a receiver can make httpx raise more than it documents
             self._tell(f"{type(error).__name__}: {error}")
             return 0.0
         if answer.is_success:
@@ -121,12 +131,25 @@ class OtlpExporter:
         after = answer.headers.get("retry-after", "")
         return float(after) if after.isdecimal() and len(after) < 6 else 0.0
 
+    async def _answer_to(self, body: bytes) -> httpx.Response:
+        """Send ``body``; return the answer without its content."""
+        request = httpx.Request("POST", self._settings.endpoint, headers=self._headers, content=body)
+        answer = await self._transport.handle_async_request(request)
+        try:
+            async for _ in answer.aiter_raw():
+                if answer.num_bytes_downloaded > ANSWER_LIMIT:
+                    break
+        finally:
+            await answer.aclose()
+        return answer
+
     def _tell(self, failure: str | None) -> None:
         """Log when exports begin to fail and when they work again, and no more."""
+        endpoint = self._settings.endpoint.partition("?")[0]  # a token may follow
         if failure is not None and not self._failing:
-            _log.warning("metrics do not reach %s: %s", self._settings.endpoint, failure[:_ANSWER_LIMIT])
+            _log.warning("metrics do not reach %s: %s", endpoint, legible(failure, _FAILURE_LIMIT))
         elif failure is None and self._failing:
-            _log.info("metrics reach %s again", self._settings.endpoint)
+            _log.info("metrics reach %s again", endpoint)
         self._failing = failure is not None
 
     def _body(self) -> bytes:

@@ -6,15 +6,16 @@ import asyncio
 import gzip
 import logging
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
+from prometheus_client.registry import Collector
+from pydantic import SecretStr, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -76,7 +77,7 @@ async def exporter(receiver: Receiver, state: AgentState) -> AsyncIterator[OtlpE
     settings = settings.model_copy(update={"headers": {"authorization": SecretStr(TOKEN)}})
     made = OtlpExporter(settings, AgentCollector(state, Tally), InstantClock(), {"location": "fra1"})
     yield made
-    await made._client.aclose()
+    await made._transport.aclose()
 
 
 def _metrics(request: ExportMetricsServiceRequest) -> dict[str, Metric]:
@@ -172,6 +173,149 @@ async def test_a_failure_is_logged_once_and_without_secrets(
         f"metrics reach {receiver.url} again",
     ]
     assert TOKEN not in caplog.text
+
+
+REDIRECT = b"HTTP/1.1 307 T\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+ENDLESS = b"HTTP/1.1 200 OK\r\n\r\n"
+NO_GZIP = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@asynccontextmanager
+async def raw_receiver(*answers: bytes, then: bytes = b"") -> AsyncIterator[tuple[str, asyncio.Queue[int]]]:
+    """Answer each connection with the octets of one of ``answers``, and close it.
+
+    ``then`` comes after an answer, again and again until the exporter hangs up; without an answer there is
+    silence until then. Yields the URL, and a queue of how many octets of ``then`` each connection took.
+    """
+    left, ended = list(answers), asyncio.Queue[int]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        await reader.readexactly(int(length.partition(b":")[2]))
+        answer, sent = left.pop(0) if left else None, 0
+        with suppress(OSError):
+            writer.write(answer or b"")
+            while (then or answer is None) and not (writer.is_closing() or reader.at_eof()):
+                writer.write(then)
+                sent += len(then)
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+        ended.put_nowait(sent)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/metrics", ended
+
+
+@asynccontextmanager
+async def exporter_to(url: str, collector: Collector | None = None) -> AsyncIterator[OtlpExporter]:
+    made = OtlpExporter(
+        OtlpSettings(endpoint=url), collector or AgentCollector(_state(), Tally), InstantClock(), {}
+    )
+    yield made
+    await made._transport.aclose()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            REDIRECT % place
+            for place in (b"javascript:x", b"http://xn--/", b"http://a:99999999/", b"//\xff/")
+        ),
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"\x00\xff\r\n\r\n",
+        b"",
+    ],
+)
+async def test_no_answer_ends_the_exports(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a receiver answers, the failure is told and the next export comes."""
+    async with raw_receiver(answer, answer) as (url, ended), exporter_to(url) as exporting:
+        task = asyncio.create_task(exporting.run())
+        for _ in range(2):
+            await asyncio.wait_for(ended.get(), 10)
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert f"metrics do not reach {url}: " in caplog.text
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b""], ids=["1xx", "silence"])
+async def test_an_answer_without_end_is_given_up(
+    piece: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A receiver that goes on for ever, or says nothing, holds an export no longer than its time."""
+    monkeypatch.setattr("monitor.otlp.PATIENCE", 0.3)
+    async with raw_receiver(then=piece) as (url, ended), exporter_to(url) as exporting:
+        assert await asyncio.wait_for(exporting.export(), 10) == 0.0
+        await asyncio.wait_for(ended.get(), 10)
+    assert f"metrics do not reach {url}: not done after 0.3 s" in caplog.text
+
+
+async def test_an_answer_without_end_is_not_read() -> None:
+    """Of a long answer no more is read than fits in a few buffers, and its connection is closed."""
+    async with raw_receiver(ENDLESS, then=b"x" * 65536) as (url, ended), exporter_to(url) as exporting:
+        assert await asyncio.wait_for(exporting.export(), 10) is None
+        assert await asyncio.wait_for(ended.get(), 10) < 32 * 2**20
+
+
+async def test_an_answer_is_not_decompressed() -> None:
+    """What a receiver compresses unasked is left as it is: a small answer can unpack to gigabytes."""
+    async with raw_receiver(NO_GZIP) as (url, _), exporter_to(url) as exporting:
+        assert await exporting.export() is None
+
+
+class _BrokenOnce(Collector):
+    """Raises at the first collection."""
+
+    def __init__(self) -> None:
+        self.collections = 0
+
+    def collect(self) -> Iterator[Metric]:  # type: ignore[override] # there is none
+        self.collections += 1
+        if self.collections == 1:
+            raise RuntimeError("a defect of ours")
+        yield from ()
+
+
+async def test_a_defect_is_one_lost_export(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """Metrics that cannot be collected once are told as such, and sent the next time."""
+    async with exporter_to(receiver.url, _BrokenOnce()) as exporting:
+        assert await exporting.export() == 0.0
+        assert await exporting.export() is None
+    assert f"metrics do not reach {receiver.url}: RuntimeError: a defect of ours" in caplog.text
+
+
+async def test_a_token_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What follows the path of the endpoint is left out of the log."""
+    async with raw_receiver(b"") as (url, _), exporter_to(f"{url}?token={TOKEN}") as exporting:
+        await exporting.export()
+    assert f"metrics do not reach {url}: " in caplog.text
+    assert TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("place", "is_taken"),
+    [
+        ("collector.example.com", True),
+        ("otel_collector:4318", True),
+        ("[2001:db8::1]:4318", True),
+        ("hé.example:65535", True),
+        ("127.0.0.1:0", False),
+        ("127.0.0.1:65536", False),
+        ("exa mple", False),
+        ("a..b", False),
+        ("xn--a", False),
+        ("a" * 64 + ".example", False),
+        ("[::1%25lo]", False),
+    ],
+)
+def test_endpoint_must_be_an_address(place: str, is_taken: bool) -> None:
+    """A host that is no host name, and a port that is none, are found when the configuration is read."""
+    with nullcontext() if is_taken else pytest.raises(ValidationError, match="its host must be a host name"):
+        OtlpSettings(endpoint=f"https://{place}/v1/metrics")
 
 
 def _configuration(tmp_path: Path, endpoint: str) -> Configuration:
