@@ -92,9 +92,16 @@ class Alertmanager:
 
     def active(self, whom: str) -> set[str]:
         """Return the names of the alerts that fire for a receiver and are not inhibited."""
+        return {labels["alertname"] for labels in self._active(whom)}
+
+    def probes(self, whom: str, alert: str) -> set[str]:
+        """Return the probes of which an alert fires for a receiver and is not inhibited."""
+        return {labels["probe"] for labels in self._active(whom) if labels["alertname"] == alert}
+
+    def _active(self, whom: str) -> list[dict[str, str]]:
         query = {"receiver": whom, "inhibited": "false", "active": "true"}
         found = httpx.get(f"http://127.0.0.1:{self.port}/api/v2/alerts", params=query, trust_env=False)
-        return {alert["labels"]["alertname"] for alert in found.raise_for_status().json()}
+        return [alert["labels"] for alert in found.raise_for_status().json()]
 
     def stop(self) -> None:
         """End the server."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +40,10 @@ QUICK = {
     "lost_at_least": "8s",
     "slow_at_least": "8s",
     "stale_intervals": 60,
+    "slo_windows": ["10s", "20s"],
+    "slo_fast": [{"factor": 14.4, "long": "20s", "short": "10s"}],
+    "slo_slow": [],
+    "slo_hold": "5s",
 }
 
 REMEMBERED = {"MailsondeRunsSkipped", "MailsondeUnexpectedMessage"}
@@ -68,11 +72,12 @@ class Whole:
             raise AssertionError(f"{error}; firing: {active}") from error
         return time.monotonic() - begun
 
-    def fires_and_nobody_is_told(self, alert: str, kind: str, whom: str) -> None:
-        """Wait until an alert fires in Prometheus; that nobody is told of it is Alertmanager's doing."""
-        fires = f'ALERTS{{alertname="{alert}",kind="{kind}",alertstate="firing"}}'
-        self.until(lambda: self.prometheus.query(fires), f"{alert} of a {kind} probe fires in Prometheus")
-        assert kind not in {labels["kind"] for labels in self.receiver.firing(whom, alert)}
+    def is_silenced(self, alert: str, probe: str) -> None:
+        """Wait until an alert of a probe fires in Prometheus, and Alertmanager keeps it from on-call."""
+        fires = f'ALERTS{{alertname="{alert}",probe="{probe}",alertstate="firing"}}'
+        self.until(lambda: self.prometheus.query(fires), f"{alert} of {probe} fires in Prometheus")
+        self.until(lambda: probe not in self.alertmanager.probes("on-call", alert), f"{alert} is silenced")
+        assert self.prometheus.query(fires) != []
 
     def until_quiet(self) -> None:
         """Wait until on-call was told that all is resolved, and nothing else fires that could be over.
@@ -133,7 +138,10 @@ class _Greeting(socketserver.BaseRequestHandler):
     server: Certified
 
     def handle(self) -> None:
-        with self.server.context.wrap_socket(self.request, server_side=True) as connection:
+        with (
+            suppress(ssl.SSLError),  # a client that does not take the certificate
+            self.server.context.wrap_socket(self.request, server_side=True) as connection,
+        ):
             connection.sendall(b"+OK ready\r\n")
             for answer in (b"+OK\r\nTOP\r\n.\r\n", b"+OK bye\r\n"):
                 connection.recv(1000)
@@ -156,6 +164,7 @@ def whole(
         site = stack.enter_context(Site(directory, server_tls, relayed=True))
         assert site.relay is not None
         document = yaml.safe_load(site.config.read_text())
+        document["probes"][0]["slo"] = {"objective": "99%", "within": "5s"}
         document["servers"]["certified"] = {**document["servers"]["pop"], "port": certified.port}
         document["probes"].append(
             {"name": "certificate", "kind": "pop3", "interval": "1s", "server": "certified"}
@@ -192,7 +201,7 @@ def test_queue_that_holds_mail_back(whole: Whole) -> None:
 
 
 def test_mailbox_server_that_stops(whole: Whole) -> None:
-    """A POP3 server that is gone is named by its own probe, and resolved when it is back."""
+    """A POP3 server that is gone is named by its own probe, silences routes into it, and is resolved."""
     whole.until_quiet()
     whole.site.dovecot.stop()
     whole.until(
@@ -203,6 +212,7 @@ def test_mailbox_server_that_stops(whole: Whole) -> None:
     )
     down = {labels["target"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")}
     assert "pop" in down
+    whole.is_silenced("MailsondeMessageOverdue", "trip")
     whole.site.dovecot.restart()
     whole.relay.excuse_failures()
     whole.until_quiet()
@@ -215,13 +225,14 @@ def test_message_that_a_filter_drops(whole: Whole) -> None:
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageLost"), "the loss is told")
     (labels,) = whole.receiver.firing("on-call", "MailsondeMessageLost")
     assert (labels["probe"], labels["target"]) == ("trip", "submission")
-    whole.fires_and_nobody_is_told("MailsondeProbeDown", "roundtrip", "on-call")
+    whole.is_silenced("MailsondeProbeDown", "trip")
+    whole.is_silenced("MailsondeErrorBudgetBurningFast", "trip")
     whole.relay.treatment = treatments.untouched
     whole.until_quiet()
 
 
 def test_certificate_that_ends(whole: Whole, certified: Certified) -> None:
-    """A certificate's last days are told during office hours, its last hours to who is on call."""
+    """A certificate's last days are told during office hours, its last hours and its end to on-call."""
     whole.until_quiet()
     certified.certify(timedelta(days=9))
     whole.until(lambda: whole.receiver.firing("office-hours", "MailsondeCertificateExpiring"), "the warning")
@@ -236,6 +247,12 @@ def test_certificate_that_ends(whole: Whole, certified: Certified) -> None:
     )
     both = whole.prometheus.query('ALERTS{alertname="MailsondeCertificateExpiring",alertstate="firing"}')
     assert {labels["severity"] for labels, _ in both} == {"warning", "critical"}
+    certified.certify(timedelta(seconds=-1))
+    whole.until(lambda: whole.receiver.firing("on-call", "MailsondeCertificateExpired"), "the end")
+    (labels,) = whole.receiver.firing("on-call", "MailsondeCertificateExpired")
+    assert (labels["probe"], labels["target"]) == ("certificate", "certified")
+    whole.is_silenced("MailsondeProbeDown", "certificate")
+    whole.is_silenced("MailsondeCertificateExpiring", "certificate")
     certified.certify(timedelta(days=365))
     whole.until_quiet()
 
@@ -261,7 +278,8 @@ def test_submission_server_that_stops(whole: Whole) -> None:
         ),
         "only the SMTP probe is told as down",
     )
-    whole.fires_and_nobody_is_told("MailsondeProbeDown", "roundtrip", "on-call")
+    whole.is_silenced("MailsondeProbeDown", "trip")
+    assert {labels["kind"] for labels in whole.receiver.firing("on-call", "MailsondeProbeDown")} == {"smtp"}
     whole.site.postfix.restart()
     whole.until_quiet()
 
