@@ -43,6 +43,10 @@ class Events:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer ``/events?since=VERSION&probe=NAME``; a stream that reconnects says where it was."""
         answer: Response
+        if scope["method"] == "HEAD":  # which a route that takes GET takes too
+            answer = Response(status_code=405, headers={"allow": "GET"})
+            await answer(scope, receive, send)
+            return
         if self._streams >= MOST_STREAMS:
             headers = {"retry-after": "30", "connection": "close"}
             answer = PlainTextResponse(f"{MOST_STREAMS} pages watch already\n", 503, headers)

@@ -53,6 +53,16 @@ async def test_a_stream_that_comes_back_misses_nothing(start_agent: StartAgent) 
         assert version > 1_600_000_000_000
 
 
+async def test_head_is_no_stream(start_agent: StartAgent) -> None:
+    """Who asks for the header section alone is refused at once, and takes no place from those who watch."""
+    async with start_agent(SOUND) as watched:
+        for _ in range(2 * MOST_STREAMS):
+            answer = await watched.client.head("/events")
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+        async with watched.client.stream("GET", "/events") as stream:
+            assert stream.status_code == 200
+
+
 async def test_a_probes_page_hears_of_that_probe_alone(start_agent: StartAgent) -> None:
     """A stream for one probe has no rows of others."""
     async with (
@@ -65,7 +75,7 @@ async def test_a_probes_page_hears_of_that_probe_alone(start_agent: StartAgent) 
 
 CROWD = """
 import socket, sys
-request = b"GET /events HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n"
+request = b"GET /events HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n"
 crowd = []
 for size in map(int, sys.argv[2:]):
     comers = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(size)]
@@ -109,7 +119,7 @@ async def test_a_stream_that_ended_leaves_its_place_to_others(start_agent: Start
         port = int(watched.agent.address.rpartition(":")[2])
         for _ in range(3 * MOST_STREAMS):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             await writer.drain()
             writer.close()
             await writer.wait_closed()
