@@ -32,11 +32,14 @@ class Point:
 
 @dataclass(slots=True)
 class Route:
-    """The latest runs of one route, oldest first, and the last of them as a whole."""
+    """The latest runs of one route, oldest first, the last of them as a whole, and what was made of them."""
 
     version: int = 0
     last: dict[str, Any] | None = None
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=KEPT))
+    row: str = ""  # as drawn since it changed, or empty
+    word: str = ""  # its state, as worked out since it changed, or empty
+    flight: tuple[int, float, bool] = (0, 0.0, False)  # as `Views.flight_of` last told who watched
 
 
 class Recent:
@@ -53,7 +56,7 @@ class Recent:
     def take_in(self, run: Mapping[str, Any]) -> None:
         """Take in a finished run, as `Result.with_transcript` or the ledger's history gives it."""
         key = run["probe"], run["target"]
-        route = self.routes.get(key) or self.routes.setdefault(key, Route())
+        route = self.route(key)
         route.last = {**run}
         route.last.pop("transcript", None)  # the ledger keeps what was said; here it would only take room
         route.points.append(point_of(run))
@@ -67,9 +70,13 @@ class Recent:
     def touch(self, key: RouteKey) -> None:
         """Count what is shown of a route as changed."""
         self.version += 1
-        route = self.routes.get(key) or self.routes.setdefault(key, Route())
-        route.version = self.version
+        route = self.route(key)
+        route.version, route.row, route.word = self.version, "", ""
         self._news.set()
+
+    def route(self, key: RouteKey) -> Route:
+        """Return what is kept of a route that there is."""
+        return self.routes.get(key) or self.routes.setdefault(key, Route())
 
     def changed_since(self, version: int) -> list[RouteKey]:
         """Return the routes that changed after ``version``."""

@@ -34,9 +34,6 @@ class Events:
     def __init__(self, views: Views, render_row: Callable[[RouteKey], str]) -> None:
         self._views = views
         self._render_row = render_row
-        self._rows: dict[RouteKey, tuple[int, str]] = {}  # a row is drawn once for all streams
-        self._words: dict[RouteKey, tuple[int, str]] = {}
-        self._flights: dict[RouteKey, tuple[int, float, bool]] = {}
         self._streams = 0
         self._watching: asyncio.Task[None] | None = None
 
@@ -91,36 +88,30 @@ class Events:
         """Return the rows of these routes, as far as they still exist, by the key that the page knows."""
         rows = {}
         async for key in in_turns(keys):
-            if not self._views.has(key):
-                continue
-            version = self._views.recent.routes[key].version
-            drawn = self._rows.get(key)
-            if drawn is None or drawn[0] != version:
-                drawn = self._rows[key] = version, self._render_row(key)
-            rows[" ".join(key)] = drawn[1]
+            if self._views.has(key):
+                route = self._views.recent.route(key)
+                route.row = route.row or self._render_row(key)  # once for all streams
+                rows[" ".join(key)] = route.row
         return rows
 
     async def _counts(self) -> dict[str, int]:
         """Return how many routes are in each state, the worst state first."""
-        routes = self._views.recent.routes
-        words: dict[RouteKey, tuple[int, str]] = {}
+        counts = Counter[str]()
         async for key in in_turns(self._views.routes()):
-            version = routes[key].version if key in routes else 0
-            known = self._words.get(key)
-            if known is not None and known[0] == version:
-                words[key] = known
-            elif self._views.has(key):
-                words[key] = version, self._views.word(key)
-        self._words = words
-        counts = Counter(word for _, word in words.values())
+            if self._views.has(key):
+                route = self._views.recent.route(key)
+                route.word = route.word or self._views.word(key)
+                counts[route.word] += 1
         return {word: counts[word] for word in FROM_BAD_TO_GOOD if counts[word]}
 
     async def _watch_flights(self) -> None:
         """While somebody watches, count a route as changed when messages set out, arrive, or become late."""
         while True:
             async for key in in_turns(self._views.routes()):
-                flight = self._views.flight_of(key)
-                if self._flights.get(key) != flight:
-                    self._flights[key] = flight
+                if not self._views.has(key):
+                    continue
+                route, flight = self._views.recent.route(key), self._views.flight_of(key)
+                if route.flight != flight:
+                    route.flight = flight
                     self._views.recent.touch(key)
             await asyncio.sleep(PAUSE)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from pathlib import Path
 
 import dns.message
+import httpx
+import pytest
 
 from monitor.agent import running_agent
 from monitor.config.models import Configuration
@@ -66,8 +69,11 @@ def _configuration(directory: Path, names: DnsServer) -> Configuration:
     )
 
 
-async def test_an_agent_forgets_mx_hosts_that_are_gone(tmp_path: Path) -> None:
-    """However many hosts DNS names over time, the agent keeps in memory those of the latest run."""
+async def test_an_agent_forgets_mx_hosts_that_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many hosts DNS names over time, the agent remembers those of the latest run, watched or not."""
+    monkeypatch.setattr("monitor.web.events.PAUSE", 0.02)
     asked: Counter[str] = Counter()
 
     def changing(query: dns.message.Message) -> list[bytes | dns.message.Message]:
@@ -78,12 +84,32 @@ async def test_an_agent_forgets_mx_hosts_that_are_gone(tmp_path: Path) -> None:
         answer = zone(f"example.test. 1 IN MX 10 {host}", f"{host} 1 IN A 127.0.0.1")
         return list(answer(query))
 
-    async with dns_server(changing) as names, running_agent(_configuration(tmp_path, names)) as agent:
+    async with (
+        dns_server(changing) as names,
+        running_agent(_configuration(tmp_path, names)) as agent,
+        httpx.AsyncClient(base_url=agent.address, trust_env=False) as client,
+        client.stream("GET", "/events?since=1") as stream,
+    ):
+        told, drawn = [""], asyncio.Event()
+
+        async def watch() -> None:
+            async for line in stream.aiter_lines():
+                told[0] += line
+                if "mx3.example.test" in line:
+                    drawn.set()
+
+        watching = asyncio.create_task(watch())
         async with asyncio.timeout(30):
             results = [await agent.results.get() for _ in range(7)]  # the last begins the fourth run
+            await drawn.wait()
         targets = [result.target.removesuffix(".example.test") for result in results]
         domain = "example.test"
         assert targets == [domain, "mx1", domain, "mx2", domain, "mx3", domain]
         remembered = {target for _, target in agent.recent.routes}
         assert remembered >= {"example.test", "mx3.example.test"}
         assert remembered.isdisjoint({"mx1.example.test", "mx2.example.test"})
+        assert "mx1.example.test" in told[0]
+        keys = {key for each in gc.get_objects() if type(each) is dict for key in list(each)}
+        assert ("trip", "example.test") in keys
+        assert ("trip", "mx1.example.test") not in keys
+        watching.cancel()
