@@ -101,13 +101,19 @@ class Runner:
         if verdict.reason in _LATE and held_up > HELD_UP_SHARE * duration:
             detail = f"{verdict.detail}; this machine was too busy to go on with it for {held_up:.2g} s"
             verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail)
+        redaction = run.phases.transcript.redaction
         return Result(
             run=run.id,
             probe=probe.settings.name,
             kind=probe.settings.kind,
             target=probe.target,
             location=self._location,
-            verdict=replace(verdict, phases=dict(run.phases.seconds)),
+            verdict=replace(
+                verdict,
+                phases=dict(run.phases.seconds),
+                detail=redaction.text(verdict.detail),
+                values={name: redaction.value(value) for name, value in verdict.values.items()},
+            ),
             started_at=run.started_at,
             duration_seconds=duration,
             transcript=run.phases.transcript,

@@ -7,8 +7,6 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from probes.reasons import Reason
 
@@ -71,27 +69,10 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         self.reply_code = reply_code
         self.enhanced_status_code = enhanced_status_code
         self.retry_after = retry_after
-        super().__init__(f"{reason}: {self.detail}" if self.detail else str(reason))
+        super().__init__(reason)
 
-
-@contextmanager
-def withholding(*secrets: str) -> Iterator[None]:
-    """Keep ``secrets`` out of a fault's text: a server may repeat what it was sent.
-
-    A text that shows as much as the beginning of one is dropped, for its end may be cut off.
-    """
-    try:
-        yield
-    except ProbeFault as fault:
-        if not any(legible(secret)[:8] in fault.detail for secret in secrets):
-            raise
-        raise ProbeFault(
-            fault.reason,
-            "withheld, because the server repeats the credentials in it",
-            reply_code=fault.reply_code,
-            enhanced_status_code=fault.enhanced_status_code,
-            retry_after=fault.retry_after,
-        ) from None
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 
 
 def fault_of(error: Exception) -> ProbeFault | None:

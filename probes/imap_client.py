@@ -141,16 +141,17 @@ class ImapSession:
         """Log in by the configured way, or the best one offered, and know the capabilities after it."""
         secret = password.get_secret_value()
         response = plain_response(username, secret)
-        escaped = imap.quoted(secret.encode()).decode()[1:-1]
+        self._phases.transcript.redaction.add(secret, response.decode())
         known = self.capabilities
-        with self._phases.transcript.withholding(secret, escaped, response.decode()):
-            if self._way() == "login":
-                first, *more = imap.login_lines(username, secret)
-            else:
-                first, more = b"AUTHENTICATE PLAIN", [response]
-                if "SASL-IR" in known:  # some servers ask for the response all the same
-                    first += b" " + response
-            await self._command("login", first, more=more, refusal=Reason.AUTH_FAILED)
+        if self._way() == "login":
+            first, *more = imap.login_lines(username, secret)
+            public: str | None = "LOGIN"
+        else:
+            first, more, public = b"AUTHENTICATE PLAIN", [response], None
+            if "SASL-IR" in known:  # some servers ask for the response all the same
+                public = first.decode()
+                first += b" " + response
+        await self._command("login", first, more=more, refusal=Reason.AUTH_FAILED, public=public)
         if self.capabilities is known:
             await self._learn_capabilities()
 
@@ -352,27 +353,29 @@ class ImapSession:
         more: Sequence[bytes] = (),
         budget: _Budget | None = None,
         refusal: Reason = Reason.IMAP_NO,
+        public: str | None = None,
     ) -> list[T]:
         """Send a command, and return what ``read`` makes of the untagged responses that answer it.
 
-        ``more`` are lines of which each waits for a ``+``. The whole may take the server's timeout.
+        ``more`` are lines with credentials, each of which waits for a ``+``; ``public`` is what may be
+        shown of a command that holds them. The whole may take the server's timeout.
         """
         with self._phases.phase(phase):
             with self._closing_on_failure():
                 async with asyncio.timeout(self._server.timeout):
                     await self._settle()
-                    tag = self._send(*words)
+                    tag = self._send(*words, public=public)
                     answers, status = await self._answer(tag, read, list(more), budget or _Budget())
             if status.kind != b"OK":
                 raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
         return answers
 
-    def _send(self, *words: bytes) -> bytes:
+    def _send(self, *words: bytes, public: str | None = None) -> bytes:
         self._commands += 1
-        tag = b"M%d" % self._commands
+        tag = f"M{self._commands}"
         self._sent_at = self._clock.monotonic()
-        self._wire.write_line(tag, *words)
-        return tag
+        self._wire.write_line(tag.encode(), *words, public=public and f"{tag} {public}")
+        return tag.encode()
 
     async def _answer(
         self, tag: bytes, read: Callable[[Response], T | None], more: list[bytes], budget: _Budget
@@ -380,7 +383,7 @@ class ImapSession:
         answers = []
         while (response := await self._read(budget)).tag != tag:
             if response.tag == b"+" and more:
-                self._wire.write_line(more.pop(0))
+                self._wire.write_line(more.pop(0), public="")
             elif response.tag != b"*":
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"not the answer to this command: " + response.text)
             elif (answer := read(response)) is not None:
@@ -453,8 +456,10 @@ class ImapSession:
         except TimeoutError as error:
             self.abort()
             raise ProbeFault(Reason.COMMAND_TIMEOUT, f"no answer after {self._server.timeout:g} s") from error
-        except BaseException:
+        except BaseException as error:
             self.abort()
+            if isinstance(error, ProbeFault):  # what a server tells between commands is in no phase
+                self._phases.transcript.redaction.fault(error)
             raise
 
 

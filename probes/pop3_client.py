@@ -92,17 +92,18 @@ class Pop3Session:
         secret = password.get_secret_value()
         response = pop3.plain_response(username, secret)
         digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", secret)
-        secrets = secret, response.decode(), digest.decode()
-        with self._phases.phase("login"), self._phases.transcript.withholding(*secrets):
+        self._phases.transcript.redaction.add(secret, response.decode(), digest.decode())
+        with self._phases.phase("login"):
             way = self._way()
             try:
                 if way == "apop":
-                    answer = await self._login_line(b"APOP", username.encode(), digest)
+                    answer = await self._login_line(b"APOP", username.encode(), digest, public="APOP")
                 elif way == "plain":
                     answer = await self._auth_plain(response)
                 else:
-                    await self._command(b"USER", username.encode(), refusal=Reason.AUTH_FAILED)
-                    answer = await self._login_line(b"PASS", secret.encode())
+                    self._send(b"USER", username.encode(), public="USER")
+                    pop3.status(await self._answer(), Reason.AUTH_FAILED)
+                    answer = await self._login_line(b"PASS", secret.encode(), public="PASS")
                 pop3.status(answer, Reason.AUTH_FAILED)
             except ProbeFault as fault:
                 if fault.reason is Reason.POP3_LOGIN_DELAY and fault.retry_after is None:
@@ -110,17 +111,17 @@ class Pop3Session:
                 raise
 
     async def _auth_plain(self, response: bytes) -> bytes:
-        words = [b"AUTH", b"PLAIN", response]
-        if len(b" ".join(words)) + 2 > INITIAL_RESPONSE_LINE:
-            del words[2]
-        answer = await self._login_line(*words)
+        if len(b"AUTH PLAIN ") + len(response) + 2 > INITIAL_RESPONSE_LINE:
+            answer = await self._login_line(b"AUTH PLAIN", public=None)
+        else:
+            answer = await self._login_line(b"AUTH PLAIN", response, public="AUTH PLAIN")
         if answer == b"+" or answer.startswith(b"+ "):  # some servers ask even after an initial response
-            answer = await self._login_line(response)
+            answer = await self._login_line(response, public="")
         return answer
 
-    async def _login_line(self, *words: bytes) -> bytes:
+    async def _login_line(self, *words: bytes, public: str | None) -> bytes:
         self.login_sent_at = self._clock.monotonic()
-        self._send(*words)
+        self._send(*words, public=public)
         return await self._answer()
 
     def _way(self) -> str:
@@ -140,16 +141,16 @@ class Pop3Session:
         found = ", ".join(way for way, there in offered.items() if there) or "none"
         raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
 
-    def _send(self, *words: bytes) -> None:
+    def _send(self, *words: bytes, public: str | None = None) -> None:
         """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
         if unread := self._wire.unread:
             said = self._phases.transcript.received(unread.rstrip(b"\r\n"))
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {said}")
-        self._wire.write_line(*words)
+        self._wire.write_line(*words, public=public)
 
-    async def _command(self, *words: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
+    async def _command(self, *words: bytes) -> bytes:
         self._send(*words)
-        return pop3.status(await self._answer(), refusal)
+        return pop3.status(await self._answer())
 
     async def _answer(self) -> bytes:
         """Return the line that says how a command went; what may follow it is mail, and is not kept."""

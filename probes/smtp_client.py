@@ -205,13 +205,16 @@ class SmtpSession:
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {said}")
         return Reply(code, text)
 
-    async def command(self, *words: str) -> Reply:
-        """Send one command line and return the answer, whatever its code."""
+    async def command(self, *words: str, public: str | None = None) -> Reply:
+        """Send one command line and return the answer, whatever its code.
+
+        Of a line with credentials the transcript shows only its beginning ``public``, which may be empty.
+        """
         self._require_turn()
         line = " ".join(words).encode("ascii")
         if _CONTROL.search(line):
             raise ValueError("a command line cannot hold control characters")
-        self._phases.transcript.sent(line)
+        self._phases.transcript.sent(line, public)
         return await self._reply(self._said(line + b"\r\n"))
 
     async def _said(self, octets: bytes) -> SMTPResponse:
@@ -280,34 +283,41 @@ class SmtpSession:
         """Log in by the configured mechanism, or the best one offered (RFC 4954)."""
         initial = auth_plain_encode(username, password).decode()
         encoded = auth_login_encode(username, password)[1].decode()
-        secrets = password, initial, encoded
-        with self._phases.phase("auth"), self._phases.transcript.withholding(*secrets):
+        self._phases.transcript.redaction.add(password, initial, encoded)
+        with self._phases.phase("auth"):
             mechanism = self._mechanism()
             if mechanism == "plain":
                 reply = await self._plain(initial)
             elif mechanism == "login":
                 reply = await self._login(username, password)
             else:
-                reply = await self.command("AUTH", "CRAM-MD5")
-                if reply.code == 334:
-                    _require_base64(reply)
-                    reply = await self.command(auth_crammd5_verify(username, password, reply.text).decode())
+                reply = await self._cram_md5(username, password)
             if reply.code != 235:
                 raise reply.fault(Reason.AUTH_FAILED if reply.code in {334, 530, 534, 535, 538} else None)
 
     async def _plain(self, initial: str) -> Reply:
         if len("AUTH PLAIN ") + len(initial) + 2 <= COMMAND_LINE:
-            return await self.command("AUTH", "PLAIN", initial)
+            return await self.command("AUTH", "PLAIN", initial, public="AUTH PLAIN")
         reply = await self.command("AUTH", "PLAIN")
-        return await self.command(initial) if reply.code == 334 else reply
+        return await self.command(initial, public="") if reply.code == 334 else reply
 
     async def _login(self, username: str, password: str) -> Reply:
         reply = await self.command("AUTH", "LOGIN")
         for word in auth_login_encode(username, password):
             if reply.code != 334:
                 break
-            reply = await self.command(word.decode())
+            reply = await self.command(word.decode(), public="")
         return reply
+
+    async def _cram_md5(self, username: str, password: str) -> Reply:
+        reply = await self.command("AUTH", "CRAM-MD5")
+        if reply.code != 334:
+            return reply
+        _require_base64(reply)
+        response = auth_crammd5_verify(username, password, reply.text).decode()
+        digest = base64.b64decode(response).decode().rpartition(" ")[2]
+        self._phases.transcript.redaction.add(password, response, digest)
+        return await self.command(response, public="")
 
     def _mechanism(self) -> str:
         """Choose the mechanism; in clear, one that does not show the password comes first."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from probes.clock import Clock
-from probes.faults import legible, withholding
+from probes.faults import legible
+from probes.redaction import WITHHELD, Redaction
 
 FIRST = 80
 """Entries that are kept from the beginning of a dialogue."""
@@ -22,78 +20,50 @@ LINE = 200
 REPLY = 4096
 """Most characters of one entry that are kept, such as the many lines of an answer to EHLO."""
 
-WITHHELD = "(withheld)"
-
 CUT = "…"
 """Stands where an answer is cut."""
 
 _BEYOND = 32  # characters looked at beyond what is kept, so that a secret that the cut divides is found
 
-_LOGIN = re.compile(
-    r"(?:M\d+ )?(?:AUTH(?:ENTICATE)? (?:PLAIN|LOGIN|CRAM-MD5)|AUTH|USER|PASS|APOP|LOGIN)(?= |$)"
-)
+_Entry = tuple[float, str, str, bool, bool]
+"""Seconds, who, what, whether that is cut, and whether it may repeat credentials."""
 
 
 class Transcript:
     """Keeps the lines of a dialogue, each with the seconds since the run began.
 
-    What a server sent is shown with its control characters escaped and cut to `LINE` characters.
+    What a server sent is shown with its control characters escaped and cut to `LINE` characters, and
+    without what ``redaction`` withholds.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._begun = clock.monotonic()
-        self._first: list[tuple[float, str, str]] = []
-        self._last: deque[tuple[float, str, str]] = deque(maxlen=LAST)
+        self._first: list[_Entry] = []
+        self._last: deque[_Entry] = deque(maxlen=LAST)
         self._left_out = 0
-        self._secrets: tuple[str, ...] = ()
-        self._logging_in = False
+        self.redaction = Redaction()
 
-    def sent(self, line: bytes) -> None:
-        """Keep a command; while logging in, no more of it than its keyword."""
-        if not self._logging_in:
-            self._keep("C", self._without_secrets(line))
-            return
-        keyword = _LOGIN.match(shown := line.decode("ascii", "replace"))
-        if keyword is None:
-            self._keep("C", WITHHELD)
-        else:
-            self._keep("C", shown if keyword[0] == shown else f"{keyword[0]} {WITHHELD}")
+    def sent(self, line: bytes, public: str | None = None) -> None:
+        """Keep a command; of one with credentials only its beginning ``public``, which may be empty."""
+        self._keep("C", _kept(line) if public is None else f"{public} {WITHHELD}".lstrip())
 
     def received(self, reply: str | bytes, *, cut: bool = False) -> str:
-        """Keep what a server answered, one line or several between line feeds; return what is kept of it.
+        """Keep what a server answered, one line or several between line feeds; return what is shown of it.
 
         ``cut`` marks what is no more than the beginning of an answer, as one beyond `REPLY` is in any case.
         A fault that tells what was said quotes what this returns, for it has no credentials.
         """
-        kept = self._without_secrets(reply, cut=cut)
-        self._keep("S", kept)
-        return kept
+        text = _kept(reply)
+        self._keep("S", text, cut, self.redaction.has_secrets)
+        return self._told(text, cut, may_be_secret=True)
 
     def note(self, text: str) -> None:
         """Keep a remark on what is no line: a connection, a handshake, a message's content."""
         self._keep("#", text)
 
-    @contextmanager
-    def withholding(self, *secrets: str) -> Iterator[None]:
-        """Log in inside: ``secrets`` are kept out of every later entry, and out of a fault's text."""
-        self._secrets += tuple(secret[:8] for secret in secrets if secret)
-        self._logging_in = True
-        try:
-            with withholding(*secrets):
-                yield
-        finally:
-            self._logging_in = False
-
-    def _without_secrets(self, line: str | bytes, *, cut: bool = False) -> str:
-        seen = line[: REPLY + _BEYOND]
-        shown = seen.decode("utf-8", "backslashreplace") if isinstance(seen, bytes) else seen
-        if self._secrets and any(secret in shown for secret in self._secrets):
-            return WITHHELD
-        return shown[:REPLY] + CUT if cut or len(shown) > REPLY else shown
-
-    def _keep(self, who: str, text: str) -> None:
-        entry = self._clock.monotonic() - self._begun, who, text
+    def _keep(self, who: str, text: str, cut: bool = False, may_be_secret: bool = False) -> None:
+        entry = self._clock.monotonic() - self._begun, who, text, cut, may_be_secret
         if len(self._first) < FIRST:
             self._first.append(entry)
             return
@@ -102,16 +72,27 @@ class Transcript:
 
     def lines(self) -> list[str]:
         """Return the lines: seconds, ``C`` (client), ``S`` (server) or ``#`` (a remark), and the text."""
-        shown = [_shown(*entry) for entry in self._first]
+        shown = [self._shown(*entry) for entry in self._first]
         if self._left_out:
             shown.append(f"… {self._left_out} left out …")
-        shown += [_shown(*entry) for entry in self._last]
+        shown += [self._shown(*entry) for entry in self._last]
         return "\n".join(shown).split("\n") if shown else []
 
+    def _shown(self, seconds: float, who: str, text: str, cut: bool, may_be_secret: bool) -> str:
+        """Return an entry's lines; most are harmless as a whole, and every run pays for this."""
+        begin = f"{seconds:8.3f} {who}: "
+        text = self._told(text, cut, may_be_secret=may_be_secret)
+        if len(text) <= LINE and text.replace("\n", "").isprintable():
+            return begin + text.replace("\n", "\n" + begin)
+        return "\n".join(begin + legible(line.removesuffix("\r"), LINE) for line in text.split("\n"))
 
-def _shown(seconds: float, who: str, text: str) -> str:
-    """Return an entry's lines; most are harmless as a whole, and every run pays for this."""
-    begin = f"{seconds:8.3f} {who}: "
-    if len(text) <= LINE and text.replace("\n", "").isprintable():
-        return begin + text.replace("\n", "\n" + begin)
-    return "\n".join(begin + legible(line.removesuffix("\r"), LINE) for line in text.split("\n"))
+    def _told(self, text: str, cut: bool, *, may_be_secret: bool) -> str:
+        """Return what is shown of a text, which is as long as what is looked at for secrets."""
+        shown = self.redaction.text(text) if may_be_secret else text
+        is_cut = len(shown) > REPLY or (cut and shown == text)
+        return shown[:REPLY] + CUT if is_cut else shown
+
+
+def _kept(line: str | bytes) -> str:
+    kept = line[: REPLY + _BEYOND]
+    return kept.decode("utf-8", "backslashreplace") if isinstance(kept, bytes) else kept

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from probes.clock import Clock
+from probes.faults import ProbeFault
 from probes.message_life import MessageState
 from probes.reasons import Outcome, Reason
 from probes.transcript import Transcript
@@ -55,7 +56,8 @@ class PhaseTimer:
     """Times the named phases of a run in seconds, on the monotonic clock.
 
     When a run breaks off, ``seconds`` holds what was measured, the broken phase included,
-    and ``current`` names the phase that it broke in. ``transcript`` holds what was said meanwhile.
+    and ``current`` names the phase that it broke in. ``transcript`` holds what was said meanwhile;
+    the secrets that it withholds are kept out of every fault that breaks a phase off.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -82,11 +84,13 @@ class _Phase(AbstractContextManager[None]):
         self._timer.current = self._name
         self._begun = self._clock.monotonic()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         seconds = self._timer.seconds
         seconds[self._name] = seconds.get(self._name, 0.0) + self._clock.monotonic() - self._begun
         if kind is None:
             self._timer.current = None
+        elif isinstance(error, ProbeFault):
+            self._timer.transcript.redaction.fault(error)
 
 
 @dataclass(slots=True)

@@ -241,14 +241,17 @@ class LineTransport:
         if not self._receiver.buffer and self._receiver.ended is None:
             await self._receiver.more()
 
-    def write_line(self, *words: bytes) -> None:
-        """Send one line; ValueError for words with CR, LF or NUL, which could smuggle in another command."""
+    def write_line(self, *words: bytes, public: str | None = None) -> None:
+        """Send one line; ValueError for words with CR, LF or NUL, which could smuggle in another command.
+
+        Of a line with credentials the transcript shows only its beginning ``public``, which may be empty.
+        """
         line = b" ".join(words)
         if any(octet in line for octet in (b"\r", b"\n", b"\0")):
             raise ValueError("a command line cannot hold CR, LF or NUL")
         with self._closing_on_failure(Reason.CONNECTION_LOST):
             self._live().write(line + b"\r\n")
-        self._transcript.sent(line)
+        self._transcript.sent(line, public)
 
     def _live(self) -> asyncio.Transport:
         if self._receiver.transport is None or self._receiver.transport.is_closing():

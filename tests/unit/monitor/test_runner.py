@@ -13,6 +13,7 @@ from monitor.runner import Runner
 from probes.faults import ProbeFault
 from probes.probe import Probe
 from probes.reasons import Area, Outcome, Reason
+from probes.redaction import WITHHELD
 from probes.settings import ProbeSettings
 from probes.verdict import Run, Verdict
 from tests.fakes.clock import InstantClock
@@ -51,6 +52,19 @@ async def test_verdict_comes_with_its_phases() -> None:
     assert result.verdict.phases == {"connect": 1.5}
     assert result.duration_seconds == 1.5
     assert result.location == "fra1"
+
+
+async def test_what_repeats_a_secret_of_the_run_is_withheld() -> None:
+    """Detail and values of every verdict are without the credentials that the run logged in with."""
+
+    async def act(run: Run) -> Verdict:
+        run.phases.transcript.redaction.add("s3cret-Pa55word")
+        values = {"capabilities": ["IDLE", "X-S3CRET-PA55WORD"], "junk": {"name": "s3cret-Pa55word"}, "n": 3}
+        return Verdict(Reason.CERTIFICATE_EXPIRING, "mail.example.com s3cret-Pa55word", values=values)
+
+    result = await Runner(InstantClock(), "fra1").run(Scripted(act))
+    assert result.verdict.detail == WITHHELD
+    assert result.verdict.values == {"capabilities": ["IDLE", WITHHELD], "junk": {"name": WITHHELD}, "n": 3}
 
 
 async def test_fault_is_failed_with_phase_and_codes() -> None:

@@ -18,6 +18,7 @@ from probes import imap_client
 from probes.faults import ProbeFault
 from probes.imap_client import ImapSession, open_session
 from probes.reasons import Reason
+from probes.redaction import WITHHELD
 from probes.verdict import PhaseTimer
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import (
@@ -539,6 +540,13 @@ async def test_idle() -> None:
 
 
 @on_each_loop
+async def test_a_password_in_unasked_news_is_withheld() -> None:
+    """What a server says between two commands gets the password into a fault no more than an answer does."""
+    script = dialogue(b"* BYE [UNAVAILABLE] not you, " + PASSWORD.encode())
+    fault = await fault_of(ImapSession.news, script)
+    assert (fault.reason, fault.detail) == (Reason.IMAP_UNAVAILABLE, f"[UNAVAILABLE] {WITHHELD}")
+
+
 async def test_news_are_cancelled_at_any_moment() -> None:
     """Whatever was under way, a cancelled wait loses no octet, and IDLE ends in order."""
     said = b"+ idling\r\n* 2 EXISTS\r\n"

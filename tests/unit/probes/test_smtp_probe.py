@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from monitor.runner import Result, Runner
 from probes.clock import SystemClock
 from probes.reasons import Outcome, Reason
+from probes.redaction import WITHHELD
 from probes.settings import Site
 from probes.smtp import Smtp, SmtpSettings
 from probes.tools import Tools
@@ -87,6 +88,16 @@ async def test_refusals_keep_phase_and_codes(
     assert result.verdict.detail.startswith(f"in phase {phase}: ")
     assert result.verdict.values["reply_code"] == int((rcpt or mail)[:3])
     assert result.verdict.values["enhanced_status_code"] == (None if rcpt == b"354 what" else "5.7.1")
+
+
+async def test_a_password_repeated_after_the_login_is_withheld() -> None:
+    """A server that repeats the password in any later reply gets it into no part of the result."""
+    refusal = f"550-5.7.1 I know\r\n550 5.7.1 {PASSWORD.upper()}".encode()
+    script = dialogue(BANNER, EHLO, AUTH, (rb"MAIL .*", refusal))
+    result, _ = await run(script, username="canary", mail_from=SENDER)
+    assert result.verdict.detail == f"in phase mail: 550 5.7.1 {WITHHELD}"
+    assert result.verdict.values == {"reply_code": 550, "enhanced_status_code": "5.7.1"}
+    assert PASSWORD.upper() not in repr(result.with_transcript())
 
 
 @pytest.mark.parametrize(
