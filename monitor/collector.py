@@ -107,7 +107,7 @@ class AgentCollector(Collector):
         )
         for route in list(self._state.deliveries):
             for state in MessageState:
-                messages.add_metric((*route, str(state)), tally.entered.get((*route, state), 0))
+                messages.add_metric((*route, str(state)), tally.entered(*route, state))
             in_flight.add_metric(route, tally.in_flight(*route))
             oldest.add_metric(route, tally.oldest_in_flight(*route))
         yield from (messages, in_flight, oldest)

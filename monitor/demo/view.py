@@ -47,7 +47,7 @@ class DemoView:
         probe, target = self._route
         counts = Text()
         for state in MessageState:
-            entered = tally.entered.get((probe, target, state), 0)
+            entered = tally.entered(probe, target, state)
             if entered and state is not MessageState.SENT:
                 counts.append(f"{state} {entered}   ", style=_STYLES.get(state, ""))
         counts.append(f"in flight {tally.in_flight(probe, target)}", style="cyan")

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from probes.message_life import IN_FLIGHT, MessageState
-
-TotalKey = tuple[str, str, MessageState]
-"""Probe, target, state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +22,25 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """One consistent picture of the ledger's counts; a commit replaces it with the next.
+    """One consistent picture of the ledger's counts, by probe and target; a commit replaces it with the next.
 
-    ``entered`` says how many times messages came into each state: it continues over restarts.
+    The next shares with it what did not change: every commit makes one, and routes only become more.
     """
 
-    entered: Mapping[TotalKey, int] = field(default_factory=lambda: MappingProxyType({}))
-    _totals: Mapping[TotalKey, Total] = field(default_factory=lambda: MappingProxyType({}))
+    routes: Mapping[tuple[str, str], Mapping[MessageState, Total]] = field(default_factory=dict)
 
     def updated(self, totals: Iterable[Total]) -> Tally:
         """Return the tally in which ``totals`` replace those of the same probe, target and state."""
-        changed = {(total.probe, total.target, total.state): total for total in totals}
-        if not changed:
-            return self
-        return Tally(
-            MappingProxyType({**self.entered, **{key: total.entered for key, total in changed.items()}}),
-            MappingProxyType({**self._totals, **changed}),
-        )
+        changed: dict[tuple[str, str], dict[MessageState, Total]] = {}
+        for total in totals:
+            route = total.probe, total.target
+            changed.setdefault(route, {**self.routes.get(route, {})})[total.state] = total
+        return Tally({**self.routes, **changed}) if changed else self
+
+    def entered(self, probe: str, target: str, state: MessageState) -> int:
+        """Return how many times messages came into ``state``: it continues over restarts."""
+        total = self.routes.get((probe, target), {}).get(state)
+        return total.entered if total is not None else 0
 
     def in_flight(self, probe: str, target: str) -> int:
         """Return how many messages are under way."""
@@ -54,5 +52,5 @@ class Tally:
         return min(instants, default=0.0)
 
     def _in_flight(self, probe: str, target: str) -> list[Total]:
-        keys = [(probe, target, state) for state in IN_FLIGHT]
-        return [self._totals[key] for key in keys if key in self._totals]
+        totals = self.routes.get((probe, target), {})
+        return [totals[state] for state in IN_FLIGHT if state in totals]

@@ -153,7 +153,7 @@ class Views:
             points=tuple(route.points),
             in_flight=count,
             oldest_at=oldest_at,
-            states={str(each): entered.get((*key, each), 0) for each in MessageState}
+            states={str(each): entered(*key, each) for each in MessageState}
             if delivery is not None
             else None,
             deadline=probe.settings.deadline,

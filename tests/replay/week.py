@@ -148,12 +148,14 @@ class Week:
         self._recorder.scrape(None if self._agent is None else self._agent.collector.collect())
 
     def _tally(self) -> Tally:
-        held: dict[tuple[str, str], list[float]] = defaultdict(list)
+        held: dict[tuple[str, str, MessageState], list[float]] = defaultdict(list)
         for message in self._under_way.values():
             if message.state is _S.SENT:
-                held[message.settings.name, message.settings.send_via].append(message.created)
-        totals = [Total(*route, _S.SENT, 0, len(since), min(since)) for route, since in held.items()]
-        return Tally(self._entered, {(t.probe, t.target, t.state): t for t in totals})
+                held[message.settings.name, message.settings.send_via, _S.SENT].append(message.created)
+        return Tally().updated(
+            Total(*key, entered, len(held[key]), min(held[key], default=None))
+            for key, entered in self._entered.items()
+        )
 
     # Runs
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from monitor.ledger.store import SqlLedger, open_ledger
+from monitor.ledger.tally import Tally
 from probes.message_life import Message, MessageState
 
 START = 1_800_000_000.0
@@ -29,6 +30,15 @@ class StandingClock:
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+def entered(tally: Tally) -> dict[tuple[str, str, MessageState], int]:
+    """Return how often each state was entered, of every route that the ledger knows."""
+    return {
+        (*route, state): tally.entered(*route, state)
+        for route in tally.routes
+        for state in tally.routes[route]
+    }
 
 
 OpenLedger = Callable[..., AbstractAsyncContextManager[SqlLedger]]

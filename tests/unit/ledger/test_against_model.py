@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from monitor.ledger.store import SqlLedger, open_ledger
 from probes.message_life import IN_FLIGHT, SUCCESSORS, LedgerError, Message, MessageState
-from tests.unit.ledger.conftest import StandingClock
+from tests.unit.ledger.conftest import StandingClock, entered
 
 S = MessageState
 STATES = st.sampled_from(MessageState)
@@ -144,7 +144,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         if not self.instances:
             return
         assert self.runner.run(self.ledger.discrepancies()) == []
-        assert self.ledger.tally.entered == {key: n for key, n in self.entered.items() if n}
+        assert entered(self.ledger.tally) == {key: n for key, n in self.entered.items() if n}
         messages = [kept.message for kept in self.kept.values()]
         for probe, target, _ in self.entered:
             under_way = [

@@ -14,7 +14,7 @@ import pytest
 from monitor.ledger.store import open_ledger
 from probes.clock import SystemClock
 from probes.message_life import LedgerError, Message, MessageState
-from tests.unit.ledger.conftest import NewMessage, OpenLedger
+from tests.unit.ledger.conftest import NewMessage, OpenLedger, entered
 
 S = MessageState
 SPAWN = multiprocessing.get_context("forkserver")
@@ -102,9 +102,9 @@ async def test_nothing_acknowledged_is_lost_by_a_kill(path: Path, opened: OpenLe
                 message = await ledger.find(message_id)
                 assert message is not None
                 assert message.state is known[message_id] or message.state in followers(known[message_id])
-            entered = ledger.tally.entered
+            counts = entered(ledger.tally)
     assert len(known) > 100
-    assert sum(n for (_, _, state), n in entered.items() if state is S.INTENT) >= len(known)
+    assert sum(n for (_, _, state), n in counts.items() if state is S.INTENT) >= len(known)
 
 
 def followers(state: MessageState) -> frozenset[MessageState]:

@@ -205,7 +205,7 @@ async def test_ambiguous_message_that_arrives_is_delivered(bench: Callable[..., 
         assert result.verdict.reason is Reason.NONE
         message = await made.only_message()
         assert message.state is MessageState.DELIVERED
-        assert made.ledger.tally.entered["trip", "out", MessageState.AMBIGUOUS] == 1
+        assert made.ledger.tally.entered("trip", "out", MessageState.AMBIGUOUS) == 1
 
 
 async def test_ambiguous_message_that_never_arrives(bench: Callable[..., object]) -> None:
