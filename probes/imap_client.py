@@ -85,6 +85,8 @@ class ImapSession:
         self._idle: _Idle | None = None
         self._idle_usable = True
         self._hearing: asyncio.Task[None] | None = None  # what a cancelled `news` began to read
+        self._may_hold_mail = False  # whether what is no sound response may belong to a message
+        self._octets = 0  # of the latest response, its literals left out
         self.greeting = b""
         self.capabilities: frozenset[str] = frozenset()
         self.folder: str | None = None
@@ -263,6 +265,7 @@ class ImapSession:
         return (await self._fetch(b"%d" % uid, item, octets)).get(uid)
 
     async def _fetch(self, uids: bytes, item: bytes, limit: int) -> dict[int, bytes]:
+        self._may_hold_mail = True
         words = (b"UID FETCH", uids, b"(UID " + item + b")")
         budget = _Budget(literal=limit, is_mail=True)
         return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
@@ -407,6 +410,7 @@ class ImapSession:
             line = await self._wire.read_line(budget.line - length, is_mail=budget.is_mail)
             length += len(line)
             texts.append(line)
+        self._octets = length
         shown = self._shown(response, texts)
         budget.responses -= 1
         budget.lines -= length
@@ -423,8 +427,10 @@ class ImapSession:
 
     def _shown(self, response: Response, texts: Sequence[bytes]) -> str:
         """Keep what was said in the transcript, but for mail, and return what is kept."""
-        is_mail = response.kind == b"FETCH"
-        return self._phases.transcript.received(b"* FETCH (not shown)" if is_mail else b" ".join(texts))
+        is_ours = not self._may_hold_mail or response.tag == b"M%d" % self._commands
+        if response.kind == b"FETCH" or not is_ours:
+            return self._phases.transcript.received(b"* %d octets, not shown" % sum(map(len, texts)))
+        return self._phases.transcript.received(b" ".join(texts))
 
     def _take_in(self, response: Response) -> None:
         """Keep what a response tells of the session; a BYE that nobody asked for ends it."""
@@ -456,10 +462,15 @@ class ImapSession:
         except TimeoutError as error:
             self.abort()
             raise ProbeFault(Reason.COMMAND_TIMEOUT, f"no answer after {self._server.timeout:g} s") from error
-        except BaseException as error:
+        except ProbeFault as fault:
             self.abort()
-            if isinstance(error, ProbeFault):  # what a server tells between commands is in no phase
-                self._phases.transcript.redaction.fault(error)
+            if self._may_hold_mail and fault.reason is Reason.PROTOCOL_ERROR:
+                told = f"no sound response: {self._octets} octets, not shown because they may be mail"
+                raise ProbeFault(fault.reason, told) from None
+            self._phases.transcript.redaction.fault(fault)  # what comes between commands is in no phase
+            raise
+        except BaseException:
+            self.abort()
             raise
 
 

@@ -38,6 +38,7 @@ class Pop3Session:
         self.greeting = b""
         self.gave_up = False
         """Whether an answer beyond its limit made us close the connection."""
+        self._may_hold_mail = False  # whether octets out of their turn may belong to a message
         self.capabilities = Capabilities({})
         self.login_sent_at = float("-inf")
         """Monotonic reading right before the login's last line went out: the server takes its picture of
@@ -144,8 +145,10 @@ class Pop3Session:
     def _send(self, *words: bytes, public: str | None = None) -> None:
         """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
         if unread := self._wire.unread:
-            said = self._phases.transcript.received(unread.rstrip(b"\r\n"))
-            raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {said}")
+            shown = f"{len(unread)} octets or more, not shown"
+            if not self._may_hold_mail:
+                shown = self._phases.transcript.received(unread.rstrip(b"\r\n"))
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {shown}")
         self._wire.write_line(*words, public=public)
 
     async def _command(self, *words: bytes) -> bytes:
@@ -155,6 +158,10 @@ class Pop3Session:
     async def _answer(self) -> bytes:
         """Return the line that says how a command went; what may follow it is mail, and is not kept."""
         line = await self._wire.read_line(LINE_LIMIT)
+        if self._may_hold_mail and not line.startswith((b"+OK", b"-ERR")):
+            raise ProbeFault(
+                Reason.PROTOCOL_ERROR, f"not a POP3 reply: {len(line)} octets or more, not shown"
+            )
         self._phases.transcript.received(line)
         return line
 
@@ -171,6 +178,7 @@ class Pop3Session:
     async def _content(self, limit: int, keep: int | None = None) -> bytes:
         """Return mail, or its first ``keep`` octets; over ``limit`` close the session."""
         text, length = bytearray(), 0
+        self._may_hold_mail = True
         try:
             while (line := pop3.unstuffed(await self._wire.read_line(limit, is_mail=True))) is not None:
                 length += len(line) + 2

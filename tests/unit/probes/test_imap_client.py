@@ -217,6 +217,25 @@ async def test_a_greeting_that_lets_nobody_in(first: bytes, reason: Reason) -> N
     assert (await fault_of_entering(dialogue(first))).reason is reason
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"* 1 FETCH (UID 5 BODY[HEADER]<0> {4}", b"Subject: PRIVATE 4711", b")"),
+        (b"* 1 FETCH (UID 5 BODY[HEADER]<0> {9}", b"Subject: ", b"PRIVATE 4711"),
+        (b'* 1 FETCH (UID 5 BODY[HEADER]<0> "PRIVATE 4711"x"))',),
+        (b"* 1 FETCH (UID 5 BODY[HEADER]<0> {1}", b"S)", b"* PRIVATE 4711 {x}"),
+        (b"* 1 FETCH (UID 5 BODY[HEADER]<0> {1}", b"S)", b"* PRIVATE 4711", b"M9 OK PRIVATE 4711"),
+    ],
+)
+async def test_no_fault_shows_mail(lines: tuple[bytes, ...]) -> None:
+    """Of a FETCH that is not well-formed, only the length gets into a fault or a transcript."""
+    phases = PhaseTimer(InstantClock())
+    fault = await fault_of(HEAD, answer(*lines), phases=phases)
+    assert fault.reason is Reason.PROTOCOL_ERROR
+    assert "4711" not in f"{fault} {phases.transcript.lines()}"
+    assert " octets" in fault.detail
+
+
 @pytest.fixture
 def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

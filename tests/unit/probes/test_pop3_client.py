@@ -214,6 +214,33 @@ async def test_a_reply_before_its_command() -> None:
     assert caught.value.reason is Reason.PROTOCOL_ERROR
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("capabilities", [("SASL PLAIN", "TOP"), ("SASL PLAIN",)], ids=["TOP", "RETR"])
+async def test_no_fault_shows_mail(capabilities: tuple[str, ...], late: bool) -> None:
+    """Of a message that a server lets run over its end, only the length gets into a fault or a transcript."""
+    message = b"+OK\r\nSubject: x\r\n\r\n.\r\n"
+    mail = (b"PRIVATE: 4711", b".")
+
+    async def running_over(peer: Peer) -> None:
+        await dialogue(b"+OK", capa(*capabilities), (b"AUTH .*", b"+OK"))(peer)
+        await peer.expect(b"TOP 1 0|RETR 1")
+        if late:
+            await peer.chunks(message)
+            await peer.expect(b"DELE 1")
+            await peer.send(*mail)
+        else:
+            await peer.chunks(message + b"\r\n".join(mail))
+
+    phases = PhaseTimer(InstantClock())
+    async with entered(running_over, phases=phases) as session:
+        assert await session.top(1, limit=1000) == b"Subject: x\r\n\r\n"
+        with pytest.raises(ProbeFault, match=r"[0-9]+ octets or more") as caught:
+            await session.dele(1)
+        session.abort()
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+    assert "4711" not in f"{caught.value} {phases.transcript.lines()}"
+
+
 async def test_a_message_that_is_not_there() -> None:
     """An -ERR to a command of the open mailbox is the server's plain refusal, and the session goes on."""
     script = dialogue(*ENTERED, (b"DELE 3", b"-ERR no such message"), (b"STAT", b"+OK 2 320"))
