@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import quopri
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -643,6 +643,6 @@ def test_no_repetition_takes_long(piece: bytes, head: str) -> None:
     """The worst that fits into the limit is read in no time to speak of."""
     raw = octets(report_of("").removesuffix("--b--\n")) + f"--b\nContent-Type: message/{head}\n\n".encode()
     raw = raw.replace(b"\n--b", b"", 1) if head == "delivery-status" else raw
-    started = perf_counter()
+    started = thread_time()
     bounce.read_report(raw + piece * (bounce.REPORT_LIMIT // len(piece)))
-    assert perf_counter() - started < 2
+    assert thread_time() - started < 2

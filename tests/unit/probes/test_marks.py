@@ -6,7 +6,7 @@ import base64
 import binascii
 import tracemalloc
 from email.header import Header
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import assume, given
@@ -402,9 +402,9 @@ def test_a_large_message_is_quick() -> None:
     attachment = bytes(range(256)) * 71_000
     raw = message("s", b"text\r\n", attachment)
     assert len(raw) > 24_000_000
-    started = perf_counter()
+    started = thread_time()
     found = marks.digest_of(raw)
-    assert perf_counter() - started < 3
+    assert thread_time() - started < 3
     assert found == marks.digest("s", b"text", attachment)
 
 
@@ -432,10 +432,10 @@ def test_no_repetition_takes_long(piece: bytes, encoding: str) -> None:
     """The worst that a text can hold takes time in proportion to its length."""
     fields = f"Content-Type: text/plain\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode()
     hostile = fields + piece * (4_000_000 // len(piece)) + b"x"
-    started = perf_counter()
+    started = thread_time()
     marks.digest_of(b"Subject: s\r\n" + hostile)
     marks.digest_of(MIXED + b"\r\n--b\r\n" + hostile + ATTACHED + END)
-    assert perf_counter() - started < 3
+    assert thread_time() - started < 3
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_no_repetition_takes_long(piece: bytes, encoding: str) -> None:
 )
 def test_no_header_section_takes_long(piece: str) -> None:
     """The worst that fits into a header section is read in no time to speak of."""
-    started = perf_counter()
+    started = thread_time()
     for name in ("Subject", "Auto-Submitted", "X-Spam-Status", "X-Forefront-Antispam-Report", "Content-Type"):
         hostile = f"{name}: {piece * (64_000 // len(piece))}\r\n\r\n".encode()
         (
@@ -452,7 +452,7 @@ def test_no_header_section_takes_long(piece: str) -> None:
             marks.subject_token(hostile),
             marks.digest_of(hostile),
         )
-    assert perf_counter() - started < 2
+    assert thread_time() - started < 2
 
 
 FIELDS = st.sampled_from(
