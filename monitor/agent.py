@@ -109,7 +109,9 @@ async def _at_work(
     collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(assembly, recent), assembly.ledger)
-    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(assembly))
+    settings = configuration.agent
+    names = {settings.listen[0], socket.gethostname(), *settings.hosts}
+    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(assembly), names)
     async with served(app, bound), _housekeeping(assembly, exporter, clock):
         # What was made by now lives as long as the agent: looking through it for garbage
         # again and again would cost a tenth of a probe's processor time.

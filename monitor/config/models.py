@@ -140,6 +140,11 @@ class AgentSettings(Settings):
         BeforeValidator(parse_listen),
         WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9725"]}),
     ] = Field(default=("127.0.0.1", 9725), description="Where /metrics is served. Default: 127.0.0.1:9725.")
+    hosts: tuple[HostName, ...] = Field(
+        default=(),
+        description="Names that the live page may be opened under, besides IP addresses, localhost, "
+        "this machine's own name and that of `listen`.",
+    )
     ledger: Annotated[str, BeforeValidator(_ledger_url), WithJsonSchema({"type": "string"})] = Field(
         default="sqlite:///var/lib/mailsonde/ledger.db", description="The database of messages and results."
     )

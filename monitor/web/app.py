@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
@@ -20,6 +25,8 @@ from monitor.web.turns import Turnstile
 
 SHARED_FOR = 1.0
 """Seconds that a text of the metrics is for all who ask, from when it is begun, or until it is made."""
+
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d*)?")  # RFC 9110 section 7.2
 
 
 class _Metrics:
@@ -54,10 +61,51 @@ class _Metrics:
             loop.call_at(shared_until, self._texts.pop, content_type)
 
 
+class _OwnNames:
+    """Lets in who calls the agent by an IP address, localhost or one of ``names``; else HTTPException 421.
+
+    A foreign page could otherwise read all that a browser here may read, under a name that its owner
+    makes resolve to the agent's address (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
+        self._app = app
+        self._names = {"localhost", *(_canonical(name) for name in names)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host")
+        if host is not None and not self._is_own(host):  # every browser sends it
+            raise HTTPException(
+                421, "the agent is not known under this name; if it is to be, add the name to agent.hosts"
+            )
+        await self._app(scope, receive, send)
+
+    def _is_own(self, host: str) -> bool:
+        if not (match := _HOST.fullmatch(host)):
+            return False
+        name = _canonical(match[1] or match[2])
+        try:
+            return bool(ip_address(name))
+        except ValueError:
+            return name in self._names
+
+
+def _canonical(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
 def web_app(
-    collector: Collector, ready: Callable[[], bool], pages: Pages, endpoint: ProbeEndpoint
+    collector: Collector,
+    ready: Callable[[], bool],
+    pages: Pages,
+    endpoint: ProbeEndpoint,
+    names: Iterable[str],
 ) -> Starlette:
-    """Return the application; ``ready`` says whether probes are being run."""
+    """Return the application; ``ready`` says whether probes are being run.
+
+    ``names`` are what people may call the agent on its pages. What programs ask for has nothing in it
+    that servers said, and is answered under any name: in a cluster they have their own for the agent.
+    """
 
     async def healthy(_: Request) -> Response:
         return PlainTextResponse("mailsonde is alive\n")
@@ -67,13 +115,16 @@ def web_app(
             return PlainTextResponse("mailsonde is ready\n")
         return PlainTextResponse("mailsonde is starting or stopping\n", status_code=503)
 
-    return Starlette(
+    for_people = Router(pages.routes(), redirect_slashes=False)
+    app = Starlette(
         routes=[
             Route("/metrics", _Metrics(collector).answer),
             Route("/-/healthy", healthy),
             Route("/-/ready", is_ready),
             *endpoint.routes(),
-            *pages.routes(),
+            Mount("", for_people, middleware=[Middleware(_OwnNames, names)]),
         ],
         exception_handlers={HTTPException: pages.refuse},
     )
+    app.router.redirect_slashes = False  # a redirect would name the host that the client named
+    return app

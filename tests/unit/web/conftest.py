@@ -36,12 +36,15 @@ def start_agent(tmp_path: Path) -> StartAgent:
     """Return what starts an agent with ``probes`` smtp probes of a server that follows ``script``."""
 
     @asynccontextmanager
-    async def start(script: Script, probes: int = 1, interval: str = "1s") -> AsyncIterator[Watched]:
+    async def start(
+        script: Script, probes: int = 1, interval: str = "1s", hosts: tuple[str, ...] = ()
+    ) -> AsyncIterator[Watched]:
         async with scripted_server(script) as server:
             mail = {"protocol": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"}
+            agent = {"listen": "127.0.0.1:0", "ledger": f"sqlite://{tmp_path}/ledger.db", "hosts": hosts}
             configuration = Configuration.model_validate(
                 {
-                    "agent": {"listen": "127.0.0.1:0", "ledger": f"sqlite://{tmp_path}/ledger.db"},
+                    "agent": agent,
                     "servers": {"mail": mail},
                     "probes": [
                         {"name": f"hq-{number}", "kind": "smtp", "interval": interval, "server": "mail"}
@@ -50,9 +53,9 @@ def start_agent(tmp_path: Path) -> StartAgent:
                 }
             )
             async with (
-                running_agent(configuration) as agent,
-                httpx.AsyncClient(base_url=agent.address, trust_env=False, timeout=10) as client,
+                running_agent(configuration) as running,
+                httpx.AsyncClient(base_url=running.address, trust_env=False, timeout=10) as client,
             ):
-                yield Watched(agent, client)
+                yield Watched(running, client)
 
     return start

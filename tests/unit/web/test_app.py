@@ -49,7 +49,9 @@ def serve(tmp_path: Path) -> Serve:
         async with assembled(configuration, InstantClock(), "test") as assembly:
             pages = Pages(Views(assembly, Recent(0.0)), assembly.ledger)
             collector = collector or AgentCollector(assembly.state, lambda: assembly.ledger.tally)
-            app = web_app(collector, lambda: Switch.on, pages, ProbeEndpoint(assembly))
+            app = web_app(
+                collector, lambda: Switch.on, pages, ProbeEndpoint(assembly), ["Agent.Example.com", "fd00::1"]
+            )
             async with served(app, bound), httpx.AsyncClient(base_url=base, trust_env=False) as made:
                 yield made
         bound.close()
@@ -145,6 +147,60 @@ async def test_ready_follows_the_agent(client: httpx.AsyncClient, monkeypatch: p
     monkeypatch.setattr(Switch, "on", False)
     assert (await client.get("/-/ready")).status_code == 503
     assert (await client.get("/-/healthy")).status_code == 200
+
+
+PAGES = ["/", "/probes/hq-mx", "/probes/hq-mx/runs/x", "/events", "/static/live.js", "/nothing"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:9725", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::1"],
+)
+async def test_a_name_that_is_not_the_agents_shows_nothing(
+    path: str, host: str, client: httpx.AsyncClient
+) -> None:
+    """A page that made its own name resolve to the agent reads nothing, and people read what to set."""
+    answer = await client.get(path, headers={"host": host})
+    assert answer.status_code == 421
+    assert "add the name to agent.hosts" in answer.text
+    assert "evil" not in answer.text
+    assert "hq-mx" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "127.0.0.1",
+            "127.0.0.1:9725",
+            "192.0.2.7:80",
+            "[::1]:9725",
+            "[fd00::1]",
+            "localhost",
+            "LOCALHOST:1",
+        ),
+        *("agent.example.com", "AGENT.example.com.:9725"),
+    ],
+)
+async def test_the_agents_own_names_show_its_pages(host: str, client: httpx.AsyncClient) -> None:
+    """An address, localhost and the names that were given open the page, whatever the port and the case."""
+    assert (await client.get("/", headers={"host": host})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready", "/probe"])
+async def test_programs_may_call_the_agent_what_they_like(path: str, client: httpx.AsyncClient) -> None:
+    """Prometheus in a cluster, where the agent is called by its service's name, needs no setting."""
+    answer = await client.get(path, headers={"host": "mailsonde.monitoring.svc:9725"})
+    assert answer.status_code == (400 if path == "/probe" else 200)  # which says what there is to ask for
+
+
+@pytest.mark.parametrize("path", ["/metrics/", "/-/ready/", "/probes/hq-mx/", "/static/"])
+async def test_nobody_is_sent_elsewhere(path: str, client: httpx.AsyncClient) -> None:
+    """An address with a slash too many is not there: a redirect would lead to whatever host was named."""
+    answer = await client.get(path, headers={"host": "localhost"})
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+import socket
 from pathlib import Path
 
 import httpx
@@ -96,6 +97,14 @@ async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None
         assert "In phase greeting: 554" in overview
         probe = await _page(watched.client, "/probes/hq-0")
         assert probe.count(f"/probes/hq-0/runs/{result.run}") == 2  # under last failures and last runs
+
+
+async def test_names_of_the_machine_and_of_the_configuration_open_the_pages(start_agent: StartAgent) -> None:
+    """A running agent is known by its machine's name and by those in agent.hosts, and by no other."""
+    async with start_agent(SOUND, hosts=("mail.monitor.example",)) as watched:
+        for host in (socket.gethostname(), "mail.monitor.example:8080"):
+            assert (await watched.client.get("/", headers={"host": host})).status_code == 200
+        assert (await watched.client.get("/", headers={"host": "monitor.example"})).status_code == 421
 
 
 async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
