@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ class Pages:
             return Response(status_code=error.status_code, headers=headers)
         if _wants_json(request):
             return JSONResponse({"error": error.detail}, error.status_code, headers=headers)
-        text = self._templates.get_template("error.html").render(detail=error.detail)
+        what = HTTPStatus(error.status_code).phrase
+        text = self._templates.get_template("error.html").render(what=what, detail=error.detail)
         return HTMLResponse(text, error.status_code, headers=headers)
 
 

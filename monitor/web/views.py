@@ -91,6 +91,7 @@ class RouteView:
             "target": self.target,
             "state": self.word,
             "sentence": self.sentence,
+            "deadline_seconds": self.deadline,
             "messages": self.states,
             "in_flight": self.in_flight,
             "oldest_in_flight_at": self.oldest_at or None,

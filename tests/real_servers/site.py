@@ -6,7 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -73,6 +74,19 @@ class AgentProcess:
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(timeout=15)
+
+
+@contextmanager
+def agent_of(directory: Path, servers_and_probes: str) -> Iterator[AgentProcess]:
+    """Run an agent with these servers and probes, as its configuration has them, while the block runs."""
+    port, config = free_port(), directory / "mailsonde.yaml"
+    agent_settings = f"agent: {{listen: '127.0.0.1:{port}', ledger: 'sqlite:{directory}/ledger.db'}}\n"
+    config.write_text(agent_settings + servers_and_probes)
+    agent = AgentProcess(config, directory / "agent.log", port)
+    try:
+        yield agent
+    finally:
+        agent.stop()
 
 
 class Site:

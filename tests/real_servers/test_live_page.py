@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -11,17 +12,18 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.real_servers.browser import Watch, chromium
+from tests.real_servers.browser import Watch
 from tests.real_servers.dovecot import TlsFiles
-from tests.real_servers.process import free_port, wait_until
-from tests.real_servers.site import AgentProcess, Site
+from tests.real_servers.process import wait_until
+from tests.real_servers.relay import Delivery, untouched
+from tests.real_servers.site import AgentProcess, Site, agent_of
 
 PATIENCE = 30_000  # ms
 
 
 @pytest.fixture(scope="module")
 def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Site]:
-    with Site(server_directory("page"), server_tls, deadline="20s") as running:
+    with Site(server_directory("page"), server_tls, deadline="20s", relayed=True) as running:
         text = running.config.read_text()
         refused = "  - {name: gone, kind: smtp, interval: 2s, server: gone}\n"
         gone = "  gone: {protocol: smtp, host: 127.0.0.1, port: 1, tls: none}\n"
@@ -34,19 +36,6 @@ def agent(site: Site) -> AgentProcess:
     running = site.start_agent()
     wait_until(lambda: running.metric('mailsonde_delivery_seconds_count{probe="trip"') >= 3, "deliveries")
     return running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    made = browser.new_context()
-    yield made
-    made.close()
 
 
 def _run_of(agent: AgentProcess, probe: str, which: str = "runs") -> str:
@@ -138,6 +127,61 @@ def test_a_run_shows_its_dialogue(agent: AgentProcess, context: BrowserContext) 
     assert watch.troubles == []
 
 
+def test_a_probe_page_counts_messages_and_shows_hops(agent: AgentProcess, context: BrowserContext) -> None:
+    """How often messages entered each state is told, and through which hosts the last one came."""
+    page = context.new_page()
+    before = agent.metric('mailsonde_messages_total{probe="trip",target="submission",state="delivered"')
+    page.goto(f"{agent.address}/probes/trip")
+    messages = page.get_by_role("region", name="Messages")
+    delivered = messages.locator("div", has_text="delivered").locator("dd")
+    assert before <= int(delivered.inner_text().replace(",", ""))
+    hops = page.get_by_role("region", name="Hops", exact=True).locator("tbody tr")
+    expect(hops.first).to_contain_text("ESMTP")
+    expect(hops.last).to_contain_text("LMTP")
+
+
+_MARKUP = b"<img/src=/x/onerror=top.stolen=1><script>top.stolen=1</script>"
+HOSTILE = b"Received: from %s by \x1b[31m%s\r\n with %s; Thu, 1 Jan 1970 00:00:00 +0000\r\n" % (
+    _MARKUP,
+    b"y" * 300,
+    b"<b>bold</b>" * 6,
+)
+
+
+def test_hostile_hops_are_text_and_cut(site: Site, agent: AgentProcess, context: BrowserContext) -> None:
+    """Markup, escapes and long words in Received fields are text in the tables of hops, little and short."""
+    assert site.relay is not None
+    site.relay.treatment = lambda mail: [Delivery(HOSTILE * 60 + mail.raw)]
+    page = context.new_page()
+    watch = Watch(page, agent.address)
+    page.goto(f"{agent.address}/probes/trip")
+    hops = page.get_by_role("region", name="Hops", exact=True)
+    try:
+        expect(hops).to_contain_text("onerror")
+        run = page.get_by_role("region", name="Last runs").locator("tbody a").first.get_attribute("href")
+        _assert_harmless(page)
+        page.goto(f"{agent.address}{run}")
+        _assert_harmless(page)
+    finally:
+        site.relay.treatment = untouched
+    assert watch.troubles == []
+
+
+def _assert_harmless(page: Page) -> None:
+    hops = page.get_by_role("region", name="Hops", exact=True)
+    expect(hops.locator("tbody tr")).to_have_count(50)
+    by, sender, protocol = hops.locator("tbody tr").first.locator("td").all_inner_texts()[:3]
+    assert by.startswith("\\x1b[31myyy")
+    assert by.endswith("y…")
+    assert len(by) == 255
+    assert sender == _MARKUP.decode()
+    assert protocol.startswith("<b>bold</b>")
+    assert len(protocol) == 60
+    assert page.locator("main img, main b").count() == 0
+    assert "\x1b" not in page.content()
+    assert page.evaluate("top.stolen") is None
+
+
 def test_late_mail_is_seen_while_it_is_late(site: Site, agent: AgentProcess, context: BrowserContext) -> None:
     """While Postfix holds the mail, the overview says so in words before any deadline has passed."""
     page = context.new_page()
@@ -167,6 +211,37 @@ def test_nothing_is_inaccessible(width: int, scheme: str, agent: AgentProcess, b
         assert found == [], [(each["id"], each["nodes"][0]["html"]) for each in found]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     context.close()
+
+
+def test_long_names_fit(server_directory: Callable[[str], Path], context: BrowserContext) -> None:
+    """Names as long as names may be, with no place to break them at, make no page wider than its window."""
+    name, server = "n" * 63, "s" * 63
+    settings = (
+        f"servers:\n  {server}: {{protocol: smtp, host: 127.0.0.1, port: 1, tls: none}}\n"
+        f"probes:\n  - {{name: {name}, kind: smtp, interval: 1h, server: {server}}}\n"
+    )
+    with agent_of(server_directory("long"), settings) as agent:
+        wait_until(lambda: agent.metric("mailsonde_probe_runs_total") == 1, "the run")
+        page = context.new_page()
+        for width in (1600, 1200, 1000, 901, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            for path in ("/", f"/probes/{name}", _run_of(agent, name)):
+                page.goto(agent.address + path)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+
+
+def test_dark_is_dark(agent: AgentProcess, browser: Browser) -> None:
+    """Who has asked for dark pages gets light letters on a dark ground; others get the reverse."""
+    for scheme, is_dark in (("light", False), ("dark", True)):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(agent.address)
+        ground, letters = (
+            sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{which}"))[:3]))
+            for which in ("backgroundColor", "color")
+        )
+        assert abs(ground - letters) > 500
+        assert (ground < letters) == is_dark
+        page.close()
 
 
 def test_keyboard_reaches_everything(agent: AgentProcess, context: BrowserContext) -> None:
@@ -246,25 +321,17 @@ def test_with_hundreds_of_routes_the_worst_are_shown(
         assert watch.troubles == []
 
 
-@contextmanager
 def _agent_of_many(
     site: Site, directory: Path, count: int, interval: str, more: str = ""
-) -> Iterator[AgentProcess]:
+) -> AbstractContextManager[AgentProcess]:
     """Run an agent with so many smtp probes of the site's server, and ``more``."""
-    port = free_port()
     probes = "".join(
         f"  - {{name: mail-{number:02}, kind: smtp, interval: {interval}, server: mail}}\n"
         for number in range(count)
     )
-    config = directory / "mailsonde.yaml"
-    config.write_text(
-        f"agent: {{listen: '127.0.0.1:{port}', ledger: 'sqlite:{directory}/ledger.db'}}\n"
+    return agent_of(
+        directory,
         f"servers:\n  mail: {{protocol: smtp, host: 127.0.0.1, port: {site.postfix.smtp_port}, tls: none}}\n"
         f"  gone: {{protocol: smtp, host: 127.0.0.1, port: 1, tls: none}}\n"
-        f"probes:\n{probes}{more}"
+        f"probes:\n{probes}{more}",
     )
-    agent = AgentProcess(config, directory / "agent.log", port)
-    try:
-        yield agent
-    finally:
-        agent.stop()

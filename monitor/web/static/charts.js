@@ -1,7 +1,7 @@
 // Draws a probe's page: latencies with their errors and the deadline, and the phases of each run.
 "use strict";
 
-const PHASES = ["#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#997700", "#6699cc", "#999933", "#cc6677", "#44aa99", "#882255"];
+const PHASES = ["#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#997700", "#6699cc", "#999933", "#888888", "#44aa99", "#882255"];
 const charts = [];
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -11,7 +11,8 @@ function duration(seconds) {
   if (seconds === 0) return "0";
   if (seconds < 0.9995) return `${Number((seconds * 1000).toPrecision(3))} ms`;
   if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
-  return `${Math.round(seconds / 60)} min`;
+  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
 }
 
 function instants(scale, ticks) {
@@ -28,7 +29,7 @@ function axes() {
   const grid = { stroke: colour("line"), width: 1 };
   const font = "12px system-ui, sans-serif";
   return [
-    { stroke, grid, ticks: grid, font, space: 90, values: (chart, ticks) => instants(chart.scales.x, ticks) },
+    { stroke, grid, ticks: grid, font, space: 90, size: 34, values: (chart, ticks) => instants(chart.scales.x, ticks) },
     { stroke, grid, ticks: grid, font, size: 70, values: (chart, ticks) => ticks.map(duration) },
   ];
 }
@@ -73,24 +74,32 @@ function intervals(data) {
         ctx.stroke();
       }
     });
-    drawDeadline(chart, data);
     ctx.restore();
+    drawDeadline(chart, data);
   };
 }
 
+// The dashed line with its words; a deadline above the scale has its words above the chart.
 function drawDeadline(chart, data) {
   const { ctx } = chart;
-  const y = chart.valToPos(data.deadline, "y", true);
-  if (y < chart.bbox.top) return;
-  ctx.strokeStyle = ctx.fillStyle = colour("failed");
+  const { left, top, width } = chart.bbox;
+  const isAbove = data.deadline > chart.scales.y.max;
+  const y = isAbove ? top - 20 * devicePixelRatio : chart.valToPos(data.deadline, "y", true);
+  ctx.save();
+  ctx.strokeStyle = ctx.fillStyle = colour(isAbove ? "quiet" : "failed");
+  ctx.lineWidth = 1.5 * devicePixelRatio;
   ctx.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
-  ctx.beginPath();
-  ctx.moveTo(chart.bbox.left, y);
-  ctx.lineTo(chart.bbox.left + chart.bbox.width, y);
-  ctx.stroke();
+  if (!isAbove) {
+    ctx.beginPath();
+    ctx.moveTo(left, y);
+    ctx.lineTo(left + width, y);
+    ctx.stroke();
+  }
   ctx.textAlign = "left";
   ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
-  ctx.fillText(`deadline ${duration(data.deadline)}`, chart.bbox.left + 6 * devicePixelRatio, y + 14 * devicePixelRatio);
+  const words = `deadline ${duration(data.deadline)}${isAbove ? ", above" : ""}`;
+  ctx.fillText(words, left + 6 * devicePixelRatio, y + 14 * devicePixelRatio);
+  ctx.restore();
 }
 
 function scaleOfLatency(data) {
@@ -105,6 +114,7 @@ function drawLatency(data) {
     scales: { x: { time: true, range: spread(data) }, y: { range: scaleOfLatency(data) } },
     series: [{}, { paths: () => null, points: { show: false } }],
     hooks: { draw: [intervals(data)] },
+    padding: [24, null, null, null],
   };
   draw("latency", options, [data.at, data.seconds]);
   const known = data.seconds.filter((seconds) => seconds != null).sort((a, b) => a - b);
@@ -164,6 +174,7 @@ function draw(id, options, data) {
 function drawCharts() {
   for (const chart of charts.splice(0)) chart.destroy();
   const data = JSON.parse(document.getElementById("chart-data").textContent);
+  for (const box of document.querySelectorAll(".chart")) box.parentElement.hidden = !data.at.length;
   if (!data.at.length) return;
   drawLatency(data);
   drawPhases(data);

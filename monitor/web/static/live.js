@@ -5,6 +5,8 @@ const table = document.querySelector("table.probes");
 const whole = table?.hasAttribute("data-whole");  // else the agent has more routes, and filters them
 const head = document.querySelector("[data-live=head]");
 const live = document.getElementById("live");
+const SOON = 3000;  // ms until a page asks again that got no answer
+const AGAIN = 30000;  // ms until a page does that was refused, and between a hidden page's looks at its title
 
 function age(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s ago`;
@@ -13,13 +15,15 @@ function age(seconds) {
   return `${Math.round(seconds / 86400)} d ago`;
 }
 
+const exactly = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
 function tellAges(within = document) {
   const now = Date.now();
   for (const time of within.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     const text = age((now - at) / 1000);
     if (time.textContent !== text) time.textContent = text;
-    if (!time.title) time.title = at.toLocaleString();
+    if (!time.title) time.title = exactly.format(at);
   }
 }
 
@@ -58,7 +62,7 @@ function tellCounts(counts) {
     told.replaceChildren(...spans);
   }
   const wrong = ["failed", "late", "unknown"].filter((word) => counts[word]).map((word) => `${counts[word]} ${word}, `);
-  document.title = `${wrong.join("")}mailsonde`;
+  tellTitle(`${wrong.join("")}mailsonde`);
 }
 
 const comesBefore = (a, b) =>
@@ -72,28 +76,33 @@ function place(row) {
 function takeRows({ rows, counts }) {
   const known = new Map([...table.tBodies[0].rows].map((row) => [row.dataset.route, row]));
   const template = document.createElement("template");
-  for (const [route, html] of Object.entries(rows)) {
-    template.innerHTML = html.trim();
-    const fresh = template.content.firstElementChild;
-    const old = known.get(route);
-    const held = old && old.contains(document.activeElement);
-    if (old && old.dataset.rank === fresh.dataset.rank) {
-      old.replaceWith(fresh);
-    } else {
-      if (old) old.remove();
-      place(fresh);
-    }
-    tellAges(fresh);
-    if (held) fresh.querySelector("a").focus({ preventScroll: true });
+  template.innerHTML = Object.values(rows).join("");
+  tellAges(template.content);
+  for (const fresh of [...template.content.children]) {
+    const row = known.get(fresh.dataset.route) || fresh;
+    const moves = row === fresh || row.dataset.rank !== fresh.dataset.rank;
+    const held = row.contains(document.activeElement);
+    takeCells(row, fresh);
+    if (moves) place(row);
+    if (held) row.querySelector("a").focus({ preventScroll: true });
   }
   applyFilters();
   tellCounts(counts);
+}
+
+// Replaces only the cells that differ: a new row would cost the browser half as much again.
+function takeCells(row, fresh) {
+  Object.assign(row.dataset, fresh.dataset);
+  [...fresh.cells].forEach((cell, index) => {
+    if (!row.cells[index].isEqualNode(cell)) row.cells[index].replaceWith(cell);
+  });
 }
 
 // A probe's page
 
 let loading = false;
 let again = false;
+let held = false;
 
 async function reloadParts() {
   if (loading) {
@@ -101,47 +110,103 @@ async function reloadParts() {
     return;
   }
   loading = true;
-  try {
-    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-    if (answer.ok) {
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      for (const part of document.querySelectorAll("[data-live]")) {
-        const next = fresh.querySelector(`[data-live=${part.dataset.live}]`);
-        if (next && !part.contains(document.activeElement)) part.replaceWith(next);
-      }
-      document.title = fresh.title;
-      tellAges();
-      window.drawCharts?.();
-    }
-  } finally {
-    loading = false;
-    if (again) {
-      again = false;
-      reloadParts();
-    }
+  const fresh = await fetched();
+  loading = false;
+  if (fresh) {
+    takeParts(fresh);
+    tellTitle(fresh.title);
   }
+  if (events.readyState === EventSource.OPEN) {
+    live.textContent = fresh ? "live" : "not live: trying again";
+    if (!fresh) setTimeout(reloadParts, SOON);
+  }
+  if (again) {
+    again = false;
+    reloadParts();
+  }
+}
+
+function takeParts(fresh) {
+  const selection = getSelection();
+  held = false;
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const next = fresh.querySelector(`[data-live=${part.dataset.live}]`);
+    if (!selection.isCollapsed && selection.getRangeAt(0).intersectsNode(part)) held = true;
+    else if (next) replacePart(part, next);
+  }
+  tellAges();
+  window.drawCharts?.();
+}
+
+// The focus stays on the same link; if that is gone, on the region around it.
+function replacePart(part, next) {
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
+  part.replaceWith(next);
+  if (!focused) return;
+  const same = [...next.querySelectorAll("a")].find((link) => link.href === focused.href);
+  (same || next.closest("[tabindex]"))?.focus({ preventScroll: true });
 }
 
 // Both
 
+let since = (table || head)?.dataset.since;
+let title = document.title;
+let events;
+let waiting;
+
+function tellTitle(text) {
+  document.title = title = text;
+}
+
+// Returns this page as it is now; null if the agent does not answer.
+async function fetched() {
+  try {
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    return answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+  } catch {
+    return null;
+  }
+}
+
 function listen() {
-  const page = table || head;
-  const query = new URLSearchParams({ since: page.dataset.since });
+  const query = new URLSearchParams({ since });
   if (head) query.set("probe", head.dataset.probe);
-  const events = new EventSource(`/events?${query}`);
-  let retry;
-  events.onopen = () => { live.textContent = "live"; };
+  events = new EventSource(`/events?${query}`);
+  events.onopen = () => {
+    live.textContent = "live";
+    document.title = title;
+  };
   events.onmessage = (event) => {
+    since = event.lastEventId;
     document.documentElement.dataset.updates = Number(document.documentElement.dataset.updates || 0) + 1;
     if (table) takeRows(JSON.parse(event.data));
     else reloadParts();
   };
   events.onerror = () => {
     live.textContent = "not live: trying again";
-    if (events.readyState === EventSource.CLOSED && !retry) {  // refused: too many pages watch
-      retry = setTimeout(() => location.reload(), 30000);
-    }
+    // Refused, for too many pages watch: then the browser does not ask again by itself.
+    if (events.readyState === EventSource.CLOSED) waiting = setTimeout(listen, AGAIN);
   };
+}
+
+// A hidden page listens to nothing, for a browser opens only six connections to a site, and its seventh
+// page would not load. People look at its title all the same.
+function listenWhileShown() {
+  events?.close();
+  clearTimeout(waiting);  // an interval too
+  if (document.hidden) {
+    live.textContent = "paused";
+    waiting = setInterval(lookForTitle, AGAIN);
+  } else {
+    listen();
+  }
+}
+
+async function lookForTitle() {
+  const fresh = await fetched();
+  if (!document.hidden) return;
+  if (fresh) tellTitle(fresh.title);
+  else document.title = "no answer, mailsonde";
 }
 
 tellAges();
@@ -152,4 +217,12 @@ if (whole) {
   form.addEventListener("input", applyFilters);
   form.addEventListener("submit", (event) => event.preventDefault());
 }
-if (table || head) listen();
+if (head) {
+  document.addEventListener("selectionchange", () => {
+    if (held && getSelection().isCollapsed) reloadParts();
+  });
+}
+if (table || head) {
+  document.addEventListener("visibilitychange", listenWhileShown);
+  listenWhileShown();
+}

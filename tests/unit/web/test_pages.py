@@ -6,6 +6,7 @@ import asyncio
 import html
 import re
 import socket
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -28,8 +29,51 @@ REFUSING = dialogue(b"554-<script>alert(1)</script>\x1b[2J\r\n554 no")
 async def _page(client: httpx.AsyncClient, path: str) -> str:
     answer = await client.get(path, headers={"accept": "text/html,*/*"})
     assert answer.status_code == 200, answer.text
-    assert "script-src 'self'" in answer.headers["content-security-policy"]
     return answer.text
+
+
+POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+
+
+class Inline(HTMLParser):
+    """Notes what a page runs, or how it looks, by its own text rather than by a file of the agent's."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        runs = tag == "script" and "src" not in named and named.get("type") != "application/json"
+        handles = any(name == "style" or name.startswith("on") for name in named)
+        leads = any((named.get(name) or "").startswith("javascript:") for name in ("href", "action"))
+        if runs or handles or leads or tag == "style":
+            self.found.append(self.get_starttag_text() or tag)
+
+
+async def test_nothing_runs_or_loads_but_what_the_agent_serves(start_agent: StartAgent) -> None:
+    """Every page, errors and JSON too, has the strictest policy, and needs no looser one."""
+    async with start_agent(SOUND) as watched:
+        result = await watched.result()
+        for path in ("/", "/probes/hq-0", f"/probes/hq-0/runs/{result.run}", "/nowhere"):
+            for accept in ("text/html", "application/json"):
+                answer = await watched.client.get(path, headers={"accept": accept})
+                policy = answer.headers["content-security-policy"]
+                assert dict(directive.split(" ", 1) for directive in policy.split("; ")) == POLICY
+                assert answer.headers["x-content-type-options"] == "nosniff"
+            page = await watched.client.get(path)
+            assert "<script" in page.text or path == "/nowhere"
+            assert Inline(page.text).found == []
 
 
 async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
@@ -107,6 +151,39 @@ async def test_names_of_the_machine_and_of_the_configuration_open_the_pages(star
         assert (await watched.client.get("/", headers={"host": "monitor.example"})).status_code == 421
 
 
+async def test_a_hundred_runs_are_listed(start_agent: StartAgent) -> None:
+    """Of more runs the last hundred are on a probe's page, and the last hundred failures besides."""
+    async with start_agent(REFUSING, interval="1h") as watched:
+        ran = (await watched.result()).with_transcript()
+        for number in range(110):
+            watched.agent.assembly.ledger.record_run({**ran, "run": f"{number:032x}"})
+        page = await _page(watched.client, "/probes/hq-0")
+        shown = (await watched.client.get("/probes/hq-0", headers=JSON)).json()
+    newest_first = [f"{number:032x}" for number in range(109, 9, -1)]
+    assert re.findall(r'href="/probes/hq-0/runs/(\w+)"', page) == 2 * newest_first
+    assert [run["run"] for run in shown["failures"]] == newest_first
+
+
+async def test_a_row_has_a_line_of_its_latencies(start_agent: StartAgent) -> None:
+    """The overview draws how long the recent runs took: a line with a point for each cell of the strip."""
+    async with start_agent(SOUND) as watched:
+        for _ in range(3):
+            await watched.result()
+        page = await _page(watched.client, "/")
+    (line,) = re.findall(r'<polyline points="([^"]+)"/>', page)
+    (cells,) = re.findall(r'<path class="ok" d="([^"]+)"/>', page)
+    assert len(line.split()) == cells.count("M") >= 3
+
+
+async def test_a_probe_says_its_deadline(start_agent: StartAgent) -> None:
+    """The time that a run may take is among the facts, and JSON has it in seconds."""
+    async with start_agent(SOUND) as watched:
+        page = await _page(watched.client, "/probes/hq-0")
+        assert "<dt>Deadline</dt><dd>1 s</dd>" in page
+        told = (await watched.client.get("/probes/hq-0", headers=JSON)).json()
+        assert told["deadline_seconds"] == 1.0
+
+
 async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
     """The form narrows the table by name, and to what is wrong."""
     async with start_agent(SOUND, probes=3) as watched:
@@ -168,6 +245,23 @@ async def test_a_ledger_that_fails_is_told_in_words(
             answer = await watched.client.get(path, headers=JSON)
             assert answer.status_code == 503
             assert answer.json() == {"error": "the ledger cannot be read: disk I/O error"}
+            page = (await watched.client.get(path)).text
+            assert "<title>Service unavailable, mailsonde</title>" in page
+            assert "<h1>Service unavailable</h1>" in page
+            assert "the ledger cannot be read: disk I/O error" in page
+
+
+async def test_errors_are_called_what_they_are(start_agent: StartAgent) -> None:
+    """What is not there, and what may not be asked, have their own titles; a refused method is told which."""
+    async with start_agent(SOUND) as watched:
+        missing = await watched.client.get("/probes/hq-1")
+        assert missing.status_code == 404
+        assert "<title>Not found, mailsonde</title>" in missing.text
+        assert "no probe of this name is configured" in missing.text
+        refused = await watched.client.post("/")
+        assert refused.status_code == 405
+        assert "<title>Method not allowed, mailsonde</title>" in refused.text
+        assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 async def test_pages_are_made_one_after_the_other(

@@ -1,0 +1,25 @@
+"""A browser for the tests of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, expect
+
+from tests.real_servers.browser import chromium
+
+expect.set_options(timeout=30_000)  # the page is not wrong where the machine is slow
+
+
+@pytest.fixture(scope="module")  # no longer: beside playwright's event loop no other can run
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    made = browser.new_context()
+    yield made
+    made.close()
