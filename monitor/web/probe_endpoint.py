@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from math import ceil, inf
 
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -20,10 +21,13 @@ from monitor.runner import Result
 from monitor.state import AgentState
 from monitor.textfile import one_shot_text
 from probes.probe import Probe
-from probes.reasons import Outcome
+from probes.reasons import Outcome, Reason
 
 MOST_AT_ONCE = 10
 """Runs at once; who asks for more is told to try again, so that no flood holds up the scheduled probes."""
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
+"""Bounds in seconds of the pause after a run: a quarter of the probe's interval, within these."""
 
 OFFSET = 0.5
 """Seconds that a run ends before Prometheus gives up, so that the answer still arrives."""
@@ -32,12 +36,17 @@ _SECONDS = re.compile(r"\d{1,5}(\.\d{1,9})?")
 
 
 class ProbeEndpoint:
-    """Runs the probes that send no message, each at most once at a time, and apart from the schedule."""
+    """Runs the probes that send no message, each at most once at a time, and apart from the schedule.
+
+    In the pause after a run whoever asks for the same probe gets the same answer, so that nobody can
+    make the agent log in again and again, and two Prometheus servers may ask for the same probes.
+    """
 
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
         self._probes = [probe for probe in assembly.probes.values() if probe.mailbox is None]
         self._running: set[str] = set()
+        self._kept: dict[str, tuple[float, Response]] = {}  # until when (monotonic seconds), by probe
 
     def routes(self) -> Sequence[Route]:
         """Return what the application is to answer."""
@@ -49,6 +58,8 @@ class ProbeEndpoint:
         ``module`` is a probe's name or a kind, ``target`` the server or domain that the probe is about. A run
         that tells nothing of the mail system is answered 503: the scrape fails, and no outage is told.
         """
+        if request.headers.get("sec-fetch-site") == "cross-site":
+            return PlainTextResponse("no page of another site may run probes\n", 403)
         fitting = self._fitting(
             request.query_params.get("module", ""), request.query_params.get("target", "")
         )
@@ -56,20 +67,32 @@ class ProbeEndpoint:
             return PlainTextResponse(self._what_there_is(fitting), 400)
         (probe,) = fitting
         name = probe.settings.name
+        if name in self._kept and self._assembly.clock.monotonic() < self._kept[name][0]:
+            return self._kept[name][1]
         if name in self._running or len(self._running) >= MOST_AT_ONCE:
             busy = f"{name} is running" if name in self._running else f"{MOST_AT_ONCE} probes are running"
-            return PlainTextResponse(f"{busy}; try again\n", 503, {"retry-after": "1"})
+            return _again(busy, 1)
         self._running.add(name)
         try:
-            result = await self._assembly.runner.run(probe, limit=_limit(request))
+            return await self._run(probe, _limit(request))
         finally:
             self._running.discard(name)
-        if result.verdict.outcome is Outcome.UNKNOWN:
-            text = (
-                f"nothing can be said of the mail system: {result.verdict.reason}: {result.verdict.detail}\n"
-            )
-            return PlainTextResponse(text, 503)
-        return Response(_metrics(probe, result, self._assembly.clock.time()), media_type=CONTENT_TYPE_LATEST)
+
+    async def _run(self, probe: Probe, limit: float) -> Response:
+        """Run ``probe`` within ``limit`` seconds, and return the answer, which is kept for the pause."""
+        result = await self._assembly.runner.run(probe, limit=limit)
+        verdict, clock, settings = result.verdict, self._assembly.clock, probe.settings
+        pause = min(max(settings.interval / 4, SHORTEST_PAUSE), LONGEST_PAUSE)
+        answer: Response
+        if verdict.outcome is Outcome.UNKNOWN:
+            nothing = f"nothing can be said of the mail system: {verdict.reason}: {verdict.detail}"
+            answer = _again(nothing, pause)
+        else:
+            answer = Response(_metrics(probe, result, clock.time()), media_type=CONTENT_TYPE_LATEST)
+        cut_short = verdict.reason is Reason.TIMEOUT and limit < settings.run_limit
+        for_others = _again("another's patience cut the last run short", pause) if cut_short else answer
+        self._kept[settings.name] = clock.monotonic() + pause, for_others
+        return answer
 
     def _fitting(self, module: str, target: str) -> list[Probe]:
         if not module and not target:
@@ -95,10 +118,15 @@ class ProbeEndpoint:
         return "\n".join(lines) + "\n"
 
 
+def _again(why: str, seconds: float) -> Response:
+    """Return a refusal that asks to come again after so many seconds."""
+    return PlainTextResponse(f"{why}; try again\n", 503, {"retry-after": str(ceil(seconds))})
+
+
 def _limit(request: Request) -> float:
     """Return the seconds that a run may take by what Prometheus says of its own patience."""
     said = request.headers.get("x-prometheus-scrape-timeout-seconds", "")
-    return max(0.1, float(said) - OFFSET) if _SECONDS.fullmatch(said) else float("inf")
+    return max(0.1, float(said) - OFFSET) if _SECONDS.fullmatch(said) else inf
 
 
 class _Blackbox(Collector):

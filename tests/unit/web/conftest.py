@@ -13,6 +13,7 @@ import pytest
 from monitor.agent import Agent, running_agent
 from monitor.config.models import Configuration
 from monitor.runner import Result
+from probes.clock import Clock
 from tests.fakes.scripted_server import Script, scripted_server
 
 
@@ -37,7 +38,11 @@ def start_agent(tmp_path: Path) -> StartAgent:
 
     @asynccontextmanager
     async def start(
-        script: Script, probes: int = 1, interval: str = "1s", hosts: tuple[str, ...] = ()
+        script: Script,
+        probes: int = 1,
+        interval: str = "1s",
+        hosts: tuple[str, ...] = (),
+        clock: Clock | None = None,
     ) -> AsyncIterator[Watched]:
         async with scripted_server(script) as server:
             mail = {"protocol": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"}
@@ -53,7 +58,7 @@ def start_agent(tmp_path: Path) -> StartAgent:
                 }
             )
             async with (
-                running_agent(configuration) as running,
+                running_agent(configuration, clock) as running,
                 httpx.AsyncClient(base_url=running.address, trust_env=False, timeout=10) as client,
             ):
                 yield Watched(running, client)

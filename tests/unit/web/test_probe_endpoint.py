@@ -8,6 +8,7 @@ import re
 import httpx
 import pytest
 
+from probes.clock import SystemClock
 from tests.fakes.scripted_server import Peer, dialogue
 from tests.unit.web.conftest import StartAgent
 
@@ -20,6 +21,15 @@ async def refuse(peer: Peer) -> None:
 
 async def silence(peer: Peer) -> None:
     await peer.octets()
+
+
+class Standing(SystemClock):
+    """A clock whose monotonic reading is what the test says."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 def _value(answer: httpx.Response, name: str) -> float:
@@ -100,3 +110,55 @@ async def test_one_run_at_a_time(start_agent: StartAgent) -> None:
         asked = [watched.client.get("/probe?module=hq-0", headers=patience) for _ in range(3)]
         statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
         assert sorted(statuses) == [200, 503, 503]
+
+
+@pytest.mark.parametrize(("interval", "pause"), [("1h", 5.0), ("12s", 3.0), ("1s", 1.0)])
+async def test_who_asks_again_soon_gets_the_same_answer(
+    interval: str, pause: float, start_agent: StartAgent
+) -> None:
+    """Nobody can make the agent log in again and again: for a while a run's answer is for all who ask."""
+    clock = Standing()
+    async with start_agent(SOUND, interval=interval, clock=clock) as watched:
+        first = await watched.client.get("/probe?module=hq-0")
+        for query in ("module=hq-0", "module=smtp&target=mail", "target=mail"):
+            again = await watched.client.get(f"/probe?{query}")
+            assert (again.status_code, again.text) == (200, first.text)
+            assert again.headers["content-type"] == first.headers["content-type"]
+        clock.now += pause
+        later = await watched.client.get("/probe?module=hq-0")
+        assert (later.status_code, later.text != first.text) == (200, True)
+
+
+async def test_another_probe_does_not_wait(start_agent: StartAgent) -> None:
+    """A run of one probe says nothing of another, which is run when it is asked for."""
+    async with start_agent(SOUND, probes=2, interval="1h") as watched:
+        for name in ("hq-0", "hq-1"):
+            assert f'probe="{name}"' in (await watched.client.get(f"/probe?module={name}")).text
+
+
+async def test_a_run_cut_short_by_one_is_no_outage_for_others(start_agent: StartAgent) -> None:
+    """Who waits for 100 ms alone is told of a timeout; others are told to come again, and then get a run."""
+    clock = Standing()
+
+    async def late(peer: Peer) -> None:
+        await asyncio.sleep(0.5)
+        await SOUND(peer)
+
+    async with start_agent(late, interval="1h", clock=clock) as watched:
+        impatient = {"x-prometheus-scrape-timeout-seconds": "0.1"}
+        answer = await watched.client.get("/probe?module=hq-0", headers=impatient)
+        assert (answer.status_code, _value(answer, "probe_success")) == (200, 0)
+        answer = await watched.client.get("/probe?module=hq-0")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        clock.now += 5.0
+        answer = await watched.client.get("/probe?module=hq-0")
+        assert (answer.status_code, _value(answer, "probe_success")) == (200, 1)
+
+
+@pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-origin", 200), ("none", 200)])
+async def test_a_page_of_another_site_runs_nothing(site: str, status: int, start_agent: StartAgent) -> None:
+    """A browser that asks for a foreign page is refused; who follows a link here, or types it, is not."""
+    async with start_agent(SOUND, interval="1h") as watched:
+        answer = await watched.client.get("/probe?module=hq-0", headers={"sec-fetch-site": site})
+        assert answer.status_code == status
+        assert ("probe_success" in answer.text) == (status == 200)
