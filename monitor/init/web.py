@@ -77,6 +77,8 @@ class Web:
         if url.scheme != "https":
             raise PageError(f"leads to {legible(str(url), 80)}, which is not https")
         host = host_name(url.host)
+        if url.port is not None and not 0 < url.port <= 65535:  # httpx takes any number for a port
+            raise PageError(f"leads to {legible(str(url), 80)}, whose port is none")
         client = httpx.AsyncClient(
             verify=self._context,
             trust_env=False,

@@ -53,6 +53,8 @@ async def test_redirect_to_another_host(serve_domain: Served) -> None:
         ("http://provider.test/y", "leads to http://provider.test/y, which is not https"),
         ("file:///etc/passwd", "which is not https"),
         ("https://127.0.0.1/y", "is not a domain name"),
+        ("https://provider.test:99999999/y", "whose port is none"),
+        ("https://provider.test:0/y", "whose port is none"),
         ("https://absent.test/y", "absent.test does not exist"),
         ("https://example.com/x", "more than 3 redirects"),
     ],
