@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,24 +25,13 @@ from pydantic import AfterValidator, Field
 
 from probes.faults import ProbeFault, fault_of, legible
 from probes.reasons import Outcome, Reason
-from probes.settings import Duration, Settings
+from probes.settings import Duration, Settings, is_host_name
 
 EDNS_PAYLOAD = 1232
 """Largest UDP answer, in octets, that is asked for (RFC 6891 section 6.2.5); it crosses every link whole."""
 
 UDP_ATTEMPTS = 2
 """How often a question goes out over UDP within its timeout."""
-
-_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}", re.IGNORECASE)
-
-
-def is_host_name(text: str) -> bool:
-    """Return whether ``text`` is a host name by RFC 5321 section 2.3.5 and RFC 1123 section 2.1.
-
-    An IP literal is none, nor is a name with an underscore or an all-numeric last label.
-    """
-    return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
 
 def a_labels(value: str) -> str:
@@ -120,7 +108,10 @@ class Resolver:
         with `DNS_NXDOMAIN` where the name, or what it is an alias of, does not exist;
         every other reason says that nothing was learnt about the name: its outcome is unknown.
         """
-        query = dns.message.make_query(name, rdtype, use_edns=0, payload=EDNS_PAYLOAD)
+        try:
+            query = dns.message.make_query(name, rdtype, use_edns=0, payload=EDNS_PAYLOAD)
+        except dns.exception.DNSException as error:  # a guessed name may be longer than the one it is made of
+            raise ProbeFault(Reason.DNS_NXDOMAIN, f"{name}: no name that DNS can hold") from error
         begun = asyncio.get_running_loop().time()
         ends = begun + self._settings.timeout
         if until is not None:

@@ -16,12 +16,12 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 from pydantic import AfterValidator, Field, field_validator
 
-from probes.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels, is_host_name
+from probes.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 from probes.faults import ProbeFault, legible
 from probes.mx_findings import NULL, Finding, Gathered, Host, MxRecord, judge
 from probes.probe import Probe
 from probes.reasons import Area, Reason
-from probes.settings import ProbeSettings
+from probes.settings import ProbeSettings, is_host_name
 from probes.tools import Tools
 from probes.verdict import Run, Verdict
 

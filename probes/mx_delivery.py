@@ -12,11 +12,11 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 from pydantic import Field
 
-from probes.dns import Resolver, ResolverSettings, is_host_name
+from probes.dns import Resolver, ResolverSettings
 from probes.faults import ProbeFault, legible
 from probes.mx_findings import NULL
 from probes.reasons import Reason
-from probes.settings import CertificateFile, HostName, ServerSettings, Settings
+from probes.settings import CertificateFile, HostName, ServerSettings, Settings, is_host_name
 
 MOST_HOSTS = 20
 """Most MX hosts of a domain that are sent to, the most preferred first."""

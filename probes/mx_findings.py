@@ -6,9 +6,9 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from probes.dns import is_host_name
 from probes.faults import ProbeFault, legible
 from probes.reasons import Outcome, Reason
+from probes.settings import is_host_name
 
 NULL = "."
 """The exchange of a null MX (RFC 7505 section 3)."""

@@ -37,9 +37,9 @@ LABEL_LIMIT = 63
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_ADDRESS = re.compile(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?"
-)
+_LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa-f:.]{2,45}")
 
 
@@ -128,9 +128,18 @@ def _line(value: str) -> str:
 
 
 def _email_address(value: str) -> str:
-    if not _ADDRESS.fullmatch(value) or ".." in value:
+    local_part, _, domain = value.partition("@")
+    if not _LOCAL_PART.fullmatch(local_part) or ".." in local_part or not is_host_name(domain):
         raise ValueError(f"{value!r} is not an e-mail address such as canary@example.com")
     return value
+
+
+def is_host_name(text: str) -> bool:
+    """Return whether ``text`` is a host name by RFC 5321 section 2.3.5 and RFC 1123 section 2.1.
+
+    An IP literal is none, nor is a name with an underscore or an all-numeric last label.
+    """
+    return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
 
 def _host_name(value: str) -> str:

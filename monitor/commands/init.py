@@ -293,7 +293,13 @@ def _ask(wishes: Wishes, option: str, question: str, **how: Any) -> str:
 
 
 def _require_new(path: Path) -> None:
-    if path.exists() or path.is_symlink():
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _end(f"{path} cannot be written: {error.strerror}; name another with --out")
+    else:
         _end(f"{path} exists and is not overwritten; move it away, or name another with --out")
     if not path.absolute().parent.is_dir():
         _end(f"directory {path.absolute().parent} does not exist; create it, or name another with --out")

@@ -191,4 +191,22 @@ def test_password_variable_is_not_set(tmp_path: Path) -> None:
         "",
         "mailsonde cannot go on: environment variable UNSET is not set; "
         "set it, or use --password-file PATH\n",
+
+
+@pytest.mark.parametrize("domain", ["foo-.com", "1.2.3.4", "x" * 64 + ".com"])
+def test_address_in_no_domain(domain: str) -> None:
+    """An address whose domain DNS cannot hold is refused before anything is asked or looked for."""
+    status, output, told = _ended("init", "--yes", "--address", f"a@{domain}")
+    assert (status, output) == (2, "")
+    assert f"'a@{domain}' is not an e-mail address such as canary@example.com" in told
+    assert "Traceback" not in told
+
+
+def test_file_name_that_no_file_can_have() -> None:
+    """A name for the configuration that the file system does not take is told before anything else."""
+    name = "x" * 300
+    assert _ended("init", "--yes", "--address", "a@example.com", "--out", name) == (
+        2,
+        "",
+        f"mailsonde cannot go on: {name} cannot be written: File name too long; name another with --out\n",
     )

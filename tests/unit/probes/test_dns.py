@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from probes.dns import DomainName, Resolver, ResolverSettings, is_host_name
+from probes.dns import DomainName, Resolver, ResolverSettings
 from probes.faults import ProbeFault
 from probes.reasons import Outcome, Reason
+from probes.settings import is_host_name
 from tests.fakes.dns_server import Script, dns_server, response, zone
 
 MX = ("example.com. 300 IN MX 10 mx1.example.com.", "example.com. 300 IN MX 20 mx2.example.com.")
@@ -215,6 +216,16 @@ async def test_a_referral_is_no_absence() -> None:
 
     fault = await fault_of_asking(script)
     assert fault.reason is Reason.DNS_REFUSED
+
+
+async def test_a_name_that_dns_cannot_hold() -> None:
+    """A name of more than 255 octets does not exist, and is no defect of ours."""
+    longest = ".".join(["a" * 63] * 3 + ["b" * 61])
+    async with dns_server(lambda query: [response(query)]) as server:
+        assert (await Resolver(server.settings()).ask(longest, "A")).records == ()
+        with pytest.raises(ProbeFault, match="no name that DNS can hold") as caught:
+            await Resolver(server.settings()).ask(f"mail.{longest}", "A")
+    assert caught.value.reason is Reason.DNS_NXDOMAIN
 
 
 async def test_nothing_listens() -> None:

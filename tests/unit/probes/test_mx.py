@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from probes.clock import SystemClock
-from probes.dns import is_host_name
 from probes.faults import ProbeFault
 from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
 from probes.mx_findings import _WORST_FIRST, Gathered, Host, MxRecord, is_public, judge
 from probes.reasons import Area, Outcome, Reason
+from probes.settings import is_host_name
 from probes.tools import Tools
 from probes.verdict import PhaseTimer, Run, Verdict
 from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
