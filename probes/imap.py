@@ -57,10 +57,10 @@ class Imap(MailboxCheck):
 
     async def _open(self, session: ImapSession) -> dict[str, object]:
         """Look at the namespace and the folders, and open the one that is configured."""
-        values: dict[str, object] = {"namespaces": await session.namespace()}
+        values: dict[str, object] = {"namespaces": [legible(prefix) for prefix in await session.namespace()]}
         folders = await session.folders()
         values["special_use"] = {
-            attribute.removeprefix("\\").lower(): folder.name
+            attribute.removeprefix("\\").lower(): legible(folder.name)
             for folder in folders
             for attribute in sorted(folder.attributes & _SPECIAL_USE)
         }

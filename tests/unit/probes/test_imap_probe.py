@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from probes.faults import ProbeFault
 from probes.imap import Imap, ImapSettings
+from probes.imap_protocol import encode_folder
 from probes.reasons import Reason
 from probes.settings import MailboxSettings, ServerSettings, Site
 from probes.tools import Tools
@@ -62,6 +63,20 @@ async def test_a_mailbox_is_opened_and_counted() -> None:
     verbs = [line.split()[1] for line in server.received]
     assert b"SELECT" not in verbs
     assert {b"EXAMINE", b"LOGOUT"} <= set(verbs)
+
+
+async def test_hostile_folder_names_are_shown_legibly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control characters in names of folders, which UTF-7 can hold, are escaped; long names are cut."""
+    name = encode_folder("Junk\x1b[31m\u202e\n" + "x" * 1000)
+    monkeypatch.setitem(ANSWERS, b"NAMESPACE", [b"* NAMESPACE ((" + name + b' "/")) NIL NIL'])
+    monkeypatch.setitem(ANSWERS, b"LIST", [b'* LIST (\\Junk) "/" ' + name])
+    async with scripted_server(answering) as server:
+        verdict = await verdict_of(server.settings("imap"), mailbox="canary")
+    (prefix,), junk = verdict.values["namespaces"], verdict.values["special_use"]["junk"]  # type: ignore[index,misc]
+    for shown in (prefix, junk):
+        assert shown.startswith("Junk\\x1b[31m\\u202e\\nxxx")
+        assert shown.isprintable()
+        assert len(shown) <= 300
 
 
 async def test_a_server_alone() -> None:
