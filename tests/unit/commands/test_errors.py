@@ -191,6 +191,7 @@ def test_password_variable_is_not_set(tmp_path: Path) -> None:
         "",
         "mailsonde cannot go on: environment variable UNSET is not set; "
         "set it, or use --password-file PATH\n",
+    )
 
 
 @pytest.mark.parametrize("domain", ["foo-.com", "1.2.3.4", "x" * 64 + ".com"])
