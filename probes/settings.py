@@ -122,8 +122,8 @@ def _name(value: str) -> str:
 
 
 def _line(value: str) -> str:
-    if not 1 <= len(value) <= 255 or any(c in value for c in "\r\n\0"):
-        raise ValueError("must be one line of 1 to 255 characters")
+    if not 1 <= len(value) <= 255 or not value.isprintable():
+        raise ValueError("must be one line of 1 to 255 printable characters")
     return value
 
 
@@ -198,7 +198,7 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSchema({"type": "string"})]
 """A PEM file of certificates to trust."""
 Line = Annotated[str, AfterValidator(_line)]
-"""Text that goes into a protocol line: 1 to 255 characters without CR, LF or NUL."""
+"""Text that goes into a protocol line: 1 to 255 printable characters, the blank among them."""
 FolderName = Line
 """An IMAP folder's name as people write it, with the server's separator between its parts."""
 

@@ -211,3 +211,11 @@ def test_file_name_that_no_file_can_have() -> None:
         "",
         f"mailsonde cannot go on: {name} cannot be written: File name too long; name another with --out\n",
     )
+
+
+@pytest.mark.parametrize("username", ["canary\x85x", "canary\u2028x", "canary\tx", "canary\x1b[31m"])
+def test_login_name_that_cannot_be_seen(username: str) -> None:
+    """A login name with characters that a file or a terminal would change is refused."""
+    status, output, told = _ended("init", "--yes", "--address", "a@example.com", "--username", username)
+    assert (status, output) == (2, "")
+    assert "must be one line of 1 to 255 printable characters" in told

@@ -46,7 +46,7 @@ def test_every_setting_has_a_comment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "username", ["yes", "null", "1e3", "a: b", "#x", "DOM\\user", "it's", '"', "ü@x", "\t\x7f"]
+    "username", ["yes", "null", "1e3", "a: b", "#x", "DOM\\user", "it's", '"', "ü@x", " x "]
 )
 def test_username_is_what_was_typed(tmp_path: Path, username: str) -> None:
     """A login name that YAML would read as something else comes back as the same text."""
