@@ -66,20 +66,20 @@ class _TooManyNodesError(Exception):
 
 
 def read_document(
-    path: Path, expected: str = "the keys agent, servers, mailboxes and probes"
+    path: Path, expected: str = "the keys agent, servers, mailboxes and probes", limit: int = FILE_LIMIT
 ) -> Document | Mistake:
     """Return the file's data with lines, or the mistake that keeps it from being read at all.
 
-    ``expected`` says what a file that holds no mapping should hold.
+    ``expected`` says what a file that holds no mapping should hold; ``limit`` is how many bytes it may have.
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(FILE_LIMIT + 1)
+            raw = file.read(limit + 1)
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, f"user {os.geteuid()} must be able to read it")
         return Mistake(path, 0, "", f"cannot be read: {error.strerror}; {remedy}")
-    if len(raw) > FILE_LIMIT:
-        return Mistake(path, 0, "", f"is longer than {FILE_LIMIT} bytes, which no configuration needs")
+    if len(raw) > limit:
+        return Mistake(path, 0, "", f"is longer than {limit} bytes, which no configuration needs")
     try:
         root = yaml.compose(raw, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from monitor.commands import main
+from monitor.commands.completion import READ_LIMIT
 from tests.real_servers.process import require
 
 SITE = """\
@@ -120,6 +121,14 @@ def test_named_pipe_does_not_keep_the_shell_waiting(complete: Complete, tmp_path
     """A configuration that could only be waited for is left alone."""
     os.mkfifo(tmp_path / "pipe")
     assert complete("mailsonde", "check", "--config", str(tmp_path / "pipe"), "") == []
+
+
+def test_huge_file_does_not_keep_the_shell_waiting(complete: Complete, site: Path) -> None:
+    """Of a file that would take long to read no names are offered."""
+    site.write_text(SITE + "#" * (READ_LIMIT - len(SITE)))
+    assert complete("mailsonde", "check", "--config", str(site), "branch") == ["branch.smtp"]
+    site.write_text(SITE + "#" * READ_LIMIT)
+    assert complete("mailsonde", "check", "--config", str(site), "branch") == []
 
 
 @pytest.mark.parametrize("path", ["~no-such-user/site.yaml", "a\nb", "x" * 5000])
