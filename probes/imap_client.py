@@ -44,14 +44,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Budget:
-    """What a server may send: the longest response and literal, and what is left of each in all.
-
-    ``is_mail`` where that may be somebody's mail, of which nothing is shown.
-    """
+    """What a server may send: the longest response and literal, and what is left of each in all."""
 
     line: int = LINE_LIMIT
     literal: int = 0
-    is_mail: bool = False
     responses: int = MOST_RESPONSES
     lines: int = LINES_LIMIT
     literals: int = LITERALS_LIMIT
@@ -267,7 +263,7 @@ class ImapSession:
     async def _fetch(self, uids: bytes, item: bytes, limit: int) -> dict[int, bytes]:
         self._may_hold_mail = True
         words = (b"UID FETCH", uids, b"(UID " + item + b")")
-        budget = _Budget(literal=limit, is_mail=True)
+        budget = _Budget(literal=limit)
         return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
 
     async def delete(self, uid: int) -> bool:
@@ -398,39 +394,41 @@ class ImapSession:
 
     async def _read(self, budget: _Budget) -> Response:
         """Read a response with its literals; the sizes of those are judged before they are read."""
-        line = await self._wire.read_line(budget.line, is_mail=budget.is_mail)
-        response, texts, literals = self._parsed(line, is_mail=budget.is_mail), [line], []
-        length = len(line)
+        line = await self._wire.read_line(budget.line, is_mail=self._may_hold_mail)
+        length = self._octets = len(line)
+        response, texts, literals = self._parsed(line), [line], []
         while not response.is_status and (size := imap.literal_size(line)) is not None:
             budget.literals -= size
             if size > budget.literal or budget.literals < 0:
-                raise self._too_large(f"a literal of {size} octets: {self._shown(response, texts)}")
+                said = self._phases.transcript.quoted(self._fit_to_show(response, texts))
+                raise self._too_large(f"a literal of {size} octets: {said}")
             texts[-1] = line[: line.rindex(b"{")]
             literals.append(await self._wire.read_exactly(size))
-            line = await self._wire.read_line(budget.line - length, is_mail=budget.is_mail)
+            line = await self._wire.read_line(budget.line - length, is_mail=self._may_hold_mail)
             length += len(line)
             texts.append(line)
         self._octets = length
-        shown = self._shown(response, texts)
+        shown = self._fit_to_show(response, texts)
         budget.responses -= 1
         budget.lines -= length
         if budget.responses < 0 or budget.lines < 0:
-            raise self._too_large(f"responses without end, such as: {shown}")
+            raise self._too_large(f"responses without end, such as: {self._phases.transcript.quoted(shown)}")
+        self._phases.transcript.received(shown)
         return Response.parse(b"\n".join(texts), literals) if literals else response
 
-    def _parsed(self, line: bytes, *, is_mail: bool) -> Response:
+    def _parsed(self, line: bytes) -> Response:
         try:
             return Response.parse(line)
         except ProbeFault as fault:
-            said = "(not shown)" if is_mail else self._phases.transcript.received(line)
+            said = "(not shown)" if self._may_hold_mail else self._phases.transcript.quoted(line)
             raise ProbeFault(fault.reason, f"not an IMAP response: {said}") from None
 
-    def _shown(self, response: Response, texts: Sequence[bytes]) -> str:
-        """Keep what was said in the transcript, but for mail, and return what is kept."""
+    def _fit_to_show(self, response: Response, texts: Sequence[bytes]) -> bytes:
+        """Return the response for the transcript; of what may be mail, no more than its octets."""
         is_ours = not self._may_hold_mail or response.tag == b"M%d" % self._commands
         if response.kind == b"FETCH" or not is_ours:
-            return self._phases.transcript.received(b"* %d octets, not shown" % sum(map(len, texts)))
-        return self._phases.transcript.received(b" ".join(texts))
+            return b"* %d octets, not shown" % sum(map(len, texts))
+        return b" ".join(texts)
 
     def _take_in(self, response: Response) -> None:
         """Keep what a response tells of the session; a BYE that nobody asked for ends it."""

@@ -147,7 +147,7 @@ class Pop3Session:
         if unread := self._wire.unread:
             shown = f"{len(unread)} octets or more, not shown"
             if not self._may_hold_mail:
-                shown = self._phases.transcript.received(unread.rstrip(b"\r\n"))
+                shown = self._phases.transcript.quoted(unread.rstrip(b"\r\n"))
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {shown}")
         self._wire.write_line(*words, public=public)
 
@@ -157,7 +157,7 @@ class Pop3Session:
 
     async def _answer(self) -> bytes:
         """Return the line that says how a command went; what may follow it is mail, and is not kept."""
-        line = await self._wire.read_line(LINE_LIMIT)
+        line = await self._wire.read_line(LINE_LIMIT, is_mail=self._may_hold_mail)
         if self._may_hold_mail and not line.startswith((b"+OK", b"-ERR")):
             raise ProbeFault(
                 Reason.PROTOCOL_ERROR, f"not a POP3 reply: {len(line)} octets or more, not shown"
@@ -171,7 +171,7 @@ class Pop3Session:
         while (line := pop3.unstuffed(await self._wire.read_line(LINE_LIMIT))) is not None:
             count += 1
             if count > most:
-                said = self._phases.transcript.received(line, cut=True)
+                said = self._phases.transcript.quoted(line, cut=True)
                 raise self._too_large(f"more than {most} lines, such as: {said}")
             yield line
 

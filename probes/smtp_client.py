@@ -196,13 +196,14 @@ class SmtpSession:
         try:
             code, text = await self._answered(work)
         except SMTPResponseException as error:
-            said = transcript.received(self._dialogue.unread.rstrip(b"\r\n"))
+            said = transcript.quoted(self._dialogue.unread.rstrip(b"\r\n"))
             if error.message == "Response too long":
                 raise ProbeFault(Reason.LINE_TOO_LONG, f"longer than any sound reply: {said}") from None
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {said}") from None
-        said = transcript.received(_as_sent(code, text))
         if not 200 <= code <= 599:
+            said = transcript.quoted(_as_sent(code, text))
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"not an SMTP reply: {said}")
+        transcript.received(_as_sent(code, text))
         return Reply(code, text)
 
     async def command(self, *words: str, public: str | None = None) -> Reply:
@@ -225,7 +226,7 @@ class SmtpSession:
     def _require_turn(self) -> None:
         """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""
         if unread := self._dialogue.unread:
-            said = self._phases.transcript.received(unread.rstrip(b"\r\n"))
+            said = self._phases.transcript.quoted(unread.rstrip(b"\r\n"))
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {said}")
 
     async def _ehlo(self) -> None:

@@ -48,15 +48,17 @@ class Transcript:
         """Keep a command; of one with credentials only its beginning ``public``, which may be empty."""
         self._keep("C", _kept(line) if public is None else f"{public} {WITHHELD}".lstrip())
 
-    def received(self, reply: str | bytes, *, cut: bool = False) -> str:
-        """Keep what a server answered, one line or several between line feeds; return what is shown of it.
+    def received(self, reply: str | bytes, *, cut: bool = False) -> None:
+        """Keep what a server answered: one line, or several between line feeds.
 
         ``cut`` marks what is no more than the beginning of an answer, as one beyond `REPLY` is in any case.
-        A fault that tells what was said quotes what this returns, for it has no credentials.
         """
-        text = _kept(reply)
-        self._keep("S", text, cut, self.redaction.has_secrets)
-        return self._told(text, cut, may_be_secret=True)
+        self._keep("S", _kept(reply), cut, self.redaction.has_secrets)
+
+    def quoted(self, reply: str | bytes, *, cut: bool = False) -> str:
+        """Keep the same, and return what is shown of it, for a fault that tells what was said."""
+        self.received(reply, cut=cut)
+        return self._told(_kept(reply), cut, may_be_secret=True)
 
     def note(self, text: str) -> None:
         """Keep a remark on what is no line: a connection, a handshake, a message's content."""

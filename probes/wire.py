@@ -215,7 +215,7 @@ class LineTransport:
             detail = f"more than {limit} octets"
             if not is_mail:
                 begins = bytes(buffer[:end] if end >= 0 else buffer)
-                detail += f": {self._transcript.received(begins, cut=True)}"
+                detail += f": {self._transcript.quoted(begins, cut=True)}"
             raise ProbeFault(Reason.LINE_TOO_LONG, detail)
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -234,6 +235,25 @@ async def test_no_fault_shows_mail(lines: tuple[bytes, ...]) -> None:
     assert fault.reason is Reason.PROTOCOL_ERROR
     assert "4711" not in f"{fault} {phases.transcript.lines()}"
     assert " octets" in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [(b"PRIVATE 4711", Reason.PROTOCOL_ERROR), (b"* PRIVATE 4711" + b"x" * 9000, Reason.LINE_TOO_LONG)],
+)
+async def test_nothing_after_a_fetch_shows_mail(line: bytes, reason: Reason) -> None:
+    """What a server says out of its turn after a FETCH may be mail, and no more than its length is told."""
+    phases = PhaseTimer(InstantClock())
+
+    async def fetching(session: ImapSession) -> None:
+        assert await session.part_of(5, 0, 100) is None
+        await session.noop()
+
+    script = dialogue((b"M3 UID FETCH .*", b"M3 OK"), (b"M4 NOOP", line))
+    fault = await fault_of(fetching, script, phases=phases)
+    assert fault.reason is reason
+    assert "4711" not in f"{fault} {phases.transcript.lines()}"
+    assert re.search(r"\b(12|more than 8192) octets", fault.detail)
 
 
 @pytest.fixture

@@ -241,6 +241,18 @@ async def test_no_fault_shows_mail(capabilities: tuple[str, ...], late: bool) ->
     assert "4711" not in f"{caught.value} {phases.transcript.lines()}"
 
 
+async def test_no_overlong_line_shows_mail() -> None:
+    """After a message was read, the beginning of a line that is too long is not shown: it may be mail."""
+    phases = PhaseTimer(InstantClock())
+    overlong = (b"DELE 1", b"PRIVATE: 4711" + b"x" * 5000)
+    async with entered(dialogue(*ENTERED, (b"TOP 1 0", b"+OK\r\n."), overlong), phases=phases) as session:
+        await session.top(1, limit=1000)
+        with pytest.raises(ProbeFault) as caught:
+            await session.dele(1)
+    assert caught.value.reason is Reason.LINE_TOO_LONG
+    assert "4711" not in f"{caught.value} {phases.transcript.lines()}"
+
+
 async def test_a_message_that_is_not_there() -> None:
     """An -ERR to a command of the open mailbox is the server's plain refusal, and the session goes on."""
     script = dialogue(*ENTERED, (b"DELE 3", b"-ERR no such message"), (b"STAT", b"+OK 2 320"))

@@ -90,17 +90,17 @@ def test_a_secret_that_the_cut_divides_is_withheld() -> None:
     lines = "\n".join(["250-" + "x" * 95] * 40).encode()
     assert len(lines) < REPLY - 6
     padding = b"\n" + b"y" * (REPLY - len(lines) - 6) + b"\n"
-    assert transcript.received(lines + padding + PASSWORD.encode()) == f"250-{WITHHELD}"
+    assert transcript.quoted(lines + padding + PASSWORD.encode()) == f"250-{WITHHELD}"
     assert texts(transcript) == [f"S: 250-{WITHHELD}"]
 
 
 def test_what_is_cut_is_marked() -> None:
     """The last line shown of a long answer, and of one whose end nobody waited for, ends with an ellipsis."""
     transcript = Transcript(InstantClock())
-    kept = transcript.received("250-mail\n" * 1000)
+    kept = transcript.quoted("250-mail\n" * 1000)
     assert (len(kept), kept[-1]) == (REPLY + 1, "…")
     assert texts(transcript)[-1].endswith("…")
-    assert transcript.received(b"250-mail", cut=True) == "250-mail…"
+    assert transcript.quoted(b"250-mail", cut=True) == "250-mail…"
     assert texts(transcript)[-1] == "S: 250-mail…"
 
 
