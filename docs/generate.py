@@ -21,12 +21,12 @@ from monitor.ledger.tally import Tally
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
-from probes.arrivals import Unexpected
-from probes.polling import ArrivalModel
-from probes.reasons import Area, Reason
+from probes.core.reasons import Area, Reason
+from probes.delivery.arrivals import Unexpected
+from probes.delivery.polling import ArrivalModel
+from probes.delivery.service_level import SloSettings
+from probes.delivery.watcher import LONGEST_GAP
 from probes.roundtrip import DeliveryAlertSettings
-from probes.service_level import SloSettings
-from probes.watcher import LONGEST_GAP
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

@@ -22,10 +22,10 @@ from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
 from monitor.web.serving import bind, served
 from monitor.web.views import Views
-from probes.clock import Clock, SystemClock
-from probes.message_life import LedgerError
-from probes.probe import Probe
-from probes.reasons import Reason
+from probes.core.clock import Clock, SystemClock
+from probes.core.probe import Probe
+from probes.core.reasons import Reason
+from probes.delivery.message_life import LedgerError
 
 if TYPE_CHECKING:
     from monitor.otlp import OtlpExporter

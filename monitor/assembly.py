@@ -12,20 +12,20 @@ from monitor.config.models import Configuration
 from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.runner import Result, Runner
 from monitor.state import AgentState
-from probes.arrivals import Arrivals
-from probes.clock import Clock
-from probes.imap_mailbox import ImapMailbox
-from probes.login_budget import LoginBudget
-from probes.mailbox import Mailbox
-from probes.message_life import Message
-from probes.pop3_mailbox import Pop3Mailbox
-from probes.probe import Probe
+from probes.core.clock import Clock
+from probes.core.probe import Probe
+from probes.delivery.arrivals import Arrivals
+from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.mailbox import Mailbox
+from probes.delivery.mailboxes.pop3 import Pop3Mailbox
+from probes.delivery.message_life import Message
+from probes.delivery.tools import Tools
+from probes.delivery.watcher import MailboxWatcher
+from probes.messages.token import TokenSigner
+from probes.protocols.tls import client_context
 from probes.registry import KINDS
 from probes.roundtrip import RoundtripSettings
-from probes.tls import client_context
-from probes.token import TokenSigner
-from probes.tools import Tools
-from probes.watcher import MailboxWatcher
 
 
 @dataclass(frozen=True, slots=True)

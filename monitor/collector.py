@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from monitor.ledger.tally import Tally
 from monitor.state import AgentState
-from probes.message_life import MessageState
+from probes.core.verdict import MessageState
 
 _PROBE = ("probe", "kind", "target")
 _ROUTE = ("probe", "target")

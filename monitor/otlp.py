@@ -35,9 +35,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from monitor.config.models import OtlpSettings
-from probes.clock import Clock
-from probes.faults import legible
-from probes.tls import client_context
+from probes.core.clock import Clock
+from probes.core.faults import legible
+from probes.protocols.tls import client_context
 
 PATIENCE = 10.0
 """Longest time, in seconds, that one export may take, from connecting to the end of the answer."""

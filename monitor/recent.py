@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from probes.reasons import Reason
+from probes.core.reasons import Reason
 
 KEPT = 40
 """Runs of each route that are kept."""

@@ -17,8 +17,8 @@ from monitor.config.models import Configuration
 from monitor.shipped import shipped
 from monitor.state import DELIVERY_BUCKETS
 from monitor.thresholds import Thresholds, load_thresholds
+from probes.core.settings import ProbeSettings, parse_duration
 from probes.roundtrip import RoundtripSettings
-from probes.settings import ProbeSettings, parse_duration
 
 SLOWEST_SCRAPE = 15
 """Seconds between two scrapes, unless a probe runs oftener."""

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any
 
-from probes.clock import Clock
-from probes.faults import ProbeFault
-from probes.probe import Probe
-from probes.reasons import Reason
-from probes.transcript import Transcript
-from probes.verdict import PhaseTimer, Run, Verdict
+from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.probe import Probe
+from probes.core.reasons import Reason
+from probes.core.transcript import Transcript
+from probes.core.verdict import PhaseTimer, Run, Verdict
 
 BEAT = 0.1
 """Seconds between two looks at whether the event loop is on time, while runs go on."""

@@ -12,9 +12,9 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from monitor.state import AgentState
-from probes.clock import Clock
-from probes.probe import Probe
-from probes.settings import ProbeSettings
+from probes.core.clock import Clock
+from probes.core.probe import Probe
+from probes.core.settings import ProbeSettings
 
 SPREAD_PER_PROBE = 0.1
 """Seconds of start-up that each probe adds: few probes start at once, thousands over their interval."""

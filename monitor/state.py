@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from probes.arrivals import Settled, Unexpected
-from probes.hops import waits
-from probes.message_life import Finding, MessageState
-from probes.probe import Probe
-from probes.reasons import Outcome, Reason
-from probes.service_level import SloSettings
-from probes.verdict import Verdict
+from probes.core.probe import Probe
+from probes.core.reasons import Outcome, Reason
+from probes.core.verdict import MessageState, Verdict
+from probes.delivery.arrivals import Settled, Unexpected
+from probes.delivery.message_life import Finding
+from probes.delivery.service_level import SloSettings
+from probes.messages.hops import waits
 
 DELIVERY_BUCKETS = (
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),

@@ -14,7 +14,7 @@ from monitor.config.document import Mistake, read_document
 from monitor.config.load import ConfigurationError
 from monitor.config.mistakes import mistakes_of
 from monitor.shipped import shipped
-from probes.settings import Duration, Settings, between, parse_duration
+from probes.core.settings import Duration, Settings, between, parse_duration
 
 
 def _window(value: str) -> str:

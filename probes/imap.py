@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from probes.faults import legible
-from probes.imap_client import ImapSession, connect
-from probes.mailbox_check import MailboxCheck, MailboxCheckSettings
-from probes.reasons import Area
-from probes.settings import FolderName, ImapMailboxName, ImapServerName
-from probes.tls import expiry_reason
-from probes.verdict import Run, Verdict
+from probes.core.faults import legible
+from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
+from probes.core.reasons import Area
+from probes.core.settings import FolderName, ImapMailboxName, ImapServerName
+from probes.core.verdict import Run, Verdict
+from probes.protocols.imap_session import ImapSession, connect
+from probes.protocols.tls import expiry_reason
 
 
 class ImapSettings(MailboxCheckSettings):

@@ -1,6 +1,6 @@
 """The ``mx`` kind: whether a domain's MX records lead mail to hosts that can take it.
 
-What DNS says is gathered here, and judged in `probes.mx_findings`.
+What DNS says is gathered here, and judged in `probes.posture.mx`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 from pydantic import AfterValidator, Field, field_validator
 
-from probes.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
-from probes.faults import ProbeFault, legible
-from probes.mx_findings import NULL, Finding, Gathered, Host, MxRecord, judge
-from probes.probe import Probe
-from probes.reasons import Area, Reason
-from probes.settings import ProbeSettings, is_host_name
-from probes.tools import Tools
-from probes.verdict import Run, Verdict
+from probes.core.faults import ProbeFault, legible
+from probes.core.probe import Probe
+from probes.core.reasons import Area, Reason
+from probes.core.settings import ProbeSettings, is_host_name
+from probes.core.verdict import Run, Verdict
+from probes.delivery.tools import Tools
+from probes.posture.mx import NULL, Finding, Gathered, Host, MxRecord, judge
+from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 
 RECORDS_EXAMINED = 50
 """Most MX records that one run looks at, the most preferred first."""

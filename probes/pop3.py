@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from probes.faults import legible
-from probes.mailbox_check import MailboxCheck, MailboxCheckSettings
-from probes.pop3_client import connect
-from probes.reasons import Area
-from probes.settings import Pop3MailboxName, Pop3ServerName
-from probes.tls import expiry_reason
-from probes.verdict import Run, Verdict
+from probes.core.faults import legible
+from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
+from probes.core.reasons import Area
+from probes.core.settings import Pop3MailboxName, Pop3ServerName
+from probes.core.verdict import Run, Verdict
+from probes.protocols.pop3_session import connect
+from probes.protocols.tls import expiry_reason
 
 
 class Pop3Settings(MailboxCheckSettings):

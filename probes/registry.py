@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from probes.core.probe import Probe
 from probes.imap import Imap
 from probes.mx import Mx
 from probes.pop3 import Pop3
-from probes.probe import Probe
 from probes.roundtrip import Roundtrip
 from probes.smtp import Smtp
 

@@ -10,15 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from probes.arrivals import Settled
-from probes.faults import ProbeFault
-from probes.letter import Letter, compose
-from probes.message_life import Finding, LedgerError, Message, MessageState
-from probes.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
-from probes.probe import Probe
-from probes.reasons import Area, Reason
-from probes.service_level import SloSettings
-from probes.settings import (
+from probes.core.faults import ProbeFault
+from probes.core.probe import Probe
+from probes.core.reasons import Area, Reason
+from probes.core.settings import (
     AlertSettings,
     Duration,
     EmailAddress,
@@ -27,10 +22,15 @@ from probes.settings import (
     SendVia,
     between,
 )
-from probes.submission import Envelope, Submission
-from probes.token import Token
-from probes.tools import Tools
-from probes.verdict import MessageReport, Run, Verdict
+from probes.core.verdict import MessageReport, MessageState, Run, Verdict
+from probes.delivery.arrivals import Settled
+from probes.delivery.message_life import Finding, LedgerError, Message
+from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
+from probes.delivery.service_level import SloSettings
+from probes.delivery.submission import Envelope, Submission
+from probes.delivery.tools import Tools
+from probes.messages.synthetic_message import Letter, compose
+from probes.messages.token import Token
 
 LOOK_GRACE = 30.0
 """Seconds past a message's deadline in which a look may still tell whether it arrived."""

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from probes.faults import ProbeFault, legible
-from probes.probe import Probe
-from probes.reasons import Area, Reason
-from probes.settings import Duration, EmailAddress, Line, ProbeSettings, SmtpServerName
-from probes.smtp_client import SmtpSession, smtp_session
-from probes.tls import expiry_reason
-from probes.tools import Tools
-from probes.verdict import Run, Verdict
+from probes.core.faults import ProbeFault, legible
+from probes.core.probe import Probe
+from probes.core.reasons import Area, Reason
+from probes.core.settings import Duration, EmailAddress, Line, ProbeSettings, SmtpServerName
+from probes.core.verdict import Run, Verdict
+from probes.delivery.tools import Tools
+from probes.protocols.smtp_session import SmtpSession, smtp_session
+from probes.protocols.tls import expiry_reason
 
 
 class SmtpSettings(ProbeSettings):

@@ -34,9 +34,9 @@ from monitor.config.models import Configuration
 from monitor.logs import set_up_logs
 from monitor.runner import Result
 from monitor.textfile import SUFFIX, TextfileError, one_shot_text, write_textfile
-from probes.clock import SystemClock
-from probes.message_life import LedgerError
-from probes.probe import Probe
+from probes.core.clock import SystemClock
+from probes.core.probe import Probe
+from probes.delivery.message_life import LedgerError
 
 UNKNOWN = 3
 """Exit status when nothing can be said about the mail."""

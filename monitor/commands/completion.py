@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from pydantic import TypeAdapter, ValidationError
 
 from monitor.config.document import Mistake, read_document
-from probes.settings import Name
+from probes.core.settings import Name
 
 READ_LIMIT = 128 * 1024
 """Longest file, in bytes, that is read for names: about 2,000 probes, a second of a typist's time."""

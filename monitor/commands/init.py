@@ -28,12 +28,12 @@ from monitor.init.web import Web
 from monitor.init.writing import Files, Plan, ledger_url, written
 from monitor.logs import set_up_logs
 from monitor.runner import Result
-from probes.clock import SystemClock
-from probes.dns import Resolver, ResolverSettings
-from probes.faults import legible
-from probes.message_life import LedgerError
-from probes.reasons import Outcome, Reason
-from probes.settings import Name, Secret
+from probes.core.clock import SystemClock
+from probes.core.faults import legible
+from probes.core.reasons import Outcome, Reason
+from probes.core.settings import Name, Secret
+from probes.delivery.message_life import LedgerError
+from probes.protocols.dns import Resolver, ResolverSettings
 
 STOPPED = 1
 """Exit status when the user ended it."""

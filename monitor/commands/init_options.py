@@ -11,8 +11,8 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from monitor.config.models import parse_listen
-from probes.dns import DomainName, ResolverSettings
-from probes.settings import CertificateFile, EmailAddress, Line, Name, sound_secret
+from probes.core.settings import CertificateFile, EmailAddress, Line, Name, sound_secret
+from probes.protocols.dns import DomainName, ResolverSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

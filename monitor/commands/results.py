@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.runner import Result
-from probes.clock import Clock
-from probes.faults import legible
-from probes.probe import Probe
-from probes.reasons import Outcome
+from probes.core.clock import Clock
+from probes.core.faults import legible
+from probes.core.probe import Probe
+from probes.core.reasons import Outcome
 
 _SEVERITIES = {"ok": 0, "warning": 1, "failed": 2, "unknown": 3}
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "unknown": "magenta"}

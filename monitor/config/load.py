@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 from monitor.config.document import Document, Mistake, key_of, read_document
 from monitor.config.mistakes import did_you_mean, mistakes_of
 from monitor.config.models import Configuration
+from probes.core.settings import MailboxSettings, Reference, Settings
 from probes.registry import KINDS
-from probes.settings import MailboxSettings, Reference, Settings
 
 
 class ConfigurationError(Exception):

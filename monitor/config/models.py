@@ -17,8 +17,7 @@ from pydantic import (
 )
 
 from monitor.ledger.location import ledger_path
-from probes.registry import KINDS
-from probes.settings import (
+from probes.core.settings import (
     CertificateFile,
     Duration,
     HostName,
@@ -31,6 +30,7 @@ from probes.settings import (
     Site,
     between,
 )
+from probes.registry import KINDS
 
 if TYPE_CHECKING:
     AnyProbe = ProbeSettings

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from monitor.ledger.tally import Tally
 from monitor.runner import Result
-from probes.message_life import MessageState
+from probes.core.verdict import MessageState
 
 ROWS = 12
 """Deliveries shown."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
 from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
 from monitor.init.web import PageError, Web
-from probes.dns import Resolver, a_labels
-from probes.faults import ProbeFault
-from probes.reasons import Reason
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.protocols.dns import Resolver, a_labels
 
 ENDPOINTS_LIMIT = 10
 """Most servers of one protocol that are tried."""

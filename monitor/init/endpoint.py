@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
-from probes.dns import a_labels
-from probes.faults import legible
-from probes.settings import HostName, is_host_name
+from probes.core.faults import legible
+from probes.core.settings import HostName, is_host_name
+from probes.protocols.dns import a_labels
 
 MailProtocol = Literal["smtp", "imap", "pop3"]
 TlsMode = Literal["implicit", "starttls", "none"]

@@ -18,8 +18,8 @@ from monitor.config.models import Configuration
 from monitor.init.endpoint import Endpoint
 from monitor.init.writing import ledger_url
 from monitor.runner import Result
-from probes.clock import Clock
-from probes.reasons import Outcome, Reason
+from probes.core.clock import Clock
+from probes.core.reasons import Outcome, Reason
 
 CONNECT_SECONDS = 6
 """Longest wait for a server's answer to one command while servers are looked for."""

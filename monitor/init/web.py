@@ -12,8 +12,8 @@ from xml.parsers import expat
 import httpx
 
 from monitor.init.endpoint import host_name
-from probes.dns import Resolver
-from probes.faults import ProbeFault, legible
+from probes.core.faults import ProbeFault, legible
+from probes.protocols.dns import Resolver
 
 PAGE_LIMIT = 256 * 1024
 """Most octets of a page that are read."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import yaml
 
 from monitor.init.endpoint import Endpoint
-from probes.dns import ResolverSettings
+from probes.protocols.dns import ResolverSettings
 
 _COMMENT_COLUMN = 46
 

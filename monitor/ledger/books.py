@@ -23,8 +23,9 @@ from sqlalchemy import (
 from monitor.ledger.database import insert
 from monitor.ledger.schema import messages, totals
 from monitor.ledger.tally import Total
-from probes.message_life import AWAITED, IN_FLIGHT, SUCCESSORS, LedgerError, Message, MessageState
-from probes.reasons import Reason
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import AWAITED, IN_FLIGHT, SUCCESSORS, LedgerError, Message
 
 _FIELDS = tuple(field.name for field in fields(Message))
 _COLUMNS = tuple(messages.c[name] for name in _FIELDS)
@@ -78,7 +79,7 @@ class Books:
         return answers
 
     def advance(self, message_id: str, state: MessageState, changes: Mapping[str, object]) -> Message | None:
-        """Move a message as `probes.message_life.Ledger.advance` says."""
+        """Move a message as `probes.delivery.message_life.Ledger.advance` says."""
         row = self._connection.execute(_SELECT_TO_CHANGE, {"of_id": message_id}).one_or_none()
         if row is None or state not in SUCCESSORS[MessageState(row.state)]:
             return None

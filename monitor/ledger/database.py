@@ -18,7 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 
-from probes.message_life import LedgerError
+from probes.delivery.message_life import LedgerError
 
 __all__ = ["Database", "FullError", "insert"]
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
-from probes.message_life import LedgerError
+from probes.delivery.message_life import LedgerError
 
 _PREFIX = "instance-"
 

@@ -71,7 +71,7 @@ messages = Table(
     Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
     Index("messages_by_state", "state", "probe", "target", "created_at"),
 )
-"""One row a message: the fields of `probes.message_life.Message`, and ``changed_at``."""
+"""One row a message: the fields of `probes.delivery.message_life.Message`, and ``changed_at``."""
 
 totals = Table(
     "totals",

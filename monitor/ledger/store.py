@@ -22,8 +22,9 @@ from monitor.ledger.presence import Presence
 from monitor.ledger.schema import SCHEMA_VERSION, UPGRADES, meta, metadata
 from monitor.ledger.tally import Tally
 from monitor.ledger.writer import Writer
-from probes.clock import Clock
-from probes.message_life import LedgerError, Message, MessageState
+from probes.core.clock import Clock
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import LedgerError, Message
 
 CLOSE_SECONDS = 10.0
 """Longest time that closing a ledger waits for what is still queued."""
@@ -46,7 +47,7 @@ _Operation = Message | Callable[[Connection, Books], object]
 
 
 class SqlLedger:
-    """The ledger in an SQL database: see `probes.message_life.Ledger`; made by `open_ledger`.
+    """The ledger in an SQL database: see `probes.delivery.message_life.Ledger`; made by `open_ledger`.
 
     Coroutines raise LedgerError when the database is in trouble; the next call tries again.
     A cancelled caller's change is made all the same.

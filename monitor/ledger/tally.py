@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from probes.message_life import IN_FLIGHT, MessageState
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import IN_FLIGHT
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from monitor.ledger.database import FullError
-from probes.message_life import LedgerError
+from probes.delivery.message_life import LedgerError
 
 GROUP_LIMIT = 500
 """Most operations in one transaction."""

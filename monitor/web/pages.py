@@ -28,8 +28,8 @@ from monitor.web.events import Events
 from monitor.web.turns import Turnstile, in_turns
 from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
 from monitor.web.whereabouts import capital, duration, explained
-from probes.message_life import LedgerError
-from probes.reasons import Reason
+from probes.core.reasons import Reason
+from probes.delivery.message_life import LedgerError
 
 RUNS_SHOWN = 100
 """Runs, and failed runs besides, of a route on its probe's page: as many as the ledger keeps."""

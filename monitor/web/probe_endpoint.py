@@ -20,8 +20,8 @@ from monitor.ledger.tally import Tally
 from monitor.runner import Result
 from monitor.state import AgentState
 from monitor.textfile import one_shot_text
-from probes.probe import Probe
-from probes.reasons import Outcome, Reason
+from probes.core.probe import Probe
+from probes.core.reasons import Outcome, Reason
 
 MOST_AT_ONCE = 10
 """Runs at once; who asks for more is told to try again, so that no flood holds up the scheduled probes."""

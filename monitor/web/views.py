@@ -9,8 +9,8 @@ from typing import Any
 from monitor.assembly import Assembly
 from monitor.recent import KEPT, Point, Recent, Route, RouteKey
 from monitor.web.whereabouts import Flight, sentence
-from probes.message_life import MessageState
-from probes.probe import Probe
+from probes.core.probe import Probe
+from probes.core.verdict import MessageState
 
 FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
 

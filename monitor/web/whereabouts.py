@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from probes.reasons import Reason
+from probes.core.reasons import Reason
 
 _HOPS = {
     "submission": "at the host that took it from us",

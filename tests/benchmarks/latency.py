@@ -26,7 +26,7 @@ from pathlib import Path
 
 import yaml
 
-from probes.message_life import MessageState
+from probes.core.verdict import MessageState
 from tests.benchmarks.processes import workplace
 from tests.benchmarks.round_trip import plugin_command
 from tests.real_servers.dovecot import DOMAIN, PASSWORD, Dovecot, TlsFiles

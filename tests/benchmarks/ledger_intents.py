@@ -15,8 +15,9 @@ from uuid import uuid4
 
 from monitor.ledger import writer
 from monitor.ledger.store import open_ledger
-from probes.clock import SystemClock
-from probes.message_life import Message, MessageState
+from probes.core.clock import SystemClock
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import Message
 
 SENDERS = 100
 ROUNDS = 5

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from probes.polling import ArrivalModel
+from probes.delivery.polling import ArrivalModel
 
 LOOK_SECONDS = 0.005
 LEARNING = 30

@@ -13,7 +13,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 
-from probes.dns import ResolverSettings
+from probes.protocols.dns import ResolverSettings
 
 Script = Callable[[dns.message.Message], Sequence[bytes | dns.message.Message]]
 """Gets a question, returns what goes back for it: whole messages, or raw bytes."""

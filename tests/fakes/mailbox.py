@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from probes.faults import ProbeFault
-from probes.reasons import Reason
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
 from tests.fakes.clock import InstantClock
 
 

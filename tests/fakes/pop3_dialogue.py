@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from probes.faults import ProbeFault
-from probes.pop3_client import Pop3Session, open_session
-from probes.verdict import PhaseTimer
+from probes.core.faults import ProbeFault
+from probes.core.verdict import PhaseTimer
+from probes.protocols.pop3_session import Pop3Session, open_session
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import PASSWORD, Script, ScriptedServer, scripted_server
 

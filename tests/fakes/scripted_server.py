@@ -16,7 +16,7 @@ import trustme
 import uvloop
 from pydantic import SecretStr
 
-from probes.settings import ServerSettings
+from probes.core.settings import ServerSettings
 
 PASSWORD = "s3cret-Pa55word"
 """The password of `ScriptedServer.settings`, which no fault may show."""

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate, make_msgid
 
-from probes.token import HEADER
+from probes.messages.token import HEADER
 from tests.real_servers.dovecot import DOMAIN, Dovecot
 from tests.real_servers.process import free_port
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from monitor.ledger.store import open_ledger
-from probes.clock import SystemClock
-from probes.message_life import MessageState
+from probes.core.clock import SystemClock
+from probes.core.verdict import MessageState
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.process import wait_until
 from tests.real_servers.site import MAILSONDE, AgentProcess, Site

@@ -12,11 +12,11 @@ import yaml
 
 from monitor.assembly import assembled
 from monitor.config.load import load
-from probes.arrivals import Unexpected
-from probes.clock import SystemClock
-from probes.message_life import MessageState
-from probes.reasons import Reason
-from probes.token import HEADER, Token, TokenSigner
+from probes.core.clock import SystemClock
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState
+from probes.delivery.arrivals import Unexpected
+from probes.messages.token import HEADER, Token, TokenSigner
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.relay import Delivery, Mail, Relay

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from probes.clock import SystemClock
-from probes.faults import ProbeFault
-from probes.imap_client import ImapSession, open_session
-from probes.imap_protocol import encode_folder
-from probes.reasons import Reason
-from probes.settings import ServerSettings
-from probes.verdict import PhaseTimer
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.settings import ServerSettings
+from probes.core.verdict import PhaseTimer
+from probes.protocols.imap import encode_folder
+from probes.protocols.imap_session import ImapSession, open_session
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
 MESSAGE = b"From: a@example.test\r\nSubject: %s\r\nX-Long: %s\r\n\r\nbody\r\n"

@@ -18,12 +18,13 @@ import yaml
 from monitor.assembly import Assembly, assembled
 from monitor.config.load import load
 from monitor.runner import Result
-from probes.clock import SystemClock
-from probes.letter import compose
-from probes.message_life import Message, MessageState
-from probes.reasons import Reason
-from probes.token import Token
-from probes.tools import Tools
+from probes.core.clock import SystemClock
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import Message
+from probes.delivery.tools import Tools
+from probes.messages.synthetic_message import compose
+from probes.messages.token import Token
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until

@@ -15,10 +15,10 @@ import yaml
 from monitor.assembly import Assembly, assembled
 from monitor.config.load import load
 from monitor.runner import Result
-from probes.arrivals import Unexpected
-from probes.clock import SystemClock
-from probes.message_life import MessageState
-from probes.reasons import Reason
+from probes.core.clock import SystemClock
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState
+from probes.delivery.arrivals import Unexpected
 from tests.real_servers import relay as treatments
 from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
@@ -134,7 +134,7 @@ async def test_end(
     servers: Servers, tmp_path: Path, case: str, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each mutation ends in its state, with its reason and findings, and leaves nothing of ours behind."""
-    monkeypatch.setattr("probes.watcher.REPORT_GAP", 0.5)
+    monkeypatch.setattr("probes.delivery.watcher.REPORT_GAP", 0.5)
     servers.relay.treatment, trip, reason, state, findings = CASES[case]
     before = {user: len(servers.dovecot.messages(user)) for user in ("canary", "sender")}
     async with run_through(servers.configuration(tmp_path, protocol, **trip)) as (_, (result,)):

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from probes.clock import SystemClock
-from probes.faults import ProbeFault
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Outcome, Reason
+from probes.core.verdict import PhaseTimer, Run, Verdict
+from probes.delivery.tools import Tools
 from probes.mx import RECORDS_EXAMINED, Mx, MxSettings
-from probes.reasons import Outcome, Reason
-from probes.tools import Tools
-from probes.verdict import PhaseTimer, Run, Verdict
 from tests.real_servers.bind import Named
 
 # Hosts of `pool.test` are resolved or not; the other zones point there. Addresses are mere data.

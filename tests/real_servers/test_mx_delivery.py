@@ -12,9 +12,9 @@ from monitor.assembly import assembled
 from monitor.collector import AgentCollector
 from monitor.config.load import load
 from monitor.runner import Result
-from probes.clock import SystemClock
-from probes.message_life import MessageState
-from probes.reasons import Outcome, Reason
+from probes.core.clock import SystemClock
+from probes.core.reasons import Outcome, Reason
+from probes.core.verdict import MessageState
 from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.greylist import Greylist

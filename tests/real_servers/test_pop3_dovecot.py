@@ -11,14 +11,14 @@ import pytest
 from pydantic import SecretStr
 
 from monitor.runner import Runner
-from probes.clock import SystemClock
-from probes.faults import ProbeFault
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Outcome, Reason
+from probes.core.settings import ServerSettings, Site
+from probes.core.verdict import PhaseTimer
+from probes.delivery.tools import Tools
 from probes.pop3 import Pop3, Pop3Settings
-from probes.pop3_client import Pop3Session, connect, open_session
-from probes.reasons import Outcome, Reason
-from probes.settings import ServerSettings, Site
-from probes.tools import Tools
-from probes.verdict import PhaseTimer
+from probes.protocols.pop3_session import Pop3Session, connect, open_session
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
 MESSAGE = b"From: a@example.test\r\nSubject: %s\r\n\r\n.one dot\r\n..two dots\r\nlast line\r\n"

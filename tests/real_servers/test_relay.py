@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.token import HEADER, Token, TokenSigner
+from probes.messages.token import HEADER, Token, TokenSigner
 from tests.real_servers import relay as treatments
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.greylist import Greylist

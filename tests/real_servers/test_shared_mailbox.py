@@ -15,8 +15,8 @@ import yaml
 from monitor.assembly import assembled
 from monitor.config.load import load
 from monitor.runner import Result
-from probes.clock import SystemClock
-from probes.reasons import Reason
+from probes.core.clock import SystemClock
+from probes.core.reasons import Reason
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until

@@ -8,14 +8,14 @@ import pytest
 from pydantic import SecretStr
 
 from monitor.runner import Result, Runner
-from probes.clock import SystemClock
-from probes.faults import ProbeFault
-from probes.reasons import Outcome, Reason
-from probes.settings import ServerSettings, Site
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Outcome, Reason
+from probes.core.settings import ServerSettings, Site
+from probes.core.verdict import PhaseTimer
+from probes.delivery.tools import Tools
+from probes.protocols.smtp_session import smtp_session
 from probes.smtp import Smtp, SmtpSettings
-from probes.smtp_client import smtp_session
-from probes.tools import Tools
-from probes.verdict import PhaseTimer
 from tests.real_servers.dovecot import PASSWORD, Dovecot, TlsFiles
 from tests.real_servers.postfix import DEFERRED, REJECTED, Postfix
 

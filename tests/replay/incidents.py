@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from probes.reasons import Reason
+from probes.core.reasons import Reason
 
 MINUTE = 60.0
 ROUTES_OF = {

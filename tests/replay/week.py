@@ -19,15 +19,15 @@ from monitor.config.models import Configuration
 from monitor.ledger.tally import Tally, Total
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
-from probes.arrivals import Settled, Unexpected
-from probes.message_life import Finding, Message, MessageState
-from probes.probe import Probe
-from probes.reasons import Reason
+from probes.core.probe import Probe
+from probes.core.reasons import Reason
+from probes.core.settings import ProbeSettings
+from probes.core.verdict import MessageState, Verdict
+from probes.delivery.arrivals import Settled, Unexpected
+from probes.delivery.message_life import Finding, Message
+from probes.delivery.tools import Tools
 from probes.registry import KINDS
 from probes.roundtrip import LOOK_GRACE, RoundtripSettings, report
-from probes.settings import ProbeSettings
-from probes.tools import Tools
-from probes.verdict import Verdict
 from tests.replay.incidents import Effect, Incident, What
 from tests.replay.series import Recorder
 

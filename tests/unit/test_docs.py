@@ -14,7 +14,7 @@ import yaml
 
 from monitor.commands import main
 from monitor.config.models import Configuration
-from probes.reasons import Reason
+from probes.core.reasons import Reason
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

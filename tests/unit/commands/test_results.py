@@ -10,12 +10,11 @@ from rich.console import Console
 
 from monitor.commands.results import LiveTable, nagios_line, nagios_unknown, plain_line, severity, worst
 from monitor.runner import Result
-from probes.message_life import MessageState
-from probes.probe import Probe
-from probes.reasons import Reason
+from probes.core.probe import Probe
+from probes.core.reasons import Reason
+from probes.core.transcript import Transcript
+from probes.core.verdict import MessageReport, MessageState, Run, Verdict
 from probes.smtp import SmtpSettings
-from probes.transcript import Transcript
-from probes.verdict import MessageReport, Run, Verdict
 from tests.fakes.clock import InstantClock
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]loud[/bold] [/] \x9b2J\u202egnp \r\nagain | end"

@@ -18,10 +18,9 @@ from monitor.commands import main
 from monitor.ledger.tally import Tally, Total
 from monitor.state import AgentState, DeliveryState
 from monitor.textfile import ONE_SHOT, TextfileError, one_shot_text, write_textfile
-from probes.message_life import MessageState
-from probes.reasons import Reason
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState, Verdict
 from probes.smtp import Smtp, SmtpSettings
-from probes.verdict import Verdict
 
 LEFT_OUT = {
     # counted from the start of a process

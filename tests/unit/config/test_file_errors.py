@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from monitor.config.document import Mistake, read_document
 from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
+from probes.core.settings import Settings
 from probes.registry import KINDS
-from probes.settings import Settings
 
 
 @pytest.mark.parametrize(

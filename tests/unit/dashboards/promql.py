@@ -11,9 +11,10 @@ from pathlib import Path
 import promql_parser
 
 from monitor.state import DELIVERY_BUCKETS
-from probes.arrivals import Unexpected
-from probes.message_life import Finding, MessageState
-from probes.reasons import Outcome, Reason
+from probes.core.reasons import Outcome, Reason
+from probes.core.verdict import MessageState
+from probes.delivery.arrivals import Unexpected
+from probes.delivery.message_life import Finding
 
 _REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from monitor.init.web import Web
-from probes.dns import Resolver
+from probes.protocols.dns import Resolver
 from tests.fakes.dns_server import DnsServer, dns_server, zone
 from tests.fakes.scripted_server import server_context
 from tests.unit.init.https_server import Answer, HttpsServer, https_server, page

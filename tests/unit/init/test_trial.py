@@ -14,7 +14,7 @@ from monitor.init.endpoint import Endpoint, TlsMode
 from monitor.init.trial import reach, try_out
 from monitor.init.writing import written
 from monitor.runner import Result
-from probes.clock import SystemClock
+from probes.core.clock import SystemClock
 from tests.fakes.scripted_server import dialogue, scripted_server
 from tests.unit.init.test_writing import PLAN
 

@@ -13,7 +13,7 @@ from monitor.config.load import load
 from monitor.init.endpoint import Endpoint, TlsMode
 from monitor.init.writing import Files, Plan, ledger_url, written
 from monitor.ledger.location import ledger_path
-from probes.dns import ResolverSettings
+from probes.protocols.dns import ResolverSettings
 
 PLAN = Plan(
     address="canary@example.com",

@@ -11,7 +11,8 @@ import pytest
 
 from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.ledger.tally import Tally
-from probes.message_life import Message, MessageState
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import Message
 
 START = 1_800_000_000.0
 

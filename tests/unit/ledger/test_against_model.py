@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from monitor.ledger.store import SqlLedger, open_ledger
-from probes.message_life import IN_FLIGHT, SUCCESSORS, LedgerError, Message, MessageState
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import IN_FLIGHT, SUCCESSORS, LedgerError, Message
 from tests.unit.ledger.conftest import StandingClock, entered
 
 S = MessageState

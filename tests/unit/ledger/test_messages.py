@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from monitor.ledger.schema import messages
-from probes.message_life import SUCCESSORS, LedgerError, Message, MessageState
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import SUCCESSORS, LedgerError, Message
 from tests.unit.ledger.conftest import START, NewMessage, OpenLedger, StandingClock, entered
 
 S = MessageState

@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 
 from monitor.ledger.store import open_ledger
-from probes.clock import SystemClock
-from probes.message_life import LedgerError, Message, MessageState
+from probes.core.clock import SystemClock
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import LedgerError, Message
 from tests.unit.ledger.conftest import NewMessage, OpenLedger, entered
 
 S = MessageState

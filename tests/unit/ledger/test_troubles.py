@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import event
 
 from monitor.ledger.store import PENDING_RUNS, SqlLedger, open_ledger
-from probes.clock import SystemClock
-from probes.message_life import LedgerError, MessageState
+from probes.core.clock import SystemClock
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import LedgerError
 from tests.unit.ledger.conftest import NewMessage, OpenLedger
 
 RUN = {"run": "0" * 32, "probe": "hq", "target": "mail", "outcome": "ok"}

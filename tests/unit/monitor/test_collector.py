@@ -13,15 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitor.collector import AgentCollector
 from monitor.ledger.tally import Tally, Total
 from monitor.state import AgentState, DeliveryState
-from probes.arrivals import Settled, Unexpected
-from probes.authentication_results import results
-from probes.hops import hops
-from probes.message_life import Message, MessageState
-from probes.probe import Probe
-from probes.reasons import Outcome, Reason
-from probes.service_level import SloSettings
+from probes.core.probe import Probe
+from probes.core.reasons import Outcome, Reason
+from probes.core.verdict import MessageState, Run, Verdict
+from probes.delivery.arrivals import Settled, Unexpected
+from probes.delivery.message_life import Message
+from probes.delivery.service_level import SloSettings
+from probes.messages.authentication_results import results
+from probes.messages.hops import hops
 from probes.smtp import Smtp, SmtpSettings
-from probes.verdict import Run, Verdict
 
 Read = Callable[..., float | None]
 

@@ -12,12 +12,12 @@ import pytest
 
 from monitor.logs import set_up_logs
 from monitor.runner import Runner
-from probes import smtp_client
-from probes.clock import SystemClock
-from probes.reasons import Reason
-from probes.settings import Site
+from probes.core.clock import SystemClock
+from probes.core.reasons import Reason
+from probes.core.settings import Site
+from probes.delivery.tools import Tools
+from probes.protocols import smtp_session
 from probes.smtp import Smtp, SmtpSettings
-from probes.tools import Tools
 from tests.fakes.scripted_server import PASSWORD, dialogue, scripted_server
 
 
@@ -42,7 +42,7 @@ async def test_a_defect_in_a_login_is_logged_without_the_password(
     def broken(username: str, password: str, challenge: str) -> bytes:
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr(smtp_client, "auth_crammd5_verify", broken)
+    monkeypatch.setattr(smtp_session, "auth_crammd5_verify", broken)
     set_up_logs(form)
     ehlo = (rb"EHLO .*", b"250-hi\r\n250 AUTH CRAM-MD5")
     async with scripted_server(dialogue(b"220 hi", ehlo, (b"AUTH CRAM-MD5", b"334 PHg+"))) as server:

@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 import pytest
 
 from monitor.runner import Runner
-from probes.faults import ProbeFault
-from probes.probe import Probe
-from probes.reasons import Area, Outcome, Reason
-from probes.redaction import WITHHELD
-from probes.settings import ProbeSettings
-from probes.verdict import Run, Verdict
+from probes.core.faults import ProbeFault
+from probes.core.probe import Probe
+from probes.core.reasons import Area, Outcome, Reason
+from probes.core.redaction import WITHHELD
+from probes.core.settings import ProbeSettings
+from probes.core.verdict import Run, Verdict
 from tests.fakes.clock import InstantClock
 
 

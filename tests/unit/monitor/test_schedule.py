@@ -9,8 +9,8 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED, Job
 
 from monitor.schedule import Schedule, most_at_once, start_offset
 from monitor.state import AgentState
+from probes.core.settings import ProbeSettings
 from probes.roundtrip import RoundtripSettings
-from probes.settings import ProbeSettings
 from tests.fakes.clock import InstantClock
 
 

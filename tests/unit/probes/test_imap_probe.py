@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from probes.faults import ProbeFault
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.settings import MailboxSettings, ServerSettings, Site
+from probes.core.verdict import PhaseTimer, Run, Verdict
+from probes.delivery.tools import Tools
 from probes.imap import Imap, ImapSettings
-from probes.imap_protocol import encode_folder
-from probes.reasons import Reason
-from probes.settings import MailboxSettings, ServerSettings, Site
-from probes.tools import Tools
-from probes.verdict import PhaseTimer, Run, Verdict
+from probes.protocols.imap import encode_folder
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import PASSWORD, Peer, scripted_server
 from tests.real_servers.dovecot import Dovecot, TlsFiles

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from probes.clock import SystemClock
-from probes.faults import ProbeFault
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Area, Outcome, Reason
+from probes.core.settings import is_host_name
+from probes.core.verdict import PhaseTimer, Run, Verdict
+from probes.delivery.tools import Tools
 from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
-from probes.mx_findings import _WORST_FIRST, Gathered, Host, MxRecord, is_public, judge
-from probes.reasons import Area, Outcome, Reason
-from probes.settings import is_host_name
-from probes.tools import Tools
-from probes.verdict import PhaseTimer, Run, Verdict
+from probes.posture.mx import _WORST_FIRST, Gathered, Host, MxRecord, is_public, judge
 from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
 
 # Addresses are data here: the internet's are needed because those for documentation count as special.

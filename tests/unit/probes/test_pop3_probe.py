@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from probes.faults import ProbeFault
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.settings import MailboxSettings, ServerSettings, Site
+from probes.core.verdict import PhaseTimer, Run
+from probes.delivery.tools import Tools
 from probes.pop3 import Pop3, Pop3Settings
-from probes.reasons import Reason
-from probes.settings import MailboxSettings, ServerSettings, Site
-from probes.tools import Tools
-from probes.verdict import PhaseTimer, Run
 from tests.fakes.clock import InstantClock
 from tests.fakes.pop3_dialogue import ENTERED, USER, capa
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server

@@ -15,17 +15,18 @@ from pydantic import SecretStr
 from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.runner import Runner
 from monitor.state import AgentState
-from probes.arrivals import Arrivals
-from probes.faults import ProbeFault
-from probes.login_budget import LoginBudget
-from probes.message_life import LedgerError, Message, MessageState
-from probes.pop3_mailbox import Pop3Mailbox
-from probes.reasons import Outcome, Reason
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Outcome, Reason
+from probes.core.settings import MailboxSettings, ServerSettings, Site
+from probes.core.verdict import MessageState
+from probes.delivery.arrivals import Arrivals
+from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.pop3 import Pop3Mailbox
+from probes.delivery.message_life import LedgerError, Message
+from probes.delivery.tools import Tools
+from probes.delivery.watcher import MailboxWatcher
+from probes.messages.token import TokenSigner
 from probes.roundtrip import Roundtrip, RoundtripSettings
-from probes.settings import MailboxSettings, ServerSettings, Site
-from probes.token import TokenSigner
-from probes.tools import Tools
-from probes.watcher import MailboxWatcher
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
 from tests.fakes.scripted_server import Peer, Script, ScriptedServer, dialogue, scripted_server
@@ -84,7 +85,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
     """Return what makes a bench from the SMTP server's script."""
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
-    monkeypatch.setattr("probes.pop3_mailbox.open_session", mailbox.open_session)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", mailbox.open_session)
 
     @asynccontextmanager
     async def make(script: Script, deadline: str = "30s", **changes: str) -> AsyncIterator[Bench]:

@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from monitor.runner import Result, Runner
-from probes.clock import SystemClock
-from probes.reasons import Outcome, Reason
-from probes.redaction import WITHHELD
-from probes.settings import Site
+from probes.core.clock import SystemClock
+from probes.core.reasons import Outcome, Reason
+from probes.core.redaction import WITHHELD
+from probes.core.settings import Site
+from probes.delivery.tools import Tools
 from probes.smtp import Smtp, SmtpSettings
-from probes.tools import Tools
 from tests.fakes.scripted_server import PASSWORD, Script, Step, dialogue, scripted_server
 
 BANNER = b"220 mail.example.com ESMTP"

@@ -13,7 +13,7 @@ import pytest
 from monitor.agent import Agent, running_agent
 from monitor.config.models import Configuration
 from monitor.runner import Result
-from probes.clock import Clock
+from probes.core.clock import Clock
 from tests.fakes.scripted_server import Script, scripted_server
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.recent import KEPT
-from probes.clock import SystemClock
-from probes.message_life import LedgerError
+from probes.core.clock import SystemClock
+from probes.delivery.message_life import LedgerError
 from tests.fakes.overlong import OVERLONG
 from tests.fakes.scripted_server import Peer, Script, dialogue
 from tests.unit.web.conftest import StartAgent

@@ -8,7 +8,7 @@ import re
 import httpx
 import pytest
 
-from probes.clock import SystemClock
+from probes.core.clock import SystemClock
 from tests.fakes.scripted_server import Peer, dialogue
 from tests.unit.web.conftest import StartAgent
 

@@ -1,0 +1,1 @@
+"""What every kind of probe stands on; knows no protocol."""

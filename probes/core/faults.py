@@ -1,0 +1,102 @@
+"""The one place where socket, TLS and protocol errors become reasons."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+
+from probes.core.reasons import Reason
+
+DETAIL_LIMIT = 300
+"""Longest text, in characters, that a verdict keeps of what a server sent."""
+
+_X509_EXPIRED = 10  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
+_X509_NAME_MISMATCHES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+
+_BY_ERRNO = {
+    errno.ECONNREFUSED: Reason.CONNECT_REFUSED,
+    errno.ECONNRESET: Reason.CONNECTION_LOST,
+    errno.EPIPE: Reason.CONNECTION_LOST,
+    errno.ETIMEDOUT: Reason.CONNECT_TIMEOUT,
+    errno.EHOSTUNREACH: Reason.HOST_UNREACHABLE,
+    errno.ENETUNREACH: Reason.NETWORK_UNREACHABLE,
+    errno.ENETDOWN: Reason.NETWORK_UNREACHABLE,
+    errno.EMFILE: Reason.LOCAL_RESOURCES,
+    errno.ENFILE: Reason.LOCAL_RESOURCES,
+    errno.ENOMEM: Reason.LOCAL_RESOURCES,
+    errno.ENOBUFS: Reason.LOCAL_RESOURCES,
+    errno.EADDRNOTAVAIL: Reason.LOCAL_RESOURCES,
+}
+_BY_RESOLUTION = {
+    socket.EAI_NONAME: Reason.DNS_NXDOMAIN,
+    socket.EAI_NODATA: Reason.DNS_NO_ADDRESS,
+    socket.EAI_AGAIN: Reason.DNS_TIMEOUT,
+    socket.EAI_FAIL: Reason.DNS_SERVFAIL,
+}
+
+
+def legible(text: str | bytes, limit: int = DETAIL_LIMIT) -> str:
+    """Return foreign text fit to show: control characters escaped, cut to ``limit`` characters."""
+    if isinstance(text, bytes):
+        text = text[: limit * 2].decode("utf-8", "backslashreplace")
+    if len(text) <= limit and text.isprintable():
+        return text
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an error of the code
+    """An expected failure of a check: its reason, and what the server said where it said anything.
+
+    ``reply_code`` is SMTP's (RFC 5321 section 4.2), ``enhanced_status_code`` RFC 3463's.
+    ``retry_after`` is how many seconds the server asked to be left alone.
+    """
+
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str | bytes = "",
+        *,
+        reply_code: int | None = None,
+        enhanced_status_code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.reason = reason
+        self.detail = legible(detail)
+        self.reply_code = reply_code
+        self.enhanced_status_code = enhanced_status_code
+        self.retry_after = retry_after
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+
+
+def fault_of(error: Exception) -> ProbeFault | None:
+    """Return the fault that a socket, TLS or stream error stands for, or ``None`` if it stands for none."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ProbeFault(_certificate_reason(error), error.verify_message or str(error))
+    if isinstance(error, ssl.SSLError):
+        reason = getattr(error, "reason", None)  # only OpenSSL's own errors have one
+        return ProbeFault(Reason.TLS_HANDSHAKE, reason or str(error))
+    if isinstance(error, socket.gaierror):
+        return ProbeFault(_BY_RESOLUTION.get(error.errno or 0, Reason.DNS_SERVFAIL), error.strerror or "")
+    if isinstance(error, (asyncio.IncompleteReadError, EOFError, ConnectionError)) and not isinstance(
+        error, ConnectionRefusedError
+    ):
+        return ProbeFault(Reason.CONNECTION_LOST, str(error))
+    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+        # asyncio puts the address in place of the system's words
+        return ProbeFault(_BY_ERRNO[error.errno], os.strerror(error.errno))
+    return None
+
+
+def _certificate_reason(error: ssl.SSLCertVerificationError) -> Reason:
+    if error.verify_code == _X509_EXPIRED:
+        return Reason.CERTIFICATE_EXPIRED
+    if error.verify_code in _X509_NAME_MISMATCHES:
+        return Reason.CERTIFICATE_NAME
+    return Reason.CERTIFICATE_UNTRUSTED

@@ -1,0 +1,49 @@
+"""What probes of a mailbox server have in common: a mailbox to open, or a server alone."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from probes.core.probe import Probe
+from probes.core.settings import Duration, ProbeSettings
+from probes.delivery.tools import Tools
+
+
+class MailboxCheckSettings(ProbeSettings):
+    """Settings of a probe that opens a mailbox and reads nothing; kinds narrow the two references."""
+
+    mailbox: str | None = None
+    server: str | None = None
+    certificate_warning: Duration = Field(default=14 * 86400.0, description="Warn this long before expiry.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.mailbox is None) == (self.server is None):
+            raise ValueError("name either a mailbox or a server, and not both")
+        return self
+
+
+class MailboxCheck(Probe):
+    """Knows the server to talk to, and the credentials where there are any."""
+
+    settings: MailboxCheckSettings
+
+    def __init__(self, settings: MailboxCheckSettings, tools: Tools) -> None:
+        super().__init__(settings, tools)
+        self.credentials: tuple[str, SecretStr] | None = None
+        if settings.mailbox is not None:
+            mailbox = tools.site.mailboxes[settings.mailbox]
+            self._name = mailbox.server
+            self.credentials = (mailbox.username, mailbox.password)
+        else:
+            self._name = str(settings.server)
+        self.server = tools.site.servers[self._name]
+        if settings.server is not None and self.server.username and self.server.password:
+            self.credentials = (self.server.username, self.server.password)
+
+    @property
+    def target(self) -> str:
+        """The configured server's name."""
+        return self._name

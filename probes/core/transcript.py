@@ -1,0 +1,100 @@
+"""What a run and its servers said to each other, fit to show: no credentials, no mail, bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from probes.core.clock import Clock
+from probes.core.faults import legible
+from probes.core.redaction import WITHHELD, Redaction
+
+FIRST = 80
+"""Entries that are kept from the beginning of a dialogue."""
+
+LAST = 40
+"""Entries that are kept from its end, where it is longer."""
+
+LINE = 200
+"""Longest line shown, in characters."""
+
+REPLY = 4096
+"""Most characters of one entry that are kept, such as the many lines of an answer to EHLO."""
+
+CUT = "…"
+"""Stands where an answer is cut."""
+
+_BEYOND = 32  # characters looked at beyond what is kept, so that a secret that the cut divides is found
+
+_Entry = tuple[float, str, str, bool, bool]
+"""Seconds, who, what, whether that is cut, and whether it may repeat credentials."""
+
+
+class Transcript:
+    """Keeps the lines of a dialogue, each with the seconds since the run began.
+
+    What a server sent is shown with its control characters escaped and cut to `LINE` characters, and
+    without what ``redaction`` withholds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun = clock.monotonic()
+        self._first: list[_Entry] = []
+        self._last: deque[_Entry] = deque(maxlen=LAST)
+        self._left_out = 0
+        self.redaction = Redaction()
+
+    def sent(self, line: bytes, public: str | None = None) -> None:
+        """Keep a command; of one with credentials only its beginning ``public``, which may be empty."""
+        self._keep("C", _kept(line) if public is None else f"{public} {WITHHELD}".lstrip())
+
+    def received(self, reply: str | bytes, *, cut: bool = False) -> None:
+        """Keep what a server answered: one line, or several between line feeds.
+
+        ``cut`` marks what is no more than the beginning of an answer, as one beyond `REPLY` is in any case.
+        """
+        self._keep("S", _kept(reply), cut, self.redaction.has_secrets)
+
+    def quoted(self, reply: str | bytes, *, cut: bool = False) -> str:
+        """Keep the same, and return what is shown of it, for a fault that tells what was said."""
+        self.received(reply, cut=cut)
+        return self._told(_kept(reply), cut, may_be_secret=True)
+
+    def note(self, text: str) -> None:
+        """Keep a remark on what is no line: a connection, a handshake, a message's content."""
+        self._keep("#", text)
+
+    def _keep(self, who: str, text: str, cut: bool = False, may_be_secret: bool = False) -> None:
+        entry = self._clock.monotonic() - self._begun, who, text, cut, may_be_secret
+        if len(self._first) < FIRST:
+            self._first.append(entry)
+            return
+        self._left_out += len(self._last) == LAST
+        self._last.append(entry)
+
+    def lines(self) -> list[str]:
+        """Return the lines: seconds, ``C`` (client), ``S`` (server) or ``#`` (a remark), and the text."""
+        shown = [self._shown(*entry) for entry in self._first]
+        if self._left_out:
+            shown.append(f"… {self._left_out} left out …")
+        shown += [self._shown(*entry) for entry in self._last]
+        return "\n".join(shown).split("\n") if shown else []
+
+    def _shown(self, seconds: float, who: str, text: str, cut: bool, may_be_secret: bool) -> str:
+        """Return an entry's lines; most are harmless as a whole, and every run pays for this."""
+        begin = f"{seconds:8.3f} {who}: "
+        text = self._told(text, cut, may_be_secret=may_be_secret)
+        if len(text) <= LINE and text.replace("\n", "").isprintable():
+            return begin + text.replace("\n", "\n" + begin)
+        return "\n".join(begin + legible(line.removesuffix("\r"), LINE) for line in text.split("\n"))
+
+    def _told(self, text: str, cut: bool, *, may_be_secret: bool) -> str:
+        """Return what is shown of a text, which is as long as what is looked at for secrets."""
+        shown = self.redaction.text(text) if may_be_secret else text
+        is_cut = len(shown) > REPLY or (cut and shown == text)
+        return shown[:REPLY] + CUT if is_cut else shown
+
+
+def _kept(line: str | bytes) -> str:
+    kept = line[: REPLY + _BEYOND]
+    return kept.decode("utf-8", "backslashreplace") if isinstance(kept, bytes) else kept

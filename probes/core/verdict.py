@@ -1,0 +1,117 @@
+"""What a run found: one reason from a closed list, the time each phase took, and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Outcome, Reason
+from probes.core.transcript import Transcript
+
+
+class MessageState(StrEnum):
+    """Every state that a message can be in; the ledger holds exactly one for each message."""
+
+    INTENT = "intent"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    LATE = "late"
+    LOST = "lost"
+    BOUNCED = "bounced"
+    REJECTED = "rejected"
+    DEFERRED = "deferred"
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReport:
+    """The message of a round trip as a verdict shows it; times in seconds, ``None`` where not known.
+
+    ``delivery_seconds`` is the middle of the interval between the last look without the
+    message and the first look with it; ``uncertainty_seconds`` is half that interval's width.
+    """
+
+    id: str
+    state: MessageState
+    submission_seconds: float | None = None
+    transit_seconds: float | None = None
+    delivery_seconds: float | None = None
+    uncertainty_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one run found. ``phases`` are seconds; ``values`` numbers, texts or lists for people and JSON."""
+
+    reason: Reason
+    detail: str = ""
+    phases: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    values: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    certificate_not_after: float | None = None  # unix seconds
+    message: MessageReport | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome that the reason stands for."""
+        return self.reason.outcome
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether the run is ok and yet found something that wants attention."""
+        return self.reason.word == "warning"
+
+
+class PhaseTimer:
+    """Times the named phases of a run in seconds, on the monotonic clock.
+
+    When a run breaks off, ``seconds`` holds what was measured, the broken phase included,
+    and ``current`` names the phase that it broke in. ``transcript`` holds what was said meanwhile;
+    the secrets that it withholds are kept out of every fault that breaks a phase off.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.seconds: dict[str, float] = {}
+        self.current: str | None = None
+        self.transcript = Transcript(clock)
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Return what adds the time spent inside to phase ``name``; phases do not nest."""
+        return _Phase(self, name, self._clock)
+
+
+class _Phase(AbstractContextManager[None]):
+    """One stretch of a phase; a class, because a run enters ten of them and generators cost more."""
+
+    __slots__ = ("_begun", "_clock", "_name", "_timer")
+
+    def __init__(self, timer: PhaseTimer, name: str, clock: Clock) -> None:
+        self._timer, self._name, self._clock = timer, name, clock
+        self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._timer.current = self._name
+        self._begun = self._clock.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        seconds = self._timer.seconds
+        seconds[self._name] = seconds.get(self._name, 0.0) + self._clock.monotonic() - self._begun
+        if kind is None:
+            self._timer.current = None
+        elif isinstance(error, ProbeFault):
+            self._timer.transcript.redaction.fault(error)
+
+
+@dataclass(slots=True)
+class Run:
+    """One execution of a probe: its id (32 hex digits), when it began, and its phase timer."""
+
+    id: str
+    started_at: float  # unix seconds
+    phases: PhaseTimer
+    only_waits: bool = False  # set by the probe once stopping the run loses nothing

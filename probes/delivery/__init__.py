@@ -1,0 +1,1 @@
+"""Handing messages over, and watching them arrive."""

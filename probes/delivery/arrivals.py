@@ -1,0 +1,284 @@
+"""What a copy found in a mailbox means to us, and its record in the ledger.
+
+A copy counts only by a token that verifies. Whatever else it holds is read within bounds
+and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from typing import Protocol
+
+from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState
+from probes.delivery.mailboxes.mailbox import Folder
+from probes.delivery.message_life import AWAITED, Finding, Ledger, Message
+from probes.messages import bounce
+from probes.messages.authentication_results import AuthenticationResults
+from probes.messages.authentication_results import results as authentication_results
+from probes.messages.auto_reply import is_auto_reply
+from probes.messages.bounce import DeliveryReport
+from probes.messages.content_digest import digest_of
+from probes.messages.hops import Hop, hops
+from probes.messages.junk import junk_mark
+from probes.messages.synthetic_message import subject_token, token_text
+from probes.messages.token import TokenSigner
+
+REPORT_OCTETS = bounce.REPORT_LIMIT
+"""How much of a delivery report is read, in octets."""
+
+CONTENT_SECONDS = 20.0
+"""Longest time, in seconds, that fetching one message's content may take; a slower one is not compared."""
+
+_IN_A_THREAD = 256 * 1024  # octets from which on working out a digest would hold up the event loop
+
+_log = logging.getLogger(__name__)
+
+
+class Unexpected(StrEnum):
+    """What a message with our token field can be, other than an awaited arrival."""
+
+    FORGED = "forged"
+    UNKNOWN = "unknown"
+    DUPLICATE = "duplicate"
+    EXPIRED = "expired"
+
+
+class Fate(Enum):
+    """What is to be done with a copy."""
+
+    FOREIGN = auto()  # left alone for good
+    PENDING = auto()  # looked at again next time
+    OURS = auto()  # deleted: provably ours, and accounted for
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """When a copy came into the mailbox: between these two monotonic readings."""
+
+    earliest: float
+    latest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A message whose end is known, and what its header section says of its way if it arrived."""
+
+    message: Message
+    hops: tuple[Hop, ...] = ()
+    authentication: AuthenticationResults | None = None
+
+
+class Observer(Protocol):
+    """Who is told what watching a mailbox brought to light."""
+
+    def settled(self, settled: Settled) -> None:
+        """Take in that a message was found, bounced or given up."""
+        ...
+
+    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
+        """Take in that a message with our token field turned up that nobody awaited."""
+        ...
+
+
+def shift_of(message: Message, clock: Clock) -> float:
+    """Return what turns the message's monotonic readings into this boot's."""
+    if message.boot == clock.boot:
+        return 0.0
+    age = clock.time() - message.created_at
+    return clock.monotonic() - age - message.created_mono
+
+
+class Arrivals:
+    """Accounts for the copies that one mailbox shows.
+
+    ``loops`` names the probes whose messages come back through a forwarder or an auto-responder,
+    which keeps only the token in the subject. ``authserv_id`` is whose Authentication-Results count.
+    """
+
+    def __init__(
+        self,
+        mailbox: str,
+        *,
+        clock: Clock,
+        ledger: Ledger,
+        signer: TokenSigner,
+        observer: Observer,
+        instance: str,
+        retention: float,
+        loops: Container[str] = (),
+        authserv_id: str | None = None,
+    ) -> None:
+        self._mailbox = mailbox
+        self._clock = clock
+        self._ledger = ledger
+        self._signer = signer
+        self._observer = observer
+        self._instance = instance
+        self._retention = retention
+        self._loops = loops
+        self._authserv_id = authserv_id
+        self.tell: Callable[[Settled], None] = observer.settled
+        """Called with each message that is settled; the watcher puts in who tells those that wait."""
+
+    async def account(
+        self, folder: Folder, uid: str, fields: bytes, sighting: Sighting, *, counted: bool
+    ) -> Fate:
+        """Tell what a copy is by its identifying ``fields``, and record it unless it was ``counted`` before.
+
+        Raises `ProbeFault` and `probes.delivery.message_life.LedgerError`; nothing is recorded then.
+        """
+        text = token_text(fields)
+        if text is not None:
+            return await self._message(folder, uid, text, fields, sighting, counted=counted)
+        if bounce.may_be_report(fields):
+            return await self._report(folder, uid)
+        if (text := subject_token(fields)) is not None:
+            return await self._loop(folder, uid, text, sighting)
+        return Fate.FOREIGN
+
+    async def _message(
+        self, folder: Folder, uid: str, text: str, fields: bytes, sighting: Sighting, *, counted: bool
+    ) -> Fate:
+        record = await self._record_of(text)
+        if record is None or record.instance != self._instance:
+            return Fate.FOREIGN
+        if record.state is MessageState.INTENT:  # not yet recorded as sent: the next look counts it
+            return Fate.PENDING
+        if record.probe not in self._loops and is_auto_reply(fields):
+            return Fate.FOREIGN
+        if record.mailbox_uid != uid and not counted:  # else it was counted before a crash or a lost session
+            await self._count(folder, uid, record, sighting)
+        return Fate.OURS
+
+    async def _loop(self, folder: Folder, uid: str, text: str, sighting: Sighting) -> Fate:
+        """Count the first copy that came back; others quote the token, and are not surely ours to delete."""
+        token = self._signer.verify(text)
+        record = await self._ledger.find(token.run) if token is not None else None
+        if record is None or record.probe not in self._loops or record.mailbox != self._mailbox:
+            return Fate.FOREIGN
+        if record.instance != self._instance:
+            return Fate.FOREIGN
+        if record.state is MessageState.INTENT:
+            return Fate.PENDING
+        if record.mailbox_uid != uid:
+            if record.state not in AWAITED:
+                return Fate.FOREIGN
+            await self._count(folder, uid, record, sighting)
+        return Fate.OURS
+
+    async def _record_of(self, text: str) -> Message | None:
+        """Return the message that a token field proves; one that nobody awaits here is told of."""
+        token = self._signer.verify(text)
+        if token is None:
+            self._observer.unexpected_found(self._mailbox, Unexpected.FORGED)
+            return None
+        record = await self._ledger.find(token.run)
+        if record is None or record.mailbox != self._mailbox or record.probe != token.probe:
+            expired = self._clock.time() - token.created_us / 1e6 > self._retention
+            self._observer.unexpected_found(
+                self._mailbox, Unexpected.EXPIRED if expired else Unexpected.UNKNOWN
+            )
+            return None
+        return record
+
+    async def _count(self, folder: Folder, uid: str, record: Message, sighting: Sighting) -> None:
+        """Record a copy of ``record`` as its arrival, or as a duplicate if it has arrived already."""
+        if record.state not in AWAITED:
+            self._observer.unexpected_found(self._mailbox, Unexpected.DUPLICATE)
+            return
+        header_section = await folder.header_section(uid)
+        handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
+        found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
+        authentication = authentication_results(header_section, self._authserv_id)
+        findings = []
+        if folder.is_junk or junk_mark(header_section):
+            findings.append(Finding.JUNKED)
+        if record.digest is not None and await self._is_altered(folder, uid, record):
+            findings.append(Finding.ALTERED)
+        state, latencies = _measured(record, sighting, shift_of(record, self._clock))
+        arrived = await self._ledger.advance(
+            record.id, state, **latencies, mailbox_uid=uid, findings=" ".join(findings)
+        )
+        if arrived is None:
+            self._observer.unexpected_found(self._mailbox, Unexpected.DUPLICATE)
+            return
+        self._settle(Settled(arrived, tuple(found), authentication))
+
+    async def _is_altered(self, folder: Folder, uid: str, record: Message) -> bool:
+        """Compare the content with what was sent; what cannot be fetched in time counts as unaltered."""
+        try:
+            async with asyncio.timeout(CONTENT_SECONDS):
+                raw = await folder.whole(uid, 2 * (record.octets or 0) + 64 * 1024)
+        except ProbeFault as fault:
+            return fault.reason is Reason.RESPONSE_TOO_LARGE
+        except TimeoutError:
+            _log.warning("message %s was not compared: fetching it took too long", record.id)
+            return False
+        if raw is None:
+            return False  # somebody took it away meanwhile
+        if len(raw) > _IN_A_THREAD:
+            return await asyncio.to_thread(digest_of, raw) != record.digest
+        return digest_of(raw) != record.digest
+
+    async def _report(self, folder: Folder, uid: str) -> Fate:
+        """Match a delivery report (RFC 3464) to its message, by the token in the part that it returns."""
+        report = bounce.read_report(await folder.beginning(uid, REPORT_OCTETS))
+        token = self._signer.verify(report.token) if report is not None and report.token is not None else None
+        record = await self._ledger.find(token.run) if token is not None else None
+        if report is None or record is None or record.instance != self._instance:
+            return Fate.FOREIGN
+        if record.state is MessageState.INTENT:
+            return Fate.PENDING
+        if report.action == "failed":
+            await self._bounced(record, report)
+        return Fate.OURS
+
+    async def _bounced(self, record: Message, report: DeliveryReport) -> None:
+        bounced = await self._ledger.advance(
+            record.id,
+            MessageState.BOUNCED,
+            reason=str(bounce.reason_of(report.enhanced_status_code)),
+            detail=report.diagnostic or f"reported by {report.reporting_mta}",
+            enhanced_status_code=report.enhanced_status_code,
+        )
+        if bounced is None:
+            _log.warning("message %s is %s, and bounced: %s", record.id, record.state, report.diagnostic)
+        else:
+            self._settle(Settled(bounced))
+
+    async def give_up(self, message: Message) -> None:
+        """Settle a message that a look after its deadline did not show."""
+        # Where our own end left it open, nobody can say that a server ever had the message.
+        ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
+        lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
+        if lost is None:  # it is ours, or an earlier look that broke off has counted it already
+            lost = await self._ledger.find(message.id)
+        self._settle(Settled(lost or message))
+
+    def _settle(self, settled: Settled) -> None:
+        self.tell(settled)
+
+
+def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[MessageState, dict[str, object]]:
+    """Return state and latencies of a message that came in between the two readings of ``sighting``."""
+    created = record.created_mono + shift
+    connected = record.connected_mono + shift if record.connected_mono is not None else created
+    dot = record.dot_mono + shift if record.dot_mono is not None else connected
+    earliest = max(sighting.earliest, dot)
+    latest = max(sighting.latest, earliest)
+    middle = (earliest + latest) / 2
+    accepted = record.accepted_mono
+    # Only what provably came late is late: an interval that we widened ourselves proves nothing.
+    late = record.state is MessageState.LOST or earliest > created + record.deadline_seconds
+    return MessageState.LATE if late else MessageState.DELIVERED, {
+        "delivery_seconds": middle - connected,
+        "uncertainty_seconds": (latest - earliest) / 2,
+        "transit_seconds": max(0.0, middle - accepted - shift) if accepted is not None else None,
+    }

@@ -1,0 +1,1 @@
+"""Mailboxes as the watcher reads them, one module a protocol."""

@@ -1,0 +1,116 @@
+"""What watching asks of a mailbox, whichever protocol opens it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+HEADER_LIMIT = 64 * 1024
+"""Most octets of a message's header section that are read."""
+
+IDENTIFYING = (
+    *("X-Mailsonde-Token", "Content-Type", "Subject"),
+    *("Auto-Submitted", "X-Autoreply", "X-Autorespond", "X-Autoresponse", "Precedence"),
+)
+"""The header fields that tell what a copy may be to us; see `Folder.identify`."""
+
+
+class Folder(Protocol):
+    """One folder as one look shows it. Methods that ask the server raise `probes.core.faults.ProbeFault`."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name; empty for POP3, which has one folder."""
+        ...
+
+    @property
+    def is_junk(self) -> bool:
+        """Whether this is where the server puts what it takes for junk."""
+        ...
+
+    @property
+    def absent_at(self) -> float:
+        """Monotonic reading: what the folder does not show was not there at some moment after this."""
+        ...
+
+    @property
+    def listed_at(self) -> float:
+        """Monotonic reading: what the folder shows was there before this."""
+        ...
+
+    @property
+    def uids(self) -> Sequence[str]:
+        """Newest first, without what was set aside; unique over the mailbox's life."""
+        ...
+
+    def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Yield uids with a header section that has at least the fields in `IDENTIFYING`.
+
+        A copy that is gone is left out. One whose header section is beyond `HEADER_LIMIT` is set
+        aside; the fault that says so may have ended the session.
+        """
+        ...
+
+    async def header_section(self, uid: str) -> bytes:
+        """Return the whole header section of a copy that was identified in this look."""
+        ...
+
+    async def beginning(self, uid: str, octets: int) -> bytes:
+        """Return about the first ``octets`` of a copy, headers included, or what there is of them."""
+        ...
+
+    async def whole(self, uid: str, limit: int) -> bytes | None:
+        """Return a whole copy, ``None`` if it is gone; over ``limit`` octets is `RESPONSE_TOO_LARGE`."""
+        ...
+
+    def set_aside(self, uid: str) -> None:
+        """Never show this copy again: it is not ours, or not ours to delete."""
+        ...
+
+    async def delete(self, uid: str) -> None:
+        """Delete a copy; that holds once the look has ended without a fault."""
+        ...
+
+
+OpenFolder = Callable[[], Awaitable[Folder]]
+
+
+class Mailbox(Protocol):
+    """A mailbox that is looked into again and again, by one session at a time."""
+
+    looks: float
+    """Looks to be spent on a message, on average."""
+
+    shortest_gap: float
+    """Shortest pause between looks, in seconds."""
+
+    stays_open: bool
+    """Whether the session lives on between looks, and so wants looks that keep it alive."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that a message may come into; known after the first look."""
+        ...
+
+    async def admit(self) -> None:
+        """Return when a look may begin; its wait is no part of the look."""
+        ...
+
+    def look(self) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
+        """Look once: the folders that are due now, each to be opened and done with before the next.
+
+        Raises `probes.core.faults.ProbeFault`.
+        """
+        ...
+
+    async def news(self) -> None:
+        """Return once the server says that the mailbox changed; wait for ever where it cannot say that.
+
+        Cancelling it costs nothing. Raises `probes.core.faults.ProbeFault` when the session ended.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the session."""
+        ...

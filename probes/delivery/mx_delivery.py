@@ -1,0 +1,117 @@
+"""Sending to the MX hosts of a domain as mail servers do (RFC 5321 section 5.1), to each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import dns.name
+import dns.rdtypes.ANY.MX
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+from pydantic import Field
+
+from probes.core.faults import ProbeFault, legible
+from probes.core.reasons import Reason
+from probes.core.settings import CertificateFile, HostName, ServerSettings, Settings, is_host_name
+from probes.posture.mx import NULL
+from probes.protocols.dns import Resolver, ResolverSettings
+
+MOST_HOSTS = 20
+"""Most MX hosts of a domain that are sent to, the most preferred first."""
+
+
+class MxDeliverySettings(Settings):
+    """How messages go to MX hosts."""
+
+    port: int = Field(default=25, ge=1, le=65535)
+    tls: Literal["opportunistic", "required"] = Field(
+        default="opportunistic",
+        description="`required` wants STARTTLS with a certificate that is verified for the host's name.",
+    )
+    tls_ca: CertificateFile | None = Field(
+        default=None, description="PEM file to trust instead of the system's, with `tls: required`."
+    )
+    ehlo_name: HostName | None = Field(
+        default=None, description="Name in EHLO. Many hosts want one that DNS knows. Default: an address."
+    )
+    resolver: ResolverSettings = Field(
+        default_factory=ResolverSettings, description="Whom to ask. Default: the system's first name server."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MxHost:
+    """An MX host that mail can be sent to: its name, and how to reach its first address."""
+
+    name: str
+    server: ServerSettings
+
+
+class MxDelivery:
+    """Finds the MX hosts of one domain."""
+
+    def __init__(self, domain: str, settings: MxDeliverySettings) -> None:
+        self.domain = domain.lower()
+        self._settings = settings
+        self._resolver = Resolver(settings.resolver)
+
+    async def hosts(self) -> tuple[list[MxHost], list[str]]:
+        """Return the hosts that have an address, most preferred first, and the names of those that have none.
+
+        Raises `ProbeFault`: `MX_NULL` or `MX_MISSING` where the domain takes no mail, what DNS says where it
+        gives no answer, `MX_TARGET_UNRESOLVED` where no host has an address.
+        """
+        reached, unreached = [], []
+        for name in await self._names():
+            address = await self._address(name)
+            if address is None:
+                unreached.append(name)
+            else:
+                reached.append(MxHost(name, self._server(name, address)))
+        if not reached:
+            raise ProbeFault(Reason.MX_TARGET_UNRESOLVED, f"no MX host of {self.domain} has an address")
+        return reached, unreached
+
+    async def _names(self) -> Sequence[str]:
+        answer = await self._resolver.ask(self.domain, "MX")
+        found = sorted(
+            (rdata.preference, rdata.exchange.to_text(omit_final_dot=True).lower())
+            for rdata in answer.records
+            if isinstance(rdata, dns.rdtypes.ANY.MX.MX)
+        )
+        if not found:
+            return [self.domain]  # the implicit MX
+        names = [name for _, name in found if is_host_name(name)]
+        if not names and all(name in {"", NULL, "@"} for _, name in found):
+            raise ProbeFault(Reason.MX_NULL, f"{self.domain} has a null MX: it says that it takes no mail")
+        if not names:
+            raise ProbeFault(Reason.MX_TARGET_INVALID, legible(found[0][1], 80))
+        return list(dict.fromkeys(names))[:MOST_HOSTS]
+
+    async def _address(self, name: str) -> str | None:
+        """Return the first address of a host; ``None`` where it surely has none."""
+        for rdtype in ("A", "AAAA"):
+            try:
+                answer = await self._resolver.ask(dns.name.from_text(name), rdtype)
+            except ProbeFault as fault:
+                if fault.reason is Reason.DNS_NXDOMAIN:
+                    return None
+                raise
+            for rdata in answer.records:
+                if isinstance(rdata, dns.rdtypes.IN.A.A | dns.rdtypes.IN.AAAA.AAAA):
+                    return str(rdata.address)
+        return None
+
+    def _server(self, name: str, address: str) -> ServerSettings:
+        verified = self._settings.tls == "required"
+        return ServerSettings.model_construct(
+            protocol="smtp",
+            host=address,
+            port=self._settings.port,
+            tls="starttls" if verified else "opportunistic",
+            tls_ca=self._settings.tls_ca,
+            tls_server_name=name,
+            ehlo_name=self._settings.ehlo_name,
+        )

@@ -1,0 +1,50 @@
+"""What share of messages is to arrive within what time, and whether a run kept to that."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from probes.core.reasons import Outcome
+from probes.core.settings import Duration, Settings, between
+from probes.core.verdict import Verdict
+
+_PERCENTAGE = re.compile(r"(\d{1,2}(?:\.\d{1,4})?)\s?%")
+
+
+def parse_percentage(value: object) -> float:
+    """Return the ratio of a percentage such as ``99.5%``, above 0 and below 100; else ValueError."""
+    match = _PERCENTAGE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0.0:
+        raise ValueError(f"{value!r} is not a percentage below 100 such as 99.5%")
+    return round(float(match[1]) / 100.0, 8)
+
+
+class SloSettings(Settings):
+    """A service level objective: the share of a route's messages that is to arrive in time."""
+
+    objective: Annotated[
+        float, BeforeValidator(parse_percentage), WithJsonSchema({"type": "string", "examples": ["99.5%"]})
+    ] = Field(description="Share of the messages, below 100%.")
+    within: Annotated[Duration, between(0.01, 86400)] = Field(
+        description="How long a message may take; one that takes longer counts as bad."
+    )
+
+    def is_good(self, verdict: Verdict) -> bool | None:
+        """Return whether a run's message arrived in time; ``None`` where nobody can say.
+
+        Nobody can where a fault of ours hid the outcome, or where the message arrived and the interval of
+        its arrival reaches to both sides of the limit and is wider than the latency.
+        """
+        if verdict.outcome is Outcome.UNKNOWN:
+            return None
+        message = verdict.message
+        if verdict.outcome is Outcome.FAILED:
+            return False
+        if message is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
+            return None
+        if message.uncertainty_seconds > max(1.0, message.delivery_seconds / 2):
+            return None
+        return message.delivery_seconds <= self.within

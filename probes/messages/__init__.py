@@ -1,0 +1,1 @@
+"""The synthetic message, and what becomes of its copy."""

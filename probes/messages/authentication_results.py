@@ -1,0 +1,74 @@
+"""What the receiving host found of SPF, DKIM and DMARC: the field Authentication-Results (RFC 8601)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from probes.core.faults import legible
+from probes.messages.header_section import values_of, without_comments
+
+METHODS = ("spf", "dkim", "dmarc")
+"""The methods whose results are kept."""
+
+_RESULTS = frozenset(
+    {"none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"}
+)  # RFC 8601 section 2.7
+_OLD_NAMES = {"hardfail": "fail"}
+_RESULT = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]{0,40})\s*(?:/\s*\d{1,4}\s*)?=\s*([A-Za-z]{1,40})")
+_VALUE_LIMIT = 8000
+_OLDEST_HOP = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticationResults:
+    """Results by method: words of RFC 8601, or ``other``; a method that was not checked is not there."""
+
+    authserv_id: str  # who says so, fit to show; empty where Exchange writes the field, which names nobody
+    methods: Mapping[str, str]
+
+    def as_object(self) -> dict[str, object]:
+        """Return what JSON shows."""
+        return {"authserv_id": self.authserv_id, **{method: self.methods.get(method) for method in METHODS}}
+
+
+def results(header_section: bytes, authserv_id: str | None = None) -> AuthenticationResults | None:
+    """Return what the host ``authserv_id`` found, or, without one, the host of the topmost field.
+
+    A field below the oldest Received came with the message, and counts for nothing (RFC 8601 section
+    7.1). A host in between can still have forged one: to name the receiving host's
+    ``authserv_id`` rules that out where that host removes fields in its name, as section 5 wants.
+    """
+    hops = list(_OLDEST_HOP.finditer(header_section))
+    above = header_section[: hops[-1].start()] if hops else header_section
+    wanted = authserv_id.lower() if authserv_id is not None else None
+    found: dict[str, str] = {}
+    for value in values_of(above, "Authentication-Results"):
+        said_by, *statements = _statements(without_comments(value[:_VALUE_LIMIT]))
+        if wanted is None:
+            wanted = said_by.lower()
+        if said_by.lower() != wanted:
+            continue
+        for statement in statements:
+            _take_in(found, statement)
+    return None if not found else AuthenticationResults(legible(wanted or "", 255), found)
+
+
+def _statements(value: str) -> list[str]:
+    """Return the authserv-id and the statements; Exchange leaves the id out."""
+    first, *others = value.split(";")
+    if "=" in first:
+        return ["", first, *others]
+    return [first.split()[0] if first.split() else "", *others]
+
+
+def _take_in(found: dict[str, str], statement: str) -> None:
+    match = _RESULT.match(statement)
+    if match is None or match[1].lower() not in METHODS:
+        return
+    method, word = match[1].lower(), match[2].lower()
+    word = _OLD_NAMES.get(word, word)
+    result = word if word in _RESULTS else "other"
+    if result == "pass" or method not in found:  # of several signatures, one that verifies is enough
+        found[method] = result

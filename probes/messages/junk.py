@@ -1,0 +1,47 @@
+"""Whether a spam filter on the way took the message for junk, by the fields that it added."""
+
+from __future__ import annotations
+
+import re
+
+from probes.messages.header_section import values_of
+
+JUNK_LEVEL = 5
+"""Spam confidence level, from -1 to 9, at which Exchange starts to move messages to the junk folder."""
+
+_YES = re.compile(r"yes(?![\w-])", re.IGNORECASE)
+_SPAM_ACTIONS = frozenset({"add header", "rewrite subject", "reject"})
+_VERDICTS = frozenset({"SPM", "SKB"})
+_CATEGORIES = frozenset({"SPM", "HSPM", "PHSH", "HPHISH", "HPHSH"})
+
+
+def junk_mark(header_section: bytes) -> str | None:
+    """Return the name of the first field by which a filter marked the message as junk; ``None`` if none did.
+
+    Of several fields of one name, as of several filters on the way, any counts.
+    """
+    for name in ("X-Spam-Flag", "X-Spam-Status", "X-Spam"):
+        if any(_YES.match(value) for value in values_of(header_section, name)):
+            return name.lower()
+    if any(action.lower() in _SPAM_ACTIONS for action in values_of(header_section, "X-Rspamd-Action")):
+        return "x-rspamd-action"
+    if any(_is_junk_level(level) for level in values_of(header_section, "X-MS-Exchange-Organization-SCL")):
+        return "x-ms-exchange-organization-scl"
+    for said in map(_pairs, values_of(header_section, "X-Forefront-Antispam-Report")):
+        if (
+            _is_junk_level(said.get("SCL", ""))
+            or said.get("SFV") in _VERDICTS
+            or said.get("CAT") in _CATEGORIES
+        ):
+            return "x-forefront-antispam-report"
+    return None
+
+
+def _is_junk_level(text: str) -> bool:
+    return len(text) == 1 and text.isascii() and text.isdecimal() and int(text) >= JUNK_LEVEL
+
+
+def _pairs(report: str) -> dict[str, str]:
+    """Return what stands in ``CIP:192.0.2.1;SCL:5;SFV:SPM``, in upper case."""
+    pairs = (pair.partition(":") for pair in report.upper().split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,1 @@
+"""Findings about domains: pure functions over gathered records."""

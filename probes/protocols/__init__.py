@@ -1,0 +1,1 @@
+"""Clients of the protocols that mail depends on, and their parsers."""

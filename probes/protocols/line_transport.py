@@ -1,0 +1,276 @@
+"""A line transport for text protocols: every wait timed, every read capped, no injected bytes believed."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+from probes.core.faults import ProbeFault, fault_of
+from probes.core.reasons import Outcome, Reason
+from probes.core.transcript import REPLY, Transcript
+from probes.core.verdict import PhaseTimer
+from probes.protocols.tls import certificate_not_after, description
+
+BUFFER_LIMIT = 64 * 1024
+"""Most octets that wait unread, beyond one chunk from the network; a faster server has to wait."""
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+
+
+async def connect_tcp(
+    make_protocol: Callable[[], ProtocolT],
+    host: str,
+    port: int,
+    phases: PhaseTimer,
+    timeout: float,  # noqa: ASYNC109 # one budget for all addresses
+) -> ProtocolT:
+    """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
+
+    The addresses are tried in the resolver's order (RFC 6724) within ``timeout`` seconds
+    altogether, each with an equal share of the time that is left. If none answers, raises
+    `ProbeFault` with the first fault that is the server's, else the first that is ours.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + timeout
+    addresses = [host]
+    if not _is_literal(host):
+        with phases.phase("resolve"):
+            addresses = await _resolve(host, port, timeout)
+    faults = []
+    with phases.phase("connect"):
+        for position, address in enumerate(addresses):
+            share = (ends - loop.time()) / (len(addresses) - position)
+            try:
+                protocol = await _connect(make_protocol, address, port, share)
+            except ProbeFault as fault:
+                phases.transcript.note(fault.detail)
+                faults.append(fault)
+            else:
+                phases.transcript.note(f"connected to {address} port {port}")
+                return protocol
+        raise next((fault for fault in faults if fault.reason.outcome is Outcome.FAILED), faults[0])
+
+
+async def _resolve(host: str, port: int, seconds: float) -> list[str]:
+    try:
+        async with asyncio.timeout(seconds):
+            with translated():
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s") from error
+    except UnicodeError as error:  # a label longer than 63 octets
+        raise ProbeFault(Reason.DNS_NXDOMAIN, f"{host}: no name that DNS can hold") from error
+    return [str(entry[4][0]) for entry in found]
+
+
+async def _connect(
+    make_protocol: Callable[[], ProtocolT], address: str, port: int, seconds: float
+) -> ProtocolT:
+    try:
+        async with asyncio.timeout(seconds):
+            _, protocol = await asyncio.get_running_loop().create_connection(make_protocol, address, port)
+    except OSError as error:  # a timeout is one too
+        silent = isinstance(error, TimeoutError) and error.errno is None
+        said = ProbeFault(Reason.CONNECT_TIMEOUT, "no answer in time") if silent else fault_of(error)
+        # What the kernel refuses for a cause of its own, such as a missing IPv6, is no server's fault.
+        said = said or ProbeFault(Reason.NETWORK_UNREACHABLE, error.strerror or str(error))
+        raise ProbeFault(said.reason, f"{address} port {port}: {said.detail}") from error
+    return protocol
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what sockets and TLS raise into a `ProbeFault`; anything else passes."""
+    try:
+        yield
+    except (OSError, EOFError, ssl.SSLError) as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise  # asyncio's own: the caller knows which wait it was
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+class _Receiver(asyncio.Protocol):
+    """Keeps what arrives until it is read, and stops the network while too much waits."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.transport: asyncio.Transport | None = None
+        self.ended: Exception | None = None
+        self._arrival = asyncio.Event()
+        self._paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self._arrival.set()
+        if len(self.buffer) > BUFFER_LIMIT and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> None:
+        self._end(EOFError("the server closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or EOFError("the server closed the connection"))
+
+    def _end(self, reason: Exception) -> None:
+        self.ended = self.ended or reason
+        self._arrival.set()
+
+    async def more(self) -> None:
+        """Wait for more octets; raises what ended the connection when none will come."""
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+        if self.ended is not None:
+            raise self.ended
+        self._arrival.clear()
+        await self._arrival.wait()
+
+
+class LineTransport:
+    """A connection that is read and written in lines that end in CRLF.
+
+    ``timeout`` is the longest wait in seconds for what one call needs. Every method raises
+    `ProbeFault`; a fault or a cancellation closes the connection at once, but for `readable`.
+    """
+
+    def __init__(self, receiver: _Receiver, timeout: float, transcript: Transcript) -> None:
+        self._receiver = receiver
+        self._timeout = timeout
+        self._transcript = transcript
+        self.certificate_not_after: float | None = None
+
+    @classmethod
+    async def connect(
+        cls,
+        host: str,
+        port: int,
+        phases: PhaseTimer,
+        timeout: float,  # noqa: ASYNC109 # kept for every later wait
+    ) -> LineTransport:
+        """Connect as `connect_tcp` does."""
+        return cls(await connect_tcp(_Receiver, host, port, phases, timeout), timeout, phases.transcript)
+
+    async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
+        """Encrypt the connection; octets that already wait were injected before it (RFC 2595 section 2.1)."""
+        if self.unread:
+            self.abort()
+            raise ProbeFault(Reason.TLS_INJECTION, self.unread)
+        with self._closing_on_failure(Reason.TLS_HANDSHAKE):
+            async with asyncio.timeout(self._timeout):
+                upgraded = await asyncio.get_running_loop().start_tls(
+                    self._live(),
+                    self._receiver,
+                    context,
+                    server_hostname=server_name,
+                    ssl_handshake_timeout=self._timeout + 1,  # the loop's own, which must not come first
+                )
+            if upgraded is None:
+                raise ConnectionResetError("the connection closed during the TLS handshake")
+            self._receiver.transport = upgraded
+            encrypted = upgraded.get_extra_info("ssl_object")
+            self._transcript.note(description(encrypted))
+            self.certificate_not_after = certificate_not_after(encrypted)
+
+    @property
+    def unread(self) -> bytes:
+        """The beginning of what arrived and was not read yet: more than a transcript keeps of it."""
+        return bytes(self._receiver.buffer[: 2 * REPLY])
+
+    async def read_line(self, limit: int, *, is_mail: bool = False) -> bytes:
+        """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`.
+
+        The transcript and the fault show the beginning of a line that is too long, unless it ``is_mail``.
+        """
+        buffer = self._receiver.buffer
+        end = buffer.find(b"\n")
+        if end < 0:  # else nothing to wait for, and no timer to set up for each line of a long listing
+            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+                async with asyncio.timeout(self._timeout):
+                    while end < 0 and len(buffer) <= limit:
+                        searched = len(buffer)
+                        await self._receiver.more()
+                        end = buffer.find(b"\n", searched)
+        if not 0 <= end <= limit:
+            self.abort()
+            detail = f"more than {limit} octets"
+            if not is_mail:
+                begins = bytes(buffer[:end] if end >= 0 else buffer)
+                detail += f": {self._transcript.quoted(begins, cut=True)}"
+            raise ProbeFault(Reason.LINE_TOO_LONG, detail)
+        line = bytes(buffer[:end]).removesuffix(b"\r")
+        del buffer[: end + 1]
+        return line
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Return the next ``count`` octets, whatever they are; the caller bounds how many it asks for."""
+        buffer = self._receiver.buffer
+        if len(buffer) < count:
+            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+                async with asyncio.timeout(self._timeout):
+                    while len(buffer) < count:
+                        await self._receiver.more()
+        octets = bytes(buffer[:count])
+        del buffer[:count]
+        return octets
+
+    async def readable(self) -> None:
+        """Return once something unread waits or the connection has ended, however long that takes.
+
+        Unlike every other wait, one that is cancelled leaves the connection as it is.
+        """
+        if not self._receiver.buffer and self._receiver.ended is None:
+            await self._receiver.more()
+
+    def write_line(self, *words: bytes, public: str | None = None) -> None:
+        """Send one line; ValueError for words with CR, LF or NUL, which could smuggle in another command.
+
+        Of a line with credentials the transcript shows only its beginning ``public``, which may be empty.
+        """
+        line = b" ".join(words)
+        if any(octet in line for octet in (b"\r", b"\n", b"\0")):
+            raise ValueError("a command line cannot hold CR, LF or NUL")
+        with self._closing_on_failure(Reason.CONNECTION_LOST):
+            self._live().write(line + b"\r\n")
+        self._transcript.sent(line, public)
+
+    def _live(self) -> asyncio.Transport:
+        if self._receiver.transport is None or self._receiver.transport.is_closing():
+            raise self._receiver.ended or ConnectionResetError("the connection is closed")
+        return self._receiver.transport
+
+    @contextmanager
+    def _closing_on_failure(self, when_slow: Reason) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except TimeoutError as error:
+            self.abort()
+            raise ProbeFault(when_slow, f"no answer after {self._timeout:g} s") from error
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Close the connection at once, whatever is under way; may be called again."""
+        if self._receiver.transport is not None:
+            self._receiver.transport.abort()

@@ -1,0 +1,135 @@
+"""POP3 as pure functions: what the octets of a server mean (RFC 1939, 2449, 3206, 5034)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from probes.core.faults import ProbeFault, legible
+from probes.core.reasons import Reason
+
+LINE_LIMIT = 2048
+"""Longest status or listing line, in octets; RFC 2449 allows 512."""
+
+MOST_MESSAGES = 100_000
+"""Most messages of a mailbox that a listing may hold."""
+
+LONGEST_PAUSE = 3600.0
+"""Longest time in seconds that a server can ask to be left alone; beyond it we look again all the same."""
+
+_ATOMS = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+_RESPONSE_CODE = re.compile(rb"\[([A-Z][A-Z0-9/-]{0,30})\]", re.IGNORECASE)
+_BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
+_TIMESTAMP = re.compile(rb"<%s@(?:%s|\[[\x21-\x5a\x5e-\x7e]+\])>" % (_ATOMS, _ATOMS))
+_UNIQUE_ID = re.compile(rb"[\x21-\x7e]{1,70}")
+
+_REASON_OF_CODE: Mapping[bytes, Reason] = {
+    b"IN-USE": Reason.POP3_IN_USE,
+    b"LOGIN-DELAY": Reason.POP3_LOGIN_DELAY,
+    b"AUTH": Reason.AUTH_FAILED,
+    b"SYS/TEMP": Reason.POP3_SYS_TEMP,
+    b"SYS/PERM": Reason.POP3_SYS_PERM,
+}
+
+
+def status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
+    """Return the text after ``+OK``; an ``-ERR`` raises `ProbeFault`.
+
+    Its reason is what its response code says, else ``refusal``. Anything else is `PROTOCOL_ERROR`.
+    """
+    word, _, text = line.partition(b" ")
+    if word == b"+OK":
+        return text
+    if word != b"-ERR":
+        raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a POP3 reply: " + line[:200])
+    backoff = _BACKOFF.search(text)
+    retry_after = min(int(backoff[1]) / 1000, LONGEST_PAUSE) if backoff else None
+    code = _RESPONSE_CODE.match(text)
+    reason = _REASON_OF_CODE.get(code[1].upper(), refusal) if code else refusal
+    if retry_after is not None and reason is refusal:
+        reason = Reason.POP3_LOGIN_DELAY
+    raise ProbeFault(reason, text, retry_after=retry_after)
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server says in answer to CAPA (RFC 2449); empty for a server that has no CAPA."""
+
+    words: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, lines: Iterable[bytes]) -> Capabilities:
+        """Return the capabilities of CAPA's lines."""
+        shown = [legible(line, 200) for line in lines]
+        return cls({word.upper(): rest for line in shown for word, _, rest in [line.partition(" ")] if word})
+
+    def has(self, word: str) -> bool:
+        """Whether the capability is there."""
+        return word in self.words
+
+    @property
+    def sasl_mechanisms(self) -> frozenset[str]:
+        """The SASL mechanisms offered (RFC 5034), in upper case."""
+        return frozenset(self.words.get("SASL", "").upper().split())
+
+    @property
+    def login_delay(self) -> float | None:
+        """Seconds that the server wants between two logins, where it says so."""
+        first = self.words.get("LOGIN-DELAY", "").split(" ")[0]
+        known = first.isascii() and first.isdecimal() and len(first) < 7
+        return min(float(first), LONGEST_PAUSE) if known else None
+
+    def listed(self) -> list[str]:
+        """Return the capabilities as a server writes them, sorted."""
+        return sorted(f"{word} {rest}".strip() for word, rest in self.words.items())
+
+
+def unstuffed(line: bytes) -> bytes | None:
+    """Return a line of a multi-line response without its stuffed dot; ``None`` for the line that ends it."""
+    if line == b".":
+        return None
+    return line[1:] if line.startswith(b".") else line
+
+
+def parse_stat(text: bytes) -> tuple[int, int]:
+    """Return messages and octets of STAT's answer."""
+    return _number(text, 0), _number(text, 1)
+
+
+def parse_unique_id(line: bytes) -> tuple[int, str]:
+    """Return message number and unique id of a line of UIDL (RFC 1939 section 7)."""
+    number, _, unique_id = line.partition(b" ")
+    unique_id = unique_id.strip()
+    if not _UNIQUE_ID.fullmatch(unique_id):
+        raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a line of UIDL: " + line[:100])
+    return _number(number, 0), unique_id.decode("ascii")
+
+
+def _number(text: bytes, position: int) -> int:
+    words = text.split()
+    if len(words) <= position or not words[position].isdigit() or len(words[position]) > 15:
+        raise ProbeFault(Reason.PROTOCOL_ERROR, b"no number where one belongs: " + text[:100])
+    return int(words[position])
+
+
+def timestamp_of(banner: bytes) -> bytes | None:
+    """Return the time stamp of a banner that offers APOP, ``None`` without one (RFC 1939 section 7).
+
+    It must be a sound message id (RFC 5322 section 3.6.4, without its obsolete forms): other octets
+    let who sits in between learn the password from MD5 collisions.
+    """
+    match = _TIMESTAMP.search(banner)
+    return match[0] if match else None
+
+
+def apop_digest(timestamp: bytes, password: str) -> bytes:
+    """Return APOP's answer to the banner's time stamp."""
+    return hashlib.md5(timestamp + password.encode(), usedforsecurity=False).hexdigest().encode()
+
+
+def plain_response(username: str, password: str) -> bytes:
+    """Return the response of SASL PLAIN (RFC 4616), in base64."""
+    return base64.b64encode(f"\0{username}\0{password}".encode())

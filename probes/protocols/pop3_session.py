@@ -1,0 +1,281 @@
+"""A POP3 session: the dialogue around `probes.protocols.pop3`, each phase timed (RFC 1939)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Self
+
+from pydantic import SecretStr
+
+from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.settings import ServerSettings
+from probes.core.verdict import PhaseTimer
+from probes.protocols import pop3 as pop3
+from probes.protocols.line_transport import LineTransport
+from probes.protocols.pop3 import LINE_LIMIT, MOST_MESSAGES, Capabilities
+from probes.protocols.tls import client_context
+
+INITIAL_RESPONSE_LINE = 255
+"""Longest AUTH line, in octets, that may carry an initial response (RFC 5034 section 4)."""
+
+READ_PAST = 64 * 1024 * 1024
+"""Most octets of one answer that are read for the sake of its beginning; more close the session."""
+
+CAPABILITY_LINES = 200
+"""Most lines that CAPA may answer."""
+
+
+class Pop3Session:
+    """One connection to a POP3 server. Every method raises `ProbeFault`; `abort` ends it at once."""
+
+    def __init__(self, server: ServerSettings, wire: LineTransport, phases: PhaseTimer, clock: Clock) -> None:
+        self._server = server
+        self._wire = wire
+        self._phases = phases
+        self._clock = clock
+        self.greeting = b""
+        self.gave_up = False
+        """Whether an answer beyond its limit made us close the connection."""
+        self._may_hold_mail = False  # whether octets out of their turn may belong to a message
+        self.capabilities = Capabilities({})
+        self.login_sent_at = float("-inf")
+        """Monotonic reading right before the login's last line went out: the server takes its picture of
+        the mailbox after it, so what the session does not show was not there at some moment after it."""
+
+    @property
+    def certificate_not_after(self) -> float | None:
+        """When the server's certificate expires, in unix seconds; ``None`` without TLS."""
+        return self._wire.certificate_not_after
+
+    async def open(self) -> Self:
+        """Greet and encrypt as configured; no login yet."""
+        server = self._server
+        if server.tls == "implicit":
+            await self._encrypt()
+        with self._phases.phase("greeting"):
+            self.greeting = pop3.status(await self._answer(), Reason.POP3_ERROR)
+        await self._learn_capabilities()
+        if server.tls == "starttls":
+            if not self.capabilities.has("STLS"):
+                raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to CAPA has no STLS")
+            with self._phases.phase("starttls"):
+                if self._wire.unread:
+                    raise ProbeFault(Reason.TLS_INJECTION, self._wire.unread)
+                await self._command(b"STLS")
+            await self._encrypt()
+            await self._learn_capabilities()
+        return self
+
+    async def _encrypt(self) -> None:
+        name = self._server.tls_server_name or self._server.host
+        with self._phases.phase("tls"):
+            await self._wire.start_tls(client_context(self._server.tls_ca), name)
+
+    async def _learn_capabilities(self) -> None:
+        """Ask CAPA; before TLS its answer is only good for finding STLS, and is replaced after it."""
+        with self._phases.phase("capa"):
+            self._send(b"CAPA")
+            answer = await self._answer()
+            if answer.startswith(b"-ERR"):
+                self.capabilities = Capabilities({})  # an older server without CAPA
+                return
+            pop3.status(answer)
+            lines = []
+            async for line in self._lines(CAPABILITY_LINES):
+                self._phases.transcript.received(line)
+                lines.append(line)
+            self.capabilities = Capabilities.parse(lines)
+
+    async def log_in(self, username: str, password: SecretStr) -> None:
+        """Log in by the configured way, or the best one offered; the mailbox is open after it."""
+        secret = password.get_secret_value()
+        response = pop3.plain_response(username, secret)
+        digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", secret)
+        self._phases.transcript.redaction.add(secret, response.decode(), digest.decode())
+        with self._phases.phase("login"):
+            way = self._way()
+            try:
+                if way == "apop":
+                    answer = await self._login_line(b"APOP", username.encode(), digest, public="APOP")
+                elif way == "plain":
+                    answer = await self._auth_plain(response)
+                else:
+                    self._send(b"USER", username.encode(), public="USER")
+                    pop3.status(await self._answer(), Reason.AUTH_FAILED)
+                    answer = await self._login_line(b"PASS", secret.encode(), public="PASS")
+                pop3.status(answer, Reason.AUTH_FAILED)
+            except ProbeFault as fault:
+                if fault.reason is Reason.POP3_LOGIN_DELAY and fault.retry_after is None:
+                    fault.retry_after = self.capabilities.login_delay
+                raise
+
+    async def _auth_plain(self, response: bytes) -> bytes:
+        if len(b"AUTH PLAIN ") + len(response) + 2 > INITIAL_RESPONSE_LINE:
+            answer = await self._login_line(b"AUTH PLAIN", public=None)
+        else:
+            answer = await self._login_line(b"AUTH PLAIN", response, public="AUTH PLAIN")
+        if answer == b"+" or answer.startswith(b"+ "):  # some servers ask even after an initial response
+            answer = await self._login_line(response, public="")
+        return answer
+
+    async def _login_line(self, *words: bytes, public: str | None) -> bytes:
+        self.login_sent_at = self._clock.monotonic()
+        self._send(*words, public=public)
+        return await self._answer()
+
+    def _way(self) -> str:
+        """Choose how to log in; in clear, a way that does not show the password comes first."""
+        in_clear = self._server.tls == "none"
+        offered = {
+            "apop": pop3.timestamp_of(self.greeting) is not None,
+            "plain": "PLAIN" in self.capabilities.sasl_mechanisms,
+            # A server without CAPA knows USER: RFC 1939 has no other way for it but APOP.
+            "user": self.capabilities.has("USER") or not self.capabilities.words,
+        }
+        wanted = self._server.auth
+        order = ("apop", "plain", "user") if in_clear else ("plain", "user", "apop")
+        for way in order if wanted == "auto" else (wanted,):
+            if offered.get(way):
+                return way
+        found = ", ".join(way for way, there in offered.items() if there) or "none"
+        raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
+
+    def _send(self, *words: bytes, public: str | None = None) -> None:
+        """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
+        if unread := self._wire.unread:
+            shown = f"{len(unread)} octets or more, not shown"
+            if not self._may_hold_mail:
+                shown = self._phases.transcript.quoted(unread.rstrip(b"\r\n"))
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {shown}")
+        self._wire.write_line(*words, public=public)
+
+    async def _command(self, *words: bytes) -> bytes:
+        self._send(*words)
+        return pop3.status(await self._answer())
+
+    async def _answer(self) -> bytes:
+        """Return the line that says how a command went; what may follow it is mail, and is not kept."""
+        line = await self._wire.read_line(LINE_LIMIT, is_mail=self._may_hold_mail)
+        if self._may_hold_mail and not line.startswith((b"+OK", b"-ERR")):
+            raise ProbeFault(
+                Reason.PROTOCOL_ERROR, f"not a POP3 reply: {len(line)} octets or more, not shown"
+            )
+        self._phases.transcript.received(line)
+        return line
+
+    async def _lines(self, most: int) -> AsyncIterator[bytes]:
+        """Yield a multi-line response about the server; more than ``most`` lines close the session."""
+        count = 0
+        while (line := pop3.unstuffed(await self._wire.read_line(LINE_LIMIT))) is not None:
+            count += 1
+            if count > most:
+                said = self._phases.transcript.quoted(line, cut=True)
+                raise self._too_large(f"more than {most} lines, such as: {said}")
+            yield line
+
+    async def _content(self, limit: int, keep: int | None = None) -> bytes:
+        """Return mail, or its first ``keep`` octets; over ``limit`` close the session."""
+        text, length = bytearray(), 0
+        self._may_hold_mail = True
+        try:
+            while (line := pop3.unstuffed(await self._wire.read_line(limit, is_mail=True))) is not None:
+                length += len(line) + 2
+                if length > limit:
+                    raise self._too_large(f"more than {limit} octets")
+                if keep is None or len(text) < keep:
+                    text += line + b"\r\n"
+        except ProbeFault as fault:
+            if fault.reason is Reason.LINE_TOO_LONG:  # a mail may hold such a line, and no server is to blame
+                raise self._too_large(f"a line of more than {limit} octets") from fault
+            raise
+        return bytes(text[:keep])
+
+    def _too_large(self, detail: str) -> ProbeFault:
+        self.gave_up = True
+        self.abort()
+        return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
+
+    async def stat(self) -> tuple[int, int]:
+        """Return how many messages the mailbox holds, and their octets."""
+        with self._phases.phase("stat"):
+            return pop3.parse_stat(await self._command(b"STAT"))
+
+    async def uidl(self) -> dict[int, str]:
+        """Return the unique id of each message by its number."""
+        with self._phases.phase("uidl"):
+            await self._command(b"UIDL")
+            return dict([pop3.parse_unique_id(line) async for line in self._lines(MOST_MESSAGES)])
+
+    async def top(self, number: int, *, limit: int) -> bytes:
+        """Return a message's header section; one of more than ``limit`` octets closes the session.
+
+        A server whose CAPA names no TOP must send the whole message for it, which is read past.
+        """
+        if self.capabilities.words and not self.capabilities.has("TOP"):
+            text = await self._beginning(b"RETR", b"%d" % number, keep=limit)
+            header_section, blank_line, _ = text.partition(b"\r\n\r\n")
+            if not blank_line and len(text) >= limit:
+                raise self._too_large(f"a header section of more than {limit} octets")
+            return header_section + blank_line
+        with self._phases.phase("top"):
+            await self._command(b"TOP", b"%d 0" % number)
+            return await self._content(limit)
+
+    async def beginning(self, number: int, *, octets: int) -> bytes:
+        """Return about the first ``octets`` of a message, which may be more in the server's answer."""
+        if self.capabilities.words and not self.capabilities.has("TOP"):
+            return await self._beginning(b"RETR", b"%d" % number, keep=octets)
+        # RFC 5322 section 2.1.1 asks for lines of 78 octets; what longer ones bring too much is read past.
+        return await self._beginning(b"TOP", b"%d %d" % (number, octets // 78), keep=octets)
+
+    async def _beginning(self, *words: bytes, keep: int) -> bytes:
+        with self._phases.phase("top"):
+            await self._command(*words)
+            return await self._content(READ_PAST, keep)
+
+    async def retr(self, number: int, *, limit: int) -> bytes:
+        """Return a whole message; more than ``limit`` octets close the session."""
+        with self._phases.phase("retr"):
+            await self._command(b"RETR", b"%d" % number)
+            return await self._content(limit)
+
+    async def dele(self, number: int) -> None:
+        """Mark a message as deleted; it is gone only after `quit` returned."""
+        with self._phases.phase("dele"):
+            await self._command(b"DELE", b"%d" % number)
+
+    async def quit(self) -> None:
+        """End the session; deletions hold once this returns (RFC 1939 section 6)."""
+        with self._phases.phase("quit"):
+            await self._command(b"QUIT")
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once; deletions of this session do not hold."""
+        self._wire.abort()
+
+
+async def connect(server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Pop3Session:
+    """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
+    wire = await LineTransport.connect(server.host, server.port, phases, server.timeout)
+    session = Pop3Session(server, wire, phases, clock)
+    try:
+        return await session.open()
+    except BaseException:
+        session.abort()
+        raise
+
+
+async def open_session(
+    server: ServerSettings, *, username: str, password: SecretStr, phases: PhaseTimer, clock: Clock
+) -> Pop3Session:
+    """Return a session that is logged in; closed again if that fails."""
+    session = await connect(server, phases, clock)
+    try:
+        await session.log_in(username, password)
+    except BaseException:
+        session.abort()
+        raise
+    return session

@@ -1,0 +1,206 @@
+"""What looking by IMAP guarantees when the server tells things late, in between, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.settings import MailboxSettings
+from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.mailbox import Folder
+from tests.fakes.imap_server import ImapServer, StoredFolder
+from tests.fakes.scripted_server import PASSWORD, scripted_server
+
+SETTINGS = MailboxSettings.model_construct(
+    address="canary@example.com", server="in", username="canary", password=SecretStr(PASSWORD)
+)
+OURS = b"X-Mailsonde-Token: mailsonde1\r\nSubject: ours\r\n\r\nbody\r\n"
+FOREIGN = b"Subject: foreign\r\n\r\nbody\r\n"
+
+
+@asynccontextmanager
+async def mailbox_of(imap: ImapServer) -> AsyncIterator[ImapMailbox]:
+    async with scripted_server(imap.script) as server:
+        clock = SystemClock()
+        budget = LoginBudget(6000.0, clock)
+        mailbox = ImapMailbox(SETTINGS, server.settings("imap"), clock, budget, retention=86400.0)
+        yield mailbox
+        await mailbox.close()
+
+
+async def look(mailbox: ImapMailbox, *, deleting: bytes = b"\0") -> list[bytes]:
+    """Look once into every folder that is due; return what is identified, delete what holds ``deleting``."""
+    found = []
+    async with mailbox.look() as due:
+        for open_folder in due:
+            folder: Folder = await open_folder()
+            async for uid, fields in folder.identify(folder.uids):
+                found.append(fields)
+                if deleting in fields:
+                    await folder.delete(uid)
+                else:
+                    folder.set_aside(uid)
+    return found
+
+
+async def test_arrival_that_is_told_with_another_answer_is_seen() -> None:
+    """A message that the server tells of with the answer to some other command is in the next look."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    inbox.add(OURS)
+
+    def arrive_meanwhile(words: list[str]) -> None:
+        if words[:2] == ["UID", "STORE"]:
+            inbox.add(OURS)
+
+    imap.before = arrive_meanwhile
+    async with mailbox_of(imap) as mailbox:
+        assert len(await look(mailbox, deleting=b"Token")) == 1
+        imap.before = lambda words: None
+        assert len(await look(mailbox)) == 1
+
+
+async def test_what_was_set_aside_is_not_asked_for_again() -> None:
+    """A foreign message costs one line of a FETCH, however many looks follow."""
+    imap = ImapServer()
+    imap.folders["INBOX"].add(FOREIGN)
+    async with mailbox_of(imap) as mailbox:
+        assert len(await look(mailbox)) == 1
+        fetches = len([command for command in imap.commands if "FETCH" in command])
+        for _ in range(3):
+            assert await look(mailbox) == []
+        assert len([command for command in imap.commands if "FETCH" in command]) == fetches
+
+
+@pytest.mark.parametrize("lost_at", ["STORE", "EXPUNGE"])
+async def test_nothing_foreign_is_deleted_after_a_lost_connection(lost_at: str) -> None:
+    """When the connection breaks within a deletion and the uids change hands, only what is ours goes."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    inbox.add(OURS)
+
+    def lose(words: list[str]) -> None:
+        if words[1:2] == [lost_at]:
+            imap.before = lambda words: None
+            raise ConnectionError
+
+    imap.before = lose
+    async with mailbox_of(imap) as mailbox:
+        with pytest.raises(ProbeFault):
+            await look(mailbox, deleting=b"Token")
+        # The server was set up anew meanwhile: what had our uid is somebody's mail now.
+        inbox.uid_validity, inbox.uid_next = 8, 1
+        inbox.messages.clear()
+        inbox.deleted.clear()
+        inbox.add(FOREIGN)
+        inbox.add(OURS)
+        await look(mailbox, deleting=b"Token")
+    assert list(inbox.messages.values()) == [FOREIGN]
+    assert inbox.deleted == {2}
+
+
+async def test_marked_by_an_earlier_session_is_expunged_by_the_next() -> None:
+    """A message of ours that was marked before the connection broke does not stay for ever."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    inbox.deleted.add(inbox.add(OURS))
+    async with mailbox_of(imap) as mailbox:
+        await look(mailbox, deleting=b"Token")
+    assert inbox.messages == {}
+
+
+async def test_without_uidplus_nothing_is_expunged() -> None:
+    """Where single messages cannot be expunged, ours is marked once and others' marks have no effect."""
+    imap = ImapServer(capabilities="IMAP4rev1 AUTH=PLAIN SASL-IR")
+    inbox = imap.folders["INBOX"]
+    ours, theirs = inbox.add(OURS), inbox.add(FOREIGN)
+    inbox.deleted.add(theirs)
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(3):
+            await look(mailbox, deleting=b"Token")
+    assert inbox.deleted == {ours, theirs}
+    assert set(inbox.messages) == {ours, theirs}
+    assert len([command for command in imap.commands if "STORE" in command]) == 1
+    assert not [command for command in imap.commands if "EXPUNGE" in command]
+
+
+async def test_message_that_goes_meanwhile_is_left_out() -> None:
+    """A message that somebody deletes between listing and reading is no error."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    inbox.add(FOREIGN)
+
+    def somebody_deletes(words: list[str]) -> None:
+        if words[:2] == ["UID", "FETCH"]:
+            inbox.messages.clear()
+
+    imap.before = somebody_deletes
+    async with mailbox_of(imap) as mailbox:
+        assert await look(mailbox) == []
+
+
+async def test_junk_folder_is_opened_only_for_news() -> None:
+    """The junk folder is selected at first and when something came; INBOX is what stays selected."""
+    imap = ImapServer()
+    async with mailbox_of(imap) as mailbox:
+        await look(mailbox)
+        assert mailbox.folders == ("INBOX", "Junk")
+        mailbox._junk_at = float("-inf")  # a second has passed
+        await look(mailbox)
+        assert [c for c in imap.commands if c.startswith("SELECT")] == ['SELECT "Junk"', 'SELECT "INBOX"']
+        imap.folders["Junk"].add(OURS)
+        mailbox._junk_at = float("-inf")
+        assert len(await look(mailbox)) == 1
+        assert [c for c in imap.commands if c.startswith("SELECT")][-2:] == [
+            'SELECT "Junk"',
+            'SELECT "INBOX"',
+        ]
+
+
+async def test_new_uidvalidity_of_the_junk_folder() -> None:
+    """When the junk folder was made anew on the same connection, all that is in it is new."""
+    imap = ImapServer()
+    imap.folders["Junk"].add(FOREIGN)
+    async with mailbox_of(imap) as mailbox:
+        assert len(await look(mailbox)) == 1
+        imap.folders["Junk"] = StoredFolder(uid_validity=9)
+        imap.folders["Junk"].add(OURS)
+        mailbox._junk_at = float("-inf")
+        assert len(await look(mailbox)) == 1
+
+
+async def test_absence_is_proven_from_before_the_server_looked() -> None:
+    """What a look does not show may have come once the server had looked, and never before the look began."""
+    imap = ImapServer()
+    asked: list[float] = []
+
+    def ask(words: list[str]) -> None:
+        if words[0] in {"SELECT", "NOOP", "STATUS"}:
+            asked.append(SystemClock().monotonic())
+
+    imap.before = ask
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(3):
+            asked.clear()
+            begun = SystemClock().monotonic()
+            async with mailbox.look() as due:
+                for open_folder in due:
+                    asked.clear()
+                    folder = await open_folder()
+                    assert begun <= folder.absent_at <= asked[-1]
+                    assert asked[-1] <= folder.listed_at or not folder.uids
+
+
+async def test_one_login_for_many_looks() -> None:
+    """Looks share one connection."""
+    imap = ImapServer()
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(5):
+            await look(mailbox)
+    assert len([command for command in imap.commands if command.startswith("AUTHENTICATE")]) == 1

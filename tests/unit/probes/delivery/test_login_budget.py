@@ -1,0 +1,52 @@
+"""What a budget of logins guarantees to a server that many mailboxes share."""
+
+from __future__ import annotations
+
+import asyncio
+
+from probes.delivery.login_budget import BURST, LoginBudget
+from tests.fakes.clock import InstantClock
+
+
+async def times_of(budget: LoginBudget, clock: InstantClock, count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        await budget.take()
+        times.append(clock.now)
+    return times
+
+
+async def test_logins_keep_to_the_rate_after_the_burst() -> None:
+    """In no minute after the first burst does a server see more logins than the budget says."""
+    clock = InstantClock()
+    times = await times_of(LoginBudget(60.0, clock), clock, 200)
+    assert times[BURST - 1] == times[0]
+    assert all(b - a >= 1.0 - 1e-9 for a, b in zip(times[BURST - 1 :], times[BURST:], strict=False))
+
+
+async def test_quiet_time_earns_one_burst_and_no_more() -> None:
+    """However long nobody logged in, no more than one burst comes at once."""
+    clock = InstantClock()
+    budget = LoginBudget(60.0, clock)
+    await times_of(budget, clock, 50)
+    clock.now += 86400.0
+    times = await times_of(budget, clock, BURST + 1)
+    assert times[BURST - 1] == times[0]
+    assert times[BURST] - times[0] >= 1.0 - 1e-9
+
+
+async def test_those_who_wait_are_let_through_in_their_order() -> None:
+    """Of many mailboxes that want to log in, none is overtaken."""
+    clock = InstantClock()
+    budget = LoginBudget(60.0, clock)
+    await times_of(budget, clock, BURST)
+    order = []
+
+    async def enter(number: int) -> None:
+        await budget.take()
+        order.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(10):
+            group.create_task(enter(number))
+    assert order == list(range(10))

@@ -1,0 +1,155 @@
+"""Troubles in the middle of a look: none may read as a loss, blind the watcher, or wear out a server."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+
+import pytest
+
+from probes.core.clock import SystemClock
+from probes.core.verdict import MessageState
+from probes.delivery.login_budget import BURST, LoginBudget
+from probes.delivery.message_life import Message
+from probes.protocols.imap import Response
+from tests.fakes.imap_server import ImapServer
+from tests.fakes.mailbox import FakeSession, Stored
+from tests.fakes.pop3_dialogue import capa, entered
+from tests.fakes.scripted_server import dialogue
+from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, look, mailbox_of
+from tests.unit.probes.delivery.test_watcher import Bench, bench
+
+__all__ = ["bench"]  # the fixture
+
+REPORT = b"Content-Type: multipart/report; report-type=delivery-status; boundary=x\r\nSubject: hi\r\n\r\n"
+
+
+async def test_ledger_that_stalls_across_the_end_of_a_look(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that was recorded as delivered is told as delivered, though its look broke off there."""
+    monkeypatch.setattr("probes.delivery.watcher.LOOK_TIMEOUT", 0.1)
+    message = await bench.sent(deadline=30.0)
+    bench.arrives(message, 0.0)
+    advance = bench.ledger.advance
+
+    async def stalled(message_id: str, state: MessageState, **changes: object) -> Message | None:
+        moved = await advance(message_id, state, **changes)
+        if state is MessageState.DELIVERED:
+            await asyncio.get_running_loop().create_future()
+        return moved
+
+    monkeypatch.setattr(bench.ledger, "advance", stalled)
+    settled = (await bench.watcher.await_arrival(message)).message
+    assert settled.state is MessageState.DELIVERED
+
+
+async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message whose 250 comes after its deadline, while a look has passed its copy already, is not lost."""
+    now = bench.clock.now
+    message = Message(
+        id=secrets.token_hex(16),
+        probe="trip",
+        target="out",
+        mailbox="canary",
+        state=MessageState.INTENT,
+        created_at=round(bench.clock.time(), 6),
+        deadline_seconds=5.0,
+        instance="me",
+        boot=bench.clock.boot,
+        created_mono=now,
+    )
+    await bench.ledger.intend(message)
+    bench.mailbox.stored.append(Stored("older", b"Subject: x\r\n\r\n"))
+    bench.arrives(message, 0.5)
+    bench.clock.now += 6.0
+    top = FakeSession.top
+    arrivals = []
+
+    async def top_and_reply(session: FakeSession, number: int, *, limit: int) -> bytes:
+        if session.snapshot[number - 1].uid == "older" and not arrivals:
+            times = {"connected_mono": now, "dot_mono": now, "accepted_mono": bench.clock.now}
+            sent = await bench.ledger.advance(message.id, MessageState.SENT, **times)
+            assert sent is not None
+            arrivals.append(bench.watcher.await_arrival(sent))
+        return await top(session, number, limit=limit)
+
+    monkeypatch.setattr(FakeSession, "top", top_and_reply)
+    await bench.watcher.look_now()
+    settled = (await arrivals[0]).message
+    assert settled.state is not MessageState.LOST
+
+
+async def test_report_of_long_lines_blinds_nobody(bench: Bench) -> None:
+    """A foreign report whose lines are far too long is read once, and messages under it are found."""
+    message = await bench.sent(deadline=30.0)
+    bench.arrives(message, 0.5)
+    bench.mailbox.stored.append(Stored("long", REPORT + (b"a" * 900 + b"\r\n") * 2000, bench.clock.now + 0.5))
+    settled = (await bench.watcher.await_arrival(message)).message
+    assert settled.state is MessageState.DELIVERED
+    assert Counter(bench.mailbox.headers_read)["long"] == 1
+
+
+async def test_header_section_without_top_is_read_from_the_whole_message() -> None:
+    """Where a server has no TOP, a large message of ours is known by its beginning, and read past."""
+    lines = [b"+OK", b"X-Mailsonde-Token: t", b"", *[b"x" * 70] * 1500, b"."]
+    script = dialogue(
+        b"+OK ready",
+        capa("SASL PLAIN", "UIDL"),
+        (b"AUTH PLAIN .*", b"+OK"),
+        (b"RETR 1", b"\r\n".join(lines)),
+        (b"RETR 1", b"\r\n".join(lines)),
+        (b"UIDL", b"+OK\r\n1 a\r\n."),
+    )
+    async with entered(script) as session:
+        assert await session.top(1, limit=64 * 1024) == b"X-Mailsonde-Token: t\r\n\r\n"
+        assert len(await session.beginning(1, octets=1000)) == 1000
+        assert await session.uidl() == {1: "a"}
+        session.abort()
+
+
+async def test_set_aside_stays_so_over_a_new_connection() -> None:
+    """What was set aside is not read again after the connection was lost, while its uids mean the same."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    inbox.add(FOREIGN)
+    async with mailbox_of(imap) as mailbox:
+        assert len(await look(mailbox)) == 1
+        mailbox._drop()
+        inbox.add(FOREIGN)
+        assert len(await look(mailbox)) == 1
+        mailbox._drop()
+        inbox.uid_validity += 1
+        assert len(await look(mailbox)) == 2
+
+
+async def test_server_that_repeats_itself_brings_no_news() -> None:
+    """An EXISTS that says what is known already is no news, and so wakes nobody up."""
+    imap = ImapServer()
+    imap.folders["INBOX"].add(FOREIGN)
+    async with mailbox_of(imap) as mailbox:
+        await look(mailbox)
+        session = mailbox._session
+        assert session is not None
+        session.changed = False
+        session._take_in(Response.parse(b"* 1 EXISTS"))
+        assert not session.changed
+        session._take_in(Response.parse(b"* 2 EXISTS"))
+        assert session.changed
+
+
+async def test_login_that_was_given_up_is_not_spent() -> None:
+    """Who gives up waiting for a login takes none from those that come after."""
+    budget = LoginBudget(60.0, SystemClock())
+    for _ in range(BURST):
+        await budget.take()
+    for _ in range(100):
+        waiting = asyncio.create_task(budget.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    async with asyncio.timeout(5.0):
+        await budget.take()

@@ -1,0 +1,648 @@
+"""Delivery reports as mail systems write them, and as nobody should."""
+
+from __future__ import annotations
+
+import base64
+import quopri
+from time import thread_time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probes.core.reasons import Area, Outcome, Reason
+from probes.messages import bounce
+from probes.messages.token import HEADER
+
+TOKEN = "mailsonde1:trip:" + "0" * 32 + ":1700000000000000:" + "a" * 32
+
+POSTFIX = f"""\
+Return-Path: <>
+From: MAILER-DAEMON@mail.example.com (Mail Delivery System)
+Subject: Undelivered Mail Returned to Sender
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status;
+\tboundary="4Abc.1700000000/mail.example.com"
+
+This is a MIME-encapsulated message.
+
+--4Abc.1700000000/mail.example.com
+Content-Description: Notification
+Content-Type: text/plain; charset=us-ascii
+
+I could not deliver your message.
+
+--4Abc.1700000000/mail.example.com
+Content-Description: Delivery report
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mail.example.com
+X-Postfix-Queue-ID: 4Abc
+Arrival-Date: Tue, 14 Nov 2023 22:13:20 +0000 (UTC)
+
+Final-Recipient: rfc822; canary@example.net
+Original-Recipient: rfc822;canary@example.net
+Action: failed
+Status: 5.1.1
+Remote-MTA: dns; mx.example.net
+Diagnostic-Code: smtp; 550 5.1.1 <canary@example.net>: Recipient address
+    rejected: User unknown
+
+--4Abc.1700000000/mail.example.com
+Content-Description: Undelivered Message Headers
+Content-Type: text/rfc822-headers
+
+Subject: mailsonde test message
+ {TOKEN}
+{HEADER}: {TOKEN}
+
+--4Abc.1700000000/mail.example.com--
+"""
+
+EXCHANGE = f"""\
+Content-Type: multipart/report; report-type=delivery-status;
+\tboundary="_7f1c_"
+Subject: Undeliverable: mailsonde test message
+
+--_7f1c_
+Content-Type: multipart/alternative; differences=Content-Type; boundary="_in_"
+
+--_in_
+Content-Type: text/plain
+
+Your message wasn't delivered. Diagnostic information for administrators: 550 5.2.2
+--_in_--
+
+--_7f1c_
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns;mbx-1.example.com
+Received-From-MTA: dns;edge.example.com
+
+Final-Recipient: rfc822;canary@example.com
+Action: failed
+Status: 5.2.2
+Diagnostic-Code: smtp;554 5.2.2 mailbox full; STOREDRV.Deliver.Exception:QuotaExceededException
+Remote-Server: mbx-1.example.com
+
+--_7f1c_
+Content-Type: message/rfc822
+
+Received: from a by b; Tue, 14 Nov 2023 22:13:20 +0000
+{HEADER}: {TOKEN}
+Subject: x
+
+body
+--_7f1c_--
+"""
+
+
+RETURNED = f"""\
+Date: Mon, 23 Nov 2026 20:00:00 +0000
+From: mailsonde <canary@example.com>
+To: <nobody@example.test>
+Subject: mailsonde test message
+ {TOKEN}
+X-Mailsonde-Token: {TOKEN}
+MIME-Version: 1.0
+"""
+
+
+EXIM = f"""\
+Return-path: <>
+X-Failed-Recipients: nobody@example.test
+Auto-Submitted: auto-replied
+From: Mail Delivery System <Mailer-Daemon@exim.example.net>
+To: canary@example.com
+Content-Type: multipart/report; report-type=delivery-status; boundary=1700000000-eximdsn-1804289383
+MIME-Version: 1.0
+Subject: Mail delivery failed: returning message to sender
+
+--1700000000-eximdsn-1804289383
+Content-type: text/plain; charset=us-ascii
+
+This message was created automatically by mail delivery software.
+
+--1700000000-eximdsn-1804289383
+Content-type: message/delivery-status
+
+Reporting-MTA: dns; exim.example.net
+
+Action: failed
+Final-Recipient: rfc822;nobody@example.test
+Status: 5.0.0
+Remote-MTA: dns; mx.example.test
+Diagnostic-Code: smtp; 552 5.2.2 <nobody@example.test> quota exceeded
+
+--1700000000-eximdsn-1804289383
+Content-type: message/rfc822
+
+Return-path: <canary@example.com>
+{RETURNED}
+This is a test message.
+
+--1700000000-eximdsn-1804289383--
+"""
+
+
+SENDMAIL = f"""\
+From: Mail Delivery Subsystem <MAILER-DAEMON@sm.example.net>
+To: <canary@example.com>
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status;
+	boundary="3ANK01xx012345.1700000000/sm.example.net"
+Subject: Warning: could not send message for past 4 hours
+Auto-Submitted: auto-generated (warning-timeout)
+
+This is a MIME-encapsulated message
+
+--3ANK01xx012345.1700000000/sm.example.net
+
+   ----- The following addresses had transient non-fatal errors -----
+<nobody@example.test>
+
+--3ANK01xx012345.1700000000/sm.example.net
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; sm.example.net
+
+Final-Recipient: RFC822; nobody@example.test
+Action: delayed
+Status: 4.4.1
+Remote-MTA: DNS; mx.example.test
+Diagnostic-Code: SMTP; 451 4.4.1 reply: read error from mx.example.test.
+Will-Retry-Until: Sat, 28 Nov 2026 16:00:01 GMT
+
+--3ANK01xx012345.1700000000/sm.example.net
+Content-Type: text/rfc822-headers
+
+{RETURNED}
+
+--3ANK01xx012345.1700000000/sm.example.net--
+"""
+
+
+GMAIL = f"""\
+Content-Type: multipart/report; boundary="0000000000001a2b3c0624"; report-type=delivery-status
+To: canary@example.com
+Auto-Submitted: auto-replied
+Subject: Delivery Status Notification (Failure)
+From: Mail Delivery Subsystem <mailer-daemon@example.net>
+
+--0000000000001a2b3c0624
+Content-Type: multipart/related; boundary="0000000000001a2b410626"
+
+--0000000000001a2b410626
+Content-Type: text/plain; charset="UTF-8"
+
+** Address not found **
+
+--0000000000001a2b410626--
+--0000000000001a2b3c0624
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; example.net
+Received-From-MTA: dns; canary@example.com
+X-Original-Message-ID: <{"a" * 32}@example.com>
+
+Final-Recipient: rfc822; nobody@example.test
+Action: failed
+Status: 5.1.1
+Remote-MTA: dns; mx.example.test. (192.0.2.25, the server for the domain example.test.)
+Diagnostic-Code: smtp; 550-5.1.1 The email account that you tried to reach does not exist.
+
+--0000000000001a2b3c0624
+Content-Type: message/rfc822
+
+Received: by 192.0.2.7 with SMTP id x
+{RETURNED}
+This is a test message.
+
+--0000000000001a2b3c0624--
+"""
+
+SAMPLES = {"postfix": POSTFIX, "exim": EXIM, "exchange": EXCHANGE, "sendmail": SENDMAIL, "gmail": GMAIL}
+
+
+def octets(text: str, line_end: str = "\r\n") -> bytes:
+    return text.replace("\n", line_end).encode()
+
+
+def read(text: str) -> bounce.DeliveryReport:
+    report = bounce.read_report(octets(text))
+    assert report is not None
+    return report
+
+
+def report_of(*recipients: str, about: str = "Reporting-MTA: dns; mx.example.com\n\n", head: str = "") -> str:
+    """A report with these blocks of recipients, and with fields at the head of its part."""
+    return (
+        "Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n"
+        f"--b\nContent-Type: message/delivery-status\n{head}\n{about}" + "\n".join(recipients) + "\n--b--\n"
+    )
+
+
+def block(action: str = "failed", status: str = "5.1.1", who: str = "a@example.test", more: str = "") -> str:
+    return f"Final-Recipient: rfc822; {who}\nAction: {action}\nStatus: {status}\n{more}"
+
+
+def test_postfix() -> None:
+    """Postfix's report is read with all that it says, and the token of what it returns."""
+    report = bounce.read_report(POSTFIX.replace("\n", "\r\n").encode())
+    assert report is not None
+    assert report.action == "failed"
+    assert report.enhanced_status_code == "5.1.1"
+    assert report.diagnostic.startswith("550 5.1.1 <canary@example.net>: Recipient address")
+    assert (report.reporting_mta, report.recipient) == ("mail.example.com", "canary@example.net")
+    assert report.token == TOKEN
+
+
+def test_exchange() -> None:
+    """Exchange's report is read past its nested notification, from the whole message that it returns."""
+    report = bounce.read_report(EXCHANGE.encode())
+    assert report is not None
+    assert (report.enhanced_status_code, report.token) == ("5.2.2", TOKEN)
+    assert bounce.reason_of(report.enhanced_status_code) is Reason.BOUNCE_MAILBOX_FULL
+
+
+def test_encoded_status_part() -> None:
+    """A gateway may have encoded the status part; it is read all the same."""
+    head, marker, rest = POSTFIX.partition("Reporting-MTA")
+    status, _, tail = (marker + rest).partition("\n--4Abc")
+    encoded = base64.encodebytes(status.encode()).decode()
+    raw = head.rstrip("\n") + "\nContent-Transfer-Encoding: base64\n\n" + encoded + "\n--4Abc" + tail
+    report = bounce.read_report(raw.encode())
+    assert report is not None
+    assert (report.enhanced_status_code, report.token) == ("5.1.1", TOKEN)
+
+
+def test_the_recipient_that_failed_comes_first() -> None:
+    """Of several recipients, the one that failed is told of."""
+    delayed = "Final-Recipient: rfc822; a@example.net\nAction: delayed\nStatus: 4.4.1\n\n"
+    raw = POSTFIX.replace("Final-Recipient", delayed + "Final-Recipient", 1)
+    report = bounce.read_report(raw.encode())
+    assert report is not None
+    assert (report.action, report.recipient) == ("failed", "canary@example.net")
+
+
+def test_delay_is_no_failure() -> None:
+    """A report of a delay is told from one of a failure."""
+    report = bounce.read_report(POSTFIX.replace("Action: failed", "Action: Delayed").encode())
+    assert report is not None
+    assert report.action == "delayed"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("report-type=delivery-status", "report-type=disposition-notification"),
+        ("multipart/report", "multipart/mixed"),
+        ("Action: failed", "Action: exploded"),
+        ("message/delivery-status", "text/plain"),
+        ('boundary="4Abc.1700000000/mail.example.com"', 'boundary=""'),
+    ],
+)
+def test_what_is_no_report(before: str, after: str) -> None:
+    """Without its type, its parts or a known action, a message is no report."""
+    assert bounce.read_report(POSTFIX.replace(before, after).encode()) is None
+
+
+def test_report_without_our_message_has_no_token() -> None:
+    """A token in the notification's text, where anybody could quote it, is none."""
+    raw = POSTFIX.replace("text/rfc822-headers", "text/plain").replace(
+        "I could not", f"{HEADER}: {TOKEN}\n\nI"
+    )
+    report = bounce.read_report(raw.encode())
+    assert report is not None
+    assert report.token is None
+
+
+def test_unreadable_status_is_unknown() -> None:
+    """A report that fails without a sound code is a bounce of unknown cause."""
+    report = bounce.read_report(POSTFIX.replace("Status: 5.1.1", "Status: five").encode())
+    assert report is not None
+    assert bounce.reason_of(report.enhanced_status_code) is Reason.BOUNCE_OTHER
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("5.1.1", Reason.BOUNCE_NO_MAILBOX),
+        ("5.1.10", Reason.BOUNCE_NO_MAILBOX),
+        ("5.2.1", Reason.BOUNCE_MAILBOX_DISABLED),
+        ("4.2.2", Reason.BOUNCE_MAILBOX_FULL),
+        ("5.2.3", Reason.BOUNCE_TOO_LARGE),
+        ("5.3.4", Reason.BOUNCE_TOO_LARGE),
+        ("5.3.0", Reason.BOUNCE_SYSTEM),
+        ("5.4.6", Reason.BOUNCE_ROUTING),
+        ("4.4.7", Reason.BOUNCE_EXPIRED),
+        ("5.5.0", Reason.BOUNCE_PROTOCOL),
+        ("5.6.1", Reason.BOUNCE_CONTENT),
+        ("5.7.1", Reason.BOUNCE_POLICY),
+        ("5.7.509", Reason.BOUNCE_POLICY),
+        ("5.0.0", Reason.BOUNCE_OTHER),
+        ("5.2.999", Reason.BOUNCE_OTHER),
+        ("5.9.9", Reason.BOUNCE_OTHER),
+        ("5.1.0", Reason.BOUNCE_NO_MAILBOX),
+        ("4.1.2", Reason.BOUNCE_NO_MAILBOX),
+        ("5.1.8", Reason.BOUNCE_OTHER),
+        ("5.71.1", Reason.BOUNCE_OTHER),
+        ("", Reason.BOUNCE_OTHER),
+        ("5", Reason.BOUNCE_OTHER),
+        ("5.1.1.1", Reason.BOUNCE_OTHER),
+    ],
+)
+def test_reasons(code: str, reason: Reason) -> None:
+    """Every enhanced status code becomes one of a closed list of reasons, and each is a failure."""
+    assert bounce.reason_of(code) is reason
+    assert (reason.area, reason.outcome) == (Area.MESSAGE, Outcome.FAILED)
+
+
+@given(st.binary(max_size=1000), st.integers(0, len(POSTFIX)))
+def test_nothing_that_arrives_raises(octets: bytes, at: int) -> None:
+    """Whatever is put into a report, or cut off it, reading it ends in an answer, with texts fit to show."""
+    raw = POSTFIX.encode()
+    for hostile in (octets, raw[:at], raw[:at] + octets + raw[at:]):
+        report = bounce.read_report(hostile)
+        if report is not None:
+            assert (report.diagnostic + report.recipient + report.reporting_mta).isprintable()
+            assert isinstance(bounce.reason_of(report.enhanced_status_code), Reason)
+
+
+def test_endless_report_costs_no_more_than_its_limit() -> None:
+    """Recipients without end are looked at up to a limit."""
+    head, _, _ = POSTFIX.partition("Final-Recipient")
+    raw = head + "Action: delayed\n\n" * 1_000_000
+    report = bounce.read_report(raw.encode())
+    assert report is not None
+    assert report.action == "delayed"
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+@pytest.mark.parametrize(
+    ("system", "action", "code", "mta", "diagnostic"),
+    [
+        ("exim", "failed", "5.2.2", "exim.example.net", "552 5.2.2 <nobody@example.test> quota exceeded"),
+        (
+            "sendmail",
+            "delayed",
+            "4.4.1",
+            "sm.example.net",
+            "451 4.4.1 reply: read error from mx.example.test.",
+        ),
+        (
+            "gmail",
+            "failed",
+            "5.1.1",
+            "example.net",
+            "550-5.1.1 The email account that you tried to reach does not exist.",
+        ),
+    ],
+)
+def test_what_mail_systems_report(
+    system: str, action: str, code: str, mta: str, diagnostic: str, line_end: str
+) -> None:
+    """The report of each known mail system says what became of our message, and proves which one it was."""
+    raw = octets(SAMPLES[system], line_end)
+    assert bounce.may_be_report(raw)
+    assert bounce.read_report(raw) == bounce.DeliveryReport(
+        action, code, diagnostic, mta, "nobody@example.test", TOKEN
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "is_report"),
+    [
+        ("Content-Type: multipart/report; report-type=delivery-status; boundary=b", True),
+        ('CONTENT-TYPE: Multipart/Report;\n\tREPORT-TYPE="Delivery-Status";\n boundary=b', True),
+        ('content-type:multipart/report;boundary="x; y";report-type=delivery-status', True),
+        ('Content-Type: multipart/report; boundary="; report-type=delivery-status"', False),
+        ("Content-Type: multipart/report; report-type=disposition-notification; boundary=b", False),
+        ("Content-Type: multipart/report; boundary=b", False),
+        ("Content-Type: multipart/mixed; report-type=delivery-status; boundary=b", False),
+        ("X-Failed-Recipients: nobody@example.test", False),
+        ("Subject: x\n\nContent-Type: multipart/report; report-type=delivery-status", False),
+        ("", False),
+    ],
+)
+def test_which_header_sections_are_of_a_report(field: str, is_report: bool) -> None:
+    """Only the header section's own Content-Type makes a report, folded, quoted and cased in any way."""
+    assert bounce.may_be_report(octets(f"From: <>\n{field}\n")) is is_report
+    if not is_report:
+        assert (
+            bounce.read_report(octets(f"{field}\n\n--b\nContent-Type: message/delivery-status\n\n{block()}"))
+            is None
+        )
+
+
+def test_the_recipient_that_failed_wins() -> None:
+    """Of several recipients the first that failed counts, else the first."""
+    delivered = block("delivered", "2.0.0", "one@example.test")
+    failed = block("failed", "5.2.2", "two@example.test")
+    late = block("Failed", "5.7.1", "three@example.test")
+    assert read(report_of(delivered, failed, late)).recipient == "two@example.test"
+    assert read(report_of(delivered, late, failed)).enhanced_status_code == "5.7.1"
+    relayed = block("relayed", "2.0.0", "four@example.test")
+    assert read(report_of(delivered, relayed)).recipient == "one@example.test"
+
+
+def test_a_report_without_fields_of_the_message() -> None:
+    """A report that begins with its recipient at once is read all the same."""
+    assert read(report_of(block(), about="")).recipient == "a@example.test"
+
+
+@pytest.mark.parametrize("action", ["failed", "delayed", "delivered", "relayed", "expanded"])
+def test_known_actions(action: str) -> None:
+    """The five actions of RFC 3464 section 2.3.3 count in any case, a comment behind them or not."""
+    assert read(report_of(block(action.upper()))).action == action
+    assert read(report_of(block(f"{action} (says who)"))).action == action
+
+
+@pytest.mark.parametrize("action", ["bounced", "failed-so-to-say", "failedx", "", "\x00"])
+def test_an_unknown_action_is_no_report(action: str) -> None:
+    """A report whose action is none of RFC 3464's says nothing that can be relied on."""
+    assert bounce.read_report(octets(report_of(block(action)))) is None
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "code"),
+    [
+        ("failed", "4.4.7", "4.4.7"),
+        ("failed", "5.1.1 (bad destination mailbox address)", "5.1.1"),
+        ("failed", "5.123.999", "5.123.999"),
+        ("failed", "3.1.1", "5.0.0"),
+        ("failed", "5.1", "5.0.0"),
+        ("failed", "5.1.1234", "5.0.0"),
+        ("failed", "5.1.1.1", "5.0.0"),
+        ("failed", "5.1.\u0661", "5.0.0"),
+        ("failed", "", "5.0.0"),
+        ("delayed", "", "4.0.0"),
+        ("delivered", "soon", "2.0.0"),
+    ],
+)
+def test_the_enhanced_status_code(action: str, status: str, code: str) -> None:
+    """A status that is none (RFC 3463 section 2) gives way to the class that the action means."""
+    assert read(report_of(block(action, status))).enhanced_status_code == code
+
+
+@pytest.mark.parametrize(
+    ("status", "diagnostic", "code"),
+    [
+        ("5.0.0", "smtp; 550 5.7.1 Access denied", "5.7.1"),
+        ("5.0.0", "smtp; 550-5.7.1 [192.0.2.1] Our system", "5.7.1"),
+        ("5.0.0", "smtp; 550 #5.1.0 Address rejected.", "5.1.0"),
+        ("5.0.0", "smtp; 450 4.7.1 greylisted", "5.0.0"),
+        ("5.0.0", "smtp; 550 no code 5.1.1", "5.0.0"),
+        ("5.0.0", "x-unix; 550 5.7.1 not SMTP", "5.0.0"),
+        ("5.1.1", "smtp; 550 5.7.1 another", "5.1.1"),
+        ("five", "smtp; 550 5.7.1 another", "5.0.0"),
+    ],
+)
+def test_a_status_without_detail(status: str, diagnostic: str, code: str) -> None:
+    """Where the status says nothing, as Exim's, the remote server's code of the same class counts."""
+    more = f"Diagnostic-Code: {diagnostic}\n"
+    assert read(report_of(block(status=status, more=more))).enhanced_status_code == code
+
+
+def test_texts_are_fit_to_show() -> None:
+    """Control characters of a report do not reach a terminal or a log, and no text is endless."""
+    more = f"Diagnostic-Code: smtp; 550 \x1b[2J\x07{'x' * 5000}\n"
+    report = read(report_of(block(who="\x1b]0;a\x07@example.test", more=more)))
+    assert report.diagnostic.startswith(r"550 \x1b[2J\x07x")
+    assert len(report.diagnostic) <= 300
+    assert report.recipient.isprintable()
+
+
+def test_a_diagnostic_without_a_type() -> None:
+    """A text that only holds a semicolon keeps what stands in front of it."""
+    more = "Diagnostic-Code: 550 no such user; try again\n"
+    assert read(report_of(block(more=more))).diagnostic == "550 no such user; try again"
+
+
+@pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
+@pytest.mark.parametrize("system", ["postfix", "exchange"])
+def test_encoded_parts(system: str, encoding: str) -> None:
+    """A gateway may encode the parts anew; the report says the same."""
+    plain = SAMPLES[system]
+    boundary = "--" + plain.partition('boundary="')[2].partition('"')[0]
+    pieces = plain.split(boundary)
+    for number in (2, 3):
+        header_section, _, body = pieces[number].partition("\n\n")
+        encoded = (
+            base64.encodebytes(body.encode()) if encoding == "base64" else quopri.encodestring(body.encode())
+        )
+        fields = f"{header_section}\nContent-Transfer-Encoding: {encoding}"
+        pieces[number] = f"{fields}\n\n{encoded.decode()}\n"
+    assert read(boundary.join(pieces)) == read(plain)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3, 4])
+def test_encoded_parts_that_are_cut_off(missing: int) -> None:
+    """A returned message in base64 that does not fit into what is read still gives its token."""
+    returned = base64.encodebytes((RETURNED + "\n" + "x" * 900).encode()).decode().rstrip()[:-missing]
+    text = (
+        report_of(block()).removesuffix("--b--\n")
+        + f"--b\nContent-Type: message/global\nContent-Transfer-Encoding: base64\n\n{returned}"
+    )
+    assert read(text).token == TOKEN
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers", "Message/RFC822"],
+)
+def test_where_the_token_may_stand(media_type: str) -> None:
+    """The token is found in every kind of part that returns the message."""
+    text = (
+        report_of(block()).removesuffix("--b--\n") + f"--b\nContent-Type: {media_type}\n\n{RETURNED}\n--b--\n"
+    )
+    assert read(text).token == TOKEN
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        f"Content-Type: text/plain\n\n{RETURNED}",
+        f"Content-Type: message/rfc822\n\nSubject: quoted\n\n{RETURNED}",
+        f"X-Mailsonde-Token: {TOKEN}\nContent-Type: message/rfc822\n\nSubject: x\n",
+        f"Content-Type: multipart/mixed; boundary=c\n\n--c\nContent-Type: message/rfc822\n\n{RETURNED}",
+    ],
+)
+def test_where_the_token_may_not_stand(part: str) -> None:
+    """A token that is only quoted, or in a part within a part, proves nothing of the returned message."""
+    assert read(report_of(block()).removesuffix("--b--\n") + f"--b\n{part}\n--b--\n").token is None
+
+
+def test_a_token_behind_the_last_boundary_is_not_read() -> None:
+    """What follows the closing boundary is no part (RFC 2046 section 5.1.1)."""
+    assert read(report_of(block()) + f"--b\nContent-Type: message/rfc822\n\n{RETURNED}").token is None
+
+
+def test_the_first_part_of_a_kind_counts() -> None:
+    """A second delivery-status or returned message, as of a report within the first, changes nothing."""
+    more = "--b\nContent-Type: message/"
+    second = f"{more}delivery-status\n\n{block('delayed', '4.4.1', 'second@example.test')}\n"
+    returned = "".join(
+        f"{more}rfc822\n\n\n\n{text}\n" for text in (RETURNED, RETURNED.replace("mailsonde1", "x"))
+    )
+    report = read(report_of(block()).removesuffix("--b--\n") + second + returned + "--b--\n")
+    assert (report.action, report.recipient, report.token) == ("failed", "a@example.test", TOKEN)
+
+
+def test_a_boundary_that_is_too_long() -> None:
+    """A boundary of 70 characters separates parts, and one of 71 does not (RFC 2046 section 5.1.1)."""
+    for length, is_report in ((70, True), (71, False)):
+        text = report_of(block()).replace("boundary=b", f"boundary={'b' * length}")
+        text = text.replace("--b", "--" + "b" * length)
+        assert (bounce.read_report(octets(text)) is not None) is is_report
+
+
+def test_what_lies_beyond_the_limit_is_not_read() -> None:
+    """However much a report holds, only its beginning counts."""
+    padding = "x" * 70 + "\n"
+    head, tail = report_of(block()).split("--b\n", 1)
+    for lines, is_report in ((100, True), (bounce.REPORT_LIMIT // len(padding), False)):
+        raw = octets(f"{head}{padding * lines}--b\n{tail}", "\n")
+        assert (bounce.read_report(raw) is not None) is is_report
+
+
+@pytest.mark.parametrize("system", SAMPLES)
+def test_a_report_cut_off_anywhere(system: str) -> None:
+    """A beginning of a report never says another action, recipient or MTA than the whole does."""
+    raw = octets(SAMPLES[system])
+    whole = bounce.read_report(raw)
+    assert whole is not None
+    for length in range(len(raw)):
+        report = bounce.read_report(raw[:length])
+        if report is not None:
+            assert report.action == whole.action
+            assert report.recipient in f"rfc822;{whole.recipient}"
+            assert report.reporting_mta == whole.reporting_mta
+            assert report.token is None or TOKEN.startswith(report.token)
+
+
+PIECES = [
+    b"--b\n",
+    b"\n",
+    b"\n \t",
+    b" ",
+    b";",
+    b'a="',
+    b"X-Mailsonde-Token:\n ",
+    b"Action: failed\n\n",
+    b"Action: x\n\n",
+    b"=\n",
+    b"Diagnostic-Code: smtp; \n ",
+]
+
+
+@pytest.mark.parametrize("head", ["delivery-status", "rfc822", "rfc822\nContent-Transfer-Encoding: base64"])
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_repetition_takes_long(piece: bytes, head: str) -> None:
+    """The worst that fits into the limit is read in no time to speak of."""
+    raw = octets(report_of("").removesuffix("--b--\n")) + f"--b\nContent-Type: message/{head}\n\n".encode()
+    raw = raw.replace(b"\n--b", b"", 1) if head == "delivery-status" else raw
+    started = thread_time()
+    bounce.read_report(raw + piece * (bounce.REPORT_LIMIT // len(piece)))
+    assert thread_time() - started < 2

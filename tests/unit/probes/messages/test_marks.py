@@ -1,0 +1,493 @@
+"""What is read from the header section and the content of an arrived message."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import tracemalloc
+from email.header import Header
+from time import thread_time
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from probes.messages.auto_reply import is_auto_reply
+from probes.messages.content_digest import digest, digest_of
+from probes.messages.header_section import first_value_of, split, values_of
+from probes.messages.junk import junk_mark
+from probes.messages.synthetic_message import Letter, compose, subject_token
+from probes.messages.token import Token, TokenSigner
+
+SIGNER = TokenSigner(b"key")
+TOKEN = SIGNER.sign(Token("trip", "0" * 32, 1_700_000_000_000_000))
+
+
+def letter(octets: int = 0) -> Letter:
+    return compose(
+        probe="trip",
+        location="here",
+        sender="canary@example.com",
+        recipient="canary@example.com",
+        run="0" * 32,
+        token=TOKEN,
+        created_at=1_700_000_000.0,
+        attachment_octets=octets,
+    )
+
+
+def test_values_are_unfolded_and_topmost_first() -> None:
+    """A field may be folded anywhere and written in any case; what stands in the body is no field."""
+    raw = b"A: one\r\n two\r\nb: x\r\na:\n\tthree\nA : no\r\n\r\nA: body\r\n"
+    assert values_of(raw, "A") == ["one two", "three"]
+    assert first_value_of(raw, "missing") == ""
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_header_section_ends_at_the_first_blank_line(line_end: bytes) -> None:
+    """A message is split at its first blank line, with either line end, and may have no header at all."""
+    assert split(b"A: b" + line_end * 2 + b"c" + line_end * 2 + b"d") == (b"A: b", b"c" + line_end * 2 + b"d")
+    assert split(line_end + b"body") == (b"", b"body")
+    assert split(b"A: b") == (b"A: b", b"")
+
+
+@pytest.mark.parametrize(
+    ("line", "mark"),
+    [
+        ("X-Spam-Flag: YES", "x-spam-flag"),
+        ("X-Spam-Flag: NO", None),
+        ("X-Spam-Status: Yes, score=8.1 required=5.0\r\n\ttests=BAYES_99", "x-spam-status"),
+        ("X-Spam-Status: No, score=-1.9", None),
+        ("X-Spam: Yes", "x-spam"),
+        ("X-Rspamd-Action: add header", "x-rspamd-action"),
+        ("X-Rspamd-Action: no action", None),
+        ("X-MS-Exchange-Organization-SCL: 5", "x-ms-exchange-organization-scl"),
+        ("X-MS-Exchange-Organization-SCL: 9", "x-ms-exchange-organization-scl"),
+        ("X-MS-Exchange-Organization-SCL: 1", None),
+        ("X-MS-Exchange-Organization-SCL: -1", None),
+        ("X-Forefront-Antispam-Report: CIP:192.0.2.1;CTRY:;SCL:6;SFV:NSPM;", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: CIP:192.0.2.1;SCL:1;SFV:NSPM;CAT:NONE;", None),
+        ("X-Forefront-Antispam-Report: SCL:-1;SFV:SPM;CAT:SPM;", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: SCL:1;CAT:HPHISH;DIR:INB", "x-forefront-antispam-report"),
+        ("Subject: X-Spam-Flag: YES", None),
+        ("x-spam-flag:\r\n yes", "x-spam-flag"),
+        ("X-Spam-Flag: NO\r\nX-Spam-Flag: YES", "x-spam-flag"),
+        ("X-Spam-Flag: yesterday", None),
+        ("X-Spam-Status: Yes, score=6.1 required=5.0 tests=GTUBE", "x-spam-status"),
+        ("X-Spam-Status: Yes", "x-spam-status"),
+        ("X-Spam-Status: No, score=-1.9 required=5.0 tests=BAYES_00,YES", None),
+        ("X-Spam: No", None),
+        ("X-Spam-Level: *******", None),
+        ("X-Rspamd-Action: Rewrite Subject", "x-rspamd-action"),
+        ("X-Rspamd-Action: reject", "x-rspamd-action"),
+        ("X-Rspamd-Action: soft reject", None),
+        ("X-Rspamd-Action: greylist", None),
+        ("X-MS-Exchange-Organization-SCL: 4", None),
+        ("X-MS-Exchange-Organization-SCL: 0", None),
+        ("X-MS-Exchange-Organization-SCL: 50", None),
+        ("X-MS-Exchange-Organization-SCL: \u0665", None),
+        (
+            "X-Forefront-Antispam-Report: CIP:192.0.2.1;CTRY:;LANG:en;SCL:5;SRV:;IPV:NLI;SFV:NSPM",
+            "x-forefront-antispam-report",
+        ),
+        (
+            "X-Forefront-Antispam-Report: CIP:192.0.2.1;CTRY:;LANG:en;\r\n SCL:6;SRV:;SFV:SPM;CAT:SPM",
+            "x-forefront-antispam-report",
+        ),
+        ("X-Forefront-Antispam-Report: CIP:192.0.2.1;SCL:1;SFV:NSPM;CAT:NONE;SFS:(13230040)", None),
+        ("X-Forefront-Antispam-Report: SCL:-1;SFV:SKN;H:SCL:9.example.test;PTR:SFV:SPM", None),
+        ("X-Forefront-Antispam-Report: SFV:SPM;", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: SCL:1;SFV:SKB", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: SFV:NSPM;CAT:HPHISH", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: CAT:HPHSH", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: CAT:PHSH", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: CAT:HSPM", "x-forefront-antispam-report"),
+        ("X-Forefront-Antispam-Report: CAT:BULK", None),
+        ("Subject: x\r\n\r\nX-Spam-Flag: YES", None),
+    ],
+)
+def test_junk_marks(line: str, mark: str | None) -> None:
+    """What filters write of a message is read as they mean it."""
+    assert junk_mark(f"Received: by x\r\n{line}\r\nSubject: y\r\n\r\n".encode()) == mark
+
+
+@pytest.mark.parametrize(
+    ("line", "is_reply"),
+    [
+        ("Auto-Submitted: auto-replied", True),
+        ("Auto-Submitted: Auto-Replied (vacation)", True),
+        ("Auto-Submitted: auto-generated", False),
+        ("Auto-Submitted: no", False),
+        ("X-Autoreply: yes", True),
+        ("X-Autoreply: no", False),
+        ("Precedence: auto_reply", True),
+        ("Precedence: bulk", False),
+        ("X-Auto-Response-Suppress: All", False),
+        ("auto-submitted:\r\n Auto-Replied; owner-token=x", True),
+        ("Auto-Submitted: auto-replied (vacation)", True),
+        ("Auto-Submitted: (by (nested) rule) auto-replied", True),
+        ("Auto-Submitted: auto-generated\r\nAuto-Submitted: auto-replied", True),
+        ("Auto-Submitted: auto-generated (auto-replied)", False),
+        ("Auto-Submitted: auto-notified", False),
+        ("Auto-Submitted: auto-replied-not", False),
+        ("X-Autorespond: vacation", True),
+        ("Subject: x\r\n\r\nAuto-Submitted: auto-replied", False),
+    ],
+)
+def test_auto_replies(line: str, is_reply: bool) -> None:
+    """An auto-responder's message is told from one that is only made by a machine, as ours are."""
+    assert is_auto_reply(f"Subject: Re: x\r\n{line}\r\n\r\n".encode()) is is_reply
+
+
+def encoded_word(text: str, encoding: str = "b", charset: str = "utf-8") -> str:
+    octets = text.encode()
+    how = (
+        base64.b64encode(octets).decode() if encoding == "b" else "".join(f"={octet:02X}" for octet in octets)
+    )
+    return f"=?{charset}?{encoding}?{how}?="
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        f"mailsonde test message {TOKEN}",
+        f"Re: Fwd: [EXTERNAL] mailsonde test message\r\n {TOKEN} (was: x)",
+        f"Re: mailsonde test message {TOKEN[:40]}\r\n {TOKEN[40:]}",
+        Header(f"Antw: Prüfung {TOKEN}", "utf-8", maxlinelen=60).encode(linesep="\r\n"),
+        TOKEN,
+        f"Re: mailsonde test message\r\n {TOKEN}",
+        f"Automatic reply: [EXTERNAL] mailsonde test message {TOKEN} (out of office)",
+        f"Fwd: {TOKEN[:40]}\r\n {TOKEN[40:]} [bulk]",
+        f"Fwd: {TOKEN[:40]} \r\n\t {TOKEN[40:80]}\r\n\t{TOKEN[80:]}",
+        f"{encoded_word('Réponse : ')} {TOKEN}",
+        encoded_word(f"Re: {TOKEN}"),
+        encoded_word(f"Re: {TOKEN}", "Q"),
+        encoded_word(f"Re: {TOKEN}", charset="x-unheard-of"),
+        encoded_word(f"Re: {TOKEN}", charset="utf-8*en"),
+        f"{encoded_word(TOKEN[:30])}\r\n {encoded_word(TOKEN[30:], 'q')}",
+        f"{encoded_word('AW: ' + TOKEN[:50])}\r\n {TOKEN[50:]}",
+        f"=?utf-8?b?x?= {TOKEN}",
+    ],
+)
+def test_token_survives_in_the_subject(subject: str) -> None:
+    """Whatever a gateway or a person puts around a token in the subject, or folds into it, it is found."""
+    found = subject_token(f"X: y\r\nSubject: {subject}\r\n\r\nbody\r\n".encode())
+    assert found == TOKEN
+    assert SIGNER.verify(found) is not None
+
+
+def test_token_in_body_is_no_subject() -> None:
+    """A message whose body quotes a token has none in its subject."""
+    assert subject_token(f"Subject: hello\r\n\r\nSubject: {TOKEN}\r\n".encode()) is None
+
+
+@pytest.mark.parametrize("octets", [0, 1, 100_000])
+def test_digest_of_what_was_sent(octets: int) -> None:
+    """The digest that is kept of a letter is that of the letter as it is stored, with either line end."""
+    sent = letter(octets)
+    assert digest_of(sent.content) == sent.digest
+    assert digest_of(sent.content.replace(b"\r\n", b"\n")) == sent.digest
+
+
+@given(st.binary(max_size=2000))
+def test_nothing_that_arrives_raises(raw: bytes) -> None:
+    """Whatever octets a mailbox holds, reading them ends in an answer."""
+    for prefix in (b"", b"Content-Type: multipart/mixed; boundary=x\n\n--x\n", b"Subject: =?utf-8?b?"):
+        junk_mark(prefix + raw)
+        is_auto_reply(prefix + raw)
+        subject_token(prefix + raw)
+        digest_of(prefix + raw)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Subject: Re: mailsonde test message",
+        f"Subject: {TOKEN[:-1]}",
+        f"Subject: {TOKEN[:40]}-{TOKEN[40:]}",
+        f"X-Subject: {TOKEN}",
+        f"Subject: Re:\r\nComments: {TOKEN}",
+        f"Subject: Re:\r\n\r\nSubject: {TOKEN}",
+        f"Subject: {'x' * 5000} {TOKEN}",
+    ],
+)
+def test_no_token_in_the_subject(fields: str) -> None:
+    """A token that is incomplete, far behind or in another field is none of the subject's."""
+    assert subject_token(f"{fields}\r\n".encode()) is None
+
+
+def test_no_foreign_name_of_a_charset_is_kept() -> None:
+    """However many charsets strangers invent, the agent's memory does not grow."""
+    subjects = [f"Subject: =?x{number}-{'y' * 30}?q?a?=\r\n".encode() for number in range(2000)]
+    subject_token(subjects[0])
+    tracemalloc.start()
+    for subject in subjects:
+        subject_token(subject)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 50_000
+
+
+def folded(subject: str, line_end: str) -> str:
+    return subject.replace(" ", f"{line_end} ")
+
+
+def transferred(octets: bytes, encoding: str, line_end: str) -> bytes:
+    """A part's content with CRLF line ends in it, in a transfer encoding."""
+    if encoding == "base64":
+        octets = base64.encodebytes(octets)
+    elif encoding == "quoted-printable":
+        octets = binascii.b2a_qp(octets.replace(b"\r\n", b"\n"), istext=True)
+    return octets.replace(b"\r\n", b"\n").replace(b"\n", line_end.encode())
+
+
+def message(
+    subject: str,
+    text: bytes,
+    attachment: bytes = b"",
+    *,
+    encoding: str = "8bit",
+    line_end: str = "\r\n",
+    charset: str = "utf-8",
+) -> bytes:
+    """A message as a mail system may store it: what it says, and how that is written."""
+    fields = f"Content-Type: text/plain; charset={charset}\nContent-Transfer-Encoding: {encoding}\n\n"
+    part = fields.replace("\n", line_end).encode() + transferred(text, encoding, line_end)
+    head = f"Received: by mx.example.test{line_end}Subject: {subject}{line_end}MIME-Version: 1.0{line_end}"
+    if not attachment:
+        return head.encode() + part
+    between = f"{line_end}--b c{line_end}".encode()
+    content_type = 'Content-Type: multipart/mixed;\n boundary="b c"\n\npreamble\n'.replace("\n", line_end)
+    fields = "Content-Type: application/octet-stream\nContent-Transfer-Encoding: base64\n\n"
+    attached = fields.replace("\n", line_end).encode() + transferred(attachment, "base64", line_end)
+    return (
+        (head + content_type).encode() + between + part + between + attached + b"--b c--" + line_end.encode()
+    )
+
+
+WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="?="), min_size=1)
+SUBJECTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
+ASCII = st.characters(min_codepoint=32, max_codepoint=126)
+LINES = st.lists(
+    st.text(ASCII | st.sampled_from("é€\t"), max_size=100).filter(lambda s: s[:2] != "--"), max_size=8
+)
+TEXTS = LINES.map("\r\n".join).map(str.encode)
+ATTACHMENTS = st.binary(max_size=400)
+ENCODINGS = st.sampled_from(["8bit", "quoted-printable", "base64"])
+LINE_ENDS = st.sampled_from(["\r\n", "\n"])
+
+
+@given(SUBJECTS, TEXTS, ATTACHMENTS, ENCODINGS, LINE_ENDS, st.booleans())
+def test_a_digest_survives_the_way(
+    subject: str, text: bytes, attachment: bytes, encoding: str, line_end: str, as_words: bool
+) -> None:
+    """Other transfer encodings, line ends, folds, encoded words and trailing white space change nothing."""
+    shown = encoded_word(subject) if as_words else folded(subject, line_end)
+    sent = digest(subject, text, attachment)
+    assert digest_of(message(shown, text, attachment, encoding=encoding, line_end=line_end)) == sent
+    trailing = text.replace(b"\r\n", b" \t\r\n") + b"\r\n \r\n"
+    assert digest_of(message(shown, trailing, attachment, encoding=encoding, line_end=line_end)) == sent
+
+
+@given(SUBJECTS, TEXTS, ATTACHMENTS, ENCODINGS, st.sampled_from(["subject", "text", "attachment"]), st.data())
+def test_a_changed_octet_changes_the_digest(
+    subject: str, text: bytes, attachment: bytes, encoding: str, where: str, data: st.DataObject
+) -> None:
+    """No octet of subject, text or attachment can be changed without the digest telling."""
+    said = {"subject": subject.encode(), "text": text, "attachment": attachment}
+    assume(said[where])
+    place = data.draw(st.integers(0, len(said[where]) - 1))
+    old = said[where][place : place + 1]
+    new = data.draw(st.sampled_from([b"x", b"y", b"."] if where != "attachment" else [b"\0", b"\r", b"\n"]))
+    assume(new != old and (where == "attachment" or old not in b" \t\r\n"))
+    changed = said | {where: said[where][:place] + new + said[where][place + 1 :]}
+    raw = message(changed["subject"].decode(), changed["text"], changed["attachment"], encoding=encoding)
+    assert digest_of(raw) != digest(subject, text, attachment)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("ab", b"c", b""), ("a", b"bc", b"")),
+        (("a", b"bc", b""), ("a", b"b", b"c")),
+        (("a", b"b", b"c"), ("a", b"c", b"b")),
+        (("a b", b"", b""), ("ab", b"", b"")),
+        (("a", b"b\r\n c", b""), ("a", b"b\r\nc", b"")),
+        (("a", b"b\r\n\r\nc", b""), ("a", b"b\r\nc", b"")),
+        (("a", b"", b"b\n"), ("a", b"", b"b")),
+        (("a\xa0b", b"", b""), ("a b", b"", b"")),
+    ],
+)
+def test_what_the_digest_tells_apart(one: tuple[str, bytes, bytes], other: tuple[str, bytes, bytes]) -> None:
+    """What moves between subject, text and attachment, and white space that means something, counts."""
+    assert digest(*one) != digest(*other)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("=?utf-8?q?caf=C3=A9_au?= lait", "café au lait"),
+        ("=?ISO-8859-1?Q?caf=E9?= =?us-ascii?q?s?=", "cafés"),
+        ("=?utf-8?b?Y2Fmw6k=?=\r\n\t=?utf-8*fr?B?IGF1?= lait", "café au lait"),
+        ("=?utf-8?b?Y2Fmw6kx?= a =?utf-8?b?Y2Fmw6k?=", "café1 a café"),
+        ("=?utf-8?b?Y2Fmww==?= =?utf-8?q?=A9?=", "café"),
+        ("é =?utf-8?b?w6k=?= è", "é é è"),
+        ("=?utf-8?b?Y?= a", "=?utf-8?b?Y?= a"),
+        ("=?utf-8?x?YQ?= =?utf-8?q?a", "=?utf-8?x?YQ?= =?utf-8?q?a"),
+    ],
+)
+def test_encoded_words(written: str, said: str) -> None:
+    """Encoded words say the same as the text itself (RFC 2047), and what is none stands for itself."""
+    assert digest_of(f"Subject: {written}\r\n\r\n".encode()) == digest(said, b"", b"")
+
+
+def test_a_digest_is_short_and_lasting() -> None:
+    """A digest is 32 hex digits, and the same in each version: stored ones are compared after an update."""
+    assert (
+        digest("a  b", b"c \r\nd\r\n\r\n", b"\0e")
+        == digest(" a b ", b"c\nd", b"\0e")
+        == "87ce3464c12466271379a47e0a542612"
+    )
+
+
+def test_charsets() -> None:
+    """A text that was sent in one charset and stored in another says the same."""
+    sent = digest("x", "é\r\n".encode(), b"")
+    assert digest_of(message("x", "é".encode("latin-1"), charset='"ISO-8859-1"')) == sent
+    assert digest_of(message("x", "é".encode(), charset="UTF-8", encoding="base64")) == sent
+    assert digest_of(message("x", b"e", charset="unheard-of")) == digest("x", b"e", b"")
+
+
+PART = b"\r\n--b\r\nContent-Type: text/plain\r\n\r\nx"
+ATTACHED = b"\r\n--b\r\nContent-Type: application/octet-stream\r\n\r\ny"
+END = b"\r\n--b--\r\n"
+MIXED = b"Subject: s\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Content-Type: text/html\r\n\r\n<p>",
+        b"Content-Type: multipart/mixed\r\n\r\n--x\r\n\r\ntext\r\n--x--\r\n",
+        b"Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\none\r\n--x--\r\n",
+        b"Content-Type: multipart/mixed; boundary=x\r\n\r\n" + b"--x\r\n\r\none\r\n" * 3 + b"--x--\r\n",
+        b"Content-Type: multipart/alternative; boundary=x\r\n\r\n--x\r\n\r\na\r\n--x\r\n\r\nb\r\n--x--\r\n",
+        MIXED + PART + END,
+        MIXED + ATTACHED + PART + END,
+        MIXED + PART + ATTACHED + ATTACHED + END,
+        MIXED + PART + PART.replace(b"text/plain", b"multipart/mixed; boundary=c") + END,
+        MIXED + PART.replace(b"text/plain", b"text/html") + ATTACHED + END,
+        MIXED.replace(b"mixed", b"alternative") + PART + ATTACHED + END,
+        MIXED.replace(b"boundary=b", b"") + PART + ATTACHED + END,
+        MIXED,
+        b"Subject: s\r\nContent-Type: text/html\r\n\r\nx",
+        b"Subject: s\r\nContent-Type: application/pkcs7-mime\r\n\r\nx",
+        b"X: " + b"x" * 300_000 + b"\r\n" + MIXED + PART + ATTACHED + END,
+        MIXED + PART.replace(b"text", b"X: " + b"x" * 300_000 + b"\r\nA: text") + ATTACHED + END,
+        b"a\n" * 200_000,
+    ],
+)
+def test_another_structure(raw: bytes) -> None:
+    """What is no longer one text, or one text and one attachment, has no digest."""
+    assert digest_of(MIXED + PART + ATTACHED + END) == digest("s", b"x", b"y")
+    assert digest_of(raw) is None
+
+
+def test_an_attachment_that_is_no_base64() -> None:
+    """An attachment whose encoding is broken is another than was sent, and not an error."""
+    broken = ATTACHED.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAAAA!")
+    assert digest_of(MIXED + PART + broken + END) != digest("s", b"x", b"")
+
+
+def test_a_large_message_is_quick() -> None:
+    """A message of 25 MB is compared in about a second; measured here: 0.3 s."""
+    attachment = bytes(range(256)) * 71_000
+    raw = message("s", b"text\r\n", attachment)
+    assert len(raw) > 24_000_000
+    started = thread_time()
+    found = digest_of(raw)
+    assert thread_time() - started < 3
+    assert found == digest("s", b"text", attachment)
+
+
+@pytest.mark.parametrize("encoding", ["8bit", "quoted-printable", "base64"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b" ",
+        b" \t",
+        b"\r",
+        b"\n",
+        b" \n",
+        b" x",
+        b"=",
+        b"=\n",
+        b"A",
+        b"\n--b",
+        b"\n--b\n",
+        b"(",
+        b"=?utf-8?q?",
+        b"; a=",
+    ],
+)
+def test_no_repetition_takes_long(piece: bytes, encoding: str) -> None:
+    """The worst that a text can hold takes time in proportion to its length."""
+    fields = f"Content-Type: text/plain\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode()
+    hostile = fields + piece * (4_000_000 // len(piece)) + b"x"
+    started = thread_time()
+    digest_of(b"Subject: s\r\n" + hostile)
+    digest_of(MIXED + b"\r\n--b\r\n" + hostile + ATTACHED + END)
+    assert thread_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    "piece", ["=?", "=?a?q?", "=?a?q? ", "=?a?b?=?= ", "mailsonde1:", "\r\n ", "(", ";", "\\"]
+)
+def test_no_header_section_takes_long(piece: str) -> None:
+    """The worst that fits into a header section is read in no time to speak of."""
+    started = thread_time()
+    for name in ("Subject", "Auto-Submitted", "X-Spam-Status", "X-Forefront-Antispam-Report", "Content-Type"):
+        hostile = f"{name}: {piece * (64_000 // len(piece))}\r\n\r\n".encode()
+        (
+            junk_mark(hostile),
+            is_auto_reply(hostile),
+            subject_token(hostile),
+            digest_of(hostile),
+        )
+    assert thread_time() - started < 2
+
+
+FIELDS = st.sampled_from(
+    [
+        "Subject: =?unicode_escape?q?\\d=41?= =?idna?b?eG4tLQ?= =?utf-8?q?=ff?=",
+        "Subject: =?punycode?q?\u00e4?= =?=?=",
+        "Content-Type: multipart/mixed; boundary=b",
+        "Content-Type: text/plain; charset=iso-8859-1",
+        "Content-Transfer-Encoding: base64",
+        "Content-Transfer-Encoding: quoted-printable",
+        "Auto-Submitted: ((auto-replied",
+        "X-Forefront-Antispam-Report: SCL:;SCL;::;SFV",
+        "X-MS-Exchange-Organization-SCL: \u00b2",
+        "",
+        "--b",
+        "--b--",
+        "QUJ",
+        "=4",
+    ]
+)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.lists(FIELDS | st.text(max_size=20), max_size=15).map("\r\n".join).map(str.encode)
+)
+def test_no_octets_raise(raw: bytes) -> None:
+    """Whatever a message holds, it says a known mark, a token and a digest, or nothing."""
+    mark = junk_mark(raw)
+    assert mark is None or f"{mark}:".encode() in raw.lower()
+    assert is_auto_reply(raw) in {True, False}
+    assert subject_token(raw) is None
+    assert subject_token(b"Subject: " + raw) is None
+    for text in (raw, b"Subject: " + raw, MIXED + b"--b\r\n" + raw):
+        found = digest_of(text)
+        assert found is None or len(found) == 32

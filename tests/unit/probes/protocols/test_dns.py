@@ -1,0 +1,343 @@
+"""The resolver tells every kind of answer and absence apart, and believes only answers to its question."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Outcome, Reason
+from probes.core.settings import is_host_name
+from probes.protocols.dns import DomainName, Resolver, ResolverSettings
+from tests.fakes.dns_server import Script, dns_server, response, zone
+
+MX = ("example.com. 300 IN MX 10 mx1.example.com.", "example.com. 300 IN MX 20 mx2.example.com.")
+
+
+async def fault_of_asking(
+    over_udp: Script, over_tcp: Script | None = None, patience: str = "2s"
+) -> ProbeFault:
+    async with dns_server(over_udp, over_tcp) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await Resolver(server.settings(patience)).ask("example.com", "MX")
+    return caught.value
+
+
+async def test_records_and_the_smallest_ttl_on_the_way() -> None:
+    """An answer through aliases holds the records, the alias chain and the chain's smallest TTL."""
+    script = zone(
+        "www.example.com. 60 IN CNAME a.example.com.",
+        "a.example.com. 30 IN CNAME b.example.com.",
+        "b.example.com. 300 IN A 198.51.100.7",
+    )
+    async with dns_server(script) as server:
+        answer = await Resolver(server.settings()).ask("www.example.com", "A")
+    assert [record.to_text() for record in answer.records] == ["198.51.100.7"]
+    assert [alias.to_text() for alias in answer.aliases] == ["a.example.com.", "b.example.com."]
+    assert answer.ttl == 30
+
+
+async def test_a_name_without_that_type_is_an_empty_answer() -> None:
+    """NOERROR without data is no fault: the name exists."""
+    async with dns_server(lambda query: [response(query)]) as server:
+        answer = await Resolver(server.settings()).ask("example.com", "MX")
+    assert answer.records == ()
+
+
+@pytest.mark.parametrize(
+    ("rcode", "reason", "outcome"),
+    [
+        (dns.rcode.NXDOMAIN, Reason.DNS_NXDOMAIN, Outcome.FAILED),
+        (dns.rcode.SERVFAIL, Reason.DNS_SERVFAIL, Outcome.UNKNOWN),
+        (dns.rcode.REFUSED, Reason.DNS_REFUSED, Outcome.UNKNOWN),
+        (dns.rcode.FORMERR, Reason.DNS_REFUSED, Outcome.UNKNOWN),
+        (dns.rcode.NOTIMP, Reason.DNS_REFUSED, Outcome.UNKNOWN),
+    ],
+)
+async def test_response_codes(rcode: dns.rcode.Rcode, reason: Reason, outcome: Outcome) -> None:
+    """Only NXDOMAIN speaks about the domain; every other error code speaks about the resolver."""
+    fault = await fault_of_asking(lambda query: [response(query, rcode=rcode)])
+    assert (fault.reason, fault.reason.outcome) == (reason, outcome)
+    assert "example.com" in fault.detail
+
+
+async def test_refusal_names_the_resolver() -> None:
+    """An administrator reads which resolver refused, at which port, and what was asked."""
+    async with dns_server(lambda query: [response(query, rcode=dns.rcode.REFUSED)]) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await Resolver(server.settings()).ask("example.com", "MX")
+    assert (
+        caught.value.detail == f"resolver 127.0.0.1 port {server.port}, asked for MX of example.com: REFUSED"
+    )
+
+
+async def test_foreign_answers_are_ignored() -> None:
+    """A wrong id, another question, an echo and noise do not count: the true answer after them does."""
+
+    def script(query: dns.message.Message) -> list[bytes | dns.message.Message]:
+        forged = "example.com. 300 IN MX 1 evil.example.net."
+        wrong_id = response(query, forged)
+        wrong_id.id = (query.id + 1) % 65536
+        other = dns.message.make_query("example.net", "MX", id=query.id)
+        other_question = response(other, "example.net. 300 IN MX 1 evil.example.net.")
+        noise = ((query.id + 1) % 65536).to_bytes(2, "big") + b"\xff" * 40
+        return [wrong_id, other_question, query.to_wire(), noise, b"", b"\0", response(query, *MX)]
+
+    async with dns_server(script) as server:
+        answer = await Resolver(server.settings()).ask("example.com", "MX")
+    assert sorted(record.to_text() for record in answer.records) == [
+        "10 mx1.example.com.",
+        "20 mx2.example.com.",
+    ]
+
+
+async def test_only_foreign_answers_are_a_timeout() -> None:
+    """Answers with a wrong id, however many, end as no answer at all."""
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        wrong = response(query, *MX)
+        wrong.id ^= 1
+        return [wrong] * 5
+
+    fault = await fault_of_asking(script, patience="100ms")
+    assert fault.reason is Reason.DNS_TIMEOUT
+
+
+async def test_silence_is_asked_twice_and_then_a_timeout() -> None:
+    """A resolver that says nothing is asked twice within one timeout, and the verdict is unknown."""
+    async with dns_server(lambda query: []) as server:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(ProbeFault) as caught:
+            await Resolver(server.settings("100ms")).ask("example.com", "MX")
+        took = asyncio.get_running_loop().time() - began
+    assert caught.value.reason is Reason.DNS_TIMEOUT
+    assert caught.value.reason.outcome is Outcome.UNKNOWN
+    assert len(server.asked_over_udp) == 2
+    assert 0.09 < took < 1.0
+
+
+async def test_a_lost_datagram_is_made_good() -> None:
+    """Where the first question is lost on the way, the second one gets its answer within the timeout."""
+    seen: list[int] = []
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        seen.append(query.id)
+        return [response(query, *MX)] if len(seen) == 2 else []
+
+    async with dns_server(script) as server:
+        answer = await Resolver(server.settings("200ms")).ask("example.com", "MX")
+    assert len(answer.records) == 2
+
+
+async def test_until_cuts_the_timeout_short() -> None:
+    """A caller short of time gets its timeout when it says, not when the resolver's settings say."""
+    async with dns_server(lambda query: []) as server:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(ProbeFault) as caught:
+            await Resolver(server.settings("60s")).ask("example.com", "MX", until=began + 0.05)
+        assert asyncio.get_running_loop().time() - began < 5
+    assert caught.value.reason is Reason.DNS_TIMEOUT
+
+
+async def test_a_cut_answer_is_asked_again_over_tcp() -> None:
+    """Truncation over UDP leads to TCP, and the whole answer counts."""
+    records = [f"example.com. 300 IN MX {n} mx{n}.example.com." for n in range(100)]
+    async with dns_server(
+        lambda query: [response(query, cut=True)], lambda query: [response(query, *records)]
+    ) as server:
+        answer = await Resolver(server.settings()).ask("example.com", "MX")
+    assert len(answer.records) == 100
+    assert len(server.asked_over_tcp) == 1
+
+
+async def test_a_forged_cut_does_not_lead_to_tcp() -> None:
+    """A cut answer with another id is ignored like every other foreign answer."""
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        forged = response(query, cut=True)
+        forged.id ^= 1
+        return [forged, response(query, *MX)]
+
+    async with dns_server(script, lambda query: []) as server:
+        await Resolver(server.settings()).ask("example.com", "MX")
+    assert server.asked_over_tcp == []
+
+
+@pytest.mark.parametrize("over_tcp", [None, lambda query: []], ids=["port closed", "hangs up"])
+async def test_a_cut_answer_without_tcp(over_tcp: Script | None) -> None:
+    """A cut answer that TCP cannot complete is unknown, with a reason of its own."""
+    fault = await fault_of_asking(lambda query: [response(query, *MX, cut=True)], over_tcp)
+    assert fault.reason is Reason.DNS_TRUNCATED
+    assert fault.reason.outcome is Outcome.UNKNOWN
+
+
+async def test_a_foreign_answer_over_tcp() -> None:
+    """On a connection of our own an answer to another question is a malformed one."""
+
+    def other(query: dns.message.Message) -> list[dns.message.Message]:
+        return [response(dns.message.make_query("example.net", "MX"))]
+
+    fault = await fault_of_asking(lambda query: [response(query, cut=True)], other)
+    assert fault.reason is Reason.DNS_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "junk", [b"", b"\x81\x80", b"\x81\x80" + b"\xff" * 500, b"\x81\x80\0\1\0\1" + b"\0" * 4]
+)
+async def test_garbage_under_our_id(junk: bytes) -> None:
+    """Bytes that carry our id and are no DNS message are malformed, not a timeout."""
+    fault = await fault_of_asking(lambda query: [query.id.to_bytes(2, "big") + junk])
+    assert fault.reason is Reason.DNS_MALFORMED
+    assert fault.reason.outcome is Outcome.UNKNOWN
+
+
+async def test_an_alias_loop() -> None:
+    """A chain of aliases that never ends is told as such instead of being followed for ever."""
+    loop = ("example.com. 9 IN CNAME b.example.com.", "b.example.com. 9 IN CNAME example.com.")
+    fault = await fault_of_asking(lambda query: [response(query, *loop)])
+    assert fault.reason is Reason.DNS_MALFORMED
+
+
+async def test_a_referral_is_no_absence() -> None:
+    """A server that only points to others, and so is no recursive resolver, proves nothing missing."""
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        referral = response(query)
+        referral.authority.append(dns.rrset.from_text("com.", 9, "IN", "NS", "a.example.net."))
+        return [referral]
+
+    fault = await fault_of_asking(script)
+    assert fault.reason is Reason.DNS_REFUSED
+
+
+async def test_a_name_that_dns_cannot_hold() -> None:
+    """A name of more than 255 octets does not exist, and is no defect of ours."""
+    longest = ".".join(["a" * 63] * 3 + ["b" * 61])
+    async with dns_server(lambda query: [response(query)]) as server:
+        assert (await Resolver(server.settings()).ask(longest, "A")).records == ()
+        with pytest.raises(ProbeFault, match="no name that DNS can hold") as caught:
+            await Resolver(server.settings()).ask(f"mail.{longest}", "A")
+    assert caught.value.reason is Reason.DNS_NXDOMAIN
+
+
+async def test_nothing_listens() -> None:
+    """A resolver that is down says nothing about the domain: unknown, at once, and it is named."""
+    async with dns_server(lambda query: []) as server:
+        settings = server.settings("30s")
+    with pytest.raises(ProbeFault) as caught:
+        async with asyncio.timeout(5):
+            await Resolver(settings).ask("example.com", "MX")
+    assert caught.value.reason.outcome is Outcome.UNKNOWN
+    assert f"resolver 127.0.0.1 port {settings.port}" in caught.value.detail
+
+
+async def test_the_question_is_of_edns_size() -> None:
+    """Questions ask for UDP answers of at most 1232 octets, which no link has to fragment."""
+    async with dns_server(zone(*MX)) as server:
+        await Resolver(server.settings()).ask("example.com", "MX")
+    assert server.asked_over_udp[0].payload == 1232
+
+
+async def test_questions_do_not_repeat_their_id() -> None:
+    """Each question has an id of its own, which an attacker has to guess."""
+    async with dns_server(zone(*MX)) as server:
+        for _ in range(20):
+            await Resolver(server.settings()).ask("example.com", "MX")
+    assert len({query.id for query in server.asked_over_udp}) > 10
+
+
+@given(tail=st.binary(max_size=200), flip=st.integers(0, 10_000))
+async def test_no_datagram_raises_anything_else(tail: bytes, flip: int) -> None:
+    """Whatever bytes come back under our id, asking ends in an answer or a fault."""
+
+    def script(query: dns.message.Message) -> list[bytes]:
+        wire = bytearray(response(query, *MX).to_wire() + tail)
+        wire[2 + flip % (len(wire) - 2)] ^= 1 + flip % 255
+        return [bytes(wire)]
+
+    async with dns_server(script) as server:
+        with suppress(ProbeFault):
+            await Resolver(server.settings("10ms")).ask("example.com", "MX")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mail.example.com", True),
+        ("MX1.Example.COM", True),
+        ("localhost", True),
+        ("xn--bcher-kva.example", True),
+        ("1.example.com", True),
+        ("192.0.2.1", False),
+        ("[192.0.2.1]", False),
+        ("2001:db8::1", False),
+        ("mx_1.example.com", False),
+        ("-mx.example.com", False),
+        ("mx-.example.com", False),
+        ("mx..example.com", False),
+        ("mx.example.com.", False),
+        ("", False),
+        (".", False),
+        ("mx\\032.example.com", False),
+        ("a" * 64 + ".example.com", False),
+        (".".join(["a" * 60] * 5), False),
+    ],
+)
+def test_host_names(text: str, expected: bool) -> None:
+    """A host name is letters, digits and inner hyphens, and is no IP address (RFC 5321 section 2.3.5)."""
+    assert is_host_name(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Example.COM", "example.com"),
+        ("example.com.", "example.com"),
+        ("Bücher.example", "xn--bcher-kva.example"),
+        ("bücher。example", "xn--bcher-kva.example"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_domains_become_a_labels(written: str, meant: str) -> None:
+    """A domain in the configuration may be written with any letters; DNS is asked for its A-labels."""
+    assert TypeAdapter(DomainName).validate_python(written) == meant
+
+
+@pytest.mark.parametrize(
+    "written", ["192.0.2.1", "", ".", "a b.example", "exa_mple.com", "a..b", "ü" * 70, "\ud800.x"]
+)
+def test_bad_domains(written: str) -> None:
+    """What is no domain name is refused with a sentence that says so."""
+    with pytest.raises(ValidationError, match=r"is not a domain name such as example\.com|valid string"):
+        TypeAdapter(DomainName).validate_python(written)
+
+
+def test_a_resolver_is_an_address() -> None:
+    """A resolver named by a host name would need another resolver to be found: it is refused."""
+    with pytest.raises(ValidationError, match=r"'dns\.example' is not an IP address such as 192\.0\.2\.53"):
+        ResolverSettings(address="dns.example")
+
+
+def test_the_default_resolver_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address the system's first name server is asked, and this machine where none is set."""
+
+    class Configured:
+        def __init__(self, configure: bool) -> None:
+            self.nameservers = ["192.0.2.53", "192.0.2.54"]
+
+    monkeypatch.setattr("dns.resolver.Resolver", Configured)
+    assert ResolverSettings().address == "192.0.2.53"
+
+    def unconfigured(configure: bool) -> None:
+        raise dns.resolver.NoResolverConfiguration
+
+    monkeypatch.setattr("dns.resolver.Resolver", unconfigured)
+    assert ResolverSettings().address == "127.0.0.1"

@@ -1,0 +1,432 @@
+"""The line transport is bounded, timed, and closed by every fault, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import trustme
+
+from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.verdict import PhaseTimer
+from probes.protocols.line_transport import BUFFER_LIMIT, LineTransport, connect_tcp
+from probes.protocols.tls import client_context
+from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server
+from tests.real_servers.dovecot import TlsFiles
+
+
+@pytest.fixture
+def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_tls.certificate, server_tls.key)
+    return context
+
+
+@asynccontextmanager
+async def connected(script: Script, patience: float = 5.0) -> AsyncIterator[LineTransport]:
+    """Yield a transport to a server that follows ``script``; the block must leave it closed."""
+    async with scripted_server(script) as server:
+        wire = await LineTransport.connect("127.0.0.1", server.port, PhaseTimer(SystemClock()), 5.0)
+        wire._timeout = patience
+        yield wire
+        await server.peer_closed()
+
+
+async def pour(peer: Peer) -> None:
+    await peer.flood(b"x" * 10_000)
+
+
+async def stay_silent(peer: Peer) -> None:
+    await peer.until_closed()
+
+
+async def hang_up(peer: Peer) -> None:
+    await peer.reset()
+
+
+def sending(*chunks: bytes) -> Script:
+    """Return a script that sends octets as they are."""
+
+    async def script(peer: Peer) -> None:
+        await peer.chunks(*chunks)
+
+    return script
+
+
+@on_each_loop
+async def test_lines_go_both_ways() -> None:
+    """A line is read without its line end, and words are sent as one line."""
+
+    async def one_to_four(peer: Peer) -> None:
+        await peer.chunks(b"one\r\n", b"t", b"wo\r", b"\nthree\n")
+        await peer.expect(b"FOUR 5")
+        await peer.send(b"five")
+
+    async with connected(one_to_four) as line_transport:
+        assert [await line_transport.read_line(10) for _ in range(3)] == [b"one", b"two", b"three"]
+        line_transport.write_line(b"FOUR", b"5")
+        assert await line_transport.read_line(10) == b"five"
+        line_transport.abort()
+
+
+@pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
+@on_each_loop
+async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
+    """CR, LF and NUL are refused before anything is sent, and the error does not repeat the words."""
+    async with connected(stay_silent) as line_transport:
+        with pytest.raises(ValueError, match="cannot hold") as caught:
+            line_transport.write_line(b"USER", b"secret" + octet + b"DELE 1")
+        assert "secret" not in str(caught.value)
+        line_transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (pour, Reason.LINE_TOO_LONG),
+        (sending(b"x" * 101 + b"\n"), Reason.LINE_TOO_LONG),
+        (stay_silent, Reason.COMMAND_TIMEOUT),
+        (sending(b"half a li"), Reason.COMMAND_TIMEOUT),
+        (hang_up, Reason.CONNECTION_LOST),
+    ],
+)
+@on_each_loop
+async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: Reason) -> None:
+    """An endless line, silence and a lost connection each have their reason; the server sees the end."""
+    async with connected(script, patience=0.1) as line_transport:
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.read_line(100)
+    assert caught.value.reason is reason
+
+
+async def test_the_beginning_of_a_line_that_is_too_long_is_shown() -> None:
+    """However small the limit is, the fault and the transcript mark what they have of the line as cut."""
+    for script in (sending(b"y" * 11 + b"\nnext"), sending(b"y" * 11)):
+        async with connected(script) as line_transport:
+            with pytest.raises(ProbeFault, match=r"more than 10 octets: y{11}…$"):
+                await line_transport.read_line(10)
+            assert line_transport._transcript.lines()[-1].endswith("S: yyyyyyyyyyy…")
+
+
+@on_each_loop
+async def test_a_line_of_just_the_limit_is_read() -> None:
+    """The limit is the longest line, not the first too long."""
+    async with connected(sending(b"x" * 100 + b"\n")) as line_transport:
+        assert await line_transport.read_line(100) == b"x" * 100
+        line_transport.abort()
+
+
+@on_each_loop
+async def test_a_cancelled_wait_closes_the_connection() -> None:
+    """Who gives up waiting leaves no connection behind."""
+    async with connected(stay_silent) as line_transport:
+        waiting = asyncio.create_task(line_transport.read_line(100))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+@on_each_loop
+async def test_what_came_before_the_end_is_still_read() -> None:
+    """A server's last words are heard, and only then is the connection lost."""
+
+    async def last_words(peer: Peer) -> None:
+        await peer.send(b"-ERR too many connections")
+        await peer.close()
+
+    async with connected(last_words) as line_transport:
+        while line_transport._receiver.ended is None:  # noqa: ASYNC110 # the loop's own turns are meant
+            await asyncio.sleep(0)
+        assert await line_transport.read_line(100) == b"-ERR too many connections"
+        with pytest.raises(ProbeFault) as caught:
+            line_transport.write_line(b"QUIT")
+    assert caught.value.reason is Reason.CONNECTION_LOST
+
+
+@on_each_loop
+async def test_a_flood_stays_in_the_network() -> None:
+    """Octets that nobody reads cost bounded memory, and are all there once somebody does."""
+    chunk = b"y" * 998 + b"\r\n"
+    poured = asyncio.get_running_loop().create_future()
+    octets = 256 * 1024 * 1024
+
+    async def flood(peer: Peer) -> None:
+        sent = idle_turns = 0
+        while sent < octets and idle_turns < 1000:
+            waiting = peer._writer.transport.get_write_buffer_size()
+            if not waiting:
+                peer._writer.write(chunk * 100)
+                sent += 100 * len(chunk)
+            idle_turns = idle_turns + 1 if waiting else 0
+            await asyncio.sleep(0)
+        poured.set_result(sent)
+        await peer.send(b"end")
+
+    async with connected(flood) as line_transport:
+        sent = await poured
+        assert sent < octets / 4
+        assert len(line_transport._receiver.buffer) <= BUFFER_LIMIT + 256 * 1024
+        count = 0
+        while await line_transport.read_line(1000) != b"end":
+            count += 1
+        assert count * len(chunk) == sent
+        line_transport.abort()
+
+
+@on_each_loop
+async def test_a_line_longer_than_the_buffer_is_read_if_allowed() -> None:
+    """The caller's limit decides how long a line may be; a pause of the network never outlives a need."""
+    line = b"z" * (BUFFER_LIMIT * 8)
+    async with connected(dialogue(line)) as line_transport:
+        assert await line_transport.read_line(len(line) + 1) == line
+        line_transport.abort()
+
+
+@on_each_loop
+async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
+    """After `start_tls` lines go both ways, and the certificate's last second is known."""
+
+    async def upgrade(peer: Peer) -> None:
+        await dialogue((b"STLS", b"+OK begin"))(peer)
+        await peer.start_tls(server_context)
+        await dialogue((b"NOOP", b"+OK in secret"))(peer)
+
+    async with connected(upgrade) as line_transport:
+        line_transport.write_line(b"STLS")
+        assert await line_transport.read_line(100) == b"+OK begin"
+        await line_transport.start_tls(client_context(server_tls.authority), "127.0.0.1")
+        line_transport.write_line(b"NOOP")
+        assert await line_transport.read_line(100) == b"+OK in secret"
+        line_transport.abort()
+    decoded = ssl._ssl._test_decode_cert(str(server_tls.certificate))  # type: ignore[attr-defined] # the only reader
+    assert line_transport.certificate_not_after == ssl.cert_time_to_seconds(decoded["notAfter"])
+
+
+@on_each_loop
+async def test_octets_before_tls_are_an_attack() -> None:
+    """What waits unread when TLS begins was injected: it is shown, and the connection is closed."""
+    async with connected(dialogue((b"STLS", b"+OK begin\r\n+OK injected"))) as line_transport:
+        line_transport.write_line(b"STLS")
+        await line_transport.read_line(100)
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(None), "127.0.0.1")
+    assert caught.value.reason is Reason.TLS_INJECTION
+    assert "+OK injected" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (stay_silent, Reason.TLS_HANDSHAKE),
+        (sending(b"+OK this is no TLS record\r\n"), Reason.TLS_HANDSHAKE),
+        (hang_up, Reason.CONNECTION_LOST),
+    ],
+)
+@on_each_loop
+async def test_a_fault_of_the_handshake_closes_the_connection(script: Script, reason: Reason) -> None:
+    """A handshake that hangs, or meets something else than TLS, or is cut off, is told and closed."""
+
+    async def after_hello(peer: Peer) -> None:
+        assert await peer._reader.read(1) == b"\x16"  # a TLS handshake record
+        await peer._reader.read(65536)
+        await script(peer)
+
+    async with connected(after_hello, patience=0.2) as line_transport:
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(None), "localhost")
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("names", "trusted", "reason"),
+    [
+        (["other.test"], True, Reason.CERTIFICATE_NAME),
+        (["localhost"], False, Reason.CERTIFICATE_UNTRUSTED),
+    ],
+)
+@on_each_loop
+async def test_a_wrong_certificate_closes_the_connection(
+    names: list[str],
+    trusted: bool,
+    reason: Reason,
+    certificate_authority: trustme.CA,
+    server_tls: TlsFiles,
+) -> None:
+    """A certificate for another name, or of an unknown authority, is refused with its own reason."""
+    authority = certificate_authority if trusted else trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+
+    async def upgrade(peer: Peer) -> None:
+        await peer.start_tls(context)
+
+    async with connected(upgrade) as line_transport:
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(server_tls.authority), "localhost")
+    assert caught.value.reason is reason
+    assert line_transport.certificate_not_after is None
+
+
+def unused_port() -> int:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        return int(closed.getsockname()[1])
+
+
+@on_each_loop
+async def test_connecting_times_its_phases() -> None:
+    """A name is resolved in a phase of its own; an address needs none."""
+    for host, names in (("127.0.0.1", {"connect"}), ("localhost", {"resolve", "connect"})):
+        phases = PhaseTimer(SystemClock())
+        async with scripted_server(stay_silent) as server:
+            (await LineTransport.connect(host, server.port, phases, 5.0)).abort()
+            await server.peer_closed()
+        assert set(phases.seconds) == names
+
+
+@on_each_loop
+async def test_nothing_listens() -> None:
+    """A refused connection says where it was refused."""
+    port = unused_port()
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "127.0.0.1", port, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is Reason.CONNECT_REFUSED
+    assert f"127.0.0.1 port {port}" in caught.value.detail
+
+
+@on_each_loop
+async def test_a_name_that_cannot_be() -> None:
+    """A label longer than DNS allows is a name that does not exist, and no defect."""
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "x" * 64 + ".test", 25, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is Reason.DNS_NXDOMAIN
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[object, ...]) -> None:
+    """Let the running loop's resolver answer for mail.test with ``addresses``, in this order."""
+    real = asyncio.get_running_loop().getaddrinfo
+
+    async def getaddrinfo(host: str, port: int, **options: Any) -> Sequence[tuple[object, ...]]:
+        if host != "mail.test":  # uvloop asks for the family of literals too
+            return await real(host, port, **options)
+        families = [socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET for address in addresses]
+        return [(family, 1, 6, "", address) for family, address in zip(families, addresses, strict=True)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), Reason.DNS_NXDOMAIN),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), Reason.DNS_TIMEOUT),
+        (None, Reason.DNS_TIMEOUT),
+    ],
+)
+@on_each_loop
+async def test_a_resolver_that_fails(
+    error: Exception | None, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the resolver says, or that it says nothing, is told apart from the server's faults."""
+
+    async def getaddrinfo(host: str, port: int, **options: object) -> None:
+        if error is not None:
+            raise error
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    phases = PhaseTimer(SystemClock())
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "mail.test", 25, phases, 0.05)
+    assert caught.value.reason is reason
+    assert phases.current == "resolve"
+
+
+@contextmanager
+def silence(host: str, port: int = 0) -> Iterator[int]:
+    """Listen on a port whose packets nobody answers, as its backlog is full; yield the port."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server((host, port), backlog=0))
+        for _ in range(4):
+            caller = sockets.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@on_each_loop
+async def test_a_silent_server() -> None:
+    """A server that never completes the connection is a timeout of connecting."""
+    phases = PhaseTimer(SystemClock())
+    with silence("127.0.0.1") as port, pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "127.0.0.1", port, phases, 0.1)
+    assert caught.value.reason is Reason.CONNECT_TIMEOUT
+    assert phases.current == "connect"
+    assert phases.seconds["connect"] > 0.05
+
+
+@on_each_loop
+async def test_a_silent_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that swallows packets does not use up the time of one that answers."""
+    async with scripted_server(stay_silent) as server:
+        resolve_to(monkeypatch, ("127.0.0.2", server.port), ("127.0.0.1", server.port))
+        with silence("127.0.0.2", server.port):
+            wire = await LineTransport.connect("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
+        wire.abort()
+        await server.peer_closed()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENETUNREACH, Reason.NETWORK_UNREACHABLE),
+        (errno.EAFNOSUPPORT, Reason.NETWORK_UNREACHABLE),
+        (errno.EMFILE, Reason.LOCAL_RESOURCES),
+    ],
+)
+@on_each_loop
+async def test_a_refusal_outweighs_what_this_machine_lacks(
+    number: int, reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without IPv6 still sees that a server's other address refuses: its outage is no unknown."""
+    port = unused_port()
+    loop = asyncio.get_running_loop()
+    real = loop.create_connection
+
+    async def without_ipv6(protocol: Any, host: str, port: int) -> Any:
+        if ":" in host:
+            raise OSError(number, "not here")
+        return await real(protocol, host, port)
+
+    resolve_to(monkeypatch, ("127.0.0.1", port), ("2001:db8::1", port, 0, 0))
+    monkeypatch.setattr(loop, "create_connection", without_ipv6)
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is Reason.CONNECT_REFUSED
+    resolve_to(monkeypatch, ("2001:db8::1", port, 0, 0))
+    with pytest.raises(ProbeFault) as caught:
+        await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+@on_each_loop
+async def test_lines_do_not_depend_on_how_they_are_cut(size: int) -> None:
+    """However the network cuts a stream into chunks, the lines are the same."""
+    lines = [b"", b"+OK", b".", b"..", b"a\rb", b"x" * 60]
+    stream = b"".join(line + b"\r\n" for line in lines)
+    chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
+
+    async with connected(sending(*chunks)) as line_transport:
+        assert [await line_transport.read_line(100) for _ in lines] == lines
+        line_transport.abort()

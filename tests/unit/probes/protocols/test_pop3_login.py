@@ -1,0 +1,204 @@
+"""Logging in to POP3 servers: the way that is chosen, TLS before it, refusals, and no secret shown."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from typing import Any
+
+import pytest
+import trustme
+
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.verdict import PhaseTimer
+from tests.fakes.clock import InstantClock
+from tests.fakes.pop3_dialogue import ENTERED, STAMP, USER, capa, enter, entered, fault_of_entering
+from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server
+from tests.fakes.scripted_server import server_context as context_for
+from tests.real_servers.dovecot import TlsFiles
+
+
+@pytest.mark.parametrize(
+    ("auth", "stamp", "offered", "login"),
+    [
+        ("auto", STAMP, ["SASL PLAIN", "USER"], [(rb"APOP canary@example\.test [0-9a-f]{32}", b"+OK")]),
+        ("auto", "", ["SASL PLAIN", "USER"], [(rb"AUTH PLAIN \S+", b"+OK")]),
+        ("auto", "", ["USER"], [(b"USER canary@example.test", b"+OK"), (b"PASS s3cret-Pa55word", b"+OK")]),
+        ("user", STAMP, ["SASL PLAIN", "USER"], [(b"USER .*", b"+OK"), (b"PASS .*", b"+OK")]),
+        ("plain", STAMP, ["SASL PLAIN", "USER"], [(rb"AUTH PLAIN \S+", b"+OK")]),
+        ("apop", STAMP, ["SASL PLAIN", "USER"], [(b"APOP .*", b"+OK")]),
+    ],
+)
+async def test_how_to_log_in_in_clear(
+    auth: str, stamp: str, offered: list[str], login: list[tuple[bytes, bytes]]
+) -> None:
+    """In clear a way that hides the password comes first; a configured way is kept to."""
+    script = dialogue(f"+OK ready {stamp}".encode(), capa(*offered), *login, (b"QUIT", b"+OK"))
+    async with entered(script, auth=auth) as session:
+        await session.quit()
+
+
+async def test_a_server_without_capa() -> None:
+    """A server that knows no CAPA is logged in to with USER and PASS."""
+    script = dialogue(b"+OK", (b"CAPA", b"-ERR what?"), (b"USER .*", b"+OK"), (b"PASS .*", b"+OK"))
+    async with entered(script) as session:
+        assert session.capabilities.listed() == []
+        session.abort()
+
+
+@pytest.mark.parametrize(
+    ("auth", "offered"),
+    [("plain", ["USER"]), ("apop", ["USER", "SASL PLAIN"]), ("user", ["SASL PLAIN"]), ("auto", ["TOP"])],
+)
+async def test_a_way_that_is_not_offered(auth: str, offered: list[str]) -> None:
+    """What the server does not offer is not tried, and no credentials are sent."""
+    fault = await fault_of_entering(dialogue(b"+OK ready", capa(*offered)), auth=auth)
+    assert fault.reason is Reason.AUTH_NOT_OFFERED
+
+
+async def test_a_long_response_waits_for_the_continuation() -> None:
+    """An AUTH line over 255 octets carries no initial response (RFC 5034 section 4)."""
+    long = base64.b64encode(f"\0{USER}\0{'p' * 200}".encode())
+    script = dialogue(b"+OK", capa("SASL PLAIN"), (b"AUTH PLAIN", b"+ "), (long, b"+OK"))
+    async with entered(script, password="p" * 200) as session:
+        session.abort()
+
+
+async def test_a_server_that_asks_all_the_same() -> None:
+    """A server that ignores the initial response and asks for it gets it."""
+    script = dialogue(b"+OK", capa("SASL PLAIN"), (b"AUTH PLAIN .+", b"+"), (rb"[\w=+/]+", b"+OK"))
+    async with entered(script) as session:
+        session.abort()
+
+
+@pytest.mark.parametrize("auth", ["apop", "plain", "user"])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"-ERR [IN-USE] another session", Reason.POP3_IN_USE),
+        (b"-ERR [LOGIN-DELAY] minimum time between mail checks", Reason.POP3_LOGIN_DELAY),
+        (b"-ERR [AUTH] no", Reason.AUTH_FAILED),
+        (b"-ERR [SYS/TEMP] later", Reason.POP3_SYS_TEMP),
+        (b"-ERR [SYS/PERM] never", Reason.POP3_SYS_PERM),
+        (b"-ERR no", Reason.AUTH_FAILED),
+        (b"HTTP/1.1 400 Bad Request", Reason.PROTOCOL_ERROR),
+    ],
+)
+async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None:
+    """Every refusal has its reason, whichever way the login went, and a delay the seconds that CAPA says."""
+
+    async def refusing(peer: Peer) -> None:
+        capabilities = capa("SASL PLAIN", "USER", "LOGIN-DELAY 600")
+        await dialogue(b"+OK ready " + STAMP.encode(), capabilities)(peer)
+        if await peer.expect(b"(AUTH|USER|APOP) .*") == b"USER canary@example.test":
+            await dialogue(b"+OK")(peer)
+            await peer.expect(b"PASS .*")
+        await peer.send(answer)
+
+    fault = await fault_of_entering(refusing, auth=auth)
+    assert fault.reason is reason
+    assert fault.retry_after == (600.0 if reason is Reason.POP3_LOGIN_DELAY else None)
+
+
+@pytest.mark.parametrize("auth", ["apop", "plain", "user"])
+@pytest.mark.parametrize("prefix", [b"", b"-ERR unknown command: "])
+@pytest.mark.parametrize("suffix", [b"", b" that is " + PASSWORD.encode(), b"x" * 3000])
+async def test_no_fault_shows_a_password(auth: str, prefix: bytes, suffix: bytes) -> None:
+    """A server that echoes the login, or the password in it, puts it into no fault."""
+    secrets = [PASSWORD]
+
+    async def echoing(peer: Peer) -> None:
+        await dialogue(b"+OK ready " + STAMP.encode(), capa("SASL PLAIN", "USER"))(peer)
+        line = await peer.expect(b".*")
+        if line.startswith(b"USER"):
+            await peer.send(b"+OK")
+            line = await peer.expect(b".*")
+        secrets.append(line.split()[-1].decode())
+        await peer.send(prefix + line + suffix)
+
+    fault: BaseException | None = await fault_of_entering(echoing, auth=auth)
+    while fault is not None:
+        assert not [secret for secret in secrets if secret in f"{fault} {vars(fault)}"]
+        fault = fault.__cause__ or (None if fault.__suppress_context__ else fault.__context__)
+
+
+async def test_no_repr_shows_a_password() -> None:
+    """Nothing that a traceback's or log's repr shows of a session holds the password."""
+    async with entered(dialogue(*ENTERED)) as session:
+        assert PASSWORD not in repr(session) + repr(vars(session))
+        session.abort()
+
+
+@pytest.fixture
+def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_tls.certificate, server_tls.key)
+    return context
+
+
+async def test_stls(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
+    """After STLS the capabilities are asked again, and what was said in clear counts no more."""
+
+    async def upgrading(peer: Peer) -> None:
+        await dialogue(b"+OK", capa("STLS", "SASL PLAIN", "X-CLEAR"), (b"STLS", b"+OK"))(peer)
+        await peer.start_tls(server_context)
+        await dialogue(capa("USER"), (b"USER .*", b"+OK"), (b"PASS .*", b"+OK"), (b"QUIT", b"+OK"))(peer)
+
+    phases = PhaseTimer(InstantClock())
+    async with scripted_server(upgrading, server_tls.authority) as server:
+        session = await enter(server, phases=phases, tls="starttls")
+        assert session.capabilities.listed() == ["USER"]
+        assert session.certificate_not_after is not None
+        await session.quit()
+        await server.peer_closed()
+    assert list(phases.seconds) == ["connect", "greeting", "capa", "starttls", "tls", "login", "quit"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ((b"+OK", capa("USER", "SASL PLAIN")), Reason.TLS_NOT_OFFERED),
+        ((b"+OK", (b"CAPA", b"-ERR")), Reason.TLS_NOT_OFFERED),
+        ((b"+OK", capa("STLS"), (b"STLS", b"-ERR [SYS/TEMP] not now")), Reason.POP3_SYS_TEMP),
+        ((b"+OK", capa("STLS"), (b"STLS", b"+OK\r\n+OK injected")), Reason.TLS_INJECTION),
+    ],
+)
+async def test_no_tls_no_login(steps: tuple[Any, ...], reason: Reason) -> None:
+    """Where STLS is stripped, refused or preceded by injected lines, no credentials are sent."""
+    async with scripted_server(dialogue(*steps)) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await enter(server, tls="starttls")
+        await server.peer_closed()
+    assert caught.value.reason is reason
+    assert set(server.received) <= {b"CAPA", b"STLS"}
+
+
+async def test_implicit_tls_for_another_name(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
+    """A certificate for another name ends the session before a word is said."""
+
+    async def wrong(peer: Peer) -> None:
+        await peer.start_tls(context_for(certificate_authority, "other.test"))
+
+    phases = PhaseTimer(InstantClock())
+    async with scripted_server(wrong, server_tls.authority) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await enter(server, phases=phases, tls="implicit")
+        await server.peer_closed()
+    assert caught.value.reason is Reason.CERTIFICATE_NAME
+    assert phases.current == "tls"
+
+
+async def test_implicit_tls_under_a_configured_name(
+    certificate_authority: trustme.CA, server_tls: TlsFiles
+) -> None:
+    """``tls_server_name`` is the name that the certificate must be for."""
+
+    async def other(peer: Peer) -> None:
+        await peer.start_tls(context_for(certificate_authority, "other.test"))
+        await dialogue(*ENTERED)(peer)
+
+    async with scripted_server(other, server_tls.authority) as server:
+        session = await enter(server, tls="implicit", tls_server_name="other.test")
+        session.abort()
+        await server.peer_closed()
