@@ -96,7 +96,7 @@ def _latency() -> list[AnyPanel]:
             "How wrong the latency may be",
             [Query(f"mailsonde_delivery_uncertainty_seconds{{{PROBE}}}")],
             "The true latency is within this distance of the published one, either way. "
-            "When it is wide, the mailbox is looked at seldom: raise looks_per_message, or use IMAP.",
+            "When it is wide, the mailbox is looked at seldom: raise polls_per_message, or use IMAP.",
         ),
         graph(
             8,

@@ -17,7 +17,7 @@ import yaml
 from monitor.collector import AgentCollector
 from monitor.config.load import load
 from monitor.config.models import Configuration
-from monitor.ledger.tally import Tally
+from monitor.ledger.counters import Counters
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
@@ -84,7 +84,7 @@ def metrics_page() -> list[str]:
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
-    for family in AgentCollector(state, Tally).collect():
+    for family in AgentCollector(state, Counters).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         name = f"`{family.name}{suffix}`"
@@ -226,13 +226,13 @@ def looks_page() -> list[str]:
             arrival = delay * 2 ** ((n * 7 % 50) / 25 - 1)
             known.learn(arrival * 0.98, arrival * 1.02)
         cells = (
-            f"{logins} | ± {error:.2g} s" for logins, error in (_looks(unknown, delay), _looks(known, delay))
+            f"{logins} | ± {error:.2g} s" for logins, error in (_polls(unknown, delay), _polls(known, delay))
         )
         lines.append(f"| {delay:g} s | {' | '.join(cells)} |")
     return lines
 
 
-def _looks(model: ArrivalModel, delay: float) -> tuple[int, float]:
+def _polls(model: ArrivalModel, delay: float) -> tuple[int, float]:
     """Return the looks until a message of that delay is found, and half the last gap."""
     looks, latest, previous = 0, 0.0, 0.0
     while latest < delay:

@@ -101,12 +101,12 @@ async def _at_work(
             await assembly.run(probe, lambda result: _take_in(assembly, recent, result, results, clock))
         except asyncio.CancelledError:
             return  # the agent is stopping; the scheduler would log it as an error
-        if probe.parts:  # only these come and go
+        if probe.sub_probes:  # only these come and go
             recent.keep_only(probe.settings.name, probe.targets)
 
     schedule = Schedule(run, assembly.state, clock)
     is_ready = False
-    collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+    collector = AgentCollector(assembly.state, lambda: assembly.ledger.counters)
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(assembly, recent), assembly.ledger)
     settings = configuration.agent

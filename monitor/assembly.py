@@ -41,18 +41,18 @@ class Assembly:
     retention: float  # seconds that ended messages stay in the ledger
 
     async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
-        """Run ``probe`` once, then the parts that it found, all at the same time; take in each result."""
+        """Run ``probe`` once, then its sub-probes, all at the same time; take in each result."""
         take_in(await self.runner.run(probe))
-        if not probe.parts:
+        if not probe.sub_probes:
             return
-        self.state.keep_parts(probe, self.clock.time())
+        self.state.keep_sub_probes(probe, self.clock.time())
 
-        async def run_part(part: Probe) -> None:
-            take_in(await self.runner.run(part))
+        async def run_sub_probe(sub_probe: Probe) -> None:
+            take_in(await self.runner.run(sub_probe))
 
         async with asyncio.TaskGroup() as group:
-            for part in probe.parts:
-                group.create_task(run_part(part))
+            for sub_probe in probe.sub_probes:
+                group.create_task(run_sub_probe(sub_probe))
 
     def resume(self, messages: list[Message]) -> None:
         """Watch on for messages that an earlier process sent, where their mailbox is still configured."""

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from monitor.ledger.tally import Tally
+from monitor.ledger.counters import Counters
 from monitor.state import AgentState
 from probes.core.verdict import MessageState
 
@@ -24,11 +24,11 @@ _ROUTE = ("probe", "target")
 
 
 class AgentCollector(Collector):
-    """Builds every metric from the agent's state and the ledger's tally."""
+    """Builds every metric from the agent's state and the ledger's counters."""
 
-    def __init__(self, state: AgentState, tally: Callable[[], Tally]) -> None:
+    def __init__(self, state: AgentState, counters: Callable[[], Counters]) -> None:
         self._state = state
-        self._tally = tally
+        self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families."""
@@ -93,7 +93,7 @@ class AgentCollector(Collector):
         yield from (runs, duration)
 
     def _messages(self) -> Iterator[Metric]:
-        tally = self._tally()
+        counters = self._counters()
         messages = CounterMetricFamily(
             "mailsonde_messages",
             "Messages that entered a state; continues over restarts of the agent.",
@@ -107,9 +107,9 @@ class AgentCollector(Collector):
         )
         for route in list(self._state.deliveries):
             for state in MessageState:
-                messages.add_metric((*route, str(state)), tally.entered(*route, state))
-            in_flight.add_metric(route, tally.in_flight(*route))
-            oldest.add_metric(route, tally.oldest_in_flight(*route))
+                messages.add_metric((*route, str(state)), counters.entered(*route, state))
+            in_flight.add_metric(route, counters.in_flight(*route))
+            oldest.add_metric(route, counters.oldest_in_flight(*route))
         yield from (messages, in_flight, oldest)
 
     def _deliveries(self) -> Iterator[Metric]:

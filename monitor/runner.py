@@ -150,7 +150,7 @@ class Runner:
     async def stop(self, grace: float) -> None:
         """End all runs: those that only wait at once, the others after ``grace`` seconds."""
         for task, run in list(self._running.items()):
-            if run.only_waits:
+            if run.can_stop:
                 task.cancel()
         busy = set(self._running)
         if busy:

@@ -107,16 +107,16 @@ class AgentState:
         for cause in ("missed", "overrun"):
             self.skipped.setdefault((settings.name, cause), 0)
 
-    def keep_parts(self, probe: Probe, now: float) -> None:
-        """Know the parts of ``probe`` that there are now, and forget those that are gone."""
+    def keep_sub_probes(self, probe: Probe, now: float) -> None:
+        """Know the sub-probes of ``probe`` that there are now, and forget those that are gone."""
         name, targets = probe.settings.name, probe.targets
         for known, target in list(self.probes):
             if known == name and target not in targets:
                 del self.probes[known, target]
                 self.deliveries.pop((known, target), None)
-        for part in probe.parts:
-            if (name, part.target) not in self.probes:
-                self.add(part, now)
+        for sub_probe in probe.sub_probes:
+            if (name, sub_probe.target) not in self.probes:
+                self.add(sub_probe, now)
 
     def ran(self, name: str, target: str, verdict: Verdict, *, ended_at: float, duration: float) -> None:
         """Take in a finished run: when it ended (unix seconds) and how long it took (seconds)."""

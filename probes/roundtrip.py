@@ -29,11 +29,11 @@ from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.delivery.service_level import SloSettings
 from probes.delivery.submission import Envelope, Submission
 from probes.delivery.tools import Tools
-from probes.messages.synthetic_message import Letter, compose
+from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
 
-LOOK_GRACE = 30.0
-"""Seconds past a message's deadline in which a look may still tell whether it arrived."""
+POLL_GRACE = 30.0
+"""Seconds past a message's deadline in which a poll may still tell whether it arrived."""
 
 ATTACHMENTS = MappingProxyType({"none": 0, "100KB": 100_000, "1MB": 10**6, "10MB": 10**7, "25MB": 25 * 10**6})
 """Octets of the attachment of each size class, before it is encoded."""
@@ -129,8 +129,8 @@ class RoundtripSettings(ProbeSettings):
 
     @property
     def run_limit(self) -> float:
-        """The deadline, and some time in which a last look can end."""
-        return self.deadline + LOOK_GRACE + 5.0
+        """The deadline, and some time in which a last poll can end."""
+        return self.deadline + POLL_GRACE + 5.0
 
     @property
     def is_loop(self) -> bool:
@@ -183,7 +183,7 @@ class Roundtrip(Probe):
         """Record the intent, send, and wait until the message has arrived or its deadline has passed."""
         clock = self.tools.clock
         created_at = round(clock.time(), 6)
-        letter = await self._compose(run, created_at)
+        synthetic_message = await self._compose(run, created_at)
         message = Message(
             id=run.id,
             probe=self.settings.name,
@@ -195,14 +195,14 @@ class Roundtrip(Probe):
             instance=self.tools.instance,
             boot=clock.boot,
             created_mono=clock.monotonic(),
-            octets=len(letter.content),
-            digest=None if self.settings.is_loop else letter.digest,
+            octets=len(synthetic_message.content),
+            digest=None if self.settings.is_loop else synthetic_message.digest,
         )
         try:
             await self._submission.intend(message)
-            sent, arrival = await self._submission.send(run, message, letter, self.follow)
-            run.only_waits = True
-            limit = self.settings.deadline + LOOK_GRACE - (clock.monotonic() - message.created_mono)
+            sent, arrival = await self._submission.send(run, message, synthetic_message, self.follow)
+            run.can_stop = True
+            limit = self.settings.deadline + POLL_GRACE - (clock.monotonic() - message.created_mono)
             done, _ = await asyncio.wait({arrival}, timeout=max(0.0, limit))
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
@@ -212,11 +212,11 @@ class Roundtrip(Probe):
         run.phases.transcript.note(_as_remark(arrival.result().message))
         return verdict
 
-    async def _compose(self, run: Run, created_at: float) -> Letter:
+    async def _compose(self, run: Run, created_at: float) -> SyntheticMessage:
         token = self.tools.signer.sign(Token(self.settings.name, run.id, round(created_at * 1e6)))
         octets = ATTACHMENTS[self.settings.attachment]
 
-        def composed() -> Letter:
+        def composed() -> SyntheticMessage:
             return compose(
                 probe=self.settings.name,
                 location=self.tools.site.location,
@@ -256,7 +256,7 @@ class MxRoundtrip(Probe):
         return self.settings.to
 
     @property
-    def parts(self) -> Sequence[Probe]:
+    def sub_probes(self) -> Sequence[Probe]:
         """A route to each host that the latest run found."""
         return tuple(self._routes.values())
 
@@ -348,7 +348,7 @@ def _end(message: Message) -> tuple[Reason, str]:
 
 
 def _undecided(message: Message, fault: ProbeFault | None) -> Verdict:
-    """Return the verdict when no look could tell whether the message arrived: the message stays in flight."""
+    """Return the verdict when no poll could tell whether the message arrived: the message stays in flight."""
     if fault is None:
-        return Verdict(Reason.TIMEOUT, "no look into the mailbox ended in time", message=report(message))
+        return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=report(message))
     return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=report(message))

@@ -168,7 +168,7 @@ async def _check(
         else:
             results = await _results(assembly, chosen, _SHOWN[shown])
         if textfile is not None:
-            collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+            collector = AgentCollector(assembly.state, lambda: assembly.ledger.counters)
             text = one_shot_text(collector, {probe.settings.name for probe in chosen})
             await asyncio.to_thread(write_textfile, textfile, text)
         return results

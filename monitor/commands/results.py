@@ -47,7 +47,7 @@ def show_json_dialogue(result: Result) -> None:
 
 
 class LiveTable:
-    """A row for each probe and part, with the time that it runs already, and a summary below.
+    """A row for each probe and sub-probe, with the time that it runs already, and a summary below.
 
     Rich renders it anew each time, in a thread of its own, while results come in on the event loop.
     """
@@ -67,7 +67,7 @@ class LiveTable:
         """Return the table as it is now, and below it how many runs ended, and how."""
         table = Table("probe", "kind", "target", "result", "time", "detail")
         now, ended = self._clock.monotonic(), dict(self._ended)
-        rows = list(chain.from_iterable((probe, *probe.parts) for probe in self._probes))
+        rows = list(chain.from_iterable((probe, *probe.sub_probes) for probe in self._probes))
         for probe in rows:
             key = probe.settings.name, probe.target
             # Text and not str: names that DNS told are no markup.

@@ -90,13 +90,13 @@ def _free(port: int) -> int:
 
 
 async def _live(view: DemoView, agent: Agent, stop: asyncio.Event) -> None:
-    tally = agent.assembly.ledger
-    with Live(view.render(tally.tally), console=Console(), refresh_per_second=4, screen=True) as live:
+    counters = agent.assembly.ledger
+    with Live(view.render(counters.counters), console=Console(), refresh_per_second=4, screen=True) as live:
         while not stop.is_set():
             result = await _next_result(agent, stop)
             if result is not None and result.probe == PROBE:
                 view.add(result)
-            live.update(view.render(tally.tally))
+            live.update(view.render(counters.counters))
 
 
 async def _plain(agent: Agent, stop: asyncio.Event) -> None:

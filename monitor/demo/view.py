@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from monitor.ledger.tally import Tally
+from monitor.ledger.counters import Counters
 from monitor.runner import Result
 from probes.core.verdict import MessageState
 
@@ -42,15 +42,15 @@ class DemoView:
         self._seen += 1
         self._rows.append(result)
 
-    def render(self, tally: Tally) -> Group:
+    def render(self, counters: Counters) -> Group:
         """Return the view as it is now."""
         probe, target = self._route
         counts = Text()
         for state in MessageState:
-            entered = tally.entered(probe, target, state)
+            entered = counters.entered(probe, target, state)
             if entered and state is not MessageState.SENT:
                 counts.append(f"{state} {entered}   ", style=_STYLES.get(state, ""))
-        counts.append(f"in flight {tally.in_flight(probe, target)}", style="cyan")
+        counts.append(f"in flight {counters.in_flight(probe, target)}", style="cyan")
         deliveries = Table("sent", "state", "delivery", "± error", "", box=None, pad_edge=False)
         for result in reversed(self._rows):
             deliveries.add_row(*_cells(result))

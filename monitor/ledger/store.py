@@ -14,13 +14,13 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, insert, inspect, select, update
 
-from monitor.ledger import books, history
-from monitor.ledger.books import Books
+from monitor.ledger import history, transaction
+from monitor.ledger.counters import Counters
 from monitor.ledger.database import Database
+from monitor.ledger.file_locks import FileLocks
 from monitor.ledger.location import ledger_path
-from monitor.ledger.presence import Presence
 from monitor.ledger.schema import SCHEMA_VERSION, UPGRADES, meta, metadata
-from monitor.ledger.tally import Tally
+from monitor.ledger.transaction import Transaction
 from monitor.ledger.writer import Writer
 from probes.core.clock import Clock
 from probes.core.verdict import MessageState
@@ -42,7 +42,7 @@ PURGE_STEP = 1000
 """Most messages forgotten in one transaction, so that others are not kept waiting."""
 
 T = TypeVar("T")
-_Operation = Message | Callable[[Connection, Books], object]
+_Operation = Message | Callable[[Connection, Transaction], object]
 """A message to intend, which goes in bulk with its neighbours, or anything else."""
 
 
@@ -54,15 +54,15 @@ class SqlLedger:
     """
 
     def __init__(
-        self, database: Database, presence: Presence, clock: Clock, token_key: bytes, tally: Tally
+        self, database: Database, locks: FileLocks, clock: Clock, token_key: bytes, counters: Counters
     ) -> None:
         self.token_key = token_key
         self.runs_dropped = 0
-        self._instance = presence.instance
+        self._instance = locks.instance
         self._database = database
-        self._presence = presence
+        self._locks = locks
         self._clock = clock
-        self._tally = tally
+        self._counters = counters
         self._pending_runs: list[Mapping[str, object]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -71,16 +71,16 @@ class SqlLedger:
         self._writer: Writer[_Operation] = Writer(self._commit, f"ledger {database.path}")
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> Counters:
         """The counts as of the last commit of this process, from memory; any thread may read it.
 
         What another process did to the same probe and target shows with this one's next change to them.
         """
-        return self._tally
+        return self._counters
 
     def lock_for_agent(self) -> None:
         """Make this process the ledger's one agent until it closes; LedgerError when another is."""
-        self._presence.lock_for_agent()
+        self._locks.lock_for_agent()
 
     async def intend(self, message: Message) -> None:
         """Record a new message in state ``intent``; LedgerError when its id is taken."""
@@ -93,20 +93,20 @@ class SqlLedger:
 
         ``changes`` are fields of `Message`; TypeError for one that never changes.
         """
-        if unfit := changes.keys() - books.CHANGEABLE:
+        if unfit := changes.keys() - transaction.CHANGEABLE:
             raise TypeError(f"not to be changed with a message's state: {', '.join(sorted(unfit))}")
-        return await self._write(lambda _, pages: pages.advance(message_id, state, changes))
+        return await self._write(lambda _, work: work.advance(message_id, state, changes))
 
     async def find(self, message_id: str) -> Message | None:
         """Return the message with this id, or ``None``."""
-        return await self._read(lambda connection: books.find(connection, message_id))
+        return await self._read(lambda connection: transaction.find(connection, message_id))
 
     async def open_messages(self, since: float = 0.0) -> list[Message]:
         """Return, oldest first, each message that is under way or may still arrive.
 
         Only those created at ``since`` (unix seconds) or later; other processes' are among them.
         """
-        return await self._read(lambda connection: books.open_messages(connection, since))
+        return await self._read(lambda connection: transaction.open_messages(connection, since))
 
     async def adopt(self) -> list[Message]:
         """Answer from now on for the open messages of processes that are gone, and return them.
@@ -114,7 +114,7 @@ class SqlLedger:
         One that was in ``intent`` becomes ``ambiguous`` with reason ``interrupted``.
         """
         # Asked inside the transaction: whoever wrote a message seen there has registered before.
-        return await self._write(lambda _, pages: pages.adopt(self._instance, self._presence.living()))
+        return await self._write(lambda _, work: work.adopt(self._instance, self._locks.living()))
 
     async def forget(self, before: float) -> int:
         """Remove messages that ended, and were due, before ``before`` (unix seconds); return how many.
@@ -124,13 +124,13 @@ class SqlLedger:
         self._write_runs(grown_by=1)  # so that no count is kept of a route that is gone
         await self._write(lambda connection, _: history.forget_gone_routes(connection))
         removed = 0
-        while step := await self._write(lambda _, pages: pages.forget(before, PURGE_STEP)):
+        while step := await self._write(lambda _, work: work.forget(before, PURGE_STEP)):
             removed += step
         return removed
 
     async def discrepancies(self) -> list[str]:
         """Return a sentence for each count that does not add up: none, unless there is a defect."""
-        return await self._read(books.discrepancies)
+        return await self._read(transaction.discrepancies)
 
     def record_run(self, run: Mapping[str, object]) -> None:
         """Keep a finished run, with at least ``run``, ``probe``, ``target`` and ``outcome``; returns at once.
@@ -162,7 +162,7 @@ class SqlLedger:
         if not finished and not full:
             return None
 
-        def write(connection: Connection, _: Books) -> None:
+        def write(connection: Connection, _: Transaction) -> None:
             if finished:
                 history.add_runs(connection, finished)
             if full:
@@ -215,9 +215,9 @@ class SqlLedger:
     def _release(self) -> None:
         self._reader.shutdown()
         self._database.dispose()
-        self._presence.release()
+        self._locks.release()
 
-    async def _write(self, operation: Callable[[Connection, Books], T]) -> T:
+    async def _write(self, operation: Callable[[Connection, Transaction], T]) -> T:
         return cast("T", await self._writer.submit(operation))
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
@@ -235,14 +235,16 @@ class SqlLedger:
         """Make the operations durable in one transaction, on the writer's thread."""
         answers: list[object] = []
         with self._database.writing() as connection:
-            pages = Books(connection, self._clock.time())
+            transaction = Transaction(connection, self._clock.time())
             for kind, batch in groupby(operations, type):
                 if kind is Message:
-                    answers += pages.intend(cast("list[Message]", list(batch)))
+                    answers += transaction.intend(cast("list[Message]", list(batch)))
                 else:
-                    answers += [operation(connection, pages) for operation in batch if callable(operation)]
-            changed = pages.balanced()
-        self._tally = self._tally.updated(changed)
+                    answers += [
+                        operation(connection, transaction) for operation in batch if callable(operation)
+                    ]
+            changed = transaction.balanced()
+        self._counters = self._counters.updated(changed)
         return answers
 
 
@@ -254,28 +256,28 @@ async def open_ledger(url: str, clock: Clock, instance: str) -> AsyncIterator[Sq
     dots, dashes and underscores. ValueError for a URL as in `ledger_path`; LedgerError when the
     ledger cannot be used, with what to do.
     """
-    database, presence, token_key, tally = await asyncio.to_thread(_open, ledger_path(url), instance)
-    ledger = SqlLedger(database, presence, clock, token_key, tally)
+    database, locks, token_key, counters = await asyncio.to_thread(_open, ledger_path(url), instance)
+    ledger = SqlLedger(database, locks, clock, token_key, counters)
     try:
         yield ledger
     finally:
         await ledger.close()
 
 
-def _open(path: Path, instance: str) -> tuple[Database, Presence, bytes, Tally]:
+def _open(path: Path, instance: str) -> tuple[Database, FileLocks, bytes, Counters]:
     database = Database(path)
-    presence = Presence(path, instance)
+    locks = FileLocks(path, instance)
     try:
-        with presence.setting_up(), database.writing() as connection:
+        with locks.setting_up(), database.writing() as connection:
             _prepare(connection, path)
             token_key = _meta(connection, path, "token_key")
         with database.reading() as connection:
-            tally = Tally().updated(books.read_totals(connection))
+            counters = Counters().updated(transaction.read_totals(connection))
     except BaseException:
-        presence.release()
+        locks.release()
         database.dispose()
         raise
-    return database, presence, token_key, tally
+    return database, locks, token_key, counters
 
 
 def _prepare(connection: Connection, path: Path) -> None:

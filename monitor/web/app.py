@@ -19,9 +19,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from monitor.web.fairness import RequestLimit
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
-from monitor.web.turns import Turnstile
 
 SHARED_FOR = 1.0
 """Seconds that a text of the metrics is for all who ask, from when it is begun, or until it is made."""
@@ -35,7 +35,7 @@ class _Metrics:
     def __init__(self, collector: Collector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(collector)
-        self._turnstile = Turnstile(at_once=2)
+        self._limit = RequestLimit(at_once=2)
         self._texts: dict[str, asyncio.Task[bytes]] = {}  # by content type
 
     async def answer(self, request: Request) -> Response:
@@ -54,7 +54,7 @@ class _Metrics:
         loop = asyncio.get_running_loop()
         shared_until = loop.time() + SHARED_FOR
         try:
-            async with self._turnstile:
+            async with self._limit:
                 # On another thread: with thousands of probes the text takes longer than a probe can wait.
                 return await asyncio.to_thread(encode, self._registry)
         finally:

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from monitor.recent import RouteKey
-from monitor.web.turns import in_turns
+from monitor.web.fairness import in_slices
 from monitor.web.views import FROM_BAD_TO_GOOD, Views
 
 MOST_STREAMS = 20
@@ -87,7 +87,7 @@ class Events:
     async def _drawn(self, keys: list[RouteKey]) -> dict[str, str]:
         """Return the rows of these routes, as far as they still exist, by the key that the page knows."""
         rows = {}
-        async for key in in_turns(keys):
+        async for key in in_slices(keys):
             if self._views.has(key):
                 route = self._views.recent.route(key)
                 route.row = route.row or self._render_row(key)  # once for all streams
@@ -97,7 +97,7 @@ class Events:
     async def _counts(self) -> dict[str, int]:
         """Return how many routes are in each state, the worst state first."""
         counts = Counter[str]()
-        async for key in in_turns(self._views.routes()):
+        async for key in in_slices(self._views.routes()):
             if self._views.has(key):
                 route = self._views.recent.route(key)
                 route.word = route.word or self._views.word(key)
@@ -107,7 +107,7 @@ class Events:
     async def _watch_flights(self) -> None:
         """While somebody watches, count a route as changed when messages set out, arrive, or become late."""
         while True:
-            async for key in in_turns(self._views.routes()):
+            async for key in in_slices(self._views.routes()):
                 if not self._views.has(key):
                     continue
                 route, flight = self._views.recent.route(key), self._views.flight_of(key)

@@ -25,9 +25,9 @@ from starlette.staticfiles import StaticFiles
 from monitor.ledger.store import SqlLedger
 from monitor.recent import KEPT, RouteKey, point_of
 from monitor.web.events import Events
-from monitor.web.turns import Turnstile, in_turns
+from monitor.web.fairness import RequestLimit, in_slices
+from monitor.web.status_text import capital, duration, explained
 from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
-from monitor.web.whereabouts import capital, duration, explained
 from probes.core.reasons import Reason
 from probes.delivery.message_life import LedgerError
 
@@ -84,7 +84,7 @@ class Pages:
         """Return what the application is to answer."""
         compressed = [Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)]
         # One page of each sort at a time. A ledger that is slow holds up those that need it, and no others.
-        of_state, of_ledger = Turnstile(at_once=1), Turnstile(at_once=1)
+        of_state, of_ledger = RequestLimit(at_once=1), RequestLimit(at_once=1)
         return [
             Route("/", of_state.before(self.overview), middleware=compressed),
             Route("/probes/{probe}", of_ledger.before(self.probe), middleware=compressed),
@@ -105,13 +105,13 @@ class Pages:
 
     async def _html(self, template: str, shown: Mapping[str, Any]) -> Response:
         texts = self._templates.get_template(template).generate(shown)
-        return HTMLResponse("".join([text async for text in in_turns(texts)]), headers=SECURITY_HEADERS)
+        return HTMLResponse("".join([text async for text in in_slices(texts)]), headers=SECURITY_HEADERS)
 
     async def overview(self, request: Request) -> Response:
         """Show every route, what is wrong first."""
         wanted, only_wrong = request.query_params.get("q", "")[:100], "wrong" in request.query_params
         since = self._views.recent.version
-        words = {key: self._views.word(key) async for key in in_turns(self._views.routes())}
+        words = {key: self._views.word(key) async for key in in_slices(self._views.routes())}
         fitting = [
             key
             for key, word in words.items()
@@ -119,10 +119,10 @@ class Pages:
         ]
         fitting.sort(key=lambda key: (FROM_BAD_TO_GOOD.index(words[key]), key))
         if _wants_json(request):
-            views = [self._views.view(key) async for key in in_turns(fitting) if self._views.has(key)]
+            views = [self._views.view(key) async for key in in_slices(fitting) if self._views.has(key)]
             return await _json_in_turns("probes", (view.as_object() for view in views))
         shown = fitting[:ROUTES_SHOWN]
-        rows = [self._render_row(key) async for key in in_turns(shown) if self._views.has(key)]
+        rows = [self._render_row(key) async for key in in_slices(shown) if self._views.has(key)]
         counted = Counter(words.values())
         context = {
             "rows": rows,
@@ -200,7 +200,7 @@ def _told_if_unreadable() -> Iterator[None]:
 
 async def _json_in_turns(name: str, objects: Iterable[object]) -> Response:
     """Answer an object whose one member is a list that may be long."""
-    texts = [json.dumps(each, ensure_ascii=False, allow_nan=False) async for each in in_turns(objects)]
+    texts = [json.dumps(each, ensure_ascii=False, allow_nan=False) async for each in in_slices(objects)]
     text = f'{{"{name}": [{", ".join(texts)}]}}'
     return Response(text, media_type="application/json", headers=SECURITY_HEADERS)
 

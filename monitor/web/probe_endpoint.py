@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from monitor.assembly import Assembly
 from monitor.collector import AgentCollector
-from monitor.ledger.tally import Tally
+from monitor.ledger.counters import Counters
 from monitor.runner import Result
 from monitor.state import AgentState
 from monitor.textfile import one_shot_text
@@ -148,5 +148,5 @@ def _metrics(probe: Probe, result: Result, now: float) -> bytes:
     state = AgentState()
     state.add(probe, now)
     state.ran(result.probe, result.target, result.verdict, ended_at=now, duration=result.duration_seconds)
-    text = one_shot_text(AgentCollector(state, Tally), {result.probe})
+    text = one_shot_text(AgentCollector(state, Counters), {result.probe})
     return generate_latest(_Blackbox(result)) + text

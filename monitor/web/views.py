@@ -8,7 +8,7 @@ from typing import Any
 
 from monitor.assembly import Assembly
 from monitor.recent import KEPT, Point, Recent, Route, RouteKey
-from monitor.web.whereabouts import Flight, sentence
+from monitor.web.status_text import Flight, sentence
 from probes.core.probe import Probe
 from probes.core.verdict import MessageState
 
@@ -107,7 +107,7 @@ class Views:
         self.recent = recent
 
     def routes(self) -> Iterator[RouteKey]:
-        """Yield every route that there is now, the parts of a probe included."""
+        """Yield every route that there is now, sub-probes included."""
         yield from list(self._assembly.state.probes)
 
     def has(self, key: RouteKey) -> bool:
@@ -122,8 +122,8 @@ class Views:
         """Return how many messages are under way, since when (unix seconds, or 0), and if one is late."""
         if key not in self._assembly.state.deliveries:
             return 0, 0.0, False
-        tally = self._assembly.ledger.tally
-        count, oldest_at = tally.in_flight(*key), tally.oldest_in_flight(*key)
+        counters = self._assembly.ledger.counters
+        count, oldest_at = counters.in_flight(*key), counters.oldest_in_flight(*key)
         flight = self._flight(count, oldest_at, self.recent.routes.get(key, Route()))
         return count, oldest_at, flight.is_overdue
 
@@ -137,7 +137,7 @@ class Views:
         probe, route = self._assembly.probes[key[0]], self.recent.routes.get(key, Route())
         count, oldest_at, _ = self.flight_of(key)
         flight = self._flight(count, oldest_at, route)
-        entered = self._assembly.ledger.tally.entered
+        entered = self._assembly.ledger.counters.entered
         return RouteView(
             probe=state.name,
             kind=state.kind,

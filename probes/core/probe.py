@@ -41,7 +41,7 @@ class Probe(ABC):
 
     @property
     def sends_messages(self) -> bool:
-        """Whether its own runs, and not those of its parts alone, send messages that the ledger knows."""
+        """Whether its own runs, not only its sub-probes', send messages that the ledger knows."""
         return False
 
     @property
@@ -50,14 +50,14 @@ class Probe(ABC):
         return None
 
     @property
-    def parts(self) -> Sequence[Probe]:
+    def sub_probes(self) -> Sequence[Probe]:
         """What the latest run found that is to be run now, each with a target of its own."""
         return ()
 
     @property
     def targets(self) -> frozenset[str]:
-        """Its own target and those of its parts: each is a route."""
-        return frozenset({self.target, *(part.target for part in self.parts)})
+        """Its own target and those of its sub-probes: each is a route."""
+        return frozenset({self.target, *(sub_probe.target for sub_probe in self.sub_probes)})
 
     def follow(self, message: Message) -> object:  # noqa: B027 # most kinds send nothing
         """Watch for a message that an earlier process sent for this probe."""

@@ -342,12 +342,12 @@ class MailboxSettings(Settings):
         default=None,
         description="Whose Authentication-Results count. Default: those of the host whose field is topmost.",
     )
-    looks_per_message: float | None = Field(
+    polls_per_message: float | None = Field(
         default=None,
         ge=2,
         le=10000,
-        description="Looks spent on a message, on average, once a route's latency is known. "
-        "A look is a login (POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP.",
+        description="Polls spent on a message, on average, once a route's latency is known. "
+        "A poll is a login (POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP.",
     )
 
 

@@ -32,8 +32,8 @@ class MessageState(StrEnum):
 class MessageReport:
     """The message of a round trip as a verdict shows it; times in seconds, ``None`` where not known.
 
-    ``delivery_seconds`` is the middle of the interval between the last look without the
-    message and the first look with it; ``uncertainty_seconds`` is half that interval's width.
+    ``delivery_seconds`` is the middle of the interval between the last poll without the
+    message and the first poll with it; ``uncertainty_seconds`` is half that interval's width.
     """
 
     id: str
@@ -114,4 +114,4 @@ class Run:
     id: str
     started_at: float  # unix seconds
     phases: PhaseTimer
-    only_waits: bool = False  # set by the probe once stopping the run loses nothing
+    can_stop: bool = False  # set by the probe once stopping the run loses nothing

@@ -54,7 +54,7 @@ class Fate(Enum):
     """What is to be done with a copy."""
 
     FOREIGN = auto()  # left alone for good
-    PENDING = auto()  # looked at again next time
+    PENDING = auto()  # read again next time
     OURS = auto()  # deleted: provably ours, and accounted for
 
 
@@ -149,7 +149,7 @@ class Arrivals:
         record = await self._record_of(text)
         if record is None or record.instance != self._instance:
             return Fate.FOREIGN
-        if record.state is MessageState.INTENT:  # not yet recorded as sent: the next look counts it
+        if record.state is MessageState.INTENT:  # not yet recorded as sent: the next poll counts it
             return Fate.PENDING
         if record.probe not in self._loops and is_auto_reply(fields):
             return Fate.FOREIGN
@@ -254,11 +254,11 @@ class Arrivals:
             self._settle(Settled(bounced))
 
     async def give_up(self, message: Message) -> None:
-        """Settle a message that a look after its deadline did not show."""
+        """Settle a message that a poll after its deadline did not show."""
         # Where our own end left it open, nobody can say that a server ever had the message.
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
         lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
-        if lost is None:  # it is ours, or an earlier look that broke off has counted it already
+        if lost is None:  # it is ours, or an earlier poll that broke off has counted it already
             lost = await self._ledger.find(message.id)
         self._settle(Settled(lost or message))
 

@@ -13,7 +13,7 @@ from probes.core.verdict import MessageState, Run
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.tools import Tools
-from probes.messages.synthetic_message import Letter
+from probes.messages.synthetic_message import SyntheticMessage
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 
 RETRY_FACTOR = 2.0
@@ -55,7 +55,7 @@ class Submission:
             self._unrecorded.pop(message_id, None)  # another run may have been quicker
         await self._tools.ledger.intend(message)
 
-    async def send(self, run: Run, message: Message, letter: Letter, follow: Follow) -> Followed:
+    async def send(self, run: Run, message: Message, composed: SyntheticMessage, follow: Follow) -> Followed:
         """Hand the message over; return it as ``sent`` or ``ambiguous``, with what ``follow`` gave for it.
 
         ``follow`` is called at once, before the session is ended politely. Raises `ProbeFault` when it
@@ -65,7 +65,7 @@ class Submission:
         while True:
             progress.session = None
             try:
-                return await self._try(run, message, letter, progress, follow)
+                return await self._try(run, message, composed, progress, follow)
             except ProbeFault as fault:
                 failed = self._tools.clock.monotonic()
                 left = message.created_mono + message.deadline_seconds - failed
@@ -81,14 +81,19 @@ class Submission:
             pause *= RETRY_FACTOR
 
     async def _try(
-        self, run: Run, message: Message, letter: Letter, progress: _Progress, follow: Follow
+        self,
+        run: Run,
+        message: Message,
+        composed: SyntheticMessage,
+        progress: _Progress,
+        follow: Follow,
     ) -> Followed:
         clock = self._tools.clock
         async with smtp_session(self._server, run.phases, clock) as session:
             progress.session = session
             await session.mail(self._envelope.sender)
             await session.rcpt(self._envelope.recipient)
-            reply = await session.data(letter.content)
+            reply = await session.data(composed.content)
             accepted = clock.monotonic()
             connected, refused_at = progress.connected_at(run), progress.refused_at
             sent = await self._record(
@@ -103,7 +108,7 @@ class Submission:
                 enhanced_status_code=reply.enhanced_status_code,
             )
             progress.is_recorded = True
-            run.only_waits = True
+            run.can_stop = True
             followed = follow(sent)
             await session.quit()
             return sent, followed
@@ -125,14 +130,14 @@ class Submission:
 
     async def _wait(self, run: Run, message_id: str, seconds: float, follow: Follow) -> None:
         """Wait before the next try; the agent may end the run meanwhile."""
-        run.only_waits = True
+        run.can_stop = True
         try:
             with run.phases.phase("retry"):
                 await self._tools.clock.sleep(seconds)
         except asyncio.CancelledError:
             await self._interrupted(message_id, _Progress(0.0), follow)
             raise
-        run.only_waits = False
+        run.can_stop = False
 
     async def _record(self, message_id: str, state: MessageState, **changes: object) -> Message:
         """Move the message on in the ledger; what cannot be recorded now is owed before the next intent."""

@@ -1,6 +1,6 @@
 """Watching a mailbox for our messages: one session at a time, however many messages are awaited.
 
-A message that a look does not show was not in the mailbox at some moment after the look
+A message that a poll does not show was not in the mailbox at some moment after the poll
 began; a message that it shows was there before the listing came in. The arrival lies between
 those two readings of our own monotonic clock.
 """
@@ -22,20 +22,20 @@ from probes.delivery.mailboxes.mailbox import Folder, Mailbox
 from probes.delivery.message_life import AWAITED, LedgerError, Message
 from probes.delivery.polling import ArrivalModel
 
-HEADERS_PER_LOOK = 500
-"""Most header sections that one look reads; older messages wait for the next look."""
+HEADERS_PER_POLL = 500
+"""Most header sections that one poll reads; older messages wait for the next poll."""
 
-LOOK_TIMEOUT = 60.0
-"""Longest look, in seconds."""
+POLL_TIMEOUT = 60.0
+"""Longest poll, in seconds."""
 
 PAUSE_AFTER_DEFECT = 5.0
 """Seconds until watching goes on after a defect of its own."""
 
 CLOSE_GRACE = 2.0
-"""Longest time, in seconds, that closing waits for a look to end."""
+"""Longest time, in seconds, that closing waits for a poll to end."""
 
 LONGEST_GAP = 300.0
-"""Longest pause between looks, in seconds, for a message that is long overdue."""
+"""Longest pause between polls, in seconds, for a message that is long overdue."""
 
 REPORT_GAP = 10.0
 """Shortest pause, in seconds, between looks for nothing but a delivery report."""
@@ -43,7 +43,7 @@ REPORT_GAP = 10.0
 NEWS_WORTHWHILE = 0.25
 """Shortest pause, in seconds, in which the server is asked to tell of news."""
 
-_LOOK_DID_NOT_HAPPEN = frozenset(
+_POLL_DID_NOT_HAPPEN = frozenset(
     {
         Reason.POP3_IN_USE,
         Reason.POP3_LOGIN_DELAY,
@@ -64,16 +64,16 @@ class _Awaited:
     since: float  # monotonic, here: the message is not in the mailbox before this
     deadline: float  # monotonic, here
     settled: asyncio.Future[Settled]
-    awaited_at: float  # monotonic: an earlier look may have seen a copy that it could not count yet
+    awaited_at: float  # monotonic: an earlier poll may have seen a copy that it could not count yet
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What earlier looks learnt of one folder."""
+    """What earlier polls learnt of one folder."""
 
-    complete_at: float = float("-inf")  # when the latest look that read all there was began
+    complete_at: float = float("-inf")  # when the latest poll that read all there was began
     counted: set[str] = field(default_factory=set)  # uids accounted for, and not yet surely deleted
-    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies that are to be looked at again
+    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies that are to be read again
 
     def keep_only(self, present: set[str]) -> None:
         self.counted &= present
@@ -82,7 +82,7 @@ class _Memory:
 
 
 class MailboxWatcher:
-    """Looks into one mailbox while messages are awaited in it, and settles each in the ledger.
+    """Polls one mailbox while messages are awaited in it, and settles each in the ledger.
 
     ``peers`` are the watchers of all mailboxes by name: a delivery report may lie in another
     mailbox than its message.
@@ -100,7 +100,7 @@ class MailboxWatcher:
     ) -> None:
         self.name = name
         self.fault: ProbeFault | None = None
-        """Why the latest look failed; ``None`` after a good one."""
+        """Why the latest poll failed; ``None`` after a good one."""
         self._mailbox = mailbox
         self._arrivals = arrivals
         self._observed, arrivals.tell = arrivals.tell, self._tell
@@ -111,18 +111,18 @@ class MailboxWatcher:
         self._awaited: dict[str, _Awaited] = {}
         self._reports: dict[str, _Awaited] = {}
         self._memories: dict[str, _Memory] = {}
-        self._looked_at = float("-inf")  # when the latest look ended
-        self._not_before = float("-inf")  # no look before this: a fault, or a server's wish
+        self._polled_at = float("-inf")  # when the latest poll ended
+        self._not_before = float("-inf")  # no poll before this: a fault, or a server's wish
         self._failures = 0
         self._wake = asyncio.Event()
-        self._looking = asyncio.Lock()
+        self._polling = asyncio.Lock()
         self._has_news = False
         self._task: asyncio.Task[None] | None = None
 
     def await_arrival(self, message: Message) -> asyncio.Future[Settled]:
         """Watch for ``message``, which is in an awaited state; the future gives it when it is settled.
 
-        Settled means delivered, late, bounced, or not in the mailbox at a look after its deadline. A
+        Settled means delivered, late, bounced, or not in the mailbox at a poll after its deadline. A
         lost message is watched on, up to the retention, and turns ``late`` in the ledger if it comes.
         """
         awaited = self._entry(message, asyncio.get_running_loop().create_future())
@@ -131,7 +131,7 @@ class MailboxWatcher:
         return awaited.settled
 
     def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
-        """Look now and then for a delivery report about ``message``, until it is ``settled``."""
+        """Poll now and then for a delivery report about ``message``, until it is ``settled``."""
         self._reports[message.id] = self._entry(message, settled)
         self._start()
 
@@ -149,14 +149,14 @@ class MailboxWatcher:
     async def close(self) -> None:
         """Stop watching; open messages stay in the ledger as they are.
 
-        For `CLOSE_GRACE` seconds a look that is going on may end: what it counted it also deletes.
+        For `CLOSE_GRACE` seconds a poll that is going on may end: what it counted it also deletes.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE):
-                async with self._looking:
+                async with self._polling:
                     pass
                 if self._undeleted():
-                    await self.look_now()
+                    await self.poll_now()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -166,11 +166,11 @@ class MailboxWatcher:
         while self._awaited or self._reports or self._undeleted() or self._mailbox.stays_open:
             self._wake.clear()
             try:
-                pause = self._next_look() - self._clock.monotonic()
+                pause = self._next_poll() - self._clock.monotonic()
                 if pause > 0:
                     await self._pause(pause)
-                    continue  # a new message may want an earlier look, and never a later one
-                await self.look_now()
+                    continue  # a new message may want an earlier poll, and never a later one
+                await self.poll_now()
             except Exception:
                 # Whoever waits must not take a watcher that died for mail that does not come.
                 _log.exception("defect while watching mailbox %s", self.name)
@@ -203,72 +203,72 @@ class MailboxWatcher:
             self._back_off(fault)
         self._has_news = True
 
-    def _next_look(self) -> float:
-        """Return when the next look is due, on the monotonic clock."""
+    def _next_poll(self) -> float:
+        """Return when the next poll is due, on the monotonic clock."""
         self._reports = {key: item for key, item in self._reports.items() if not item.settled.done()}
         dues = [self._due(awaited) for awaited in self._awaited.values()]
         dues += [
             latest + min(max(REPORT_GAP, (latest - awaited.since) / 4), LONGEST_GAP)
             for awaited in self._reports.values()
-            for latest in (max(self._looked_at, awaited.since),)
+            for latest in (max(self._polled_at, awaited.since),)
         ]
         if self._mailbox.stays_open:
-            dues.append(self._looked_at + LONGEST_GAP)
+            dues.append(self._polled_at + LONGEST_GAP)
         if self._undeleted():
-            dues.append(self._looked_at + self._mailbox.shortest_gap)
+            dues.append(self._polled_at + self._mailbox.shortest_gap)
         if self._has_news:
-            dues.append(self._looked_at + self._mailbox.shortest_gap)
+            dues.append(self._polled_at + self._mailbox.shortest_gap)
         return max(min(dues, default=float("inf")), self._not_before)
 
     def _due(self, awaited: _Awaited) -> float:
-        latest = max(self._looked_at, awaited.since)
+        latest = max(self._polled_at, awaited.since)
         due = latest + self._model_of(awaited.message).gap(latest - awaited.since)
         if awaited.settled.done():
             return due
-        # Whether it is lost shall be told as soon as it can be: by a look that begins after the deadline.
+        # Whether it is lost shall be told as soon as it can be: by a poll that begins after the deadline.
         return min(due, max(latest + self._mailbox.shortest_gap, awaited.deadline + 0.001))
 
     def _model_of(self, message: Message) -> ArrivalModel:
         route = message.probe, message.target
         if route not in self._models:
-            self._models[route] = ArrivalModel(self._mailbox.looks, self._mailbox.shortest_gap, LONGEST_GAP)
+            self._models[route] = ArrivalModel(self._mailbox.polls, self._mailbox.shortest_gap, LONGEST_GAP)
         return self._models[route]
 
-    async def look_now(self) -> None:
-        """Look once, now; whatever goes wrong is kept as ``fault`` and puts off the next look."""
+    async def poll_now(self) -> None:
+        """Poll once, now; whatever goes wrong is kept as ``fault`` and puts off the next poll."""
         self._has_news = False
         try:
-            async with self._looking:
+            async with self._polling:
                 await self._mailbox.admit()
-                async with asyncio.timeout(LOOK_TIMEOUT):
-                    await self._look()
+                async with asyncio.timeout(POLL_TIMEOUT):
+                    await self._poll()
             self.fault, self._failures = None, 0
         except ProbeFault as fault:
             self._back_off(fault)
         except LedgerError as error:
             self._back_off(ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)))
         except TimeoutError:
-            self._back_off(ProbeFault(Reason.TIMEOUT, f"the look took longer than {LOOK_TIMEOUT:g} s"))
+            self._back_off(ProbeFault(Reason.TIMEOUT, f"the poll took longer than {POLL_TIMEOUT:g} s"))
         except Exception:
-            _log.exception("defect while looking into mailbox %s", self.name)
+            _log.exception("defect while polling mailbox %s", self.name)
             self._back_off(ProbeFault(Reason.INTERNAL, "the log has the traceback"))
         finally:
-            self._looked_at = self._clock.monotonic()
+            self._polled_at = self._clock.monotonic()
 
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
         self._failures += 1
         if fault.reason is Reason.AUTH_FAILED:
             pause = _PAUSE_AFTER_REFUSED_LOGIN
-        elif fault.reason in _LOOK_DID_NOT_HAPPEN:
+        elif fault.reason in _POLL_DID_NOT_HAPPEN:
             pause = fault.retry_after or _PAUSE_WHERE_NONE_ADVERTISED
         else:
             pause = min(2.0 ** min(self._failures, 10), 60.0)
         self._not_before = self._clock.monotonic() + pause
-        _log.warning("mailbox %s: look failed: %s; next look in %g s", self.name, fault, pause)
+        _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
 
-    async def _look(self) -> None:
-        async with self._mailbox.look() as due:
+    async def _poll(self) -> None:
+        async with self._mailbox.poll() as due:
             try:
                 for open_folder in due:
                     folder = await open_folder()
@@ -278,7 +278,7 @@ class MailboxWatcher:
             except ProbeFault as fault:
                 if fault.reason is not Reason.RESPONSE_TOO_LARGE:
                     raise
-                # Whoever sends us such a thing must not blind us: the next look goes on without it.
+                # Whoever sends us such a thing must not blind us: the next poll goes on without it.
                 _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
                 return
             await self._give_up_overdue()
@@ -289,10 +289,10 @@ class MailboxWatcher:
         """Read the headers of what is new, newest first; return whether nothing new was left unread."""
         memory.keep_only(set(folder.uids))
         unread = list(folder.uids)
-        async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_LOOK])) as identified:
+        async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:
             async for uid, fields in identified:
                 await self._account(folder, memory, uid, fields)
-        return len(unread) <= HEADERS_PER_LOOK
+        return len(unread) <= HEADERS_PER_POLL
 
     async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:
         sighting = memory.sightings.get(uid) or Sighting(memory.complete_at, folder.listed_at)
@@ -306,7 +306,7 @@ class MailboxWatcher:
             await folder.delete(uid)
 
     async def _give_up_overdue(self) -> None:
-        """Call lost what no folder showed in a complete look that began after the deadline."""
+        """Call lost what no folder showed in a complete poll that began after the deadline."""
         complete_at = min(
             (self._memories.setdefault(name, _Memory()).complete_at for name in self._mailbox.folders),
             default=float("-inf"),

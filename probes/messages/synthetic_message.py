@@ -34,7 +34,7 @@ the agent that should collect them may have stopped.
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class SyntheticMessage:
     """A composed message: its octets with CRLF line ends, and the digest of what it says."""
 
     content: bytes
@@ -52,7 +52,7 @@ def compose(
     created_at: float,
     attachment_octets: int = 0,
     invites_reply: bool = False,
-) -> Letter:
+) -> SyntheticMessage:
     """Return the message. ``created_at`` is in unix seconds.
 
     The token stands in a field of its own, in the subject and in the body. ``Auto-Submitted``
@@ -78,7 +78,7 @@ def compose(
     head = "\r\n".join(fields) + "\r\n"
     text = "\r\n".join(text_fields) + "\r\n\r\n" + body
     content = (head + (_with_attachment(text, attachment, run) if attachment else text)).encode("ascii")
-    return Letter(content, digest(f"{_SUBJECT} {token}", body.encode("ascii"), attachment))
+    return SyntheticMessage(content, digest(f"{_SUBJECT} {token}", body.encode("ascii"), attachment))
 
 
 def _with_attachment(text: str, attachment: bytes, boundary: str) -> str:

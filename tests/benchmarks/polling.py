@@ -1,6 +1,6 @@
-"""How well adaptive polling spends its looks, beside a fixed interval with as many: a seeded simulation.
+"""How well adaptive polling spends its polls, beside a fixed interval with as many: a seeded simulation.
 
-Nothing runs on a clock: delays are drawn, looks are counted. A look takes 5 ms, shows the mailbox of some
+Nothing runs on a clock: delays are drawn, polls are counted. A poll takes 5 ms, shows the mailbox of some
 moment within them, and proves absence for its beginning and presence for its end. The first look at a fixed
 interval comes anywhere within one interval of the final dot.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from probes.delivery.polling import ArrivalModel
 
-LOOK_SECONDS = 0.005
+POLL_SECONDS = 0.005
 LEARNING = 30
 """Messages that a route learns from before its figures count."""
 
@@ -27,10 +27,10 @@ LONGEST_GAP = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A message that took ``delay`` seconds, and what ``looks`` looks say of it."""
+    """A message that took ``delay`` seconds, and what ``polls`` polls say of it."""
 
     delay: float
-    looks: int
+    polls: int
     earliest: float
     latest: float
 
@@ -47,18 +47,18 @@ class Found:
 
 def look_for(delay: float, first: float, gap: Callable[[float], float], chance: random.Random) -> Found:
     """Look at age ``first``, and after each ``gap``, until a message of that ``delay`` is found."""
-    age, earliest, looks = first, 0.0, 1
-    while delay > age + chance.random() * LOOK_SECONDS:
+    age, earliest, polls = first, 0.0, 1
+    while delay > age + chance.random() * POLL_SECONDS:
         earliest = age
-        age += LOOK_SECONDS
+        age += POLL_SECONDS
         age += gap(age)
-        looks += 1
-    return Found(delay, looks, earliest, age + LOOK_SECONDS)
+        polls += 1
+    return Found(delay, polls, earliest, age + POLL_SECONDS)
 
 
-def adaptive(delays: Iterable[float], looks: float, shortest_gap: float = 0.02) -> list[Found]:
+def adaptive(delays: Iterable[float], polls: float, shortest_gap: float = 0.02) -> list[Found]:
     """Return what a route finds that learns from each message when to look for the next."""
-    model, chance = ArrivalModel(looks, shortest_gap, LONGEST_GAP), random.Random("looks")  # noqa: S311
+    model, chance = ArrivalModel(polls, shortest_gap, LONGEST_GAP), random.Random("polls")  # noqa: S311
     found = []
     for delay in delays:
         found.append(look_for(delay, model.gap(0.0), model.gap, chance))
@@ -66,16 +66,16 @@ def adaptive(delays: Iterable[float], looks: float, shortest_gap: float = 0.02) 
     return found
 
 
-def fixed(delays: list[float], looks: float) -> list[Found]:
-    """Return what looks at a fixed interval find that spend about ``looks`` looks a message."""
+def fixed(delays: list[float], polls: float) -> list[Found]:
+    """Return what polls at a fixed interval find that spend about ``polls`` polls a message."""
     low, high = 1e-3, 1e5
     for _ in range(18):
-        interval, chance = math.sqrt(low * high), random.Random("looks")  # noqa: S311
-        if sum(delays) > interval * len(delays) * looks:
+        interval, chance = math.sqrt(low * high), random.Random("polls")  # noqa: S311
+        if sum(delays) > interval * len(delays) * polls:
             low = interval
             continue
         found = [look_for(delay, chance.random() * interval, lambda _: interval, chance) for delay in delays]  # noqa: B023
-        low, high = (interval, high) if statistics.mean(f.looks for f in found) > looks else (low, interval)
+        low, high = (interval, high) if statistics.mean(f.polls for f in found) > polls else (low, interval)
     return found
 
 
@@ -117,21 +117,21 @@ def delays_of(name: str, messages: int = LEARNING + MESSAGES) -> list[float]:
     return [DISTRIBUTIONS[name](n / messages, chance) for n in range(messages)]
 
 
-def compare(name: str, looks: float, shortest_gap: float = 0.02) -> tuple[list[Found], list[Found]]:
-    """Return what adaptive polling finds once it has learnt, and a fixed interval with as many looks."""
-    ours = adaptive(delays_of(name), looks, shortest_gap)[LEARNING:]
-    return ours, fixed([found.delay for found in ours], statistics.mean(found.looks for found in ours))
+def compare(name: str, polls: float, shortest_gap: float = 0.02) -> tuple[list[Found], list[Found]]:
+    """Return what adaptive polling finds once it has learnt, and a fixed interval with as many polls."""
+    ours = adaptive(delays_of(name), polls, shortest_gap)[LEARNING:]
+    return ours, fixed([found.delay for found in ours], statistics.mean(found.polls for found in ours))
 
 
 def main() -> None:
-    """Print a table: looks a message, errors of both, and how much of the fixed interval's error is left."""
-    for looks, shortest_gap in ((6.0, 0.02), (200.0, 0.01)):
-        print(f"budget of {looks:g} looks a message, at least {shortest_gap * 1000:g} ms apart")
-        print(f"{'':36}{'looks':>7}{'median error, s':>20}{'':>7}{'mean error, s':>20}{'':>7}{'of goal':>9}")
+    """Print a table: polls a message, errors of both, and how much of the fixed interval's error is left."""
+    for polls, shortest_gap in ((6.0, 0.02), (200.0, 0.01)):
+        print(f"budget of {polls:g} polls a message, at least {shortest_gap * 1000:g} ms apart")
+        print(f"{'':36}{'polls':>7}{'median error, s':>20}{'':>7}{'mean error, s':>20}{'':>7}{'of goal':>9}")
         print(f"{'':43}{'ours':>10}{'fixed':>10}{'ratio':>7}{'ours':>10}{'fixed':>10}{'ratio':>7}")
         for name in DISTRIBUTIONS:
-            ours, interval = compare(name, looks, shortest_gap)
-            cells = f"{statistics.mean(found.looks for found in ours):7.2f}"
+            ours, interval = compare(name, polls, shortest_gap)
+            cells = f"{statistics.mean(found.polls for found in ours):7.2f}"
             for average in (statistics.median, statistics.mean):
                 our, theirs = average(f.error for f in ours), average(f.error for f in interval)
                 cells += f"{our:10.3g}{theirs:10.3g}{our / theirs:7.2f}"

@@ -202,7 +202,7 @@ async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -
     async with run_through(servers.configuration(tmp_path, protocol, deadline="1s")) as (assembly, (result,)):
         assert result.verdict.reason is Reason.MESSAGE_LOST
         route = ("trip-0", "out", S.LATE)
-        await until(lambda: assembly.ledger.tally.entered(*route) == 1, "the message came late")
+        await until(lambda: assembly.ledger.counters.entered(*route) == 1, "the message came late")
         late = await assembly.ledger.find(result.verdict.message.id)
         assert late is not None
         assert late.delivery_seconds == pytest.approx(3.0, abs=0.5)

@@ -46,13 +46,13 @@ def configuration(directory: Path, dovecot: Dovecot, tls: TlsFiles, **trip: obje
 
 
 async def results_of(path: Path) -> tuple[dict[str, Result], str]:
-    """Run the one probe and its parts; return the results by target, and the targets in the metrics."""
+    """Run the one probe and its sub-probes; return the results by target, and the targets in the metrics."""
     results: dict[str, Result] = {}
     async with assembled(load(path), SystemClock(), "check") as assembly:
         (probe,) = assembly.probes.values()
         async with asyncio.timeout(60):
             await assembly.run(probe, lambda result: results.update({result.target: result}))
-        collector = AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+        collector = AgentCollector(assembly.state, lambda: assembly.ledger.counters)
         labels = {s.labels.get("target") for family in collector.collect() for s in family.samples}
         assert await assembly.ledger.discrepancies() == []
     return results, " ".join(sorted(filter(None, labels)))

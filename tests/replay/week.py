@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
-from monitor.ledger.tally import Tally, Total
+from monitor.ledger.counters import Counters, Total
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
 from probes.core.probe import Probe
@@ -27,7 +27,7 @@ from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Finding, Message
 from probes.delivery.tools import Tools
 from probes.registry import KINDS
-from probes.roundtrip import LOOK_GRACE, RoundtripSettings, report
+from probes.roundtrip import POLL_GRACE, RoundtripSettings, report
 from tests.replay.incidents import Effect, Incident, What
 from tests.replay.series import Recorder
 
@@ -123,7 +123,7 @@ class Week:
 
     def _start(self, now: float) -> None:
         state = AgentState(self._site.mailboxes)
-        collector = AgentCollector(state, self._tally)
+        collector = AgentCollector(state, self._counters)
         self._agent = agent = _Agent(next(self._epochs), state, collector)
         configured = [p for p in self._probes if not self._active(What.REMOVED, p.settings.name, now)]
         for probe in configured:
@@ -147,12 +147,12 @@ class Week:
     def _scrape(self, now: float) -> None:
         self._recorder.scrape(None if self._agent is None else self._agent.collector.collect())
 
-    def _tally(self) -> Tally:
+    def _counters(self) -> Counters:
         held: dict[tuple[str, str, MessageState], list[float]] = defaultdict(list)
         for message in self._under_way.values():
             if message.state is _S.SENT:
                 held[message.settings.name, message.settings.send_via, _S.SENT].append(message.created)
-        return Tally().updated(
+        return Counters().updated(
             Total(*key, entered, len(held[key]), min(held[key], default=None))
             for key, entered in self._entered.items()
         )
@@ -264,7 +264,7 @@ class Week:
         down = self._active(What.DOWN, server, now)
         return max(message.created, down.begins) if down is not None else None
 
-    def _look(self, now: float, message: Sent) -> None:
+    def _poll(self, now: float, message: Sent) -> None:
         """Look for a message that is in its mailbox by now."""
         if self._agent is None or message.state not in {_S.SENT, _S.LOST}:
             return
@@ -289,7 +289,7 @@ class Week:
             if message.arrives is None or message.arrives > now:
                 self._settle(now, message, _S.LOST, None)
             return
-        if now >= message.deadline + LOOK_GRACE:
+        if now >= message.deadline + POLL_GRACE:
             self._tell(now, message, Reason.CONNECT_REFUSED, None)
         self._at(now + _RETRY, self._deadline, message)
 

@@ -1,7 +1,7 @@
-"""A mailbox read by IMAP: one connection that stays, a NOOP a look, and IDLE in the pauses between.
+"""A mailbox read by IMAP: one connection that stays, a NOOP a poll, and IDLE in the pauses between.
 
 IDLE alone measures badly: servers may tell of an arrival late (Dovecot by half a second). A NOOP
-costs no login and proves presence or absence at once, so looks are NOOPs, dense where arrival
+costs no login and proves presence or absence at once, so polls are NOOPs, dense where arrival
 is likely, and IDLE is for the rest of the time.
 """
 
@@ -24,7 +24,7 @@ from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, OpenFol
 from probes.protocols.imap_session import ImapSession, open_session
 
 JUNK_GAP = 1.0
-"""Shortest pause, in seconds, between looks into the junk folder."""
+"""Shortest pause, in seconds, between polls of the junk folder."""
 
 PIECE = 1024 * 1024
 """Octets of a large message that are asked for at a time."""
@@ -117,7 +117,7 @@ class ImapFolder:
 
 
 class ImapMailbox:
-    """Looks by IMAP on one connection, into the folder and the junk folder (`mailbox.Mailbox`).
+    """Polls by IMAP on one connection, into the folder and the junk folder (`mailbox.Mailbox`).
 
     ``retention`` is how many seconds back, by the server's date of arrival, copies can be ours.
     """
@@ -134,7 +134,7 @@ class ImapMailbox:
         retention: float,
     ) -> None:
         self.folders: tuple[str, ...] = (settings.folder,)
-        self.looks = settings.looks_per_message or 200.0
+        self.polls = settings.polls_per_message or 200.0
         self._settings = settings
         self._server = server
         self._clock = clock
@@ -142,7 +142,7 @@ class ImapMailbox:
         self._retention = retention
         self._session: ImapSession | None = None
         self._views: dict[str, _View] = {}
-        self._junk_at = float("-inf")  # when the junk folder was last looked at
+        self._junk_at = float("-inf")  # when the junk folder was last polled
 
     async def admit(self) -> None:
         """Wait for a login within the server's budget, where one is needed."""
@@ -150,7 +150,7 @@ class ImapMailbox:
             await self._budget.take()
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[Sequence[OpenFolder]]:
+    async def poll(self) -> AsyncIterator[Sequence[OpenFolder]]:
         """Give the folders that are due; the one that IDLE watches comes last and stays selected."""
         session = self._session or await self._open()
         due: list[OpenFolder] = [lambda: self._main(session)]
@@ -186,7 +186,7 @@ class ImapMailbox:
             return await self._selected(session, name, is_junk=False)
         absent_at = await session.noop()
         fields = {}
-        if session.changed:  # by the NOOP, or by any command since the last look
+        if session.changed:  # by the NOOP, or by any command since the last poll
             session.changed = False
             fields = await self._new(session, self._views[name])
         return ImapFolder(
@@ -200,7 +200,7 @@ class ImapMailbox:
         )
 
     async def _junk(self, session: ImapSession) -> ImapFolder:
-        """Look whether anything came into the junk folder, and select it only then."""
+        """Check whether anything came into the junk folder, and select it only then."""
         name = self.folders[1]
         self._junk_at = self._clock.monotonic()
         uid_next, validity = await session.uid_next_of(name)
@@ -243,7 +243,7 @@ class ImapMailbox:
         return _View(session, session.uid_validity, next_uid, found - aside, aside)
 
     async def _new(self, session: ImapSession, view: _View) -> dict[int, bytes]:
-        """Take in the copies that came since the last look, with their identifying fields."""
+        """Take in the copies that came since the last poll, with their identifying fields."""
         fields = await session.fetch_fields(view.next_uid, IDENTIFYING)
         view.pending.update(fields)
         view.next_uid = max(view.next_uid, max(fields, default=0) + 1)

@@ -17,7 +17,7 @@ IDENTIFYING = (
 
 
 class Folder(Protocol):
-    """One folder as one look shows it. Methods that ask the server raise `probes.core.faults.ProbeFault`."""
+    """One folder as one poll shows it. Methods that ask the server raise `probes.core.faults.ProbeFault`."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Folder(Protocol):
         ...
 
     async def header_section(self, uid: str) -> bytes:
-        """Return the whole header section of a copy that was identified in this look."""
+        """Return the whole header section of a copy that was identified in this poll."""
         ...
 
     async def beginning(self, uid: str, octets: int) -> bytes:
@@ -69,7 +69,7 @@ class Folder(Protocol):
         ...
 
     async def delete(self, uid: str) -> None:
-        """Delete a copy; that holds once the look has ended without a fault."""
+        """Delete a copy; that holds once the poll has ended without a fault."""
         ...
 
 
@@ -77,28 +77,28 @@ OpenFolder = Callable[[], Awaitable[Folder]]
 
 
 class Mailbox(Protocol):
-    """A mailbox that is looked into again and again, by one session at a time."""
+    """A mailbox that is polled again and again, by one session at a time."""
 
-    looks: float
-    """Looks to be spent on a message, on average."""
+    polls: float
+    """Polls to be spent on a message, on average."""
 
     shortest_gap: float
-    """Shortest pause between looks, in seconds."""
+    """Shortest pause between polls, in seconds."""
 
     stays_open: bool
-    """Whether the session lives on between looks, and so wants looks that keep it alive."""
+    """Whether the session lives on between polls, and so wants polls that keep it alive."""
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that a message may come into; known after the first look."""
+        """The folders that a message may come into; known after the first poll."""
         ...
 
     async def admit(self) -> None:
-        """Return when a look may begin; its wait is no part of the look."""
+        """Return when a poll may begin; its wait is no part of the poll."""
         ...
 
-    def look(self) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
-        """Look once: the folders that are due now, each to be opened and done with before the next.
+    def poll(self) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
+        """Poll once: the folders that are due now, each to be opened and done with before the next.
 
         Raises `probes.core.faults.ProbeFault`.
         """

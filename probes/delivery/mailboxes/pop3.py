@@ -1,4 +1,4 @@
-"""A mailbox read by POP3: each look is one session, and the server's picture of the mailbox at login."""
+"""A mailbox read by POP3: each poll is one session, and the server's picture of the mailbox at login."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Pop3Folder:
 
 
 class Pop3Mailbox:
-    """Looks by POP3, within the server's budget of logins (see `mailbox.Mailbox`)."""
+    """Polls by POP3, within the server's budget of logins (see `mailbox.Mailbox`)."""
 
     folders = (Pop3Folder.name,)
     stays_open = False
@@ -77,7 +77,7 @@ class Pop3Mailbox:
     def __init__(
         self, settings: MailboxSettings, server: ServerSettings, clock: Clock, budget: LoginBudget
     ) -> None:
-        self.looks = settings.looks_per_message or 6.0
+        self.polls = settings.polls_per_message or 6.0
         self._settings = settings
         self._server = server
         self._clock = clock
@@ -89,7 +89,7 @@ class Pop3Mailbox:
         await self._budget.take()
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[Sequence[OpenFolder]]:
+    async def poll(self) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in, and give the folder; leaving the block quits, and so makes deletions hold."""
         session = await open_session(
             self._server,
@@ -117,4 +117,4 @@ class Pop3Mailbox:
         await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
-        """Nothing is open between looks."""
+        """Nothing is open between polls."""

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.collector import AgentCollector
 from monitor.commands import main
-from monitor.ledger.tally import Tally, Total
+from monitor.ledger.counters import Counters, Total
 from monitor.state import AgentState, DeliveryState
 from monitor.textfile import ONE_SHOT, TextfileError, one_shot_text, write_textfile
 from probes.core.reasons import Reason
@@ -61,7 +61,7 @@ def _families(text: bytes) -> dict[str, dict[tuple[str, ...], float]]:
 
 def test_every_family_is_kept_or_left_out_on_purpose() -> None:
     """A metric that is new must be decided on: whether it means the same in a process that runs once."""
-    families = {family.name for family in AgentCollector(AgentState(), Tally).collect()}
+    families = {family.name for family in AgentCollector(AgentState(), Counters).collect()}
     assert families == ONE_SHOT | LEFT_OUT
     assert not ONE_SHOT & LEFT_OUT
 
@@ -69,7 +69,7 @@ def test_every_family_is_kept_or_left_out_on_purpose() -> None:
 def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
     """A probe that was not asked for has no series, least of all a time of a run that was none."""
     state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
-    text = one_shot_text(AgentCollector(state, Tally), {"smtp"})
+    text = one_shot_text(AgentCollector(state, Counters), {"smtp"})
     assert _families(text) == {
         "mailsonde_probe_success": {("smtp", "smtp", "out"): 1.0},
         "mailsonde_probe_last_run_timestamp_seconds": {("smtp", "smtp", "out"): 1060.0},
@@ -80,15 +80,17 @@ def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
 def test_messages_are_the_ledgers_totals(state: AgentState) -> None:
     """Messages continue over runs, because the ledger counts them."""
     state.deliveries["smtp", "out"] = DeliveryState()
-    tally = Tally().updated([Total("smtp", "out", MessageState.DELIVERED, entered=41, held=0, oldest=None)])
-    families = _families(one_shot_text(AgentCollector(state, lambda: tally), {"smtp"}))
+    counters = Counters().updated(
+        [Total("smtp", "out", MessageState.DELIVERED, entered=41, held=0, oldest=None)]
+    )
+    families = _families(one_shot_text(AgentCollector(state, lambda: counters), {"smtp"}))
     assert families["mailsonde_messages"]["smtp", "delivered", "out"] == 41
 
 
 def test_unknown_run_has_no_success(state: AgentState) -> None:
     """A fault of ours reads neither as an outage nor as health: the series is not there."""
     state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1060.0, duration=0.3)
-    families = _families(one_shot_text(AgentCollector(state, Tally), {"smtp"}))
+    families = _families(one_shot_text(AgentCollector(state, Counters), {"smtp"}))
     assert "mailsonde_probe_success" not in families
     assert families["mailsonde_probe_last_run_timestamp_seconds"]["smtp", "smtp", "out"] == 1060.0
 
@@ -96,7 +98,7 @@ def test_unknown_run_has_no_success(state: AgentState) -> None:
 def test_no_sample_has_a_timestamp(state: AgentState) -> None:
     """A sample is a series and a value, and nothing after it: node_exporter refuses more."""
     state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
-    lines = one_shot_text(AgentCollector(state, Tally), {"smtp"}).decode().splitlines()
+    lines = one_shot_text(AgentCollector(state, Counters), {"smtp"}).decode().splitlines()
     samples = [line for line in lines if not line.startswith("#")]
     assert samples
     assert all(len(line.partition("} ")[2].split()) == 1 for line in samples)

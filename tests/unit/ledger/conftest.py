@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from monitor.ledger.counters import Counters
 from monitor.ledger.store import SqlLedger, open_ledger
-from monitor.ledger.tally import Tally
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import Message
 
@@ -33,12 +33,12 @@ class StandingClock:
         self.now += seconds
 
 
-def entered(tally: Tally) -> dict[tuple[str, str, MessageState], int]:
+def entered(counters: Counters) -> dict[tuple[str, str, MessageState], int]:
     """Return how often each state was entered, of every route that the ledger knows."""
     return {
-        (*route, state): tally.entered(*route, state)
-        for route in tally.routes
-        for state in tally.routes[route]
+        (*route, state): counters.entered(*route, state)
+        for route in counters.routes
+        for state in counters.routes[route]
     }
 
 

@@ -145,7 +145,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         if not self.instances:
             return
         assert self.runner.run(self.ledger.discrepancies()) == []
-        assert entered(self.ledger.tally) == {key: n for key, n in self.entered.items() if n}
+        assert entered(self.ledger.counters) == {key: n for key, n in self.entered.items() if n}
         messages = [kept.message for kept in self.kept.values()]
         for probe, target, _ in self.entered:
             under_way = [
@@ -153,8 +153,8 @@ class LedgerAgainstModel(RuleBasedStateMachine):
                 for m in messages
                 if (m.probe, m.target) == (probe, target) and m.state in IN_FLIGHT
             ]
-            assert self.ledger.tally.in_flight(probe, target) == len(under_way)
-            assert self.ledger.tally.oldest_in_flight(probe, target) == min(under_way, default=0.0)
+            assert self.ledger.counters.in_flight(probe, target) == len(under_way)
+            assert self.ledger.counters.oldest_in_flight(probe, target) == min(under_way, default=0.0)
         still_open = [m for m in messages if SUCCESSORS[m.state]]
         assert self.runner.run(self.ledger.open_messages()) == still_open
         for message in messages:

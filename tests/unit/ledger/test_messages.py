@@ -106,7 +106,10 @@ async def test_one_bad_request_leaves_its_neighbours_alone(
         assert await ledger.find(second.id) == second
         assert await ledger.find(third.id) == third
         assert await ledger.find(broken.id) is None
-        assert entered(ledger.tally) == {("hq", "submission", S.INTENT): 3, ("hq", "submission", S.SENT): 1}
+        assert entered(ledger.counters) == {
+            ("hq", "submission", S.INTENT): 3,
+            ("hq", "submission", S.SENT): 1,
+        }
         assert await ledger.discrepancies() == []
 
 
@@ -173,18 +176,18 @@ async def test_only_one_of_two_moves_wins(opened: OpenLedger, new_message: NewMe
 async def test_a_commit_leaves_the_earlier_picture_as_it_is(
     opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """Who holds a tally reads the same counts from it for ever, and what did not change is not made anew."""
+    """A reader of the counters keeps one consistent picture, and what did not change is shared."""
     async with opened() as ledger:
         await ledger.intend(first := new_message())
         await ledger.intend(new_message(probe="branch"))
-        before = ledger.tally
+        before = ledger.counters
         await ledger.advance(first.id, S.SENT)
         assert before.entered("hq", "submission", S.SENT) == 0
-        assert ledger.tally.entered("hq", "submission", S.SENT) == 1
-        assert ledger.tally.routes["branch", "submission"] is before.routes["branch", "submission"]
+        assert ledger.counters.entered("hq", "submission", S.SENT) == 1
+        assert ledger.counters.routes["branch", "submission"] is before.routes["branch", "submission"]
 
 
-async def test_the_tally_continues_over_restarts(
+async def test_the_counters_continue_over_restarts(
     opened: OpenLedger, new_message: NewMessage, clock: StandingClock
 ) -> None:
     """Counters for metrics go on where they were, and tell the oldest message under way."""
@@ -194,14 +197,14 @@ async def test_the_tally_continues_over_restarts(
         await ledger.intend(young := new_message())
         await ledger.intend(other := new_message(probe="branch"))
         await ledger.advance(young.id, S.SENT)
-        assert ledger.tally.in_flight("hq", "submission") == 2
-        assert ledger.tally.oldest_in_flight("hq", "submission") == START
-        assert ledger.tally.oldest_in_flight("nobody", "submission") == 0.0
+        assert ledger.counters.in_flight("hq", "submission") == 2
+        assert ledger.counters.oldest_in_flight("hq", "submission") == START
+        assert ledger.counters.oldest_in_flight("nobody", "submission") == 0.0
         await ledger.advance(old.id, S.REJECTED)
-        assert ledger.tally.oldest_in_flight("hq", "submission") == START + 10
+        assert ledger.counters.oldest_in_flight("hq", "submission") == START + 10
         await ledger.advance(young.id, S.LOST)
         await ledger.advance(young.id, S.LATE)
-        before = ledger.tally
+        before = ledger.counters
     assert entered(before) == {
         ("hq", "submission", S.INTENT): 2,
         ("hq", "submission", S.SENT): 1,
@@ -212,9 +215,9 @@ async def test_the_tally_continues_over_restarts(
     }
     assert (before.in_flight("hq", "submission"), before.oldest_in_flight("hq", "submission")) == (0, 0.0)
     async with opened() as ledger:
-        assert ledger.tally == before
-        assert ledger.tally.in_flight("branch", "submission") == 1
-        assert ledger.tally.oldest_in_flight("branch", "submission") == other.created_at
+        assert ledger.counters == before
+        assert ledger.counters.in_flight("branch", "submission") == 1
+        assert ledger.counters.oldest_in_flight("branch", "submission") == other.created_at
 
 
 async def test_forgetting_keeps_the_totals(
@@ -234,14 +237,14 @@ async def test_forgetting_keeps_the_totals(
         clock.now += 3600
         await ledger.intend(recent := new_message())
         await ledger.advance(recent.id, S.REJECTED)
-        before = ledger.tally
+        before = ledger.counters
         assert await ledger.forget(clock.now - 1800) == 2
         assert [await ledger.find(message.id) is None for message in [*new, recent]] == [
             *(True, True, False, False, False)
         ]
         assert await ledger.discrepancies() == []
-        assert entered(ledger.tally) == entered(before)
-        assert ledger.tally.in_flight("hq", "submission") == 1
+        assert entered(ledger.counters) == entered(before)
+        assert ledger.counters.in_flight("hq", "submission") == 1
         assert await ledger.forget(clock.now - 1800) == 0
 
 

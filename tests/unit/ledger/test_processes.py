@@ -103,7 +103,7 @@ async def test_nothing_acknowledged_is_lost_by_a_kill(path: Path, opened: OpenLe
                 message = await ledger.find(message_id)
                 assert message is not None
                 assert message.state is known[message_id] or message.state in followers(known[message_id])
-            counts = entered(ledger.tally)
+            counts = entered(ledger.counters)
     assert len(known) > 100
     assert sum(n for (_, _, state), n in counts.items() if state is S.INTENT) >= len(known)
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.collector import AgentCollector
-from monitor.ledger.tally import Tally, Total
+from monitor.ledger.counters import Counters, Total
 from monitor.state import AgentState, DeliveryState
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
@@ -35,10 +35,10 @@ def state() -> AgentState:
     return made
 
 
-def _reader(state: AgentState, tally: Tally | None = None) -> Read:
+def _reader(state: AgentState, counters: Counters | None = None) -> Read:
     """Return what looks a sample up by name and labels in the exposed text."""
     registry = CollectorRegistry()
-    registry.register(AgentCollector(state, lambda: tally or Tally()))
+    registry.register(AgentCollector(state, lambda: counters or Counters()))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
 
     def read(name: str, **labels: str) -> float | None:
@@ -210,9 +210,9 @@ def test_parts_that_are_gone_leave_the_metrics() -> None:
     """An MX host that DNS no longer names goes from the metrics, and so raises no alert as stale."""
     agent = AgentState()
     agent.add(_Part("example.com"), now=1.0)
-    agent.keep_parts(_Part("example.com", (_Part("mx1"), _Part("mx2"))), now=2.0)
+    agent.keep_sub_probes(_Part("example.com", (_Part("mx1"), _Part("mx2"))), now=2.0)
     agent.ran("mx", "mx1", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
-    agent.keep_parts(_Part("example.com", (_Part("mx1"), _Part("mx3"))), now=4.0)
+    agent.keep_sub_probes(_Part("example.com", (_Part("mx1"), _Part("mx3"))), now=4.0)
     assert sorted(agent.probes) == [("mx", "example.com"), ("mx", "mx1"), ("mx", "mx3")]
     assert ("mx", "mx2") not in agent.deliveries
     agent.ran("mx", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was going on meanwhile
@@ -226,8 +226,8 @@ def test_message_counts_come_from_the_ledger() -> None:
     """Counts and the oldest message in flight are the ledger's; a state that no message entered is 0."""
     agent = AgentState()
     agent.deliveries["trip", "out"] = DeliveryState()
-    tally = Tally().updated([Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)])
-    read = _reader(agent, tally)
+    counters = Counters().updated([Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)])
+    read = _reader(agent, counters)
     assert read("mailsonde_messages_total", state="sent") == 9
     assert read("mailsonde_messages_total", state="lost") == 0
     assert read("mailsonde_messages_in_flight", probe="trip", target="out") == 2
@@ -237,7 +237,7 @@ def test_message_counts_come_from_the_ledger() -> None:
 def test_every_value_is_finite(state: AgentState) -> None:
     """A fresh agent exposes numbers only."""
     registry = CollectorRegistry()
-    registry.register(AgentCollector(state, Tally))
+    registry.register(AgentCollector(state, Counters))
     samples = [
         s for f in text_string_to_metric_families(generate_latest(registry).decode()) for s in f.samples
     ]

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from monitor.agent import StartError, running_agent
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration, OtlpSettings
-from monitor.ledger.tally import Tally
+from monitor.ledger.counters import Counters
 from monitor.otlp import OtlpExporter
 from monitor.state import AgentState
 from monitor.web.serving import bind, served
@@ -75,7 +75,7 @@ def _state() -> AgentState:
 async def exporter(receiver: Receiver, state: AgentState) -> AsyncIterator[OtlpExporter]:
     settings = OtlpSettings(endpoint=receiver.url, interval="60s")
     settings = settings.model_copy(update={"headers": {"authorization": SecretStr(TOKEN)}})
-    made = OtlpExporter(settings, AgentCollector(state, Tally), InstantClock(), {"location": "fra1"})
+    made = OtlpExporter(settings, AgentCollector(state, Counters), InstantClock(), {"location": "fra1"})
     yield made
     await made._transport.aclose()
 
@@ -105,7 +105,7 @@ async def test_every_sample_is_there_with_its_value(receiver: Receiver) -> None:
         for point in getattr(metric, kind).data_points:
             found[name, _labels(point)] = point.as_double
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(AgentCollector(state, Tally))
+    registry.register(AgentCollector(state, Counters))
     expected = {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in registry.collect()
@@ -212,7 +212,7 @@ async def raw_receiver(*answers: bytes, then: bytes = b"") -> AsyncIterator[tupl
 @asynccontextmanager
 async def exporter_to(url: str, collector: Collector | None = None) -> AsyncIterator[OtlpExporter]:
     made = OtlpExporter(
-        OtlpSettings(endpoint=url), collector or AgentCollector(_state(), Tally), InstantClock(), {}
+        OtlpSettings(endpoint=url), collector or AgentCollector(_state(), Counters), InstantClock(), {}
     )
     yield made
     await made._transport.aclose()

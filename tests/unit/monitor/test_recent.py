@@ -106,7 +106,7 @@ async def test_an_agent_forgets_mx_hosts_that_are_gone(
             while gone & {target for _, target in agent.recent.routes}:
                 await agent.results.get()
         watching.cancel()
-        # A tally, whose values are mappings, is the ledger's, which keeps its totals for ever.
+        # A counters, whose values are mappings, is the ledger's, which keeps its totals for ever.
         keys = {
             key
             for each in gc.get_objects()

@@ -166,7 +166,7 @@ async def test_stop_ends_waiting_runs_at_once_and_lets_others_finish() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def wait(run: Run) -> Verdict:
-        run.only_waits = True
+        run.can_stop = True
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -206,7 +206,7 @@ async def test_ambiguous_message_that_arrives_is_delivered(bench: Callable[..., 
         assert result.verdict.reason is Reason.NONE
         message = await made.only_message()
         assert message.state is MessageState.DELIVERED
-        assert made.ledger.tally.entered("trip", "out", MessageState.AMBIGUOUS) == 1
+        assert made.ledger.counters.entered("trip", "out", MessageState.AMBIGUOUS) == 1
 
 
 async def test_ambiguous_message_that_never_arrives(bench: Callable[..., object]) -> None:
@@ -229,8 +229,8 @@ async def test_lost(bench: Callable[..., object]) -> None:
 async def test_unreadable_mailbox_leaves_the_message_in_flight(
     bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When no look succeeds, the run fails with the mailbox's reason, and the message is not called lost."""
-    monkeypatch.setattr("probes.roundtrip.LOOK_GRACE", 0.0)
+    """When no poll succeeds, the run fails with the mailbox's reason, and the message is not called lost."""
+    monkeypatch.setattr("probes.roundtrip.POLL_GRACE", 0.0)
     async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="1s") as made:
         made.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken")
         result = await made.runner.run(made.probe)

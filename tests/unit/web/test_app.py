@@ -48,7 +48,7 @@ def serve(tmp_path: Path) -> Serve:
         base = f"http://127.0.0.1:{bound.getsockname()[1]}"
         async with assembled(configuration, InstantClock(), "test") as assembly:
             pages = Pages(Views(assembly, Recent(0.0)), assembly.ledger)
-            collector = collector or AgentCollector(assembly.state, lambda: assembly.ledger.tally)
+            collector = collector or AgentCollector(assembly.state, lambda: assembly.ledger.counters)
             app = web_app(
                 collector, lambda: Switch.on, pages, ProbeEndpoint(assembly), ["Agent.Example.com", "fd00::1"]
             )

@@ -34,10 +34,10 @@ async def mailbox_of(imap: ImapServer) -> AsyncIterator[ImapMailbox]:
         await mailbox.close()
 
 
-async def look(mailbox: ImapMailbox, *, deleting: bytes = b"\0") -> list[bytes]:
-    """Look once into every folder that is due; return what is identified, delete what holds ``deleting``."""
+async def poll(mailbox: ImapMailbox, *, deleting: bytes = b"\0") -> list[bytes]:
+    """Poll once into every folder that is due; return what is identified, delete what holds ``deleting``."""
     found = []
-    async with mailbox.look() as due:
+    async with mailbox.poll() as due:
         for open_folder in due:
             folder: Folder = await open_folder()
             async for uid, fields in folder.identify(folder.uids):
@@ -50,7 +50,7 @@ async def look(mailbox: ImapMailbox, *, deleting: bytes = b"\0") -> list[bytes]:
 
 
 async def test_arrival_that_is_told_with_another_answer_is_seen() -> None:
-    """A message that the server tells of with the answer to some other command is in the next look."""
+    """A message that the server tells of with the answer to some other command is in the next poll."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.add(OURS)
@@ -61,20 +61,20 @@ async def test_arrival_that_is_told_with_another_answer_is_seen() -> None:
 
     imap.before = arrive_meanwhile
     async with mailbox_of(imap) as mailbox:
-        assert len(await look(mailbox, deleting=b"Token")) == 1
+        assert len(await poll(mailbox, deleting=b"Token")) == 1
         imap.before = lambda words: None
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
 
 
 async def test_what_was_set_aside_is_not_asked_for_again() -> None:
-    """A foreign message costs one line of a FETCH, however many looks follow."""
+    """A foreign message costs one line of a FETCH, however many polls follow."""
     imap = ImapServer()
     imap.folders["INBOX"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
         fetches = len([command for command in imap.commands if "FETCH" in command])
         for _ in range(3):
-            assert await look(mailbox) == []
+            assert await poll(mailbox) == []
         assert len([command for command in imap.commands if "FETCH" in command]) == fetches
 
 
@@ -93,14 +93,14 @@ async def test_nothing_foreign_is_deleted_after_a_lost_connection(lost_at: str) 
     imap.before = lose
     async with mailbox_of(imap) as mailbox:
         with pytest.raises(ProbeFault):
-            await look(mailbox, deleting=b"Token")
+            await poll(mailbox, deleting=b"Token")
         # The server was set up anew meanwhile: what had our uid is somebody's mail now.
         inbox.uid_validity, inbox.uid_next = 8, 1
         inbox.messages.clear()
         inbox.deleted.clear()
         inbox.add(FOREIGN)
         inbox.add(OURS)
-        await look(mailbox, deleting=b"Token")
+        await poll(mailbox, deleting=b"Token")
     assert list(inbox.messages.values()) == [FOREIGN]
     assert inbox.deleted == {2}
 
@@ -111,7 +111,7 @@ async def test_marked_by_an_earlier_session_is_expunged_by_the_next() -> None:
     inbox = imap.folders["INBOX"]
     inbox.deleted.add(inbox.add(OURS))
     async with mailbox_of(imap) as mailbox:
-        await look(mailbox, deleting=b"Token")
+        await poll(mailbox, deleting=b"Token")
     assert inbox.messages == {}
 
 
@@ -123,7 +123,7 @@ async def test_without_uidplus_nothing_is_expunged() -> None:
     inbox.deleted.add(theirs)
     async with mailbox_of(imap) as mailbox:
         for _ in range(3):
-            await look(mailbox, deleting=b"Token")
+            await poll(mailbox, deleting=b"Token")
     assert inbox.deleted == {ours, theirs}
     assert set(inbox.messages) == {ours, theirs}
     assert len([command for command in imap.commands if "STORE" in command]) == 1
@@ -142,21 +142,21 @@ async def test_message_that_goes_meanwhile_is_left_out() -> None:
 
     imap.before = somebody_deletes
     async with mailbox_of(imap) as mailbox:
-        assert await look(mailbox) == []
+        assert await poll(mailbox) == []
 
 
 async def test_junk_folder_is_opened_only_for_news() -> None:
     """The junk folder is selected at first and when something came; INBOX is what stays selected."""
     imap = ImapServer()
     async with mailbox_of(imap) as mailbox:
-        await look(mailbox)
+        await poll(mailbox)
         assert mailbox.folders == ("INBOX", "Junk")
         mailbox._junk_at = float("-inf")  # a second has passed
-        await look(mailbox)
+        await poll(mailbox)
         assert [c for c in imap.commands if c.startswith("SELECT")] == ['SELECT "Junk"', 'SELECT "INBOX"']
         imap.folders["Junk"].add(OURS)
         mailbox._junk_at = float("-inf")
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
         assert [c for c in imap.commands if c.startswith("SELECT")][-2:] == [
             'SELECT "Junk"',
             'SELECT "INBOX"',
@@ -168,15 +168,15 @@ async def test_new_uidvalidity_of_the_junk_folder() -> None:
     imap = ImapServer()
     imap.folders["Junk"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
         imap.folders["Junk"] = StoredFolder(uid_validity=9)
         imap.folders["Junk"].add(OURS)
         mailbox._junk_at = float("-inf")
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
 
 
 async def test_absence_is_proven_from_before_the_server_looked() -> None:
-    """What a look does not show may have come once the server had looked, and never before the look began."""
+    """What a poll does not show may have come once the server had looked, and never before the poll began."""
     imap = ImapServer()
     asked: list[float] = []
 
@@ -189,7 +189,7 @@ async def test_absence_is_proven_from_before_the_server_looked() -> None:
         for _ in range(3):
             asked.clear()
             begun = SystemClock().monotonic()
-            async with mailbox.look() as due:
+            async with mailbox.poll() as due:
                 for open_folder in due:
                     asked.clear()
                     folder = await open_folder()
@@ -198,9 +198,9 @@ async def test_absence_is_proven_from_before_the_server_looked() -> None:
 
 
 async def test_one_login_for_many_looks() -> None:
-    """Looks share one connection."""
+    """Polls share one connection."""
     imap = ImapServer()
     async with mailbox_of(imap) as mailbox:
         for _ in range(5):
-            await look(mailbox)
+            await poll(mailbox)
     assert len([command for command in imap.commands if command.startswith("AUTHENTICATE")]) == 1

@@ -1,4 +1,4 @@
-"""What spending looks by what a route learnt guarantees, and what it is worth against a fixed interval."""
+"""What spending polls by what a route learnt guarantees, and what it is worth against a fixed interval."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ AGES = st.floats(0.0, 10 * DAY) | st.sampled_from([0.0, 0.01, DAY, 10 * DAY])
 ARRIVALS = st.lists(st.tuples(AGES, AGES).map(sorted), max_size=20)
 
 
-def route(arrivals: list[list[float]] | list[tuple[float, float]], looks: float = 6.0) -> ArrivalModel:
-    model = ArrivalModel(looks, 0.02, LONGEST)
+def route(arrivals: list[list[float]] | list[tuple[float, float]], polls: float = 6.0) -> ArrivalModel:
+    model = ArrivalModel(polls, 0.02, LONGEST)
     for earliest, latest in arrivals:
         model.learn(earliest, latest)
     return model
 
 
-def ages_of_looks(model: ArrivalModel, until: float) -> list[float]:
+def ages_of_polls(model: ArrivalModel, until: float) -> list[float]:
     ages = [0.0]
     while ages[-1] < until:
         ages.append(ages[-1] + model.gap(ages[-1]))
@@ -50,17 +50,17 @@ def ages_of_looks(model: ArrivalModel, until: float) -> list[float]:
 def test_logins_are_better_spent_than_at_a_fixed_interval(name: str, median: float, mean: float) -> None:
     """A known route costs 6 logins a message, errs by 5 % or 10 ms, and by less than at a fixed interval."""
     ours, fixed = compare(name, 6.0)
-    assert statistics.mean(found.looks for found in ours) <= 6.0
+    assert statistics.mean(found.polls for found in ours) <= 6.0
     assert statistics.median(found.error_of_goal for found in ours) <= 1.0
     for average, better in ((statistics.median, median), (statistics.mean, mean)):
         assert average(f.error for f in ours) <= better * average(f.error for f in fixed)
 
 
 @pytest.mark.parametrize("name", ["log-normal, 1 s, sigma 0.3", "log-normal, 60 s, sigma 0.3"])
-def test_cheap_looks_make_every_error_small(name: str) -> None:
+def test_cheap_polls_make_every_error_small(name: str) -> None:
     """200 NOOPs a message know it to some milliseconds, on average too: rare delays are not left out."""
     ours, fixed = compare(name, 200.0, 0.01)
-    assert statistics.mean(found.looks for found in ours) <= 200.0
+    assert statistics.mean(found.polls for found in ours) <= 200.0
     assert statistics.median(found.error_of_goal for found in ours) <= 0.1
     assert statistics.mean(f.error for f in ours) <= 0.8 * statistics.mean(f.error for f in fixed)
 
@@ -85,23 +85,23 @@ def test_unknown_route_is_looked_at_with_growing_gaps(delay: float) -> None:
     """Before anything is learnt, a message is found with looks like the delay's logarithm, and well known."""
     model = ArrivalModel(6.0, 0.02, LONGEST)
     found = look_for(delay, model.gap(0.0), model.gap, random.Random(0))  # noqa: S311
-    assert found.looks <= 2 + 12 * math.log2(1 + delay / 0.02) + delay / LONGEST
+    assert found.polls <= 2 + 12 * math.log2(1 + delay / 0.02) + delay / LONGEST
     assert found.latest - found.earliest <= max(0.05, (0.1 if delay > 2.5 else 0.3) * delay)
 
 
-@pytest.mark.parametrize("looks", [1.0, 6.0, 200.0])
+@pytest.mark.parametrize("polls", [1.0, 6.0, 200.0])
 @pytest.mark.parametrize("delay", [2.0, 10.0, 200.0])
-def test_message_later_than_ever_is_still_looked_for_often(looks: float, delay: float) -> None:
-    """A message that is later than any before is known to 10 % of its delay, and better with more looks."""
-    model = route([(0.9, 1.1)] * 50, looks)
+def test_message_later_than_ever_is_still_looked_for_often(polls: float, delay: float) -> None:
+    """A message that is later than any before is known to 10 % of its delay, and better with more polls."""
+    model = route([(0.9, 1.1)] * 50, polls)
     found = look_for(delay, model.gap(0.0), model.gap, random.Random(0))  # noqa: S311
-    assert (found.latest - found.earliest) / 2 <= (0.02 if looks == 200.0 else 0.1) * delay
+    assert (found.latest - found.earliest) / 2 <= (0.02 if polls == 200.0 else 0.1) * delay
 
 
-def test_few_looks_are_wasted_before_a_message_can_have_come() -> None:
-    """A route whose messages take a minute costs one look or none in the first half of it."""
+def test_few_polls_are_wasted_before_a_message_can_have_come() -> None:
+    """A route whose messages take a minute costs one poll or none in the first half of it."""
     model = route([(58.0 + n % 5, 59.0 + n % 5) for n in range(50)])
-    assert len([age for age in ages_of_looks(model, 60.0) if age < 30.0]) <= 1
+    assert len([age for age in ages_of_polls(model, 60.0) if age < 30.0]) <= 1
 
 
 def test_first_look_is_no_later_than_the_earliest_arrival_that_is_likely() -> None:
@@ -112,25 +112,25 @@ def test_first_look_is_no_later_than_the_earliest_arrival_that_is_likely() -> No
 
 
 def test_narrow_interval_teaches_more_than_a_wide_one() -> None:
-    """Looks gather where arrival is known to be, and are spread over what a wide interval leaves open."""
+    """Polls gather where arrival is known to be, and are spread over what a wide interval leaves open."""
     narrow, wide = route([(9.5, 10.5)] * 20), route([(1.0, 100.0)] * 20)
     assert narrow.gap(9.8) < 0.5 * wide.gap(9.8)
     assert narrow.gap(2.0) > 2.0 * wide.gap(2.0)
 
 
 def test_budget_larger_than_needed_ends_at_the_shortest_gap() -> None:
-    """Who may look without end looks at the shortest gap where messages arrive, and seldom for a lost one."""
-    model = route([(0.9, 1.1)] * 20, looks=1000.0)
+    """Who may poll without end looks at the shortest gap where messages arrive, and seldom for a lost one."""
+    model = route([(0.9, 1.1)] * 20, polls=1000.0)
     assert model.gap(1.0) == pytest.approx(0.02)
-    assert len(ages_of_looks(model, DAY)) < 6000
+    assert len(ages_of_polls(model, DAY)) < 6000
 
 
 @given(ARRIVALS, st.lists(AGES, min_size=1), st.floats(1.0, 1e6), st.floats(1e-3, 60.0))
 def test_gaps_keep_to_their_bounds(
-    arrivals: list[list[float]], ages: list[float], looks: float, shortest: float
+    arrivals: list[list[float]], ages: list[float], polls: float, shortest: float
 ) -> None:
     """Whatever was learnt, and at whatever age, a gap is from the shortest to the longest, ever the same."""
-    model = ArrivalModel(looks, shortest, LONGEST)
+    model = ArrivalModel(polls, shortest, LONGEST)
     for earliest, latest in arrivals:
         model.learn(earliest, latest)
     gaps = [model.gap(age) for age in ages]
@@ -139,11 +139,11 @@ def test_gaps_keep_to_their_bounds(
 
 
 @given(ARRIVALS)
-def test_no_history_makes_looks_pile_up(arrivals: list[list[float]]) -> None:
-    """A message that never comes costs a bounded number of looks, whatever the route learnt before."""
-    assert len(ages_of_looks(route(arrivals), 3600.0)) <= 250
+def test_no_history_makes_polls_pile_up(arrivals: list[list[float]]) -> None:
+    """A message that never comes costs a bounded number of polls, whatever the route learnt before."""
+    assert len(ages_of_polls(route(arrivals), 3600.0)) <= 250
 
 
 def test_arrival_at_the_final_dot_is_looked_for_at_once() -> None:
-    """A route whose messages are there as soon as the final dot is answered gets its first look soon."""
+    """A route whose messages are there as soon as the final dot is answered gets its first poll soon."""
     assert route([(0.0, 0.0)] * 30).gap(0.0) <= 0.03

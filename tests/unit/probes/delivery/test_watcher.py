@@ -22,7 +22,7 @@ from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.polling import ArrivalModel
-from probes.delivery.watcher import HEADERS_PER_LOOK, MailboxWatcher
+from probes.delivery.watcher import HEADERS_PER_POLL, MailboxWatcher
 from probes.messages.synthetic_message import compose
 from probes.messages.token import HEADER, Token, TokenSigner
 from tests.fakes.clock import InstantClock
@@ -83,12 +83,14 @@ class Bench:
     def arrives(self, message: Message, after: float, uid: str | None = None) -> Stored:
         """Let a copy of ``message`` come into the mailbox ``after`` seconds from now."""
         token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
-        stored = Stored(uid or secrets.token_hex(4), letter(token, message), self.clock.now + after)
+        stored = Stored(
+            uid or secrets.token_hex(4), synthetic_message(token, message), self.clock.now + after
+        )
         self.mailbox.stored.append(stored)
         return stored
 
 
-def letter(token: str, message: Message) -> bytes:
+def synthetic_message(token: str, message: Message) -> bytes:
     return compose(
         probe=message.probe,
         location="here",
@@ -147,7 +149,7 @@ async def test_what_arrived_is_deleted(bench: Bench) -> None:
 
 
 async def test_foreign_messages_are_read_once_and_only_their_headers(bench: Bench) -> None:
-    """A foreign message costs one header section, however many looks follow."""
+    """A foreign message costs one header section, however many polls follow."""
     bench.mailbox.stored += [Stored(f"foreign-{n}", b"Subject: hello\r\n\r\nbody") for n in range(20)]
     message = await bench.sent()
     bench.arrives(message, 30.0)
@@ -173,7 +175,7 @@ async def test_forged_token_counts_for_nothing(bench: Bench) -> None:
     forged = TokenSigner(b"another key").sign(
         Token(message.probe, message.id, round(message.created_at * 1e6))
     )
-    bench.mailbox.stored.append(Stored("forged", letter(forged, message)))
+    bench.mailbox.stored.append(Stored("forged", synthetic_message(forged, message)))
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.LOST
     assert bench.found.counts == {Unexpected.FORGED: 1}
@@ -212,7 +214,7 @@ async def test_lost_then_late(bench: Bench) -> None:
 
 @pytest.mark.parametrize("deadline", [3.0, 17.0, 47.0, 230.0])
 async def test_loss_is_told_at_the_deadline(bench: Bench, deadline: float) -> None:
-    """Whatever the route's habits, a look comes right after the deadline."""
+    """Whatever the route's habits, a poll comes right after the deadline."""
     message = await bench.sent(deadline=deadline)
     lost = (await bench.watcher.await_arrival(message)).message
     assert lost.state is MessageState.LOST
@@ -221,7 +223,7 @@ async def test_loss_is_told_at_the_deadline(bench: Bench, deadline: float) -> No
 
 @pytest.mark.parametrize("arrival", [7.0, 8.0, 9.0, 9.5, 9.9, 9.99])
 async def test_look_that_began_before_the_deadline_proves_no_loss(bench: Bench, arrival: float) -> None:
-    """A slow look that ends after the deadline says nothing of what came in after it had begun."""
+    """A slow poll that ends after the deadline says nothing of what came in after it had begun."""
     bench.mailbox.command_seconds = 3.0
     message = await bench.sent(deadline=10.0)
     bench.arrives(message, arrival)
@@ -230,19 +232,19 @@ async def test_look_that_began_before_the_deadline_proves_no_loss(bench: Bench, 
 
 
 async def test_look_that_left_something_unread_proves_no_loss(bench: Bench) -> None:
-    """A message under more new mail than one look reads is found by a later look, and not called lost."""
+    """A message under more new mail than one poll reads is found by a later poll, and not called lost."""
     message = await bench.sent(deadline=0.6)
     bench.arrives(message, 0.5)
     bench.mailbox.stored += [
         Stored(f"foreign-{number}", b"Subject: hello\r\n\r\n", bench.clock.now + 0.5)
-        for number in range(3 * HEADERS_PER_LOOK)
+        for number in range(3 * HEADERS_PER_POLL)
     ]
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.DELIVERED
 
 
 async def test_unreadable_mailbox_does_not_lose_messages(bench: Bench) -> None:
-    """While no look succeeds past the deadline, the message is not lost; then it is found delivered."""
+    """While no poll succeeds past the deadline, the message is not lost; then it is found delivered."""
     message = await bench.sent(deadline=10.0)
     bench.arrives(message, 5.0)
     bench.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_TEMP)
@@ -376,7 +378,7 @@ async def test_after_a_reboot_the_wall_clock_serves(bench: Bench) -> None:
 
 
 async def test_lost_message_that_a_restarted_agent_finds_is_late(bench: Bench) -> None:
-    """A message that an earlier process called lost is late when it turns up, whatever looks came between."""
+    """A message that an earlier process called lost is late when it turns up, whatever polls came between."""
     message = await bench.sent(deadline=10.0)
     lost = await bench.ledger.advance(message.id, MessageState.LOST)
     assert lost is not None
@@ -395,7 +397,7 @@ async def test_our_own_interruption_never_reads_as_lost(bench: Bench) -> None:
 
 
 async def test_huge_foreign_headers_are_passed_over(bench: Bench) -> None:
-    """A foreign message whose headers have no end costs one failed look, not the watching."""
+    """A foreign message whose headers have no end costs one failed poll, not the watching."""
     bench.mailbox.stored.append(Stored("huge", b"X: " + b"x" * 100_000 + b"\r\n\r\n"))
     message = await bench.sent()
     bench.arrives(message, 0.1)
@@ -449,7 +451,7 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
     async def open_session(server: object, **credentials: object) -> object:
         if credentials["username"] == "sender":
             return await others.open_session(server, **credentials)
-        # Else this mailbox's looks could carry the clock past the deadline while the ledger still writes.
+        # Else this mailbox's polls could carry the clock past the deadline while the ledger still writes.
         await asyncio.wait([arrival])
         return await bench.mailbox.open_session(server, **credentials)
 
@@ -475,7 +477,7 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
 
 
 async def test_defect_of_the_watcher_does_not_end_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of our own while a look is planned is kept as such, and watching goes on after it."""
+    """A fault of our own while a poll is planned is kept as such, and watching goes on after it."""
     message = await bench.sent()
     bench.arrives(message, 30.0)
     seen: list[ProbeFault | None] = []

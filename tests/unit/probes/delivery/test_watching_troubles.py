@@ -1,4 +1,4 @@
-"""Troubles in the middle of a look: none may read as a loss, blind the watcher, or wear out a server."""
+"""Troubles in the middle of a poll: none may read as a loss, blind the watcher, or wear out a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.fakes.imap_server import ImapServer
 from tests.fakes.mailbox import FakeSession, Stored
 from tests.fakes.pop3_dialogue import capa, entered
 from tests.fakes.scripted_server import dialogue
-from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, look, mailbox_of
+from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, mailbox_of, poll
 from tests.unit.probes.delivery.test_watcher import Bench, bench
 
 __all__ = ["bench"]  # the fixture
@@ -25,11 +25,11 @@ __all__ = ["bench"]  # the fixture
 REPORT = b"Content-Type: multipart/report; report-type=delivery-status; boundary=x\r\nSubject: hi\r\n\r\n"
 
 
-async def test_ledger_that_stalls_across_the_end_of_a_look(
+async def test_ledger_that_stalls_across_the_end_of_a_poll(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that was recorded as delivered is told as delivered, though its look broke off there."""
-    monkeypatch.setattr("probes.delivery.watcher.LOOK_TIMEOUT", 0.1)
+    """A message that was recorded as delivered is told as delivered, though its poll broke off there."""
+    monkeypatch.setattr("probes.delivery.watcher.POLL_TIMEOUT", 0.1)
     message = await bench.sent(deadline=30.0)
     bench.arrives(message, 0.0)
     advance = bench.ledger.advance
@@ -48,7 +48,7 @@ async def test_ledger_that_stalls_across_the_end_of_a_look(
 async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message whose 250 comes after its deadline, while a look has passed its copy already, is not lost."""
+    """A message whose 250 comes after its deadline, while a poll has passed its copy already, is not lost."""
     now = bench.clock.now
     message = Message(
         id=secrets.token_hex(16),
@@ -78,7 +78,7 @@ async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
         return await top(session, number, limit=limit)
 
     monkeypatch.setattr(FakeSession, "top", top_and_reply)
-    await bench.watcher.look_now()
+    await bench.watcher.poll_now()
     settled = (await arrivals[0]).message
     assert settled.state is not MessageState.LOST
 
@@ -117,13 +117,13 @@ async def test_set_aside_stays_so_over_a_new_connection() -> None:
     inbox = imap.folders["INBOX"]
     inbox.add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
         mailbox._drop()
         inbox.add(FOREIGN)
-        assert len(await look(mailbox)) == 1
+        assert len(await poll(mailbox)) == 1
         mailbox._drop()
         inbox.uid_validity += 1
-        assert len(await look(mailbox)) == 2
+        assert len(await poll(mailbox)) == 2
 
 
 async def test_server_that_repeats_itself_brings_no_news() -> None:
@@ -131,7 +131,7 @@ async def test_server_that_repeats_itself_brings_no_news() -> None:
     imap = ImapServer()
     imap.folders["INBOX"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
-        await look(mailbox)
+        await poll(mailbox)
         session = mailbox._session
         assert session is not None
         session.changed = False

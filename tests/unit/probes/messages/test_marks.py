@@ -16,14 +16,14 @@ from probes.messages.auto_reply import is_auto_reply
 from probes.messages.content_digest import digest, digest_of
 from probes.messages.header_section import first_value_of, split, values_of
 from probes.messages.junk import junk_mark
-from probes.messages.synthetic_message import Letter, compose, subject_token
+from probes.messages.synthetic_message import SyntheticMessage, compose, subject_token
 from probes.messages.token import Token, TokenSigner
 
 SIGNER = TokenSigner(b"key")
 TOKEN = SIGNER.sign(Token("trip", "0" * 32, 1_700_000_000_000_000))
 
 
-def letter(octets: int = 0) -> Letter:
+def synthetic_message(octets: int = 0) -> SyntheticMessage:
     return compose(
         probe="trip",
         location="here",
@@ -183,8 +183,8 @@ def test_token_in_body_is_no_subject() -> None:
 
 @pytest.mark.parametrize("octets", [0, 1, 100_000])
 def test_digest_of_what_was_sent(octets: int) -> None:
-    """The digest that is kept of a letter is that of the letter as it is stored, with either line end."""
-    sent = letter(octets)
+    """The digest kept of a message is that of the message as stored, with either line end."""
+    sent = synthetic_message(octets)
     assert digest_of(sent.content) == sent.digest
     assert digest_of(sent.content.replace(b"\r\n", b"\n")) == sent.digest
 

@@ -23,7 +23,7 @@ from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.watcher import MailboxWatcher
-from probes.messages.synthetic_message import Letter, compose
+from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import HEADER, Token, TokenSigner
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
@@ -59,7 +59,7 @@ Content-Type: text/rfc822-headers
 
 
 class StandingClock(InstantClock):
-    """A clock that only the test moves: who sleeps on it waits until then, and so never looks by itself."""
+    """A clock that only the test moves: who sleeps on it waits until then, and so never polls by itself."""
 
     async def sleep(self, seconds: float) -> None:
         if seconds > 0.1:
@@ -72,7 +72,7 @@ class Way:
     """What the model knows of a message."""
 
     message: Message
-    letter: Letter
+    composed: SyntheticMessage
     state: MessageState = S.SENT
     findings: str = ""
     waiting: list[Stored] = field(default_factory=list)
@@ -135,9 +135,9 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
             self.foreign.add(uid)
         self.mailbox.stored.append(Stored(uid, raw, self.clock.now))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         self.clock.now += 0.5
-        self.runner.run(self.watcher.look_now())
+        self.runner.run(self.watcher.poll_now())
         assert self.watcher.fault is None
 
     @rule(target=sent)
@@ -145,7 +145,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
         number = len(self.ways) + 1
         message_id = f"{number:032x}"
         token = SIGNER.sign(Token("trip", message_id, round(self.clock.time() * 1e6)))
-        letter = compose(
+        synthetic_message = compose(
             probe="trip",
             location="here",
             sender="canary@example.com",
@@ -166,8 +166,8 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
             instance="me",
             boot=self.clock.boot,
             created_mono=now,
-            octets=len(letter.content),
-            digest=letter.digest,
+            octets=len(synthetic_message.content),
+            digest=synthetic_message.digest,
         )
 
         async def go() -> Message:
@@ -178,7 +178,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
             self.watcher.await_arrival(sent)
             return sent
 
-        self.ways[message_id] = Way(self.runner.run(go()), letter)
+        self.ways[message_id] = Way(self.runner.run(go()), synthetic_message)
         return message_id
 
     def arrives(self, message_id: str, raw: bytes, findings: str = "") -> None:
@@ -194,70 +194,70 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
     @rule(message_id=sent)
     def deliver(self, message_id: str) -> None:
         """Also a replay, where it was delivered before."""
-        self.arrives(message_id, self.ways[message_id].letter.content)
-        self.look()
+        self.arrives(message_id, self.ways[message_id].composed.content)
+        self.poll()
 
     @rule(message_id=sent)
     def deliver_twice(self, message_id: str) -> None:
         for _ in range(2):
-            self.arrives(message_id, self.ways[message_id].letter.content)
-        self.look()
+            self.arrives(message_id, self.ways[message_id].composed.content)
+        self.poll()
 
     @rule(first=sent, second=sent)
     def deliver_in_another_order(self, first: str, second: str) -> None:
         for message_id in (max(first, second), min(first, second)):
-            self.arrives(message_id, self.ways[message_id].letter.content)
-        self.look()
+            self.arrives(message_id, self.ways[message_id].composed.content)
+        self.poll()
 
     @rule(message_id=sent)
     def deliver_altered(self, message_id: str) -> None:
-        raw = self.ways[message_id].letter.content.replace(b"nobody needs to", b"everybody needs to")
+        raw = self.ways[message_id].composed.content.replace(b"nobody needs to", b"everybody needs to")
         self.arrives(message_id, raw, "altered")
-        self.look()
+        self.poll()
 
     @rule(message_id=sent)
     def deliver_marked_as_junk(self, message_id: str) -> None:
-        self.arrives(message_id, b"X-Spam-Flag: YES\r\n" + self.ways[message_id].letter.content, "junked")
-        self.look()
+        self.arrives(message_id, b"X-Spam-Flag: YES\r\n" + self.ways[message_id].composed.content, "junked")
+        self.poll()
 
     @rule(message_id=sent)
     def forge(self, message_id: str) -> None:
         """A token that another key signed."""
-        raw = self.ways[message_id].letter.content
+        raw = self.ways[message_id].composed.content
         token = TokenSigner(b"another key").sign(Token("trip", message_id, 1_700_000_000_000_000))
         head, field_name, rest = raw.partition(f"{HEADER}: ".encode())
         self.put(head + field_name + token.encode() + b"\r\n" + rest.partition(b"\r\n")[2], ours=False)
         self.unexpected[Unexpected.FORGED] += 1
-        self.look()
+        self.poll()
 
     @rule(message_id=sent, action=st.sampled_from(["failed", "delayed"]), forged=st.booleans())
     def bounce(self, message_id: str, action: str, forged: bool) -> None:
         way = self.ways[message_id]
-        header_section = way.letter.content.partition(b"\r\n\r\n")[0].decode()
+        header_section = way.composed.content.partition(b"\r\n\r\n")[0].decode()
         if forged:
             header_section = header_section.replace("mailsonde1:trip", "mailsonde1:trap")
         report = REPORT.format(action=action, status="5.1.1", header_section=header_section)
         self.put(report.replace("\r\n", "\n").replace("\n", "\r\n").encode(), ours=not forged)
         if not forged and action == "failed" and way.state is S.SENT:
             way.state = S.BOUNCED
-        self.look()
+        self.poll()
 
     @rule(message_id=sent)
     def answer_automatically(self, message_id: str) -> None:
         """An auto-responder quotes our subject, and a person might quote all of it."""
-        content = self.ways[message_id].letter.content.decode()
+        content = self.ways[message_id].composed.content.decode()
         token = content.partition(f"{HEADER}: ")[2].partition("\r\n")[0]
         self.put(
             f"Subject: Auto: Re: mailsonde test message {token}\r\nAuto-Submitted: auto-replied\r\n\r\n"
             f"{content}".encode(),
             ours=False,
         )
-        self.look()
+        self.poll()
 
     @rule()
     def wait_past_every_deadline(self) -> None:
         self.clock.now += DEADLINE + 1.0
-        self.look()
+        self.poll()
         for way in self.ways.values():
             if way.state is S.SENT:
                 way.state = S.LOST

@@ -22,7 +22,7 @@ from probes.delivery.message_life import LedgerError
 _PREFIX = "instance-"
 
 
-class Presence:
+class FileLocks:
     """The mark of this process at the ledger at ``path``, under the name ``instance``.
 
     Names are 1 to 64 letters, digits, dots, dashes and underscores; LedgerError when another

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monitor.web.whereabouts import Flight, duration, sentence
+from monitor.web.status_text import Flight, duration, sentence
 
 DELIVERED = {
     "state": "delivered",

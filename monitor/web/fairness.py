@@ -1,4 +1,4 @@
-"""Long work in short turns and by few at a time, so that no probe's timing suffers when a page is drawn."""
+"""Fairness between pages and probes: long work in short slices, and few requests at once."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-TURN = 0.005
-"""Seconds of work after which the probes have their turn."""
+SLICE = 0.005
+"""Seconds of work after which other tasks run."""
 
 MOST_WAITING = 20
-"""Requests that wait for a turnstile; as many as pages may watch, which all reload at the same event."""
+"""Requests that may wait; as many as pages may watch, which all reload at the same event."""
 
 Item = TypeVar("Item")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-async def in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Yield the items, and give way whenever what is done with them has taken a turn's time.
+async def in_slices(items: Iterable[Item]) -> AsyncIterator[Item]:
+    """Yield the items, and give way whenever what is done with them has taken its slice of time.
 
     What the items stand for may be gone when they come: a reload can happen in between.
     """
     begun = time.perf_counter()
     for item in items:
         yield item
-        if time.perf_counter() - begun > TURN:
+        if time.perf_counter() - begun > SLICE:
             await asyncio.sleep(0)
             begun = time.perf_counter()
 
 
-class Turnstile:
+class RequestLimit:
     """Lets ``at_once`` in at the same time, who say ``async with``; the next `MOST_WAITING` wait for them.
 
     Whoever comes after these is told to come again: HTTPException 503 with Retry-After.
@@ -58,7 +58,7 @@ class Turnstile:
         self._places.release()
 
     def before(self, endpoint: Endpoint) -> Endpoint:
-        """Return ``endpoint`` behind this turnstile, for the making of answers, not their sending."""
+        """Return ``endpoint`` under this limit, for the making of answers, not their sending."""
 
         async def answer(request: Request) -> Response:
             async with self:

@@ -20,9 +20,9 @@ from sqlalchemy import (
     update,
 )
 
+from monitor.ledger.counters import Total
 from monitor.ledger.database import insert
 from monitor.ledger.schema import messages, totals
-from monitor.ledger.tally import Total
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import AWAITED, IN_FLIGHT, SUCCESSORS, LedgerError, Message
@@ -44,10 +44,10 @@ CHANGEABLE = frozenset(_FIELDS) - {
 """The fields that may change when a message moves to another state."""
 
 
-class Books:
+class Transaction:
     """The messages and their totals, inside the one transaction of ``connection``.
 
-    Message rows change at once, the totals when the books are `balanced`; an exception in
+    Message rows change at once, the totals once `balanced` is called; an exception in
     between leaves both to the rollback.
     """
 

@@ -22,7 +22,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Counters:
     """One consistent picture of the ledger's counts, by probe and target; a commit replaces it with the next.
 
     The next shares with it what did not change: every commit makes one, and routes only become more.
@@ -30,13 +30,13 @@ class Tally:
 
     routes: Mapping[tuple[str, str], Mapping[MessageState, Total]] = field(default_factory=dict)
 
-    def updated(self, totals: Iterable[Total]) -> Tally:
-        """Return the tally in which ``totals`` replace those of the same probe, target and state."""
+    def updated(self, totals: Iterable[Total]) -> Counters:
+        """Return the counters in which ``totals`` replace those of the same probe, target and state."""
         changed: dict[tuple[str, str], dict[MessageState, Total]] = {}
         for total in totals:
             route = total.probe, total.target
             changed.setdefault(route, {**self.routes.get(route, {})})[total.state] = total
-        return Tally({**self.routes, **changed}) if changed else self
+        return Counters({**self.routes, **changed}) if changed else self
 
     def entered(self, probe: str, target: str, state: MessageState) -> int:
         """Return how many times messages came into ``state``: it continues over restarts."""
