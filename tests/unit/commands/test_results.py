@@ -40,12 +40,12 @@ def _result(
 class _Still(Probe):
     """A probe that only stands in a table."""
 
-    def __init__(self, target: str = "out", parts: tuple[Probe, ...] = ()) -> None:
+    def __init__(self, target: str = "out", sub_probes: tuple[Probe, ...] = ()) -> None:
         self.settings = SmtpSettings(name="smtp", kind="smtp", interval="60s", server="out")
-        self._target, self._parts = target, parts
+        self._target, self._sub_probes = target, sub_probes
 
     target = property(lambda self: self._target)
-    parts = property(lambda self: self._parts)
+    sub_probes = property(lambda self: self._sub_probes)
 
     async def run(self, run: Run) -> Verdict:
         raise NotImplementedError
@@ -78,14 +78,14 @@ def test_running_probe_shows_how_long_it_runs() -> None:
     assert "2 of 2 done after 8.2 s: 1 ok, 1 failed" in shown
 
 
-def test_part_runs_from_when_it_was_found() -> None:
-    """A part, such as an MX host, has a row of its own, and its time begins when it appears."""
+def test_sub_probe_runs_from_when_it_was_found() -> None:
+    """A sub-probe, such as an MX host, has a row of its own, and its time begins when it appears."""
     clock = InstantClock()
     probe = _Still("example.com")
     table = LiveTable([probe], clock)
     assert "of 1 done" in _rendered(table)
     clock.now += 60.0
-    probe._parts = (_Still("mx1.example.com"),)
+    probe._sub_probes = (_Still("mx1.example.com"),)
     table.show(_result(Reason.NONE, target="example.com"))
     _rendered(table)
     clock.now += 2.0

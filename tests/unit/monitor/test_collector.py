@@ -173,8 +173,8 @@ def test_objectives_are_counted_by_run() -> None:
     """A route with an objective exposes it with its good and bad runs; unknown runs are neither."""
     agent = AgentState()
     slo = SloSettings.model_validate({"objective": "99.5%", "within": "30s"})
-    part = _Part("out")
-    agent.add(part, now=1.0)
+    sub_probe = _SubProbe("out")
+    agent.add(sub_probe, now=1.0)
     agent.deliveries["mx", "out"].slo = slo
     read = _reader(agent)
     assert (
@@ -189,30 +189,30 @@ def test_objectives_are_counted_by_run() -> None:
     assert read("mailsonde_slo_within_seconds") == 30.0
 
 
-class _Part(Probe):
-    """A part of a probe, with a target of its own."""
+class _SubProbe(Probe):
+    """A sub-probe, with a target of its own."""
 
     areas = Smtp.areas
 
-    def __init__(self, target: str, parts: tuple[Probe, ...] = ()) -> None:
+    def __init__(self, target: str, sub_probes: tuple[Probe, ...] = ()) -> None:
         self.settings = SmtpSettings(name="mx", kind="smtp", interval="60s", server="out")
-        self._target, self._parts = target, parts
+        self._target, self._sub_probes = target, sub_probes
 
     target = property(lambda self: self._target)
-    parts = property(lambda self: self._parts)
+    sub_probes = property(lambda self: self._sub_probes)
     sends_messages = property(lambda _: True)
 
     async def run(self, run: Run) -> Verdict:
         raise NotImplementedError
 
 
-def test_parts_that_are_gone_leave_the_metrics() -> None:
+def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
     """An MX host that DNS no longer names goes from the metrics, and so raises no alert as stale."""
     agent = AgentState()
-    agent.add(_Part("example.com"), now=1.0)
-    agent.keep_sub_probes(_Part("example.com", (_Part("mx1"), _Part("mx2"))), now=2.0)
+    agent.add(_SubProbe("example.com"), now=1.0)
+    agent.keep_sub_probes(_SubProbe("example.com", (_SubProbe("mx1"), _SubProbe("mx2"))), now=2.0)
     agent.ran("mx", "mx1", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
-    agent.keep_sub_probes(_Part("example.com", (_Part("mx1"), _Part("mx3"))), now=4.0)
+    agent.keep_sub_probes(_SubProbe("example.com", (_SubProbe("mx1"), _SubProbe("mx3"))), now=4.0)
     assert sorted(agent.probes) == [("mx", "example.com"), ("mx", "mx1"), ("mx", "mx3")]
     assert ("mx", "mx2") not in agent.deliveries
     agent.ran("mx", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was going on meanwhile
