@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from monitor.config.models import Configuration
@@ -13,6 +13,7 @@ from monitor.ledger.store import SqlLedger, open_ledger
 from monitor.runner import Result, Runner
 from monitor.state import AgentState
 from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.login_budget import LoginBudget
@@ -88,7 +89,8 @@ def _assemble(configuration: Configuration, clock: Clock, ledger: SqlLedger, ins
     site, agent = configuration.site, configuration.agent
     for server in site.servers.values():
         if server.tls in {"implicit", "starttls"}:
-            client_context(server.tls_ca)  # costs 20 ms: now, and not in the first run's latency
+            with suppress(ProbeFault):  # each run says so then
+                client_context(server.tls_ca)  # costs 20 ms: now, and not in the first run's latency
     key = agent.token_key.get_secret_value().encode() if agent.token_key else ledger.token_key
     signer = TokenSigner(key)
     state = AgentState(site.mailboxes)

@@ -87,7 +87,9 @@ class OtlpExporter:
             "accept-encoding": "identity",
         }
         # No client: that would keep a receiver's cookies, and look into where it redirects.
-        self._transport = httpx.AsyncHTTPTransport(verify=client_context(settings.tls_ca), trust_env=False)
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=client_context(settings.tls_ca, ("http/1.1",)), trust_env=False
+        )
 
     async def run(self) -> None:
         """Export until cancelled, and then once more."""

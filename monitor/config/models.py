@@ -118,7 +118,7 @@ class OtlpSettings(Settings):
         Annotated[str, AfterValidator(_field_name)], Annotated[Secret, AfterValidator(_field_value)]
     ] = Field(default_factory=dict, description="Header fields that the collector asks for, such as a token.")
     tls_ca: CertificateFile | None = Field(
-        default=None, description="PEM file of the authority to trust instead of the system's."
+        default=None, description="PEM file to trust instead of the system's; read again when it changes."
     )
 
     @model_validator(mode="after")

@@ -259,7 +259,7 @@ class ServerSettings(Settings):
         "offered, with any certificate, as mail servers do among themselves."
     )
     tls_ca: CertificateFile | None = Field(
-        default=None, description="PEM file to trust instead of the system's."
+        default=None, description="PEM file to trust instead of the system's; read again when it changes."
     )
     tls_server_name: HostName | None = Field(
         default=None, description="Name in the certificate, if not `host`."

@@ -57,9 +57,11 @@ class Peer:
         """Read what comes next, such as the first message of a TLS handshake, and leave it unrecorded."""
         return await self._reader.read(_LARGEST_READ)
 
-    async def start_tls(self, context: ssl.SSLContext) -> None:
-        """Do the server's part of a TLS handshake."""
+    async def start_tls(self, context: ssl.SSLContext) -> ssl.SSLObject:
+        """Do the server's part of a TLS handshake; return what it agreed on."""
         await self._writer.start_tls(context)
+        encrypted: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return encrypted
 
     async def flood(self, chunk: bytes) -> None:
         """Send the same chunk until the client has enough."""
