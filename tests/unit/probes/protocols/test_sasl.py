@@ -1,0 +1,160 @@
+"""SASL mechanisms held against their RFCs' examples, the choice among them, and what follows a refusal."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.redaction import WITHHELD, Redaction
+from probes.protocols.sasl import MECHANISMS, Mechanism, choose, log_in
+
+
+def mechanism(name: str, username: str, password: str) -> Mechanism:
+    return MECHANISMS[name](username, password, Redaction())
+
+
+def test_plain() -> None:
+    """PLAIN's initial response is that of RFC 4616 section 4, and a server that asks gets it again."""
+    plain = mechanism("PLAIN", "tim", "tanstaaftanstaaf")
+    expected = base64.b64encode(b"\0tim\0tanstaaftanstaaf")
+    assert plain.initial_response() == expected
+    assert plain.answer(b"") == expected
+
+
+def test_login() -> None:
+    """LOGIN begins with a challenge; username and password follow, whatever the prompts say."""
+    login = mechanism("LOGIN", "tim", "pässword")
+    assert login.initial_response() is None
+    assert login.answer(b"VXNlcm5hbWU6") == base64.b64encode(b"tim")
+    assert login.answer(b"not base64") == base64.b64encode("pässword".encode())
+
+
+def test_cram_md5() -> None:
+    """CRAM-MD5 answers the challenge of RFC 2195 section 2 as that does."""
+    cram = mechanism("CRAM-MD5", "tim", "tanstaaftanstaaf")
+    assert cram.initial_response() is None
+    response = cram.answer(b"PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+")
+    assert response == b"dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw"
+
+
+@pytest.mark.parametrize("challenge", [b"not base64!", b"PHg", b"\xff\xfe"])
+def test_a_challenge_that_makes_no_sense(challenge: bytes) -> None:
+    """A challenge that cannot be decoded is the server's fault."""
+    with pytest.raises(ProbeFault) as caught:
+        mechanism("CRAM-MD5", "tim", "secret").answer(challenge)
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_server_that_never_stops_asking(name: str) -> None:
+    """The exchange is bounded: a server cannot keep a client answering for ever."""
+    exchange = mechanism(name, "tim", "secret")
+    for _ in range(exchange.challenges):
+        exchange.answer(b"PHg+")
+    with pytest.raises(ProbeFault) as caught:
+        exchange.answer(b"PHg+")
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_response_is_withheld_once_it_is_made(name: str) -> None:
+    """What a mechanism sends is secret before it is sent, in base64 and, as a digest, decoded."""
+    redaction = Redaction()
+    exchange = MECHANISMS[name]("tim", "tanstaaftanstaaf", redaction)
+    responses = [response for response in [exchange.initial_response()] if response is not None]
+    responses += [exchange.answer(b"PHg+") for _ in range(exchange.challenges)]
+    secret = responses[-1].decode()
+    assert redaction.text(f"-ERR what is {secret}") == f"-ERR {WITHHELD}"
+    last_word = base64.b64decode(secret).decode().rpartition(" ")[2].rpartition("\0")[2]
+    assert redaction.text(f"-ERR what is {last_word}") == f"-ERR {WITHHELD}"
+
+
+OWN = {"USER": False, "APOP": True}
+
+
+@pytest.mark.parametrize(
+    ("offered", "wanted", "encrypted", "chosen"),
+    [
+        ("PLAIN LOGIN CRAM-MD5", "auto", True, ["PLAIN", "CRAM-MD5"]),
+        ("PLAIN LOGIN CRAM-MD5", "auto", False, ["CRAM-MD5", "PLAIN"]),
+        ("LOGIN PLAIN", "auto", True, ["PLAIN"]),
+        ("USER APOP", "auto", True, ["USER", "APOP"]),
+        ("USER APOP", "auto", False, ["APOP", "USER"]),
+        ("APOP CRAM-MD5 USER PLAIN", "auto", False, ["CRAM-MD5", "PLAIN"]),
+        ("PLAIN LOGIN CRAM-MD5", "login", False, ["LOGIN"]),
+        ("GSSAPI XOAUTH2 LOGIN", "auto", True, ["LOGIN"]),
+    ],
+)
+def test_what_is_chosen(offered: str, wanted: str, encrypted: bool, chosen: list[str]) -> None:
+    """In clear, methods that hide the password come first; the fallback is one of the other sort."""
+    assert choose(offered.split(), wanted, encrypted=encrypted, own=OWN) == chosen
+
+
+@pytest.mark.parametrize(
+    ("offered", "wanted", "detail"),
+    [
+        (["XOAUTH2", "GSSAPI"], "auto", "wanted auto; the server offers: GSSAPI, XOAUTH2"),
+        ([], "auto", "wanted auto; the server offers: none"),
+        (["PLAIN"], "cram-md5", "wanted cram-md5; the server offers: PLAIN"),
+    ],
+)
+def test_nothing_to_choose(offered: list[str], wanted: str, detail: str) -> None:
+    """Where nothing fits, the detail names what was wanted and what the server offers."""
+    with pytest.raises(ProbeFault) as caught:
+        choose(offered, wanted, encrypted=True)
+    assert (caught.value.reason, caught.value.detail) == (Reason.AUTH_NOT_OFFERED, detail)
+
+
+def server(tried: list[str], **faults: ProbeFault | None) -> Callable[[str], Awaitable[None]]:
+    """Return attempts at a server that answers each method with its fault, or lets it in."""
+
+    async def attempt(method: str) -> None:
+        tried.append(method)
+        if (fault := faults[method]) is not None:
+            raise fault
+
+    return attempt
+
+
+def no(text: str = "no", reason: Reason = Reason.AUTH_FAILED) -> ProbeFault:
+    return ProbeFault(reason, text)
+
+
+async def test_a_refused_method_gives_way() -> None:
+    """After a refusal the next method is tried, and logs in."""
+    tried: list[str] = []
+    await log_in(["APOP", "PLAIN"], server(tried, APOP=no(), PLAIN=None), Redaction())
+    assert tried == ["APOP", "PLAIN"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason", "detail"),
+    [
+        (no("[AUTH] no"), None, Reason.AUTH_FAILED, "APOP: [AUTH] no; PLAIN: no"),
+        (no(), no("later", Reason.POP3_SYS_TEMP), Reason.POP3_SYS_TEMP, "APOP: no; PLAIN: later"),
+        (no(), no("gone", Reason.CONNECTION_LOST), Reason.AUTH_FAILED, "APOP: no"),
+        (no("", Reason.CONNECTION_LOST), None, Reason.CONNECTION_LOST, "APOP"),
+        (no("busy", Reason.POP3_IN_USE), None, Reason.POP3_IN_USE, "APOP: busy"),
+        (no("x" * 400), None, Reason.AUTH_FAILED, f"APOP: {'x' * 143}…; PLAIN: no"),
+    ],
+)
+async def test_a_failed_login_names_its_methods(
+    first: ProbeFault, second: ProbeFault | None, reason: Reason, detail: str
+) -> None:
+    """The fault says which methods failed and why; only refused credentials lead to a second attempt."""
+    with pytest.raises(ProbeFault) as caught:
+        await log_in(["APOP", "PLAIN"], server([], APOP=first, PLAIN=second or no()), Redaction())
+    assert (caught.value.reason, caught.value.detail) == (reason, detail)
+
+
+async def test_an_echoed_secret_is_withheld() -> None:
+    """A refusal that repeats the password keeps its code and the method's name, and nothing else."""
+    redaction = Redaction()
+    redaction.add("s3cret-Pa55word")
+    with pytest.raises(ProbeFault) as caught:
+        await log_in(["PLAIN"], server([], PLAIN=no("535 5.7.8 s3cret-Pa55word")), redaction)
+    assert caught.value.detail == f"PLAIN: 535 5.7.8 {WITHHELD}"
