@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code. ``--check`` only compares."""
+"""Generates docs/reference/ from the code; ``--check`` only compares."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from probes.roundtrip import DeliveryAlertSettings
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
-_MADE = "Made by `make docs` from the code; changes here are lost."
+_MADE = "Generated from the code by `make docs`; do not edit."
 
 
 def settings_page() -> list[str]:
-    """Return the settings of every part of the configuration file."""
+    """Return the settings of every section of the configuration file."""
     definitions = Configuration.model_json_schema(by_alias=True)["$defs"]
     lines = [
         "# Settings",
         "",
-        f"{_MADE} [config/example.yaml](../../config/example.yaml) shows each in its place.",
+        f"{_MADE} [config/example.yaml](../../config/example.yaml) shows each setting in context.",
         "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`.",
     ]
     titles = {
         "AgentSettings": "`agent`",
-        "ServerSettings": "an entry of `servers`",
-        "MailboxSettings": "an entry of `mailboxes`",
+        "ServerSettings": "An entry of `servers`",
+        "MailboxSettings": "An entry of `mailboxes`",
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
         title = titles.get(name) or _title(name, definition)
-        lines += ["", f"## {title}", "", "| key | what it is |", "|---|---|"]
+        lines += ["", f"## {title}", "", "| key | description |", "|---|---|"]
         required = definition.get("required", [])
         for key, field in definition["properties"].items():
             lines.append(f"| `{key}` | {_about(key, field, required)} |")
@@ -59,7 +59,7 @@ def settings_page() -> list[str]:
 
 def _title(name: str, definition: dict[str, Any]) -> str:
     kind = definition["properties"].get("kind", {}).get("const")
-    return f"a probe of kind `{kind}`" if kind else f"`{name.removesuffix('Settings').lower()}`"
+    return f"A probe of kind `{kind}`" if kind else f"`{name.removesuffix('Settings').lower()}`"
 
 
 def _about(key: str, field: dict[str, Any], required: list[str]) -> str:
@@ -94,7 +94,7 @@ def metrics_page() -> list[str]:
         "",
         f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](../messages.md).",
         "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time) and `overrun`",
-        "(the previous run was still going on).",
+        "(the previous run was still in progress).",
     ]
     return lines
 
@@ -109,14 +109,14 @@ def reasons_page() -> list[str]:
 
 
 def alerts_page() -> list[str]:
-    """Return every alert with its severity, what it says, its thresholds and its runbook, by subsystem."""
+    """Return every alert with its severity, text, thresholds and runbook, by subsystem."""
     lines = [
         "# Alerts",
         "",
-        f"{_MADE} These are the rules that `mailsonde render alerts` makes of",
-        "[config/example.yaml](../../config/example.yaml). *Slanted* words stand for what the alert",
-        "fills in. Thresholds are keys of [alerts/thresholds.yaml](../../alerts/thresholds.yaml), with",
-        "what is shipped; a key of a probe's own `alerts` goes before them.",
+        f"{_MADE} These are the rules that `mailsonde render alerts` generates from",
+        "[config/example.yaml](../../config/example.yaml). The alert fills in the words in *italics*.",
+        "Thresholds are keys of [alerts/thresholds.yaml](../../alerts/thresholds.yaml), shown with their",
+        "defaults. A key in a probe's own `alerts` takes precedence.",
     ]
     configuration, shipped = _example(), load_thresholds()
     deciding = _deciding_keys(configuration, shipped)
@@ -135,7 +135,7 @@ def alerts_page() -> list[str]:
 
 
 def _example() -> Configuration:
-    """Return the example configuration, with secrets that nobody uses."""
+    """Return the example configuration, with unused secrets."""
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(ROOT / "config" / "example.yaml", directory)
         (Path(directory) / "canary.password").write_text("unused")
@@ -156,7 +156,7 @@ def _alerts(configuration: Configuration, thresholds: Thresholds) -> dict[str, d
 
 
 def _deciding_keys(configuration: Configuration, shipped: Thresholds) -> dict[str, list[str]]:
-    """Return, by alert, the keys that its rule depends on: those whose change changes what is rendered."""
+    """Return, by alert, the keys that its rule depends on: changing such a key changes what is rendered."""
     before = _by_name(_alerts(configuration, shipped))
     keys: dict[str, list[str]] = {name: [] for name in before}
     for shown, altered_configuration, altered_thresholds in _alterations(configuration, shipped):
@@ -173,7 +173,7 @@ def _by_name(files: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, list[Any
 def _alterations(
     configuration: Configuration, shipped: Thresholds
 ) -> Iterator[tuple[str, Configuration, Thresholds]]:
-    """Yield every threshold, as the page shows it, with what is rendered from once it is another."""
+    """Yield every threshold as the page shows it, with a configuration and thresholds where it differs."""
     for key, written in yaml.safe_load((ROOT / "alerts" / "thresholds.yaml").read_text()).items():
         value = getattr(shipped, key)
         if key == "scrape_interval":
@@ -185,39 +185,39 @@ def _alterations(
         elif key in {"slo_fast", "slo_slow"}:
             altered = tuple(pair.model_copy(update={"factor": pair.factor * 2}) for pair in value)
         else:
-            continue  # the windows that are recorded, and names and addresses
+            continue  # recorded windows, names and addresses
         shown = yaml.safe_dump(written, default_flow_style=True, width=1000, sort_keys=False)
         yield f"`{key}: {shown.split(chr(10))[0]}`", configuration, shipped.model_copy(update={key: altered})
     first, *others = configuration.probes
     for key in DeliveryAlertSettings.model_fields:
         altered_probe = first.model_copy(update={"alerts": first.alerts.model_copy(update={key: 1234.0})})
         altered_site = configuration.model_copy(update={"probes": (altered_probe, *others)})
-        yield f"a probe's own `alerts: {{{key}: …}}`", altered_site, shipped
+        yield f"the probe's `alerts: {{{key}: …}}`", altered_site, shipped
 
 
 def _in_words(text: str) -> str:
-    """Return an annotation with the names of what it fills in; ValueError for a template not known here."""
+    """Return an annotation with placeholders for its variables; raises ValueError for an unknown template."""
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)
     text = re.sub(r"{{ if [^}]*}}(.*?){{ else }}(.*?){{ end }}", r"\1 (or: \2)", text)
     text = re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", text)
     text = re.sub(r"{{ \$value( \| [^}]*)? }}", "*value*", text)
     if "{{" in text:
-        raise ValueError(f"docs/generate.py cannot put this annotation in words: {text}")
+        raise ValueError(f"docs/generate.py does not know a template in this annotation: {text}")
     return text
 
 
-def looks_page() -> list[str]:
-    """Return what looking for a message costs and gives, before anything is learnt and after."""
+def polls_page() -> list[str]:
+    """Return what polling for a message costs and how precise it is, on a new route and on a known one."""
     lines = [
-        "# Looks into a mailbox",
+        "# Polls and precision",
         "",
-        f"{_MADE} [How looks give a latency](../measurement.md).",
+        f"{_MADE} See [how latency is measured](../measurement.md).",
         "",
-        "Logins until a POP3 mailbox shows a message, and how far its latency can then be off, where a look",
-        "takes no time: for a route whose latency is not known yet, and after 50 messages that took half to",
-        "twice as long as the one looked for.",
+        "The number of logins until a POP3 mailbox shows a message, and the largest error of its latency,",
+        "if a poll takes no time. On a new route, nothing is known about the latency. On a known route, 50",
+        "messages have taken between half and twice as long as this one.",
         "",
-        "| true delay | logins, route unknown | error at most | logins, route known | error at most |",
+        "| true delay | logins, new route | largest error | logins, known route | largest error |",
         "|---|---|---|---|---|",
     ]
     for delay in (0.2, 1.0, 10.0, 60.0, 300.0, 3600.0):
@@ -233,12 +233,12 @@ def looks_page() -> list[str]:
 
 
 def _polls(model: ArrivalModel, delay: float) -> tuple[int, float]:
-    """Return the looks until a message of that delay is found, and half the last gap."""
-    looks, latest, previous = 0, 0.0, 0.0
+    """Return the number of polls until a message with that delay is found, and half the last gap."""
+    polls, latest, previous = 0, 0.0, 0.0
     while latest < delay:
         previous, latest = latest, latest + model.gap(latest)
-        looks += 1
-    return looks, (latest - previous) / 2
+        polls += 1
+    return polls, (latest - previous) / 2
 
 
 _INDEX = f"""\
@@ -248,9 +248,9 @@ _INDEX = f"""\
 
 - [Settings](reference/settings.md): every key of the configuration file
 - [Metrics](reference/metrics.md): every series at `/metrics`
-- [Reasons](reference/reasons.md): why a run ended as it did
-- [Alerts](reference/alerts.md): when each fires, and by which threshold
-- [Looks into a mailbox](reference/looks.md): how many logins a latency costs
+- [Reasons](reference/reasons.md): why a run ended the way it did
+- [Alerts](reference/alerts.md): when each alert fires, and its thresholds
+- [Polls and precision](reference/polls.md): how many logins a measurement costs
 """
 
 
@@ -261,21 +261,21 @@ def pages() -> dict[Path, str]:
         "metrics": metrics_page(),
         "reasons": reasons_page(),
         "alerts": alerts_page(),
-        "looks": looks_page(),
+        "polls": polls_page(),
     }
     reference = {DOCS / "reference" / f"{name}.md": "\n".join(lines) + "\n" for name, lines in made.items()}
     return {DOCS / "reference.md": _INDEX, **reference}
 
 
 def main(arguments: list[str]) -> None:
-    """Write the pages, or with ``--check`` exit with the names of those that are not what the code says."""
+    """Write the pages, or with ``--check`` exit with the names of those that are out of date."""
     made = pages()
     if "--check" in arguments:
         stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
         stale += sorted(set((DOCS / "reference").glob("*.md")) - set(made))
         if stale:
             names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-            sys.exit(f"not what the code says: {names}; run `make docs`")
+            sys.exit(f"out of date: {names}; run `make docs`")
         return
     for path, text in made.items():
         path.parent.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ _BLOCK = re.compile(
     r'^```\w+ title="(?P<path>[^"]+)"(?: after="(?P<after>[^\n]*)"| at="(?P<at>end)")?\n(?P<text>.*?)^```$',
     re.MULTILINE | re.DOTALL,
 )
-_COMMANDS = re.compile(r"^### See it green\n((?:    .*\n)+)", re.MULTILINE)
+_COMMANDS = re.compile(r"^### Run the checks\n((?:    .*\n)+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ def test_the_page_commands_are_green(tree: Path) -> None:
         more = ["-p", "no:cacheprovider"] if program == "pytest" else []
         run(tree, sys.executable, *module, *arguments, *more)
     reference = (tree / "docs" / "reference" / "settings.md").read_text()
-    assert "## a probe of kind `managesieve`" in reference
+    assert "## A probe of kind `managesieve`" in reference
