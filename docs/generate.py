@@ -23,10 +23,10 @@ from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.reasons import Area, Reason
 from probes.delivery.arrivals import Unexpected
+from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import LONGEST_GAP
-from probes.roundtrip import DeliveryAlertSettings
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

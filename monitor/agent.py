@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from monitor.assembly import Assembly, assembled
 from monitor.collector import AgentCollector
 from monitor.config.models import AgentSettings, Configuration
 from monitor.recent import KEPT, Recent
 from monitor.runner import Result
+from monitor.runtime import Runtime, open_runtime
 from monitor.schedule import Schedule
 from monitor.web.app import web_app
 from monitor.web.pages import Pages
@@ -50,7 +50,7 @@ class Agent:
     """A running agent: where it serves, and its parts for who wants to look."""
 
     address: str
-    assembly: Assembly
+    runtime: Runtime
     recent: Recent
     results: asyncio.Queue[Result]
 
@@ -76,8 +76,8 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
         ) from error
     try:
         async with (
-            assembled(configuration, clock, "agent") as assembly,
-            _at_work(configuration, assembly, bound, clock) as agent,
+            open_runtime(configuration, clock, "agent") as runtime,
+            _at_work(configuration, runtime, bound, clock) as agent,
         ):
             yield agent
     except LedgerError as error:
@@ -88,68 +88,66 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
 
 @asynccontextmanager
 async def _at_work(
-    configuration: Configuration, assembly: Assembly, bound: socket.socket, clock: Clock
+    configuration: Configuration, runtime: Runtime, bound: socket.socket, clock: Clock
 ) -> AsyncIterator[Agent]:
-    assembly.ledger.lock_for_agent()
-    open_messages = await assembly.ledger.adopt()
-    assembly.resume(open_messages)
+    runtime.ledger.lock_for_agent()
+    open_messages = await runtime.ledger.adopt()
+    runtime.assembly.resume(open_messages)
     results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
-    recent = await _recalled(assembly, clock)
+    recent = await _recalled(runtime, clock)
 
     async def run(probe: Probe) -> None:
         try:
-            await assembly.run(probe, lambda result: _take_in(assembly, recent, result, results, clock))
+            await runtime.run(probe, lambda result: _take_in(runtime, recent, result, results, clock))
         except asyncio.CancelledError:
             return  # the agent is stopping; the scheduler would log it as an error
         if probe.sub_probes:  # only these come and go
             recent.keep_only(probe.settings.name, probe.targets)
 
-    schedule = Schedule(run, assembly.state, clock)
+    schedule = Schedule(run, runtime.state, clock)
     is_ready = False
-    collector = AgentCollector(assembly.state, lambda: assembly.ledger.counters)
+    collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters)
     exporter = _exporter(configuration.agent, collector, clock)
-    pages = Pages(Views(assembly, recent), assembly.ledger)
+    pages = Pages(Views(runtime, recent), runtime.ledger)
     settings = configuration.agent
     names = {settings.listen[0], socket.gethostname(), *settings.hosts}
-    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(assembly), names)
-    async with served(app, bound), _housekeeping(assembly, exporter, clock):
+    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
+    async with served(app, bound), _housekeeping(runtime, exporter, clock):
         # What was made by now lives as long as the agent: looking through it for garbage
         # again and again would cost a tenth of a probe's processor time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE)
-        schedule.start(probe for probe in assembly.probes.values() if probe.settings.scheduled)
+        schedule.start(probe for probe in runtime.assembly.probes.values() if probe.settings.scheduled)
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
         _log.info(
             "agent started: live page at %s, %d probes, %d messages taken up",
             address,
-            len(assembly.probes),
+            len(runtime.assembly.probes),
             len(open_messages),
         )
         try:
-            yield Agent(address, assembly, recent, results)
+            yield Agent(address, runtime, recent, results)
         finally:
             is_ready = False
             schedule.stop()
-            await assembly.runner.stop(GRACE)
+            await runtime.runner.stop(GRACE)
             _log.info("agent stopped")
 
 
-async def _recalled(assembly: Assembly, clock: Clock) -> Recent:
+async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
     """Return what the pages show from the start: the newest runs of each route by an earlier agent."""
     recent = Recent(clock.time())
-    for earlier in await assembly.ledger.newest_runs(assembly.probes.keys(), KEPT, RUNS_RECALLED):
+    for earlier in await runtime.ledger.newest_runs(runtime.assembly.probes.keys(), KEPT, RUNS_RECALLED):
         recent.take_in(earlier)
     return recent
 
 
 @asynccontextmanager
-async def _housekeeping(
-    assembly: Assembly, exporter: OtlpExporter | None, clock: Clock
-) -> AsyncIterator[None]:
+async def _housekeeping(runtime: Runtime, exporter: OtlpExporter | None, clock: Clock) -> AsyncIterator[None]:
     """Purge the ledger and export metrics beside the block; they end after its last run."""
-    tasks = [asyncio.create_task(_purge(assembly, clock), name="purge")]
+    tasks = [asyncio.create_task(_purge(runtime, clock), name="purge")]
     if exporter is not None:
         tasks.append(asyncio.create_task(exporter.run(), name="otlp"))
     try:
@@ -175,15 +173,15 @@ def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) 
 
 
 def _take_in(
-    assembly: Assembly, recent: Recent, result: Result, results: asyncio.Queue[Result], clock: Clock
+    runtime: Runtime, recent: Recent, result: Result, results: asyncio.Queue[Result], clock: Clock
 ) -> None:
     """Put a finished run where it is shown: state, ledger, pages, log, and who watches."""
     verdict = result.verdict
-    assembly.state.ran(
+    runtime.state.ran(
         result.probe, result.target, verdict, ended_at=clock.time(), duration=result.duration_seconds
     )
     told = result.with_transcript()
-    assembly.ledger.record_run(told)
+    runtime.ledger.record_run(told)
     recent.take_in(told)
     level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING
     if _log.isEnabledFor(level):
@@ -196,11 +194,11 @@ def _take_in(
     results.put_nowait(result)
 
 
-async def _purge(assembly: Assembly, clock: Clock) -> None:
+async def _purge(runtime: Runtime, clock: Clock) -> None:
     """Forget ended messages past their retention, now and then."""
     while True:
         try:
-            await assembly.ledger.forget(clock.time() - assembly.retention)
+            await runtime.ledger.forget(clock.time() - runtime.assembly.retention)
         except LedgerError as error:
             _log.warning("ended messages stay in the ledger for now: %s", error)
         await clock.sleep(PURGE_EVERY)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from probes.core.reasons import Reason
+from probes.registry import MESSAGE_KINDS
 
 KEPT = 40
 """Runs of each route that are kept."""
@@ -93,7 +94,7 @@ def point_of(run: Mapping[str, Any]) -> Point:
     """Return what is kept of a run."""
     message = run.get("message") or {}
     measured = message.get("uncertainty_seconds") is not None
-    sends = "message" in run or run["kind"] == "roundtrip"
+    sends = "message" in run or run["kind"] in MESSAGE_KINDS
     return Point(
         run=str(run.get("run", "")),
         at=datetime.fromisoformat(run["started_at"]).timestamp(),

@@ -18,7 +18,7 @@ from monitor.shipped import shipped
 from monitor.state import DELIVERY_BUCKETS
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.settings import ProbeSettings, parse_duration
-from probes.roundtrip import RoundtripSettings
+from probes.delivery.message_probe import DeliveryAlertSettings, MessageProbeSettings
 
 SLOWEST_SCRAPE = 15
 """Seconds between two scrapes, unless a probe runs oftener."""
@@ -71,7 +71,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
         "number": lambda number: f"{number:g}",
         "duration": promql_duration,
     }
-    routes = [probe for probe in configuration.probes if isinstance(probe, RoundtripSettings)]
+    routes = [probe for probe in configuration.probes if isinstance(probe, MessageProbeSettings)]
     objectives = [probe for probe in routes if probe.slo]
     files = {}
     for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2")):
@@ -85,15 +85,14 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
 
 def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> Iterator[TimingGroup]:
     def timing(probe: ProbeSettings) -> tuple[float, ...]:
-        own = probe.alerts
+        own = probe.alerts if isinstance(probe, MessageProbeSettings) else DeliveryAlertSettings()
         return (
             probe.interval,
             probe.run_limit,
-            getattr(own, "overdue", None) or thresholds.overdue_share_of_deadline * probe.deadline,
+            own.overdue or thresholds.overdue_share_of_deadline * probe.deadline,
             # Of longer deliveries the histogram tells only that they were longer.
-            getattr(own, "slow", None)
-            or min(thresholds.slow_share_of_deadline * probe.deadline, DELIVERY_BUCKETS[-1]),
-            own.down or thresholds.down_intervals * probe.interval,
+            own.slow or min(thresholds.slow_share_of_deadline * probe.deadline, DELIVERY_BUCKETS[-1]),
+            probe.alerts.down or thresholds.down_intervals * probe.interval,
         )
 
     def window(seconds: float) -> float:
@@ -128,11 +127,11 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
 
 
 def _mailbox_servers(
-    routes: Iterable[RoundtripSettings], configuration: Configuration
+    routes: Iterable[MessageProbeSettings], configuration: Configuration
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each server with the names of the routes whose mailboxes lie on it."""
 
-    def server(route: RoundtripSettings) -> str:
+    def server(route: MessageProbeSettings) -> str:
         return configuration.mailboxes[route.to].server
 
     for name, members in groupby(sorted(routes, key=server), server):

@@ -12,6 +12,7 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Finding
+from probes.delivery.message_probe import MessageProbe
 from probes.delivery.service_level import SloSettings
 from probes.messages.hops import waits
 
@@ -90,8 +91,36 @@ class AgentState:
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
         self.skipped: Counter[tuple[str, str]] = Counter()
         self.schedule_lag = Histogram(LAG_BUCKETS)
-        for mailbox in mailboxes:
-            self.unexpected.update(dict.fromkeys(((mailbox, reason) for reason in Unexpected), 0))
+        self._keep_mailboxes(mailboxes)
+
+    def keep_only(self, probes: Iterable[Probe], mailboxes: Iterable[str], now: float) -> None:
+        """Know these probes and mailboxes, and forget all others; what was known before keeps its counts.
+
+        ``now`` (unix seconds) counts as the last run of a probe that has not run yet.
+        """
+        by_name = {probe.settings.name: probe for probe in probes}
+        for name, target in list(self.probes):
+            if name not in by_name or target not in by_name[name].targets:
+                self._forget((name, target))
+        for name, cause in list(self.skipped):
+            if name not in by_name:
+                del self.skipped[name, cause]
+        for probe in by_name.values():
+            known = self.probes.get((probe.settings.name, probe.target))
+            if known is None or known.kind != probe.settings.kind:
+                self.add(probe, now)
+            else:
+                known.interval = probe.settings.interval
+        self._keep_mailboxes(mailboxes)
+
+    def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
+        self.unexpected = Counter(
+            {(name, reason): self.unexpected[name, reason] for name in mailboxes for reason in Unexpected}
+        )
+
+    def _forget(self, route: tuple[str, str]) -> None:
+        del self.probes[route]
+        self.deliveries.pop(route, None)
 
     def add(self, probe: Probe, now: float) -> None:
         """Make room for a probe, with every reason and count that it is known to have at 0.
@@ -102,8 +131,8 @@ class AgentState:
         known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
         route = settings.name, probe.target
         self.probes[route] = ProbeState(*route, settings.kind, settings.interval, known, last_run=now)
-        if probe.sends_messages:
-            self.deliveries[route] = DeliveryState(slo=getattr(settings, "slo", None))
+        if isinstance(probe, MessageProbe) and probe.sends_messages:
+            self.deliveries[route] = DeliveryState(slo=probe.objective)
         for cause in ("missed", "overrun"):
             self.skipped.setdefault((settings.name, cause), 0)
 
@@ -112,8 +141,7 @@ class AgentState:
         name, targets = probe.settings.name, probe.targets
         for known, target in list(self.probes):
             if known == name and target not in targets:
-                del self.probes[known, target]
-                self.deliveries.pop((known, target), None)
+                self._forget((known, target))
         for sub_probe in probe.sub_probes:
             if (name, sub_probe.target) not in self.probes:
                 self.add(sub_probe, now)
@@ -138,11 +166,7 @@ class AgentState:
             state.certificate_not_after = verdict.certificate_not_after
 
     def settled(self, settled: Settled) -> None:
-        """Take in a message whose end is known; only a measured delivery enters the histogram.
-
-        An interval wider than the latency itself (the agent was down, or the mailbox could
-        not be read) says that the message arrived, and no more.
-        """
+        """Take in a message whose end is known; only a measured delivery enters the histogram."""
         message = settled.message
         delivery = self.deliveries.get((message.probe, message.target))
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
@@ -153,8 +177,7 @@ class AgentState:
         if settled.authentication is not None:
             delivery.authentication = dict(settled.authentication.methods)
         delivery.last, delivery.uncertainty = message.delivery_seconds, message.uncertainty_seconds
-        measured = message.uncertainty_seconds <= max(1.0, message.delivery_seconds / 2)
-        if message.state is MessageState.DELIVERED and measured:
+        if message.state is MessageState.DELIVERED and message.report().is_measured:
             delivery.histogram.observe(message.delivery_seconds)
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:

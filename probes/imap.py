@@ -38,7 +38,7 @@ class Imap(MailboxCheck):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, encrypt, learn the capabilities; with credentials log in and open the folder."""
-        session = await connect(self.server, run.phases, self.tools.clock)
+        session = await connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {"greeting": legible(session.greeting)}
             if self.credentials is not None:
@@ -50,7 +50,7 @@ class Imap(MailboxCheck):
             session.abort()
         expiry = session.certificate_not_after
         return Verdict(
-            expiry_reason(expiry, self.tools.clock.time(), self.settings.certificate_warning),
+            expiry_reason(expiry, self.context.clock.time(), self.settings.certificate_warning),
             values=values,
             certificate_not_after=expiry,
         )

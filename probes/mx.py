@@ -16,12 +16,12 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 from pydantic import AfterValidator, Field, field_validator
 
+from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.settings import ProbeSettings, is_host_name
 from probes.core.verdict import Run, Verdict
-from probes.delivery.tools import Tools
 from probes.posture.mx import NULL, Finding, Gathered, Host, MxRecord, judge
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 
@@ -81,8 +81,8 @@ class Mx(Probe):
     settings_model = MxSettings
     areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
 
-    def __init__(self, settings: MxSettings, tools: Tools) -> None:
-        super().__init__(settings, tools)
+    def __init__(self, settings: MxSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self._resolver = Resolver(settings.resolver)
 
     @property

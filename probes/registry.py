@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from probes.core.probe import Probe
+from probes.delivery.message_probe import MessageProbe
 from probes.imap import Imap
 from probes.mx import Mx
 from probes.pop3 import Pop3
@@ -21,3 +22,6 @@ KINDS: Mapping[str, type[Probe]] = MappingProxyType(
         "mx": Mx,
     }
 )
+
+MESSAGE_KINDS = frozenset(name for name, kind in KINDS.items() if issubclass(kind, MessageProbe))
+"""The kinds that send messages."""

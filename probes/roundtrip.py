@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
-from probes.core.settings import (
-    AlertSettings,
-    Duration,
-    EmailAddress,
-    MailboxName,
-    ProbeSettings,
-    SendVia,
-    between,
-)
-from probes.core.verdict import MessageReport, MessageState, Run, Verdict
+from probes.core.settings import Duration, EmailAddress, ProbeSettings, SendVia, between
+from probes.core.verdict import MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
-from probes.delivery.message_life import Finding, LedgerError, Message
+from probes.delivery.message_life import AWAITED, Finding, LedgerError, Message
+from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
 from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
-from probes.delivery.service_level import SloSettings
-from probes.delivery.submission import Envelope, Submission
-from probes.delivery.tools import Tools
+from probes.delivery.submission import Envelope, Handover, Submission
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
 
@@ -41,34 +31,14 @@ ATTACHMENTS = MappingProxyType({"none": 0, "100KB": 100_000, "1MB": 10**6, "10MB
 _IN_A_THREAD = 256 * 1024  # octets from which on composing would hold up the event loop
 
 
-class DeliveryAlertSettings(AlertSettings):
-    """When the alerts of a route fire. Times lie within its deadline, at which a message counts as lost."""
-
-    overdue: Annotated[Duration, between(1, 86400)] | None = Field(
-        default=None, description="How old the oldest message in flight may be."
-    )
-    slow: Annotated[Duration, between(0.01, 3600)] | None = Field(
-        default=None, description="What the 95th percentile of deliveries may be, at most 1h."
-    )
-
-
-class RoundtripSettings(ProbeSettings):
-    """Settings of a ``roundtrip`` probe. ``deadline`` is the message's: later means lost."""
+class RoundtripSettings(MessageProbeSettings):
+    """Settings of a ``roundtrip`` probe."""
 
     kind: Literal["roundtrip"]
-    deadline: Annotated[Duration, between(1, 86400)] = Field(
-        default=300.0, description="A message that takes longer is lost."
-    )
-    sender: EmailAddress = Field(
-        alias="from",
-        description="Envelope sender and From address. Where a mailbox has this address, delivery reports "
-        "are looked for there.",
-    )
     send_via: SendVia = Field(
         description="The server to submit to, or `mx`: each MX host of the recipient's domain, "
         "every one a target of its own."
     )
-    to: MailboxName = Field(description="The mailbox that the message arrives in.")
     recipient: EmailAddress | None = Field(
         default=None, description="Whom the message is sent to. Default: the address of the mailbox `to`."
     )
@@ -83,14 +53,6 @@ class RoundtripSettings(ProbeSettings):
         description="Pause before a message that was refused for now (4xx) is tried again, doubled each "
         "time, until the deadline. Default: 60s with `send_via: mx`, else no other try.",
     )
-    alerts: DeliveryAlertSettings = Field(
-        default_factory=DeliveryAlertSettings,
-        description="Thresholds of this route's alerts, in place of the common ones.",
-    )
-    slo: SloSettings | None = Field(
-        default=None,
-        description="What share of messages is to arrive within what time; brings burn-rate alerts.",
-    )
     mx: MxDeliverySettings = Field(
         default_factory=MxDeliverySettings, description="How messages go to MX hosts, with `send_via: mx`."
     )
@@ -103,18 +65,6 @@ class RoundtripSettings(ProbeSettings):
         if isinstance(data, dict) and data.get("send_via") == "mx" and "retry" not in data:
             return {**data, "retry": "60s"}
         return data
-
-    @field_validator("alerts")
-    @classmethod
-    def _within_the_deadline(cls, alerts: DeliveryAlertSettings, info: ValidationInfo) -> Any:
-        deadline = info.data.get("deadline", math.inf)
-        for name, seconds in (("overdue", alerts.overdue), ("slow", alerts.slow)):
-            if seconds is not None and seconds >= deadline:
-                raise ValueError(
-                    f"{name} ({seconds:g}s) would never be reached: a message counts as lost at its deadline "
-                    f"({deadline:g}s); shorten {name} or lengthen deadline"
-                )
-        return alerts
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -138,7 +88,7 @@ class RoundtripSettings(ProbeSettings):
         return self.arrives_as != "message"
 
 
-class Roundtrip(Probe):
+class Roundtrip(MessageProbe):
     """Sends one signed message a run through one server, and follows it into its mailbox."""
 
     settings: RoundtripSettings
@@ -146,80 +96,87 @@ class Roundtrip(Probe):
     areas: ClassVar[frozenset[Area]] = frozenset(Area) - {Area.MX}
 
     @classmethod
-    def made_for(cls, settings: ProbeSettings, tools: Tools) -> Probe:
+    def made_for(cls, settings: ProbeSettings, context: MessageContext) -> MessageProbe:
         """Return the probe: for ``send_via: mx`` the one that finds the hosts."""
         assert isinstance(settings, RoundtripSettings)  # noqa: S101 # the registry pairs kind and settings
-        return MxRoundtrip(settings, tools) if settings.send_via == "mx" else cls(settings, tools)
+        kind = MxRoundtrip if settings.send_via == "mx" else cls
+        return kind(settings, context)
 
-    def __init__(self, settings: RoundtripSettings, tools: Tools, host: MxHost | None = None) -> None:
-        super().__init__(settings, tools)
-        mailbox = tools.site.mailboxes[settings.to]
+    def __init__(
+        self, settings: RoundtripSettings, context: MessageContext, host: MxHost | None = None
+    ) -> None:
+        super().__init__(settings, context)
+        mailbox = context.site.mailboxes[settings.to]
         self._target = settings.send_via if host is None else host.name
-        server = tools.site.servers[settings.send_via] if host is None else host.server
+        server = context.site.servers[settings.send_via] if host is None else host.server
         self._envelope = Envelope(settings.sender, settings.recipient or mailbox.address)
-        self._submission = Submission(server, self._envelope, tools, settings.retry)
-        self._watcher = tools.watchers[settings.to]
+        self._submission = Submission(
+            server, self._envelope, clock=context.clock, ledger=context.ledger, retry=settings.retry
+        )
+        self._watcher = context.watchers[settings.to]
 
     @property
     def target(self) -> str:
         """The configured server, or the MX host, that messages are handed to."""
         return self._target
 
-    @property
-    def sends_messages(self) -> bool:
-        """A message a run."""
-        return True
-
-    @property
-    def mailbox(self) -> str:
-        """The mailbox that a run's message arrives in."""
-        return self.settings.to
-
-    def follow(self, message: Message) -> asyncio.Future[Settled]:
-        """Watch for the message, and for a delivery report about it."""
-        return _follow(message, self.settings, self.tools)
-
     async def run(self, run: Run) -> Verdict:
         """Record the intent, send, and wait until the message has arrived or its deadline has passed."""
-        clock = self.tools.clock
-        created_at = round(clock.time(), 6)
-        synthetic_message = await self._compose(run, created_at)
-        message = Message(
+        created_at = round(self.context.clock.time(), 6)
+        composed = await self._compose(run, created_at)
+        message = self._message(run, created_at, composed)
+        try:
+            await self._submission.intend(message)
+            async with Handover(message, composed, self.context.clock.monotonic()) as handover:
+                settled = await self._settled(run, handover)
+        except LedgerError as error:
+            raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
+        if settled is None:
+            return _undecided(handover.message, self._watcher.fault)
+        run.phases.transcript.note(_as_remark(settled.message))
+        return _verdict(settled)
+
+    async def _settled(self, run: Run, handover: Handover) -> Settled | None:
+        """Send the message and watch for it; ``None`` where its fate is not known in time."""
+        clock, created = self.context.clock, handover.message.created_mono
+        try:
+            await self._submission.send(run, handover)
+        except asyncio.CancelledError:
+            if handover.message.state in AWAITED:  # it may have gone out
+                self.follow(handover.message)
+            raise
+        arrival = self.follow(handover.message)
+        with run.waiting():
+            await handover.quit()
+            limit = self.settings.deadline + POLL_GRACE - (clock.monotonic() - created)
+            done, _ = await asyncio.wait({arrival}, timeout=max(0.0, limit))
+        return arrival.result() if done else None
+
+    def _message(self, run: Run, created_at: float, composed: SyntheticMessage) -> Message:
+        clock = self.context.clock
+        return Message(
             id=run.id,
             probe=self.settings.name,
             target=self.target,
-            mailbox=self.settings.to,
+            mailbox=self.mailbox,
             state=MessageState.INTENT,
             created_at=created_at,
             deadline_seconds=self.settings.deadline,
-            instance=self.tools.instance,
+            instance=self.context.instance,
             boot=clock.boot,
             created_mono=clock.monotonic(),
-            octets=len(synthetic_message.content),
-            digest=None if self.settings.is_loop else synthetic_message.digest,
+            octets=len(composed.content),
+            digest=None if self.settings.is_loop else composed.digest,
         )
-        try:
-            await self._submission.intend(message)
-            sent, arrival = await self._submission.send(run, message, synthetic_message, self.follow)
-            run.can_stop = True
-            limit = self.settings.deadline + POLL_GRACE - (clock.monotonic() - message.created_mono)
-            done, _ = await asyncio.wait({arrival}, timeout=max(0.0, limit))
-        except LedgerError as error:
-            raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
-        if not done:
-            return _undecided(sent, self._watcher.fault)
-        verdict = _verdict(arrival.result())
-        run.phases.transcript.note(_as_remark(arrival.result().message))
-        return verdict
 
     async def _compose(self, run: Run, created_at: float) -> SyntheticMessage:
-        token = self.tools.signer.sign(Token(self.settings.name, run.id, round(created_at * 1e6)))
+        token = self.context.signer.sign(Token(self.settings.name, run.id, round(created_at * 1e6)))
         octets = ATTACHMENTS[self.settings.attachment]
 
         def composed() -> SyntheticMessage:
             return compose(
                 probe=self.settings.name,
-                location=self.tools.site.location,
+                location=self.context.site.location,
                 sender=self._envelope.sender,
                 recipient=self._envelope.recipient,
                 run=run.id,
@@ -232,16 +189,16 @@ class Roundtrip(Probe):
         return await asyncio.to_thread(composed) if octets > _IN_A_THREAD else composed()
 
 
-class MxRoundtrip(Probe):
+class MxRoundtrip(MessageProbe):
     """Finds the MX hosts of the recipient's domain; each is a route of its own, and is run after that."""
 
     settings: RoundtripSettings
     settings_model = RoundtripSettings
     areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
 
-    def __init__(self, settings: RoundtripSettings, tools: Tools) -> None:
-        super().__init__(settings, tools)
-        recipient = settings.recipient or tools.site.mailboxes[settings.to].address
+    def __init__(self, settings: RoundtripSettings, context: MessageContext) -> None:
+        super().__init__(settings, context)
+        recipient = settings.recipient or context.site.mailboxes[settings.to].address
         self._delivery = MxDelivery(recipient.rpartition("@")[2], settings.mx)
         self._routes: dict[MxHost, Roundtrip] = {}
 
@@ -251,25 +208,21 @@ class MxRoundtrip(Probe):
         return self._delivery.domain
 
     @property
-    def mailbox(self) -> str:
-        """The mailbox that the messages of all hosts arrive in."""
-        return self.settings.to
+    def sends_messages(self) -> bool:
+        """Only the routes to its hosts do."""
+        return False
 
     @property
     def sub_probes(self) -> Sequence[Probe]:
         """A route to each host that the latest run found."""
         return tuple(self._routes.values())
 
-    def follow(self, message: Message) -> None:
-        """Watch for a message of an earlier process, whichever host it went to."""
-        _follow(message, self.settings, self.tools)
-
     async def run(self, run: Run) -> Verdict:
         """Ask DNS; a host that is known already keeps its route."""
         with run.phases.phase("mx"):
             hosts, unreached = await self._delivery.hosts()
         self._routes = {
-            host: self._routes.get(host) or Roundtrip(self.settings, self.tools, host) for host in hosts
+            host: self._routes.get(host) or Roundtrip(self.settings, self.context, host) for host in hosts
         }
         values: dict[str, object] = {
             "hosts": [host.name for host in hosts],
@@ -278,27 +231,6 @@ class MxRoundtrip(Probe):
         if unreached:
             return Verdict(Reason.MX_TARGET_PARTLY_UNRESOLVED, ", ".join(unreached), values=values)
         return Verdict(Reason.NONE, values=values)
-
-
-def _follow(message: Message, settings: RoundtripSettings, tools: Tools) -> asyncio.Future[Settled]:
-    arrives_in = tools.watchers[settings.to]
-    arrival = arrives_in.await_arrival(message)
-    for name, mailbox in tools.site.mailboxes.items():
-        if mailbox.address.lower() == settings.sender.lower() and name != settings.to:
-            tools.watchers[name].await_report(message, arrival)
-    return arrival
-
-
-def report(message: Message) -> MessageReport:
-    """Return what a verdict shows of a message."""
-    return MessageReport(
-        id=message.id,
-        state=message.state,
-        submission_seconds=message.submission_seconds,
-        transit_seconds=message.transit_seconds,
-        delivery_seconds=message.delivery_seconds,
-        uncertainty_seconds=message.uncertainty_seconds,
-    )
 
 
 def _as_remark(message: Message) -> str:
@@ -324,7 +256,7 @@ def _verdict(settled: Settled) -> Verdict:
         values["hops"] = [hop.as_object() for hop in settled.hops]
         authentication = settled.authentication
         values["authentication_results"] = authentication.as_object() if authentication is not None else None
-    return Verdict(reason, detail, values=values, message=report(message))
+    return Verdict(reason, detail, values=values, message=message.report())
 
 
 def _end(message: Message) -> tuple[Reason, str]:
@@ -350,5 +282,5 @@ def _end(message: Message) -> tuple[Reason, str]:
 def _undecided(message: Message, fault: ProbeFault | None) -> Verdict:
     """Return the verdict when no poll could tell whether the message arrived: the message stays in flight."""
     if fault is None:
-        return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=report(message))
-    return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=report(message))
+        return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=message.report())
+    return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=message.report())

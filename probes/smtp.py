@@ -6,12 +6,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.settings import Duration, EmailAddress, Line, ProbeSettings, SmtpServerName
 from probes.core.verdict import Run, Verdict
-from probes.delivery.tools import Tools
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 from probes.protocols.tls import expiry_reason
 
@@ -53,9 +53,9 @@ class Smtp(Probe):
         {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.SMTP}
     )
 
-    def __init__(self, settings: SmtpSettings, tools: Tools) -> None:
-        super().__init__(settings, tools)
-        self._server = tools.site.servers[settings.server]
+    def __init__(self, settings: SmtpSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self._server = context.site.servers[settings.server]
 
     @property
     def target(self) -> str:
@@ -64,7 +64,7 @@ class Smtp(Probe):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, greet, encrypt, log in; then the sender and recipient where they are set."""
-        async with smtp_session(self._server, run.phases, self.tools.clock) as session:
+        async with smtp_session(self._server, run.phases, self.context.clock) as session:
             self._require_features(session)
             if self.settings.mail_from is not None:
                 await session.mail(self.settings.mail_from)
@@ -73,7 +73,9 @@ class Smtp(Probe):
             await session.quit()
             return Verdict(
                 reason=expiry_reason(
-                    session.certificate_not_after, self.tools.clock.time(), self.settings.certificate_warning
+                    session.certificate_not_after,
+                    self.context.clock.time(),
+                    self.settings.certificate_warning,
                 ),
                 values={
                     "greeting": legible(session.greeting.text),

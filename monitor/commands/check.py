@@ -13,7 +13,6 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from monitor.assembly import Assembly, assembled
 from monitor.collector import AgentCollector
 from monitor.commands.completion import probe_names
 from monitor.commands.event_loop import run_on_loop
@@ -33,6 +32,7 @@ from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
 from monitor.logs import set_up_logs
 from monitor.runner import Result
+from monitor.runtime import Runtime, open_runtime
 from monitor.textfile import SUFFIX, TextfileError, one_shot_text, write_textfile
 from probes.core.clock import SystemClock
 from probes.core.probe import Probe
@@ -157,42 +157,40 @@ def _end_unknown(why: str, form: str) -> NoReturn:
 async def _check(
     configuration: Configuration, names: Sequence[str], shown: tuple[str, bool], textfile: Path | None
 ) -> list[Result]:
-    async with assembled(configuration, SystemClock(), "check") as assembly:
-        chosen = [probe for name, probe in assembly.probes.items() if not names or name in names]
+    async with open_runtime(configuration, SystemClock(), "check") as runtime:
+        chosen = [probe for name, probe in runtime.assembly.probes.items() if not names or name in names]
         console = Console()
         # What asks for colours elsewhere (FORCE_COLOR) does not make a terminal of a file or pipe.
         if shown == ("text", False) and sys.stdout.isatty() and not console.is_dumb_terminal:
-            table = LiveTable(chosen, assembly.clock)
+            table = LiveTable(chosen, runtime.clock)
             with Live(table, console=console, refresh_per_second=8):
-                results = await _results(assembly, chosen, table.show)
+                results = await _results(runtime, chosen, table.show)
         else:
-            results = await _results(assembly, chosen, _SHOWN[shown])
+            results = await _results(runtime, chosen, _SHOWN[shown])
         if textfile is not None:
-            collector = AgentCollector(assembly.state, lambda: assembly.ledger.counters)
+            collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters)
             text = one_shot_text(collector, {probe.settings.name for probe in chosen})
             await asyncio.to_thread(write_textfile, textfile, text)
         return results
 
 
-async def _results(
-    assembly: Assembly, probes: Iterable[Probe], show: Callable[[Result], None]
-) -> list[Result]:
+async def _results(runtime: Runtime, probes: Iterable[Probe], show: Callable[[Result], None]) -> list[Result]:
     """Run the probes at the same time; show each result when it is there, and keep it in state and ledger."""
     results: list[Result] = []
 
     def take_in(result: Result) -> None:
         results.append(result)
-        assembly.state.ran(
+        runtime.state.ran(
             result.probe,
             result.target,
             result.verdict,
-            ended_at=assembly.clock.time(),
+            ended_at=runtime.clock.time(),
             duration=result.duration_seconds,
         )
-        assembly.ledger.record_run(result.with_transcript())
+        runtime.ledger.record_run(result.with_transcript())
         show(result)
 
     async with asyncio.TaskGroup() as group:
         for probe in probes:
-            group.create_task(assembly.run(probe, take_in))
+            group.create_task(runtime.run(probe, take_in))
     return results

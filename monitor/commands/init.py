@@ -34,6 +34,7 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Name, Secret
 from probes.delivery.message_life import LedgerError
 from probes.protocols.dns import Resolver, ResolverSettings
+from probes.registry import MESSAGE_KINDS
 
 STOPPED = 1
 """Exit status when the user ended it."""
@@ -215,7 +216,7 @@ def _try(
 
 def _require_arrival(wishes: Wishes, results: Sequence[Result]) -> None:
     """Go on only if the message came back, or the user wants the file all the same."""
-    if not any(_failed(result) for result in results if result.kind == "roundtrip"):
+    if not any(_failed(result) for result in results if result.kind in MESSAGE_KINDS):
         return
     click.echo("The message did not come back; the line above has the reason.", err=True)
     if wishes.yes:

@@ -90,7 +90,7 @@ def _free(port: int) -> int:
 
 
 async def _live(view: DemoView, agent: Agent, stop: asyncio.Event) -> None:
-    counters = agent.assembly.ledger
+    counters = agent.runtime.ledger
     with Live(view.render(counters.counters), console=Console(), refresh_per_second=4, screen=True) as live:
         while not stop.is_set():
             result = await _next_result(agent, stop)

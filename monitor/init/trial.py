@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
-from monitor.assembly import Assembly, assembled
 from monitor.config.models import Configuration
 from monitor.init.endpoint import Endpoint
 from monitor.init.writing import ledger_url
 from monitor.runner import Result
+from monitor.runtime import Runtime, open_runtime
 from probes.core.clock import Clock
 from probes.core.reasons import Outcome, Reason
+from probes.registry import KINDS, MESSAGE_KINDS
 
 CONNECT_SECONDS = 6
 """Longest wait for a server's answer to one command while servers are looked for."""
@@ -30,16 +31,17 @@ LOGIN_SECONDS = 30
 ARRIVAL_SECONDS = 60
 """How long the test message is waited for."""
 
+_LOGINS = frozenset({"smtp", "imap", "pop3"})
 _VARIABLE = "MAILSONDE_INIT_PASSWORD"
 
 
 @asynccontextmanager
-async def _temporary(configuration: Configuration, clock: Clock) -> AsyncIterator[Assembly]:
+async def _temporary(configuration: Configuration, clock: Clock) -> AsyncIterator[Runtime]:
     """Put a configuration's parts together on a ledger of their own, which is gone after the block."""
     with tempfile.TemporaryDirectory(prefix="mailsonde-init-") as directory:
         agent = configuration.agent.model_copy(update={"ledger": ledger_url(Path(directory) / "ledger.db")})
-        async with assembled(configuration.model_copy(update={"agent": agent}), clock, "init") as assembly:
-            yield assembly
+        async with open_runtime(configuration.model_copy(update={"agent": agent}), clock, "init") as runtime:
+            yield runtime
 
 
 async def reach(
@@ -64,8 +66,8 @@ async def reach(
         for name, server in servers.items()
     ]
     configuration = Configuration.model_validate({"servers": servers, "probes": probes})
-    async with _temporary(configuration, clock) as assembly:
-        results = await asyncio.gather(*map(assembly.runner.run, assembly.probes.values()))
+    async with _temporary(configuration, clock) as runtime:
+        results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
     return [(endpoint, _obstacle(result)) for endpoint, result in zip(endpoints, results, strict=True)]
 
 
@@ -99,9 +101,9 @@ async def try_out(
     hears of each result when it is there. Raises LedgerError.
     """
     results: list[Result] = []
-    async with _temporary(_with_password(yaml.safe_load(text), password), clock) as assembly:
-        for kinds in ({"smtp", "imap", "pop3"}, {"roundtrip", "mx"}):
-            ran = await _run(assembly, kinds, told)
+    async with _temporary(_with_password(yaml.safe_load(text), password), clock) as runtime:
+        for kinds in (_LOGINS, KINDS.keys() - _LOGINS):
+            ran = await _run(runtime, kinds, told)
             results += ran
             if any(result.verdict.outcome is not Outcome.OK for result in ran):
                 break
@@ -115,7 +117,7 @@ def _with_password(data: dict[str, Any], password: SecretStr) -> Configuration:
             account["password"] = {"env": _VARIABLE}
     for probe in data["probes"]:
         probe["interval"] = "1h"
-        probe["deadline"] = f"{ARRIVAL_SECONDS if probe['kind'] == 'roundtrip' else LOGIN_SECONDS}s"
+        probe["deadline"] = f"{ARRIVAL_SECONDS if probe['kind'] in MESSAGE_KINDS else LOGIN_SECONDS}s"
     os.environ[_VARIABLE] = password.get_secret_value()
     try:
         return Configuration.model_validate(data)
@@ -123,11 +125,11 @@ def _with_password(data: dict[str, Any], password: SecretStr) -> Configuration:
         del os.environ[_VARIABLE]
 
 
-async def _run(assembly: Assembly, kinds: set[str], told: Callable[[Result], None]) -> list[Result]:
+async def _run(runtime: Runtime, kinds: Container[str], told: Callable[[Result], None]) -> list[Result]:
     async def run(name: str) -> Result:
-        result = await assembly.runner.run(assembly.probes[name])
+        result = await runtime.runner.run(runtime.assembly.probes[name])
         told(result)
         return result
 
-    names = [name for name, probe in assembly.probes.items() if probe.settings.kind in kinds]
+    names = [name for name, probe in runtime.assembly.probes.items() if probe.settings.kind in kinds]
     return await asyncio.gather(*map(run, names))

@@ -14,14 +14,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from monitor.assembly import Assembly
 from monitor.collector import AgentCollector
 from monitor.ledger.counters import Counters
 from monitor.runner import Result
+from monitor.runtime import Runtime
 from monitor.state import AgentState
 from monitor.textfile import one_shot_text
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
+from probes.delivery.message_probe import MessageProbe
 
 MOST_AT_ONCE = 10
 """Runs at once; who asks for more is told to try again, so that no flood holds up the scheduled probes."""
@@ -42,9 +43,8 @@ class ProbeEndpoint:
     make the agent log in again and again, and two Prometheus servers may ask for the same probes.
     """
 
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
-        self._probes = [probe for probe in assembly.probes.values() if probe.mailbox is None]
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._running: set[str] = set()
         self._kept: dict[str, tuple[float, Response]] = {}  # until when (monotonic seconds), by probe
 
@@ -67,7 +67,7 @@ class ProbeEndpoint:
             return PlainTextResponse(self._what_there_is(fitting), 400)
         (probe,) = fitting
         name = probe.settings.name
-        if name in self._kept and self._assembly.clock.monotonic() < self._kept[name][0]:
+        if name in self._kept and self._runtime.clock.monotonic() < self._kept[name][0]:
             return self._kept[name][1]
         if name in self._running or len(self._running) >= MOST_AT_ONCE:
             busy = f"{name} is running" if name in self._running else f"{MOST_AT_ONCE} probes are running"
@@ -80,8 +80,8 @@ class ProbeEndpoint:
 
     async def _run(self, probe: Probe, limit: float) -> Response:
         """Run ``probe`` within ``limit`` seconds, and return the answer, which is kept for the pause."""
-        result = await self._assembly.runner.run(probe, limit=limit)
-        verdict, clock, settings = result.verdict, self._assembly.clock, probe.settings
+        result = await self._runtime.runner.run(probe, limit=limit)
+        verdict, clock, settings = result.verdict, self._runtime.clock, probe.settings
         pause = min(max(settings.interval / 4, SHORTEST_PAUSE), LONGEST_PAUSE)
         answer: Response
         if verdict.outcome is Outcome.UNKNOWN:
@@ -93,6 +93,11 @@ class ProbeEndpoint:
         for_others = _again("another's patience cut the last run short", pause) if cut_short else answer
         self._kept[settings.name] = clock.monotonic() + pause, for_others
         return answer
+
+    @property
+    def _probes(self) -> list[Probe]:
+        probes = self._runtime.assembly.probes.values()
+        return [probe for probe in probes if not isinstance(probe, MessageProbe)]
 
     def _fitting(self, module: str, target: str) -> list[Probe]:
         if not module and not target:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitor.assembly import Assembly
 from monitor.recent import KEPT, Point, Recent, Route, RouteKey
+from monitor.runtime import Runtime
 from monitor.web.status_text import Flight, sentence
 from probes.core.probe import Probe
 from probes.core.verdict import MessageState
+from probes.delivery.message_probe import MessageProbe
 
 FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
 
@@ -33,6 +34,7 @@ class RouteView:
     in_flight: int
     oldest_at: float  # unix seconds; 0 when nothing is under way
     states: dict[str, int] | None  # messages that entered each state; None where none are sent
+    has_routes: bool  # whether the probe may have several rows, one a route
     deadline: float  # seconds
 
     @property
@@ -102,27 +104,27 @@ class RouteView:
 class Views:
     """Makes the views of all routes from state, recent runs and the ledger's counts."""
 
-    def __init__(self, assembly: Assembly, recent: Recent) -> None:
-        self._assembly = assembly
+    def __init__(self, runtime: Runtime, recent: Recent) -> None:
+        self._runtime = runtime
         self.recent = recent
 
     def routes(self) -> Iterator[RouteKey]:
         """Yield every route that there is now, sub-probes included."""
-        yield from list(self._assembly.state.probes)
+        yield from list(self._runtime.state.probes)
 
     def has(self, key: RouteKey) -> bool:
         """Return whether there is this route, now."""
-        return key in self._assembly.state.probes
+        return key in self._runtime.state.probes
 
     def has_probe(self, name: str) -> bool:
         """Return whether a probe is configured under this name."""
-        return name in self._assembly.probes
+        return name in self._runtime.assembly.probes
 
     def flight_of(self, key: RouteKey) -> tuple[int, float, bool]:
         """Return how many messages are under way, since when (unix seconds, or 0), and if one is late."""
-        if key not in self._assembly.state.deliveries:
+        if key not in self._runtime.state.deliveries:
             return 0, 0.0, False
-        counters = self._assembly.ledger.counters
+        counters = self._runtime.ledger.counters
         count, oldest_at = counters.in_flight(*key), counters.oldest_in_flight(*key)
         flight = self._flight(count, oldest_at, self.recent.routes.get(key, Route()))
         return count, oldest_at, flight.is_overdue
@@ -133,11 +135,12 @@ class Views:
 
     def view(self, key: RouteKey) -> RouteView:
         """Return the view of a route that there is."""
-        state, delivery = self._assembly.state.probes[key], self._assembly.state.deliveries.get(key)
-        probe, route = self._assembly.probes[key[0]], self.recent.routes.get(key, Route())
+        state, delivery = self._runtime.state.probes[key], self._runtime.state.deliveries.get(key)
+        probe, route = self._runtime.assembly.probes[key[0]], self.recent.routes.get(key, Route())
+        mailbox = probe.mailbox if isinstance(probe, MessageProbe) and delivery is not None else None
         count, oldest_at, _ = self.flight_of(key)
         flight = self._flight(count, oldest_at, route)
-        entered = self._assembly.ledger.counters.entered
+        entered = self._runtime.ledger.counters.entered
         return RouteView(
             probe=state.name,
             kind=state.kind,
@@ -145,7 +148,7 @@ class Views:
             word=self._word(route, overdue=flight.is_overdue),
             sentence=sentence(
                 route.last,
-                mailbox=probe.mailbox if delivery is not None else None,
+                mailbox=mailbox,
                 flight=flight if delivery is not None else None,
                 hop_seconds=delivery.hop_seconds if delivery is not None else None,
             ),
@@ -157,11 +160,12 @@ class Views:
             states={str(each): entered(*key, each) for each in MessageState}
             if delivery is not None
             else None,
+            has_routes=isinstance(probe, MessageProbe),
             deadline=probe.settings.deadline,
         )
 
     def _flight(self, count: int, oldest_at: float, route: Route) -> Flight:
-        age = self._assembly.clock.time() - oldest_at if count else 0.0
+        age = self._runtime.clock.time() - oldest_at if count else 0.0
         known = [point.seconds for point in route.points if point.uncertainty is not None]
         return Flight(count, age, max((seconds for seconds in known if seconds is not None), default=None))
 
@@ -174,9 +178,9 @@ class Views:
 
     def hop_seconds(self, key: RouteKey) -> dict[str, float]:
         """Return the waits of the last arrival by position, in seconds."""
-        delivery = self._assembly.state.deliveries.get(key)
+        delivery = self._runtime.state.deliveries.get(key)
         return dict(delivery.hop_seconds) if delivery is not None else {}
 
     def probe(self, name: str) -> Probe:
         """Return the configured probe with this name."""
-        return self._assembly.probes[name]
+        return self._runtime.assembly.probes[name]

@@ -30,6 +30,15 @@ _BY_ERRNO = {
     errno.ENOBUFS: Reason.LOCAL_RESOURCES,
     errno.EADDRNOTAVAIL: Reason.LOCAL_RESOURCES,
 }
+_ASKS_TO_WAIT = frozenset(
+    {
+        Reason.POP3_IN_USE,
+        Reason.POP3_LOGIN_DELAY,
+        Reason.POP3_SYS_TEMP,
+        Reason.IMAP_IN_USE,
+        Reason.IMAP_THROTTLED,
+    }
+)
 _BY_RESOLUTION = {
     socket.EAI_NONAME: Reason.DNS_NXDOMAIN,
     socket.EAI_NODATA: Reason.DNS_NO_ADDRESS,
@@ -70,6 +79,11 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         self.enhanced_status_code = enhanced_status_code
         self.retry_after = retry_after
         super().__init__(reason)
+
+    @property
+    def asks_to_wait(self) -> bool:
+        """Whether the server put us off and nothing was read, so that this tells nothing of mail."""
+        return self.reason in _ASKS_TO_WAIT
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)

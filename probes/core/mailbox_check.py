@@ -6,9 +6,9 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from probes.core.context import Context
 from probes.core.probe import Probe
 from probes.core.settings import Duration, ProbeSettings
-from probes.delivery.tools import Tools
 
 
 class MailboxCheckSettings(ProbeSettings):
@@ -30,16 +30,16 @@ class MailboxCheck(Probe):
 
     settings: MailboxCheckSettings
 
-    def __init__(self, settings: MailboxCheckSettings, tools: Tools) -> None:
-        super().__init__(settings, tools)
+    def __init__(self, settings: MailboxCheckSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self.credentials: tuple[str, SecretStr] | None = None
         if settings.mailbox is not None:
-            mailbox = tools.site.mailboxes[settings.mailbox]
+            mailbox = context.site.mailboxes[settings.mailbox]
             self._name = mailbox.server
             self.credentials = (mailbox.username, mailbox.password)
         else:
             self._name = str(settings.server)
-        self.server = tools.site.servers[self._name]
+        self.server = context.site.servers[self._name]
         if settings.server is not None and self.server.username and self.server.password:
             self.credentials = (self.server.username, self.server.password)
 

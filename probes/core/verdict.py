@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -42,6 +42,17 @@ class MessageReport:
     transit_seconds: float | None = None
     delivery_seconds: float | None = None
     uncertainty_seconds: float | None = None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the latency is known well enough to count in a histogram or objective.
+
+        An interval wider than the latency itself (the agent was down, or the mailbox could not be
+        read) says that the message arrived, and no more.
+        """
+        if self.delivery_seconds is None or self.uncertainty_seconds is None:
+            return False
+        return self.uncertainty_seconds <= max(1.0, self.delivery_seconds / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +125,14 @@ class Run:
     id: str
     started_at: float  # unix seconds
     phases: PhaseTimer
-    can_stop: bool = False  # set by the probe once stopping the run loses nothing
+    can_stop: bool = False
+    """Whether stopping the run now loses nothing; see `waiting`."""
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Mark a stretch in which the run only waits, so that an agent that stops ends it at once."""
+        self.can_stop = True
+        try:
+            yield
+        finally:
+            self.can_stop = False

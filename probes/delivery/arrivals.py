@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
-from typing import Protocol
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
@@ -75,16 +74,16 @@ class Settled:
     authentication: AuthenticationResults | None = None
 
 
-class Observer(Protocol):
-    """Who is told what watching a mailbox brought to light."""
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """What is to be done with a copy; the message that it settled, or why nobody awaited it."""
 
-    def settled(self, settled: Settled) -> None:
-        """Take in that a message was found, bounced or given up."""
-        ...
+    fate: Fate
+    settled: Settled | None = None
+    unexpected: Unexpected | None = None
 
-    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
-        """Take in that a message with our token field turned up that nobody awaited."""
-        ...
+
+_FOREIGN, _PENDING, _OURS = map(Accounted, (Fate.FOREIGN, Fate.PENDING, Fate.OURS))
 
 
 def shift_of(message: Message, clock: Clock) -> float:
@@ -109,7 +108,6 @@ class Arrivals:
         clock: Clock,
         ledger: Ledger,
         signer: TokenSigner,
-        observer: Observer,
         instance: str,
         retention: float,
         loops: Container[str] = (),
@@ -119,17 +117,14 @@ class Arrivals:
         self._clock = clock
         self._ledger = ledger
         self._signer = signer
-        self._observer = observer
         self._instance = instance
         self._retention = retention
         self._loops = loops
         self._authserv_id = authserv_id
-        self.tell: Callable[[Settled], None] = observer.settled
-        """Called with each message that is settled; the watcher puts in who tells those that wait."""
 
     async def account(
         self, folder: Folder, uid: str, fields: bytes, sighting: Sighting, *, counted: bool
-    ) -> Fate:
+    ) -> Accounted:
         """Tell what a copy is by its identifying ``fields``, and record it unless it was ``counted`` before.
 
         Raises `ProbeFault` and `probes.delivery.message_life.LedgerError`; nothing is recorded then.
@@ -141,58 +136,48 @@ class Arrivals:
             return await self._report(folder, uid)
         if (text := subject_token(fields)) is not None:
             return await self._loop(folder, uid, text, sighting)
-        return Fate.FOREIGN
+        return _FOREIGN
 
     async def _message(
         self, folder: Folder, uid: str, text: str, fields: bytes, sighting: Sighting, *, counted: bool
-    ) -> Fate:
-        record = await self._record_of(text)
-        if record is None or record.instance != self._instance:
-            return Fate.FOREIGN
+    ) -> Accounted:
+        token = self._signer.verify(text)
+        if token is None:
+            return Accounted(Fate.FOREIGN, unexpected=Unexpected.FORGED)
+        record = await self._ledger.find(token.run)
+        if record is None or record.mailbox != self._mailbox or record.probe != token.probe:
+            expired = self._clock.time() - token.created_us / 1e6 > self._retention
+            return Accounted(Fate.FOREIGN, unexpected=Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
+        if record.instance != self._instance:
+            return _FOREIGN
         if record.state is MessageState.INTENT:  # not yet recorded as sent: the next poll counts it
-            return Fate.PENDING
+            return _PENDING
         if record.probe not in self._loops and is_auto_reply(fields):
-            return Fate.FOREIGN
-        if record.mailbox_uid != uid and not counted:  # else it was counted before a crash or a lost session
-            await self._count(folder, uid, record, sighting)
-        return Fate.OURS
+            return _FOREIGN
+        if record.mailbox_uid == uid or counted:  # it was counted before a crash or a lost session
+            return _OURS
+        return await self._count(folder, uid, record, sighting)
 
-    async def _loop(self, folder: Folder, uid: str, text: str, sighting: Sighting) -> Fate:
+    async def _loop(self, folder: Folder, uid: str, text: str, sighting: Sighting) -> Accounted:
         """Count the first copy that came back; others quote the token, and are not surely ours to delete."""
         token = self._signer.verify(text)
         record = await self._ledger.find(token.run) if token is not None else None
         if record is None or record.probe not in self._loops or record.mailbox != self._mailbox:
-            return Fate.FOREIGN
+            return _FOREIGN
         if record.instance != self._instance:
-            return Fate.FOREIGN
+            return _FOREIGN
         if record.state is MessageState.INTENT:
-            return Fate.PENDING
-        if record.mailbox_uid != uid:
-            if record.state not in AWAITED:
-                return Fate.FOREIGN
-            await self._count(folder, uid, record, sighting)
-        return Fate.OURS
+            return _PENDING
+        if record.mailbox_uid == uid:
+            return _OURS
+        if record.state not in AWAITED:
+            return _FOREIGN
+        return await self._count(folder, uid, record, sighting)
 
-    async def _record_of(self, text: str) -> Message | None:
-        """Return the message that a token field proves; one that nobody awaits here is told of."""
-        token = self._signer.verify(text)
-        if token is None:
-            self._observer.unexpected_found(self._mailbox, Unexpected.FORGED)
-            return None
-        record = await self._ledger.find(token.run)
-        if record is None or record.mailbox != self._mailbox or record.probe != token.probe:
-            expired = self._clock.time() - token.created_us / 1e6 > self._retention
-            self._observer.unexpected_found(
-                self._mailbox, Unexpected.EXPIRED if expired else Unexpected.UNKNOWN
-            )
-            return None
-        return record
-
-    async def _count(self, folder: Folder, uid: str, record: Message, sighting: Sighting) -> None:
+    async def _count(self, folder: Folder, uid: str, record: Message, sighting: Sighting) -> Accounted:
         """Record a copy of ``record`` as its arrival, or as a duplicate if it has arrived already."""
         if record.state not in AWAITED:
-            self._observer.unexpected_found(self._mailbox, Unexpected.DUPLICATE)
-            return
+            return Accounted(Fate.OURS, unexpected=Unexpected.DUPLICATE)
         header_section = await folder.header_section(uid)
         handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
         found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
@@ -207,9 +192,8 @@ class Arrivals:
             record.id, state, **latencies, mailbox_uid=uid, findings=" ".join(findings)
         )
         if arrived is None:
-            self._observer.unexpected_found(self._mailbox, Unexpected.DUPLICATE)
-            return
-        self._settle(Settled(arrived, tuple(found), authentication))
+            return Accounted(Fate.OURS, unexpected=Unexpected.DUPLICATE)
+        return Accounted(Fate.OURS, Settled(arrived, tuple(found), authentication))
 
     async def _is_altered(self, folder: Folder, uid: str, record: Message) -> bool:
         """Compare the content with what was sent; what cannot be fetched in time counts as unaltered."""
@@ -227,20 +211,20 @@ class Arrivals:
             return await asyncio.to_thread(digest_of, raw) != record.digest
         return digest_of(raw) != record.digest
 
-    async def _report(self, folder: Folder, uid: str) -> Fate:
+    async def _report(self, folder: Folder, uid: str) -> Accounted:
         """Match a delivery report (RFC 3464) to its message, by the token in the part that it returns."""
         report = bounce.read_report(await folder.beginning(uid, REPORT_OCTETS))
         token = self._signer.verify(report.token) if report is not None and report.token is not None else None
         record = await self._ledger.find(token.run) if token is not None else None
         if report is None or record is None or record.instance != self._instance:
-            return Fate.FOREIGN
+            return _FOREIGN
         if record.state is MessageState.INTENT:
-            return Fate.PENDING
-        if report.action == "failed":
-            await self._bounced(record, report)
-        return Fate.OURS
+            return _PENDING
+        if report.action != "failed":
+            return _OURS
+        return Accounted(Fate.OURS, await self._bounced(record, report))
 
-    async def _bounced(self, record: Message, report: DeliveryReport) -> None:
+    async def _bounced(self, record: Message, report: DeliveryReport) -> Settled | None:
         bounced = await self._ledger.advance(
             record.id,
             MessageState.BOUNCED,
@@ -250,20 +234,17 @@ class Arrivals:
         )
         if bounced is None:
             _log.warning("message %s is %s, and bounced: %s", record.id, record.state, report.diagnostic)
-        else:
-            self._settle(Settled(bounced))
+            return None
+        return Settled(bounced)
 
-    async def give_up(self, message: Message) -> None:
-        """Settle a message that a poll after its deadline did not show."""
+    async def give_up(self, message: Message) -> Settled:
+        """Settle a message that a poll after its deadline did not show. Raises LedgerError."""
         # Where our own end left it open, nobody can say that a server ever had the message.
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
         lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
         if lost is None:  # it is ours, or an earlier poll that broke off has counted it already
             lost = await self._ledger.find(message.id)
-        self._settle(Settled(lost or message))
-
-    def _settle(self, settled: Settled) -> None:
-        self.tell(settled)
+        return Settled(lost or message)
 
 
 def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[MessageState, dict[str, object]]:

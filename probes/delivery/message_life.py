@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Protocol
 
-from probes.core.verdict import MessageState
+from probes.core.verdict import MessageReport, MessageState
 
 _S = MessageState
 _ARRIVAL_ENDS = frozenset({_S.DELIVERED, _S.LATE, _S.LOST, _S.BOUNCED})
@@ -76,6 +76,17 @@ class Message:
     transit_seconds: float | None = None
     delivery_seconds: float | None = None
     uncertainty_seconds: float | None = None
+
+    def report(self) -> MessageReport:
+        """Return what a verdict shows of the message."""
+        return MessageReport(
+            id=self.id,
+            state=self.state,
+            submission_seconds=self.submission_seconds,
+            transit_seconds=self.transit_seconds,
+            delivery_seconds=self.delivery_seconds,
+            uncertainty_seconds=self.uncertainty_seconds,
+        )
 
 
 class LedgerError(Exception):

@@ -40,11 +40,9 @@ class SloSettings(Settings):
         """
         if verdict.outcome is Outcome.UNKNOWN:
             return None
-        message = verdict.message
         if verdict.outcome is Outcome.FAILED:
             return False
-        if message is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
-            return None
-        if message.uncertainty_seconds > max(1.0, message.delivery_seconds / 2):
+        message = verdict.message
+        if message is None or message.delivery_seconds is None or not message.is_measured:
             return None
         return message.delivery_seconds <= self.within

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import MessageState, Run
-from probes.delivery.arrivals import Settled
-from probes.delivery.message_life import LedgerError, Message
-from probes.delivery.tools import Tools
+from probes.delivery.message_life import Ledger, LedgerError, Message
 from probes.messages.synthetic_message import SyntheticMessage
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 
 RETRY_FACTOR = 2.0
 """How much longer each pause between tries is than the one before it."""
-
-
-Followed = tuple[Message, asyncio.Future[Settled]]
-Follow = Callable[[Message], asyncio.Future[Settled]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +27,62 @@ class Envelope:
     recipient: str
 
 
+class Handover:
+    """One message on its way to a server, over all tries; leaving the block closes its connection.
+
+    ``message`` is the ledger's record of it, brought up to date with every step.
+    """
+
+    def __init__(self, message: Message, composed: SyntheticMessage, begun: float) -> None:
+        self.message = message
+        self.composed = composed
+        self.refused_at: float | None = None
+        """Monotonic reading of the first refusal for now."""
+        self.session: SmtpSession | None = None
+        """Of the latest try."""
+        self._begun = begun
+        self._connected: float | None = None
+        self._connection = AsyncExitStack()
+
+    async def __aenter__(self) -> Handover:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.disconnect()
+
+    async def connect(self, server: ServerSettings, run: Run, clock: Clock) -> SmtpSession:
+        """Open a session for the next try, in place of the one before it. Raises `ProbeFault`."""
+        await self.disconnect()
+        session = smtp_session(server, run.phases, clock)
+        self.session = await self._connection.enter_async_context(session)
+        return self.session
+
+    async def disconnect(self) -> None:
+        """Close the connection, so that no server keeps one open between two tries."""
+        self.session = None
+        await self._connection.aclose()
+
+    async def quit(self) -> None:
+        """End the session politely, where one is open: its result is known by now."""
+        if self.session is not None:
+            await self.session.quit()
+            await self.disconnect()
+
+    def connected_at(self, run: Run) -> float:
+        """Return when the first try connected, a monotonic reading: what people wait for begins there.
+
+        Name resolution before it does not count.
+        """
+        if self._connected is None:
+            self._connected = self._begun + run.phases.seconds.get("resolve", 0.0)
+        return self._connected
+
+    @property
+    def dot_sent_at(self) -> float | None:
+        """Monotonic reading right before the latest try's final dot went out, if it did."""
+        return self.session.dot_sent_at if self.session is not None else None
+
+
 class Submission:
     """Hands messages over to one server, and records what became of each.
 
@@ -40,159 +91,126 @@ class Submission:
     """
 
     def __init__(
-        self, server: ServerSettings, envelope: Envelope, tools: Tools, retry: float | None = None
+        self,
+        server: ServerSettings,
+        envelope: Envelope,
+        *,
+        clock: Clock,
+        ledger: Ledger,
+        retry: float | None = None,
     ) -> None:
         self._server = server
         self._envelope = envelope
-        self._tools = tools
+        self._clock = clock
+        self._ledger = ledger
         self._retry = retry
         self._unrecorded: dict[str, MessageState] = {}
 
     async def intend(self, message: Message) -> None:
         """Make the intent durable, so that whatever happens after it is accounted for. Raises LedgerError."""
         for message_id, state in list(self._unrecorded.items()):
-            await self._tools.ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
+            await self._ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
             self._unrecorded.pop(message_id, None)  # another run may have been quicker
-        await self._tools.ledger.intend(message)
+        await self._ledger.intend(message)
 
-    async def send(self, run: Run, message: Message, composed: SyntheticMessage, follow: Follow) -> Followed:
-        """Hand the message over; return it as ``sent`` or ``ambiguous``, with what ``follow`` gave for it.
+    async def send(self, run: Run, handover: Handover) -> None:
+        """Hand the message over; its record is then ``sent`` or ``ambiguous``, and its session still open.
 
-        ``follow`` is called at once, before the session is ended politely. Raises `ProbeFault` when it
-        surely was not handed over, and LedgerError.
+        Raises `ProbeFault` when it surely was not handed over, and LedgerError. When the run is ended
+        by force, the record says what may have gone out.
         """
-        progress, pause = _Progress(self._tools.clock.monotonic()), self._retry
+        try:
+            await self._send(run, handover)
+        except asyncio.CancelledError:
+            await self._interrupted(handover)
+            raise
+
+    async def _send(self, run: Run, handover: Handover) -> None:
+        message, pause = handover.message, self._retry
         while True:
-            progress.session = None
             try:
-                return await self._try(run, message, composed, progress, follow)
+                await self._try(run, handover)
             except ProbeFault as fault:
-                failed = self._tools.clock.monotonic()
-                left = message.created_mono + message.deadline_seconds - failed
-                if pause is None or pause >= left or not _is_refused_for_now(fault, progress):
-                    failed_message = await self._failed(run, message, fault, progress)
-                    return failed_message, follow(failed_message)
-                progress.connected_at(run)
-                progress.refused_at = progress.refused_at or failed
-            except asyncio.CancelledError:
-                await self._interrupted(message.id, progress, follow)
-                raise
-            await self._wait(run, message.id, pause, follow)
+                failed_at = self._clock.monotonic()
+                left = message.created_mono + message.deadline_seconds - failed_at
+                if pause is None or pause >= left or not _is_refused_for_now(fault, handover):
+                    await self._failed(run, handover, fault)
+                    return
+                handover.connected_at(run)
+                handover.refused_at = handover.refused_at or failed_at
+            else:
+                return
+            await handover.disconnect()
+            with run.waiting(), run.phases.phase("retry"):
+                await self._clock.sleep(pause)
             pause *= RETRY_FACTOR
 
-    async def _try(
-        self,
-        run: Run,
-        message: Message,
-        composed: SyntheticMessage,
-        progress: _Progress,
-        follow: Follow,
-    ) -> Followed:
-        clock = self._tools.clock
-        async with smtp_session(self._server, run.phases, clock) as session:
-            progress.session = session
-            await session.mail(self._envelope.sender)
-            await session.rcpt(self._envelope.recipient)
-            reply = await session.data(composed.content)
-            accepted = clock.monotonic()
-            connected, refused_at = progress.connected_at(run), progress.refused_at
-            sent = await self._record(
-                message.id,
-                MessageState.SENT,
-                connected_mono=connected,
-                dot_mono=session.dot_sent_at,
-                accepted_mono=accepted,
-                submission_seconds=accepted - connected,
-                greylisted_seconds=accepted - refused_at if refused_at is not None else None,
-                reply_code=reply.code,
-                enhanced_status_code=reply.enhanced_status_code,
-            )
-            progress.is_recorded = True
-            run.can_stop = True
-            followed = follow(sent)
-            await session.quit()
-            return sent, followed
+    async def _try(self, run: Run, handover: Handover) -> None:
+        session = await handover.connect(self._server, run, self._clock)
+        await session.mail(self._envelope.sender)
+        await session.rcpt(self._envelope.recipient)
+        reply = await session.data(handover.composed.content)
+        accepted = self._clock.monotonic()
+        connected, refused_at = handover.connected_at(run), handover.refused_at
+        await self._record(
+            handover,
+            MessageState.SENT,
+            connected_mono=connected,
+            dot_mono=session.dot_sent_at,
+            accepted_mono=accepted,
+            submission_seconds=accepted - connected,
+            greylisted_seconds=accepted - refused_at if refused_at is not None else None,
+            reply_code=reply.code,
+            enhanced_status_code=reply.enhanced_status_code,
+        )
 
-    async def _failed(self, run: Run, message: Message, fault: ProbeFault, progress: _Progress) -> Message:
-        failed = await self._record(
-            message.id,
-            _state_after(fault, progress.dot_sent_at),
-            connected_mono=progress.connected_at(run),
-            dot_mono=progress.dot_sent_at,
+    async def _failed(self, run: Run, handover: Handover, fault: ProbeFault) -> None:
+        await self._record(
+            handover,
+            _state_after(fault, handover.dot_sent_at),
+            connected_mono=handover.connected_at(run),
+            dot_mono=handover.dot_sent_at,
             reason=str(fault.reason),
             detail=fault.detail,
             reply_code=fault.reply_code,
             enhanced_status_code=fault.enhanced_status_code,
         )
-        if failed.state is not MessageState.AMBIGUOUS:
+        await handover.disconnect()
+        if handover.message.state is not MessageState.AMBIGUOUS:
             raise fault
-        return failed
 
-    async def _wait(self, run: Run, message_id: str, seconds: float, follow: Follow) -> None:
-        """Wait before the next try; the agent may end the run meanwhile."""
-        run.can_stop = True
-        try:
-            with run.phases.phase("retry"):
-                await self._tools.clock.sleep(seconds)
-        except asyncio.CancelledError:
-            await self._interrupted(message_id, _Progress(0.0), follow)
-            raise
-        run.can_stop = False
-
-    async def _record(self, message_id: str, state: MessageState, **changes: object) -> Message:
+    async def _record(self, handover: Handover, state: MessageState, **changes: object) -> None:
         """Move the message on in the ledger; what cannot be recorded now is owed before the next intent."""
+        message_id = handover.message.id
         try:
-            moved = await self._tools.ledger.advance(message_id, state, **changes)
+            moved = await self._ledger.advance(message_id, state, **changes)
         except LedgerError:
             self._unrecorded[message_id] = state if state is not MessageState.SENT else MessageState.AMBIGUOUS
             raise
         if moved is None:
             raise RuntimeError(f"the ledger refused {state} for message {message_id}")
-        return moved
+        handover.message = moved
 
-    async def _interrupted(self, message_id: str, progress: _Progress, follow: Follow) -> None:
-        """Record where the run's end by force caught the message, and watch for what may have gone out."""
-        if progress.is_recorded:
+    async def _interrupted(self, handover: Handover) -> None:
+        """Record where the run's end by force caught the message."""
+        message_id, dot = handover.message.id, handover.dot_sent_at
+        if handover.message.state is not MessageState.INTENT:
             return
-        dot = progress.dot_sent_at
         state = MessageState.DEFERRED if dot is None else MessageState.AMBIGUOUS
-        recording = self._tools.ledger.advance(
-            message_id, state, dot_mono=dot, reason=str(Reason.INTERRUPTED)
-        )
+        recording = self._ledger.advance(message_id, state, dot_mono=dot, reason=str(Reason.INTERRUPTED))
         try:
-            recorded = await asyncio.shield(recording)
+            # Nothing is recorded where the run was ended while it recorded `sent`: that holds.
+            recorded = await asyncio.shield(recording) or await self._ledger.find(message_id)
         except LedgerError:
             self._unrecorded[message_id] = state
-            return
-        if recorded is not None and state is MessageState.AMBIGUOUS:
-            follow(recorded)
+        else:
+            handover.message = recorded or handover.message
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far handing over came, over all tries; times are monotonic."""
-
-    begun: float
-    connected: float | None = None  # at the first try: what people wait for begins there
-    refused_at: float | None = None
-    session: SmtpSession | None = None  # of the latest try
-    is_recorded: bool = False  # as sent
-
-    def connected_at(self, run: Run) -> float:
-        """Return when the first try connected; name resolution before it does not count."""
-        if self.connected is None:
-            self.connected = self.begun + run.phases.seconds.get("resolve", 0.0)
-        return self.connected
-
-    @property
-    def dot_sent_at(self) -> float | None:
-        return self.session.dot_sent_at if self.session is not None else None
-
-
-def _is_refused_for_now(fault: ProbeFault, progress: _Progress) -> bool:
+def _is_refused_for_now(fault: ProbeFault, handover: Handover) -> bool:
     """Whether the server asked to try again later before it was given the content."""
     code = fault.reply_code
-    return code is not None and 400 <= code < 500 and progress.dot_sent_at is None
+    return code is not None and 400 <= code < 500 and handover.dot_sent_at is None
 
 
 def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:

@@ -13,11 +13,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.delivery.arrivals import Arrivals, Fate, Settled, Sighting, shift_of
+from probes.delivery.arrivals import Arrivals, Fate, Settled, Sighting, Unexpected, shift_of
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox
 from probes.delivery.message_life import AWAITED, LedgerError, Message
 from probes.delivery.polling import ArrivalModel
@@ -43,19 +44,22 @@ REPORT_GAP = 10.0
 NEWS_WORTHWHILE = 0.25
 """Shortest pause, in seconds, in which the server is asked to tell of news."""
 
-_POLL_DID_NOT_HAPPEN = frozenset(
-    {
-        Reason.POP3_IN_USE,
-        Reason.POP3_LOGIN_DELAY,
-        Reason.POP3_SYS_TEMP,
-        Reason.IMAP_IN_USE,
-        Reason.IMAP_THROTTLED,
-    }
-)
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
 _PAUSE_AFTER_REFUSED_LOGIN = 300.0  # a wrong password tried often locks the account
 
 _log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Who is told what watching a mailbox brought to light."""
+
+    def settled(self, settled: Settled) -> None:
+        """Take in that a message was found, bounced or given up."""
+        ...
+
+    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
+        """Take in that a message with our token field turned up that nobody awaited."""
+        ...
 
 
 @dataclass(slots=True)
@@ -95,6 +99,7 @@ class MailboxWatcher:
         arrivals: Arrivals,
         *,
         clock: Clock,
+        observer: Observer,
         retention: float,
         peers: Mapping[str, MailboxWatcher] = MappingProxyType({}),
     ) -> None:
@@ -103,7 +108,7 @@ class MailboxWatcher:
         """Why the latest poll failed; ``None`` after a good one."""
         self._mailbox = mailbox
         self._arrivals = arrivals
-        self._observed, arrivals.tell = arrivals.tell, self._tell
+        self._observer = observer
         self._clock = clock
         self._retention = retention
         self._peers = peers
@@ -134,6 +139,14 @@ class MailboxWatcher:
         """Poll now and then for a delivery report about ``message``, until it is ``settled``."""
         self._reports[message.id] = self._entry(message, settled)
         self._start()
+
+    def take_over(self, earlier: MailboxWatcher) -> None:
+        """Watch on for what an ``earlier`` watcher of this mailbox, now closed, awaits, by what it learnt."""
+        self._awaited |= earlier._awaited
+        self._reports |= earlier._reports
+        self._models |= earlier._models
+        if self._awaited or self._reports:
+            self._start()
 
     def _entry(self, message: Message, settled: asyncio.Future[Settled]) -> _Awaited:
         shift = shift_of(message, self._clock)
@@ -260,7 +273,7 @@ class MailboxWatcher:
         self._failures += 1
         if fault.reason is Reason.AUTH_FAILED:
             pause = _PAUSE_AFTER_REFUSED_LOGIN
-        elif fault.reason in _POLL_DID_NOT_HAPPEN:
+        elif fault.asks_to_wait:
             pause = fault.retry_after or _PAUSE_WHERE_NONE_ADVERTISED
         else:
             pause = min(2.0 ** min(self._failures, 10), 60.0)
@@ -296,10 +309,14 @@ class MailboxWatcher:
 
     async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:
         sighting = memory.sightings.get(uid) or Sighting(memory.complete_at, folder.listed_at)
-        fate = await self._arrivals.account(folder, uid, fields, sighting, counted=uid in memory.counted)
-        if fate is Fate.PENDING:
+        found = await self._arrivals.account(folder, uid, fields, sighting, counted=uid in memory.counted)
+        if found.settled is not None:
+            self._tell(found.settled)
+        if found.unexpected is not None:
+            self._observer.unexpected_found(self.name, found.unexpected)
+        if found.fate is Fate.PENDING:
             memory.sightings[uid] = sighting
-        elif fate is Fate.FOREIGN:
+        elif found.fate is Fate.FOREIGN:
             folder.set_aside(uid)
         else:
             memory.counted.add(uid)
@@ -316,11 +333,11 @@ class MailboxWatcher:
                 self._awaited.pop(awaited.message.id, None)
                 awaited.settled.cancel()
             elif max(awaited.deadline, awaited.awaited_at) < complete_at and not awaited.settled.done():
-                await self._arrivals.give_up(awaited.message)
+                self._tell(await self._arrivals.give_up(awaited.message))
 
     def _tell(self, settled: Settled) -> None:
         """Tell the observer and who waits, also where the message is awaited in another mailbox."""
-        self._observed(settled)
+        self._observer.settled(settled)
         self._peers.get(settled.message.mailbox, self).settle(settled)
 
     def settle(self, settled: Settled) -> None:

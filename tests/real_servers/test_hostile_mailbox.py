@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitor.assembly import assembled
 from monitor.config.load import load
+from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
@@ -68,15 +68,15 @@ async def test_it_is_passed_over(
     messages = [*hostile(), *map(forged, range(FORGED))]
     dovecot.deliver_many(len(messages), lambda number: messages[number])
     path = configuration(tmp_path, dovecot, postfix, server_tls, protocol)
-    async with assembled(load(path), SystemClock(), "check") as assembly:
+    async with open_runtime(load(path), SystemClock(), "check") as runtime:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         async with asyncio.timeout(100):
-            first = await assembly.runner.run(assembly.probes["trip"])
+            first = await runtime.runner.run(runtime.assembly.probes["trip"])
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
             relay.treatment = bloated
-            second = await assembly.runner.run(assembly.probes["trip"])
-        assert assembly.state.unexpected["canary", Unexpected.FORGED] == FORGED + 1
-        assert await assembly.ledger.discrepancies() == []
+            second = await runtime.runner.run(runtime.assembly.probes["trip"])
+        assert runtime.state.unexpected["canary", Unexpected.FORGED] == FORGED + 1
+        assert await runtime.ledger.discrepancies() == []
     assert first.verdict.reason is Reason.NONE
     # A copy that grew to 50 MB on its way is not read whole, and is known to be altered.
     assert second.verdict.reason is Reason.MESSAGE_ALTERED

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitor.assembly import Assembly, assembled
 from monitor.config.load import load
 from monitor.runner import Result
+from monitor.runtime import Runtime, open_runtime
 from probes.core.clock import SystemClock
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import Message
-from probes.delivery.tools import Tools
+from probes.delivery.message_probe import MessageContext, MessageProbe
 from probes.messages.synthetic_message import compose
 from probes.messages.token import Token
 from tests.real_servers.dovecot import Dovecot, TlsFiles
@@ -65,25 +65,25 @@ def configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: TlsF
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[tuple[Assembly, Callable[[], object]]]:
-    """Give the assembly, and what runs its one probe and returns the result."""
-    async with assembled(load(path), SystemClock(), "check") as assembly:
-        (probe,) = assembly.probes.values()
+async def running(path: Path) -> AsyncIterator[tuple[Runtime, Callable[[], object]]]:
+    """Give the runtime, and what runs its one probe and returns the result."""
+    async with open_runtime(load(path), SystemClock(), "check") as runtime:
+        (probe,) = runtime.assembly.probes.values()
 
         async def run() -> Result:
             async with asyncio.timeout(60):
-                return await assembly.runner.run(probe)
+                return await runtime.runner.run(probe)
 
-        yield assembly, run
-        assert await assembly.ledger.discrepancies() == []
+        yield runtime, run
+        assert await runtime.ledger.discrepancies() == []
 
 
-def copy_of(message: Message, tools: Tools) -> bytes:
+def copy_of(message: Message, context: MessageContext) -> bytes:
     """Return what the probe sent."""
-    token = tools.signer.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
+    token = context.signer.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
     return compose(
         probe=message.probe,
-        location=tools.site.location,
+        location=context.site.location,
         sender=Dovecot.address,
         recipient=Dovecot.address,
         run=message.id,
@@ -130,11 +130,13 @@ async def test_message_in_the_junk_folder_is_found_and_told(
     dovecot = start_dovecot(extra=JUNK)
     postfix = start_postfix(dovecot)
     postfix.hold()
-    async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (assembly, run):
+    async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (runtime, run):
         running_trip = asyncio.create_task(run())
         await asyncio.to_thread(wait_until, lambda: bool(postfix.queue_ids()), "the message is in the queue")
-        (message,) = await assembly.ledger.open_messages()
-        raw = copy_of(message, assembly.probes["trip"].tools)
+        (message,) = await runtime.ledger.open_messages()
+        trip = runtime.assembly.probes["trip"]
+        assert isinstance(trip, MessageProbe)
+        raw = copy_of(message, trip.context)
         await asyncio.to_thread(append, dovecot, server_tls, "Junk", raw)
         result = await running_trip
     assert result.verdict.reason is Reason.MESSAGE_JUNKED

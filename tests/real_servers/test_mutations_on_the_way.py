@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from monitor.assembly import Assembly, assembled
 from monitor.config.load import load
 from monitor.runner import Result
+from monitor.runtime import Runtime, open_runtime
 from probes.core.clock import SystemClock
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
@@ -81,13 +81,13 @@ def servers(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> It
 
 
 @asynccontextmanager
-async def run_through(path: Path) -> AsyncIterator[tuple[Assembly, list[Result]]]:
+async def run_through(path: Path) -> AsyncIterator[tuple[Runtime, list[Result]]]:
     """Run all probes once, at the same time; give the results in the order of the probes."""
-    async with assembled(load(path), SystemClock(), "check") as assembly:
+    async with open_runtime(load(path), SystemClock(), "check") as runtime:
         async with asyncio.timeout(90):
-            results = await asyncio.gather(*map(assembly.runner.run, assembly.probes.values()))
-        yield assembly, results
-        assert await assembly.ledger.discrepancies() == []
+            results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
+        yield runtime, results
+        assert await runtime.ledger.discrepancies() == []
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -154,9 +154,9 @@ async def test_largest_message_arrives_unaltered(servers: Servers, tmp_path: Pat
     servers.relay.treatment = treatments.untouched
     before = len(servers.dovecot.messages())
     path = servers.configuration(tmp_path, protocol, attachment="25MB", deadline="60s")
-    async with run_through(path) as (assembly, (result,)):
+    async with run_through(path) as (runtime, (result,)):
         assert result.verdict.reason is Reason.NONE, result.verdict.detail
-        message = await assembly.ledger.find(result.verdict.message.id)
+        message = await runtime.ledger.find(result.verdict.message.id)
         assert message is not None
         assert (message.octets or 0) > 25_000_000
     assert len(servers.dovecot.messages()) == before
@@ -175,14 +175,14 @@ async def test_second_copy(servers: Servers, tmp_path: Path, protocol: str) -> N
     """A duplicate counts as such once, changes nothing, and is deleted too; so does a replay."""
     servers.relay.treatment = treatments.replayed(0.3)
     before = len(servers.dovecot.messages())
-    async with run_through(servers.configuration(tmp_path, protocol)) as (assembly, (first,)):
+    async with run_through(servers.configuration(tmp_path, protocol)) as (runtime, (first,)):
         servers.relay.treatment = treatments.duplicated
-        await assembly.runner.run(assembly.probes["trip-0"])
+        await runtime.runner.run(runtime.assembly.probes["trip-0"])
         # A look may end between two copies; the next message brings another look.
         servers.relay.treatment = treatments.delayed(1.5)
-        await assembly.runner.run(assembly.probes["trip-0"])
-        assert assembly.state.unexpected["canary", Unexpected.DUPLICATE] == 2
-        (message,) = [m for m in [await assembly.ledger.find(first.verdict.message.id)] if m is not None]
+        await runtime.runner.run(runtime.assembly.probes["trip-0"])
+        assert runtime.state.unexpected["canary", Unexpected.DUPLICATE] == 2
+        (message,) = [m for m in [await runtime.ledger.find(first.verdict.message.id)] if m is not None]
         assert message.delivery_seconds == first.verdict.message.delivery_seconds
     assert len(servers.dovecot.messages()) == before
 
@@ -199,11 +199,11 @@ async def test_another_order(servers: Servers, tmp_path: Path, protocol: str) ->
 async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -> None:
     """A message that comes after its deadline was lost and is late, with its latency."""
     servers.relay.treatment = treatments.delayed(3.0)
-    async with run_through(servers.configuration(tmp_path, protocol, deadline="1s")) as (assembly, (result,)):
+    async with run_through(servers.configuration(tmp_path, protocol, deadline="1s")) as (runtime, (result,)):
         assert result.verdict.reason is Reason.MESSAGE_LOST
         route = ("trip-0", "out", S.LATE)
-        await until(lambda: assembly.ledger.counters.entered(*route) == 1, "the message came late")
-        late = await assembly.ledger.find(result.verdict.message.id)
+        await until(lambda: runtime.ledger.counters.entered(*route) == 1, "the message came late")
+        late = await runtime.ledger.find(result.verdict.message.id)
         assert late is not None
         assert late.delivery_seconds == pytest.approx(3.0, abs=0.5)
 
@@ -211,11 +211,11 @@ async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -
 async def test_hops_and_findings_are_shown(servers: Servers, tmp_path: Path) -> None:
     """`check --format json` shows every hop; the host between us and the mailbox is told by its wait."""
     servers.relay.treatment = treatments.delayed(3.0)
-    async with run_through(servers.configuration(tmp_path, "imap")) as (assembly, (result,)):
+    async with run_through(servers.configuration(tmp_path, "imap")) as (runtime, (result,)):
         hops = result.as_object()["values"]["hops"]
         assert [hop["protocol"] for hop in hops] == ["ESMTPS", "LMTP"]
         assert 2.0 <= hops[1]["delay_seconds"] <= 4.0
         assert not any(hop["skewed"] for hop in hops)
-        assert assembly.state.deliveries["trip-0", "out"].hop_seconds == {
+        assert runtime.state.deliveries["trip-0", "out"].hop_seconds == {
             "submission": hops[1]["delay_seconds"]
         }

@@ -8,10 +8,11 @@ from typing import Any, cast
 import pytest
 
 from probes.core.clock import SystemClock
+from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
+from probes.core.settings import Site
 from probes.core.verdict import PhaseTimer, Run, Verdict
-from probes.delivery.tools import Tools
 from probes.mx import RECORDS_EXAMINED, Mx, MxSettings
 from tests.real_servers.bind import Named
 
@@ -62,7 +63,7 @@ async def run_for(domain: str, named: Named, **changes: object) -> Verdict:
         "resolver": {"address": "127.0.0.1", "port": named.port},
         **changes,
     }
-    probe = Mx(MxSettings.model_validate(written), cast(Tools, None))  # it needs no tools
+    probe = Mx(MxSettings.model_validate(written), Context(SystemClock(), Site("here", {}, {})))
     return await probe.run(Run("0" * 32, 0.0, PhaseTimer(SystemClock())))
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from monitor.assembly import assembled
 from monitor.collector import AgentCollector
 from monitor.config.load import load
 from monitor.runner import Result
+from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
@@ -48,13 +48,13 @@ def configuration(directory: Path, dovecot: Dovecot, tls: TlsFiles, **trip: obje
 async def results_of(path: Path) -> tuple[dict[str, Result], str]:
     """Run the one probe and its sub-probes; return the results by target, and the targets in the metrics."""
     results: dict[str, Result] = {}
-    async with assembled(load(path), SystemClock(), "check") as assembly:
-        (probe,) = assembly.probes.values()
+    async with open_runtime(load(path), SystemClock(), "check") as runtime:
+        (probe,) = runtime.assembly.probes.values()
         async with asyncio.timeout(60):
-            await assembly.run(probe, lambda result: results.update({result.target: result}))
-        collector = AgentCollector(assembly.state, lambda: assembly.ledger.counters)
+            await runtime.run(probe, lambda result: results.update({result.target: result}))
+        collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters)
         labels = {s.labels.get("target") for family in collector.collect() for s in family.samples}
-        assert await assembly.ledger.discrepancies() == []
+        assert await runtime.ledger.discrepancies() == []
     return results, " ".join(sorted(filter(None, labels)))
 
 

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from monitor.runner import Runner
 from probes.core.clock import SystemClock
+from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import ServerSettings, Site
 from probes.core.verdict import PhaseTimer
-from probes.delivery.tools import Tools
 from probes.pop3 import Pop3, Pop3Settings
 from probes.protocols.pop3_session import Pop3Session, connect, open_session
 from tests.real_servers.dovecot import Dovecot, TlsFiles
@@ -175,9 +175,8 @@ async def test_the_agent_runs_the_probe(
     dovecot.deliver(MESSAGE % b"one")
     credentials = {"username": dovecot.username, "password": SecretStr(dovecot.password)}
     server = settings_of(dovecot, "starttls").model_copy(update=credentials)
-    unused: Any = None
-    tools = Tools(SystemClock(), Site("here", {"pop": server}, {}), unused, unused, {}, "test")
-    probe = Pop3(Pop3Settings(name="pop", kind="pop3", server="pop"), tools)
+    context = Context(SystemClock(), Site("here", {"pop": server}, {}))
+    probe = Pop3(Pop3Settings(name="pop", kind="pop3", server="pop"), context)
     verdict = (await Runner(SystemClock(), "here").run(probe)).verdict
     assert (verdict.outcome, verdict.reason) == (Outcome.OK, Reason.NONE)
     phases = {"connect", "greeting", "capa", "starttls", "tls", "login", "stat", "quit"}

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitor.assembly import assembled
 from monitor.config.load import load
 from monitor.runner import Result
+from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
 from probes.core.reasons import Reason
 from tests.real_servers.dovecot import Dovecot, TlsFiles
@@ -67,17 +67,17 @@ async def test_every_message_is_matched_and_no_foreign_one_touched(
     foreign = [b"Subject: %d\r\n\r\nnot ours, number %d\r\n" % (n, n) for n in range(FOREIGN)]
     dovecot.deliver_many(FOREIGN, lambda number: foreign[number])
     path = configuration(tmp_path, dovecot, postfix, server_tls, protocol)
-    async with assembled(load(path), SystemClock(), "check") as assembly:
+    async with open_runtime(load(path), SystemClock(), "check") as runtime:
         postfix.hold()
         running: list[asyncio.Task[Result]] = []
-        for probe in assembly.probes.values():
-            running.append(asyncio.create_task(assembly.runner.run(probe)))
+        for probe in runtime.assembly.probes.values():
+            running.append(asyncio.create_task(runtime.runner.run(probe)))
             if len(running) % CLIENTS == 0:  # more at once do not fit into the queue of a listening socket
                 queued = partial(_is_queued, postfix, len(running))
                 await asyncio.to_thread(wait_until, queued, "Postfix has the messages", log=postfix.log)
         await asyncio.to_thread(postfix.release)
         results = await asyncio.gather(*running)
-        assert await assembly.ledger.discrepancies() == []
+        assert await runtime.ledger.discrepancies() == []
     assert Counter(result.verdict.reason for result in results) == {Reason.NONE: ROUTES}
     left = Counter(raw.replace(b"\n", b"\r\n") for raw in dovecot.messages())
     assert left == Counter(foreign)

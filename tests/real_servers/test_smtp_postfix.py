@@ -9,11 +9,11 @@ from pydantic import SecretStr
 
 from monitor.runner import Result, Runner
 from probes.core.clock import SystemClock
+from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import ServerSettings, Site
 from probes.core.verdict import PhaseTimer
-from probes.delivery.tools import Tools
 from probes.protocols.smtp_session import smtp_session
 from probes.smtp import Smtp, SmtpSettings
 from tests.real_servers.dovecot import PASSWORD, Dovecot, TlsFiles
@@ -88,9 +88,7 @@ async def run(server: ServerSettings, **options: Any) -> Result:
     probe_settings = SmtpSettings.model_validate(
         {"name": "mail", "kind": "smtp", "server": "mail", "deadline": "10s", **options}
     )
-    unused: Any = None
-    tools = Tools(clock=SystemClock(), site=site, ledger=unused, signer=unused, watchers={}, instance="test")
-    return await Runner(SystemClock(), "here").run(Smtp(probe_settings, tools))
+    return await Runner(SystemClock(), "here").run(Smtp(probe_settings, Context(SystemClock(), site)))
 
 
 async def test_probe_up_to_the_recipient(submission: ServerSettings) -> None:

@@ -12,22 +12,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from types import SimpleNamespace
 from typing import Any, cast
 
+from monitor.assembly import assemble
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.ledger.counters import Counters, Total
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
+from probes.core.clock import SystemClock
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.settings import ProbeSettings
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Finding, Message
-from probes.delivery.tools import Tools
-from probes.registry import KINDS
-from probes.roundtrip import POLL_GRACE, RoundtripSettings, report
+from probes.roundtrip import POLL_GRACE, RoundtripSettings
 from tests.replay.incidents import Effect, Incident, What
 from tests.replay.series import Recorder
 
@@ -132,7 +133,7 @@ class Week:
             self._at(begin, self._run, probe, agent)
         for message in self._under_way.values():
             if message.arrives is not None and message.arrives <= now:
-                self._at(now + 1.0, self._look, message)
+                self._at(now + 1.0, self._poll, message)
             elif message.deadline <= now:
                 self._at(now + 1.0, self._deadline, message)
 
@@ -204,7 +205,7 @@ class Week:
         if reason is Reason.NONE and target in self._site.servers:
             effect = self._active(What.CERTIFICATE, target, now)
             expiry = effect.begins + _number(effect) if effect is not None else now + CERTIFICATE_LASTS
-        told = report(message) if message is not None else None
+        told = message.report() if message is not None else None
         verdict = Verdict(reason, certificate_not_after=expiry, message=told)
         agent.state.ran(name, target, verdict, ended_at=now, duration=seconds)
 
@@ -228,7 +229,7 @@ class Week:
         if message.bounce is not None:
             self._at(now + 8.0, self._bounced, message)
         elif message.arrives is not None:
-            self._at(message.arrives, self._look, message)
+            self._at(message.arrives, self._poll, message)
         self._at(message.deadline, self._deadline, message)
 
     def _fate(self, settings: RoundtripSettings, now: float, agent: _Agent) -> Sent:
@@ -271,7 +272,7 @@ class Week:
         since = self._unreadable_since(message, now)
         if since is not None:
             message.unseen_since = message.unseen_since or since
-            self._at(now + _RETRY, self._look, message)
+            self._at(now + _RETRY, self._poll, message)
             return
         arrived = cast(float, message.arrives)
         unseen = message.unseen_since
@@ -322,15 +323,10 @@ class Week:
 
 def _probes(configuration: Configuration) -> list[Probe]:
     """Return the configured probes; they are asked for their names, and never run."""
-    tools = Tools(
-        cast(Any, None),
-        configuration.site,
-        cast(Any, None),
-        cast(Any, None),
-        dict.fromkeys(configuration.site.mailboxes, cast(Any, None)),
-        "replay",
-    )
-    return [KINDS[settings.kind].made_for(settings, tools) for settings in configuration.probes]
+    ledger: Any = SimpleNamespace(token_key=b"never used")
+    unused: Any = None
+    assembly = assemble(configuration, SystemClock(), ledger, unused, "replay")
+    return list(assembly.probes.values())
 
 
 def _server(settings: ProbeSettings) -> str | None:

@@ -18,9 +18,10 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Message
-from probes.delivery.service_level import SloSettings
+from probes.delivery.message_probe import MessageProbe
 from probes.messages.authentication_results import results
 from probes.messages.hops import hops
+from probes.roundtrip import RoundtripSettings
 from probes.smtp import Smtp, SmtpSettings
 
 Read = Callable[..., float | None]
@@ -172,10 +173,7 @@ def test_what_an_arrival_says_of_its_way() -> None:
 def test_objectives_are_counted_by_run() -> None:
     """A route with an objective exposes it with its good and bad runs; unknown runs are neither."""
     agent = AgentState()
-    slo = SloSettings.model_validate({"objective": "99.5%", "within": "30s"})
-    sub_probe = _SubProbe("out")
-    agent.add(sub_probe, now=1.0)
-    agent.deliveries["mx", "out"].slo = slo
+    agent.add(_SubProbe("out", slo={"objective": "99.5%", "within": "30s"}), now=1.0)
     read = _reader(agent)
     assert (
         read("mailsonde_slo_runs_total", result="bad") == read("mailsonde_slo_runs_total", result="good") == 0
@@ -189,18 +187,24 @@ def test_objectives_are_counted_by_run() -> None:
     assert read("mailsonde_slo_within_seconds") == 30.0
 
 
-class _SubProbe(Probe):
+class _SubProbe(MessageProbe):
     """A sub-probe, with a target of its own."""
 
     areas = Smtp.areas
 
-    def __init__(self, target: str, sub_probes: tuple[Probe, ...] = ()) -> None:
-        self.settings = SmtpSettings(name="mx", kind="smtp", interval="60s", server="out")
+    def __init__(self, target: str, sub_probes: tuple[Probe, ...] = (), **changes: object) -> None:
+        written = {
+            "name": "mx",
+            "kind": "roundtrip",
+            "from": "a@example.com",
+            "send_via": "mx",
+            "to": "canary",
+        }
+        self.settings = RoundtripSettings.model_validate(written | changes)
         self._target, self._sub_probes = target, sub_probes
 
     target = property(lambda self: self._target)
     sub_probes = property(lambda self: self._sub_probes)
-    sends_messages = property(lambda _: True)
 
     async def run(self, run: Run) -> Verdict:
         raise NotImplementedError

@@ -13,9 +13,9 @@ import pytest
 from monitor.logs import set_up_logs
 from monitor.runner import Runner
 from probes.core.clock import SystemClock
+from probes.core.context import Context
 from probes.core.reasons import Reason
 from probes.core.settings import Site
-from probes.delivery.tools import Tools
 from probes.protocols import smtp_session
 from probes.smtp import Smtp, SmtpSettings
 from tests.fakes.scripted_server import PASSWORD, dialogue, scripted_server
@@ -47,8 +47,7 @@ async def test_a_defect_in_a_login_is_logged_without_the_password(
     ehlo = (rb"EHLO .*", b"250-hi\r\n250 AUTH CRAM-MD5")
     async with scripted_server(dialogue(b"220 hi", ehlo, (b"AUTH CRAM-MD5", b"334 PHg+"))) as server:
         site = Site("here", {"mail": server.settings("smtp", username="canary")}, {})
-        tools = Tools(SystemClock(), site, None, None, {}, "me")  # type: ignore[arg-type] # a round trip's
-        probe = Smtp(SmtpSettings(name="mail", kind="smtp", server="mail"), tools)
+        probe = Smtp(SmtpSettings(name="mail", kind="smtp", server="mail"), Context(SystemClock(), site))
         result = await Runner(SystemClock(), "here").run(probe)
     logged = capsys.readouterr().err
     assert result.verdict.reason is Reason.INTERNAL

@@ -102,7 +102,7 @@ async def test_an_agent_forgets_mx_hosts_that_are_gone(
         async with asyncio.timeout(60):
             while not gone:
                 await agent.results.get()
-                gone = set(told) - {target for _, target in agent.assembly.state.probes}
+                gone = set(told) - {target for _, target in agent.runtime.state.probes}
             while gone & {target for _, target in agent.recent.routes}:
                 await agent.results.get()
         watching.cancel()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings, Site
 from probes.core.verdict import PhaseTimer, Run, Verdict
-from probes.delivery.tools import Tools
 from probes.imap import Imap, ImapSettings
 from probes.protocols.imap import encode_folder
 from tests.fakes.clock import InstantClock
@@ -28,8 +28,7 @@ async def verdict_of(configured: ServerSettings, **settings: Any) -> Verdict:
     site = Site("here", {"in": configured}, {"canary": mailbox})
     made = ImapSettings.model_validate({"name": "imap", "kind": "imap", **settings})
     clock = InstantClock()
-    # The tools of round trips are none of this probe's.
-    probe = Imap(made, Tools(clock, site, None, None, {}, "me"))  # type: ignore[arg-type]
+    probe = Imap(made, Context(clock, site))
     assert probe.target == "in"
     return await probe.run(Run("0" * 32, clock.time(), PhaseTimer(clock)))
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from probes.core.clock import SystemClock
+from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Area, Outcome, Reason
-from probes.core.settings import is_host_name
+from probes.core.settings import Site, is_host_name
 from probes.core.verdict import PhaseTimer, Run, Verdict
-from probes.delivery.tools import Tools
 from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
 from probes.posture.mx import _WORST_FIRST, Gathered, Host, MxRecord, is_public, judge
 from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
@@ -202,7 +202,7 @@ def settings(server: DnsServer | None = None, **changes: object) -> MxSettings:
 async def run_against(script: Script, **changes: object) -> tuple[Verdict, Run]:
     async with dns_server(script) as server:
         run = Run("0" * 32, 0.0, PhaseTimer(SystemClock()))
-        probe = Mx(settings(server, **changes), cast(Tools, None))  # it needs no tools
+        probe = Mx(settings(server, **changes), Context(SystemClock(), Site("here", {}, {})))
         return await probe.run(run), run
 
 
@@ -383,7 +383,7 @@ async def test_control_characters_from_dns_are_escaped() -> None:
 def test_settings() -> None:
     """The domain is the target, in A-labels; patterns are put in the form that DNS uses."""
     made = settings(domain="Bücher.example", expect=["MX1.Bücher.example.", "*.Outlook.com"])
-    assert Mx(made, cast(Tools, None)).target == "xn--bcher-kva.example"
+    assert Mx(made, Context(SystemClock(), Site("here", {}, {}))).target == "xn--bcher-kva.example"
     assert made.expect == ("mx1.xn--bcher-kva.example", "*.outlook.com")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings, Site
 from probes.core.verdict import PhaseTimer, Run
-from probes.delivery.tools import Tools
 from probes.pop3 import Pop3, Pop3Settings
 from tests.fakes.clock import InstantClock
 from tests.fakes.pop3_dialogue import ENTERED, USER, capa
@@ -30,8 +30,7 @@ def probe_of(configured: ServerSettings, clock: InstantClock, **settings: Any) -
     )
     site = Site("here", {"pop": configured}, {"canary": mailbox})
     made = Pop3Settings.model_validate({"name": "pop3", "kind": "pop3", **settings})
-    # The tools of round trips are none of this probe's.
-    return Pop3(made, Tools(clock, site, None, None, {}, "me"))  # type: ignore[arg-type]
+    return Pop3(made, Context(clock, site))
 
 
 def run_of(clock: InstantClock) -> Run:

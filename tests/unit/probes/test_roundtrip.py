@@ -23,7 +23,7 @@ from probes.delivery.arrivals import Arrivals
 from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import LedgerError, Message
-from probes.delivery.tools import Tools
+from probes.delivery.message_probe import MessageContext
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 from probes.roundtrip import Roundtrip, RoundtripSettings
@@ -51,7 +51,7 @@ class Bench:
     async def only_message(self) -> Message:
         """Return the one message of which the ledger's totals tell."""
         assert await self.ledger.discrepancies() == []
-        (message,) = self.probe.tools.ledger.seen.values()
+        (message,) = self.probe.context.ledger.seen.values()
         found = await self.ledger.find(message.id)
         assert found is not None
         return found
@@ -100,12 +100,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
                 clock=clock,
                 ledger=watched,
                 signer=signer,
-                observer=AgentState(["canary"]),
                 instance="me",
                 retention=86400.0,
             )
             pop3 = Pop3Mailbox(MAILBOX, pop, clock, LoginBudget(6000.0, clock))
-            watcher = MailboxWatcher("canary", pop3, arrivals, clock=clock, retention=86400.0)
+            watcher = MailboxWatcher(
+                "canary", pop3, arrivals, clock=clock, observer=AgentState(["canary"]), retention=86400.0
+            )
             stack.push_async_callback(watcher.close)
             settings = RoundtripSettings.model_validate(
                 {
@@ -119,7 +120,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
                     **changes,
                 }
             )
-            probe = Roundtrip(settings, Tools(clock, site, watched, signer, {"canary": watcher}, "me"))
+            probe = Roundtrip(
+                settings, MessageContext(clock, site, watched, signer, {"canary": watcher}, "me")
+            )
             yield Bench(probe, Runner(clock, "here"), ledger, mailbox, smtp)
 
     return make
@@ -268,7 +271,7 @@ async def test_stopped_in_the_middle(
 async def test_nothing_is_sent_when_the_intent_cannot_be_recorded(bench: Callable[..., object]) -> None:
     """Without a durable intent the server is not even connected to, and the run is unknown."""
     async with bench(dialogue(b"220 ready")) as made:
-        made.probe.tools.ledger.full_for.add("intend")
+        made.probe.context.ledger.full_for.add("intend")
         result = await made.runner.run(made.probe)
         assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.LEDGER_UNAVAILABLE)
         assert made.smtp.connections == 0
@@ -279,7 +282,7 @@ async def test_what_could_not_be_recorded_is_recorded_before_the_next_intent(
 ) -> None:
     """A message whose acceptance could not be recorded becomes ambiguous once the ledger works again."""
     async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok")) as made:
-        ledger = made.probe.tools.ledger
+        ledger = made.probe.context.ledger
         ledger.full_for.add("advance")
         result = await made.runner.run(made.probe)
         assert result.verdict.reason is Reason.LEDGER_UNAVAILABLE

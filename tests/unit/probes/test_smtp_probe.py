@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from monitor.runner import Result, Runner
 from probes.core.clock import SystemClock
+from probes.core.context import Context
 from probes.core.reasons import Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import Site
-from probes.delivery.tools import Tools
 from probes.smtp import Smtp, SmtpSettings
 from tests.fakes.scripted_server import PASSWORD, Script, Step, dialogue, scripted_server
 
@@ -25,13 +25,11 @@ SENDER, RECIPIENT = "a@example.com", "b@example.com"
 
 async def run(script: Script, *, username: str | None = None, **options: Any) -> tuple[Result, list[bytes]]:
     """Run a probe once in front of ``script``; return its result and what the server received."""
-    unused: Any = None
     async with scripted_server(script) as server:
         site = Site("here", {"mail": server.settings("smtp", username=username)}, {})
-        tools = Tools(
-            clock=SystemClock(), site=site, ledger=unused, signer=unused, watchers={}, instance="test"
+        probe = Smtp(
+            SmtpSettings(name="mail", kind="smtp", server="mail", **options), Context(SystemClock(), site)
         )
-        probe = Smtp(SmtpSettings(name="mail", kind="smtp", server="mail", **options), tools)
         assert probe.target == "mail"
         result = await Runner(SystemClock(), "here").run(probe)
         await server.peer_closed()

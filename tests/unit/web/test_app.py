@@ -13,10 +13,10 @@ import pytest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitor.assembly import assembled
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.recent import Recent
+from monitor.runtime import open_runtime
 from monitor.web.app import web_app
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
@@ -46,11 +46,11 @@ def serve(tmp_path: Path) -> Serve:
     async def serve(collector: Collector | None = None) -> AsyncIterator[httpx.AsyncClient]:
         bound = bind("127.0.0.1", 0)
         base = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        async with assembled(configuration, InstantClock(), "test") as assembly:
-            pages = Pages(Views(assembly, Recent(0.0)), assembly.ledger)
-            collector = collector or AgentCollector(assembly.state, lambda: assembly.ledger.counters)
+        async with open_runtime(configuration, InstantClock(), "test") as runtime:
+            pages = Pages(Views(runtime, Recent(0.0)), runtime.ledger)
+            collector = collector or AgentCollector(runtime.state, lambda: runtime.ledger.counters)
             app = web_app(
-                collector, lambda: Switch.on, pages, ProbeEndpoint(assembly), ["Agent.Example.com", "fd00::1"]
+                collector, lambda: Switch.on, pages, ProbeEndpoint(runtime), ["Agent.Example.com", "fd00::1"]
             )
             async with served(app, bound), httpx.AsyncClient(base_url=base, trust_env=False) as made:
                 yield made

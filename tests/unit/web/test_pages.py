@@ -156,7 +156,7 @@ async def test_a_hundred_runs_are_listed(start_agent: StartAgent) -> None:
     async with start_agent(REFUSING, interval="1h") as watched:
         ran = (await watched.result()).with_transcript()
         for number in range(110):
-            watched.agent.assembly.ledger.record_run({**ran, "run": f"{number:032x}"})
+            watched.agent.runtime.ledger.record_run({**ran, "run": f"{number:032x}"})
         page = await _page(watched.client, "/probes/hq-0")
         shown = (await watched.client.get("/probes/hq-0", headers=JSON)).json()
     newest_first = [f"{number:032x}" for number in range(109, 9, -1)]
@@ -216,7 +216,7 @@ async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
         mine = result.with_transcript()
         for number in range(300):
             of_another = {"run": f"{number:032x}", "target": f"mx{number % 20}"}
-            watched.agent.assembly.ledger.record_run(mine | of_another)
+            watched.agent.runtime.ledger.record_run(mine | of_another)
         shown = (await watched.client.get("/probes/hq-0?target=mail", headers=JSON)).json()
         assert [run["run"] for run in shown["runs"]] == [result.run]
         for run in (result.run, f"{7:032x}"):

@@ -56,12 +56,12 @@ async def test_a_failure_is_told_and_not_counted(start_agent: StartAgent) -> Non
     """A failed run is probe_success 0 with status 200, and the agent's own counters do not move by it."""
     async with start_agent(refuse) as watched:
         await watched.result()
-        runs = watched.agent.assembly.state.probes["hq-0", "mail"].runs.total()
+        runs = watched.agent.runtime.state.probes["hq-0", "mail"].runs.total()
         scheduled = watched.agent.results.qsize()
         answer = await watched.client.get("/probe?module=smtp&target=mail")
         assert (answer.status_code, _value(answer, "probe_success")) == (200, 0)
         since = watched.agent.results.qsize() - scheduled
-        assert watched.agent.assembly.state.probes["hq-0", "mail"].runs.total() == runs + since
+        assert watched.agent.runtime.state.probes["hq-0", "mail"].runs.total() == runs + since
 
 
 async def test_a_fault_of_ours_is_no_outage(start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,12 +114,11 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             clock=clock,
             ledger=ledger,
             signer=SIGNER,
-            observer=found,
             instance="me",
             retention=7 * 86400.0,
         )
         pop3 = Pop3Mailbox(MAILBOX, SERVER, clock, LoginBudget(6000.0, clock))
-        watcher = MailboxWatcher("canary", pop3, arrivals, clock=clock, retention=7 * 86400.0)
+        watcher = MailboxWatcher("canary", pop3, arrivals, clock=clock, observer=found, retention=7 * 86400.0)
         yield Bench(clock, mailbox, ledger, found, watcher)
         await watcher.close()
 
@@ -418,12 +417,13 @@ async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.M
     monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", hanging)
     stuck_settings = MAILBOX.model_copy(update={"username": "stuck"})
     budget = LoginBudget(6000.0, bench.clock)
-    options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER, "observer": bench.found}
+    options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER}
     stuck = MailboxWatcher(
         "stuck",
         Pop3Mailbox(stuck_settings, SERVER, bench.clock, budget),
         Arrivals("stuck", **options, instance="me", retention=86400.0),
         clock=bench.clock,
+        observer=bench.found,
         retention=86400.0,
     )
     waiting = stuck.await_arrival(await bench.sent())
@@ -458,12 +458,13 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("probes.delivery.mailboxes.pop3.open_session", open_session)
         settings = MAILBOX.model_copy(update={"username": "sender"})
-        options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER, "observer": bench.found}
+        options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER}
         sender = MailboxWatcher(
             "sender",
             Pop3Mailbox(settings, SERVER, bench.clock, LoginBudget(6000.0, bench.clock)),
             Arrivals("sender", **options, instance="me", retention=86400.0),
             clock=bench.clock,
+            observer=bench.found,
             retention=86400.0,
             peers={"canary": bench.watcher},
         )

@@ -107,12 +107,13 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
             clock=self.clock,
             ledger=self.ledger,
             signer=SIGNER,
-            observer=self,
             instance="me",
             retention=7 * 86400.0,
         )
         pop3 = Pop3Mailbox(MAILBOX, SERVER, self.clock, LoginBudget(60000.0, self.clock))
-        self.watcher = MailboxWatcher("canary", pop3, arrivals, clock=self.clock, retention=7 * 86400.0)
+        self.watcher = MailboxWatcher(
+            "canary", pop3, arrivals, clock=self.clock, observer=self, retention=7 * 86400.0
+        )
 
     def settled(self, settled: Settled) -> None:
         """Take in what the watcher tells; the ledger is what is checked."""

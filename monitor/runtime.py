@@ -1,0 +1,93 @@
+"""What lives as long as the process, whatever configuration it runs: ledger, state, runner and clock."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from monitor.assembly import Assembly, assemble
+from monitor.config.models import Configuration
+from monitor.ledger.store import SqlLedger, open_ledger
+from monitor.runner import Result, Runner
+from monitor.state import AgentState
+from probes.core.clock import Clock
+from probes.core.probe import Probe
+
+
+class Runtime:
+    """Runs probes on an open ledger; ``assembly`` is what the configuration of the moment makes.
+
+    ``instance`` names this process in the ledger. ``runs_all`` tells whether probes that the agent
+    leaves to `check` and `/probe` have metrics, too.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        clock: Clock,
+        ledger: SqlLedger,
+        instance: str,
+        *,
+        runs_all: bool,
+    ) -> None:
+        self.clock = clock
+        self.ledger = ledger
+        self.runner = Runner(clock, configuration.agent.location)
+        self.state = AgentState()
+        self._instance = instance
+        self._runs_all = runs_all
+        self.assembly = self._assembled(configuration)
+
+    def _assembled(self, configuration: Configuration) -> Assembly:
+        assembly = assemble(configuration, self.clock, self.ledger, self.state, self._instance)
+        self.state.keep_only(
+            (probe for probe in assembly.probes.values() if probe.settings.scheduled or self._runs_all),
+            assembly.watchers,
+            self.clock.time(),
+        )
+        return assembly
+
+    async def replace(self, configuration: Configuration) -> None:
+        """Let ``configuration`` take effect in place of the one before it.
+
+        Routes that it still has keep their counts. Runs that go on are not stopped, and messages in
+        flight are watched on where their mailbox is still configured.
+        """
+        earlier, self.assembly = self.assembly, self._assembled(configuration)
+        for name, watcher in earlier.watchers.items():
+            if name in self.assembly.watchers:
+                await watcher.close()  # one session a mailbox at a time
+                self.assembly.watchers[name].take_over(watcher)
+            else:
+                await watcher.close()
+
+    async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
+        """Run ``probe`` once, then its sub-probes, all at the same time; take in each result."""
+        take_in(await self.runner.run(probe))
+        if not probe.sub_probes:
+            return
+        self.state.keep_sub_probes(probe, self.clock.time())
+
+        async def run_sub_probe(sub_probe: Probe) -> None:
+            take_in(await self.runner.run(sub_probe))
+
+        async with asyncio.TaskGroup() as group:
+            for sub_probe in probe.sub_probes:
+                group.create_task(run_sub_probe(sub_probe))
+
+
+@asynccontextmanager
+async def open_runtime(configuration: Configuration, clock: Clock, role: str) -> AsyncIterator[Runtime]:
+    """Open the ledger and make what the configuration asks for; closed when the block is left.
+
+    ``role`` begins this process's name in the ledger, such as ``agent``. Raises LedgerError.
+    """
+    instance = f"{role}-{secrets.token_hex(8)}"
+    async with open_ledger(configuration.agent.ledger, clock, instance) as ledger:
+        runtime = Runtime(configuration, clock, ledger, instance, runs_all=role != "agent")
+        try:
+            yield runtime
+        finally:
+            await runtime.assembly.close()

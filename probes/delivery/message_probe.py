@@ -1,0 +1,132 @@
+"""What every kind that sends messages stands on: context, settings, and the watch for its messages."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from probes.core.context import Context
+from probes.core.probe import Probe
+from probes.core.settings import (
+    AlertSettings,
+    Duration,
+    EmailAddress,
+    MailboxName,
+    ProbeSettings,
+    between,
+)
+from probes.delivery.arrivals import Settled
+from probes.delivery.message_life import Ledger, Message
+from probes.delivery.service_level import SloSettings
+from probes.delivery.watcher import MailboxWatcher
+from probes.messages.token import TokenSigner
+
+
+@dataclass(frozen=True, slots=True)
+class MessageContext(Context):
+    """What a probe that sends messages gets besides: the ledger, the signer and the watchers by mailbox.
+
+    ``instance`` names this process in the ledger: it answers for the messages that carry it.
+    """
+
+    ledger: Ledger
+    signer: TokenSigner
+    watchers: Mapping[str, MailboxWatcher]
+    instance: str
+
+
+class DeliveryAlertSettings(AlertSettings):
+    """When the alerts of a route fire. Times lie within its deadline, at which a message counts as lost."""
+
+    overdue: Annotated[Duration, between(1, 86400)] | None = Field(
+        default=None, description="How old the oldest message in flight may be."
+    )
+    slow: Annotated[Duration, between(0.01, 3600)] | None = Field(
+        default=None, description="What the 95th percentile of deliveries may be, at most 1h."
+    )
+
+
+class MessageProbeSettings(ProbeSettings):
+    """Settings of every kind that sends messages. ``deadline`` is the message's: later means lost."""
+
+    deadline: Annotated[Duration, between(1, 86400)] = Field(
+        default=300.0, description="A message that takes longer is lost."
+    )
+    sender: EmailAddress = Field(
+        alias="from",
+        description="Envelope sender and From address. Where a mailbox has this address, delivery reports "
+        "are looked for there.",
+    )
+    to: MailboxName = Field(description="The mailbox that the message arrives in.")
+    alerts: DeliveryAlertSettings = Field(
+        default_factory=DeliveryAlertSettings,
+        description="Thresholds of this route's alerts, in place of the common ones.",
+    )
+    slo: SloSettings | None = Field(
+        default=None,
+        description="What share of messages is to arrive within what time; brings burn-rate alerts.",
+    )
+
+    @field_validator("alerts")
+    @classmethod
+    def _within_the_deadline(cls, alerts: DeliveryAlertSettings, info: ValidationInfo) -> Any:
+        deadline = info.data.get("deadline", math.inf)
+        for name, seconds in (("overdue", alerts.overdue), ("slow", alerts.slow)):
+            if seconds is not None and seconds >= deadline:
+                raise ValueError(
+                    f"{name} ({seconds:g}s) would never be reached: a message counts as lost at its deadline "
+                    f"({deadline:g}s); shorten {name} or lengthen deadline"
+                )
+        return alerts
+
+    @property
+    def is_loop(self) -> bool:
+        """Whether messages come back from elsewhere, with only the token in the subject."""
+        return False
+
+
+class MessageProbe(Probe):
+    """A probe whose messages, or those of its sub-probes, arrive in a mailbox."""
+
+    settings: MessageProbeSettings
+    settings_model: ClassVar[type[MessageProbeSettings]]
+    context: MessageContext
+
+    def __init__(self, settings: MessageProbeSettings, context: MessageContext) -> None:
+        super().__init__(settings, context)
+
+    @classmethod
+    def made_for(cls, settings: ProbeSettings, context: MessageContext) -> MessageProbe:
+        """Return the probe that does what ``settings``, of this kind's model, ask for."""
+        assert isinstance(settings, cls.settings_model)  # noqa: S101 # the registry pairs kind and settings
+        return cls(settings, context)
+
+    @property
+    def sends_messages(self) -> bool:
+        """Whether its own runs send messages, and not its sub-probes' alone."""
+        return True
+
+    @property
+    def mailbox(self) -> str:
+        """The mailbox that the messages arrive in."""
+        return self.settings.to
+
+    @property
+    def objective(self) -> SloSettings | None:
+        """The service level objective of each of its routes, where one is configured."""
+        return self.settings.slo
+
+    def follow(self, message: Message) -> asyncio.Future[Settled]:
+        """Watch for a message, and for a delivery report about it; the future tells how it ended."""
+        watchers = self.context.watchers
+        arrival = watchers[self.mailbox].await_arrival(message)
+        sender = self.settings.sender.lower()
+        for name, mailbox in self.context.site.mailboxes.items():
+            if mailbox.address.lower() == sender and name != self.mailbox:
+                watchers[name].await_report(message, arrival)
+        return arrival

@@ -1,0 +1,111 @@
+"""What lives on, and what goes, when another configuration takes effect in a running process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitor.config.models import Configuration
+from monitor.runtime import Runtime, open_runtime
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState, Verdict
+from probes.delivery.message_life import Message
+from probes.delivery.message_probe import MessageProbe
+from probes.messages.synthetic_message import compose
+from probes.messages.token import Token
+from tests.fakes.clock import InstantClock
+from tests.fakes.mailbox import FakeMailbox, Stored
+
+
+def configuration(directory: Path, *probes: dict[str, Any], **agent: Any) -> Configuration:
+    """Return a configuration with one POP3 mailbox and these probes."""
+    server = {"host": "mail.example.test", "tls": "implicit"}
+    login = {"username": "canary", "password": {"file": str(directory / "password")}}
+    (directory / "password").write_text("secret")
+    mailbox = {"address": "canary@example.test", "server": "pop", **login}
+    return Configuration.model_validate(
+        {
+            "agent": {"ledger": f"sqlite:{directory / 'ledger.db'}", **agent},
+            "servers": {"out": {"protocol": "smtp", **server}, "pop": {"protocol": "pop3", **server}},
+            "mailboxes": {"canary": mailbox},
+            "probes": [*probes],
+        }
+    )
+
+
+TRIP = {"name": "trip", "kind": "roundtrip", "from": "canary@example.test", "send_via": "out", "to": "canary"}
+LOGIN = {"name": "login", "kind": "pop3", "mailbox": "canary"}
+GREETING = {"name": "greeting", "kind": "smtp", "server": "out"}
+
+
+async def sent(runtime: Runtime) -> Message:
+    """Record a message of the round trip as sent by this process."""
+    trip, clock = runtime.assembly.probes["trip"], runtime.clock
+    assert isinstance(trip, MessageProbe)
+    message = Message(
+        id=secrets.token_hex(16),
+        probe="trip",
+        target="out",
+        mailbox="canary",
+        state=MessageState.INTENT,
+        created_at=clock.time(),
+        deadline_seconds=300.0,
+        instance=trip.context.instance,
+        boot=clock.boot,
+        created_mono=clock.monotonic(),
+    )
+    await runtime.ledger.intend(message)
+    now = clock.monotonic()
+    sent = await runtime.ledger.advance(message.id, MessageState.SENT, connected_mono=now, dot_mono=now)
+    assert sent is not None
+    return sent
+
+
+def copy_of(message: Message, runtime: Runtime) -> bytes:
+    """Return a copy of the message as a mailbox stores it."""
+    trip = runtime.assembly.probes["trip"]
+    assert isinstance(trip, MessageProbe)
+    token = trip.context.signer.sign(Token("trip", message.id, round(message.created_at * 1e6)))
+    return compose(
+        probe="trip",
+        location="here",
+        sender="canary@example.test",
+        recipient="canary@example.test",
+        run=message.id,
+        token=token,
+        created_at=message.created_at,
+    ).content
+
+
+async def test_another_configuration_takes_effect(tmp_path: Path) -> None:
+    """Probes that stay keep their counts, new ones have metrics at once, the others have none."""
+    async with open_runtime(configuration(tmp_path, LOGIN, GREETING), InstantClock(), "agent") as runtime:
+        runtime.state.ran("login", "pop", Verdict(Reason.NONE), ended_at=1.0, duration=0.1)
+        await runtime.replace(configuration(tmp_path, {**LOGIN, "interval": "2m"}, TRIP))
+        assert set(runtime.assembly.probes) == {"login", "trip"}
+        assert set(runtime.state.probes) == {("login", "pop"), ("trip", "out")}
+        assert runtime.state.probes["login", "pop"].runs[Reason.NONE] == 1
+        assert runtime.state.probes["login", "pop"].interval == 120.0
+        assert {name for name, _ in runtime.state.skipped} == {"login", "trip"}
+
+
+async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a message learns of its arrival from the watcher that took over."""
+    clock = InstantClock()
+    mailbox = FakeMailbox(clock)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", mailbox.open_session)
+    async with open_runtime(configuration(tmp_path, TRIP), clock, "agent") as runtime:
+        message = await sent(runtime)
+        trip = runtime.assembly.probes["trip"]
+        assert isinstance(trip, MessageProbe)
+        arrival = trip.follow(message)
+        await runtime.replace(configuration(tmp_path, TRIP, LOGIN))
+        mailbox.stored.append(Stored("1", copy_of(message, runtime), clock.now + 5.0))
+        async with asyncio.timeout(30):
+            settled = await arrival
+        assert settled.message.state is MessageState.DELIVERED
+        assert runtime.state.deliveries["trip", "out"].last == settled.message.delivery_seconds
