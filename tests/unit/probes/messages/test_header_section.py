@@ -1,0 +1,22 @@
+"""Reading single fields of a header section, whoever wrote it."""
+
+from __future__ import annotations
+
+import pytest
+
+from probes.messages.header_section import first_value_of, split, values_of
+
+
+def test_values_are_unfolded_and_topmost_first() -> None:
+    """A field may be folded anywhere and written in any case; what stands in the body is no field."""
+    raw = b"A: one\r\n two\r\nb: x\r\na:\n\tthree\nA : no\r\n\r\nA: body\r\n"
+    assert values_of(raw, "A") == ["one two", "three"]
+    assert first_value_of(raw, "missing") == ""
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_header_section_ends_at_the_first_blank_line(line_end: bytes) -> None:
+    """A message is split at its first blank line, with either line end, and may have no header at all."""
+    assert split(b"A: b" + line_end * 2 + b"c" + line_end * 2 + b"d") == (b"A: b", b"c" + line_end * 2 + b"d")
+    assert split(line_end + b"body") == (b"", b"body")
+    assert split(b"A: b") == (b"A: b", b"")
