@@ -32,9 +32,12 @@ def _with_trouble(configuration: Configuration) -> Configuration:
             "probes": [{"name": "old-relay", "kind": "smtp", "interval": "5s", "server": "old-relay"}],
         }
     )
-    servers = {**configuration.servers, **down.servers}
-    probes = (*configuration.probes, *down.probes)
-    return configuration.model_copy(update={"servers": servers, "probes": probes})
+    return Configuration(
+        agent=configuration.agent,
+        servers={**configuration.servers, **down.servers},
+        mailboxes=configuration.mailboxes,
+        probes=(*configuration.probes, *down.probes),
+    )
 
 
 async def main(seconds: float) -> None:

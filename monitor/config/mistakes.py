@@ -19,7 +19,8 @@ def mistakes_of(error: ValidationError, document: Document, model: type[BaseMode
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another mistake of the same entry
         location = _location(detail["loc"])
-        yield Mistake(document.path, document.line_of(location), key_of(location), _text(detail, model))
+        text = _text(detail, model, document)
+        yield Mistake(document.path, document.line_of(location), key_of(location), text)
 
 
 def _location(loc: tuple[int | str, ...]) -> Location:
@@ -30,7 +31,7 @@ def _location(loc: tuple[int | str, ...]) -> Location:
     return tuple(parts)
 
 
-def _text(detail: ErrorDetails, model: type[BaseModel]) -> str:
+def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -39,6 +40,9 @@ def _text(detail: ErrorDetails, model: type[BaseModel]) -> str:
             return "this key is required"
         case "value_error":
             return str(context["error"])
+        case "repeated_name":
+            line = document.line_of(("probes", context["index"], "name"))
+            return f"the name {context['name']!r} is taken by the probe in line {line}; choose another"
         case "literal_error" | "enum":
             return f"must be one of {context['expected']}"
         case "union_tag_invalid":

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
 import httpx
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     TypeAdapter,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
+from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.ledger.location import ledger_path
 from probes.core.settings import (
     CertificateFile,
@@ -166,6 +169,20 @@ class Configuration(Settings):
     servers: dict[Name, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
     probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _agrees_with_itself(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse parts that disagree, and tell that beside the mistakes within the parts."""
+        try:
+            configuration = handler(data)
+        except ValidationError as error:
+            errors = [*cross_errors(data), *init_errors(error)]
+        else:
+            errors = list(cross_errors(configuration))
+            if not errors:
+                return configuration
+        raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
 
     @property
     def site(self) -> Site:

@@ -1,0 +1,179 @@
+"""What the parts of a configuration must agree on: the names that they use for each other.
+
+Every check reads plain mappings, so that it works on a configuration as it was written and on one
+that is built already, and takes time in proportion to the number of entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from monitor.config.document import Location
+from monitor.config.mistakes import did_you_mean
+from probes.core.settings import MailboxSettings, Reference, Settings
+from probes.registry import KINDS
+
+NAMES_SHOWN = 20
+"""Most names of a table that a mistake lists."""
+
+COMPARISONS_LIMIT = 50_000
+"""Most names that suggestions for one configuration are chosen from: about a second of work."""
+
+Entry = Mapping[str, object]
+
+
+def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
+    """Yield an error for each disagreement within ``configuration``, a model or the data of one.
+
+    Data may have other mistakes: what cannot be read is passed over, because the models refuse it.
+    """
+    parts = _entry(configuration)
+    servers, mailboxes = _table(parts.get("servers")), _table(parts.get("mailboxes"))
+    probes = _probes(parts.get("probes"))
+    yield from _reference_errors(servers, mailboxes, probes)
+    yield from _repeated_names(probes)
+    yield from _insecure_mailboxes(servers, mailboxes)
+    if "mx" in servers:
+        yield _error(
+            ("servers", "mx"),
+            "the name 'mx' is taken: send_via: mx sends to the MX hosts of a domain; choose another",
+        )
+
+
+def _reference_errors(
+    servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry], probes: Mapping[Location, Entry]
+) -> Iterator[InitErrorDetails]:
+    names = _Names(servers, mailboxes)
+    for at, probe in probes.items():
+        kind = KINDS.get(str(probe.get("kind")))
+        if kind is not None:
+            yield from _errors_of_entry(names, at, probe, kind.settings_model)
+    for name, mailbox in mailboxes.items():
+        yield from _errors_of_entry(names, ("mailboxes", name), mailbox, MailboxSettings)
+
+
+def _errors_of_entry(
+    names: _Names, at: Location, entry: Entry, model: type[Settings]
+) -> Iterator[InitErrorDetails]:
+    for key, reference in _references(model):
+        value = entry.get(key)
+        if isinstance(value, str) and (fault := names.fault(reference, value)):
+            yield _error((*at, key), fault)
+
+
+def _repeated_names(probes: Mapping[Location, Entry]) -> Iterator[InitErrorDetails]:
+    first: dict[str, Location] = {}
+    for at, probe in probes.items():
+        name = probe.get("name")
+        if isinstance(name, str) and first.setdefault(name, at) != at:
+            yield InitErrorDetails(
+                type=PydanticCustomError(
+                    "repeated_name",
+                    "the name '{name}' is taken by probes[{index}]; choose another",
+                    {"name": name, "index": first[name][1]},
+                ),
+                loc=(*at, "name"),
+                input=None,
+            )
+
+
+def _insecure_mailboxes(
+    servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]
+) -> Iterator[InitErrorDetails]:
+    """Yield an error for each mailbox whose password would cross its server's connection in clear."""
+    for name, mailbox in mailboxes.items():
+        server = servers.get(str(mailbox.get("server")), {})
+        if server.get("tls") == "none" and server.get("allow_insecure_auth", False) is False:
+            yield _error(
+                ("mailboxes", name, "server"),
+                f"the password would cross the unencrypted connection of server {mailbox['server']!r}; "
+                "give it tls: implicit or starttls, or accept that there with allow_insecure_auth: true",
+            )
+
+
+class _Names:
+    """The names of the servers and mailboxes, and what is wrong with a reference to one of them."""
+
+    def __init__(self, servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]) -> None:
+        self._tables = {"servers": servers, "mailboxes": mailboxes}
+        self._listed = {table: _listed(entries) for table, entries in self._tables.items()}
+        self._comparisons = 0
+
+    def fault(self, reference: Reference, value: str) -> str | None:
+        """Return what keeps ``value`` from being what ``reference`` asks for, if anything."""
+        if value in reference.besides:
+            return None
+        entries = self._tables[reference.table]
+        if value not in entries:
+            self._comparisons += len(entries)
+            is_cheap = self._comparisons <= COMPARISONS_LIMIT
+            suggestion = did_you_mean(value, [*entries, *reference.besides]) if is_cheap else ""
+            return f"{reference.table} has no entry {value!r}.{suggestion} {self._listed[reference.table]}"
+        server = value if reference.table == "servers" else entries[value].get("server")
+        protocol = self._tables["servers"].get(str(server), {}).get("protocol")
+        if reference.protocols and isinstance(protocol, str) and protocol not in reference.protocols:
+            wanted = " or ".join(sorted(reference.protocols))
+            return f"server {server!r} speaks {protocol}; a server of protocol {wanted} is needed here"
+        return None
+
+
+def _listed(entries: Mapping[str, Entry]) -> str:
+    known = sorted(entries)
+    more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
+    return f"It has: {', '.join(known[:NAMES_SHOWN]) or 'none'}{more}"
+
+
+@cache
+def _references(model: type[Settings]) -> tuple[tuple[str, Reference], ...]:
+    """Return the keys of ``model`` that name an entry elsewhere."""
+    return tuple(
+        (field.alias or key, mark)
+        for key, field in model.model_fields.items()
+        for mark in _marks(field)
+        if isinstance(mark, Reference)
+    )
+
+
+def _marks(field: FieldInfo) -> Iterator[object]:
+    """Yield what annotates a field, or one of the types that it may be."""
+    yield from field.metadata
+    for possible in get_args(field.annotation):
+        yield from getattr(possible, "__metadata__", ())
+
+
+def init_errors(error: ValidationError) -> Iterator[InitErrorDetails]:
+    """Yield the errors of ``error`` in the form in which they can be raised anew, without their inputs."""
+    for detail in error.errors(include_url=False, include_input=False):
+        kind = PydanticCustomError(detail["type"], detail["msg"], detail.get("ctx"))
+        yield InitErrorDetails(type=kind, loc=detail["loc"], input=None)
+
+
+def _error(at: Location, text: str) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=at, input=None, ctx={"error": ValueError(text)})
+
+
+def _probes(value: object) -> dict[Location, Entry]:
+    """Return the probes by their place, which has the kind in it as pydantic's own places have."""
+    probes = map(_entry, value if isinstance(value, list | tuple) else ())
+    return {
+        ("probes", index, *({str(probe.get("kind"))} & KINDS.keys())): probe
+        for index, probe in enumerate(probes)
+    }
+
+
+def _table(value: object) -> dict[str, Entry]:
+    entries = value if isinstance(value, Mapping) else {}
+    return {str(name): _entry(entry) for name, entry in entries.items()}
+
+
+def _entry(value: object) -> Entry:
+    """Return an entry's settings by key; an empty mapping where it is none."""
+    if isinstance(value, BaseModel):
+        return {field.alias or key: getattr(value, key) for key, field in type(value).model_fields.items()}
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,191 @@
+"""The parts of a configuration agree with each other, whichever way the configuration is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from monitor.config.cross_checks import COMPARISONS_LIMIT, NAMES_SHOWN
+from monitor.config.models import Configuration
+from probes.core.settings import MailboxSettings, ServerSettings
+from probes.registry import KINDS
+
+IN_CLEAR = (
+    "the password would cross the unencrypted connection of server 'pop'; "
+    "give it tls: implicit or starttls, or accept that there with allow_insecure_auth: true"
+)
+MISTAKES = {
+    "unknown server": (
+        ("probes", 1, "server", "outt"),
+        ("probes", 1, "smtp", "server"),
+        "servers has no entry 'outt'. Did you mean 'out'? It has: out, pop",
+    ),
+    "unknown mailbox": (
+        ("probes", 0, "to", "nobody"),
+        ("probes", 0, "roundtrip", "to"),
+        "mailboxes has no entry 'nobody'. It has: canary",
+    ),
+    "mailbox on an unknown server": (
+        ("mailboxes", "canary", "server", "pip"),
+        ("mailboxes", "canary", "server"),
+        "servers has no entry 'pip'. Did you mean 'pop'? It has: out, pop",
+    ),
+    "server of the wrong protocol": (
+        ("probes", 0, "send_via", "pop"),
+        ("probes", 0, "roundtrip", "send_via"),
+        "server 'pop' speaks pop3; a server of protocol smtp is needed here",
+    ),
+    "mailbox of the wrong protocol": (
+        ("mailboxes", "canary", "server", "out"),
+        ("mailboxes", "canary", "server"),
+        "server 'out' speaks smtp; a server of protocol imap or pop3 is needed here",
+    ),
+    "repeated name": (
+        ("probes", 1, "name", "trip"),
+        ("probes", 1, "smtp", "name"),
+        "the name 'trip' is taken by probes[0]; choose another",
+    ),
+    "password in clear": (("servers", "pop", "tls", "none"), ("mailboxes", "canary", "server"), IN_CLEAR),
+    "server named mx": (
+        ("servers", "mx", {"protocol": "smtp", "host": "mail.example.com", "tls": "starttls"}),
+        ("servers", "mx"),
+        "the name 'mx' is taken: send_via: mx sends to the MX hosts of a domain; choose another",
+    ),
+}
+
+
+def written(*change: Any) -> dict[str, Any]:
+    """Return the data of a good configuration; ``change`` is a path into it and what to put there."""
+    data: dict[str, Any] = {
+        "servers": {
+            "out": {"protocol": "smtp", "host": "mail.example.com", "tls": "starttls"},
+            "pop": {"protocol": "pop3", "host": "mail.example.com", "tls": "implicit"},
+        },
+        "mailboxes": {
+            "canary": {
+                "address": "canary@example.com",
+                "server": "pop",
+                "username": "canary",
+                "password": {"env": "TEST_SECRET"},
+            }
+        },
+        "probes": [
+            {
+                "name": "trip",
+                "kind": "roundtrip",
+                "from": "canary@example.com",
+                "send_via": "out",
+                "to": "canary",
+            },
+            {"name": "smtp", "kind": "smtp", "server": "out"},
+        ],
+    }
+    if change:
+        *path, key, value = change
+        entry: Any = data
+        for part in path:
+            entry = entry[part]
+        entry[key] = value
+    return data
+
+
+def from_models(data: dict[str, Any]) -> Configuration:
+    """Make each part by itself, as Python code does that has no file."""
+    return Configuration(
+        servers=TypeAdapter(dict[str, ServerSettings]).validate_python(data["servers"]),
+        mailboxes=TypeAdapter(dict[str, MailboxSettings]).validate_python(data["mailboxes"]),
+        probes=tuple(KINDS[probe["kind"]].settings_model.model_validate(probe) for probe in data["probes"]),
+    )
+
+
+def from_a_generator(data: dict[str, Any]) -> Configuration:
+    """Pass probes that can be read only once."""
+    return Configuration.model_validate({**data, "probes": (probe for probe in data["probes"])})
+
+
+ROADS = [Configuration.model_validate, from_models, from_a_generator]
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_SECRET", "s3cret-of-the-test")
+
+
+@pytest.mark.parametrize("make", ROADS)
+def test_agreement_is_accepted(make: Callable[[dict[str, Any]], Configuration]) -> None:
+    """A configuration that agrees with itself can be made in each of the ways that the next test refuses."""
+    assert [probe.name for probe in make(written()).probes] == ["trip", "smtp"]
+
+
+@pytest.mark.parametrize("make", ROADS)
+@pytest.mark.parametrize(("change", "place", "told"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_disagreement_is_refused(
+    make: Callable[[dict[str, Any]], Configuration],
+    change: tuple[Any, ...],
+    place: tuple[Any, ...],
+    told: str,
+) -> None:
+    """However a configuration is made, parts that disagree are refused with their place and the remedy."""
+    with pytest.raises(ValidationError) as caught:
+        make(written(*change))
+    errors = caught.value.errors()
+    assert [(error["loc"], error["msg"].removeprefix("Value error, ")) for error in errors] == [(place, told)]
+
+
+def test_all_is_told_at_once() -> None:
+    """A part that is wrong in itself hides no disagreement, neither its own nor that of other parts."""
+    data = written("servers", "pop", "tls", "perhaps")
+    data["probes"][0] |= {"to": "nobody", "deadline": "soon"}
+    data["probes"][1] |= {"server": "pop", "name": "trip", "kind": "smpt"}
+    with pytest.raises(ValidationError) as caught:
+        Configuration.model_validate(data)
+    assert {error["loc"] for error in caught.value.errors()} == {
+        ("servers", "pop", "tls"),
+        ("probes", 0, "roundtrip", "to"),
+        ("probes", 0, "roundtrip", "deadline"),
+        ("probes", 1, "name"),
+        ("probes", 1),
+    }
+
+
+def test_what_may_be_sound_is_not_refused_twice() -> None:
+    """Beside other mistakes, a setting in an unusual form that pydantic takes is not told as a mistake."""
+    data = written("servers", "pop", "tls", "none")
+    data["servers"]["pop"]["allow_insecure_auth"] = "yes"
+    assert Configuration.model_validate(data).servers["pop"].allow_insecure_auth
+    data["probes"][1]["interval"] = "soon"
+    with pytest.raises(ValidationError) as caught:
+        Configuration.model_validate(data)
+    assert not [error for error in caught.value.errors() if error["loc"][0] == "mailboxes"]
+
+
+def test_no_secret_is_in_the_error() -> None:
+    """An error about parts that disagree holds neither what was written nor the secrets that it led to."""
+    with pytest.raises(ValidationError) as caught:
+        Configuration.model_validate(written("probes", 1, "server", "outt") | {"token_kye": "hunter2"})
+    told = f"{caught.value} {caught.value.errors()}"
+    assert "token_kye" in told
+    assert "hunter2" not in told
+    assert "s3cret" not in told
+
+
+def test_thousands_of_disagreements_stay_bounded() -> None:
+    """With thousands of names, a mistake lists a few, and only the first mistakes get a suggestion.
+
+    Both would otherwise cost time and memory by the square of the number of names.
+    """
+    count = 3000
+    server = {"protocol": "smtp", "host": "mail.example.com", "tls": "starttls"}
+    data = {
+        "servers": {f"out-{n:04}": server for n in range(count)},
+        "probes": [{"name": f"p{n}", "kind": "smtp", "server": f"out-{n:04}x"} for n in range(count)],
+    }
+    with pytest.raises(ValidationError) as caught:
+        Configuration.model_validate(data)
+    texts = [error["msg"] for error in caught.value.errors()]
+    assert len(texts) == count
+    assert texts[0].endswith(f"out-{NAMES_SHOWN - 1:04} and {count - NAMES_SHOWN} more")
+    assert sum("Did you mean 'out-" in text for text in texts) == COMPARISONS_LIMIT // count
