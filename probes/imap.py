@@ -11,7 +11,7 @@ from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
 from probes.core.reasons import Area
 from probes.core.settings import FolderName, ImapMailboxName, ImapServerName
 from probes.core.verdict import Run, Verdict
-from probes.protocols.imap_session import ImapSession, connect
+from probes.protocols.imap_session import ImapSession
 from probes.protocols.tls import expiry_reason
 
 
@@ -38,7 +38,7 @@ class Imap(MailboxCheck):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, encrypt, learn the capabilities; with credentials log in and open the folder."""
-        session = await connect(self.server, run.phases, self.context.clock)
+        session = await ImapSession.connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {"greeting": legible(session.greeting)}
             if self.credentials is not None:

@@ -11,7 +11,7 @@ from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
 from probes.core.reasons import Area
 from probes.core.settings import Pop3MailboxName, Pop3ServerName
 from probes.core.verdict import Run, Verdict
-from probes.protocols.pop3_session import connect
+from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.tls import expiry_reason
 
 
@@ -37,7 +37,7 @@ class Pop3(MailboxCheck):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, encrypt, learn the capabilities; with credentials log in and count."""
-        session = await connect(self.server, run.phases, self.context.clock)
+        session = await Pop3Session.connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {
                 "greeting": legible(session.greeting),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
 
 from pydantic import SecretStr
 
@@ -16,19 +16,11 @@ from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import imap as imap
-from probes.protocols.imap import LINE_LIMIT, MOST_MESSAGES, SEARCH_LIMIT, Folder, Response
+from probes.protocols.imap import MOST_MESSAGES, SEARCH_LIMIT, Folder, Response
+from probes.protocols.imap_dialogue import MOST_RESPONSES, Budget, ImapDialogue
 from probes.protocols.line_transport import LineTransport
-from probes.protocols.pop3 import plain_response
-from probes.protocols.tls import client_context
-
-MOST_RESPONSES = 20_000
-"""Most responses that a server may send for one command."""
-
-LINES_LIMIT = 4 * 2**20
-"""Most octets in lines that a server may send for one command; parsing them takes about a second."""
-
-LITERALS_LIMIT = 32 * 2**20
-"""Most octets in literals that a server may send for one command."""
+from probes.protocols.mail_session import MailSession
+from probes.protocols.sasl import Mechanism
 
 FIELDS_LIMIT = 16 * 1024
 """Most octets that are read of the header fields asked for; a foreign mail may hold huge ones."""
@@ -43,17 +35,6 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Budget:
-    """What a server may send: the longest response and literal, and what is left of each in all."""
-
-    line: int = LINE_LIMIT
-    literal: int = 0
-    responses: int = MOST_RESPONSES
-    lines: int = LINES_LIMIT
-    literals: int = LITERALS_LIMIT
-
-
-@dataclass(slots=True)
 class _Idle:
     """A running IDLE: whether its ``+`` came, and whether DONE went out."""
 
@@ -62,27 +43,25 @@ class _Idle:
     done: bool = False
 
 
-class ImapSession:
-    """One connection to an IMAP server, for one command at a time. Every method raises `ProbeFault`.
+class ImapSession(MailSession):
+    """One connection to an IMAP server, for one command at a time.
 
     A fault or a cancellation in a command closes the connection; only a NO or BAD, and a header
-    section beyond its limit, leave it open. `abort` ends it at once.
+    section beyond its limit, leave it open.
     """
 
-    def __init__(self, server: ServerSettings, wire: LineTransport, phases: PhaseTimer, clock: Clock) -> None:
-        self._server = server
-        self._wire = wire
-        self._phases = phases
-        self._clock = clock
-        self._commands = 0
-        self._sent_at = float("-inf")
+    own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"LOGIN": False})
+
+    def __init__(
+        self, server: ServerSettings, transport: LineTransport, phases: PhaseTimer, clock: Clock
+    ) -> None:
+        super().__init__(server, transport, phases, clock)
+        self._dialogue = ImapDialogue(transport, phases.transcript, clock)
         self._leaving = False
-        self._unasked = _Budget()  # for what comes between two commands
+        self._unasked = Budget()  # for what comes between two commands
         self._idle: _Idle | None = None
         self._idle_usable = True
         self._hearing: asyncio.Task[None] | None = None  # what a cancelled `news` began to read
-        self._may_hold_mail = False  # whether what is no sound response may belong to a message
-        self._octets = 0  # of the latest response, its literals left out
         self.greeting = b""
         self.capabilities: frozenset[str] = frozenset()
         self.folder: str | None = None
@@ -95,88 +74,76 @@ class ImapSession:
         """Monotonic reading taken when the latest EXISTS was read."""
 
     @property
-    def certificate_not_after(self) -> float | None:
-        """When the server's certificate expires, in unix seconds; ``None`` without TLS."""
-        return self._wire.certificate_not_after
-
-    @property
     def has_uidplus(self) -> bool:
         """Whether single messages can be expunged (RFC 4315)."""
         return not self.capabilities.isdisjoint({"UIDPLUS", "IMAP4REV2"})
 
-    async def open(self) -> Self:
-        """Greet and encrypt as configured; no login yet."""
-        server = self._server
-        if server.tls == "implicit":
-            await self._encrypt()
+    async def _greet(self) -> None:
         with self._phases.phase("greeting"):
-            greeting = await self._read(self._unasked)
+            greeting = await self._dialogue.read(self._unasked)
             if greeting.tag != b"*" or greeting.kind not in (b"OK", b"BYE"):  # PREAUTH is nobody's login
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a greeting: " + greeting.kind)
             self._take_in(greeting)
             self.greeting = greeting.text
         if not self.capabilities:
             await self._learn_capabilities()
-        if server.tls == "starttls":
-            if "STARTTLS" not in self.capabilities:
-                raise ProbeFault(Reason.TLS_NOT_OFFERED, "the capabilities have no STARTTLS")
-            await self._command("starttls", b"STARTTLS")
-            await self._encrypt()
-            await self._learn_capabilities()
-        return self
 
-    async def _encrypt(self) -> None:
-        name = self._server.tls_server_name or self._server.host
-        with self._phases.phase("tls"):
-            await self._wire.start_tls(client_context(self._server.tls_ca), name)
+    def _offers(self, capability: str) -> bool:
+        return capability in self.capabilities
+
+    async def _ask_for_tls(self) -> None:
+        await self._command("starttls", b"STARTTLS")
 
     async def _learn_capabilities(self) -> None:
-        """Ask CAPABILITY; what was said before TLS or login counts no more (RFC 9051 section 6.2.1)."""
         self.capabilities = frozenset()
         await self._command("capability", b"CAPABILITY")
 
     async def log_in(self, username: str, password: SecretStr) -> None:
-        """Log in by the configured way, or the best one offered, and know the capabilities after it."""
-        secret = password.get_secret_value()
-        response = plain_response(username, secret)
-        self._phases.transcript.redaction.add(secret, response.decode())
+        """Log in as `MailSession.log_in` does, and know the capabilities after it (RFC 9051 section 6.2)."""
         known = self.capabilities
-        if self._way() == "login":
-            first, *more = imap.login_lines(username, secret)
-            public: str | None = "LOGIN"
-        else:
-            first, more, public = b"AUTHENTICATE PLAIN", [response], None
-            if "SASL-IR" in known:  # some servers ask for the response all the same
-                public = first.decode()
-                first += b" " + response
-        await self._command("login", first, more=more, refusal=Reason.AUTH_FAILED, public=public)
+        await super().log_in(username, password)
         if self.capabilities is known:
             await self._learn_capabilities()
 
-    def _way(self) -> str:
-        offered = {
-            "plain": "AUTH=PLAIN" in self.capabilities,
-            "login": "LOGINDISABLED" not in self.capabilities,
-        }
-        wanted = self._server.auth
-        for way in ("plain", "login") if wanted == "auto" else (wanted,):
-            if offered.get(way):
-                return way
-        found = ", ".join(way for way, there in offered.items() if there) or "none"
-        raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
+    def _login_methods(self) -> set[str]:
+        methods = {name.removeprefix("AUTH=") for name in self.capabilities if name.startswith("AUTH=")}
+        return methods if self._offers("LOGINDISABLED") else methods | {"LOGIN"}
+
+    async def _log_in_by(self, method: str, username: str, password: str) -> None:
+        if method != "LOGIN" or self._offers("LOGINDISABLED"):
+            await super()._log_in_by(method, username, password)
+            return
+        first, *literals = imap.login_lines(username, password)
+        rest = iter(literals)
+        await self._exchange(
+            first, respond=lambda _: next(rest, None), refusal=Reason.AUTH_FAILED, public="LOGIN"
+        )
+
+    async def _authenticate(self, mechanism: Mechanism) -> None:
+        """Do an exchange by AUTHENTICATE (RFC 9051 section 6.2.2)."""
+        command = b"AUTHENTICATE " + mechanism.name.encode()
+        words, public, initial = [command], None, mechanism.initial_response()
+        if initial is not None and self._offers("SASL-IR"):  # RFC 4959
+            words, public = [command, initial], command.decode()
+        await self._exchange(
+            *words,
+            respond=lambda challenge: mechanism.answer(challenge.text),
+            refusal=Reason.AUTH_FAILED,
+            public=public,
+        )
 
     async def folders(self) -> list[Folder]:
         """Return all folders, with their special uses where the server tells them (RFC 6154)."""
         words = [b"LIST", b'""', b'"*"']
         if {"SPECIAL-USE", "LIST-EXTENDED"} <= self.capabilities:  # else LIST shows them unasked, or never
             words.append(b"RETURN (SPECIAL-USE)")
-        return await self._command("list", *words, read=imap.parse_list, budget=_Budget(literal=NAME_LIMIT))
+        return await self._command("list", *words, read=imap.parse_list, budget=Budget(literal=NAME_LIMIT))
 
     async def namespace(self) -> list[str]:
         """Return the prefixes of the personal namespaces (RFC 2342); empty where the server tells none."""
         if not {"NAMESPACE", "IMAP4REV2"} & self.capabilities:
             return []
-        budget = _Budget(literal=NAME_LIMIT)
+        budget = Budget(literal=NAME_LIMIT)
         answers = await self._command("namespace", b"NAMESPACE", read=imap.parse_namespace, budget=budget)
         return [prefix for prefixes in answers for prefix in prefixes]
 
@@ -198,7 +165,7 @@ class ImapSession:
             imap.encode_folder(folder),
             b"(UIDNEXT UIDVALIDITY)",
             read=imap.parse_status,
-            budget=_Budget(literal=NAME_LIMIT),
+            budget=Budget(literal=NAME_LIMIT),
             refusal=Reason.IMAP_NO_FOLDER,
         )
         if not answers:
@@ -209,17 +176,17 @@ class ImapSession:
     async def noop(self) -> float:
         """Hear what is new; return the monotonic reading taken right before NOOP went out."""
         await self._command("noop", b"NOOP")
-        return self._sent_at
+        return self._dialogue.sent_at
 
     async def uid_search(self, *criteria: bytes) -> list[int]:
         """Return the uids that fit, at most `MOST_MESSAGES`; more close the session."""
-        budget = _Budget(line=SEARCH_LIMIT)
+        budget = Budget(line=SEARCH_LIMIT)
         answers = await self._command(
             "search", b"UID SEARCH", *criteria, read=imap.parse_search, budget=budget
         )
         uids = [uid for answer in answers for uid in answer]
         if len(uids) > MOST_MESSAGES:
-            raise self._too_large(f"more than {MOST_MESSAGES} messages")
+            raise self._dialogue.too_large(f"more than {MOST_MESSAGES} messages")
         return uids
 
     async def fetch_fields(
@@ -232,7 +199,7 @@ class ImapSession:
         fetched = await self._fetch(b"%d:*" % first, _fields(names), FIELDS_LIMIT)
         found = {uid: fields for uid, fields in fetched.items() if uid >= first}  # the last one comes always
         if len(found) > most:
-            raise self._too_large(f"more than {most} messages")
+            raise self._dialogue.too_large(f"more than {most} messages")
         return found
 
     async def fetch_fields_of(self, uids: Sequence[int], names: Sequence[str]) -> dict[int, bytes]:
@@ -261,9 +228,9 @@ class ImapSession:
         return (await self._fetch(b"%d" % uid, item, octets)).get(uid)
 
     async def _fetch(self, uids: bytes, item: bytes, limit: int) -> dict[int, bytes]:
-        self._may_hold_mail = True
+        self._dialogue.may_hold_mail = True
         words = (b"UID FETCH", uids, b"(UID " + item + b")")
-        budget = _Budget(literal=limit)
+        budget = Budget(literal=limit)
         return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
 
     async def delete(self, uid: int) -> bool:
@@ -283,15 +250,11 @@ class ImapSession:
         await self._command("logout", b"LOGOUT")
         self.abort()
 
-    def abort(self) -> None:
-        """Close the connection at once."""
-        self._wire.abort()
-
     def start_idle(self) -> bool:
         """Begin IDLE (RFC 2177) where the server has it and none runs; return whether one runs."""
         if self._idle is None and self._idle_usable and "IDLE" in self.capabilities:
-            self._unasked = _Budget()
-            self._idle = _Idle(self._send(b"IDLE"))
+            self._unasked = Budget()
+            self._idle = _Idle(self._dialogue.send(b"IDLE"))
         return self._idle is not None
 
     async def news(self) -> None:
@@ -302,9 +265,9 @@ class ImapSession:
         """
         while not self.changed:
             if self._hearing is None:
-                if not self._wire.unread:
+                if not self._transport.unread:
                     self.start_idle()
-                await self._wire.readable()
+                await self._transport.readable()
                 # A task of its own, because a cancelled read would close the connection.
                 self._hearing = asyncio.create_task(self._hear())
                 self._hearing.add_done_callback(_retrieve)
@@ -314,8 +277,8 @@ class ImapSession:
 
     async def _hear(self) -> None:
         """Take in one response outside of a command's answer."""
-        with self._closing_on_failure():
-            response, idle = await self._read(self._unasked), self._idle
+        with self._dialogue.closing_on_failure(self._server.timeout):
+            response, idle = await self._dialogue.read(self._unasked), self._idle
             if response.tag == b"*":
                 self._take_in(response)
             elif response.tag == b"+" and idle is not None and not idle.ready:
@@ -330,7 +293,7 @@ class ImapSession:
         """End a running IDLE; before its ``+`` came, DONE would be taken for a command."""
         while self._idle is not None:
             if self._idle.ready and not self._idle.done:
-                self._wire.write_line(b"DONE")
+                self._transport.write_line(b"DONE")
                 self._idle.done = True
             await self._hear()
 
@@ -340,49 +303,58 @@ class ImapSession:
             hearing, self._hearing = self._hearing, None
             await hearing
         await self._end_idle()
-        while self._wire.unread:
+        while self._transport.unread:
             await self._hear()
-        self._unasked = _Budget()
+        self._unasked = Budget()
 
     async def _command(
         self,
         phase: str,
         *words: bytes,
         read: Callable[[Response], T | None] = lambda _: None,
-        more: Sequence[bytes] = (),
-        budget: _Budget | None = None,
+        budget: Budget | None = None,
+        refusal: Reason = Reason.IMAP_NO,
+    ) -> list[T]:
+        """Send a command in a phase of its own, as `_exchange` does."""
+        with self._phases.phase(phase):
+            return await self._exchange(*words, read=read, budget=budget, refusal=refusal)
+
+    async def _exchange(
+        self,
+        *words: bytes,
+        read: Callable[[Response], T | None] = lambda _: None,
+        respond: Callable[[Response], bytes | None] = lambda _: None,
+        budget: Budget | None = None,
         refusal: Reason = Reason.IMAP_NO,
         public: str | None = None,
     ) -> list[T]:
         """Send a command, and return what ``read`` makes of the untagged responses that answer it.
 
-        ``more`` are lines with credentials, each of which waits for a ``+``; ``public`` is what may be
-        shown of a command that holds them. The whole may take the server's timeout.
+        ``respond`` returns the line with credentials that answers a ``+``, or ``None`` if none is due;
+        ``public`` is what may be shown of a command with credentials. Everything together may take the
+        server's timeout.
         """
-        with self._phases.phase(phase):
-            with self._closing_on_failure():
-                async with asyncio.timeout(self._server.timeout):
-                    await self._settle()
-                    tag = self._send(*words, public=public)
-                    answers, status = await self._answer(tag, read, list(more), budget or _Budget())
-            if status.kind != b"OK":
-                raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
+        timeout = self._server.timeout
+        with self._dialogue.closing_on_failure(timeout):
+            async with asyncio.timeout(timeout):
+                await self._settle()
+                tag = self._dialogue.send(*words, public=public)
+                answers, status = await self._answer(tag, read, respond, budget or Budget())
+        if status.kind != b"OK":
+            raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
         return answers
 
-    def _send(self, *words: bytes, public: str | None = None) -> bytes:
-        self._commands += 1
-        tag = f"M{self._commands}"
-        self._sent_at = self._clock.monotonic()
-        self._wire.write_line(tag.encode(), *words, public=public and f"{tag} {public}")
-        return tag.encode()
-
     async def _answer(
-        self, tag: bytes, read: Callable[[Response], T | None], more: list[bytes], budget: _Budget
+        self,
+        tag: bytes,
+        read: Callable[[Response], T | None],
+        respond: Callable[[Response], bytes | None],
+        budget: Budget,
     ) -> tuple[list[T], Response]:
         answers = []
-        while (response := await self._read(budget)).tag != tag:
-            if response.tag == b"+" and more:
-                self._wire.write_line(more.pop(0), public="")
+        while (response := await self._dialogue.read(budget)).tag != tag:
+            if response.tag == b"+" and (line := respond(response)) is not None:
+                self._transport.write_line(line, public="")
             elif response.tag != b"*":
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"not the answer to this command: " + response.text)
             elif (answer := read(response)) is not None:
@@ -391,44 +363,6 @@ class ImapSession:
                 self._take_in(response)
         self._take_in(response)
         return answers, response
-
-    async def _read(self, budget: _Budget) -> Response:
-        """Read a response with its literals; the sizes of those are judged before they are read."""
-        line = await self._wire.read_line(budget.line, is_mail=self._may_hold_mail)
-        length = self._octets = len(line)
-        response, texts, literals = self._parsed(line), [line], []
-        while not response.is_status and (size := imap.literal_size(line)) is not None:
-            budget.literals -= size
-            if size > budget.literal or budget.literals < 0:
-                said = self._phases.transcript.quoted(self._fit_to_show(response, texts))
-                raise self._too_large(f"a literal of {size} octets: {said}")
-            texts[-1] = line[: line.rindex(b"{")]
-            literals.append(await self._wire.read_exactly(size))
-            line = await self._wire.read_line(budget.line - length, is_mail=self._may_hold_mail)
-            length += len(line)
-            texts.append(line)
-        self._octets = length
-        shown = self._fit_to_show(response, texts)
-        budget.responses -= 1
-        budget.lines -= length
-        if budget.responses < 0 or budget.lines < 0:
-            raise self._too_large(f"responses without end, such as: {self._phases.transcript.quoted(shown)}")
-        self._phases.transcript.received(shown)
-        return Response.parse(b"\n".join(texts), literals) if literals else response
-
-    def _parsed(self, line: bytes) -> Response:
-        try:
-            return Response.parse(line)
-        except ProbeFault as fault:
-            said = "(not shown)" if self._may_hold_mail else self._phases.transcript.quoted(line)
-            raise ProbeFault(fault.reason, f"not an IMAP response: {said}") from None
-
-    def _fit_to_show(self, response: Response, texts: Sequence[bytes]) -> bytes:
-        """Return the response for the transcript; of what may be mail, no more than its octets."""
-        is_ours = not self._may_hold_mail or response.tag == b"M%d" % self._commands
-        if response.kind == b"FETCH" or not is_ours:
-            return b"* %d octets, not shown" % sum(map(len, texts))
-        return b" ".join(texts)
 
     def _take_in(self, response: Response) -> None:
         """Keep what a response tells of the session; a BYE that nobody asked for ends it."""
@@ -449,28 +383,6 @@ class ImapSession:
         elif (capabilities := imap.capabilities_of(response)) is not None:
             self.capabilities = capabilities
 
-    def _too_large(self, detail: str) -> ProbeFault:
-        self.abort()
-        return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
-
-    @contextmanager
-    def _closing_on_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError as error:
-            self.abort()
-            raise ProbeFault(Reason.COMMAND_TIMEOUT, f"no answer after {self._server.timeout:g} s") from error
-        except ProbeFault as fault:
-            self.abort()
-            if self._may_hold_mail and fault.reason is Reason.PROTOCOL_ERROR:
-                told = f"no sound response: {self._octets} octets, not shown because they may be mail"
-                raise ProbeFault(fault.reason, told) from None
-            self._phases.transcript.redaction.fault(fault)  # what comes between commands is in no phase
-            raise
-        except BaseException:
-            self.abort()
-            raise
-
 
 def _fields(names: Sequence[str]) -> bytes:
     return b"BODY.PEEK[HEADER.FIELDS (%s)]<0.%d>" % (" ".join(names).encode("ascii"), FIELDS_LIMIT)
@@ -480,27 +392,3 @@ def _retrieve(task: asyncio.Task[None]) -> None:
     """Take a task's fault as seen, for asyncio would log it where no command comes that raises it."""
     if not task.cancelled():
         task.exception()
-
-
-async def connect(server: ServerSettings, phases: PhaseTimer, clock: Clock) -> ImapSession:
-    """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
-    wire = await LineTransport.connect(server.host, server.port, phases, server.timeout)
-    session = ImapSession(server, wire, phases, clock)
-    try:
-        return await session.open()
-    except BaseException:
-        session.abort()
-        raise
-
-
-async def open_session(
-    server: ServerSettings, *, username: str, password: SecretStr, phases: PhaseTimer, clock: Clock
-) -> ImapSession:
-    """Return a session that is logged in; closed again if that fails."""
-    session = await connect(server, phases, clock)
-    try:
-        await session.log_in(username, password)
-    except BaseException:
-        session.abort()
-        raise
-    return session

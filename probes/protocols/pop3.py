@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -128,8 +127,3 @@ def timestamp_of(banner: bytes) -> bytes | None:
 def apop_digest(timestamp: bytes, password: str) -> bytes:
     """Return APOP's answer to the banner's time stamp."""
     return hashlib.md5(timestamp + password.encode(), usedforsecurity=False).hexdigest().encode()
-
-
-def plain_response(username: str, password: str) -> bytes:
-    """Return the response of SASL PLAIN (RFC 4616), in base64."""
-    return base64.b64encode(f"\0{username}\0{password}".encode())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Self
-
-from pydantic import SecretStr
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
@@ -14,8 +13,9 @@ from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import pop3 as pop3
 from probes.protocols.line_transport import LineTransport
+from probes.protocols.mail_session import MailSession
 from probes.protocols.pop3 import LINE_LIMIT, MOST_MESSAGES, Capabilities
-from probes.protocols.tls import client_context
+from probes.protocols.sasl import Mechanism
 
 INITIAL_RESPONSE_LINE = 255
 """Longest AUTH line, in octets, that may carry an initial response (RFC 5034 section 4)."""
@@ -27,14 +27,16 @@ CAPABILITY_LINES = 200
 """Most lines that CAPA may answer."""
 
 
-class Pop3Session:
-    """One connection to a POP3 server. Every method raises `ProbeFault`; `abort` ends it at once."""
+class Pop3Session(MailSession):
+    """One connection to a POP3 server; deletions of a session that `abort` ends do not hold."""
 
-    def __init__(self, server: ServerSettings, wire: LineTransport, phases: PhaseTimer, clock: Clock) -> None:
-        self._server = server
-        self._wire = wire
-        self._phases = phases
-        self._clock = clock
+    starttls = "STLS"
+    own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"USER": False, "APOP": True})
+
+    def __init__(
+        self, server: ServerSettings, transport: LineTransport, phases: PhaseTimer, clock: Clock
+    ) -> None:
+        super().__init__(server, transport, phases, clock)
         self.greeting = b""
         self.gave_up = False
         """Whether an answer beyond its limit made us close the connection."""
@@ -44,37 +46,21 @@ class Pop3Session:
         """Monotonic reading right before the login's last line went out: the server takes its picture of
         the mailbox after it, so what the session does not show was not there at some moment after it."""
 
-    @property
-    def certificate_not_after(self) -> float | None:
-        """When the server's certificate expires, in unix seconds; ``None`` without TLS."""
-        return self._wire.certificate_not_after
-
-    async def open(self) -> Self:
-        """Greet and encrypt as configured; no login yet."""
-        server = self._server
-        if server.tls == "implicit":
-            await self._encrypt()
+    async def _greet(self) -> None:
         with self._phases.phase("greeting"):
             self.greeting = pop3.status(await self._answer(), Reason.POP3_ERROR)
         await self._learn_capabilities()
-        if server.tls == "starttls":
-            if not self.capabilities.has("STLS"):
-                raise ProbeFault(Reason.TLS_NOT_OFFERED, "the answer to CAPA has no STLS")
-            with self._phases.phase("starttls"):
-                if self._wire.unread:
-                    raise ProbeFault(Reason.TLS_INJECTION, self._wire.unread)
-                await self._command(b"STLS")
-            await self._encrypt()
-            await self._learn_capabilities()
-        return self
 
-    async def _encrypt(self) -> None:
-        name = self._server.tls_server_name or self._server.host
-        with self._phases.phase("tls"):
-            await self._wire.start_tls(client_context(self._server.tls_ca), name)
+    def _offers(self, capability: str) -> bool:
+        return self.capabilities.has(capability)
+
+    async def _ask_for_tls(self) -> None:
+        with self._phases.phase("starttls"):
+            if self._transport.unread:
+                raise ProbeFault(Reason.TLS_INJECTION, self._transport.unread)
+            await self._command(b"STLS")
 
     async def _learn_capabilities(self) -> None:
-        """Ask CAPA; before TLS its answer is only good for finding STLS, and is replaced after it."""
         with self._phases.phase("capa"):
             self._send(b"CAPA")
             answer = await self._answer()
@@ -88,68 +74,62 @@ class Pop3Session:
                 lines.append(line)
             self.capabilities = Capabilities.parse(lines)
 
-    async def log_in(self, username: str, password: SecretStr) -> None:
-        """Log in by the configured way, or the best one offered; the mailbox is open after it."""
-        secret = password.get_secret_value()
-        response = pop3.plain_response(username, secret)
-        digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", secret)
-        self._phases.transcript.redaction.add(secret, response.decode(), digest.decode())
-        with self._phases.phase("login"):
-            way = self._way()
-            try:
-                if way == "apop":
-                    answer = await self._login_line(b"APOP", username.encode(), digest, public="APOP")
-                elif way == "plain":
-                    answer = await self._auth_plain(response)
-                else:
-                    self._send(b"USER", username.encode(), public="USER")
-                    pop3.status(await self._answer(), Reason.AUTH_FAILED)
-                    answer = await self._login_line(b"PASS", secret.encode(), public="PASS")
-                pop3.status(answer, Reason.AUTH_FAILED)
-            except ProbeFault as fault:
-                if fault.reason is Reason.POP3_LOGIN_DELAY and fault.retry_after is None:
-                    fault.retry_after = self.capabilities.login_delay
-                raise
+    def _login_methods(self) -> set[str]:
+        methods = set(self.capabilities.sasl_mechanisms)
+        # A server without CAPA knows USER: RFC 1939 has no other method for it but APOP.
+        if self.capabilities.has("USER") or not self.capabilities.words:
+            methods.add("USER")
+        if pop3.timestamp_of(self.greeting) is not None:
+            methods.add("APOP")
+        return methods
 
-    async def _auth_plain(self, response: bytes) -> bytes:
-        if len(b"AUTH PLAIN ") + len(response) + 2 > INITIAL_RESPONSE_LINE:
-            answer = await self._login_line(b"AUTH PLAIN", public=None)
+    async def _log_in_by(self, method: str, username: str, password: str) -> None:
+        try:
+            if method == "APOP":
+                await self._apop(username, password)
+            elif method == "USER":
+                self._send(b"USER", username.encode(), public="USER")
+                pop3.status(await self._answer(), Reason.AUTH_FAILED)
+                answer = await self._login_line(b"PASS", password.encode(), public="PASS")
+                pop3.status(answer, Reason.AUTH_FAILED)
+            else:
+                await super()._log_in_by(method, username, password)
+        except ProbeFault as fault:
+            if fault.reason is Reason.POP3_LOGIN_DELAY and fault.retry_after is None:
+                fault.retry_after = self.capabilities.login_delay
+            raise
+
+    async def _apop(self, username: str, password: str) -> None:
+        digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", password)
+        self._phases.transcript.redaction.add(password, digest.decode())
+        answer = await self._login_line(b"APOP", username.encode(), digest, public="APOP")
+        pop3.status(answer, Reason.AUTH_FAILED)
+
+    async def _authenticate(self, mechanism: Mechanism) -> None:
+        """Do an exchange by AUTH (RFC 5034)."""
+        command = b"AUTH " + mechanism.name.encode()
+        initial = mechanism.initial_response()
+        if initial is not None and len(command) + len(initial) + 3 <= INITIAL_RESPONSE_LINE:
+            answer = await self._login_line(command, initial, public=command.decode())
         else:
-            answer = await self._login_line(b"AUTH PLAIN", response, public="AUTH PLAIN")
-        if answer == b"+" or answer.startswith(b"+ "):  # some servers ask even after an initial response
-            answer = await self._login_line(response, public="")
-        return answer
+            answer = await self._login_line(command, public=None)
+        while answer == b"+" or answer.startswith(b"+ "):
+            answer = await self._login_line(mechanism.answer(answer[2:]), public="")
+        pop3.status(answer, Reason.AUTH_FAILED)
 
     async def _login_line(self, *words: bytes, public: str | None) -> bytes:
         self.login_sent_at = self._clock.monotonic()
         self._send(*words, public=public)
         return await self._answer()
 
-    def _way(self) -> str:
-        """Choose how to log in; in clear, a way that does not show the password comes first."""
-        in_clear = self._server.tls == "none"
-        offered = {
-            "apop": pop3.timestamp_of(self.greeting) is not None,
-            "plain": "PLAIN" in self.capabilities.sasl_mechanisms,
-            # A server without CAPA knows USER: RFC 1939 has no other way for it but APOP.
-            "user": self.capabilities.has("USER") or not self.capabilities.words,
-        }
-        wanted = self._server.auth
-        order = ("apop", "plain", "user") if in_clear else ("plain", "user", "apop")
-        for way in order if wanted == "auto" else (wanted,):
-            if offered.get(way):
-                return way
-        found = ", ".join(way for way, there in offered.items() if there) or "none"
-        raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
-
     def _send(self, *words: bytes, public: str | None = None) -> None:
         """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
-        if unread := self._wire.unread:
+        if unread := self._transport.unread:
             shown = f"{len(unread)} octets or more, not shown"
             if not self._may_hold_mail:
                 shown = self._phases.transcript.quoted(unread.rstrip(b"\r\n"))
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"a reply before its command: {shown}")
-        self._wire.write_line(*words, public=public)
+        self._transport.write_line(*words, public=public)
 
     async def _command(self, *words: bytes) -> bytes:
         self._send(*words)
@@ -157,7 +137,7 @@ class Pop3Session:
 
     async def _answer(self) -> bytes:
         """Return the line that says how a command went; what may follow it is mail, and is not kept."""
-        line = await self._wire.read_line(LINE_LIMIT, is_mail=self._may_hold_mail)
+        line = await self._transport.read_line(LINE_LIMIT, is_mail=self._may_hold_mail)
         if self._may_hold_mail and not line.startswith((b"+OK", b"-ERR")):
             raise ProbeFault(
                 Reason.PROTOCOL_ERROR, f"not a POP3 reply: {len(line)} octets or more, not shown"
@@ -168,7 +148,7 @@ class Pop3Session:
     async def _lines(self, most: int) -> AsyncIterator[bytes]:
         """Yield a multi-line response about the server; more than ``most`` lines close the session."""
         count = 0
-        while (line := pop3.unstuffed(await self._wire.read_line(LINE_LIMIT))) is not None:
+        while (line := pop3.unstuffed(await self._transport.read_line(LINE_LIMIT))) is not None:
             count += 1
             if count > most:
                 said = self._phases.transcript.quoted(line, cut=True)
@@ -180,7 +160,7 @@ class Pop3Session:
         text, length = bytearray(), 0
         self._may_hold_mail = True
         try:
-            while (line := pop3.unstuffed(await self._wire.read_line(limit, is_mail=True))) is not None:
+            while (line := pop3.unstuffed(await self._transport.read_line(limit, is_mail=True))) is not None:
                 length += len(line) + 2
                 if length > limit:
                     raise self._too_large(f"more than {limit} octets")
@@ -251,31 +231,3 @@ class Pop3Session:
         with self._phases.phase("quit"):
             await self._command(b"QUIT")
         self.abort()
-
-    def abort(self) -> None:
-        """Close the connection at once; deletions of this session do not hold."""
-        self._wire.abort()
-
-
-async def connect(server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Pop3Session:
-    """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
-    wire = await LineTransport.connect(server.host, server.port, phases, server.timeout)
-    session = Pop3Session(server, wire, phases, clock)
-    try:
-        return await session.open()
-    except BaseException:
-        session.abort()
-        raise
-
-
-async def open_session(
-    server: ServerSettings, *, username: str, password: SecretStr, phases: PhaseTimer, clock: Clock
-) -> Pop3Session:
-    """Return a session that is logged in; closed again if that fails."""
-    session = await connect(server, phases, clock)
-    try:
-        await session.log_in(username, password)
-    except BaseException:
-        session.abort()
-        raise
-    return session

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from probes.core.faults import ProbeFault
 from probes.core.verdict import PhaseTimer
-from probes.protocols.pop3_session import Pop3Session, open_session
+from probes.protocols.pop3_session import Pop3Session
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import PASSWORD, Script, ScriptedServer, scripted_server
 
@@ -43,7 +43,7 @@ async def enter(
     configured = server.settings("pop3", **options)
     phases = phases or PhaseTimer(clock)
     secret = SecretStr(password)
-    return await open_session(configured, username=USER, password=secret, phases=phases, clock=clock)
+    return await Pop3Session.open(configured, username=USER, password=secret, phases=phases, clock=clock)
 
 
 @asynccontextmanager

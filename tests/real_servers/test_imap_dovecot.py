@@ -18,7 +18,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols.imap import encode_folder
-from probes.protocols.imap_session import ImapSession, open_session
+from probes.protocols.imap_session import ImapSession
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
 MESSAGE = b"From: a@example.test\r\nSubject: %s\r\nX-Long: %s\r\n\r\nbody\r\n"
@@ -52,7 +52,7 @@ def settings_of(server_tls: TlsFiles) -> Callable[..., ServerSettings]:
 @asynccontextmanager
 async def entered(server: ServerSettings, password: str = Dovecot.password) -> AsyncIterator[ImapSession]:
     clock, secret = SystemClock(), SecretStr(password)
-    session = await open_session(
+    session = await ImapSession.open(
         server, username=Dovecot.username, password=secret, phases=PhaseTimer(clock), clock=clock
     )
     try:

@@ -18,7 +18,7 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.settings import ServerSettings, Site
 from probes.core.verdict import PhaseTimer
 from probes.pop3 import Pop3, Pop3Settings
-from probes.protocols.pop3_session import Pop3Session, connect, open_session
+from probes.protocols.pop3_session import Pop3Session
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
 MESSAGE = b"From: a@example.test\r\nSubject: %s\r\n\r\n.one dot\r\n..two dots\r\nlast line\r\n"
@@ -49,7 +49,7 @@ async def entered(
     server: ServerSettings, password: str = Dovecot.password, username: str = Dovecot.username
 ) -> AsyncIterator[Pop3Session]:
     clock = SystemClock()
-    session = await open_session(
+    session = await Pop3Session.open(
         server, username=username, password=SecretStr(password), phases=PhaseTimer(clock), clock=clock
     )
     try:
@@ -106,7 +106,7 @@ async def test_a_certificate_that_nobody_trusts(
     """Without the authority's file the server's certificate is refused."""
     server = settings_of(dovecot).model_copy(update={"tls_ca": None})
     with pytest.raises(ProbeFault) as caught:
-        await connect(server, PhaseTimer(SystemClock()), SystemClock())
+        await Pop3Session.connect(server, PhaseTimer(SystemClock()), SystemClock())
     assert caught.value.reason is Reason.CERTIFICATE_UNTRUSTED
 
 

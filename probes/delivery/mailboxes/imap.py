@@ -21,7 +21,7 @@ from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, OpenFolder
-from probes.protocols.imap_session import ImapSession, open_session
+from probes.protocols.imap_session import ImapSession
 
 JUNK_GAP = 1.0
 """Shortest pause, in seconds, between polls of the junk folder."""
@@ -163,7 +163,7 @@ class ImapMailbox:
             raise
 
     async def _open(self) -> ImapSession:
-        session = await open_session(
+        session = await ImapSession.open(
             self._server,
             username=self._settings.username,
             password=self._settings.password,

@@ -13,7 +13,7 @@ from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, OpenFolder
-from probes.protocols.pop3_session import Pop3Session, open_session
+from probes.protocols.pop3_session import Pop3Session
 
 
 class Pop3Folder:
@@ -91,7 +91,7 @@ class Pop3Mailbox:
     @asynccontextmanager
     async def poll(self) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in, and give the folder; leaving the block quits, and so makes deletions hold."""
-        session = await open_session(
+        session = await Pop3Session.open(
             self._server,
             username=self._settings.username,
             password=self._settings.password,

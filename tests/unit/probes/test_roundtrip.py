@@ -85,7 +85,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
     """Return what makes a bench from the SMTP server's script."""
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
-    monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", mailbox.open_session)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
 
     @asynccontextmanager
     async def make(script: Script, deadline: str = "30s", **changes: str) -> AsyncIterator[Bench]:

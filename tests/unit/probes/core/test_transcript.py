@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Awaitable, Callable
 
 import pytest
 from pydantic import SecretStr
@@ -14,7 +13,9 @@ from probes.core.faults import ProbeFault
 from probes.core.redaction import WITHHELD
 from probes.core.transcript import FIRST, LAST, LINE, REPLY, Transcript
 from probes.core.verdict import PhaseTimer
-from probes.protocols import imap_session, pop3_session
+from probes.protocols.imap_session import ImapSession
+from probes.protocols.mail_session import MailSession
+from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import PASSWORD, Peer, Script, dialogue, scripted_server
@@ -175,7 +176,7 @@ async def test_no_pop3_transcript_shows_a_password(way: str) -> None:
     """A refused login over POP3 is told without the credentials."""
     capabilities = (b"CAPA", b"+OK\r\nSASL PLAIN\r\nUSER\r\n.")
     script = dialogue(b"+OK ready " + CHALLENGE, capabilities, *POP3_LOGINS[way])
-    lines = await _refused(pop3_session.open_session, "pop3", way, script)
+    lines = await _refused(Pop3Session, "pop3", way, script)
     assert lines[1:6] == [
         f"S: +OK ready {CHALLENGE.decode()}",
         "C: CAPA",
@@ -197,7 +198,7 @@ async def test_a_password_that_reads_like_a_command_is_withheld() -> None:
     async with scripted_server(script) as server:
         settings = server.settings("imap")
         with pytest.raises(ProbeFault):
-            await imap_session.open_session(
+            await ImapSession.open(
                 settings, username=USER, password=SecretStr(password), phases=phases, clock=InstantClock()
             )
     assert [text for text in texts(phases.transcript) if text.startswith("C:")] == [
@@ -216,21 +217,19 @@ IMAP_LOGINS: dict[str, tuple[tuple[bytes, bytes], ...]] = {
 async def test_no_imap_transcript_shows_a_password(way: str) -> None:
     """A refused login over IMAP is told without the credentials."""
     script = dialogue(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] ready", *IMAP_LOGINS[way])
-    lines = await _refused(imap_session.open_session, "imap", way, script)
+    lines = await _refused(ImapSession, "imap", way, script)
     assert lines[1] == "S: * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] ready"
     assert lines[2] in {"C: M1 AUTHENTICATE PLAIN", f"C: M1 LOGIN {WITHHELD}"}
 
 
-async def _refused(
-    open_session: Callable[..., Awaitable[object]], protocol: str, way: str, script: Script
-) -> list[str]:
+async def _refused(kind: type[MailSession], protocol: str, way: str, script: Script) -> list[str]:
     clock = InstantClock()
     phases = PhaseTimer(clock)
     async with scripted_server(script) as server:
         settings = server.settings(protocol, auth=way)
         secret = SecretStr(PASSWORD)
         with pytest.raises(ProbeFault):
-            await open_session(settings, username=USER, password=secret, phases=phases, clock=clock)
+            await kind.open(settings, username=USER, password=secret, phases=phases, clock=clock)
     lines = texts(phases.transcript)
     require_no_secret(lines)
     return lines

@@ -106,7 +106,7 @@ def synthetic_message(token: str, message: Message) -> bytes:
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
-    monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", mailbox.open_session)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
     found = Found()
     async with open_ledger(f"sqlite://{tmp_path}/ledger.db", clock, "me") as ledger:
         arrivals = Arrivals(
@@ -414,7 +414,7 @@ async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.M
             await never.wait()
         return await bench.mailbox.open_session(server, **credentials)
 
-    monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", hanging)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", hanging)
     stuck_settings = MAILBOX.model_copy(update={"username": "stuck"})
     budget = LoginBudget(6000.0, bench.clock)
     options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER}
@@ -456,7 +456,7 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
         return await bench.mailbox.open_session(server, **credentials)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probes.delivery.mailboxes.pop3.open_session", open_session)
+        patch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", open_session)
         settings = MAILBOX.model_copy(update={"username": "sender"})
         options = {"clock": bench.clock, "ledger": bench.ledger, "signer": SIGNER}
         sender = MailboxWatcher(
@@ -487,7 +487,7 @@ async def test_defect_of_the_watcher_does_not_end_it(bench: Bench, monkeypatch: 
         seen.append(bench.watcher.fault)
         if len(seen) > 2:
             monkeypatch.undo()
-            monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", bench.mailbox.open_session)
+            monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", bench.mailbox.open_session)
         raise ZeroDivisionError
 
     monkeypatch.setattr(ArrivalModel, "gap", broken)

@@ -95,7 +95,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
         self.foreign: set[str] = set()
         self.uids = 0
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("probes.delivery.mailboxes.pop3.open_session", self.mailbox.open_session)
+        self.patch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", self.mailbox.open_session)
 
     @initialize()
     def open(self) -> None:

@@ -19,7 +19,9 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.protocols import imap_session, pop3_session
+from probes.protocols.imap_session import ImapSession
+from probes.protocols.mail_session import MailSession
+from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
 from tests.fakes.scripted_server import Peer, Step, dialogue, scripted_server, server_context
 from tests.real_servers.dovecot import TlsFiles
@@ -31,9 +33,9 @@ async def open_smtp(server: ServerSettings) -> None:
         pass
 
 
-def open_by(module: Any) -> Callable[[ServerSettings], Any]:
+def open_by(kind: type[MailSession]) -> Callable[[ServerSettings], Any]:
     async def open_mailbox(server: ServerSettings) -> None:
-        await module.open_session(
+        await kind.open(
             server,
             username="canary",
             password=SecretStr("s3cret"),
@@ -59,12 +61,12 @@ SMTP = Protocol(
 )
 POP3 = Protocol(
     "pop3",
-    open_by(pop3_session),
+    open_by(Pop3Session),
     (b"+OK hi", (rb"CAPA", b"+OK\r\nSTLS\r\n."), (rb"STLS", b"+OK go")),
 )
 IMAP = Protocol(
     "imap",
-    open_by(imap_session),
+    open_by(ImapSession),
     (b"* OK [CAPABILITY IMAP4rev1 STARTTLS] hi", (rb"M1 STARTTLS", b"M1 OK go")),
 )
 

@@ -14,7 +14,7 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import PhaseTimer
-from probes.protocols.pop3_session import open_session
+from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.tls import client_context
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server, server_context
 
@@ -31,7 +31,7 @@ async def log_in(authority: trustme.CA, file: Path) -> None:
         await dialogue(b"+OK ready", features, (rb"AUTH PLAIN .*", b"+OK welcome"))(peer)
 
     async with scripted_server(script, file) as server:
-        session = await open_session(
+        session = await Pop3Session.open(
             server.settings("pop3", tls="implicit"),
             username="canary",
             password=SecretStr(PASSWORD),

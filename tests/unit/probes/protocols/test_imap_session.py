@@ -19,8 +19,8 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.redaction import WITHHELD
 from probes.core.verdict import PhaseTimer
-from probes.protocols import imap_session
-from probes.protocols.imap_session import ImapSession, open_session
+from probes.protocols import imap_dialogue
+from probes.protocols.imap_session import ImapSession
 from tests.fakes.clock import InstantClock
 from tests.fakes.scripted_server import (
     PASSWORD,
@@ -61,7 +61,7 @@ async def enter(
     clock = clock or InstantClock()
     configured, secret = server.settings("imap", **options), SecretStr(password)
     phases = phases or PhaseTimer(clock)
-    return await open_session(configured, username=USER, password=secret, phases=phases, clock=clock)
+    return await ImapSession.open(configured, username=USER, password=secret, phases=phases, clock=clock)
 
 
 @asynccontextmanager
@@ -602,7 +602,7 @@ async def test_news_are_cancelled_at_any_moment() -> None:
         async with opened(idling) as session:
             news = asyncio.create_task(session.news())
             if cut:
-                await session._wire.readable()
+                await session._transport.readable()
             await asyncio.sleep(0)  # the waiting task hears of it, too
             news.cancel()
             await asyncio.wait([news])
@@ -697,7 +697,7 @@ async def test_the_session_ends_while_waiting(last: Script, reason: Reason, idle
 async def test_last_words_are_heard(command: Command) -> None:
     """A BYE that came between two commands says why nothing more can be sent."""
     async with opened(dialogue(b"* BYE [UNAVAILABLE] going down", then=close)) as session:
-        while session._wire._receiver.ended is None:  # noqa: ASYNC110 # the loop's own turns are meant
+        while session._transport._receiver.ended is None:  # noqa: ASYNC110 # the loop's own turns are meant
             await asyncio.sleep(0)
         with pytest.raises(ProbeFault) as caught:
             await command(session)
@@ -715,7 +715,7 @@ async def test_an_answer_before_its_command() -> None:
 
 async def test_a_long_list_is_read() -> None:
     """As many folders as responses are allowed, all in one chunk, are listed."""
-    lines = [b"* LIST () NIL f%d" % n for n in range(imap_session.MOST_RESPONSES - 1)]
+    lines = [b"* LIST () NIL f%d" % n for n in range(imap_dialogue.MOST_RESPONSES - 1)]
     async with opened(answer(*lines), timeout="30s") as session:
         assert len(await session.folders()) == len(lines)
         session.abort()

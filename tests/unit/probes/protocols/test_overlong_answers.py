@@ -15,7 +15,6 @@ from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.transcript import LINE
 from probes.core.verdict import PhaseTimer
-from probes.protocols import imap_session, pop3_session
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
@@ -37,14 +36,14 @@ async def _smtp(server: ServerSettings, phases: PhaseTimer, _: Command | None) -
 
 
 async def _pop3(server: ServerSettings, phases: PhaseTimer, command: Command | None) -> None:
-    session = await pop3_session.open_session(
+    session = await Pop3Session.open(
         server, username=USER, password=SecretStr(PASSWORD), phases=phases, clock=SystemClock()
     )
     await (command or Pop3Session.stat)(session)
 
 
 async def _imap(server: ServerSettings, phases: PhaseTimer, command: Command | None) -> None:
-    session = await imap_session.open_session(
+    session = await ImapSession.open(
         server, username=USER, password=SecretStr(PASSWORD), phases=phases, clock=SystemClock()
     )
     await (command or ImapSession.noop)(session)

@@ -20,9 +20,15 @@ def mechanism(name: str, username: str, password: str) -> Mechanism:
 def test_plain() -> None:
     """PLAIN's initial response is that of RFC 4616 section 4, and a server that asks gets it again."""
     plain = mechanism("PLAIN", "tim", "tanstaaftanstaaf")
-    expected = base64.b64encode(b"\0tim\0tanstaaftanstaaf")
+    expected = b"AHRpbQB0YW5zdGFhZnRhbnN0YWFm"
     assert plain.initial_response() == expected
     assert plain.answer(b"") == expected
+
+
+def test_plain_in_utf_8() -> None:
+    """PLAIN holds an empty authorization identity, the user and the password in UTF-8."""
+    expected = base64.b64encode("\0canary\0pässword".encode())
+    assert mechanism("PLAIN", "canary", "pässword").initial_response() == expected
 
 
 def test_login() -> None:

@@ -20,7 +20,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.protocols.pop3_session import open_session
+from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
 from probes.protocols.tls import client_context, expiry_reason
 from tests.fakes.scripted_server import (
@@ -46,7 +46,7 @@ async def open_smtp(server: ServerSettings) -> float | None:
 
 async def open_pop3(server: ServerSettings) -> float | None:
     """Open a POP3 session and log in; return when the certificate expires."""
-    session = await open_session(
+    session = await Pop3Session.open(
         server,
         username=USER,
         password=SecretStr(PASSWORD),

@@ -1,0 +1,120 @@
+"""The lines of an IMAP connection: tagged commands out, bounded responses with their literals in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.transcript import Transcript
+from probes.protocols import imap
+from probes.protocols.imap import LINE_LIMIT, Response
+from probes.protocols.line_transport import LineTransport
+
+MOST_RESPONSES = 20_000
+"""Most responses that a server may send for one command."""
+
+LINES_LIMIT = 4 * 2**20
+"""Most octets in lines that a server may send for one command; parsing them takes about a second."""
+
+LITERALS_LIMIT = 32 * 2**20
+"""Most octets in literals that a server may send for one command."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a server may send: the longest response and literal, and what is left of each in all."""
+
+    line: int = LINE_LIMIT
+    literal: int = 0
+    responses: int = MOST_RESPONSES
+    lines: int = LINES_LIMIT
+    literals: int = LITERALS_LIMIT
+
+
+class ImapDialogue:
+    """Sends commands and reads responses, and shows the transcript whatever is neither mail nor secret."""
+
+    def __init__(self, transport: LineTransport, transcript: Transcript, clock: Clock) -> None:
+        self._transport = transport
+        self._transcript = transcript
+        self._clock = clock
+        self._commands = 0
+        self._octets = 0  # of the latest response, its literals left out
+        self.may_hold_mail = False
+        """Whether octets that are no well-formed response may belong to a message."""
+        self.sent_at = float("-inf")
+        """Monotonic reading taken right before the latest command went out."""
+
+    def send(self, *words: bytes, public: str | None = None) -> bytes:
+        """Send a command and return its tag; ``public`` is what may be shown of one with credentials."""
+        self._commands += 1
+        tag = f"M{self._commands}"
+        self.sent_at = self._clock.monotonic()
+        self._transport.write_line(tag.encode(), *words, public=public and f"{tag} {public}")
+        return tag.encode()
+
+    async def read(self, budget: Budget) -> Response:
+        """Read a response with its literals; the sizes of those are judged before they are read."""
+        line = await self._transport.read_line(budget.line, is_mail=self.may_hold_mail)
+        length = self._octets = len(line)
+        response, texts, literals = self._parsed(line), [line], []
+        while not response.is_status and (size := imap.literal_size(line)) is not None:
+            budget.literals -= size
+            if size > budget.literal or budget.literals < 0:
+                said = self._transcript.quoted(self._fit_to_show(response, texts))
+                raise self.too_large(f"a literal of {size} octets: {said}")
+            texts[-1] = line[: line.rindex(b"{")]
+            literals.append(await self._transport.read_exactly(size))
+            line = await self._transport.read_line(budget.line - length, is_mail=self.may_hold_mail)
+            length += len(line)
+            texts.append(line)
+        self._octets = length
+        shown = self._fit_to_show(response, texts)
+        budget.responses -= 1
+        budget.lines -= length
+        if budget.responses < 0 or budget.lines < 0:
+            raise self.too_large(f"responses without end, such as: {self._transcript.quoted(shown)}")
+        self._transcript.received(shown)
+        return Response.parse(b"\n".join(texts), literals) if literals else response
+
+    def _parsed(self, line: bytes) -> Response:
+        try:
+            return Response.parse(line)
+        except ProbeFault as fault:
+            said = "(not shown)" if self.may_hold_mail else self._transcript.quoted(line)
+            raise ProbeFault(fault.reason, f"not an IMAP response: {said}") from None
+
+    def _fit_to_show(self, response: Response, texts: Sequence[bytes]) -> bytes:
+        """Return the response for the transcript; of what may be mail, no more than its octets."""
+        is_ours = not self.may_hold_mail or response.tag == b"M%d" % self._commands
+        if response.kind == b"FETCH" or not is_ours:
+            return b"* %d octets, not shown" % sum(map(len, texts))
+        return b" ".join(texts)
+
+    def too_large(self, detail: str) -> ProbeFault:
+        """Close the connection, and return the fault of an answer beyond its limit."""
+        self._transport.abort()
+        return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
+
+    @contextmanager
+    def closing_on_failure(self, timeout: float) -> Iterator[None]:
+        """Close the connection on whatever ends the block; a `TimeoutError` means ``timeout`` seconds."""
+        try:
+            yield
+        except TimeoutError as error:
+            self._transport.abort()
+            raise ProbeFault(Reason.COMMAND_TIMEOUT, f"no answer after {timeout:g} s") from error
+        except ProbeFault as fault:
+            self._transport.abort()
+            if self.may_hold_mail and fault.reason is Reason.PROTOCOL_ERROR:
+                told = f"no sound response: {self._octets} octets, not shown because they may be mail"
+                raise ProbeFault(fault.reason, told) from None
+            self._transcript.redaction.fault(fault)  # what comes between commands is in no phase
+            raise
+        except BaseException:
+            self._transport.abort()
+            raise
