@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -248,6 +248,19 @@ _DEFAULT_PORTS = MappingProxyType(
 )
 
 
+SaslMechanism = Literal["plain", "login", "cram-md5"]
+"""The SASL mechanisms of `probes.protocols.sasl`, in lower case."""
+
+AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "smtp": frozenset(get_args(SaslMechanism)),
+        "pop3": frozenset({*get_args(SaslMechanism), "user", "apop"}),
+        "imap": frozenset(get_args(SaslMechanism)),
+    }
+)
+"""The methods to log in that each protocol has."""
+
+
 class ServerSettings(Settings):
     """A server that probes talk to, with its TLS and credentials."""
 
@@ -266,8 +279,11 @@ class ServerSettings(Settings):
     )
     username: Line | None = None
     password: Secret | None = None
-    auth: Literal["auto", "plain", "login", "cram-md5", "apop", "user"] = Field(
-        default="auto", description="Authentication mechanism; `auto` takes the best that the server offers."
+    auth: Literal["auto", SaslMechanism, "user", "apop"] = Field(
+        default="auto",
+        description="How to log in; `user` (USER and PASS) and `apop` are for POP3, and `login` includes "
+        "IMAP's LOGIN. `auto` takes the best method offered. If that is refused, it tries one other method, "
+        "which sends the password instead of a digest or the reverse.",
     )
     allow_insecure_auth: bool = Field(
         default=False, description="Let credentials cross an unencrypted connection."
@@ -294,15 +310,11 @@ class ServerSettings(Settings):
     @field_validator("auth")
     @classmethod
     def _auth_of_protocol(cls, auth: str, info: ValidationInfo) -> str:
-        known = {
-            "smtp": {"auto", "plain", "login", "cram-md5"},
-            "pop3": {"auto", "plain", "apop", "user"},
-            "imap": {"auto", "plain", "login"},
-        }
-        protocol = info.data.get("protocol")
-        if protocol in known and auth not in known[protocol]:
+        protocol = info.data.get("protocol", "")  # missing where the protocol itself is wrong
+        known = {"auto", *AUTH_METHODS.get(protocol, {auth})}
+        if auth not in known:
             raise ValueError(
-                f"{protocol} has no mechanism {auth!r}; choose one of {', '.join(sorted(known[protocol]))}"
+                f"{protocol} has no mechanism {auth!r}; choose one of {', '.join(sorted(known))}"
             )
         return auth
 

@@ -71,7 +71,7 @@ def other_client(dovecot: Dovecot, server_tls: TlsFiles) -> Iterator[imaplib.IMA
 
 
 @pytest.mark.parametrize("tls", ["implicit", "starttls"])
-@pytest.mark.parametrize("auth", ["auto", "plain", "login"])
+@pytest.mark.parametrize("auth", ["auto", "plain", "login", "cram-md5"])
 async def test_each_way_in(
     tls: str, auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
@@ -84,7 +84,7 @@ async def test_each_way_in(
         await session.log_out()
 
 
-@pytest.mark.parametrize("auth", ["plain", "login"])
+@pytest.mark.parametrize("auth", ["plain", "login", "cram-md5"])
 async def test_a_wrong_password(
     auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -59,7 +60,7 @@ async def entered(
 
 
 @pytest.mark.parametrize("tls", ["implicit", "starttls"])
-@pytest.mark.parametrize("auth", ["auto", "plain", "apop", "user"])
+@pytest.mark.parametrize("auth", ["auto", "plain", "login", "cram-md5", "apop", "user"])
 async def test_each_way_in(
     tls: str, auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
@@ -80,7 +81,7 @@ async def test_apop_in_clear(dovecot: Dovecot, settings_of: Callable[..., Server
         await session.quit()
 
 
-@pytest.mark.parametrize("auth", ["plain", "apop", "user"])
+@pytest.mark.parametrize("auth", ["plain", "login", "cram-md5", "apop", "user"])
 async def test_a_wrong_password(
     auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
@@ -90,6 +91,17 @@ async def test_a_wrong_password(
             pass
     assert caught.value.reason is Reason.AUTH_FAILED
     assert "wrong-Pa55word" not in str(caught.value)
+
+
+async def test_a_wrong_password_is_tried_in_two_ways(
+    dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
+) -> None:
+    """On our own choice a wrong password costs two attempts, over one connection, and both are named."""
+    with pytest.raises(ProbeFault) as caught:
+        async with entered(settings_of(dovecot, "none"), password="wrong-Pa55word"):
+            pass
+    assert caught.value.reason is Reason.AUTH_FAILED
+    assert re.fullmatch(r"CRAM-MD5: \[AUTH\].*; PLAIN: \[AUTH\].*", caught.value.detail)
 
 
 async def test_a_long_password(dovecot: Dovecot, settings_of: Callable[..., ServerSettings]) -> None:

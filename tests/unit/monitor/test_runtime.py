@@ -97,7 +97,7 @@ async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: py
     """Whoever waits for a message learns of its arrival from the watcher that took over."""
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
-    monkeypatch.setattr("probes.delivery.mailboxes.pop3.open_session", mailbox.open_session)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
     async with open_runtime(configuration(tmp_path, TRIP), clock, "agent") as runtime:
         message = await sent(runtime)
         trip = runtime.assembly.probes["trip"]

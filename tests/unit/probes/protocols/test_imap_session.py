@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -119,6 +120,9 @@ async def test_a_whole_session() -> None:
 
 
 IN = b"OK [CAPABILITY IMAP4rev1] in"
+NAME = base64.b64encode(USER.encode())
+WORD = base64.b64encode(PASSWORD.encode())
+CRAM = base64.b64encode(f"{USER} {hmac.new(PASSWORD.encode(), b'<x>', 'md5').hexdigest()}".encode())
 
 
 @pytest.mark.parametrize(
@@ -130,6 +134,13 @@ IN = b"OK [CAPABILITY IMAP4rev1] in"
         ("auto", ["AUTH=X"], 'p"w', [(rb'M1 LOGIN "canary@example.test" "p\\"w"', b"M1 " + IN)]),
         ("login", ["AUTH=PLAIN"], "pä", [(rb'M1 LOGIN ".*" \{3\}', b"+ go"), ("pä".encode(), b"M1 " + IN)]),
         ("auto", ["LOGINDISABLED", "AUTH=PLAIN"], PASSWORD, [(b"M1 AUTH.*", b"+"), (PLAIN, b"M1 " + IN)]),
+        ("cram-md5", ["AUTH=CRAM-MD5"], PASSWORD, [(b"M1 .* CRAM-MD5", b"+ PHg+"), (CRAM, b"M1 " + IN)]),
+        (
+            "login",
+            ["LOGINDISABLED", "AUTH=LOGIN"],
+            PASSWORD,
+            [(b"M1 AUTHENTICATE LOGIN", b"+ "), (NAME, b"+ "), (WORD, b"M1 " + IN)],
+        ),
         ("login", [], PASSWORD, [(b"M1 .*", b"M1 OK"), (b"M2 CAPABILITY", b"* CAPABILITY A\r\nM2 OK")]),
     ],
 )
@@ -151,6 +162,43 @@ async def test_a_way_that_is_not_offered(auth: str, offered: list[str]) -> None:
     """What the server does not offer is not tried, and no credentials are sent."""
     script = dialogue(b"* OK", (b"M1 CAPABILITY", f"* CAPABILITY {' '.join(offered)}\r\nM1 OK".encode()))
     assert (await fault_of_entering(script, auth=auth)).reason is Reason.AUTH_NOT_OFFERED
+
+
+CRAM_REFUSED = [(b"M1 AUTHENTICATE CRAM-MD5", b"+ PHg+"), (CRAM, b"M1 NO no CRAM secret")]
+
+
+async def test_a_refused_mechanism_gives_way() -> None:
+    """In clear CRAM-MD5 comes first, and PLAIN logs in where that is refused."""
+    login = (b"M2 AUTHENTICATE PLAIN " + PLAIN, b"M2 " + IN)
+    script = dialogue(greeting("SASL-IR", "AUTH=PLAIN", "AUTH=CRAM-MD5"), *CRAM_REFUSED, login)
+    async with entered(script) as session:
+        session.abort()
+
+
+@pytest.mark.parametrize(
+    ("offered", "login", "detail"),
+    [
+        (
+            ["AUTH=CRAM-MD5"],
+            [*CRAM_REFUSED, (b"M2 LOGIN .*", b"M2 NO [AUTHENTICATIONFAILED] wrong")],
+            "CRAM-MD5: no CRAM secret; LOGIN: [AUTHENTICATIONFAILED] wrong",
+        ),
+        (["SASL-IR", "AUTH=PLAIN"], [(b"M1 AUTHENTICATE PLAIN .*", b"M1 NO wrong")], "PLAIN: wrong"),
+    ],
+)
+async def test_a_refusal_names_the_method(
+    offered: list[str], login: list[tuple[bytes, bytes]], detail: str
+) -> None:
+    """The detail names each method that failed; a password that PLAIN showed is not sent by LOGIN again."""
+    fault = await fault_of_entering(dialogue(greeting(*offered), *login))
+    assert (fault.reason, fault.detail) == (Reason.AUTH_FAILED, detail)
+
+
+async def test_a_server_that_never_stops_asking() -> None:
+    """A server that answers every response with another challenge ends the login."""
+    asking = [(b"M1 AUTHENTICATE PLAIN .*", b"+ "), (rb"[\w=+/]+", b"+ more")]
+    fault = await fault_of_entering(dialogue(greeting("SASL-IR", "AUTH=PLAIN"), *asking))
+    assert fault.reason is Reason.PROTOCOL_ERROR
 
 
 THROTTLED = b"Request is throttled. Suggested Backoff Time: 299910 milliseconds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import ssl
 from typing import Any
 
@@ -18,6 +19,10 @@ from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_serve
 from tests.fakes.scripted_server import server_context as context_for
 from tests.real_servers.dovecot import TlsFiles
 
+NAME = base64.b64encode(USER.encode())
+WORD = base64.b64encode(PASSWORD.encode())
+CRAM = base64.b64encode(f"{USER} {hmac.new(PASSWORD.encode(), b'<x>', 'md5').hexdigest()}".encode())
+
 
 @pytest.mark.parametrize(
     ("auth", "stamp", "offered", "login"),
@@ -28,6 +33,8 @@ from tests.real_servers.dovecot import TlsFiles
         ("user", STAMP, ["SASL PLAIN", "USER"], [(b"USER .*", b"+OK"), (b"PASS .*", b"+OK")]),
         ("plain", STAMP, ["SASL PLAIN", "USER"], [(rb"AUTH PLAIN \S+", b"+OK")]),
         ("apop", STAMP, ["SASL PLAIN", "USER"], [(b"APOP .*", b"+OK")]),
+        ("auto", STAMP, ["SASL PLAIN CRAM-MD5"], [(b"AUTH CRAM-MD5", b"+ PHg+"), (CRAM, b"+OK")]),
+        ("login", "", ["SASL LOGIN"], [(b"AUTH LOGIN", b"+ "), (NAME, b"+ UGFzc3dvcmQ6"), (WORD, b"+OK")]),
     ],
 )
 async def test_how_to_log_in_in_clear(
@@ -101,7 +108,82 @@ async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None
     assert fault.retry_after == (600.0 if reason is Reason.POP3_LOGIN_DELAY else None)
 
 
-@pytest.mark.parametrize("auth", ["apop", "plain", "user"])
+APOP = (rb"APOP canary@example\.test [0-9a-f]{32}", b"-ERR no such command")
+PASS = (b"PASS .*", b"-ERR [AUTH] wrong password")
+
+
+@pytest.mark.parametrize(
+    ("offered", "login"),
+    [
+        (["USER"], [(b"USER .*", b"+OK"), (b"PASS .*", b"+OK")]),
+        (["SASL PLAIN", "USER"], [(rb"AUTH PLAIN \S+", b"+OK")]),
+    ],
+)
+async def test_a_refused_apop_gives_way(offered: list[str], login: list[tuple[bytes, bytes]]) -> None:
+    """A time stamp in the banner promises no APOP: where that is refused, USER or PLAIN logs in."""
+    async with entered(dialogue(b"+OK " + STAMP.encode(), capa(*offered), APOP, *login)) as session:
+        session.abort()
+
+
+async def test_a_refused_plain_gives_way_over_tls(
+    server_context: ssl.SSLContext, server_tls: TlsFiles
+) -> None:
+    """Over TLS the password is handed over first, and APOP is what follows a refusal."""
+
+    async def encrypted(peer: Peer) -> None:
+        await peer.start_tls(server_context)
+        refused = (rb"AUTH PLAIN \S+", b"-ERR [AUTH] no")
+        await dialogue(b"+OK " + STAMP.encode(), capa("SASL PLAIN", "USER"), refused, (APOP[0], b"+OK"))(peer)
+
+    async with scripted_server(encrypted, server_tls.authority) as server:
+        session = await enter(server, tls="implicit")
+        session.abort()
+        await server.peer_closed()
+
+
+@pytest.mark.parametrize(
+    ("options", "stamp", "login", "detail"),
+    [
+        ({}, STAMP, [APOP, (b"USER .*", b"+OK"), PASS], "APOP: no such command; USER: [AUTH] wrong password"),
+        ({"auth": "apop"}, STAMP, [APOP], "APOP: no such command"),
+        ({}, "", [(b"USER .*", b"+OK"), PASS], "USER: [AUTH] wrong password"),
+    ],
+)
+async def test_a_refusal_names_the_method(
+    options: dict[str, str], stamp: str, login: list[tuple[bytes, bytes]], detail: str
+) -> None:
+    """The detail names each method that failed; a configured one is the only one."""
+    script = dialogue(b"+OK " + stamp.encode(), capa("USER"), *login)
+    fault = await fault_of_entering(script, **options)
+    assert (fault.reason, fault.detail) == (Reason.AUTH_FAILED, detail)
+
+
+async def test_a_server_that_hangs_up_after_a_refusal() -> None:
+    """A connection that closes behind a refusal is a refused login, not a lost connection."""
+
+    async def closing(peer: Peer) -> None:
+        await dialogue(b"+OK " + STAMP.encode(), capa("USER"), APOP)(peer)
+        await peer.close()
+
+    fault = await fault_of_entering(closing)
+    assert (fault.reason, fault.detail) == (Reason.AUTH_FAILED, "APOP: no such command")
+
+
+async def test_a_busy_mailbox_is_not_asked_twice() -> None:
+    """Only refused credentials lead to another method: a mailbox in use would be so for that, too."""
+    busy = (APOP[0], b"-ERR [IN-USE] locked")
+    fault = await fault_of_entering(dialogue(b"+OK " + STAMP.encode(), capa("USER"), busy))
+    assert (fault.reason, fault.detail) == (Reason.POP3_IN_USE, "APOP: [IN-USE] locked")
+
+
+async def test_a_server_that_never_stops_asking() -> None:
+    """A server that answers every response with another challenge ends the login."""
+    asking = [(b"AUTH PLAIN .*", b"+ "), (rb"[\w=+/]+", b"+ more")]
+    fault = await fault_of_entering(dialogue(b"+OK", capa("SASL PLAIN"), *asking))
+    assert fault.reason is Reason.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("auth", ["apop", "plain", "user", "login", "cram-md5"])
 @pytest.mark.parametrize("prefix", [b"", b"-ERR unknown command: "])
 @pytest.mark.parametrize("suffix", [b"", b" that is " + PASSWORD.encode(), b"x" * 3000])
 async def test_no_fault_shows_a_password(auth: str, prefix: bytes, suffix: bytes) -> None:
@@ -109,10 +191,13 @@ async def test_no_fault_shows_a_password(auth: str, prefix: bytes, suffix: bytes
     secrets = [PASSWORD]
 
     async def echoing(peer: Peer) -> None:
-        await dialogue(b"+OK ready " + STAMP.encode(), capa("SASL PLAIN", "USER"))(peer)
+        await dialogue(b"+OK ready " + STAMP.encode(), capa("SASL PLAIN LOGIN CRAM-MD5", "USER"))(peer)
         line = await peer.expect(b".*")
         if line.startswith(b"USER"):
             await peer.send(b"+OK")
+            line = await peer.expect(b".*")
+        for _ in range({b"AUTH LOGIN": 2, b"AUTH CRAM-MD5": 1}.get(line, 0)):
+            await peer.send(b"+ PHg+")
             line = await peer.expect(b".*")
         secrets.append(line.split()[-1].decode())
         await peer.send(prefix + line + suffix)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import pytest
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.redaction import WITHHELD, Redaction
+from probes.core.settings import AUTH_METHODS
+from probes.protocols.imap_session import ImapSession
+from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.sasl import MECHANISMS, Mechanism, choose, log_in
 
 
@@ -77,6 +80,15 @@ def test_a_response_is_withheld_once_it_is_made(name: str) -> None:
     assert redaction.text(f"-ERR what is {secret}") == f"-ERR {WITHHELD}"
     last_word = base64.b64decode(secret).decode().rpartition(" ")[2].rpartition("\0")[2]
     assert redaction.text(f"-ERR what is {last_word}") == f"-ERR {WITHHELD}"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "own"),
+    [("smtp", {}), ("pop3", Pop3Session.own_methods), ("imap", ImapSession.own_methods)],
+)
+def test_every_method_can_be_configured(protocol: str, own: Mapping[str, bool]) -> None:
+    """``auth`` takes exactly the methods that the protocol's sessions have."""
+    assert {name.lower() for name in {*MECHANISMS, *own}} == AUTH_METHODS[protocol]
 
 
 OWN = {"USER": False, "APOP": True}
