@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from monitor.collector import AgentCollector
 from monitor.config.models import AgentSettings, Configuration
-from monitor.recent import KEPT, Recent
+from monitor.recent import POINTS_KEPT, Recent
 from monitor.runner import Result
 from monitor.runtime import Runtime, open_runtime
 from monitor.schedule import Schedule
@@ -139,7 +139,9 @@ async def _at_work(
 async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
     """Return what the pages show from the start: the newest runs of each route by an earlier agent."""
     recent = Recent(clock.time())
-    for earlier in await runtime.ledger.newest_runs(runtime.assembly.probes.keys(), KEPT, RUNS_RECALLED):
+    for earlier in await runtime.ledger.newest_runs(
+        runtime.assembly.probes.keys(), POINTS_KEPT, RUNS_RECALLED
+    ):
         recent.take_in(earlier)
     return recent
 

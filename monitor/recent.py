@@ -12,7 +12,7 @@ from typing import Any
 from probes.core.reasons import Reason
 from probes.registry import MESSAGE_KINDS
 
-KEPT = 40
+POINTS_KEPT = 40
 """Runs of each route that are kept."""
 
 RouteKey = tuple[str, str]
@@ -37,7 +37,7 @@ class Route:
 
     version: int = 0
     last: dict[str, Any] | None = None
-    points: deque[Point] = field(default_factory=lambda: deque(maxlen=KEPT))
+    points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
     row: str = ""  # as drawn since it changed, or empty
     word: str = ""  # its state, as worked out since it changed, or empty
     flight: tuple[int, float, bool] = (0, 0.0, False)  # as `Views.flight_of` last told who watched

@@ -36,7 +36,7 @@ except ImportError as missing:
 from monitor.demo.sandbox_mail import PostOffice, Transit
 
 LOOPBACK = "127.0.0.1"
-ADDRESS = "canary@sandbox.test"
+CANARY_ADDRESS = "canary@sandbox.test"
 CONNECTIONS_LIMIT = 50
 """Most connections that either port serves at a time; more are closed at once."""
 
@@ -62,7 +62,7 @@ def main() -> None:
         slowest=arguments.slow_max,
     )
     office = PostOffice(transit, reactor.callLater)
-    account = Account(ADDRESS, secrets.token_urlsafe(24))
+    account = Account(CANARY_ADDRESS, secrets.token_urlsafe(24))
     password_file = _write_password(arguments.directory, account.password)
     ca_file, tls = _make_tls(arguments.directory)
     announcement = {

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
 from monitor.init.web import Page, PageError, Web, parse_xml
 
-ENDPOINTS_LIMIT = 12
+PAGE_ENDPOINTS_LIMIT = 12
 """Most servers that are taken from one page."""
 
 _PROTOCOLS: MappingProxyType[str, MailProtocol] = MappingProxyType(
@@ -44,7 +44,7 @@ async def ask_autoconfig(url: str, address: str, web: Web) -> list[Endpoint]:
     found = list(_servers(parse_xml(page.body), address, f"autoconfig at {urlsplit(url).netloc}"))
     if not found:
         raise PageError("names no encrypted server")
-    return found[:ENDPOINTS_LIMIT]
+    return found[:PAGE_ENDPOINTS_LIMIT]
 
 
 def _servers(root: Element, address: str, source: str) -> Iterator[Endpoint]:
@@ -84,7 +84,7 @@ async def ask_autodiscover(host: str, address: str, web: Web) -> list[Endpoint]:
     ]
     if not found:
         raise PageError("names no encrypted server")
-    return found[:ENDPOINTS_LIMIT]
+    return found[:PAGE_ENDPOINTS_LIMIT]
 
 
 def _host_of_json(page: Page) -> str:

@@ -14,7 +14,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.protocols.dns import Resolver, a_labels
 
-ENDPOINTS_LIMIT = 10
+ENDPOINTS_TRIED = 10
 """Most servers of one protocol that are tried."""
 
 RECORDS_LIMIT = 4
@@ -181,7 +181,7 @@ def candidates(sources: Iterable[Source]) -> list[Endpoint]:
     counts = dict.fromkeys(("smtp", "imap", "pop3"), 0)
     for source in sources:
         for endpoint in source.endpoints:
-            if endpoint.key not in found and counts[endpoint.protocol] < ENDPOINTS_LIMIT:
+            if endpoint.key not in found and counts[endpoint.protocol] < ENDPOINTS_TRIED:
                 found[endpoint.key] = endpoint
                 counts[endpoint.protocol] += 1
     return list(found.values())

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from monitor.ledger.schema import runs
 
-KEPT = 100
+RUNS_KEPT = 100
 """Runs, and failed runs besides, that are kept of each route."""
 
 ROUTES_KEPT = 50
@@ -108,7 +108,9 @@ _RECENT_FAILURES = _RECENT.where(runs.c.failed)
 def _newest_beyond(*, failures: bool) -> ScalarSelect[int]:
     """Select the newest run that is too old to be kept; NULL, which deletes nothing, if all are kept."""
     condition = and_(_OF_ROUTE, runs.c.failed) if failures else _OF_ROUTE
-    ranked = select(runs.c.id).where(condition).order_by(runs.c.id.desc()).limit(1).offset(KEPT).subquery()
+    ranked = (
+        select(runs.c.id).where(condition).order_by(runs.c.id.desc()).limit(1).offset(RUNS_KEPT).subquery()
+    )
     return select(func.max(ranked.c.id)).scalar_subquery()
 
 

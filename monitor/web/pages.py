@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from monitor.ledger.store import SqlLedger
-from monitor.recent import KEPT, RouteKey, point_of
+from monitor.recent import POINTS_KEPT, RouteKey, point_of
 from monitor.web.events import Events
 from monitor.web.fairness import RequestLimit, in_slices
 from monitor.web.status_text import capital, duration, explained
@@ -73,7 +73,7 @@ class Pages:
         }
         self._templates.globals |= {
             "agent_version": version("mailsonde"),
-            "cells": KEPT,
+            "cells": POINTS_KEPT,
             "spark": (WIDTH, HEIGHT),
             "word_of": lambda run: Reason[run["reason"].upper()].word,
         }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monitor.recent import KEPT, Point, Recent, Route, RouteKey
+from monitor.recent import POINTS_KEPT, Point, Recent, Route, RouteKey
 from monitor.runtime import Runtime
 from monitor.web.status_text import Flight, sentence
 from probes.core.probe import Probe
@@ -54,7 +54,7 @@ class RouteView:
         What is not ok stands out by its height too, for those who do not tell the colours apart.
         """
         paths: dict[str, str] = {}
-        for number, point in enumerate(self.points, KEPT - len(self.points)):
+        for number, point in enumerate(self.points, POINTS_KEPT - len(self.points)):
             height = 12 if point.word == "ok" else 20
             cell = f"M{number * 5} {10 - height // 2}h4v{height}h-4z"
             paths[point.word] = paths.get(point.word, "") + cell
@@ -75,12 +75,12 @@ class RouteView:
         known = [point.seconds for point in self.points if point.seconds is not None]
         top = max(known, default=0.0) or 1.0
         lines: list[list[str]] = [[]]
-        empty = KEPT - len(self.points)
+        empty = POINTS_KEPT - len(self.points)
         for number, point in enumerate(self.points):
             if point.seconds is None:
                 lines.append([])
                 continue
-            x = (empty + number) * WIDTH / (KEPT - 1)
+            x = (empty + number) * WIDTH / (POINTS_KEPT - 1)
             y = HEIGHT - 2 - point.seconds / top * (HEIGHT - 4)
             lines[-1].append(f"{x:.0f},{y:.1f}")
         return [" ".join(line if len(line) > 1 else line * 2) for line in lines if line]

@@ -11,7 +11,7 @@ from probes.core.faults import ProbeFault, legible
 
 WITHHELD = "(withheld)"
 
-PIECE = 6
+PLAIN_PIECE = 6
 """Length in characters of a password's pieces: a text that shows one is withheld. Random text has none."""
 
 CODED_PIECE = 8
@@ -35,9 +35,9 @@ class Redaction:
         """Withhold ``password`` from now on, and what was ``made`` of it to log in, such as a digest."""
         escaped = legible(password, 10 * len(password))
         for form in {password, escaped, quote(password, safe=""), quote_plus(password)}:
-            self._pieces |= _pieces(form, PIECE)
+            self._pieces |= _pieces(form, PLAIN_PIECE)
         for form in _coded(password.encode()):
-            if len(form) >= PIECE:  # a shorter one is everywhere
+            if len(form) >= PLAIN_PIECE:  # a shorter one is everywhere
                 self._pieces |= _pieces(form, CODED_PIECE)
         for form in made:
             self._pieces |= _pieces(form, CODED_PIECE)

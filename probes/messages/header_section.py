@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-FIELDS_LIMIT = 200
+FIELDS_EXAMINED = 200
 """Most fields of one name that are looked at, the topmost first."""
 
 _BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
@@ -26,7 +26,7 @@ def values_of(header_section: bytes, name: str) -> list[str]:
             if is_wanted:
                 found[-1].append(line)
             continue
-        is_wanted = line[: len(wanted)].lower() == wanted and len(found) < FIELDS_LIMIT
+        is_wanted = line[: len(wanted)].lower() == wanted and len(found) < FIELDS_EXAMINED
         if is_wanted:
             found.append([line[len(wanted) :]])
     return [b"".join(pieces).decode("utf-8", "backslashreplace").strip() for pieces in found]

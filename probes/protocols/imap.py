@@ -13,7 +13,7 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.protocols.pop3 import LONGEST_PAUSE
 
-LINE_LIMIT = 8192
+RESPONSE_LIMIT = 8192
 """Most octets of a response, its literals left out; RFC 9051 wants clients to keep to it as well."""
 
 SEARCH_LIMIT = 2**20

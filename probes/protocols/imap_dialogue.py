@@ -11,7 +11,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
 from probes.protocols import imap
-from probes.protocols.imap import LINE_LIMIT, Response
+from probes.protocols.imap import RESPONSE_LIMIT, Response
 from probes.protocols.line_transport import LineTransport
 
 MOST_RESPONSES = 20_000
@@ -28,7 +28,7 @@ LITERALS_LIMIT = 32 * 2**20
 class Budget:
     """What a server may send: the longest response and literal, and what is left of each in all."""
 
-    line: int = LINE_LIMIT
+    line: int = RESPONSE_LIMIT
     literal: int = 0
     responses: int = MOST_RESPONSES
     lines: int = LINES_LIMIT

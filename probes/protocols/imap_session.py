@@ -22,7 +22,7 @@ from probes.protocols.line_transport import LineTransport
 from probes.protocols.mail_session import MailSession
 from probes.protocols.sasl import Mechanism
 
-FIELDS_LIMIT = 16 * 1024
+FETCHED_FIELDS_LIMIT = 16 * 1024
 """Most octets that are read of the header fields asked for; a foreign mail may hold huge ones."""
 
 NAME_LIMIT = 4096
@@ -196,7 +196,7 @@ class ImapSession(MailSession):
 
         More than ``most`` messages, at most 20,000, close the session.
         """
-        fetched = await self._fetch(b"%d:*" % first, _fields(names), FIELDS_LIMIT)
+        fetched = await self._fetch(b"%d:*" % first, _fields(names), FETCHED_FIELDS_LIMIT)
         found = {uid: fields for uid, fields in fetched.items() if uid >= first}  # the last one comes always
         if len(found) > most:
             raise self._dialogue.too_large(f"more than {most} messages")
@@ -210,7 +210,7 @@ class ImapSession(MailSession):
         found: dict[int, bytes] = {}
         for begin in range(0, len(uids), BATCH):
             batch = uids[begin : begin + BATCH]
-            fetched = await self._fetch(imap.uid_set(batch), _fields(names), FIELDS_LIMIT)
+            fetched = await self._fetch(imap.uid_set(batch), _fields(names), FETCHED_FIELDS_LIMIT)
             found |= {uid: fetched[uid] for uid in batch if uid in fetched}
         return found
 
@@ -385,7 +385,7 @@ class ImapSession(MailSession):
 
 
 def _fields(names: Sequence[str]) -> bytes:
-    return b"BODY.PEEK[HEADER.FIELDS (%s)]<0.%d>" % (" ".join(names).encode("ascii"), FIELDS_LIMIT)
+    return b"BODY.PEEK[HEADER.FIELDS (%s)]<0.%d>" % (" ".join(names).encode("ascii"), FETCHED_FIELDS_LIMIT)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 
-LINE_LIMIT = 2048
+POP3_LINE_LIMIT = 2048
 """Longest status or listing line, in octets; RFC 2449 allows 512."""
 
 MOST_MESSAGES = 100_000

@@ -14,7 +14,7 @@ from probes.core.verdict import PhaseTimer
 from probes.protocols import pop3 as pop3
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.mail_session import MailSession
-from probes.protocols.pop3 import LINE_LIMIT, MOST_MESSAGES, Capabilities
+from probes.protocols.pop3 import MOST_MESSAGES, POP3_LINE_LIMIT, Capabilities
 from probes.protocols.sasl import Mechanism
 
 INITIAL_RESPONSE_LINE = 255
@@ -137,7 +137,7 @@ class Pop3Session(MailSession):
 
     async def _answer(self) -> bytes:
         """Return the line that says how a command went; what may follow it is mail, and is not kept."""
-        line = await self._transport.read_line(LINE_LIMIT, is_mail=self._may_hold_mail)
+        line = await self._transport.read_line(POP3_LINE_LIMIT, is_mail=self._may_hold_mail)
         if self._may_hold_mail and not line.startswith((b"+OK", b"-ERR")):
             raise ProbeFault(
                 Reason.PROTOCOL_ERROR, f"not a POP3 reply: {len(line)} octets or more, not shown"
@@ -148,7 +148,7 @@ class Pop3Session(MailSession):
     async def _lines(self, most: int) -> AsyncIterator[bytes]:
         """Yield a multi-line response about the server; more than ``most`` lines close the session."""
         count = 0
-        while (line := pop3.unstuffed(await self._transport.read_line(LINE_LIMIT))) is not None:
+        while (line := pop3.unstuffed(await self._transport.read_line(POP3_LINE_LIMIT))) is not None:
             count += 1
             if count > most:
                 said = self._phases.transcript.quoted(line, cut=True)

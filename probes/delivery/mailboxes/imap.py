@@ -26,7 +26,7 @@ from probes.protocols.imap_session import ImapSession
 JUNK_GAP = 1.0
 """Shortest pause, in seconds, between polls of the junk folder."""
 
-PIECE = 1024 * 1024
+PIECE_SIZE = 1024 * 1024
 """Octets of a large message that are asked for at a time."""
 
 LOGOUT_TIMEOUT = 2.0
@@ -98,11 +98,11 @@ class ImapFolder:
 
     async def whole(self, uid: str, limit: int) -> bytes | None:  # noqa: D102 # as in Folder
         text = bytearray()
-        while piece := await self._session.part_of(self._number(uid), len(text), PIECE):
+        while piece := await self._session.part_of(self._number(uid), len(text), PIECE_SIZE):
             text += piece
             if len(text) > limit:
                 raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
-            if len(piece) < PIECE:
+            if len(piece) < PIECE_SIZE:
                 break
         return bytes(text) or None
 

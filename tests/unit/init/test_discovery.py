@@ -7,7 +7,7 @@ import json
 import pytest
 
 from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
-from monitor.init.discovery import ENDPOINTS_LIMIT, Discovery, Source, candidates
+from monitor.init.discovery import ENDPOINTS_TRIED, Discovery, Source, candidates
 from monitor.init.endpoint import Endpoint, given_endpoints
 from monitor.init.web import PageError
 from tests.unit.init.conftest import HOSTS, Domain, Served
@@ -131,7 +131,7 @@ async def test_many_servers(serve_domain: Served) -> None:
     many = [server("imap", f"h{n % 40}.example.com", 993) for n in range(80)]
     async with serve_domain({AUTOCONFIG: config(*many)}) as domain:
         names = await found(domain)
-    assert len(names) == len(set(names)) == ENDPOINTS_LIMIT
+    assert len(names) == len(set(names)) == ENDPOINTS_TRIED
 
 
 async def test_autodiscover_version_2(serve_domain: Served) -> None:

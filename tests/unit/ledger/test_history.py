@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 import pytest
 
-from monitor.ledger.history import KEPT, ROUTES_KEPT
+from monitor.ledger.history import ROUTES_KEPT, RUNS_KEPT
 from monitor.ledger.store import SqlLedger
 from tests.unit.ledger.conftest import OpenLedger
 
@@ -28,10 +28,10 @@ async def test_failures_are_kept_longer_than_successes(opened: OpenLedger) -> No
     """A failure can still be looked at when a hundred good runs have followed it."""
     async with opened() as ledger:
         ledger.record_run(a_run(0, probe="quiet"))
-        for n in range(1, 3 * KEPT + 1):
+        for n in range(1, 3 * RUNS_KEPT + 1):
             ledger.record_run(a_run(n, outcome="failed" if n in {5, 6} else "unknown" if n == 7 else "ok"))
     async with opened() as ledger:
-        newest = [f"run {n}" for n in range(3 * KEPT, 2 * KEPT, -1)]
+        newest = [f"run {n}" for n in range(3 * RUNS_KEPT, 2 * RUNS_KEPT, -1)]
         assert await shown(ledger) == [*newest, "run 7", "run 6", "run 5"]
         failed = await ledger.recent_runs("hq", "mail", failures=True)
         assert [(run["detail"], run["outcome"]) for run in failed] == [
@@ -46,28 +46,28 @@ async def test_failures_are_kept_longer_than_successes(opened: OpenLedger) -> No
 async def test_failures_are_bounded_too(opened: OpenLedger) -> None:
     """A probe that fails for weeks does not fill the disk."""
     async with opened() as ledger:
-        for n in range(2 * KEPT):
+        for n in range(2 * RUNS_KEPT):
             ledger.record_run(a_run(n, outcome="failed"))
     async with opened() as ledger:
-        assert len(await shown(ledger)) == KEPT
+        assert len(await shown(ledger)) == RUNS_KEPT
 
 
 async def test_each_route_of_a_probe_has_its_own_history(opened: OpenLedger) -> None:
     """Each of many targets has its hundred runs and its hundred failures, however the others fare."""
     targets = [f"mx{number}" for number in range(20)]
-    last_of_200 = [f"run {n}" for n in range(2 * KEPT - 1, KEPT - 1, -1)]
+    last_of_200 = [f"run {n}" for n in range(2 * RUNS_KEPT - 1, RUNS_KEPT - 1, -1)]
     async with opened() as ledger:
-        for n in range(2 * KEPT):
+        for n in range(2 * RUNS_KEPT):
             for target in targets:
                 ledger.record_run(a_run(n, "failed" if target == "mx0" else "ok", target=target))
-        for n in range(2 * KEPT, 3 * KEPT):
+        for n in range(2 * RUNS_KEPT, 3 * RUNS_KEPT):
             ledger.record_run(a_run(n, target="mx0"))
         ledger.record_run(a_run(1, probe="other", target="mx0"))
     async with opened() as ledger:
         for target in targets[1:]:
             assert await shown(ledger, target=target) == last_of_200
             assert await shown(ledger, target=target, failures=True) == []
-        last_of_300 = [f"run {n}" for n in range(3 * KEPT - 1, 2 * KEPT - 1, -1)]
+        last_of_300 = [f"run {n}" for n in range(3 * RUNS_KEPT - 1, 2 * RUNS_KEPT - 1, -1)]
         assert await shown(ledger, target="mx0") == last_of_300 + last_of_200
         assert await shown(ledger, target="mx0", failures=True) == last_of_200
         assert await shown(ledger, probe="other", target="mx0") == ["run 1"]
@@ -76,10 +76,13 @@ async def test_each_route_of_a_probe_has_its_own_history(opened: OpenLedger) -> 
 async def test_old_runs_go_while_the_agent_runs(opened: OpenLedger) -> None:
     """What is too old does not wait for a restart to be removed, whichever routes run."""
     async with opened() as ledger:
-        for n in range(3 * KEPT):
+        for n in range(3 * RUNS_KEPT):
             for target in ("mx1", "mx2"):
                 ledger.record_run(a_run(n, target=target))
-        assert [len(await shown(ledger, target=target)) for target in ("mx1", "mx2")] == [KEPT, KEPT]
+        assert [len(await shown(ledger, target=target)) for target in ("mx1", "mx2")] == [
+            RUNS_KEPT,
+            RUNS_KEPT,
+        ]
 
 
 async def test_hosts_that_come_and_go_do_not_fill_the_ledger(opened: OpenLedger) -> None:
@@ -119,7 +122,7 @@ async def test_the_newest_runs_of_every_route(opened: OpenLedger, most: int, eac
     async with opened() as ledger:
         for n in range(50):
             ledger.record_run(a_run(n, target="slow"))
-        for n in range(KEPT):
+        for n in range(RUNS_KEPT):
             ledger.record_run(a_run(n, target="busy"))
             ledger.record_run(a_run(n, probe="removed"))
         ledger.record_run(a_run(0, probe="new"))
@@ -129,7 +132,7 @@ async def test_the_newest_runs_of_every_route(opened: OpenLedger, most: int, eac
             by_route.setdefault((run["probe"], run["target"]), []).append(run["detail"])
         assert by_route == {
             ("hq", "slow"): [f"run {n}" for n in range(50 - each, 50)],
-            ("hq", "busy"): [f"run {n}" for n in range(KEPT - each, KEPT)],
+            ("hq", "busy"): [f"run {n}" for n in range(RUNS_KEPT - each, RUNS_KEPT)],
             ("new", "mail"): ["run 0"],
         }
 

@@ -14,7 +14,7 @@ import pytest
 
 from monitor.agent import running_agent
 from monitor.config.models import Configuration
-from monitor.recent import KEPT, Recent
+from monitor.recent import POINTS_KEPT, Recent
 from tests.fakes.dns_server import DnsServer, dns_server, zone
 
 
@@ -35,10 +35,10 @@ def a_run(target: str, probe: str = "trip") -> dict[str, object]:
 def test_what_is_kept_of_a_route_is_bounded() -> None:
     """Only the latest runs are kept, and what was said in none of them."""
     recent = Recent(now=0.0)
-    for _ in range(3 * KEPT):
+    for _ in range(3 * POINTS_KEPT):
         recent.take_in(a_run("mail"))
     (route,) = recent.routes.values()
-    assert len(route.points) == KEPT
+    assert len(route.points) == POINTS_KEPT
     assert route.last is not None
     assert "transcript" not in route.last
 

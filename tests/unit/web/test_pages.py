@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from monitor.ledger.store import SqlLedger, open_ledger
-from monitor.recent import KEPT
+from monitor.recent import POINTS_KEPT
 from probes.core.clock import SystemClock
 from probes.delivery.message_life import LedgerError
 from tests.fakes.overlong import OVERLONG
@@ -338,5 +338,5 @@ async def test_a_new_agent_shows_the_last_runs_of_every_route(
         page = await _page(watched.client, "/")
         over.set()
     assert {probe["state"] for probe in probes} == {"ok"}
-    assert page.count(f"last {KEPT} runs: {KEPT} ok") == 25
+    assert page.count(f"last {POINTS_KEPT} runs: {POINTS_KEPT} ok") == 25
     assert page.count("last 1 runs: 1 ok") == 1
