@@ -64,6 +64,7 @@ class ImapSession(MailSession):
         self._hearing: asyncio.Task[None] | None = None  # what a cancelled `news` began to read
         self.greeting = b""
         self.capabilities: frozenset[str] = frozenset()
+        self._capabilities_before_login = self.capabilities
         self.folder: str | None = None
         self.exists = 0
         self.uid_validity = 0
@@ -100,9 +101,8 @@ class ImapSession(MailSession):
 
     async def log_in(self, username: str, password: SecretStr) -> None:
         """Log in as `MailSession.log_in` does, and know the capabilities after it (RFC 9051 section 6.2)."""
-        known = self.capabilities
         await super().log_in(username, password)
-        if self.capabilities is known:
+        if self.capabilities is self._capabilities_before_login:
             await self._learn_capabilities()
 
     def _login_methods(self) -> set[str]:
@@ -110,6 +110,7 @@ class ImapSession(MailSession):
         return methods if self._offers("LOGINDISABLED") else methods | {"LOGIN"}
 
     async def _log_in_by(self, method: str, username: str, password: str) -> None:
+        self._capabilities_before_login = self.capabilities
         if method != "LOGIN" or self._offers("LOGINDISABLED"):
             await super()._log_in_by(method, username, password)
             return

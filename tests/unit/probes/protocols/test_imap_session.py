@@ -167,6 +167,18 @@ async def test_a_way_that_is_not_offered(auth: str, offered: list[str]) -> None:
 CRAM_REFUSED = [(b"M1 AUTHENTICATE CRAM-MD5", b"+ PHg+"), (CRAM, b"M1 NO no CRAM secret")]
 
 
+async def test_capabilities_after_a_second_attempt() -> None:
+    """What a refusal tells of capabilities does not stand for those after the login."""
+    refused = (CRAM_REFUSED[1][0], b"M1 NO [CAPABILITY IMAP4rev1 X-BEFORE] no")
+    login = (b"M2 LOGIN .*", b"M2 OK")
+    asked = (b"M3 CAPABILITY", b"* CAPABILITY IMAP4rev1 X-AFTER\r\nM3 OK")
+    async with entered(
+        dialogue(greeting("AUTH=CRAM-MD5"), CRAM_REFUSED[0], refused, login, asked)
+    ) as session:
+        assert session.capabilities == {"IMAP4REV1", "X-AFTER"}
+        session.abort()
+
+
 async def test_a_refused_mechanism_gives_way() -> None:
     """In clear CRAM-MD5 comes first, and PLAIN logs in where that is refused."""
     login = (b"M2 AUTHENTICATE PLAIN " + PLAIN, b"M2 " + IN)
