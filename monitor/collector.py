@@ -210,4 +210,8 @@ class AgentCollector(Collector):
         reload.add_metric((), 1.0)
         build = InfoMetricFamily("mailsonde_build", "Version of mailsonde and of Python.")
         build.add_metric((), {"version": version("mailsonde"), "python": platform.python_version()})
-        yield from (unexpected, skipped, lag, reload, build)
+        steps = CounterMetricFamily(
+            "mailsonde_clock_steps", "How often the machine's wall clock was set forward or back."
+        )
+        steps.add_metric((), self._state.clock_steps)
+        yield from (unexpected, skipped, lag, steps, reload, build)

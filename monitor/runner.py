@@ -15,7 +15,7 @@ from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
-from probes.core.verdict import PhaseTimer, Run, Verdict
+from probes.core.verdict import RESOLVE, PhaseTimer, Run, Verdict
 
 BEAT = 0.1
 """Seconds between two looks at whether the event loop is on time, while runs go on."""
@@ -127,7 +127,9 @@ class Runner:
             codes = {"reply_code": fault.reply_code, "enhanced_status_code": fault.enhanced_status_code}
             return Verdict(fault.reason, _placed(run, fault.detail), values=codes if fault.reply_code else {})
         except TimeoutError:
-            return Verdict(Reason.TIMEOUT, _placed(run, f"not done after {limit:g} s"))
+            # Whoever waits for a resolver has not asked the mail system anything yet.
+            reason = Reason.DNS_TIMEOUT if run.phases.current == RESOLVE else Reason.TIMEOUT
+            return Verdict(reason, _placed(run, f"not done after {limit:g} s"))
         except Exception as error:
             _log.exception("defect in probe %s", probe.settings.name)
             return Verdict(Reason.INTERNAL, f"{type(error).__name__}; the log has the traceback")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
@@ -27,8 +28,43 @@ TIMER_STEP = 0.001
 """Steps in seconds that the event loop's timers go in: libuv rounds to the nearest millisecond."""
 
 
+STEP = 0.5
+"""Seconds by which the wall clock must differ from the time that passed to have been set: drift is less."""
+
+_log = logging.getLogger("mailsonde.schedule")
+
+
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no types
-    """APScheduler's, which never wakes up a moment before a run is due, only to find none and wait again."""
+    """APScheduler's, with two differences.
+
+    It never wakes up a moment before a run is due, only to find none and wait again. And it holds its
+    intervals when the wall clock is set, by which APScheduler plans: a clock set back by an hour would
+    stop every probe for an hour, one set forward would start all at once.
+    """
+
+    def __init__(self, clock: Clock, stepped: Callable[[float], None]) -> None:
+        super().__init__(timezone=UTC)
+        self._clock = clock
+        self._stepped = stepped
+        self._offset = clock.time() - clock.since_boot()
+
+    def _process_jobs(self) -> float | None:
+        offset = self._clock.time() - self._clock.since_boot()
+        step, self._offset = offset - self._offset, offset
+        if abs(step) > STEP:
+            self._shift(timedelta(seconds=step))
+            self._stepped(step)
+        seconds: float | None = super()._process_jobs()
+        return seconds
+
+    def _shift(self, step: timedelta) -> None:
+        """Move every planned run by ``step``, so that it starts when it would have."""
+        with self._jobstores_lock:
+            for store in self._jobstores.values():
+                for job in store.get_all_jobs():
+                    if job.next_run_time is not None:
+                        job._modify(next_run_time=job.next_run_time + step)
+                        store.update_job(job)
 
     def _start_timer(self, wait_seconds: float | None) -> None:
         super()._start_timer(None if wait_seconds is None else wait_seconds + TIMER_STEP)
@@ -39,6 +75,7 @@ class Schedule:
 
     A run that is due while as many as may overlap still go on is skipped as ``overrun``. Runs whose
     time passed while the agent could not start them (a suspended machine) are counted as ``missed``.
+    Intervals are real time: a wall clock that is set moves no run.
     """
 
     def __init__(self, run: Callable[[Probe], Awaitable[None]], state: AgentState, clock: Clock) -> None:
@@ -47,7 +84,7 @@ class Schedule:
         self._clock = clock
         self._previous: dict[str, datetime] = {}
         self._intervals: dict[str, float] = {}
-        self._scheduler = _Scheduler(timezone=UTC)
+        self._scheduler = _Scheduler(clock, self._clock_stepped)
         self._scheduler.add_listener(self._started, EVENT_JOB_SUBMITTED)
         self._scheduler.add_listener(self._overrun, EVENT_JOB_MAX_INSTANCES)
 
@@ -75,6 +112,13 @@ class Schedule:
                 misfire_grace_time=None,
             )
         self._scheduler.start()
+
+    def _clock_stepped(self, seconds: float) -> None:
+        self._state.clock_steps += 1
+        step = timedelta(seconds=seconds)
+        self._previous = {name: scheduled + step for name, scheduled in self._previous.items()}
+        direction = "forward" if seconds > 0 else "back"
+        _log.warning("the clock was set %s by %.1f s; probes keep their intervals", direction, abs(seconds))
 
     def stop(self) -> None:
         """Start no more runs; those that go on are the runner's to end."""

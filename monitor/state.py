@@ -91,6 +91,8 @@ class AgentState:
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
         self.skipped: Counter[tuple[str, str]] = Counter()
         self.schedule_lag = Histogram(LAG_BUCKETS)
+        self.clock_steps = 0
+        """How often the machine's wall clock was set, by more than is due to drift."""
         self._keep_mailboxes(mailboxes)
 
     def keep_only(self, probes: Iterable[Probe], mailboxes: Iterable[str], now: float) -> None:

@@ -17,6 +17,10 @@ class Clock(Protocol):
         """Seconds on a clock that never steps; only differences mean anything."""
         ...
 
+    def since_boot(self) -> float:
+        """Seconds on a clock that never steps and also counts while the machine is suspended."""
+        ...
+
     def time(self) -> float:
         """Unix seconds of the wall clock, which may step."""
         ...
@@ -35,6 +39,9 @@ class SystemClock:
 
     def monotonic(self) -> float:  # noqa: D102 # as in Clock
         return time.monotonic()
+
+    def since_boot(self) -> float:  # noqa: D102 # as in Clock
+        return time.clock_gettime(time.CLOCK_BOOTTIME)  # Linux 2.6.39, 2011
 
     def time(self) -> float:  # noqa: D102 # as in Clock
         return time.time()

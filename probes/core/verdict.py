@@ -77,6 +77,10 @@ class Verdict:
         return self.reason.word == "warning"
 
 
+RESOLVE = "resolve"
+"""The phase in which a host's addresses are looked up."""
+
+
 class PhaseTimer:
     """Times the named phases of a run in seconds, on the monotonic clock.
 

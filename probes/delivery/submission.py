@@ -10,7 +10,7 @@ from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
-from probes.core.verdict import MessageState, Run
+from probes.core.verdict import RESOLVE, MessageState, Run
 from probes.delivery.message_life import Ledger, LedgerError, Message
 from probes.messages.synthetic_message import SyntheticMessage
 from probes.protocols.smtp_session import SmtpSession, smtp_session
@@ -74,7 +74,7 @@ class Handover:
         Name resolution before it does not count.
         """
         if self._connected is None:
-            self._connected = self._begun + run.phases.seconds.get("resolve", 0.0)
+            self._connected = self._begun + run.phases.seconds.get(RESOLVE, 0.0)
         return self._connected
 
     @property

@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Outcome, Reason
 from probes.core.transcript import REPLY, Transcript
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols.tls import certificate_not_after, description
 
 BUFFER_LIMIT = 64 * 1024
@@ -39,7 +39,7 @@ async def connect_tcp(
     ends = loop.time() + timeout
     addresses = [host]
     if not _is_literal(host):
-        with phases.phase("resolve"):
+        with phases.phase(RESOLVE):
             addresses = await _resolve(host, port, timeout)
     faults = []
     with phases.phase("connect"):

@@ -11,13 +11,17 @@ class InstantClock:
     def __init__(self, boot: str = "boot-1", wall: float = 1_700_000_000.0) -> None:
         self.boot = boot
         self.now = 1000.0
-        self._wall_offset = wall - self.now
+        self.wall_offset = wall - self.now
+        """Added to get wall-clock time; a change is a step of the wall clock."""
 
     def monotonic(self) -> float:
         return self.now
 
+    def since_boot(self) -> float:
+        return self.now
+
     def time(self) -> float:
-        return self.now + self._wall_offset
+        return self.now + self.wall_offset
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)

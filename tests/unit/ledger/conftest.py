@@ -29,6 +29,9 @@ class StandingClock:
     def monotonic(self) -> float:
         return self.now
 
+    def since_boot(self) -> float:
+        return self.now
+
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
 

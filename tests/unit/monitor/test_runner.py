@@ -15,7 +15,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import Run, Verdict
+from probes.core.verdict import RESOLVE, Run, Verdict
 from tests.fakes.clock import InstantClock
 
 
@@ -105,6 +105,19 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
     result = await Runner(InstantClock(), "here").run(Scripted(act, deadline="100ms"))
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.TIMEOUT)
     assert result.verdict.detail == "in phase greeting: not done after 0.1 s"
+
+
+async def test_a_deadline_that_a_resolver_used_up_is_no_outage() -> None:
+    """While a name is looked up, nothing was asked of the mail system yet: that is unknown."""
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase(RESOLVE):
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    result = await Runner(InstantClock(), "here").run(Scripted(act, deadline="100ms"))
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.DNS_TIMEOUT)
+    assert result.verdict.detail == "in phase resolve: not done after 0.1 s"
 
 
 @pytest.mark.parametrize(("held", "outcome"), [(0.0, Outcome.FAILED), (5.0, Outcome.UNKNOWN)])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import pairwise
 
 import pytest
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED, JobSubmissionEvent
 
 from monitor.schedule import Schedule, most_at_once, start_offset
 from monitor.state import AgentState
-from probes.core.settings import ProbeSettings
+from probes.core.context import Context
+from probes.core.settings import ProbeSettings, ServerSettings, Site
 from probes.roundtrip import RoundtripSettings
+from probes.smtp import Smtp, SmtpSettings
 from tests.fakes.clock import InstantClock
+
+SERVER = ServerSettings(protocol="smtp", host="mail.example.test", tls="implicit")
 
 
 def _settings(name: str, interval: str = "60s") -> ProbeSettings:
@@ -83,6 +89,67 @@ def test_run_that_is_still_going_is_counted_as_overrun(schedule: tuple[Schedule,
     made._started(_event(EVENT_JOB_SUBMITTED, 120.0))
     assert state.skipped["p", "overrun"] == 1
     assert state.skipped["p", "missed"] == 0
+
+
+class Ran:
+    """A schedule on a clock of the test's, of one probe that runs every 60 s at once, and when it ran."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = InstantClock()
+        self.at: list[float] = []
+        self.state = AgentState()
+
+        class WallClock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime.fromtimestamp(self.clock.time(), tz)
+
+        async def run(_: object) -> None:
+            self.at.append(self.clock.now)
+
+        monkeypatch.setattr("apscheduler.schedulers.base.datetime", WallClock)
+        monkeypatch.setattr("monitor.schedule.JITTER", 0.0)
+        self.schedule = Schedule(run, self.state, self.clock)
+        site = Site("here", {"out": SERVER}, {})
+        self.schedule.start(
+            [Smtp(SmtpSettings(name="p", kind="smtp", server="out"), Context(self.clock, site))]
+        )
+
+    async def runs_in(self, seconds: int) -> int:
+        """Let the time pass second by second; return how many runs began."""
+        before = len(self.at)
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            self.schedule._scheduler._process_jobs()
+            await asyncio.sleep(0)
+        return len(self.at) - before
+
+
+@pytest.mark.parametrize("step", [-3600.0, -90.0, 90.0, 3600.0, 30 * 86400.0])
+async def test_intervals_hold_when_the_clock_is_set(
+    step: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wall clock that is set moves no run, counts none as missed, and is told."""
+    ran = Ran(monkeypatch)
+    assert await ran.runs_in(300) == 5
+    ran.clock.wall_offset += step
+    assert await ran.runs_in(300) == 5
+    assert max(later - earlier for earlier, later in pairwise(ran.at)) <= 61.0
+    assert ran.state.skipped["p", "missed"] == 0
+    assert ran.state.schedule_lag.sum < 10 * 1.1
+    assert ran.state.clock_steps == 1
+    assert f"{abs(step):.1f} s" in caplog.text
+    ran.schedule.stop()
+
+
+async def test_drift_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that time synchronisation slews is not told as set."""
+    ran = Ran(monkeypatch)
+    for _ in range(60):
+        ran.clock.wall_offset += 0.0005
+        await ran.runs_in(1)
+    assert ran.state.clock_steps == 0
+    ran.schedule.stop()
 
 
 def test_lag_is_observed(schedule: tuple[Schedule, AgentState]) -> None:
