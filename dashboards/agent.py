@@ -164,6 +164,15 @@ def _schedule() -> list[AnyPanel]:
             "on; lengthen the interval, or shorten the deadline.",
             unit="short",
         ),
+        graph(
+            12,
+            (0, 32, 12, 8),
+            "Clock steps",
+            [Query(f"increase(mailsonde_clock_steps_total{{{AGENT}}}[$__rate_interval])", "{{instance}}")],
+            "How often the wall clock of the agent's machine was set. Probes keep their intervals. Check the "
+            "machine's time synchronization.",
+            unit="short",
+        ),
     ]
 
 
