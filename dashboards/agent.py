@@ -1,4 +1,4 @@
-"""The agent itself: whether it answers, runs its probes in time, and can be trusted with what it measures."""
+"""The agent itself: whether it answers, runs its probes on time, and measures reliably."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def agent() -> dashboard.Dashboard:
     """Return the builder of the whole dashboard."""
     return board(
         "Agent",
-        "Whether the agent answers, runs its probes in time, and can be trusted with what it measures.",
+        "Whether the agent answers, runs its probes on time, and measures reliably.",
         [*_presence(), *_runs(), *_schedule(), *_mailboxes()],
     )
 
@@ -22,35 +22,36 @@ def _presence() -> list[AnyPanel]:
         number(
             1,
             (0, 0, 4, 4),
-            "Agents that do not answer",
+            "Agents down",
             Query(f"count({_UP} == 0) or vector(0)", "down"),
-            "Agents that Prometheus cannot scrape: mail is not being watched from there. "
-            "See if the process runs, and what its log says.",
+            "Agents that Prometheus cannot scrape. They are not watching the mail. Check whether the "
+            "process runs, and its log.",
             [("green", None), ("red", 1)],
         ),
         number(
             2,
             (4, 0, 4, 4),
-            "Probes that stand still",
+            "Stale probes",
             Query(
                 f"count(time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}} "
                 f"> 3 * mailsonde_probe_interval_seconds{{{PROBE}}} + 60) or vector(0)",
-                "standing still",
+                "stale",
             ),
-            "Probes of which no run ended for three intervals and a minute; a round trip may wait that long "
-            "for its message. What is shown of them is old: see below whether runs are skipped or late.",
+            "Probes without a finished run for three intervals plus a minute; a round trip may wait that "
+            "long for its message. Their results are out of date: check below whether runs are skipped or "
+            "late.",
             [("green", None), ("orange", 1)],
         ),
         number(
             11,
             (8, 0, 4, 4),
-            "Agents with an old configuration",
+            "Agents with an outdated configuration",
             Query(
                 f"count(mailsonde_config_last_reload_successful{{{AGENT}}} == 0) or vector(0)",
-                "old configuration",
+                "outdated configuration",
             ),
-            "Agents whose last read of the configuration failed. Run `mailsonde validate` on the file there: "
-            "it names every mistake with its line.",
+            "Agents that could not load their configuration at the last attempt. Run `mailsonde validate` "
+            "on the file there: it lists every mistake with its line number.",
             [("green", None), ("red", 1)],
         ),
         listing(
@@ -60,8 +61,8 @@ def _presence() -> list[AnyPanel]:
             [
                 Column(f"max by (instance, version, python) (mailsonde_build_info{{{AGENT}}})", "", "short"),
             ],
-            "Version of mailsonde and of Python at each location. Update those that lag behind: "
-            "locations are compared best when they measure alike.",
+            "Versions of mailsonde and Python at each location. Update outdated agents: results compare "
+            "best if all locations measure the same way.",
             sort=("version", False),
         ),
         timeline(
@@ -69,9 +70,8 @@ def _presence() -> list[AnyPanel]:
             (0, 4, 12, 4),
             "Scrapes",
             Query(_UP, "{{instance}}"),
-            "Red: Prometheus did not get the metrics. Gaps in all other panels at that time are for this "
-            "reason; "
-            "look at the agent and at the network between.",
+            "Red: Prometheus could not scrape the agent. This causes gaps in all other panels. Check the "
+            "agent and the network in between.",
             words=("down", "up"),
         ),
     ]
@@ -90,8 +90,8 @@ def _runs() -> list[AnyPanel]:
                     "{{outcome}} @ {{instance}}",
                 )
             ],
-            "Runs that ended, a second. A fall of all together: the agent or its machine is in trouble. "
-            "More unknown: see the reasons on the dashboard Server.",
+            "Finished runs per second. If all outcomes drop together, the agent or its machine has a "
+            "problem. If unknown rises, see the reasons on the Server dashboard.",
             unit="cps",
             stacked=True,
         ),
@@ -106,9 +106,8 @@ def _runs() -> list[AnyPanel]:
                     "{{probe}} → {{target}} @ {{instance}}",
                 )
             ],
-            "Should saw between 0 and 1, and a roundtrip by as much more as a delivery takes. Above 3: "
-            "the probe is "
-            "stale, and what it last showed is old. Look at the agent's log.",
+            "A sawtooth between 0 and 1 is normal; for a round trip, add the delivery time. Above 3, the "
+            "probe is stale and its last result is out of date. Check the agent's log.",
             unit="short",
             limits=[("transparent", None), ("red", 3)],
         ),
@@ -123,9 +122,8 @@ def _runs() -> list[AnyPanel]:
                     "{{kind}} @ {{instance}}",
                 )
             ],
-            "95 % of the runs of a kind ended within this time. Longer than the interval: runs are left "
-            "out as overrun; "
-            "lengthen the interval, or shorten the deadline.",
+            "95 % of the runs of a kind ended within this time. If it is longer than the interval, runs "
+            "are skipped as overrun: lengthen the interval or shorten the deadline.",
         ),
     ]
 
@@ -139,19 +137,19 @@ def _schedule() -> list[AnyPanel]:
         graph(
             8,
             (12, 16, 12, 8),
-            "How late runs start",
+            "Start delay of runs",
             [
                 Query(lag.format(0.5), "50 % @ {{instance}}"),
                 Query(lag.format(0.99), "99 % @ {{instance}}"),
             ],
-            "Above the dashed line of a second the agent's machine is too busy, and latencies may suffer: "
-            "give it more CPU, or fewer probes.",
+            "Above the dashed line (1 s), the agent's machine is too busy and measurements may suffer: "
+            "give it more CPU or fewer probes.",
             limits=[("transparent", None), ("red", 1)],
         ),
         graph(
             9,
             (0, 24, 12, 8),
-            "Runs that did not start",
+            "Skipped runs",
             [
                 Query(
                     "sum by (instance, probe, reason) "
@@ -159,9 +157,8 @@ def _schedule() -> list[AnyPanel]:
                     "{{probe}}: {{reason}} @ {{instance}}",
                 )
             ],
-            "Missed: the agent could not start them in time; look at its machine. Overrun: the previous "
-            "run still went "
-            "on; lengthen the interval, or shorten the deadline.",
+            "Missed: the agent could not start the run in time; check its machine. Overrun: the previous "
+            "run was still in progress; lengthen the interval or shorten the deadline.",
             unit="short",
         ),
         graph(
@@ -181,7 +178,7 @@ def _mailboxes() -> list[AnyPanel]:
         graph(
             10,
             (12, 24, 12, 8),
-            "Messages that nobody awaited",
+            "Unexpected messages",
             [
                 Query(
                     "sum by (instance, mailbox, reason) "
@@ -189,8 +186,8 @@ def _mailboxes() -> list[AnyPanel]:
                     "{{mailbox}}: {{reason}} @ {{instance}}",
                 )
             ],
-            "Forged: somebody plays with test messages; find out who. Duplicate: a server delivers twice. "
-            "Unknown: another agent uses this mailbox; give each its own.",
+            "Forged: someone fakes test messages; find out who. Duplicate: a server delivers twice. "
+            "Unknown: another agent uses this mailbox; give each agent its own.",
             unit="short",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Deliveries: how long messages take, how surely that is known, where they wait, and what becomes of them."""
+"""Deliveries: how long messages take, how precise that is, where they wait, and which states they end in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ def delivery() -> dashboard.Dashboard:
     """Return the builder of the whole dashboard."""
     return board(
         "Delivery",
-        "Test messages on their way: latency with its measurement error, where they wait, and what "
-        "becomes of them.",
+        "Test messages: latency with its measurement error, where they wait, and which states they end in.",
         [*_numbers(), *_latency(), *_messages(), *_ways(), *_findings()],
     )
 
@@ -23,11 +22,10 @@ def _numbers() -> list[AnyPanel]:
         number(
             1,
             (0, 0, 6, 4),
-            "Delivered of those sent",
+            "Delivered share of sent messages",
             Query(f"{delivered} / ({sent} > 0)", "delivered"),
-            "Share of the messages of this time range that arrived by their deadline; those still in "
-            "flight count as "
-            "missing. When it is low, look at the states below.",
+            "Share of the messages in this time range that arrived by their deadline. Messages in flight "
+            "count as not delivered. If it is low, check the states below.",
             [("red", None), ("orange", 0.95), ("green", 0.99)],
             unit="percentunit",
         ),
@@ -40,8 +38,7 @@ def _numbers() -> list[AnyPanel]:
                 f"(increase(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__range])))",
                 "95 %",
             ),
-            "95 % of the messages that arrived did so within this time. When it is high, find the hop "
-            "below that waits.",
+            "95 % of delivered messages arrived within this time. If it is high, find the slow hop below.",
             [("green", None), ("orange", 30), ("red", 60)],
             unit="s",
         ),
@@ -50,7 +47,7 @@ def _numbers() -> list[AnyPanel]:
             (12, 0, 6, 4),
             "In flight",
             Query(f"sum(mailsonde_messages_in_flight{{{PROBE}}})", "in flight"),
-            "Messages under way. Some always are; when their number grows, mail is stuck in a queue.",
+            "Messages on the way. A few are normal. If their number grows, mail is stuck in a queue.",
             [("green", None), ("orange", 5), ("red", 20)],
         ),
         number(
@@ -61,7 +58,7 @@ def _numbers() -> list[AnyPanel]:
                 f'sum(increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])) or vector(0)',
                 "lost",
             ),
-            "Accepted, and not in the mailbox at the deadline. Search the servers' logs for the Message-ID.",
+            "Accepted, but not in the mailbox at the deadline. Search the servers' logs for the Message-ID.",
             [("green", None), ("red", 1)],
         ),
     ]
@@ -76,39 +73,37 @@ def _latency() -> list[AnyPanel]:
         heat(
             5,
             (0, 4, 24, 9),
-            "Deliveries by how long they took",
+            "Distribution of delivery times",
             f"sum by (le) (increase(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__rate_interval]))",
-            "Each cell: how many messages took that long. Two bands are two ways of being delivered, such "
-            "as with "
-            "and without a retry: choose one probe at a time to tell them apart. Delivered messages only.",
+            "Each cell: how many messages took that long. Two bands mean two kinds of delivery, such as "
+            "with and without a retry. Select one probe to tell them apart. Delivered messages only.",
         ),
         graph(
             6,
             (0, 13, 12, 8),
             "Delivery latency",
             [Query(f"mailsonde_delivery_last_seconds{{{PROBE}}}")],
-            "From connecting until visible in the mailbox, of the message that arrived last. "
-            "Believe a change only when it is wider than the error beside.",
+            "Time from connecting until the message is visible in the mailbox, for the last arrival. Trust "
+            "a change only if it is larger than the uncertainty in the next panel.",
         ),
         graph(
             7,
             (12, 13, 12, 8),
-            "How wrong the latency may be",
+            "Uncertainty of the latency",
             [Query(f"mailsonde_delivery_uncertainty_seconds{{{PROBE}}}")],
-            "The true latency is within this distance of the published one, either way. "
-            "When it is wide, the mailbox is looked at seldom: raise polls_per_message, or use IMAP.",
+            "The true latency differs from the published one by at most this much. If it is large, "
+            "mailsonde polls the mailbox too rarely: raise polls_per_message or use IMAP.",
         ),
         graph(
             8,
             (0, 21, 12, 8),
-            "Median and 95th percentile of delivery",
+            "Median and 95th percentile of delivery time",
             [
                 Query(quantile.format(0.5), "50 % {{probe}} → {{target}} @ {{instance}}"),
                 Query(quantile.format(0.95), "95 % {{probe}} → {{target}} @ {{instance}}"),
             ],
-            "Half of the messages, and 95 % of them, arrived within this time. Both rise: the system is "
-            "slow. "
-            "Only the higher one: some messages wait, as for a retry or a scanner.",
+            "50 % and 95 % of delivered messages arrived within these times. If both rise, the system is "
+            "slow. If only the higher one rises, some messages wait, for example for a retry or a scanner.",
         ),
         graph(
             9,
@@ -120,8 +115,8 @@ def _latency() -> list[AnyPanel]:
                     f"(mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > bool 0)"
                 )
             ],
-            "Rises with the clock while mail is stuck, and is near 0 while it flows. "
-            "A straight slope: look into the queues now, before the deadline makes it a loss.",
+            "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
+            "check the queues now, before the message counts as lost at its deadline.",
         ),
     ]
 
@@ -138,8 +133,8 @@ def _messages() -> list[AnyPanel]:
                     "{{state}} @ {{instance}}",
                 )
             ],
-            "Messages a second that entered each state. Sent and delivered should run together; "
-            "any other state wants a look: docs/messages.md says what each means.",
+            "Messages per second that entered each state. Sent and delivered should match. Check any other "
+            "state: docs/messages.md explains each one.",
             unit="cps",
         ),
         graph(
@@ -147,8 +142,8 @@ def _messages() -> list[AnyPanel]:
             (12, 29, 12, 8),
             "Messages in flight",
             [Query(f"mailsonde_messages_in_flight{{{PROBE}}}")],
-            "Messages under way, by route. A staircase upwards is a queue that takes and does not deliver: "
-            "look at the server behind that route.",
+            "Messages on the way, by route. If the line climbs in steps, a queue accepts mail but does not "
+            "deliver it: check the server behind that route.",
             unit="short",
         ),
     ]
@@ -166,17 +161,17 @@ def _ways() -> list[AnyPanel]:
                     "{{position}}: {{probe}} → {{target}} @ {{instance}}",
                 )
             ],
-            "Time between the stamps of hosts on the way, by their position; by their own clocks. "
-            "The highest layer is the host whose queue to look into.",
+            "Time between the Received stamps of hosts on the route, by position and by the hosts' own "
+            "clocks. The thickest layer shows the host whose queue to check.",
             stacked=True,
         ),
         graph(
             13,
             (12, 37, 12, 8),
-            "Hops with a stamp that cannot be true",
+            "Hops with an impossible timestamp",
             [Query(f"mailsonde_hops_skewed{{{PROBE}}}")],
-            "Hosts on the last message's way whose clock is wrong. Above 0: do not trust the waits beside, "
-            "and set the clocks of those hosts (NTP).",
+            "Hosts on the last message's route whose clock is wrong. Above 0: do not trust the hop delays, "
+            "and correct the clocks of those hosts (NTP).",
             unit="short",
         ),
     ]
@@ -187,7 +182,7 @@ def _findings() -> list[AnyPanel]:
         graph(
             14,
             (0, 45, 12, 8),
-            "Arrivals in junk, or altered",
+            "Junked and altered arrivals",
             [
                 Query(
                     f"sum by (instance, probe, target, finding) "
@@ -195,8 +190,9 @@ def _findings() -> list[AnyPanel]:
                     "{{finding}}: {{probe}} → {{target}} @ {{instance}}",
                 )
             ],
-            "Junked: a filter takes mail for spam; look at its verdict in the message. "
-            "Altered: a gateway changes subject, text or attachment; find out which, and if that is meant.",
+            "Junked: a filter classifies mail as spam; check its verdict in the message. Altered: a "
+            "gateway changes the subject, text or attachment; find out which one, and whether that is "
+            "intended.",
             unit="short",
         ),
         timeline(
@@ -207,9 +203,8 @@ def _findings() -> list[AnyPanel]:
                 f"mailsonde_authentication_passed{{{PROBE}}}",
                 "{{method}}: {{probe}} → {{target}} @ {{instance}}",
             ),
-            "What the receiving host found of SPF, DKIM and DMARC. Red: check the DNS records and the "
-            "keys of the "
-            "sending domain. Empty: the receiving host writes no Authentication-Results.",
+            "SPF, DKIM and DMARC results of the receiving host. Red: check the DNS records and the keys of "
+            "the sending domain. Empty: the receiving host adds no Authentication-Results.",
             words=("not passed", "pass"),
         ),
     ]

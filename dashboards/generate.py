@@ -1,4 +1,4 @@
-"""Writes dashboards/*.json from their builders with the Grafana foundation SDK. ``--check`` only compares."""
+"""Generates dashboards/*.json with the Grafana foundation SDK; ``--check`` only compares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def generated() -> dict[str, str]:
 
 
 def differences() -> list[str]:
-    """Return the names of files that are not what their builders make, or that no builder makes."""
+    """Return the names of files that differ from their builders' output or have no builder."""
     wanted = generated()
     found = {path.name: path.read_text() for path in DIRECTORY.glob("*.json")}
     return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
@@ -36,4 +36,4 @@ if __name__ == "__main__":
         for name, text in generated().items():
             (DIRECTORY / name).write_text(text)
     if wrong := differences():
-        sys.exit(f"not what the builders make: {', '.join(wrong)}; run `make dashboards`")
+        sys.exit(f"out of date: {', '.join(wrong)}; run `make dashboards`")

@@ -1,4 +1,4 @@
-"""The overview: who is hurt now, how much of each error budget is left, and where to look next."""
+"""The overview: who is affected now, how much of each error budget is left, and where to look next."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def overview() -> dashboard.Dashboard:
     """Return the builder of the whole dashboard."""
     return board(
         "Overview",
-        "Who is hurt now, and how much error budget is left. Click a probe to get to its deliveries or "
-        "server.",
+        "Who is affected now, and how much error budget is left. Click a probe to open its deliveries or "
+        "its server.",
         [*_numbers(), _worst(), _budgets(), _states(), *_routes()],
     )
 
@@ -37,22 +37,22 @@ def _numbers() -> list[AnyPanel]:
         number(
             1,
             (0, 0, 4, 4),
-            "Probes that fail",
+            "Failing probes",
             Query(f"count(mailsonde_probe_success{{{PROBE}}} == 0) or vector(0)", "failing"),
-            "Probes whose last run that could tell failed. Start with the list below, which has them on top.",
+            "Probes whose last known result is a failure. The list below shows them at the top.",
             [("green", None), ("red", 1)],
         ),
         number(
             2,
             (4, 0, 4, 4),
-            "Alerts that fire",
+            "Firing alerts",
             Query(
                 'count(ALERTS{alertname=~"Mailsonde.*",alertname!="MailsondeHeartbeat",alertstate="firing",'
                 'instance=~"$location|",probe=~"$probe|"}) or vector(0)',
                 "firing",
             ),
-            "Alerts of the rendered rules, without the heartbeat. Each has a runbook in alerts/runbooks: "
-            "follow it.",
+            "Firing alerts from the rendered rules, without the heartbeat. Follow the alert's runbook in "
+            "alerts/runbooks.",
             [("green", None), ("red", 1)],
         ),
         number(
@@ -63,9 +63,9 @@ def _numbers() -> list[AnyPanel]:
                 f"max(time() - (mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > 0)) or vector(0)",
                 "age",
             ),
-            "Age of the oldest message that was sent and has not arrived. "
-            "When it grows with the clock, mail is stuck: look into the queue of the server that took it. "
-            "How old is too old depends on the route: the alert MailsondeMessageOverdue knows.",
+            "Age of the oldest message that was sent and has not arrived. If it grows with the clock, mail "
+            "is stuck: check the queue of the server that accepted it. The limit depends on the route: see "
+            "the alert MailsondeMessageOverdue.",
             [("blue", None)],
             unit="s",
             links=[to_all("Delivery")],
@@ -78,19 +78,18 @@ def _numbers() -> list[AnyPanel]:
                 f'sum(increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])) or vector(0)',
                 "lost",
             ),
-            "Messages that a server accepted and that were not in the mailbox at their deadline. "
-            "Search the servers' logs for their Message-ID.",
+            "Messages that a server accepted but that did not arrive by their deadline. Search the "
+            "servers' logs for their Message-ID.",
             [("green", None), ("red", 1)],
             links=[to_all("Delivery")],
         ),
         number(
             5,
             (16, 0, 4, 4),
-            "Least error budget left",
+            "Lowest error budget left",
             Query(f"min({budget_left()})", "least"),
-            "What is left of the error budget of the worst objective, over 30 days. "
-            "Below 0 the objective is missed: stop changes, and mend that route first. Empty without "
-            "objectives.",
+            "The error budget left for the worst objective, over 30 days. Below 0, the objective is "
+            "missed: stop changes and fix that route first. Empty without objectives.",
             BUDGET_COLOURS,
             unit="percentunit",
             links=[to_all("SLO")],
@@ -98,10 +97,10 @@ def _numbers() -> list[AnyPanel]:
         number(
             6,
             (20, 0, 4, 4),
-            "First certificate to end",
+            "Next certificate expiry",
             Query(f"min(mailsonde_tls_certificate_not_after_timestamp_seconds{{{PROBE}}}) - time()", "left"),
-            "Time until the first certificate ends. Renew it before this gets red: clients refuse mail "
-            "after.",
+            "Time until the next certificate expires. Renew it before this turns red: clients reject "
+            "expired certificates.",
             [("red", None), ("orange", 3 * 86400), ("green", 14 * 86400)],
             unit="s",
             links=[to_all("Server")],
@@ -126,8 +125,8 @@ def _worst() -> AnyPanel:
                 f"time() - max {_BY} (mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}})", "Last run", "s"
             ),
         ],
-        "Who is hurt now: failing probes on top. Click a row to get to its deliveries or its server. "
-        "A last run of long ago says that the state is old: look at the agent.",
+        "Who is affected now: failing probes come first. Click a row to open its deliveries or its server. "
+        "If the last run is long ago, the state is out of date: check the agent.",
         sort=("State", False),
         links=[to("Delivery", probe), to("Server", probe)],
     )
@@ -139,8 +138,7 @@ def _budgets() -> AnyPanel:
         (14, 4, 10, 9),
         "Error budget left, by objective",
         Query(budget_left()),
-        "Share of the bad runs that 30 days allow and that have not happened. "
-        "Red: nearly used up; click to see how fast it burns.",
+        "Share of the 30-day error budget that is left. Red: nearly used up. Click to see how fast it burns.",
         BUDGET_COLOURS,
         links=[to("SLO")],
     )
@@ -150,10 +148,10 @@ def _states() -> AnyPanel:
     return timeline(
         9,
         (0, 13, 24, 9),
-        "Probes over time",
+        "Probe states over time",
         Query(f"mailsonde_probe_success{{{PROBE}}}", "{{probe}} → {{target}} ({{kind}}) @ {{instance}}"),
-        "Green: the last run that could tell was ok. Red: it failed. A gap: nothing was known. "
-        "Probes that turn red together share a cause: look at what they have in common.",
+        "Green: the last known result is ok. Red: it is a failure. Gap: no data. Probes that turn red "
+        "together probably share a cause: check what they have in common.",
         links=[to("Delivery"), to("Server")],
     )
 
@@ -163,21 +161,21 @@ def _routes() -> list[AnyPanel]:
         graph(
             10,
             (0, 22, 12, 8),
-            "95th percentile of delivery, by route",
+            "95th percentile of delivery time, by route",
             [
                 Query(
                     "histogram_quantile(0.95, sum by (instance, probe, target, le) "
                     f"(rate(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__rate_interval])))"
                 )
             ],
-            "95 % of the messages that arrived did so within this time. "
-            "When it rises, click to see where messages wait; lost ones are beside.",
+            "95 % of delivered messages arrived within this time. If it rises, click to see where messages "
+            "wait. The next panel shows lost messages.",
             links=[to("Delivery")],
         ),
         graph(
             11,
             (12, 22, 12, 8),
-            "Messages that did not arrive",
+            "Undelivered messages",
             [
                 Query(
                     f"sum by (instance, probe, target, state) (increase(mailsonde_messages_total{{"
@@ -185,9 +183,8 @@ def _routes() -> list[AnyPanel]:
                     "{{state}}: {{probe}} → {{target}} @ {{instance}}",
                 )
             ],
-            "Lost: accepted and gone. Bounced: a report came back. Rejected, deferred: refused at "
-            "submission. "
-            "Click to see the route; docs/messages.md explains each state.",
+            "Lost: accepted but not arrived. Bounced: a delivery report came back. Rejected, deferred: "
+            "refused at submission. Click to open the route. docs/messages.md explains each state.",
             unit="short",
             links=[to("Delivery")],
         ),
@@ -201,14 +198,14 @@ def _routes() -> list[AnyPanel]:
                     f"(mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > bool 0)"
                 )
             ],
-            "Rises with the clock while mail is stuck, and is near 0 while it flows. "
-            "A straight slope: look into the queues now, before the deadline makes it a loss.",
+            "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
+            "check the queues now, before the message counts as lost at its deadline.",
             links=[to("Delivery")],
         ),
         graph(
             13,
             (12, 30, 12, 8),
-            "Runs that were not ok, by reason",
+            "Failed and unknown runs, by reason",
             [
                 Query(
                     "sum by (instance, probe, outcome, reason) "
@@ -216,8 +213,8 @@ def _routes() -> list[AnyPanel]:
                     "{{probe}}: {{reason}} {{outcome}} @ {{instance}}",
                 )
             ],
-            "Why runs failed, or could not tell. Look the reason up in docs/reference.md; "
-            "`mailsonde check` says more of the probe.",
+            "Why runs failed or ended unknown. docs/reference.md explains each reason, and `mailsonde "
+            "check` shows the details of a probe.",
             unit="short",
             links=[to("Server")],
         ),

@@ -1,4 +1,4 @@
-"""What all dashboards share: variables, annotations, links between them, and the kinds of panel."""
+"""Shared by all dashboards: variables, annotations, links, and the kinds of panel."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PROBE = f'{AGENT},probe=~"$probe"'
 BY_ROUTE = "by (instance, probe, target)"
 
 ROUTE = "{{probe}} → {{target}} @ {{instance}}"
-"""How a series of one route is named."""
+"""The legend of a route's series."""
 
 Place = tuple[int, int, int, int]
 """Column, row, width and height on Grafana's grid of 24 columns."""
 
 Steps = Sequence[tuple[str, float | None]]
-"""Colours, each from a value on; the first has none."""
+"""Colours, each with the value where it begins; the first has none."""
 
 AnyPanel = bargauge.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 _Panel = TypeVar(
@@ -56,7 +56,7 @@ _KEPT = "${datasource:queryparam}&${location:queryparam}&${__url_time_range}"
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL query, and how its series are named."""
+    """A PromQL query and the legend of its series."""
 
     promql: str
     legend: str = ROUTE
@@ -70,7 +70,7 @@ def board(
     since: str = "now-3h",
     refresh: str = "30s",
 ) -> dashboard.Dashboard:
-    """Return a dashboard with what all have: data source, location, probe, alerts, links to the others."""
+    """Return a dashboard with the common parts: data source, location, probe, alerts, links to the others."""
     made = (
         dashboard.Dashboard(f"mailsonde: {name}")
         .uid(f"mailsonde-{name.lower()}")
@@ -91,8 +91,8 @@ def board(
             .datasource(_SOURCE)
             .enable(True)
             .icon_color("red")
-            # The empty alternatives let alerts in that concern no probe, or an agent that is gone. The
-            # heartbeat fires always, and would colour everything.
+            # The empty alternatives admit alerts without a probe or from an agent that is down. The
+            # heartbeat always fires and would colour everything.
             .expr(
                 'ALERTS{alertname=~"Mailsonde.*",alertname!="MailsondeHeartbeat",alertstate="firing",'
                 'instance=~"$location|",probe=~"$probe|"}'
@@ -130,7 +130,7 @@ def _choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
 
 
 def to(name: str, probe: str = "var-probe=${__field.labels.probe}") -> dashboard.DashboardLink:
-    """Return a link from a series to another dashboard, for the series' probe; the other variables stay."""
+    """Return a link from a series to another dashboard for the same probe; it keeps the other variables."""
     return (
         dashboard.DashboardLink(name)
         .type(model.DashboardLinkType.LINK)
@@ -139,7 +139,7 @@ def to(name: str, probe: str = "var-probe=${__field.labels.probe}") -> dashboard
 
 
 def to_all(name: str) -> dashboard.DashboardLink:
-    """Return a link to another dashboard from a series that is not one probe's; all variables stay."""
+    """Return a link to another dashboard that keeps all variables, for a series of several probes."""
     return to(name, "${probe:queryparam}")
 
 
@@ -154,9 +154,9 @@ def number(
     unit: str = "short",
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> stat.Panel:
-    """Return a panel with one number, or one a series, on a colour that says how good it is.
+    """Return a panel with one number, or one per series, on a colour that rates it.
 
-    A ``short`` number is a count. `increase` makes fractions of counts: one is shown as 1, and coloured so.
+    A ``short`` number is a count. `increase` returns fractions, so round before showing and colouring it.
     """
     panel = _filled(stat.Panel(), id_, place, title, description, unit, links)
     if unit == "short":
@@ -209,14 +209,14 @@ def graph(
     limits: Steps = (),
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> timeseries.Panel:
-    """Return a panel with lines over time from ``least`` upwards; ``limits`` are drawn across."""
+    """Return a panel with lines over time from ``least`` upwards; ``limits`` are dashed lines."""
     panel = _filled(timeseries.Panel(), id_, place, title, description, unit, links)
     panel = (
         panel.fill_opacity(20 if stacked else 5)
         .show_points(common.VisibilityMode.AUTO)
         .legend(_legend())
         .tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
-        .interval("2m")  # messages are few: a shorter window would often hold none
+        .interval("2m")  # a shorter window would often contain no message
     )
     if least is not None:
         panel = panel.min(least)
@@ -240,7 +240,7 @@ def timeline(
     words: tuple[str, str] = ("failed", "ok"),
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> statetimeline.Panel:
-    """Return a panel with a bar over time for each series that is 0 or 1, which the ``words`` name."""
+    """Return a panel with a bar over time for each series of 0 and 1; ``words`` are their names."""
     panel = _filled(statetimeline.Panel(), id_, place, title, description, "bool", links)
     return (
         panel.with_target(_over_time(query))
@@ -253,7 +253,7 @@ def timeline(
 
 
 def heat(id_: int, place: Place, title: str, promql: str, description: str) -> heatmap.Panel:
-    """Return a panel with the buckets of a histogram of seconds over time."""
+    """Return a heat map of a histogram of seconds over time."""
     panel = _filled(heatmap.Panel(), id_, place, title, description, "short", ())
     buckets = _over_time(Query(promql, "{{le}}")).format(prometheus_model.PromQueryFormat.HEATMAP)
     return (
@@ -278,7 +278,7 @@ def heat(id_: int, place: Place, title: str, promql: str, description: str) -> h
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a query, its head, and its unit. Without a head only the labels are shown."""
+    """A column of a table: a query, its heading and its unit. Without a heading, only the labels appear."""
 
     promql: str
     head: str
@@ -296,9 +296,9 @@ def listing(
     words: tuple[str, str] = ("failed", "ok"),
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> table.Panel:
-    """Return a table of what the queries give for the same labels; ``sort`` is a head and if descending.
+    """Return a table of query results, merged by labels; ``sort`` is a heading and whether it descends.
 
-    Columns of the unit ``bool`` show ``words`` in colour in the place of 0 and 1.
+    Columns of the unit ``bool`` show ``words`` in colour instead of 0 and 1.
     """
     panel = _filled(table.Panel(), id_, place, title, description, "short", links)
     heads: dict[str, str] = {}
@@ -325,7 +325,7 @@ def listing(
 
 
 def zero_or_one(words: tuple[str, str]) -> model.ValueMap:
-    """Return the words for 0, in red, and for 1, in green."""
+    """Return the mapping of 0 to a red word and of 1 to a green word."""
     return model.ValueMap(
         options={
             str(value): model.ValueMappingResult(text=words[value], color=color, index=value)

@@ -1,4 +1,4 @@
-// Draws the panels of the page from the data in it, roughly as Grafana would.
+// Draws the page's panels from its data, roughly as Grafana would.
 "use strict";
 
 const NAMED = { green: "#73bf69", orange: "#ff9830", red: "#f2495c", yellow: "#fade2a", blue: "#5794f2", purple: "#b877d9", text: "#d8d9da" };
@@ -55,7 +55,7 @@ function legend(box, entries) {
   }
 }
 
-// All series on one axis of time, for uPlot wants that.
+// All series on one time axis, as uPlot requires.
 function aligned(data) {
   const at = [...new Set(data.flatMap((series) => series.at))].sort((a, b) => a - b);
   const place = new Map(at.map((moment, index) => [moment, index]));
@@ -70,7 +70,7 @@ function aligned(data) {
 function timeseries(panel, body, list) {
   const [at, columns] = aligned(panel.data);
   const colours = panel.data.map((_, index) => LINES[index % LINES.length]);
-  legend(list, panel.data.map((each, index) => [each.name, colours[index]]));  // it takes room from the chart
+  legend(list, panel.data.map((each, index) => [each.name, colours[index]]));  // takes space from the chart
   let drawn = columns;
   if (panel.stacked) {
     let below = at.map(() => 0);

@@ -1,7 +1,7 @@
-"""``python -m dashboards.preview``: the dashboards' panels as pictures, without Grafana.
+"""``python -m dashboards.preview``: pictures of the dashboards' panels, without Grafana.
 
-A Prometheus scrapes the agent of a site in trouble for a while; its answers to every query of every panel
-go into one page, and Chromium takes a picture of each dashboard. It is an approximation, and says so.
+Prometheus scrapes the agent of a site in trouble for a while. Its answers to every query of every panel go
+into one page, and Chromium takes a picture of each dashboard. The page says that it is an approximation.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ KINDS = {"timeseries", "stat", "state-timeline", "table", "bargauge", "heatmap"}
 UNITS = {"short", "s", "percentunit", "bool", "cps", "d"}
 TRANSFORMATIONS = {"merge", "organize"}
 POINTS = 120
-"""Points of a line."""
+"""Number of points in a line."""
 
 _REFERENCE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
 def boards() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield file name and model of each dashboard, the overview first."""
+    """Yield the file name and model of each dashboard, the overview first."""
     paths = sorted(HERE.glob("*.json"), key=lambda path: (path.stem != "overview", path.stem))
     for path in paths:
         yield path.stem, json.loads(path.read_text())
 
 
 def panel_of(panel: Mapping[str, Any], prometheus: Prometheus, window: float) -> dict[str, Any]:
-    """Return what the page draws of a panel: its data, and what it does not know how to draw."""
+    """Return what the page draws for a panel: its data, and anything that it cannot draw."""
     defaults = panel["fieldConfig"]["defaults"]
     overrides = panel["fieldConfig"]["overrides"]
     return {
@@ -110,12 +110,12 @@ def _series(target: Mapping[str, Any], prometheus: Prometheus, window: float) ->
 
 
 def _finite(value: float) -> float | None:
-    """Return a number that JSON has."""
+    """Return the number, or None if JSON cannot represent it."""
     return value if math.isfinite(value) else None
 
 
 def _table(panel: Mapping[str, Any], prometheus: Prometheus) -> dict[str, Any]:
-    """Return columns and rows: answers with the same labels are merged, then named and left out."""
+    """Return columns and rows: merge results with the same labels, then rename and hide columns."""
     rows: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
     alone = len(panel["targets"]) == 1
     for target in panel["targets"]:
@@ -143,13 +143,13 @@ def _table(panel: Mapping[str, Any], prometheus: Prometheus) -> dict[str, Any]:
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Return what sorts a cell among those of its column; what is not known counts as least."""
+    """Return the sort key of a cell; an unknown value sorts lowest."""
     number = float(value) if isinstance(value, float) else 0.0
     return value is not None, number, value if isinstance(value, str) else ""
 
 
 def page_of(data: Iterable[Mapping[str, Any]]) -> str:
-    """Return the page: everything that it needs is in it."""
+    """Return the page, with everything inlined."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
     inlined = {
         "uplot": STATIC / "uPlot.iife.min.js",
@@ -161,7 +161,7 @@ def page_of(data: Iterable[Mapping[str, Any]]) -> str:
     return environment.get_template("preview.html.j2").render(
         label=LABEL,
         boards=shown,
-        # Data is made safe by tojson; these are our own files.
+        # tojson escapes the data; these files are our own.
         **{name: Markup(path.read_text()) for name, path in inlined.items()},  # noqa: S704
     )
 
@@ -179,7 +179,7 @@ def collect(prometheus: Prometheus, window: float) -> list[dict[str, Any]]:
 
 
 def take_pictures(page: Page, address: str, directory: Path, names: Iterable[str]) -> None:
-    """Write one PNG a dashboard into ``directory``."""
+    """Write one PNG per dashboard into ``directory``."""
     page.set_viewport_size({"width": 1500, "height": 900})
     page.goto(address)
     page.wait_for_selector("html[data-drawn]")

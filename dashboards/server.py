@@ -1,4 +1,4 @@
-"""Servers: which step of a dialogue takes long or fails, why, and when certificates end."""
+"""Servers: which phase of a dialogue is slow or fails, why, and when certificates expire."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def server() -> dashboard.Dashboard:
     """Return the builder of the whole dashboard."""
     return board(
         "Server",
-        "SMTP, POP3, IMAP and MX as probes see them: success, the time of each phase, reasons, certificates.",
+        "SMTP, POP3, IMAP and MX as the probes see them: success, phase times, reasons, certificates.",
         [*_success(), *_phases(), *_reasons(), *_certificates()],
     )
 
@@ -26,22 +26,20 @@ def _success() -> list[AnyPanel]:
         number(
             1,
             (0, 0, 5, 4),
-            "Runs that were ok",
+            "Share of ok runs",
             Query(f"sum({ok}) / (sum({told}) > 0)", "ok"),
-            "Share of the runs of this time range that could tell and were ok. When it is low, choose "
-            "probes one by one "
-            "to find the server.",
+            "Share of ok runs in this time range, without unknown runs. If it is low, select one probe at "
+            "a time to find the server.",
             [("red", None), ("orange", 0.95), ("green", 0.99)],
             unit="percentunit",
         ),
         number(
             2,
             (0, 4, 5, 4),
-            "Runs that could not tell",
+            "Unknown runs",
             Query(f"sum({unknown}) or vector(0)", "unknown"),
-            "Faults of the agent's own resolver, network, ledger or machine, or a server that asks to be "
-            "left alone. "
-            "Mend those first: nothing is known of the servers meanwhile.",
+            "Caused by the agent's resolver, network, ledger or machine, or by a server that asks clients "
+            "to wait. Fix these first: they hide the state of the servers.",
             [("green", None), ("orange", 1)],
         ),
         timeline(
@@ -49,8 +47,8 @@ def _success() -> list[AnyPanel]:
             (5, 0, 19, 8),
             "Success",
             Query(f"mailsonde_probe_success{{{PROBE}}}", "{{probe}} → {{target}} ({{kind}}) @ {{instance}}"),
-            "Red: the last run that could tell failed. The reasons below say why; `mailsonde check` gives "
-            "the dialogue.",
+            "Red: the last known result is a failure. The reasons below say why, and `mailsonde check "
+            "--verbose` shows the dialogue.",
             links=[to("Delivery")],
         ),
     ]
@@ -61,22 +59,22 @@ def _phases() -> list[AnyPanel]:
         graph(
             4,
             (0, 8, 16, 9),
-            "Where the time goes",
+            "Duration of each phase",
             [
                 Query(
                     f"sum by (instance, probe, target, phase) (mailsonde_probe_phase_seconds{{{PROBE}}})",
                     "{{phase}} ({{probe}} → {{target}} @ {{instance}})",
                 )
             ],
-            "Seconds that each phase of the last run took; choose one probe to read it. DNS: the resolver. "
-            "Connect: the network. Banner or MAIL FROM: a server under pressure. Authentication: its "
-            "directory.",
+            "Duration of each phase of the last run. Select one probe. Slow DNS: check the resolver. Slow "
+            "connect: the network. Slow banner or MAIL FROM: an overloaded server. Slow authentication: "
+            "its directory.",
             stacked=True,
         ),
         graph(
             5,
             (16, 8, 8, 9),
-            "95th percentile of the duration of runs",
+            "95th percentile of run duration",
             [
                 Query(
                     "histogram_quantile(0.95, sum by (instance, probe, target, le) "
@@ -84,8 +82,8 @@ def _phases() -> list[AnyPanel]:
                     _NAME,
                 )
             ],
-            "95 % of the runs ended within this time. Near a probe's deadline runs begin to fail: "
-            "find the phase that grows.",
+            "95 % of runs ended within this time. Runs begin to fail near the probe's deadline: find the "
+            "phase that grows.",
         ),
     ]
 
@@ -114,26 +112,24 @@ def _reasons() -> list[AnyPanel]:
             0,
             "failed",
             "Failed runs, by reason",
-            "Why the servers failed. Look the reason up in docs/reference.md, and act at the server that "
-            "it names.",
+            "Why runs failed. docs/reference.md explains each reason. Fix the problem at the server that "
+            "the legend names.",
         ),
         reasons(
             7,
             8,
             "unknown",
-            "Runs that could not tell, by reason",
-            "Why nothing is known. dns_*: the agent's resolver; local_resources, ledger_unavailable: its "
-            "machine; "
-            "pop3_in_use: somebody else uses the mailbox, which should be mailsonde's alone.",
+            "Unknown runs, by reason",
+            "Why runs ended unknown. dns_*: the agent's resolver. local_resources, ledger_unavailable: its "
+            "machine. pop3_in_use: another client uses the mailbox, which should be for mailsonde alone.",
         ),
         reasons(
             8,
             16,
             "ok",
             "Warnings, by reason",
-            "Runs that were ok with something to mend, such as a certificate that ends soon or an MX "
-            "target that is "
-            "an alias. Mend it in office hours, before it fails.",
+            "Runs that were ok but found something to fix, such as a certificate that expires soon or an "
+            "MX target that is an alias. Fix it during office hours, before it fails.",
         ),
     ]
 
@@ -145,11 +141,10 @@ def _certificates() -> list[AnyPanel]:
         gauge(
             9,
             (0, 25, 12, 8),
-            "Days left of certificates",
+            "Certificate days left",
             Query(left, _NAME),
-            "Days until the certificate that the server showed ends. Renew at orange; at red somebody is "
-            "on call. "
-            "Then see that the server was reloaded: a renewed file that is not in use changes nothing here.",
+            "Days until the server's certificate expires. Renew it at orange; at red, the critical alert "
+            "pages someone. Then reload the server: a renewed file that is not in use changes nothing here.",
             steps,
             unit="d",
             most=90,
@@ -157,10 +152,10 @@ def _certificates() -> list[AnyPanel]:
         graph(
             10,
             (12, 25, 12, 8),
-            "Days left of certificates, over time",
+            "Certificate days left, over time",
             [Query(left, _NAME)],
-            "Jumps up when a new certificate is in use. When automatic renewal is due and there is no jump, "
-            "look at its log.",
+            "Jumps up when a new certificate is in use. If automatic renewal is due and there is no jump, "
+            "check its log.",
             unit="d",
             least=None,
             limits=[("red", None), ("orange", 3), ("transparent", 14)],

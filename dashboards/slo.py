@@ -1,4 +1,4 @@
-"""Service level objectives: what is left of the error budget, how fast it burns, and what burnt it."""
+"""Service level objectives: how much error budget is left, how fast it burns, and what burned it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from panels import BY_ROUTE, PROBE, AnyPanel, Column, Query, board, gauge, graph, listing, to
 
 BUDGET_COLOURS = [("red", None), ("orange", 0.1), ("green", 0.5)]
-"""Of what is left of an error budget."""
+"""Thresholds for the share of an error budget that is left."""
 
 BURN_LIMITS = {"1h": 14.4, "6h": 6.0, "3d": 1.0}
 """Factors above which the alerts fire, as in alerts/thresholds.yaml."""
@@ -17,15 +17,15 @@ def slo() -> dashboard.Dashboard:
     return board(
         "SLO",
         "Objectives of routes: the error budget left over 30 days, how fast it burns, and the runs that "
-        "burnt it.",
+        "burned it.",
         [*_budgets(), *_burning(), *_causes()],
         since="now-7d",
-        refresh="5m",  # windows of 30 days are dear, and change slowly
+        refresh="5m",  # windows of 30 days are expensive and change slowly
     )
 
 
 def burn_rate(window: str) -> str:
-    """Return PromQL for how many times faster than allowed the error budget burns; none without runs."""
+    """Return PromQL for the burn rate: 1 uses up the error budget in exactly 30 days. Empty without runs."""
     bad = f'sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{result="bad",{PROBE}}}[{window}]))'
     runs = f"sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{{PROBE}}}[{window}]))"
     allowed = f"(1 - max {BY_ROUTE} (mailsonde_slo_objective_ratio{{{PROBE}}}))"
@@ -33,7 +33,7 @@ def burn_rate(window: str) -> str:
 
 
 def budget_left() -> str:
-    """Return PromQL for the share of the error budget of 30 days that is left; below 0 when overdrawn."""
+    """Return PromQL for the share of the 30-day error budget that is left; below 0 if overdrawn."""
     return f"1 - {burn_rate('30d')}"
 
 
@@ -44,9 +44,8 @@ def _budgets() -> list[AnyPanel]:
             (0, 0, 12, 8),
             "Error budget left",
             Query(budget_left()),
-            "Share of the bad runs that 30 days allow and that have not happened; below 0 the objective "
-            "is missed. "
-            "Red: leave what works alone, and mend this route first. Click for its deliveries.",
+            "Share of the 30-day error budget that is left. Below 0, the objective is missed. Red: stop "
+            "other changes and fix this route first. Click to open its deliveries.",
             BUDGET_COLOURS,
             links=[to("Delivery")],
         ),
@@ -71,8 +70,8 @@ def _budgets() -> list[AnyPanel]:
                     "short",
                 ),
             ],
-            "What was promised, and what came of it. Where nothing is ever bad, promise more; "
-            "where the objective is missed month by month, mend the route or promise less.",
+            "The objective of each route, and its results. If no run is ever bad, raise the objective. If "
+            "it is missed every month, fix the route or lower the objective.",
             sort=("Good in 30 days", False),
             links=[to("Delivery", "var-probe=${__data.fields.probe}")],
         ),
@@ -81,9 +80,8 @@ def _budgets() -> list[AnyPanel]:
             (0, 8, 24, 8),
             "Error budget left, over time",
             [Query(budget_left())],
-            "Each point looks back 30 days. A step down is an incident: put the cursor on it to see the "
-            "alerts then. "
-            "A steady slope is a route that is not good enough for its objective.",
+            "Each point covers the previous 30 days. A step down is an incident: hover over it to see its "
+            "alerts. A steady slope means that the route does not meet its objective.",
             unit="percentunit",
             least=None,
             limits=[("red", None), ("transparent", 0)],
@@ -94,12 +92,18 @@ def _budgets() -> list[AnyPanel]:
 
 def _burning() -> list[AnyPanel]:
     advice = {
-        "1h": "Above the dashed line 2 % of the budget is gone in an hour; when it goes on, the "
-        "critical alert fires. Act now: look at deliveries and servers.",
-        "6h": "Above the dashed line 5 % of the budget is gone in 6 hours; when it goes on, the "
-        "critical alert fires. Act now, also where the last hour looks better.",
-        "3d": "Above the dashed line the budget will not last its 30 days; if it goes on, the warning comes. "
-        "Find the cause within office hours: look at what runs were bad.",
+        "1h": (
+            "Above the dashed line, 2 % of the budget is used up in an hour. If this continues, the "
+            "critical alert fires. Act now: check deliveries and servers."
+        ),
+        "6h": (
+            "Above the dashed line, 5 % of the budget is used up in 6 hours. If this continues, the "
+            "critical alert fires. Act now, even if the last hour looks better."
+        ),
+        "3d": (
+            "Above the dashed line, the budget will not last 30 days. If this continues, the warning "
+            "fires. Find the cause during office hours: check which runs were bad."
+        ),
     }
     return [
         graph(
@@ -107,7 +111,7 @@ def _burning() -> list[AnyPanel]:
             (column, 16, 8, 8),
             f"Burn rate over {window}",
             [Query(burn_rate(window))],
-            f"How many times faster than allowed the error budget burns; 1 uses it up in just 30 days. "
+            "How many times faster than allowed the error budget burns. At 1, it lasts exactly 30 days. "
             f"{advice[window]}",
             unit="short",
             limits=[("transparent", None), ("red", limit)],
@@ -129,14 +133,14 @@ def _causes() -> list[AnyPanel]:
                     f'(increase(mailsonde_slo_runs_total{{result="bad",{PROBE}}}[$__rate_interval]))'
                 )
             ],
-            "Messages that came too late, or not at all. Click a peak to see what its deliveries were like.",
+            "Messages that arrived too late or not at all. Click a peak to see its deliveries.",
             unit="short",
             links=[to("Delivery")],
         ),
         graph(
             8,
             (12, 24, 12, 8),
-            "95th percentile of delivery as a share of what is promised",
+            "95th percentile of delivery time, relative to the objective",
             [
                 Query(
                     "histogram_quantile(0.95, sum by (instance, probe, target, le) "
@@ -144,8 +148,8 @@ def _causes() -> list[AnyPanel]:
                     f"/ max {BY_ROUTE} (mailsonde_slo_within_seconds{{{PROBE}}})"
                 )
             ],
-            "Above the dashed line more than 5 % of messages come too late. "
-            "Near it, find out where they wait before the budget burns.",
+            "Above the dashed line, more than 5 % of messages arrive too late. Near the line, find out "
+            "where they wait before the budget burns.",
             unit="percentunit",
             limits=[("transparent", None), ("red", 1)],
             links=[to("Delivery")],
