@@ -25,7 +25,9 @@ _VALUE_LIMIT = 4000
 _DATE_LIMIT = 100
 _CLAUSES = frozenset({"from", "by", "via", "with", "id", "for"})
 _FRACTION = re.compile(r"(\d\d:\d\d:\d\d)\.(\d{1,9})")
-_ZONE = re.compile(r"[ \t](?:[+-]\d{4}|[A-Za-z]{1,5})$")
+_ZONE = re.compile(
+    r"[ \t](?:[+-]\d{4}(?:[ \t]+[A-Z]{1,5})?|UTC?|GMT|[ECMP][SD]T)$", re.IGNORECASE | re.ASCII
+)  # RFC 5322 sections 3.3 and 4.3; a name after the offset is a comment without its parentheses
 _EARLIEST, _LATEST = 631_152_000.0, 4_102_444_800.0  # the years 1990 to 2099
 
 
@@ -110,7 +112,11 @@ def _clauses(value: str) -> tuple[dict[str, str], str]:
 
 
 def _unix_seconds(date: str) -> float | None:
-    """Return the instant of a date (RFC 5322 section 3.3) with a zone; ``None`` for anything else."""
+    """Return the instant of a date (RFC 5322 section 3.3); ``None`` where it or its zone cannot be read.
+
+    Of the names of zones, only UTC and those in section 4.3 mean the same everywhere. IST, for example, is
+    used in India, Ireland and Israel.
+    """
     date = date.strip()[:_DATE_LIMIT]
     fraction = _FRACTION.search(date)
     if not _ZONE.search(date):

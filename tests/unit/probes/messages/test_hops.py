@@ -146,15 +146,47 @@ def test_newest_hops_are_kept() -> None:
         "Thu, 19 Jun 1025 12:00:00 +0000",
         "Thu, 99 Jun 2025 12:00:00 +0000",
         "Thu, 19 Jun 2025 12:00:00 +99999999999999",
+        *(
+            f"Thu, 19 Jun 2025 14:00:00 {zone}"
+            for zone in ("CEST", "CET", "BST", "IST", "JST", "AST", "Z", "N")
+        ),
         "12:00",
         "",
         "9" * 300,
     ],
 )
 def test_unreadable_dates_are_none(date: str) -> None:
-    """A date without a zone, or that is none, gives no stamp."""
+    """A date that cannot be read, or whose zone is missing or ambiguous, gives no stamp."""
     (hop,) = hops(section(f"from a by b; {date}"), sent_at=NOON, arrived_by=NOON)
-    assert hop.stamped_at is None
+    assert (hop.stamped_at, hop.skewed, hop.clock_error_seconds) == (None, False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("hour", "zone"),
+    [
+        (12, "UT"),
+        (12, "GMT"),
+        (12, "utc"),
+        (7, "EST"),
+        (8, "EDT"),
+        (6, "CST"),
+        (7, "CDT"),
+        (5, "MST"),
+        (6, "MDT"),
+        (4, "PST"),
+        (5, "PDT"),
+        (12, "-0000"),
+        (14, "+0200 CEST"),
+        (17, "+0530 (IST)"),
+    ],
+)
+def test_zones_with_a_fixed_meaning(hour: int, zone: str) -> None:
+    """Numeric zones and the names that RFC 5322 section 4.3 fixes give the instant."""
+    minute = 30 if "30" in zone else 0
+    (hop,) = hops(
+        section(f"by b; Thu, 19 Jun 2025 {hour}:{minute:02}:00 {zone}"), sent_at=NOON, arrived_by=NOON
+    )
+    assert hop.stamped_at == NOON
 
 
 @given(st.binary(max_size=500), st.text(max_size=200))
