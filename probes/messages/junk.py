@@ -9,7 +9,17 @@ from probes.messages.header_section import values_of
 JUNK_LEVEL = 5
 """Spam confidence level, from -1 to 9, at which Exchange starts to move messages to the junk folder."""
 
+MAILSCANNER_FIELDS_EXAMINED = 10
+"""Most names of MailScanner's fields that are looked at."""
+
 _YES = re.compile(r"yes(?![\w-])", re.IGNORECASE)
+_SPAM = re.compile(r"(?:spam|yes)(?![\w-])", re.IGNORECASE)
+_MAILSCANNER = re.compile(
+    rb"^X-(?:[\w.-]{1,80}-)?MailScanner-SpamCheck(?=[ \t]*:)", re.IGNORECASE | re.MULTILINE
+)
+_PROOFPOINT_RULE = re.compile(r"(?:^|\s)rule=([\w-]{1,100})", re.IGNORECASE)
+_YES_OR_NO = ("X-Spam-Flag", "X-Spam-Status", "X-Spam", "X-Barracuda-Spam-Flag", "X-Barracuda-Spam-Status")
+_SPAM_WORDS = frozenset({"spam", "definitespam", "probablespam", "phish", "phishing"})
 _SPAM_ACTIONS = frozenset({"add header", "rewrite subject", "reject"})
 _VERDICTS = frozenset({"SPM", "SKB"})
 _CATEGORIES = frozenset({"SPM", "HSPM", "PHSH", "HPHISH", "HPHSH"})
@@ -20,9 +30,14 @@ def junk_mark(header_section: bytes) -> str | None:
 
     Of several fields of one name, as of several filters on the way, any counts.
     """
-    for name in ("X-Spam-Flag", "X-Spam-Status", "X-Spam"):
+    for name in _YES_OR_NO:
         if any(_YES.match(value) for value in values_of(header_section, name)):
             return name.lower()
+    for name in ("X-Bogosity", *_mailscanner_fields(header_section)):
+        if any(_SPAM.match(value) for value in values_of(header_section, name)):
+            return name.lower()
+    if any(map(_is_spam_to_proofpoint, values_of(header_section, "X-Proofpoint-Spam-Details"))):
+        return "x-proofpoint-spam-details"
     if any(action.lower() in _SPAM_ACTIONS for action in values_of(header_section, "X-Rspamd-Action")):
         return "x-rspamd-action"
     if any(_is_junk_level(level) for level in values_of(header_section, "X-MS-Exchange-Organization-SCL")):
@@ -35,6 +50,22 @@ def junk_mark(header_section: bytes) -> str | None:
         ):
             return "x-forefront-antispam-report"
     return None
+
+
+def _mailscanner_fields(header_section: bytes) -> list[str]:
+    """Return the names under which MailScanner says what it found: they hold the site's own name."""
+    names = {match[0].decode("ascii").lower() for match in _MAILSCANNER.finditer(header_section)}
+    return sorted(names)[:MAILSCANNER_FIELDS_EXAMINED]
+
+
+def _is_spam_to_proofpoint(details: str) -> bool:
+    """Return whether the rule that decided is for spam or phishing, such as ``inbound_spam``.
+
+    Sites name their own rules after those of the product, of which ``notspam`` is one.
+    """
+    rule = _PROOFPOINT_RULE.search(details)
+    words = re.split(r"[_-]", rule[1].lower()) if rule else []
+    return not any(word.startswith(("not", "safe")) for word in words) and not _SPAM_WORDS.isdisjoint(words)
 
 
 def _is_junk_level(text: str) -> bool:

@@ -60,6 +60,41 @@ from probes.messages.junk import junk_mark
         ("X-Forefront-Antispam-Report: CAT:HSPM", "x-forefront-antispam-report"),
         ("X-Forefront-Antispam-Report: CAT:BULK", None),
         ("Subject: x\r\n\r\nX-Spam-Flag: YES", None),
+        ("X-Spam-Flag : YES", "x-spam-flag"),
+        ("X-Barracuda-Spam-Flag: YES", "x-barracuda-spam-flag"),
+        (
+            "X-Barracuda-Spam-Status: Yes, SCORE=7.20 using global scores of TAG_LEVEL=3.5\r\n"
+            "\tKILL_LEVEL=9.0 tests=BSF_SC0",
+            "x-barracuda-spam-status",
+        ),
+        ("X-Barracuda-Spam-Status: No, SCORE=0.00 using per-user scores of TAG_LEVEL=1000.0", None),
+        ("X-Barracuda-Spam-Score: 7.20", None),
+        (
+            "X-MailScanner-SpamCheck: spam, SpamAssassin (not cached,\r\n\tscore=9.1, required 5)",
+            "x-mailscanner-spamcheck",
+        ),
+        (
+            "X-Example-Univ-MailScanner-SpamCheck: spam(blacklisted), SBL+XBL",
+            "x-example-univ-mailscanner-spamcheck",
+        ),
+        ("X-Example-MailScanner-SpamCheck: not spam, SpamAssassin (score=0.1, required 5)", None),
+        ("X-Example-MailScanner-SpamCheck: spammy", None),
+        ("X-Example-MailScanner-SpamScore: sssssssss", None),
+        ("Subject: x\r\n\r\nX-Example-MailScanner-SpamCheck: spam", None),
+        ("X-Bogosity: Spam, tests=bogofilter, spamicity=1.000000, version=1.2.5", "x-bogosity"),
+        ("X-Bogosity: Yes, tests=bogofilter, spamicity=0.999999", "x-bogosity"),
+        ("X-Bogosity: Ham, tests=bogofilter, spamicity=0.000000, version=1.2.5", None),
+        ("X-Bogosity: Unsure, tests=bogofilter, spamicity=0.520000, version=1.2.5", None),
+        (
+            "X-Proofpoint-Spam-Details: rule=spam policy=default score=100 phishscore=0\r\n"
+            " classifier=spam adjust=0 reason=mlx",
+            "x-proofpoint-spam-details",
+        ),
+        ("X-Proofpoint-Spam-Details: rule=inbound_spam_definite score=99", "x-proofpoint-spam-details"),
+        ("X-Proofpoint-Spam-Details: policy=default rule=phish score=99", "x-proofpoint-spam-details"),
+        ("X-Proofpoint-Spam-Details: rule=notspam policy=default score=0 classifier=spam", None),
+        ("X-Proofpoint-Spam-Details: rule=outbound_check_notspam policy=outbound score=0", None),
+        ("X-Proofpoint-Spam-Details: policy=default score=0 classifier=spam", None),
     ],
 )
 def test_junk_marks(line: str, mark: str | None) -> None:
