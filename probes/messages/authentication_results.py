@@ -18,7 +18,7 @@ _RESULTS = frozenset(
 _OLD_NAMES = {"hardfail": "fail"}
 _RESULT = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]{0,40})\s*(?:/\s*\d{1,4}\s*)?=\s*([A-Za-z]{1,40})")
 _VALUE_LIMIT = 8000
-_OLDEST_HOP = re.compile(rb"^received:", re.IGNORECASE | re.MULTILINE)
+_OLDEST_HOP = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

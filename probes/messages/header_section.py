@@ -13,9 +13,10 @@ _BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
 def values_of(header_section: bytes, name: str) -> list[str]:
     """Return the values of all fields called ``name``, unfolded, topmost first.
 
-    Octets that are no UTF-8 come as escapes. What stands behind the first blank line is no header.
+    White space before the colon is read as of old (RFC 5322 section 4.5). Octets that are not UTF-8 come as
+    escapes. What follows the first blank line is not part of the header section.
     """
-    wanted = name.lower().encode("ascii") + b":"
+    wanted = name.lower().encode("ascii")
     found: list[list[bytes]] = []
     is_wanted = False
     for line in header_section.split(b"\n"):
@@ -26,9 +27,11 @@ def values_of(header_section: bytes, name: str) -> list[str]:
             if is_wanted:
                 found[-1].append(line)
             continue
-        is_wanted = line[: len(wanted)].lower() == wanted and len(found) < FIELDS_EXAMINED
-        if is_wanted:
-            found.append([line[len(wanted) :]])
+        is_wanted = False
+        if line[: len(wanted)].lower() == wanted and len(found) < FIELDS_EXAMINED:
+            rest = line[len(wanted) :].lstrip(b" \t")
+            if is_wanted := rest.startswith(b":"):
+                found.append([rest[1:]])
     return [b"".join(pieces).decode("utf-8", "backslashreplace").strip() for pieces in found]
 
 

@@ -14,7 +14,7 @@ from probes.messages.mime import decoded_subject
 from probes.messages.token import HEADER, token_in
 
 _TOKEN_FIELD = re.compile(
-    rb"^%s:[ \t]*((?:[^\r\n]|\r?\n[ \t]){1,2000})" % HEADER.encode(), re.IGNORECASE | re.MULTILINE
+    rb"^%s[ \t]*:[ \t]*((?:[^\r\n]|\r?\n[ \t]){1,2000})" % HEADER.encode(), re.IGNORECASE | re.MULTILINE
 )
 _FOLD = re.compile(r"\r?\n[ \t]+|\s+")
 

@@ -99,10 +99,11 @@ def test_token_is_found_in_the_header_only() -> None:
     assert token_text(b"Subject: x\r\n\r\n" + HEADER.encode() + b": y\r\n") is None
 
 
-def test_folded_token_is_unfolded() -> None:
-    """A server that folds the field, even inside the token, does not hide it."""
+@pytest.mark.parametrize("colon", [":", " :", "\t:"])
+def test_folded_token_is_unfolded(colon: str) -> None:
+    """Folding, even inside the token, and a blank before the colon do not hide the field."""
     token = SIGNER.sign(EXAMPLE)
-    folded = f"{HEADER.upper()}:\r\n {token[:40]}\r\n\t{token[40:]}\r\nSubject: x\r\n\r\n"
+    folded = f"{HEADER.upper()}{colon}\r\n {token[:40]}\r\n\t{token[40:]}\r\nSubject: x\r\n\r\n"
     assert token_text(folded.encode()) == token
 
 
