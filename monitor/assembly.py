@@ -15,8 +15,8 @@ from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.settings import ProbeSettings
 from probes.delivery.arrivals import Arrivals
-from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import Mailbox
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message

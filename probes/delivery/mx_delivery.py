@@ -15,7 +15,6 @@ from pydantic import Field
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.settings import CertificateFile, HostName, ServerSettings, Settings, is_host_name
-from probes.posture.mx import NULL
 from probes.protocols.dns import Resolver, ResolverSettings
 
 MOST_HOSTS = 20
@@ -76,16 +75,15 @@ class MxDelivery:
 
     async def _names(self) -> Sequence[str]:
         answer = await self._resolver.ask(self.domain, "MX")
-        found = sorted(
-            (rdata.preference, rdata.exchange.to_text(omit_final_dot=True).lower())
-            for rdata in answer.records
-            if isinstance(rdata, dns.rdtypes.ANY.MX.MX)
-        )
-        if not found:
+        records = [rdata for rdata in answer.records if isinstance(rdata, dns.rdtypes.ANY.MX.MX)]
+        if not records:
             return [self.domain]  # the implicit MX
-        names = [name for _, name in found if is_host_name(name)]
-        if not names and all(name in {"", NULL, "@"} for _, name in found):
+        if all(record.exchange == dns.name.root for record in records):  # RFC 7505 section 3
             raise ProbeFault(Reason.MX_NULL, f"{self.domain} has a null MX: it says that it takes no mail")
+        found = sorted(
+            (record.preference, record.exchange.to_text(omit_final_dot=True).lower()) for record in records
+        )
+        names = [name for _, name in found if is_host_name(name)]
         if not names:
             raise ProbeFault(Reason.MX_TARGET_INVALID, legible(found[0][1], 80))
         return list(dict.fromkeys(names))[:MOST_HOSTS]

@@ -1,35 +1,43 @@
-"""The rooms of the code: what docs/develop.md says may be imported where, held against every import."""
+"""Who imports what: the tables of docs/develop.md, held against every import.
+
+``pytest -s tests/unit/test_imports.py`` prints the rooms with their floors, the circles of imports, and the
+lengths of functions and files.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from probes.registry import KINDS, MESSAGE_KINDS
+
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(path for room in ("monitor", "probes") for path in (ROOT / room).rglob("*.py"))
+PAGE = (ROOT / "docs" / "develop.md").read_text()
 
-_ROW = re.compile(r"^\| ((?:`[\w.]+`(?:, )?)+) \| ((?:`[\w./]+`(?:, )?)+) \|$", re.MULTILINE)
-
-
-def rules() -> list[tuple[str, tuple[str, ...]]]:
-    """Return each module of the page's table with the files and folders that may import it."""
-    table = (
-        (ROOT / "docs" / "develop.md").read_text().partition("| import | only in |")[2].partition("\n\n")[0]
-    )
-    return [
-        (module, tuple(re.findall(r"`([^`]+)`", row[2])))
-        for row in _ROW.finditer(table)
-        for module in re.findall(r"`([^`]+)`", row[1])
-    ]
+Graph = Mapping[str, Iterable[str]]
+"""What each module, or room, imports."""
 
 
-def imported(source: str) -> Iterator[str]:
+def table(head: str) -> list[tuple[list[str], list[str]]]:
+    """Return the names in the first and in the last column of each row of the page's table under ``head``."""
+    rows = PAGE.partition(f"{head}\n")[2].partition("\n\n")[0].splitlines()[1:]
+    cells = [row.strip("|").split("|") for row in rows]
+    return [(re.findall(r"`([^`]+)`", row[0]), re.findall(r"`([^`]+)`", row[-1])) for row in cells]
+
+
+LIBRARIES = [(name, places) for names, places in table("| library | only in |") for name in names]
+ROOMS = {room: may_import for (room,), may_import in table("| room | holds | may import |")}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
     """Yield the full name of everything that a module imports, also inside functions."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -37,30 +45,163 @@ def imported(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-IMPORTS = {path.relative_to(ROOT).as_posix(): list(imported(path.read_text())) for path in SOURCES}
+def parsed(root: Path) -> dict[str, ast.Module]:
+    """Return the syntax tree of each module by its path below ``root``."""
+    paths = sorted(path for package in ("monitor", "probes") for path in (root / package).rglob("*.py"))
+    return {path.relative_to(root).as_posix(): ast.parse(path.read_text()) for path in paths}
 
 
-def importers(module: str) -> set[str]:
-    return {path for path, names in IMPORTS.items() for name in names if f"{name}.".startswith(f"{module}.")}
+def graph_of(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Return the paths of the modules that each module imports by itself."""
+    paths = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in trees}
+
+    def module(name: str) -> str | None:
+        """Return the module that ``name`` is, or is defined in."""
+        while name not in paths and "." in name:
+            name = name.rpartition(".")[0]
+        return paths.get(name)
+
+    return {
+        path: {found for name in imported(tree) if (found := module(name))} for path, tree in trees.items()
+    }
 
 
-def test_the_table_is_read() -> None:
-    """The rules that matter most are there: probes know neither the agent, nor metrics, schedule or web."""
-    found = dict(rules())
-    for module in ("monitor", "prometheus_client", "apscheduler", "starlette", "sqlalchemy"):
-        assert not any(place.startswith("probes") for place in found[module])
+def room_of(path: str) -> str:
+    """Return the room of a file: its own row of the table, or else that of its folder."""
+    return path if path in ROOMS else f"{path.rpartition('/')[0]}/"
 
 
-@pytest.mark.parametrize(("module", "places"), rules())
-def test_it_is_imported_only_there(module: str, places: tuple[str, ...]) -> None:
-    """No file imports what the page keeps from it, and no rule is about a module or place that is gone."""
-    users = importers(module)
+def by_room(graph: Graph) -> dict[str, set[str]]:
+    rooms: dict[str, set[str]] = {}
+    for path, imports in graph.items():
+        rooms.setdefault(room_of(path), set()).update(map(room_of, imports))
+    return {room: imports - {room} for room, imports in rooms.items()}
+
+
+def floors(graph: Graph) -> dict[str, int]:
+    """Return how many floors each entry stands above those that import nothing; raises CycleError."""
+    found: dict[str, int] = {}
+    for entry in TopologicalSorter(graph).static_order():
+        found[entry] = 1 + max((found[below] for below in graph[entry]), default=0)
+    return found
+
+
+def reached(graph: Graph, start: str) -> set[str]:
+    """Return every module that is imported when ``start`` is."""
+    found, waiting = {start}, [start]
+    while waiting:
+        new = set(graph[waiting.pop()]) - found
+        found |= new
+        waiting += new
+    return found
+
+
+TREES = parsed(ROOT)
+GRAPH = graph_of(TREES)
+
+
+def test_every_file_has_a_room() -> None:
+    """Each file is in a room of the table, and each row is about a file or folder that is there."""
+    assert {room_of(path) for path in GRAPH} == set(ROOMS)
+    assert {room for may_import in ROOMS.values() for room in may_import} <= set(ROOMS)
+
+
+def test_the_tables_keep_the_boundary() -> None:
+    """Probes know neither the agent nor its metrics, schedule, web or database, whatever else is changed."""
+    assert [
+        room for room in ROOMS if room.startswith("probes/") for may in ROOMS[room] if "monitor" in may
+    ] == []
+    places = dict(LIBRARIES)
+    for library in ("prometheus_client", "apscheduler", "starlette", "sqlalchemy"):
+        assert not any(place.startswith("probes") for place in places[library])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_it_may(room: str) -> None:
+    """No file imports from a room that the table keeps from its own."""
+    strays = {
+        (path, found)
+        for path, imports in GRAPH.items()
+        for found in imports
+        if room_of(path) == room and room_of(found) not in {room, *ROOMS[room]}
+    }
+    assert strays == set()
+
+
+@pytest.mark.parametrize(("library", "places"), LIBRARIES)
+def test_a_library_is_imported_only_there(library: str, places: list[str]) -> None:
+    """No file imports a library that the table keeps from it, and no row is about what is gone."""
+    users = {
+        path
+        for path, tree in TREES.items()
+        if any(f"{name}.".startswith(f"{library}.") for name in imported(tree))
+    }
     strays = {
         path
         for path in users
         if not any(path == place or (place.endswith("/") and path.startswith(place)) for place in places)
     }
-    assert strays == set(), f"{module} is imported outside of {', '.join(places)}"
-    for place in places:
-        assert (ROOT / place).exists(), f"{place} is no file or folder"
-    assert users, f"nobody imports {module}: the rule is misspelt or out of date"
+    assert strays == set(), f"{library} is imported outside of {', '.join(places)}"
+    assert [place for place in places if not any(path.startswith(place) for path in users)] == []
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - MESSAGE_KINDS))
+def test_a_kind_that_sends_nothing_is_free_of_messages(kind: str) -> None:
+    """A kind that sends no message loads nothing about messages and delivery, not even through others."""
+    module = KINDS[kind].__module__.replace(".", "/") + ".py"
+    strays = {
+        path for path in reached(GRAPH, module) if path.startswith(("probes/messages", "probes/delivery"))
+    }
+    assert strays == set()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_kind_needs_no_other_kind(kind: str) -> None:
+    """Each kind can be read, changed and removed without the others."""
+    module = KINDS[kind].__module__.replace(".", "/") + ".py"
+    assert [path for path in reached(GRAPH, module) if room_of(path) == "probes/"] == [module]
+
+
+def test_nothing_goes_in_circles() -> None:
+    """Neither modules nor rooms import each other in a circle: each can be understood after those below."""
+    print("\n" + "\n".join(report(TREES)))
+    assert circle(GRAPH) == []
+    assert circle(by_room(GRAPH)) == []
+
+
+def circle(graph: Graph) -> list[str]:
+    """Return one circle of imports, or nothing if there is none."""
+    try:
+        floors(graph)
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def report(trees: Mapping[str, ast.Module]) -> Iterator[str]:
+    """Yield lines about rooms, top floor first, circles of imports, and lengths of functions and files."""
+    graph = graph_of(trees)
+    rooms = by_room(graph)
+    lines = {path: tree.body[-1].end_lineno or 0 for path, tree in trees.items() if tree.body}
+    height = floors(rooms) if not circle(rooms) else dict.fromkeys(rooms, 0)
+    yield f"{'floor':>5}  {'room':28}{'files':>5} {'lines':>6}  imports"
+    for room in sorted(rooms, key=lambda room: (-height[room], room)):
+        files = [path for path in trees if room_of(path) == room]
+        total = sum(lines.get(path, 0) for path in files)
+        yield f"{height[room]:5}  {room:28}{len(files):5} {total:6}  {', '.join(sorted(rooms[room])) or '-'}"
+    for what, found in (("rooms", rooms), ("modules", graph)):
+        circles = circle(found)
+        count = f"{max(floors(found).values())} floors" if not circles else "no floors"
+        yield f"{len(found)} {what} on {count}; circle of imports: {' -> '.join(circles) or 'none'}"
+    functions = {
+        f"{path}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for what, lengths in (("functions", functions), ("files", lines)):
+        longest = max(lengths, key=lambda name: lengths[name])
+        yield (
+            f"{len(lengths)} {what}, in lines: median {statistics.median(lengths.values()):g}, "
+            f"p90 {statistics.quantiles(lengths.values(), n=10)[-1]:g}, max {lengths[longest]} ({longest})"
+        )

@@ -19,7 +19,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, OpenFolder
 from probes.protocols.imap_session import ImapSession
 

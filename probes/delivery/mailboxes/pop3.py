@@ -11,7 +11,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, OpenFolder
 from probes.protocols.pop3_session import Pop3Session
 

@@ -20,7 +20,7 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.settings import MailboxSettings, ServerSettings, Site
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals
-from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.message_probe import MessageContext

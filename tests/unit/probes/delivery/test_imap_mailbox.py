@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.settings import MailboxSettings
-from probes.delivery.login_budget import LoginBudget
 from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import Folder
 from tests.fakes.imap_server import ImapServer, StoredFolder
 from tests.fakes.scripted_server import PASSWORD, scripted_server

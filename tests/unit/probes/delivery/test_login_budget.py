@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from probes.delivery.login_budget import BURST, LoginBudget
+from probes.delivery.mailboxes.login_budget import BURST, LoginBudget
 from tests.fakes.clock import InstantClock
 
 

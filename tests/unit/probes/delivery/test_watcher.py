@@ -18,7 +18,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals, Settled, Unexpected
-from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.polling import ArrivalModel

@@ -10,7 +10,7 @@ import pytest
 
 from probes.core.clock import SystemClock
 from probes.core.verdict import MessageState
-from probes.delivery.login_budget import BURST, LoginBudget
+from probes.delivery.mailboxes.login_budget import BURST, LoginBudget
 from probes.delivery.message_life import Message
 from probes.protocols.imap import Response
 from tests.fakes.imap_server import ImapServer

@@ -19,7 +19,7 @@ from monitor.ledger.store import SqlLedger, open_ledger
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals, Settled, Unexpected
-from probes.delivery.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.watcher import MailboxWatcher
