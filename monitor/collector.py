@@ -1,4 +1,4 @@
-"""The one place that names mailsonde's metrics; they are built from state at each scrape."""
+"""The only place that names mailsonde's metrics; it builds them from state at each scrape."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class AgentCollector(Collector):
 
     def _probes(self) -> Iterator[Metric]:
         success = GaugeMetricFamily(
-            "mailsonde_probe_success", "1 if the last run that could tell was ok, else 0.", labels=_PROBE
+            "mailsonde_probe_success", "1 if the last run with a known result was ok, else 0.", labels=_PROBE
         )
         last_run = GaugeMetricFamily(
             "mailsonde_probe_last_run_timestamp_seconds",
-            "When the last run ended; before the first, when the agent started.",
+            "When the last run ended; before the first run, when the agent started.",
             labels=_PROBE,
         )
         interval = GaugeMetricFamily(
@@ -56,12 +56,12 @@ class AgentCollector(Collector):
         )
         phases = GaugeMetricFamily(
             "mailsonde_probe_phase_seconds",
-            "Time that a phase of the last run took.",
+            "Duration of a phase of the last run.",
             labels=(*_PROBE, "phase"),
         )
         expiry = GaugeMetricFamily(
             "mailsonde_tls_certificate_not_after_timestamp_seconds",
-            "When the certificate last seen expires.",
+            "When the certificate that was last seen expires.",
             labels=_PROBE,
         )
         for probe in list(self._state.probes.values()):
@@ -83,7 +83,7 @@ class AgentCollector(Collector):
             labels=(*_PROBE, "outcome", "reason"),
         )
         duration = HistogramMetricFamily(
-            "mailsonde_probe_duration_seconds", "How long runs took.", labels=_PROBE
+            "mailsonde_probe_duration_seconds", "Duration of runs.", labels=_PROBE
         )
         for probe in list(self._state.probes.values()):
             labels = (probe.name, probe.kind, probe.target)
@@ -96,13 +96,13 @@ class AgentCollector(Collector):
         counters = self._counters()
         messages = CounterMetricFamily(
             "mailsonde_messages",
-            "Messages that entered a state; continues over restarts of the agent.",
+            "Messages that entered a state; the count continues across restarts of the agent.",
             labels=(*_ROUTE, "state"),
         )
-        in_flight = GaugeMetricFamily("mailsonde_messages_in_flight", "Messages under way.", labels=_ROUTE)
+        in_flight = GaugeMetricFamily("mailsonde_messages_in_flight", "Messages in flight.", labels=_ROUTE)
         oldest = GaugeMetricFamily(
             "mailsonde_oldest_in_flight_timestamp_seconds",
-            "When the oldest message under way was created; 0 when there is none.",
+            "When the oldest message in flight was created; 0 if there is none.",
             labels=_ROUTE,
         )
         for route in list(self._state.deliveries):
@@ -115,22 +115,23 @@ class AgentCollector(Collector):
     def _deliveries(self) -> Iterator[Metric]:
         histogram = HistogramMetricFamily(
             "mailsonde_delivery_seconds",
-            "From connecting until visible in the mailbox, delivered only.",
+            "Time from connecting until visible in the mailbox, for delivered messages only.",
             labels=_ROUTE,
         )
         last = GaugeMetricFamily(
             "mailsonde_delivery_last_seconds",
-            "Delivery latency of the message last seen to arrive.",
+            "Delivery latency of the last message to arrive.",
             labels=_ROUTE,
         )
         uncertainty = GaugeMetricFamily(
             "mailsonde_delivery_uncertainty_seconds",
-            "How far the true latency of that message may lie from the published one, either way.",
+            "Maximum difference between the true and the published latency of that message, in either "
+            "direction.",
             labels=_ROUTE,
         )
         findings = CounterMetricFamily(
             "mailsonde_arrival_findings",
-            "Arrivals in the junk folder or marked as junk, and arrivals with changed content.",
+            "Arrivals in the junk folder or marked as junk, and arrivals with altered content.",
             labels=(*_ROUTE, "finding"),
         )
         for route, delivery in list(self._state.deliveries.items()):
@@ -143,20 +144,20 @@ class AgentCollector(Collector):
         yield from (histogram, last, uncertainty, findings)
 
     def _ways(self) -> Iterator[Metric]:
-        """Yield what the header section of the last arrival says of its way."""
+        """Yield what the header section of the last arrival says about its route."""
         hop = GaugeMetricFamily(
             "mailsonde_hop_delay_seconds",
-            "Where the last arrival waited, by the stamps of the hosts on its way and on their clocks.",
+            "Where the last arrival waited, by the stamps and clocks of the hosts on its route.",
             labels=(*_ROUTE, "position"),
         )
         skewed = GaugeMetricFamily(
             "mailsonde_hops_skewed",
-            "Hops of the last arrival whose stamp cannot be true.",
+            "Hops of the last arrival with an impossible timestamp.",
             labels=_ROUTE,
         )
         passed = GaugeMetricFamily(
             "mailsonde_authentication_passed",
-            "1 if the receiving host found that the last arrival passed spf, dkim or dmarc, else 0.",
+            "1 if the last arrival passed spf, dkim or dmarc at the receiving host, else 0.",
             labels=(*_ROUTE, "method"),
         )
         for route, delivery in list(self._state.deliveries.items()):
@@ -171,14 +172,14 @@ class AgentCollector(Collector):
     def _service_levels(self) -> Iterator[Metric]:
         runs = CounterMetricFamily(
             "mailsonde_slo_runs",
-            "Runs of a route with an objective: good when the message arrived in time, else bad.",
+            "Runs of a route with an objective: good if the message arrived in time, else bad.",
             labels=(*_ROUTE, "result"),
         )
         objective = GaugeMetricFamily(
-            "mailsonde_slo_objective_ratio", "Share of runs that are to be good.", labels=_ROUTE
+            "mailsonde_slo_objective_ratio", "Target share of good runs.", labels=_ROUTE
         )
         within = GaugeMetricFamily(
-            "mailsonde_slo_within_seconds", "How long a message may take to be good.", labels=_ROUTE
+            "mailsonde_slo_within_seconds", "How long the message of a good run may take.", labels=_ROUTE
         )
         for route, delivery in list(self._state.deliveries.items()):
             if delivery.slo is None:
@@ -192,23 +193,24 @@ class AgentCollector(Collector):
     def _agent(self) -> Iterator[Metric]:
         unexpected = CounterMetricFamily(
             "mailsonde_mailbox_unexpected",
-            "Messages with our token that nobody awaited.",
+            "Unexpected messages with our token.",
             labels=("mailbox", "reason"),
         )
         for (mailbox, reason), count in list(self._state.unexpected.items()):
             unexpected.add_metric((mailbox, str(reason)), count)
         skipped = CounterMetricFamily(
-            "mailsonde_schedule_skipped", "Runs that did not start at their time.", labels=("probe", "reason")
+            "mailsonde_schedule_skipped", "Runs that did not start on time.", labels=("probe", "reason")
         )
         for key, count in list(self._state.skipped.items()):
             skipped.add_metric(key, count)
-        lag = HistogramMetricFamily("mailsonde_schedule_lag_seconds", "How late runs started.")
+        lag = HistogramMetricFamily("mailsonde_schedule_lag_seconds", "Start delay of runs.")
         lag.add_metric((), self._state.schedule_lag.cumulative(), self._state.schedule_lag.sum)
         reload = GaugeMetricFamily(
-            "mailsonde_config_last_reload_successful", "1 if the configuration in use is the last one read."
+            "mailsonde_config_last_reload_successful",
+            ("1 if the agent uses the configuration that it last read, else 0."),
         )
         reload.add_metric((), 1.0)
-        build = InfoMetricFamily("mailsonde_build", "Version of mailsonde and of Python.")
+        build = InfoMetricFamily("mailsonde_build", "Versions of mailsonde and Python.")
         build.add_metric((), {"version": version("mailsonde"), "python": platform.python_version()})
         steps = CounterMetricFamily(
             "mailsonde_clock_steps", "How often the machine's wall clock was set forward or back."

@@ -1,4 +1,4 @@
-"""When alerts fire: the thresholds common to all probes, shipped in one file, and a site's own in another."""
+"""When alerts fire: the common thresholds in the shipped file, and a site's overrides in its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _window(value: str) -> str:
 
 
 Window = Annotated[str, AfterValidator(_window)]
-"""A duration as it is written, because it is a label as well."""
+"""A duration as written, because it is also a label."""
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -41,9 +41,9 @@ def _address_of_dashboards(value: str) -> str:
 
 
 class BurnRate(Settings):
-    """An error budget burns too fast when it burns ``factor`` times as fast as it may over both windows.
+    """An error budget burns too fast if it burns at ``factor`` times the allowed rate over both windows.
 
-    At least two of the bad runs are in ``recent``, which is ``short`` unless it is given.
+    At least two of the bad runs must be in ``recent``, which defaults to ``short``.
     """
 
     factor: Positive
@@ -53,7 +53,7 @@ class BurnRate(Settings):
 
 
 class Thresholds(Settings):
-    """Every threshold of the rules; shares are of a probe's deadline, intervals are a probe's own."""
+    """All thresholds of the rules; shares are of a probe's deadline, intervals are the probe's own."""
 
     overdue_share_of_deadline: Share
     slow_share_of_deadline: Share
@@ -112,9 +112,9 @@ class Thresholds(Settings):
 
 
 def load_thresholds(path: Path | None = None) -> Thresholds:
-    """Return the shipped thresholds, with those of the file ``path`` in their place.
+    """Return the shipped thresholds, overridden by those in the file ``path``.
 
-    Raises `ConfigurationError` with every mistake of that file.
+    Raises `ConfigurationError` with every mistake in that file.
     """
     common = yaml.safe_load((shipped("alerts") / "thresholds.yaml").read_text())
     if path is None:

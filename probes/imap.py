@@ -22,9 +22,11 @@ class ImapSettings(MailboxCheckSettings):
     mailbox: ImapMailboxName | None = Field(default=None, description="The mailbox to log in to.")
     server: ImapServerName | None = Field(
         default=None,
-        description="A server, to log in with its own credentials, or without to stop before login.",
+        description=(
+            "The server to check. With its own credentials the probe logs in; without, it stops before login."
+        ),
     )
-    folder: FolderName = Field(default="INBOX", description="The folder to open, read-only.")
+    folder: FolderName = Field(default="INBOX", description="The folder to open read-only.")
 
 
 class Imap(MailboxCheck):

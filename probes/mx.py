@@ -52,18 +52,21 @@ class MxSettings(ProbeSettings):
     """Settings of an ``mx`` probe."""
 
     kind: Literal["mx"]
-    domain: DomainName = Field(description="The domain whose mail is meant.")
+    domain: DomainName = Field(description="The domain to check.")
     resolver: ResolverSettings = Field(
-        default_factory=ResolverSettings, description="Whom to ask. Default: the system's first name server."
+        default_factory=ResolverSettings,
+        description=("The resolver to ask. Default: the system's first name server."),
     )
     expect: tuple[HostPattern, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Every MX host that may be there: names, or `*.` and the end of names; "
-        "`.` alone says that the domain takes no mail.",
+        description=(
+            "All allowed MX hosts: names, or `*.` and a suffix. `.` alone means that the domain accepts no "
+            "mail."
+        ),
     )
     allow_private: bool = Field(
-        default=False, description="Accept private and special addresses, as behind a split-horizon resolver."
+        default=False, description="Accept private and special addresses, for example with split-horizon DNS."
     )
 
     @field_validator("expect")

@@ -22,7 +22,9 @@ class Pop3Settings(MailboxCheckSettings):
     mailbox: Pop3MailboxName | None = Field(default=None, description="The mailbox to log in to.")
     server: Pop3ServerName | None = Field(
         default=None,
-        description="A server, to log in with its own credentials, or without to stop before login.",
+        description=(
+            "The server to check. With its own credentials the probe logs in; without, it stops before login."
+        ),
     )
 
 

@@ -36,25 +36,32 @@ class RoundtripSettings(MessageProbeSettings):
 
     kind: Literal["roundtrip"]
     send_via: SendVia = Field(
-        description="The server to submit to, or `mx`: each MX host of the recipient's domain, "
-        "every one a target of its own."
+        description=(
+            "The server to submit to, or `mx` for every MX host of the recipient's domain, each a target "
+            "of its own."
+        )
     )
     recipient: EmailAddress | None = Field(
-        default=None, description="Whom the message is sent to. Default: the address of the mailbox `to`."
+        default=None, description="The recipient of the message. Default: the address of the mailbox `to`."
     )
     arrives_as: Literal["message", "forward", "reply"] = Field(
         default="message",
-        description="`forward` or `reply`: the recipient is a forwarder or an auto-responder elsewhere, "
-        "and only the token in the subject comes back.",
+        description=(
+            "`forward` or `reply`: the recipient is an external forwarder or auto-responder, and only the "
+            "token in the subject comes back."
+        ),
     )
     attachment: Literal["none", "100KB", "1MB", "10MB", "25MB"] = "none"
     retry: Annotated[Duration, between(1, 3600)] | None = Field(
         default=None,
-        description="Pause before a message that was refused for now (4xx) is tried again, doubled each "
-        "time, until the deadline. Default: 60s with `send_via: mx`, else no other try.",
+        description=(
+            "Pause before the first retry of a message that the server refused temporarily (4xx). It "
+            "doubles with each retry, until the deadline. Default: 60s with `send_via: mx`, otherwise no "
+            "retry."
+        ),
     )
     mx: MxDeliverySettings = Field(
-        default_factory=MxDeliverySettings, description="How messages go to MX hosts, with `send_via: mx`."
+        default_factory=MxDeliverySettings, description="How to send to MX hosts with `send_via: mx`."
     )
 
     runs_overlap: ClassVar[bool] = True

@@ -22,11 +22,14 @@ class SmtpSettings(ProbeSettings):
     kind: Literal["smtp"]
     server: SmtpServerName
     mail_from: EmailAddress | None = Field(
-        default=None, description="Envelope sender to try, without sending."
+        default=None, description="Envelope sender to test without sending a message."
     )
-    rcpt_to: EmailAddress | None = Field(default=None, description="Recipient to try, without sending.")
+    rcpt_to: EmailAddress | None = Field(
+        default=None, description=("Recipient to test without sending a message.")
+    )
     expect_features: tuple[Line, ...] = Field(
-        default=(), description="EHLO keywords that must be offered, such as PIPELINING or `AUTH PLAIN`."
+        default=(),
+        description=("EHLO keywords that the server must offer, such as PIPELINING or `AUTH PLAIN`."),
     )
     certificate_warning: Duration = Field(default=14 * 86400.0, description="Warn this long before expiry.")
 

@@ -1,4 +1,4 @@
-"""The whole configuration file as one model; each kind of probe brings its own settings."""
+"""The whole configuration file as one model; each kind of probe adds its own settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _FIELD_VALUE = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")  # section 5.5, without i
 
 
 def parse_listen(value: object) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 takes a free one. Else ValueError."""
+    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 means any. Raises ValueError."""
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
         if host and port.isdecimal() and int(port) <= 65535:
@@ -109,7 +109,7 @@ def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...
 
 
 class OtlpSettings(Settings):
-    """Where metrics are sent by OTLP over HTTP, beside being served."""
+    """Where to send metrics by OTLP over HTTP, in addition to serving them."""
 
     endpoint: Annotated[str, AfterValidator(_http_url)] = Field(
         description="The collector's address for metrics, such as https://collector.example.com/v1/metrics."
@@ -119,9 +119,10 @@ class OtlpSettings(Settings):
     )
     headers: dict[
         Annotated[str, AfterValidator(_field_name)], Annotated[Secret, AfterValidator(_field_value)]
-    ] = Field(default_factory=dict, description="Header fields that the collector asks for, such as a token.")
+    ] = Field(default_factory=dict, description="Header fields that the collector requires, such as a token.")
     tls_ca: CertificateFile | None = Field(
-        default=None, description="PEM file to trust instead of the system's; read again when it changes."
+        default=None,
+        description=("PEM file to trust instead of the system's CAs; mailsonde rereads it when it changes."),
     )
 
     @model_validator(mode="after")
@@ -136,29 +137,37 @@ class AgentSettings(Settings):
     """The agent itself."""
 
     location: Name = Field(
-        default="local", description="The vantage point, such as fra1; shown in every result."
+        default="local", description="Where the agent runs, such as fra1; part of every result."
     )
     listen: Annotated[
         tuple[str, int],
         BeforeValidator(parse_listen),
         WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9725"]}),
-    ] = Field(default=("127.0.0.1", 9725), description="Where /metrics is served. Default: 127.0.0.1:9725.")
+    ] = Field(
+        default=("127.0.0.1", 9725),
+        description=("Address of /metrics and the live page. Default: 127.0.0.1:9725."),
+    )
     hosts: tuple[HostName, ...] = Field(
         default=(),
-        description="Names that the live page may be opened under, besides IP addresses, localhost, "
-        "this machine's own name and that of `listen`.",
+        description=(
+            "Names under which the live page opens, in addition to IP addresses, localhost, this machine's "
+            "name and the host in `listen`."
+        ),
     )
     ledger: Annotated[str, BeforeValidator(_ledger_url), WithJsonSchema({"type": "string"})] = Field(
         default="sqlite:///var/lib/mailsonde/ledger.db", description="The database of messages and results."
     )
     token_key: Secret | None = Field(
-        default=None, description="Key that signs messages. Default: one made once and kept in the ledger."
+        default=None,
+        description=(
+            "The key that signs messages. By default, mailsonde creates one and keeps it in the ledger."
+        ),
     )
     retention: Annotated[Duration, between(3600, 366 * 86400)] = Field(
-        default=7 * 86400.0, description="How long ended messages stay in the ledger. Default: 7d."
+        default=7 * 86400.0, description="How long messages stay in the ledger after they end. Default: 7d."
     )
     otlp: OtlpSettings | None = Field(
-        default=None, description="Also send the metrics by OTLP; needs `pip install 'mailsonde[otlp]'`."
+        default=None, description="Also sends the metrics by OTLP; needs `pip install 'mailsonde[otlp]'`."
     )
 
 
@@ -173,7 +182,7 @@ class Configuration(Settings):
     @model_validator(mode="wrap")
     @classmethod
     def _agrees_with_itself(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse parts that disagree, and tell that beside the mistakes within the parts."""
+        """Refuse parts that disagree, and report that together with the mistakes within the parts."""
         try:
             configuration = handler(data)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The closed list of reasons that a run can end with, and the outcome that each stands for."""
+"""The closed list of reasons for a run's result, each with its outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """The three ways a run can end; ``unknown`` is for faults that are not the mail system's."""
+    """The three ways a run can end; ``unknown`` is for faults outside the mail system."""
 
     OK = "ok"
     FAILED = "failed"
@@ -14,7 +14,7 @@ class Outcome(StrEnum):
 
 
 class Area(StrEnum):
-    """Where a reason can arise; a kind of probe names its areas, and so its known reasons."""
+    """The area where a reason arises. A kind of probe declares its areas, and so its possible reasons."""
 
     AGENT = "agent"
     DNS = "dns"
@@ -29,7 +29,7 @@ class Area(StrEnum):
 
 
 class Reason(StrEnum):
-    """The closed list of reasons, each with its area, the outcome that it means, and one sentence.
+    """The closed list of reasons, each with its area, its outcome and its meaning in one sentence.
 
     An ``ok`` outcome with a reason other than ``none`` is a warning.
     """
@@ -46,13 +46,13 @@ class Reason(StrEnum):
 
     @property
     def word(self) -> str:
-        """The outcome in one word, with a warning told apart from ok."""
+        """The outcome in one word: ok, warning, failed or unknown."""
         return "warning" if self.outcome is Outcome.OK and self is not Reason.NONE else str(self.outcome)
 
-    NONE = "none", Area.AGENT, Outcome.OK, "Everything was as it should be."
-    TIMEOUT = "timeout", Area.AGENT, Outcome.FAILED, "The run's deadline passed; the phase says where."
+    NONE = "none", Area.AGENT, Outcome.OK, "Everything is ok."
+    TIMEOUT = "timeout", Area.AGENT, Outcome.FAILED, "The run missed its deadline; the phase says where."
     INTERNAL = "internal", Area.AGENT, Outcome.UNKNOWN, "A defect in mailsonde; the log has the traceback."
-    INTERRUPTED = "interrupted", Area.AGENT, Outcome.UNKNOWN, "The agent stopped before the run could end."
+    INTERRUPTED = "interrupted", Area.AGENT, Outcome.UNKNOWN, "The agent stopped before the run ended."
     LOCAL_RESOURCES = (
         "local_resources",
         Area.AGENT,
@@ -67,46 +67,51 @@ class Reason(StrEnum):
     )
 
     DNS_NXDOMAIN = "dns_nxdomain", Area.DNS, Outcome.FAILED, "The name does not exist (NXDOMAIN)."
-    DNS_NO_ADDRESS = "dns_no_address", Area.DNS, Outcome.FAILED, "The name exists without A or AAAA."
+    DNS_NO_ADDRESS = (
+        "dns_no_address",
+        Area.DNS,
+        Outcome.FAILED,
+        ("The name exists but has no A or AAAA record."),
+    )
     DNS_SERVFAIL = "dns_servfail", Area.DNS, Outcome.UNKNOWN, "The resolver answered SERVFAIL."
-    DNS_REFUSED = "dns_refused", Area.DNS, Outcome.UNKNOWN, "The resolver refused the question."
+    DNS_REFUSED = "dns_refused", Area.DNS, Outcome.UNKNOWN, "The resolver refused the query."
     DNS_TIMEOUT = "dns_timeout", Area.DNS, Outcome.UNKNOWN, "The resolver did not answer in time."
     DNS_TRUNCATED = (
         "dns_truncated",
         Area.DNS,
         Outcome.UNKNOWN,
-        "The answer was cut over UDP and TCP gave none.",
+        "The answer was truncated over UDP, and TCP returned none.",
     )
     DNS_MALFORMED = (
         "dns_malformed",
         Area.DNS,
         Outcome.UNKNOWN,
-        "The resolver's answer was not well-formed DNS.",
+        "The resolver's answer was not valid DNS.",
     )
 
     CONNECT_REFUSED = (
         "connect_refused",
         Area.NETWORK,
         Outcome.FAILED,
-        "Nothing listens on the server's port.",
+        "The server refused the connection: nothing listens on the port.",
     )
     CONNECT_TIMEOUT = (
         "connect_timeout",
         Area.NETWORK,
         Outcome.FAILED,
-        "The server's port did not answer in time.",
+        "The server did not accept the connection in time.",
     )
     HOST_UNREACHABLE = (
         "host_unreachable",
         Area.NETWORK,
         Outcome.FAILED,
-        "The network says that the host cannot be reached.",
+        "The network reports that the host is unreachable.",
     )
     CONNECTION_LOST = (
         "connection_lost",
         Area.NETWORK,
         Outcome.FAILED,
-        "The server closed or reset the connection in the middle.",
+        "The server closed or reset the connection during the dialogue.",
     )
 
     TLS_HANDSHAKE = "tls_handshake", Area.TLS, Outcome.FAILED, "The TLS handshake failed."
@@ -120,25 +125,25 @@ class Reason(StrEnum):
         "tls_injection",
         Area.TLS,
         Outcome.FAILED,
-        "Bytes arrived in clear after the answer to STARTTLS: somebody may be injecting commands.",
+        "Unencrypted bytes followed the answer to STARTTLS: someone may be injecting commands.",
     )
     CERTIFICATE_EXPIRED = (
         "certificate_expired",
         Area.TLS,
         Outcome.FAILED,
-        "The certificate is past its last day.",
+        "The certificate has expired.",
     )
     CERTIFICATE_UNTRUSTED = (
         "certificate_untrusted",
         Area.TLS,
         Outcome.FAILED,
-        "The certificate's chain does not end at a trusted authority.",
+        "The certificate chain does not end at a trusted CA.",
     )
     CERTIFICATE_NAME = (
         "certificate_name",
         Area.TLS,
         Outcome.FAILED,
-        "The certificate is for another name.",
+        "The certificate is for a different name.",
     )
     CERTIFICATE_EXPIRING = (
         "certificate_expiring",
@@ -151,20 +156,25 @@ class Reason(StrEnum):
         "protocol_error",
         Area.DIALOGUE,
         Outcome.FAILED,
-        "What the server sent is not the protocol that was expected.",
+        "The server's answer violates the expected protocol.",
     )
-    LINE_TOO_LONG = "line_too_long", Area.DIALOGUE, Outcome.FAILED, "The server sent an endless line."
+    LINE_TOO_LONG = (
+        "line_too_long",
+        Area.DIALOGUE,
+        Outcome.FAILED,
+        ("The server sent a line that exceeds the limit."),
+    )
     RESPONSE_TOO_LARGE = (
         "response_too_large",
         Area.DIALOGUE,
         Outcome.FAILED,
-        "The server sent more than any sound answer holds.",
+        "The server sent an answer that exceeds the limit.",
     )
     COMMAND_TIMEOUT = (
         "command_timeout",
         Area.DIALOGUE,
         Outcome.FAILED,
-        "The server did not answer a command within the server's timeout.",
+        "The server did not answer a command within its `timeout`.",
     )
     AUTH_FAILED = "auth_failed", Area.DIALOGUE, Outcome.FAILED, "The server refused the credentials."
     AUTH_NOT_OFFERED = (
@@ -178,20 +188,25 @@ class Reason(StrEnum):
         "smtp_rejected",
         Area.SMTP,
         Outcome.FAILED,
-        "A 5xx reply: the server refuses permanently.",
+        "The server refused permanently with a 5xx reply.",
     )
-    SMTP_DEFERRED = "smtp_deferred", Area.SMTP, Outcome.FAILED, "A 4xx reply: the server refuses for now."
+    SMTP_DEFERRED = (
+        "smtp_deferred",
+        Area.SMTP,
+        Outcome.FAILED,
+        ("The server refused temporarily with a 4xx reply."),
+    )
     SMTP_UNAVAILABLE = (
         "smtp_unavailable",
         Area.SMTP,
         Outcome.FAILED,
-        "Reply 421: the service is closing or not available.",
+        "The server answered 421: the service is closing or not available.",
     )
     FEATURE_MISSING = (
         "feature_missing",
         Area.SMTP,
         Outcome.FAILED,
-        "An EHLO keyword of expect_features is not offered.",
+        "The server does not offer an EHLO keyword in `expect_features`.",
     )
 
     POP3_ERROR = "pop3_error", Area.POP3, Outcome.FAILED, "The server answered -ERR."
@@ -205,7 +220,7 @@ class Reason(StrEnum):
         "pop3_login_delay",
         Area.POP3,
         Outcome.UNKNOWN,
-        "[LOGIN-DELAY]: the server wants a longer pause between logins.",
+        "[LOGIN-DELAY]: the server requires a longer pause between logins.",
     )
     POP3_SYS_TEMP = (
         "pop3_sys_temp",
@@ -217,24 +232,29 @@ class Reason(StrEnum):
         "pop3_sys_perm",
         Area.POP3,
         Outcome.FAILED,
-        "[SYS/PERM]: the server has a fault that needs a person.",
+        "[SYS/PERM]: the server has a permanent fault that needs an administrator.",
     )
 
     IMAP_NO = "imap_no", Area.IMAP, Outcome.FAILED, "The server answered NO."
-    IMAP_BAD = "imap_bad", Area.IMAP, Outcome.FAILED, "The server answered BAD: it did not understand."
+    IMAP_BAD = (
+        "imap_bad",
+        Area.IMAP,
+        Outcome.FAILED,
+        ("The server answered BAD: it did not understand the command."),
+    )
     IMAP_BYE = "imap_bye", Area.IMAP, Outcome.FAILED, "BYE: the server ended the session."
     IMAP_IN_USE = "imap_in_use", Area.IMAP, Outcome.UNKNOWN, "[INUSE]: another session holds the mailbox."
     IMAP_THROTTLED = (
         "imap_throttled",
         Area.IMAP,
         Outcome.UNKNOWN,
-        "The server wants a longer pause between requests.",
+        "The server requires a longer pause between requests.",
     )
     IMAP_UNAVAILABLE = (
         "imap_unavailable",
         Area.IMAP,
         Outcome.FAILED,
-        "[UNAVAILABLE], [SERVERBUG] or [CONTACTADMIN]: the server has a fault of its own (RFC 5530).",
+        "[UNAVAILABLE], [SERVERBUG] or [CONTACTADMIN]: the server has an internal fault (RFC 5530).",
     )
     IMAP_NO_FOLDER = (
         "imap_no_folder",
@@ -244,24 +264,24 @@ class Reason(StrEnum):
     )
 
     MX_MISSING = "mx_missing", Area.MX, Outcome.FAILED, "The domain has neither MX nor address records."
-    MX_NULL = "mx_null", Area.MX, Outcome.FAILED, "A null MX says that the domain takes no mail (RFC 7505)."
+    MX_NULL = "mx_null", Area.MX, Outcome.FAILED, "A null MX says that the domain accepts no mail (RFC 7505)."
     MX_NULL_MIXED = (
         "mx_null_mixed",
         Area.MX,
         Outcome.FAILED,
-        "A null MX stands beside other MX records (RFC 7505 section 3).",
+        "The domain has a null MX next to other MX records (RFC 7505 section 3).",
     )
     MX_IMPLICIT = (
         "mx_implicit",
         Area.MX,
         Outcome.OK,
-        "No MX records: mail goes to the domain's own address (RFC 5321 section 5.1).",
+        "The domain has no MX records, so mail goes to its own address (RFC 5321 section 5.1).",
     )
     MX_TARGET_INVALID = (
         "mx_target_invalid",
         Area.MX,
         Outcome.FAILED,
-        "An MX target is an IP literal or no valid host name.",
+        "An MX target is an IP address or an invalid host name.",
     )
     MX_TARGET_UNRESOLVED = (
         "mx_target_unresolved",
@@ -291,13 +311,13 @@ class Reason(StrEnum):
         "mx_unexpected",
         Area.MX,
         Outcome.FAILED,
-        "The answer has an MX host that `expect` does not name.",
+        "The domain has an MX host that is not in `expect`.",
     )
     MX_EXPECTED_ABSENT = (
         "mx_expected_absent",
         Area.MX,
         Outcome.OK,
-        "The answer lacks an MX host that `expect` names.",
+        "The domain lacks an MX host that is in `expect`.",
     )
 
     MESSAGE_LOST = (
@@ -322,25 +342,25 @@ class Reason(StrEnum):
         "message_altered",
         Area.MESSAGE,
         Outcome.OK,
-        "The message arrived with another subject, body or attachment than was sent.",
+        "The message arrived with a different subject, body or attachment.",
     )
     GREYLISTED = (
         "greylisted",
         Area.MESSAGE,
         Outcome.OK,
-        "The server refused for now, and took the message at a later try (greylisting).",
+        "The server refused the message temporarily and accepted it at a later attempt (greylisting).",
     )
     BOUNCE_NO_MAILBOX = (
         "bounce_no_mailbox",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: the address or its domain is not known (X.1.x).",
+        "Bounced: the address or its domain is unknown (X.1.x).",
     )
     BOUNCE_MAILBOX_DISABLED = (
         "bounce_mailbox_disabled",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: the mailbox takes no mail (X.2.1).",
+        "Bounced: the mailbox is disabled (X.2.1).",
     )
     BOUNCE_MAILBOX_FULL = (
         "bounce_mailbox_full",
@@ -352,43 +372,43 @@ class Reason(StrEnum):
         "bounce_too_large",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: the message is larger than a system on its way takes (X.2.3, X.3.4).",
+        "Bounced: the message exceeds the size limit of a system on the route (X.2.3, X.3.4).",
     )
     BOUNCE_SYSTEM = (
         "bounce_system",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: a mail system on its way has a fault (X.3.x).",
+        "Bounced: a mail system on the route has a fault (X.3.x).",
     )
     BOUNCE_ROUTING = (
         "bounce_routing",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: no way to the next host, or a loop (X.4.x).",
+        "Bounced: there is no route to the next host, or a mail loop (X.4.x).",
     )
     BOUNCE_EXPIRED = (
         "bounce_expired",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: a queue gave up after trying for long (X.4.7).",
+        "Bounced: the message expired in a queue (X.4.7).",
     )
     BOUNCE_PROTOCOL = (
         "bounce_protocol",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: two servers on its way did not understand each other (X.5.x).",
+        "Bounced: a protocol error between two servers on the route (X.5.x).",
     )
     BOUNCE_CONTENT = (
         "bounce_content",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: its content could not be carried or converted (X.6.x).",
+        "Bounced: the content could not be transferred or converted (X.6.x).",
     )
     BOUNCE_POLICY = (
         "bounce_policy",
         Area.MESSAGE,
         Outcome.FAILED,
-        "Bounced: refused by a policy or a filter (X.7.x).",
+        "Bounced: a policy or filter refused the message (X.7.x).",
     )
     BOUNCE_OTHER = (
         "bounce_other",

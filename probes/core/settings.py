@@ -1,7 +1,7 @@
-"""The settings that every kind of probe builds on: durations, secrets, servers, mailboxes, references.
+"""Settings shared by all kinds of probe: durations, secrets, servers, mailboxes, references.
 
-Models are frozen and refuse unknown keys. Errors raised by their validators are
-written for the administrator who reads them beside a file and line.
+Models are frozen and refuse unknown keys. Their error messages are for administrators, who see them
+next to a file and line number.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pydantic import (
 )
 
 SECRET_LIMIT = 4096
-"""Longest password, in bytes, that is read from a file."""
+"""Maximum size of a password file, in bytes."""
 
 LABEL_LIMIT = 63
-"""Longest label of a host name, in octets (RFC 1035 section 2.3.4)."""
+"""Maximum length of a host name's label, in octets (RFC 1035 section 2.3.4)."""
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
@@ -53,7 +53,7 @@ def parse_duration(value: object) -> float:
 
 
 def read_secret(value: object, info: ValidationInfo) -> SecretStr:
-    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` points to; what it holds is in no error."""
+    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` refers to; no error shows its content."""
     if not isinstance(value, Mapping) or len(value) != 1 or not set(value) <= {"env", "file"}:
         raise ValueError("a secret never stands in this file; write {env: NAME} or {file: PATH}")
     ((source, where),) = value.items()
@@ -64,7 +64,7 @@ def read_secret(value: object, info: ValidationInfo) -> SecretStr:
 
 
 def sound_secret(text: str, named: str) -> SecretStr:
-    """Return ``text`` as a secret; ValueError, about what it is ``named``, if no protocol could send it."""
+    """Return ``text`` as a secret; raises ValueError, with the name ``named``, if no protocol can send it."""
     if not text or any(c in text for c in "\r\n\0"):
         raise ValueError(f"{named} is empty or has line breaks; it must be one line of text")
     if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of octets that are no UTF-8
@@ -94,7 +94,7 @@ def _secret_of_file(where: str, info: ValidationInfo) -> str:
 
 
 def relative_to_config(where: str, info: ValidationInfo) -> Path:
-    """Return the path ``where``, which is relative to the configuration file unless it is absolute."""
+    """Return the path ``where``; a relative path is relative to the configuration file."""
     directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
     return Path(directory) / Path(where).expanduser()
 
@@ -137,7 +137,7 @@ def _email_address(value: str) -> str:
 def is_host_name(text: str) -> bool:
     """Return whether ``text`` is a host name by RFC 5321 section 2.3.5 and RFC 1123 section 2.1.
 
-    An IP literal is none, nor is a name with an underscore or an all-numeric last label.
+    IP literals, names with underscores and names with an all-numeric last label are not host names.
     """
     return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
@@ -159,7 +159,7 @@ Duration = Annotated[
 
 
 def between(low: float, high: float) -> AfterValidator:
-    """Return what refuses a duration that is not from ``low`` to ``high`` seconds."""
+    """Return a validator that refuses durations outside ``low`` to ``high`` seconds."""
 
     def check(seconds: float) -> float:
         if not low <= seconds <= high:
@@ -186,35 +186,35 @@ Secret = Annotated[
         }
     ),
 ]
-"""A password or key, kept out of every repr, read from the environment or a file."""
+"""A password or key from the environment or a file; no repr shows it."""
 
 Name = Annotated[
     str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
 ]
-"""A name fit for labels, links and tokens: letters, digits, dot, dash, underscore; 63 characters at most."""
+"""A name safe in labels, links and tokens: letters, digits, dot, dash, underscore; up to 63 characters."""
 
 EmailAddress = Annotated[str, AfterValidator(_email_address)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSchema({"type": "string"})]
 """A PEM file of certificates to trust."""
 Line = Annotated[str, AfterValidator(_line)]
-"""Text that goes into a protocol line: 1 to 255 printable characters, the blank among them."""
+"""Text for a protocol line: 1 to 255 printable characters, including spaces."""
 FolderName = Line
-"""An IMAP folder's name as people write it, with the server's separator between its parts."""
+"""An IMAP folder's name as people write it, with the server's separator between its levels."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, inputs never repeated in errors."""
+    """Base of all settings: frozen, refuses unknown keys, never repeats input in errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Marks a setting that names an entry of ``servers`` or ``mailboxes``, of one of the given protocols.
+    """Marks a setting that names an entry of ``servers`` or ``mailboxes`` with one of the given protocols.
 
-    A mailbox has its server's protocol; no protocols means any. ``besides`` are words that mean
-    something else here, and so name no entry.
+    A mailbox has its server's protocol. No protocols means any. ``besides`` lists values with another
+    meaning, which do not name an entry.
     """
 
     table: Literal["servers", "mailboxes"]
@@ -258,45 +258,57 @@ AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
         "imap": frozenset(get_args(SaslMechanism)),
     }
 )
-"""The methods to log in that each protocol has."""
+"""The login methods of each protocol."""
 
 
 class ServerSettings(Settings):
-    """A server that probes talk to, with its TLS and credentials."""
+    """A server that probes connect to, with its TLS and credentials."""
 
     protocol: Literal["smtp", "pop3", "imap"]
     host: HostName
-    port: int = Field(default=0, ge=1, le=65535, description="Default: the protocol's own for this `tls`.")
+    port: int = Field(
+        default=0, ge=1, le=65535, description=("Default: the protocol's standard port for this `tls`.")
+    )
     tls: Literal["implicit", "starttls", "opportunistic", "none"] = Field(
-        description="How the connection is encrypted; `opportunistic` (SMTP only) takes STARTTLS where it is "
-        "offered, with any certificate, as mail servers do among themselves."
+        description=(
+            "How the connection is encrypted. `opportunistic` (SMTP only) uses STARTTLS if offered, with "
+            "any certificate, as mail servers do among themselves."
+        )
     )
     tls_ca: CertificateFile | None = Field(
-        default=None, description="PEM file to trust instead of the system's; read again when it changes."
+        default=None,
+        description=("PEM file to trust instead of the system's CAs; mailsonde rereads it when it changes."),
     )
     tls_server_name: HostName | None = Field(
-        default=None, description="Name in the certificate, if not `host`."
+        default=None, description="Name in the certificate, if it differs from `host`."
     )
     username: Line | None = None
     password: Secret | None = None
     auth: Literal["auto", SaslMechanism, "user", "apop"] = Field(
         default="auto",
-        description="How to log in; `user` (USER and PASS) and `apop` are for POP3, and `login` includes "
-        "IMAP's LOGIN. `auto` takes the best method offered. If that is refused, it tries one other method, "
-        "which sends the password instead of a digest or the reverse.",
+        description=(
+            "How to log in. `user` (USER and PASS) and `apop` are for POP3; `login` includes IMAP's LOGIN. "
+            "`auto` takes the best method offered. If the server refuses it, `auto` tries one other "
+            "method, which sends the password instead of a digest or the reverse."
+        ),
     )
     allow_insecure_auth: bool = Field(
-        default=False, description="Let credentials cross an unencrypted connection."
+        default=False, description="Allow credentials on an unencrypted connection."
     )
-    ehlo_name: HostName | None = Field(default=None, description="Name in EHLO. Default: this end's address.")
+    ehlo_name: HostName | None = Field(
+        default=None, description=("Name in EHLO. Default: this machine's address.")
+    )
     timeout: Annotated[Duration, between(0.1, 3600)] = Field(
-        default=60.0, description="Longest wait for the answer to one command."
+        default=60.0, description="Time limit for the answer to one command."
     )
     logins_per_minute: float = Field(
         default=120.0,
         gt=0,
         le=60000,
-        description="Most logins to watched mailboxes of this server, all together, after a first burst.",
+        description=(
+            "Maximum logins per minute to all watched mailboxes of this server together, after an initial "
+            "burst."
+        ),
     )
 
     @model_validator(mode="before")
@@ -340,39 +352,41 @@ class ServerSettings(Settings):
 
 
 class MailboxSettings(Settings):
-    """An address whose arrivals are watched, and the server and credentials that open its mailbox."""
+    """A watched address, with the server and credentials for its mailbox."""
 
     address: EmailAddress
     server: MailboxServerName
     username: Line
     password: Secret
-    folder: FolderName = Field(default="INBOX", description="IMAP: the folder that messages arrive in.")
+    folder: FolderName = Field(default="INBOX", description="IMAP: the folder where messages arrive.")
     junk_folder: FolderName | None = Field(
-        default=None, description="IMAP: the junk folder. Default: the one that the server marks as such."
+        default=None, description="IMAP: the junk folder. Default: the folder that the server marks as junk."
     )
     authserv_id: HostName | None = Field(
         default=None,
-        description="Whose Authentication-Results count. Default: those of the host whose field is topmost.",
+        description="The host whose Authentication-Results count. Default: the host of the topmost field.",
     )
     polls_per_message: float | None = Field(
         default=None,
         ge=2,
         le=10000,
-        description="Polls spent on a message, on average, once a route's latency is known. "
-        "A poll is a login (POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP.",
+        description=(
+            "Average number of polls per message, once a route's latency is known. A poll is a login "
+            "(POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP."
+        ),
     )
 
 
 class AlertSettings(Settings):
-    """When the rendered alerts of one probe fire, where that is to differ from the thresholds for all."""
+    """Thresholds of one probe's rendered alerts that differ from the common ones."""
 
     down: Annotated[Duration, between(1, 7 * 86400)] | None = Field(
-        default=None, description="How long the probe may fail."
+        default=None, description="How long the probe may fail before its alert fires."
     )
 
 
 class ProbeSettings(Settings):
-    """What every kind of probe is told."""
+    """Settings of every kind of probe."""
 
     name: Name
     kind: str
@@ -381,23 +395,26 @@ class ProbeSettings(Settings):
     )
     deadline: Annotated[Duration, between(0.1, 86400)] = Field(
         default_factory=lambda data: min(30.0, data.get("interval", 30.0)),
-        description="Longest time that a run may take. Default: 30s, or `interval` where that is shorter.",
+        description="Time limit of a run. Default: 30s, or `interval` if that is shorter.",
     )
     scheduled: bool = Field(
         default=True,
-        description="Whether the agent runs it every `interval`; `false` leaves it to `check` and `/probe`.",
+        description=(
+            "Whether the agent runs the probe every `interval`. With `false`, only `check` and `/probe` "
+            "run it."
+        ),
     )
     alerts: AlertSettings = Field(
         default_factory=AlertSettings,
-        description="Thresholds of this probe's alerts, in place of the common ones.",
+        description="Thresholds of this probe's alerts, which override the common ones.",
     )
 
     runs_overlap: ClassVar[bool] = False
-    """Whether the next run may start while this one still waits."""
+    """Whether the next run may start while this one is still waiting."""
 
     @property
     def run_limit(self) -> float:
-        """Seconds after which the runner ends a run by force."""
+        """Seconds after which the runner cancels a run."""
         return self.deadline
 
     @model_validator(mode="after")
@@ -412,7 +429,7 @@ class ProbeSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The configured servers and mailboxes by name, as probes look them up."""
+    """The configured servers and mailboxes by name."""
 
     location: str
     servers: Mapping[str, ServerSettings]

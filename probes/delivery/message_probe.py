@@ -44,10 +44,10 @@ class DeliveryAlertSettings(AlertSettings):
     """When the alerts of a route fire. Times lie within its deadline, at which a message counts as lost."""
 
     overdue: Annotated[Duration, between(1, 86400)] | None = Field(
-        default=None, description="How old the oldest message in flight may be."
+        default=None, description="How old the oldest message in flight may be before its alert fires."
     )
     slow: Annotated[Duration, between(0.01, 3600)] | None = Field(
-        default=None, description="What the 95th percentile of deliveries may be, at most 1h."
+        default=None, description="Limit for the 95th percentile of delivery times, up to 1h."
     )
 
 
@@ -59,17 +59,19 @@ class MessageProbeSettings(ProbeSettings):
     )
     sender: EmailAddress = Field(
         alias="from",
-        description="Envelope sender and From address. Where a mailbox has this address, delivery reports "
-        "are looked for there.",
+        description=(
+            "Envelope sender and From address. If a mailbox has this address, mailsonde looks for delivery "
+            "reports there."
+        ),
     )
-    to: MailboxName = Field(description="The mailbox that the message arrives in.")
+    to: MailboxName = Field(description="The mailbox where the message arrives.")
     alerts: DeliveryAlertSettings = Field(
         default_factory=DeliveryAlertSettings,
-        description="Thresholds of this route's alerts, in place of the common ones.",
+        description="Thresholds of this route's alerts, which override the common ones.",
     )
     slo: SloSettings | None = Field(
         default=None,
-        description="What share of messages is to arrive within what time; brings burn-rate alerts.",
+        description="The share of messages that must arrive, and in what time; adds burn-rate alerts.",
     )
 
     @field_validator("alerts")

@@ -27,16 +27,18 @@ class MxDeliverySettings(Settings):
     port: int = Field(default=25, ge=1, le=65535)
     tls: Literal["opportunistic", "required"] = Field(
         default="opportunistic",
-        description="`required` wants STARTTLS with a certificate that is verified for the host's name.",
+        description="`required` requires STARTTLS and a valid certificate for the host's name.",
     )
     tls_ca: CertificateFile | None = Field(
-        default=None, description="PEM file to trust instead of the system's, with `tls: required`."
+        default=None, description="PEM file to trust instead of the system's CAs, with `tls: required`."
     )
     ehlo_name: HostName | None = Field(
-        default=None, description="Name in EHLO. Many hosts want one that DNS knows. Default: an address."
+        default=None,
+        description=("Name in EHLO. Many hosts require a name that resolves. Default: an address."),
     )
     resolver: ResolverSettings = Field(
-        default_factory=ResolverSettings, description="Whom to ask. Default: the system's first name server."
+        default_factory=ResolverSettings,
+        description=("The resolver to ask. Default: the system's first name server."),
     )
 
 

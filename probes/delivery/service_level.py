@@ -27,9 +27,9 @@ class SloSettings(Settings):
 
     objective: Annotated[
         float, BeforeValidator(parse_percentage), WithJsonSchema({"type": "string", "examples": ["99.5%"]})
-    ] = Field(description="Share of the messages, below 100%.")
+    ] = Field(description="Share of messages that must be good, below 100%.")
     within: Annotated[Duration, between(0.01, 86400)] = Field(
-        description="How long a message may take; one that takes longer counts as bad."
+        description="How long a message may take; a slower message counts as bad."
     )
 
     def is_good(self, verdict: Verdict) -> bool | None:

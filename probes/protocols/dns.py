@@ -77,7 +77,7 @@ class ResolverSettings(Settings):
     )
     port: int = Field(default=53, ge=1, le=65535)
     timeout: Duration = Field(
-        default=5.0, gt=0, le=60, description="Longest wait for the answer to one question, retry included."
+        default=5.0, gt=0, le=60, description="Time limit for one query, including its retry."
     )
 
 
