@@ -80,7 +80,7 @@ class RoundtripSettings(MessageProbeSettings):
         if self.arrives_as != "message" and self.recipient is None:
             raise ValueError(
                 f"arrives_as: {self.arrives_as} needs a recipient: the address that the message is sent to, "
-                "from where it comes back to the mailbox"
+                "which sends it back to the mailbox"
             )
         return self
 

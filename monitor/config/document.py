@@ -118,7 +118,7 @@ def _walk(
             line = key.start_mark.line + 1
             if name in seen and name != "<<":
                 duplicates.append(
-                    Mistake(path, line, key_of((*at, name)), "this key stands here twice; keep one")
+                    Mistake(path, line, key_of((*at, name)), "this key appears twice; keep one")
                 )
             seen.add(name)
             lines[(*at, name)] = line

@@ -54,7 +54,7 @@ def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> s
         case "model_type" | "model_attributes_type" | "dict_type":
             return _no_mapping(detail["loc"], model)
         case "tuple_type":
-            return "must be a list; write [ONE, ANOTHER], or each in a line of its own after a dash"
+            return "must be a list; write [ONE, ANOTHER], or one per line after a dash"
         case _:
             return detail["msg"].replace("Input should be", "must be").replace("String should", "must")
 
@@ -71,7 +71,7 @@ def _no_mapping(loc: Location, model: type[BaseModel]) -> str:
     needed = [key for key, is_needed in known.items() if is_needed] or list(known)[:1]
     settings = f"{{{', '.join(f'{key}: …' for key in needed)}}}" if needed else "…"
     if of_names:
-        return f"must be a mapping with names, such as {{NAME: {settings}}}"
+        return f"must be a mapping of names, such as {{NAME: {settings}}}"
     hint = f"; known here: {', '.join(sorted(known))}" if len(models) == 1 else ""
     return f"must be a mapping of settings, such as {settings}{hint}"
 

@@ -90,13 +90,13 @@ def _has_an_address(url: httpx.URL) -> bool:
 
 def _field_name(value: str) -> str:
     if not _FIELD_NAME.fullmatch(value):
-        raise ValueError("is no name of an HTTP header field; use letters, digits and dashes")
+        raise ValueError("is not the name of an HTTP header field; use letters, digits and dashes")
     return value
 
 
 def _field_value(secret: SecretStr) -> SecretStr:
     if not _FIELD_VALUE.fullmatch(secret.get_secret_value()):
-        raise ValueError("its value must be printable ASCII, without blanks at its ends")
+        raise ValueError("its value must be printable ASCII, without leading or trailing blanks")
     return secret
 
 

@@ -55,7 +55,7 @@ def parse_duration(value: object) -> float:
 def read_secret(value: object, info: ValidationInfo) -> SecretStr:
     """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` refers to; no error shows its content."""
     if not isinstance(value, Mapping) or len(value) != 1 or not set(value) <= {"env", "file"}:
-        raise ValueError("a secret never stands in this file; write {env: NAME} or {file: PATH}")
+        raise ValueError("secrets are never written in this file; write {env: NAME} or {file: PATH}")
     ((source, where),) = value.items()
     if not isinstance(where, str) or not where:
         raise ValueError(f"{source}: needs a text; write {{env: NAME}} or {{file: PATH}}")
