@@ -21,12 +21,14 @@ from monitor.ledger.counters import Counters
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
+from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Reason
 from probes.delivery.arrivals import Unexpected
 from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import LONGEST_GAP
+from probes.registry import KINDS
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -78,6 +80,7 @@ def metrics_page() -> list[str]:
     state = AgentState(["mailbox"])
     probe = ProbeState("probe", "target", "kind", 60.0, Counter({Reason.NONE: 0}), last_run=0.0)
     probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
+    probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
     state.probes["probe", "target"] = probe
     delivery = DeliveryState(SloSettings(objective="99%", within="30s"), last=0.0, uncertainty=0.0)
     delivery.hop_seconds, delivery.authentication = {"final": 0.0}, {"spf": "pass"}
@@ -95,6 +98,7 @@ def metrics_page() -> list[str]:
         f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](../messages.md).",
         "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time) and `overrun`",
         "(the previous run was still in progress).",
+        "`mailsonde_finding` has one series for each [check](checks.md) that found something.",
     ]
     return lines
 
@@ -105,6 +109,34 @@ def reasons_page() -> list[str]:
     for area in Area:
         lines += ["", f"## {area}", "", "| reason | outcome | meaning |", "|---|---|---|"]
         lines += [f"| `{r}` | {r.outcome} | {r.meaning} |" for r in Reason if r.area is area]
+    return lines
+
+
+def checks_page() -> list[str]:
+    """Return every check with its severities, meaning, source and remedy, by kind of probe."""
+    lines = [
+        "# Checks",
+        "",
+        f"{_MADE} A check that finds something wrong reports",
+        "a finding: its severity, the subject (such as a host name), what was seen, what was expected,",
+        "and the remedy. `mailsonde check` and the live page show all of that. `mailsonde_finding` has",
+        "the check and the severity.",
+        "",
+        "A `critical` finding fails the run and pages somebody, a `warning` leaves the run `ok` with a",
+        "warning, and `info` is shown and alerts nobody.",
+    ]
+    for kind, probe in KINDS.items():
+        if probe.checks:
+            lines += [
+                "",
+                f"## {kind}",
+                "",
+                "| check | severity | meaning | source | remedy |",
+                "|---|---|---|---|---|",
+            ]
+        for check in (check for check in Check if check in probe.checks):
+            severities = ", ".join(check.severities)
+            lines.append(f"| `{check}` | {severities} | {check.meaning} | {check.source} | {check.remedy} |")
     return lines
 
 
@@ -249,6 +281,7 @@ _INDEX = f"""\
 - [Settings](reference/settings.md): every key of the configuration file
 - [Metrics](reference/metrics.md): every series at `/metrics`
 - [Reasons](reference/reasons.md): why a run ended the way it did
+- [Checks](reference/checks.md): what a check can find wrong, how bad it is, and what to do about it
 - [Alerts](reference/alerts.md): when each alert fires, and its thresholds
 - [Polls and precision](reference/polls.md): how many logins a measurement costs
 """
@@ -260,6 +293,7 @@ def pages() -> dict[Path, str]:
         "settings": settings_page(),
         "metrics": metrics_page(),
         "reasons": reasons_page(),
+        "checks": checks_page(),
         "alerts": alerts_page(),
         "polls": polls_page(),
     }

@@ -64,6 +64,11 @@ class AgentCollector(Collector):
             "When the certificate that was last seen expires.",
             labels=_PROBE,
         )
+        finding = GaugeMetricFamily(
+            "mailsonde_finding",
+            "1 while a check has a finding; the series ends with the finding.",
+            labels=(*_PROBE, "check", "severity"),
+        )
         for probe in list(self._state.probes.values()):
             labels = (probe.name, probe.kind, probe.target)
             last_run.add_metric(labels, probe.last_run)
@@ -74,7 +79,9 @@ class AgentCollector(Collector):
                 expiry.add_metric(labels, probe.certificate_not_after)
             for phase, seconds in list(probe.phases.items()):
                 phases.add_metric((*labels, phase), seconds)
-        yield from (success, last_run, interval, phases, expiry)
+            for check, severity in sorted(probe.findings):
+                finding.add_metric((*labels, str(check), str(severity)), 1.0)
+        yield from (success, last_run, interval, phases, expiry, finding)
 
     def _runs(self) -> Iterator[Metric]:
         runs = CounterMetricFamily(

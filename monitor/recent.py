@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from probes.core.reasons import Reason
+from probes.core.reasons import Outcome, Reason
 from probes.registry import MESSAGE_KINDS
 
 POINTS_KEPT = 40
@@ -37,6 +37,7 @@ class Route:
 
     version: int = 0
     last: dict[str, Any] | None = None
+    findings: Sequence[Mapping[str, str]] = ()  # of the last run that could judge
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
     row: str = ""  # as drawn since it changed, or empty
     word: str = ""  # its state, as worked out since it changed, or empty
@@ -60,6 +61,8 @@ class Recent:
         route = self.route(key)
         route.last = {**run}
         route.last.pop("transcript", None)  # the ledger keeps what was said; here it would only take room
+        if "findings" in run and run["outcome"] != Outcome.UNKNOWN:
+            route.findings = run["findings"]
         route.points.append(point_of(run))
         self.touch(key)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
+from probes.core.finding import reported
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
@@ -58,6 +59,8 @@ class Result:
             "phases": {name: round(seconds, 6) for name, seconds in verdict.phases.items()},
             "values": dict(verdict.values),
         }
+        if verdict.findings is not None:
+            shown["findings"] = [finding.as_object() for finding in verdict.findings]
         if verdict.message is not None:
             message = asdict(verdict.message)
             shown["message"] = {
@@ -113,6 +116,7 @@ class Runner:
                 phases=dict(run.phases.seconds),
                 detail=redaction.text(verdict.detail),
                 values={name: redaction.value(value) for name, value in verdict.values.items()},
+                findings=None if verdict.findings is None else reported(verdict.findings, redaction),
             ),
             started_at=run.started_at,
             duration_seconds=duration,

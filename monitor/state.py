@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, Verdict
@@ -63,6 +64,7 @@ class ProbeState:
     success: float | None = None  # the last known; an unknown run changes nothing
     phases: dict[str, float] = field(default_factory=dict)
     certificate_not_after: float | None = None
+    findings: frozenset[tuple[Check, Severity]] = frozenset()  # as the last run that could judge has them
 
 
 @dataclass(slots=True)
@@ -159,6 +161,8 @@ class AgentState:
         state.last_run = ended_at
         if verdict.outcome is not Outcome.UNKNOWN:
             state.success = float(verdict.outcome is Outcome.OK)
+            if verdict.findings is not None:
+                state.findings = frozenset((one.check, one.severity) for one in verdict.findings)
         delivery = self.deliveries.get((name, target))
         if delivery is not None and delivery.slo is not None:
             is_good = delivery.slo.is_good(verdict)

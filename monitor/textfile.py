@@ -21,6 +21,7 @@ ONE_SHOT = frozenset(
         "mailsonde_probe_last_run_timestamp_seconds",
         "mailsonde_probe_phase_seconds",
         "mailsonde_tls_certificate_not_after_timestamp_seconds",
+        "mailsonde_finding",
         "mailsonde_messages",
         "mailsonde_messages_in_flight",
         "mailsonde_oldest_in_flight_timestamp_seconds",

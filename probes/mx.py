@@ -1,12 +1,11 @@
 """The ``mx`` kind: whether a domain's MX records lead mail to hosts that can take it.
 
-What DNS says is gathered here, and judged in `probes.posture.mx`.
+This module gathers what DNS says; `probes.posture.mx` judges it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import dns.name
@@ -18,11 +17,12 @@ from pydantic import AfterValidator, Field, field_validator
 
 from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
+from probes.core.finding import Check
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.settings import ProbeSettings, is_host_name
 from probes.core.verdict import Run, Verdict
-from probes.posture.mx import NULL, Finding, Gathered, Host, MxRecord, judge
+from probes.posture.mx import NULL, REASONS, Gathered, Host, MxRecord, conclude, judge
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 
 RECORDS_EXAMINED = 50
@@ -83,6 +83,7 @@ class Mx(Probe):
     settings: MxSettings
     settings_model = MxSettings
     areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
+    checks: ClassVar[frozenset[Check]] = frozenset(check for check, _ in REASONS)
 
     def __init__(self, settings: MxSettings, context: Context) -> None:
         super().__init__(settings, context)
@@ -96,23 +97,30 @@ class Mx(Probe):
     async def run(self, run: Run) -> Verdict:
         """Ask for the MX records and for their hosts' addresses, and judge them."""
         settings = self.settings
-        until = asyncio.get_running_loop().time() + _SHARE_FOR_DNS * settings.deadline
-        with run.phases.phase("mx"):
-            answer = await self._resolver.ask(settings.domain, "MX", until=until)
-        with run.phases.phase("targets"):
-            gathered = await self._gather(answer, until)
+        gathered = await self._gather(
+            run, asyncio.get_running_loop().time() + _SHARE_FOR_DNS * settings.deadline
+        )
         for record in gathered.records:
             addresses = gathered.hosts.get(record.host, Host()).addresses
             run.phases.transcript.note(f"MX {record.preference} {record.host}: {', '.join(addresses) or '-'}")
         findings = judge(settings.domain, gathered, settings.expect, settings.allow_private)
-        values = _values(gathered, answer.ttl, findings)
-        if not findings:
-            return Verdict(Reason.NONE, values=values)
-        worst, *others = findings
-        more = f" (and {len(others)} more)" if others else ""
-        return Verdict(worst.reason, legible(worst.detail) + more, values=values)
+        reason, detail = conclude(gathered, findings)
+        return Verdict(reason, detail, values=_values(gathered), findings=tuple(findings))
 
-    async def _gather(self, answer: Answer, until: float) -> Gathered:
+    async def _gather(self, run: Run, until: float) -> Gathered:
+        """Ask for the MX records, then for their hosts."""
+        domain = self.settings.domain
+        try:
+            with run.phases.phase("mx"):
+                answer = await self._resolver.ask(domain, "MX", until=until)
+        except ProbeFault as fault:
+            if fault.reason is not Reason.DNS_NXDOMAIN:
+                raise
+            return Gathered((), 0, {}, nonexistence=fault.detail)
+        with run.phases.phase("targets"):
+            return await self._look_up_targets(answer, until)
+
+    async def _look_up_targets(self, answer: Answer, until: float) -> Gathered:
         """Look up the hosts of an MX answer, or the domain itself where it is empty."""
         if not answer.records:
             domain = self.settings.domain
@@ -171,11 +179,11 @@ def _text(name: dns.name.Name) -> str:
     return name.to_text(omit_final_dot=True).lower()
 
 
-def _values(gathered: Gathered, ttl: int, findings: Sequence[Finding]) -> dict[str, object]:
+def _values(gathered: Gathered) -> dict[str, object]:
     """Return what people and programs read beside the verdict."""
     ttls = [host.ttl for host in gathered.hosts.values() if host.ttl is not None]
     if not gathered.implicit:
-        ttls.append(ttl)
+        ttls += [record.ttl for record in gathered.records]
     records = []
     for record in gathered.records:
         host = gathered.hosts.get(record.host, Host())
@@ -189,12 +197,4 @@ def _values(gathered: Gathered, ttl: int, findings: Sequence[Finding]) -> dict[s
                 "fault": str(host.fault.reason) if host.fault is not None else None,
             }
         )
-    return {
-        "mx_count": gathered.count,
-        "ttl_min": min(ttls, default=None),
-        "records": records,
-        "findings": [
-            {"reason": str(finding.reason), "host": finding.host, "detail": legible(finding.detail)}
-            for finding in findings
-        ],
-    }
+    return {"mx_count": gathered.count, "ttl_min": min(ttls, default=None), "records": records}

@@ -25,12 +25,14 @@ _FROM_BAD_TO_GOOD = (2, 3, 1, 0)
 
 
 def show_line(result: Result) -> None:
-    """Print a result as one line of text."""
+    """Print a result as one line of text, and below it a line for each finding."""
     click.echo(plain_line(result))
+    for line in finding_lines(result):
+        click.echo(f"  {line}")
 
 
 def show_dialogue(result: Result) -> None:
-    """Print a result, and below it what was said in its run."""
+    """Print a result with its findings, and below them what was said in its run."""
     show_line(result)
     for line in result.transcript.lines():
         click.echo(f"  {line}")
@@ -78,7 +80,8 @@ class LiveTable:
                 table.add_row(*names, Text("running …", style="dim"), f"{elapsed:.1f} s", "")
                 continue
             word = result.verdict.reason.word
-            table.add_row(*names, Text(word, style=_STYLES[word]), time_of(result), Text(explanation(result)))
+            detail = "\n".join(filter(None, [explanation(result), *finding_lines(result)]))
+            table.add_row(*names, Text(word, style=_STYLES[word]), time_of(result), Text(detail))
         words = Counter(result.verdict.reason.word for result in ended.values())
         counts = ", ".join(f"{words[word]} {word}" for word in _SEVERITIES if words[word])
         summary = f"{len(ended)} of {len(rows)} done after {now - self._began:.1f} s"
@@ -112,6 +115,14 @@ def explanation(result: Result) -> str:
     if verdict.outcome is Outcome.OK and not verdict.is_warning:
         return ""
     return f"{verdict.reason}: {legible(verdict.detail or verdict.reason.meaning)}"
+
+
+def finding_lines(result: Result) -> list[str]:
+    """Return a line for each finding, the worst first: what was seen, what was expected, the remedy."""
+    return [
+        f"{finding.severity} {finding.check}: {finding.seen}; expected: {finding.expected}. {finding.remedy}"
+        for finding in result.verdict.findings or ()
+    ]
 
 
 def severity(result: Result) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class RouteView:
     oldest_at: float  # unix seconds; 0 when nothing is under way
     states: dict[str, int] | None  # messages that entered each state; None where none are sent
     has_routes: bool  # whether the probe may have several rows, one a route
+    findings: Sequence[Mapping[str, str]] | None  # those that hold; None where the kind has no checks
     deadline: float  # seconds
 
     @property
@@ -97,6 +98,7 @@ class RouteView:
             "messages": self.states,
             "in_flight": self.in_flight,
             "oldest_in_flight_at": self.oldest_at or None,
+            "findings": self.findings,
             "last": self.last,
         }
 
@@ -161,6 +163,7 @@ class Views:
             if delivery is not None
             else None,
             has_routes=isinstance(probe, MessageProbe),
+            findings=route.findings if probe.checks else None,
             deadline=probe.settings.deadline,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from probes.core.context import Context
+from probes.core.finding import Check
 from probes.core.reasons import Area
 from probes.core.settings import ProbeSettings
 from probes.core.verdict import Run, Verdict
@@ -15,14 +16,16 @@ from probes.core.verdict import Run, Verdict
 class Probe(ABC):
     """One named, scheduled check.
 
-    A subclass names its settings model and the areas that its reasons come from, and
-    raises `probes.core.faults.ProbeFault` for an expected failure: the runner makes the
-    verdict, with the phases measured so far. Any other exception counts as a defect.
+    A subclass names its settings model, the areas that its reasons come from and the checks
+    that it may have findings of. It raises `probes.core.faults.ProbeFault` for an expected
+    failure: the runner makes the verdict, with the phases measured so far. Any other exception
+    counts as a defect.
     """
 
     settings: ProbeSettings
     settings_model: ClassVar[type[ProbeSettings]]
     areas: ClassVar[frozenset[Area]]
+    checks: ClassVar[frozenset[Check]] = frozenset()
 
     def __init__(self, settings: ProbeSettings, context: Context) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""What a run found: one reason from a closed list, the time each phase took, and values."""
+"""What a run found: one reason from a closed list, findings, the time each phase took, and values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
+from probes.core.finding import Finding
 from probes.core.reasons import Outcome, Reason
 from probes.core.transcript import Transcript
 
@@ -57,7 +58,11 @@ class MessageReport:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one run found. ``phases`` are seconds; ``values`` numbers, texts or lists for people and JSON."""
+    """What one run found. ``phases`` are seconds; ``values`` numbers, texts or lists for people and JSON.
+
+    ``findings`` are all that is wrong, also where ``reason`` names the worst alone; ``None`` where the
+    run broke off before it could judge, or its kind has no findings: what was found before still holds.
+    """
 
     reason: Reason
     detail: str = ""
@@ -65,6 +70,7 @@ class Verdict:
     values: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     certificate_not_after: float | None = None  # unix seconds
     message: MessageReport | None = None
+    findings: tuple[Finding, ...] | None = None
 
     @property
     def outcome(self) -> Outcome:

@@ -1,32 +1,41 @@
-"""What is wrong with a domain's MX records, judged from what DNS said; nobody is asked here."""
+"""What is wrong with a domain's MX records: a judgement of what DNS said, without asking anything."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from probes.core.faults import ProbeFault, legible
-from probes.core.reasons import Outcome, Reason
+from probes.core.finding import Check, Finding, Severity
+from probes.core.reasons import Reason
 from probes.core.settings import is_host_name
 
 NULL = "."
 """The exchange of a null MX (RFC 7505 section 3)."""
 
-_WORST_FIRST = (
-    Reason.MX_MISSING,
-    Reason.MX_NULL_MIXED,
-    Reason.MX_NULL,
-    Reason.MX_TARGET_UNRESOLVED,
-    Reason.MX_UNEXPECTED,
-    Reason.MX_TARGET_INVALID,
-    Reason.MX_PRIVATE_ADDRESS,
-    Reason.MX_TARGET_PARTLY_UNRESOLVED,
-    Reason.MX_EXPECTED_ABSENT,
-    Reason.MX_IMPLICIT,
-    Reason.MX_TARGET_CNAME,
+_C, _W = Severity.CRITICAL, Severity.WARNING
+
+REASONS: Mapping[tuple[Check, Severity], Reason] = MappingProxyType(
+    {
+        (Check.DOMAIN_MISSING, _C): Reason.DNS_NXDOMAIN,
+        (Check.MX_MISSING, _C): Reason.MX_MISSING,
+        (Check.MX_NULL_MIXED, _C): Reason.MX_NULL_MIXED,
+        (Check.MX_NULL, _C): Reason.MX_NULL,
+        (Check.MX_TARGET_UNRESOLVED, _C): Reason.MX_TARGET_UNRESOLVED,
+        (Check.MX_UNEXPECTED, _C): Reason.MX_UNEXPECTED,
+        (Check.MX_TARGET_INVALID, _C): Reason.MX_TARGET_INVALID,
+        (Check.MX_PRIVATE_ADDRESS, _C): Reason.MX_PRIVATE_ADDRESS,
+        (Check.MX_TARGET_UNRESOLVED, _W): Reason.MX_TARGET_PARTLY_UNRESOLVED,
+        (Check.MX_EXPECTED_ABSENT, _W): Reason.MX_EXPECTED_ABSENT,
+        (Check.MX_IMPLICIT, _W): Reason.MX_IMPLICIT,
+        (Check.MX_TARGET_CNAME, _W): Reason.MX_TARGET_CNAME,
+    }
 )
-_OUTCOMES_WORST_FIRST = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.OK)
+"""The reason of a run whose worst finding is of this check and severity, the worst first."""
+
+_WORST_FIRST = tuple(REASONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +68,36 @@ class Gathered:
 
     ``count`` is how many MX records there are, examined or not. With none, the domain itself
     is looked up, and its addresses make one ``implicit`` record (RFC 5321 section 5.1).
+    ``nonexistence`` is what DNS says of a domain that does not exist.
     """
 
     records: tuple[MxRecord, ...]
     count: int
     hosts: Mapping[str, Host]
+    nonexistence: str | None = None
 
     @property
     def implicit(self) -> bool:
         """Whether the domain has no MX records."""
         return self.count == 0
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is not as it should be, or that could not be found out, about one host."""
-
-    reason: Reason
-    host: str
-    detail: str
+    @property
+    def unanswered(self) -> dict[str, ProbeFault]:
+        """The hosts of which nobody knows whether they have an address, and why."""
+        return {
+            name: host.fault
+            for name, host in self.hosts.items()
+            if host.fault is not None and not host.addresses
+        }
 
 
 def judge(
     domain: str, gathered: Gathered, expect: Sequence[str] | None, allow_private: bool
 ) -> list[Finding]:
-    """Return every finding, the worst first: failed, then unknown, then warnings."""
+    """Return every finding, the worst first. A host that could not be looked up has none for that."""
+    if gathered.nonexistence is not None:
+        expected = "a domain that exists"
+        return [Finding(Check.DOMAIN_MISSING, _C, domain, gathered.nonexistence, expected)]
     names = tuple(dict.fromkeys(record.host for record in gathered.records))
     hosts = {name: gathered.hosts[name] for name in names if name in gathered.hosts}
     findings: list[Finding] = []
@@ -98,29 +112,36 @@ def judge(
         findings += _of_addresses(hosts)
     if expect is not None:
         findings += _of_expectation(domain, names, expect)
-    return sorted(findings, key=_rank)
+    return sorted(findings, key=lambda finding: _WORST_FIRST.index((finding.check, finding.severity)))
 
 
-def _rank(finding: Finding) -> tuple[int, int]:
-    outcome = _OUTCOMES_WORST_FIRST.index(finding.reason.outcome)
-    return outcome, _WORST_FIRST.index(finding.reason) if finding.reason in _WORST_FIRST else 0
+def conclude(gathered: Gathered, findings: Sequence[Finding]) -> tuple[Reason, str]:
+    """Return the reason of the run, and a sentence.
+
+    ``findings`` come the worst first. A critical one decides; then a host that could not be looked
+    up, since it may have a critical one; then a warning.
+    """
+    unanswered = gathered.unanswered
+    others = len(findings) + len(unanswered) - 1
+    more = f" (and {others} more)" if others > 0 else ""
+    if unanswered and not (findings and findings[0].severity is _C):
+        name, fault = next(iter(unanswered.items()))
+        unknown = "has no MX records, and whether it has an address is not known"
+        what = unknown if gathered.implicit else "could not be looked up"
+        return fault.reason, legible(f"{name} {what}: {fault.detail}") + more
+    if not findings:
+        return Reason.NONE, ""
+    worst = findings[0]
+    return REASONS[worst.check, worst.severity], worst.seen + more
 
 
 def _of_implicit(domain: str, host: Host) -> Iterator[Finding]:
     if host.addresses:
-        yield Finding(
-            Reason.MX_IMPLICIT,
-            domain,
-            f"{domain} has no MX records, so mail goes to its own address, {host.addresses[0]}",
-        )
+        seen = f"{domain} has no MX records, so mail goes to its own address, {host.addresses[0]}"
+        yield Finding(Check.MX_IMPLICIT, _W, domain, seen, "MX records")
     elif host.fault is None:
-        yield Finding(Reason.MX_MISSING, domain, f"{domain} has no MX records and no address of its own")
-    else:
-        yield Finding(
-            host.fault.reason,
-            domain,
-            f"{domain} has no MX records, and whether it has an address is not known: {host.fault.detail}",
-        )
+        seen = f"{domain} has no MX records and no address of its own"
+        yield Finding(Check.MX_MISSING, _C, domain, seen, "MX records")
 
 
 def _of_null(domain: str, names: Sequence[str], expect: Sequence[str] | None) -> Iterator[Finding]:
@@ -128,48 +149,36 @@ def _of_null(domain: str, names: Sequence[str], expect: Sequence[str] | None) ->
         return
     others = [name for name in names if name != NULL]
     if others:
-        yield Finding(
-            Reason.MX_NULL_MIXED,
-            NULL,
-            f"{domain} has a null MX: it says that it takes no mail, and yet names {legible(others[0], 80)}",
-        )
+        seen = f"{domain} has a null MX, which refuses all mail, beside the MX host {_cut(others[0])}"
+        yield Finding(Check.MX_NULL_MIXED, _C, domain, seen, "a null MX alone, or MX hosts alone")
     elif expect is None or NULL not in expect:
-        yield Finding(Reason.MX_NULL, NULL, f"{domain} has a null MX: it says that it takes no mail")
+        seen = f"{domain} has a null MX: it says that it takes no mail"
+        yield Finding(Check.MX_NULL, _C, domain, seen, "MX hosts that take the domain's mail")
 
 
 def _of_names(domain: str, names: Sequence[str]) -> Iterator[Finding]:
     for name in names:
         if name != NULL and not is_host_name(name):
-            shown = legible(name, 80)
-            yield Finding(
-                Reason.MX_TARGET_INVALID,
-                shown,
-                f"the MX host of {domain}, {shown}, is an IP address or no valid host name",
-            )
+            seen = f"the MX host of {domain}, {_cut(name)}, is an IP address or not a valid host name"
+            yield Finding(Check.MX_TARGET_INVALID, _C, name, seen, "the name of a host")
 
 
 def _of_aliases(hosts: Mapping[str, Host]) -> Iterator[Finding]:
     for name, host in hosts.items():
         if host.alias_of is not None:
-            yield Finding(
-                Reason.MX_TARGET_CNAME,
-                name,
-                f"{name} is an alias of {legible(host.alias_of, 80)}; an MX record must name the host itself",
-            )
+            seen = f"{name} is an alias of {_cut(host.alias_of)}"
+            yield Finding(Check.MX_TARGET_CNAME, _W, name, seen, "a host with addresses of its own")
 
 
 def _of_resolution(hosts: Mapping[str, Host]) -> Iterator[Finding]:
     unresolved = [name for name, host in hosts.items() if not host.addresses and host.fault is None]
     nothing_resolves = len(unresolved) == len(hosts)
-    for name, host in hosts.items():
-        if not host.addresses and host.fault is not None:
-            yield Finding(host.fault.reason, name, f"{name} could not be looked up: {host.fault.detail}")
     for name in unresolved:
+        seen = f"{name} has neither an A nor an AAAA record"
+        if nothing_resolves and len(hosts) > 1:
+            seen += ", and neither has any other MX host"
         yield Finding(
-            Reason.MX_TARGET_UNRESOLVED if nothing_resolves else Reason.MX_TARGET_PARTLY_UNRESOLVED,
-            name,
-            f"{name} has neither an A nor an AAAA record"
-            + (", and no other MX host has one" if nothing_resolves and len(hosts) > 1 else ""),
+            Check.MX_TARGET_UNRESOLVED, _C if nothing_resolves else _W, name, seen, "at least one address"
         )
 
 
@@ -177,22 +186,25 @@ def _of_addresses(hosts: Mapping[str, Host]) -> Iterator[Finding]:
     for name, host in hosts.items():
         special = [address for address in host.addresses if not is_public(address)]
         if special:
-            yield Finding(
-                Reason.MX_PRIVATE_ADDRESS,
-                name,
-                f"{name} has the address {special[0]}, which nobody on the internet can reach",
-            )
+            seen = f"{name} has the address {special[0]}, which the internet cannot reach"
+            yield Finding(Check.MX_PRIVATE_ADDRESS, _C, name, seen, "public addresses only")
 
 
 def _of_expectation(domain: str, names: Sequence[str], expect: Sequence[str]) -> Iterator[Finding]:
+    expected = ", ".join("no mail, a null MX" if pattern == NULL else pattern for pattern in expect)
     for name in names:
         if name != NULL and not any(_matches(name, pattern) for pattern in expect):
-            shown = legible(name, 80)
-            yield Finding(Reason.MX_UNEXPECTED, shown, f"{domain} has the MX host {shown}, not in `expect`")
+            seen = f"{domain} has the MX host {_cut(name)}, which is not in `expect`"
+            yield Finding(Check.MX_UNEXPECTED, _C, name, seen, expected)
     for pattern in expect:
         if not any(_matches(name, pattern) for name in names):
             absent = "null MX" if pattern == NULL else f"MX host {pattern}"
-            yield Finding(Reason.MX_EXPECTED_ABSENT, pattern, f"{domain} lacks the {absent} of `expect`")
+            seen = f"{domain} does not have the {absent} of `expect`"
+            yield Finding(Check.MX_EXPECTED_ABSENT, _W, pattern, seen, pattern)
+
+
+def _cut(name: str) -> str:
+    return legible(name, 80)
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -14,6 +14,7 @@ import yaml
 
 from monitor.commands import main
 from monitor.config.models import Configuration
+from probes.core.finding import Check
 from probes.core.reasons import Reason
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,15 @@ def test_every_reason_is_documented() -> None:
     reference = (DOCS / "reference" / "reasons.md").read_text()
     for reason in Reason:
         assert f"| `{reason}` | {reason.outcome} | {reason.meaning} |" in reference
+
+
+def test_every_check_is_documented() -> None:
+    """Each check that can have a finding is explained, with its severities, its source and its remedy."""
+    reference = (DOCS / "reference" / "checks.md").read_text()
+    for check in Check:
+        severities = ", ".join(check.severities)
+        told = f"| `{check}` | {severities} | {check.meaning} | {check.source} | {check.remedy} |"
+        assert told in reference
 
 
 def metrics() -> set[str]:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from monitor.commands.results import LiveTable, nagios_line, nagios_unknown, plain_line, severity, worst
+from monitor.commands.results import (
+    LiveTable,
+    nagios_line,
+    nagios_unknown,
+    plain_line,
+    severity,
+    show_line,
+    worst,
+)
 from monitor.runner import Result
+from probes.core.finding import Check, Finding, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
@@ -107,6 +117,42 @@ def test_hostile_text_is_only_read(reason: Reason) -> None:
         assert all(c.isprintable() for c in text.replace("\n", "")), ascii(text)
     assert all("\n" not in text for text in texts[2:])
     assert "[bold]loud[/bold] [/]" in running
+    assert json.dumps(result.as_object()).isascii()
+
+
+def _with_findings(*findings: Finding) -> Result:
+    result = _result(Reason.MX_MISSING, "example.com has none")
+    return replace(result, verdict=replace(result.verdict, findings=findings))
+
+
+def test_every_finding_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Text shows each finding below the result: how bad, which check, seen, expected, and the remedy."""
+    missing = Finding(
+        Check.MX_MISSING, Severity.CRITICAL, "example.com", "example.com has none", "MX records"
+    )
+    alias = Finding(Check.MX_TARGET_CNAME, Severity.WARNING, "mx1", "mx1 is an alias", "a host")
+    show_line(_with_findings(missing, alias))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "  critical mx_missing: example.com has none; expected: MX records. " + Check.MX_MISSING.remedy,
+        "  warning mx_target_cname: mx1 is an alias; expected: a host. " + Check.MX_TARGET_CNAME.remedy,
+    ]
+    table = LiveTable([_Still("out")], InstantClock())
+    table.show(_with_findings(missing, alias))
+    shown = _rendered(table)
+    assert "critical mx_missing:" in shown
+    assert "warning mx_target_cname:" in shown
+
+
+def test_hostile_findings_are_only_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a zone puts into a finding is no escape, markup or line end on a terminal or in a pipe."""
+    result = _with_findings(Finding(Check.MX_UNEXPECTED, Severity.CRITICAL, HOSTILE, HOSTILE, HOSTILE))
+    show_line(result)
+    table = LiveTable([_Still("out")], InstantClock())
+    table.show(result)
+    for text in (capsys.readouterr().out, _rendered(table)):
+        assert all(c.isprintable() for c in text.replace("\n", "")), ascii(text)
+        assert "[bold]loud[/bold] [/]" in text
     assert json.dumps(result.as_object()).isascii()
 
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitor.collector import AgentCollector
 from monitor.ledger.counters import Counters, Total
 from monitor.state import AgentState, DeliveryState
+from probes.core.finding import Check, Finding, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, Run, Verdict
@@ -168,6 +169,48 @@ def test_what_an_arrival_says_of_its_way() -> None:
     assert read("mailsonde_authentication_passed", method="spf") == 1
     assert read("mailsonde_authentication_passed", method="dkim") == 0
     assert read("mailsonde_authentication_passed", method="dmarc") is None
+
+
+def _found(*pairs: tuple[Check, Severity]) -> tuple[Finding, ...]:
+    return tuple(Finding(*pair, "\x1bhostile", "seen", "expected") for pair in pairs)
+
+
+def test_a_finding_has_its_series_while_it_holds(state: AgentState) -> None:
+    """Every finding of the last judgement has one series, which ends with it; no foreign text is a label."""
+    missing, alias = (Check.MX_MISSING, Severity.CRITICAL), (Check.MX_TARGET_CNAME, Severity.WARNING)
+    assert _reader(state)("mailsonde_finding") is None
+    found = Verdict(Reason.MX_MISSING, findings=_found(missing, alias, alias))
+    state.ran("smtp", "out", found, ended_at=1.0, duration=0.1)
+    read = _reader(state)
+    labels = {"probe": "smtp", "kind": "smtp", "target": "out"}
+    assert read("mailsonde_finding", **labels, check="mx_missing", severity="critical") == 1
+    assert read("mailsonde_finding", **labels, check="mx_target_cname", severity="warning") == 1
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(state, Counters))
+    assert "hostile" not in generate_latest(registry).decode()
+    found = Verdict(Reason.MX_TARGET_CNAME, findings=_found(alias))
+    state.ran("smtp", "out", found, ended_at=2.0, duration=0.1)
+    assert _reader(state)("mailsonde_finding", check="mx_missing") is None
+    assert _reader(state)("mailsonde_finding") == 1
+    state.ran("smtp", "out", Verdict(Reason.NONE, findings=()), ended_at=3.0, duration=0.1)
+    assert _reader(state)("mailsonde_finding") is None
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict(Reason.DNS_TIMEOUT, findings=()),
+        Verdict(Reason.DNS_SERVFAIL),
+        Verdict(Reason.TIMEOUT),
+    ],
+    ids=["judged in part", "unknown", "broken off"],
+)
+def test_a_run_that_could_not_judge_leaves_findings_as_they_were(state: AgentState, verdict: Verdict) -> None:
+    """A resolver that is silent, or a run that broke off, ends no alert."""
+    found = Verdict(Reason.MX_MISSING, findings=_found((Check.MX_MISSING, Severity.CRITICAL)))
+    state.ran("smtp", "out", found, ended_at=1.0, duration=0.1)
+    state.ran("smtp", "out", verdict, ended_at=2.0, duration=0.1)
+    assert _reader(state)("mailsonde_finding", check="mx_missing") == 1
 
 
 def test_objectives_are_counted_by_run() -> None:

@@ -25,6 +25,7 @@ def a_run(target: str, probe: str = "trip") -> dict[str, object]:
         "probe": probe,
         "kind": "smtp",
         "target": target,
+        "outcome": "ok",
         "reason": "none",
         "started_at": at,
         "duration_seconds": 0.25,
@@ -41,6 +42,18 @@ def test_what_is_kept_of_a_route_is_bounded() -> None:
     assert len(route.points) == POINTS_KEPT
     assert route.last is not None
     assert "transcript" not in route.last
+
+
+def test_findings_stay_until_a_run_can_judge_again() -> None:
+    """An unknown run, or one that broke off, leaves the findings that the page lists as they were."""
+    recent, found = Recent(now=0.0), [{"check": "mx_missing"}]
+    recent.take_in(a_run("mail") | {"findings": found})
+    recent.take_in(a_run("mail") | {"outcome": "unknown", "reason": "dns_timeout", "findings": []})
+    recent.take_in(a_run("mail") | {"outcome": "failed", "reason": "timeout"})
+    (route,) = recent.routes.values()
+    assert route.findings == found
+    recent.take_in(a_run("mail") | {"findings": []})
+    assert route.findings == []
 
 
 def test_routes_that_are_gone_are_forgotten() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from monitor.runner import Runner
 from probes.core.faults import ProbeFault
+from probes.core.finding import Check, Finding, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
@@ -65,6 +66,36 @@ async def test_what_repeats_a_secret_of_the_run_is_withheld() -> None:
     result = await Runner(InstantClock(), "fra1").run(Scripted(act))
     assert result.verdict.detail == WITHHELD
     assert result.verdict.values == {"capabilities": ["IDLE", WITHHELD], "junk": {"name": WITHHELD}, "n": 3}
+
+
+async def test_findings_are_reported_without_secrets_the_worst_first() -> None:
+    """Each finding of a verdict is in the result and its JSON, ordered, and without the run's credentials."""
+
+    async def act(run: Run) -> Verdict:
+        run.phases.transcript.redaction.add("s3cret-Pa55word")
+        alias = Finding(Check.MX_TARGET_CNAME, Severity.WARNING, "mx1", "mx1 is s3cret-Pa55word", "a host")
+        missing = Finding(Check.MX_MISSING, Severity.CRITICAL, "example.com", "it has none", "MX records")
+        return Verdict(Reason.MX_MISSING, findings=(alias, missing))
+
+    shown = (await Runner(InstantClock(), "fra1").run(Scripted(act))).as_object()
+    assert [(one["severity"], one["check"], one["seen"]) for one in shown["findings"]] == [
+        ("critical", "mx_missing", "it has none"),
+        ("warning", "mx_target_cname", WITHHELD),
+    ]
+
+
+async def test_a_run_that_did_not_judge_shows_no_findings() -> None:
+    """JSON tells "nothing found", an empty list, from a run that broke off, and has no findings at all."""
+
+    async def sound(_: Run) -> Verdict:
+        return Verdict(Reason.NONE, findings=())
+
+    async def broken(_: Run) -> Verdict:
+        raise ProbeFault(Reason.DNS_SERVFAIL)
+
+    runner = Runner(InstantClock(), "fra1")
+    assert (await runner.run(Scripted(sound))).as_object()["findings"] == []
+    assert "findings" not in (await runner.run(Scripted(broken))).as_object()
 
 
 async def test_fault_is_failed_with_phase_and_codes() -> None:

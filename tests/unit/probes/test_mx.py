@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.faults import ProbeFault
+from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.settings import Site, is_host_name
 from probes.core.verdict import PhaseTimer, Run, Verdict
 from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
-from probes.posture.mx import _WORST_FIRST, Gathered, Host, MxRecord, is_public, judge
+from probes.posture.mx import REASONS, Gathered, Host, MxRecord, conclude, is_public, judge
 from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
 
 # Addresses are data here: the internet's are needed because those for documentation count as special.
@@ -49,7 +50,12 @@ def records_for(*names: str) -> Gathered:
 def reasons(
     gathered: Gathered, expect: Sequence[str] | None = None, *, allow_private: bool = False
 ) -> list[Reason]:
-    return [finding.reason for finding in judge("example.com", gathered, expect, allow_private)]
+    """Return the reasons of the run and of each finding, the first of which is the run's where it decides."""
+    findings = judge("example.com", gathered, expect, allow_private)
+    conclusion, _ = conclude(gathered, findings)
+    of_findings = [REASONS[finding.check, finding.severity] for finding in findings]
+    decides = of_findings[:1] == [conclusion] or conclusion is Reason.NONE
+    return of_findings if decides else [conclusion, *of_findings]
 
 
 def implicit(host: Host) -> Gathered:
@@ -68,7 +74,7 @@ def implicit(host: Host) -> Gathered:
         (facts(mx1=PRIVATE, mx2=GOOD), [Reason.MX_PRIVATE_ADDRESS]),
         (facts(mx1=SILENT, mx2=GOOD), [Reason.DNS_TIMEOUT]),
         (facts(mx1=SILENT, mx2=EMPTY), [Reason.DNS_TIMEOUT, Reason.MX_TARGET_PARTLY_UNRESOLVED]),
-        (facts(mx1=SILENT, mx2=PRIVATE), [Reason.MX_PRIVATE_ADDRESS, Reason.DNS_TIMEOUT]),
+        (facts(mx1=SILENT, mx2=PRIVATE), [Reason.MX_PRIVATE_ADDRESS]),
         (facts(mx1=ALIAS, mx2=BROKEN), [Reason.DNS_SERVFAIL, Reason.MX_TARGET_CNAME]),
         (implicit(GOOD), [Reason.MX_IMPLICIT]),
         (implicit(ALIAS), [Reason.MX_IMPLICIT]),
@@ -80,7 +86,7 @@ def implicit(host: Host) -> Gathered:
     ],
 )
 def test_findings(gathered: Gathered, expected: list[Reason]) -> None:
-    """Each state of the records has its findings: failed ones first, then unknown, then warnings."""
+    """Each state of the records has its findings, the worst first; a silent host outweighs a warning only."""
     assert reasons(gathered) == expected
 
 
@@ -97,9 +103,9 @@ def test_targets_that_are_no_host_names(name: str) -> None:
     """An IP literal or a name that no host may bear is failed, and the finding names it."""
     gathered = Gathered((MxRecord(10, name, 300),), 1, {})
     (finding,) = judge("example.com", gathered, None, False)
-    assert finding.reason is Reason.MX_TARGET_INVALID
-    assert finding.host == name
-    assert name in finding.detail
+    assert (finding.check, finding.severity) == (Check.MX_TARGET_INVALID, Severity.CRITICAL)
+    assert finding.subject == name
+    assert name in finding.seen
 
 
 @pytest.mark.parametrize(
@@ -165,9 +171,21 @@ def test_special_addresses(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-def test_every_mx_reason_has_its_rank() -> None:
-    """A reason of this kind that is missing from the order would come out as the worst."""
-    assert set(_WORST_FIRST) == {reason for reason in Reason if reason.area is Area.MX}
+def test_every_mx_check_decides_a_run() -> None:
+    """Each check of this kind, at each of its severities, has its reason, and no reason is left over."""
+    declared = {(check, severity) for check in Mx.checks for severity in check.severities}
+    assert set(REASONS) == declared
+    ours = {reason for reason in Reason if reason.area is Area.MX}
+    assert set(REASONS.values()) == {*ours, Reason.DNS_NXDOMAIN}
+    assert [severity.rank for _, severity in REASONS] == sorted(severity.rank for _, severity in REASONS)
+
+
+def test_the_outcome_is_that_of_the_worst_severity() -> None:
+    """A critical finding fails the run, and a warning leaves it ok with a warning."""
+    words = {Severity.CRITICAL: "failed", Severity.WARNING: "warning"}
+    assert {reason: words[severity] for (_, severity), reason in REASONS.items()} == {
+        reason: reason.word for reason in REASONS.values()
+    }
 
 
 HOSTS = st.sampled_from([GOOD, ALIAS, EMPTY, PRIVATE, SILENT, BROKEN])
@@ -180,16 +198,20 @@ NAMES = st.sampled_from([".", "mx1.example.com", "mx2.example.net", "192.0.2.1",
     allow_private=st.booleans(),
 )
 def test_order_and_silence(hosts: dict[str, Host], expect: list[str] | None, allow_private: bool) -> None:
-    """Whatever the records, findings go from failed over unknown to warnings, and silence is no absence."""
+    """Whatever the records, the worst comes first, silence is no absence, and texts are fit to show."""
     looked_up = {name: host for name, host in hosts.items() if is_host_name(name)}
     gathered = Gathered(tuple(MxRecord(1, name, 1) for name in hosts), len(hosts), looked_up)
     findings = judge("example.com", gathered, expect, allow_private)
-    ranks = [[Outcome.FAILED, Outcome.UNKNOWN, Outcome.OK].index(f.reason.outcome) for f in findings]
+    ranks = [finding.severity.rank for finding in findings]
     assert ranks == sorted(ranks)
+    reason, detail = conclude(gathered, findings)
+    critical = any(finding.severity is Severity.CRITICAL for finding in findings)
+    assert (reason.outcome is Outcome.FAILED) is critical
+    assert (reason is Reason.NONE) is (not findings and not gathered.unanswered)
     silent = {name for name, host in looked_up.items() if host.fault is not None}
-    absent = {Reason.MX_TARGET_UNRESOLVED, Reason.MX_TARGET_PARTLY_UNRESOLVED}
-    assert not [finding for finding in findings if finding.host in silent and finding.reason in absent]
-    assert all(finding.detail.isprintable() for finding in findings)
+    absent = Check.MX_TARGET_UNRESOLVED
+    assert not [finding for finding in findings if finding.subject in silent and finding.check is absent]
+    assert (detail + "".join(f.subject + f.seen + f.expected for f in findings)).isprintable()
 
 
 def settings(server: DnsServer | None = None, **changes: object) -> MxSettings:
@@ -238,12 +260,12 @@ async def test_a_sound_domain() -> None:
         },
     ]
     assert (verdict.values["mx_count"], verdict.values["ttl_min"]) == (2, 120)
-    assert verdict.values["findings"] == []
+    assert verdict.findings == ()
     assert list(run.phases.seconds) == ["mx", "targets"]
 
 
-async def test_the_worst_finding_is_the_verdict() -> None:
-    """Of several findings the worst is the reason, the sentence names its host, and none is lost."""
+async def test_the_worst_finding_decides_and_hides_no_other() -> None:
+    """Of several findings the worst is the reason, the sentence names its host, and each is reported."""
     verdict, _ = await run_against(
         zone(
             "example.com. 600 IN MX 10 mx1.example.com.",
@@ -256,13 +278,31 @@ async def test_the_worst_finding_is_the_verdict() -> None:
     )
     assert verdict.reason is Reason.MX_PRIVATE_ADDRESS
     assert verdict.detail == (
-        "mx2.example.com has the address 192.168.1.1, which nobody on the internet can reach (and 2 more)"
+        "mx2.example.com has the address 192.168.1.1, which the internet cannot reach (and 2 more)"
     )
-    found = cast(list[dict[str, str]], verdict.values["findings"])
-    assert [(finding["reason"], finding["host"]) for finding in found] == [
-        ("mx_private_address", "mx2.example.com"),
-        ("mx_target_partly_unresolved", "gone.example.com"),
-        ("mx_target_cname", "mx1.example.com"),
+    assert verdict.findings is not None
+    assert [(f.check, f.severity, f.subject, f.seen, f.expected) for f in verdict.findings] == [
+        (
+            Check.MX_PRIVATE_ADDRESS,
+            Severity.CRITICAL,
+            "mx2.example.com",
+            "mx2.example.com has the address 192.168.1.1, which the internet cannot reach",
+            "public addresses only",
+        ),
+        (
+            Check.MX_TARGET_UNRESOLVED,
+            Severity.WARNING,
+            "gone.example.com",
+            "gone.example.com has neither an A nor an AAAA record",
+            "at least one address",
+        ),
+        (
+            Check.MX_TARGET_CNAME,
+            Severity.WARNING,
+            "mx1.example.com",
+            "mx1.example.com is an alias of real.example.com",
+            "a host with addresses of its own",
+        ),
     ]
 
 
@@ -320,10 +360,18 @@ async def test_a_domain_without_mx_records() -> None:
 
 
 async def test_a_domain_that_does_not_exist() -> None:
-    """NXDOMAIN is a fault of its own."""
+    """NXDOMAIN fails the run, and is a finding as any other."""
+    verdict, _ = await run_against(zone("example.net. 60 IN A 9.9.9.9"))
+    assert (verdict.reason, verdict.detail) == (Reason.DNS_NXDOMAIN, "example.com does not exist")
+    assert verdict.findings is not None
+    assert [(f.check, f.subject) for f in verdict.findings] == [(Check.DOMAIN_MISSING, "example.com")]
+
+
+async def test_a_resolver_that_tells_nothing_judges_nothing() -> None:
+    """Where the question for MX records goes unanswered there are no findings, not even none."""
     with pytest.raises(ProbeFault) as caught:
-        await run_against(zone("example.net. 60 IN A 9.9.9.9"))
-    assert caught.value.reason is Reason.DNS_NXDOMAIN
+        await run_against(lambda query: [response(query, rcode=dns.rcode.SERVFAIL)])
+    assert caught.value.reason is Reason.DNS_SERVFAIL
 
 
 async def test_a_resolver_that_falls_silent_after_the_mx_answer() -> None:
@@ -378,6 +426,8 @@ async def test_control_characters_from_dns_are_escaped() -> None:
     assert verdict.reason is Reason.MX_TARGET_INVALID
     assert verdict.detail.isprintable()
     assert str(verdict.values).isprintable()
+    assert verdict.findings is not None
+    assert str([finding.as_object() for finding in verdict.findings]).isprintable()
 
 
 def test_settings() -> None:

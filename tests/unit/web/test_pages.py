@@ -82,7 +82,7 @@ async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
         await watched.result()
         (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
         assert (probe["probe"], probe["kind"], probe["target"]) == ("hq-0", "smtp", "mail")
-        assert (probe["state"], probe["messages"]) == ("ok", None)
+        assert (probe["state"], probe["messages"], probe["findings"]) == ("ok", None, None)
         assert probe["sentence"].startswith("All well: the last run took ")
         shown = (await watched.client.get("/probes/hq-0", headers=JSON)).json()
         run = shown["runs"][0]
