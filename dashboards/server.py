@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import PROBE, AnyPanel, Query, board, gauge, graph, number, timeline, to
+from panels import PROBE, AnyPanel, Column, Query, board, gauge, graph, listing, number, timeline, to
 
 _BY = "by (instance, probe, target)"
 _NAME = "{{probe}} → {{target}} @ {{instance}}"
@@ -13,8 +13,8 @@ def server() -> dashboard.Dashboard:
     """Return the builder of the whole dashboard."""
     return board(
         "Server",
-        "SMTP, POP3, IMAP and MX as the probes see them: success, phase times, reasons, certificates.",
-        [*_success(), *_phases(), *_reasons(), *_certificates()],
+        "SMTP, POP3, IMAP and MX as the probes see them: success, phases, reasons, certificates, findings.",
+        [*_success(), *_phases(), *_reasons(), *_certificates(), *_findings()],
     )
 
 
@@ -128,8 +128,8 @@ def _reasons() -> list[AnyPanel]:
             16,
             "ok",
             "Warnings, by reason",
-            "Runs that were ok but found something to fix, such as a certificate that expires soon or an "
-            "MX target that is an alias. Fix it during office hours, before it fails.",
+            "Runs that were ok but found something to fix, such as a certificate that expires soon. "
+            "The findings below say more about domains. Fix them during office hours, before runs fail.",
         ),
     ]
 
@@ -159,5 +159,39 @@ def _certificates() -> list[AnyPanel]:
             unit="d",
             least=None,
             limits=[("red", None), ("orange", 3), ("transparent", 14)],
+        ),
+    ]
+
+
+def _findings() -> list[AnyPanel]:
+    return [
+        listing(
+            11,
+            (0, 33, 14, 8),
+            "Findings",
+            [
+                Column(
+                    f"max by (instance, probe, target, check, severity) (mailsonde_finding{{{PROBE}}})",
+                    "",
+                    "short",
+                )
+            ],
+            "What is wrong with domains and hosts now. Look up the check in docs/reference.md. "
+            "The live page of the probe shows what was seen, what was expected and the remedy.",
+            sort=("severity", False),
+        ),
+        graph(
+            12,
+            (14, 33, 10, 8),
+            "Findings, by severity",
+            [
+                Query(
+                    f"sum by (instance, probe, target, severity) (mailsonde_finding{{{PROBE}}})",
+                    "{{severity}}: {{probe}} → {{target}} @ {{instance}}",
+                )
+            ],
+            "How many checks have findings. Where a line begins or rises, look for a change to the zone "
+            "at that time.",
+            unit="short",
         ),
     ]

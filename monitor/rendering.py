@@ -19,6 +19,7 @@ from monitor.state import DELIVERY_BUCKETS
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.settings import ProbeSettings, parse_duration
 from probes.delivery.message_probe import DeliveryAlertSettings, MessageProbeSettings
+from probes.registry import KINDS
 
 SLOWEST_SCRAPE = 15
 """Seconds between two scrapes, unless a probe runs oftener."""
@@ -73,10 +74,15 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
     }
     routes = [probe for probe in configuration.probes if isinstance(probe, MessageProbeSettings)]
     objectives = [probe for probe in routes if probe.slo]
+    judging = [probe for probe in configuration.probes if KINDS[probe.kind].checks]
     files = {}
     for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2")):
         text = environment.get_template(name).render(
-            probes=configuration.probes, routes=routes, objectives=objectives, thresholds=thresholds
+            probes=configuration.probes,
+            routes=routes,
+            objectives=objectives,
+            judging=judging,
+            thresholds=thresholds,
         )
         if any(group["rules"] for group in yaml.safe_load(text)["groups"]):
             files[f"mailsonde-{name.removesuffix('.yaml.j2')}.rules.yaml"] = text

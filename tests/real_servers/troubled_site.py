@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
 import yaml
 
 from tests.real_servers import relay
+from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import TlsFiles
 from tests.real_servers.process import free_port
 from tests.real_servers.prometheus import Prometheus
@@ -43,10 +44,11 @@ def _in_turn() -> relay.Treatment:
 
 @contextmanager
 def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
-    """Yield a Prometheus beside an agent with mail in trouble, a server that is mute, and no DNS."""
+    """Yield a Prometheus beside an agent with mail in trouble, a mute server, and wrong or missing DNS."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silence,
         Site(directory, tls, deadline="3s", relayed=True) as site,
+        ExitStack() as stack,
     ):
         assert site.relay is not None
         site.relay.treatment = _in_turn()
@@ -55,9 +57,15 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
         port = silence.getsockname()[1]
         document["servers"]["mute"] = {"protocol": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}
         nowhere = {"address": "127.0.0.1", "port": free_port(), "timeout": "200ms"}
+        named = Named(
+            directory / "named", {"wrong.test": "@ MX 10 alias\nalias CNAME host\nhost A 10.0.0.1\n"}
+        )
+        stack.callback(named.stop)
+        wrong = {"address": "127.0.0.1", "port": named.port}
         document["probes"] += [
             {"name": "mute", "kind": "smtp", "interval": "1s", "deadline": "500ms", "server": "mute"},
             {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
+            {"name": "wrong", "kind": "mx", "interval": "1s", "domain": "wrong.test", "resolver": wrong},
         ]
         site.config.write_text(yaml.safe_dump(document))
         site.start_agent()

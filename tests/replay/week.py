@@ -22,12 +22,15 @@ from monitor.ledger.counters import Counters, Total
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
 from probes.core.clock import SystemClock
+from probes.core.finding import Finding
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.settings import ProbeSettings
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
-from probes.delivery.message_life import Finding, Message
+from probes.delivery.message_life import Finding as ArrivalIssue
+from probes.delivery.message_life import Message
+from probes.posture.mx import REASONS
 from probes.roundtrip import POLL_GRACE, RoundtripSettings
 from tests.replay.incidents import Effect, Incident, What
 from tests.replay.series import Recorder
@@ -36,6 +39,7 @@ CERTIFICATE_LASTS = 60 * 86400.0
 _RETRY = 5.0  # seconds between two tries to read a mailbox that cannot be read
 _SLOW_FAULTS = {Reason.CONNECT_TIMEOUT, Reason.DNS_TIMEOUT}
 _S = MessageState
+_FOUND = {reason: found for found, reason in REASONS.items()}
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +51,7 @@ class Sent:
     created: float
     epoch: int
     arrives: float | None
-    findings: tuple[Finding, ...] = ()
+    issues: tuple[ArrivalIssue, ...] = ()
     greylisted: float | None = None
     bounce: Reason | None = None
     state: MessageState = _S.SENT
@@ -206,7 +210,8 @@ class Week:
             effect = self._active(What.CERTIFICATE, target, now)
             expiry = effect.begins + _number(effect) if effect is not None else now + CERTIFICATE_LASTS
         told = message.report() if message is not None else None
-        verdict = Verdict(reason, certificate_not_after=expiry, message=told)
+        findings = _findings(reason, target)
+        verdict = Verdict(reason, certificate_not_after=expiry, message=told, findings=findings)
         agent.state.ran(name, target, verdict, ended_at=now, duration=seconds)
 
     # Messages
@@ -249,9 +254,9 @@ class Week:
         if (effect := self._active(What.BOUNCED, name, now)) is not None:
             message.bounce = cast(Reason, effect.value)
         if self._active(What.JUNKED, name, now):
-            message.findings += (Finding.JUNKED,)
+            message.issues += (ArrivalIssue.JUNKED,)
         if self._active(What.ALTERED, name, now):
-            message.findings += (Finding.ALTERED,)
+            message.issues += (ArrivalIssue.ALTERED,)
         if not self._active(What.LOST, name, now) and message.bounce is None:
             message.arrives = now + seconds
         return message
@@ -329,6 +334,13 @@ def _probes(configuration: Configuration) -> list[Probe]:
     return list(assembly.probes.values())
 
 
+def _findings(reason: Reason, target: str) -> tuple[Finding, ...] | None:
+    """Return the findings of a run that ends so, or ``None`` where it could not judge."""
+    if reason in _FOUND:
+        return (Finding(*_FOUND[reason], target, "seen", "expected"),)
+    return () if reason is Reason.NONE else None
+
+
 def _server(settings: ProbeSettings) -> str | None:
     return getattr(settings, "server", None)
 
@@ -351,7 +363,7 @@ def _record(message: Sent, interval: tuple[float, float] | None) -> Message:
         instance="replay",
         boot="replay",
         created_mono=message.created,
-        findings=" ".join(message.findings),
+        findings=" ".join(message.issues),
         greylisted_seconds=message.greylisted,
         delivery_seconds=latency,
         uncertainty_seconds=None if interval is None else (interval[1] - interval[0]) / 2,
@@ -364,8 +376,8 @@ def _reason(message: Sent) -> Reason:
         return message.bounce
     if message.state is not _S.DELIVERED:
         return Reason.MESSAGE_LOST
-    if Finding.JUNKED in message.findings:
+    if ArrivalIssue.JUNKED in message.issues:
         return Reason.MESSAGE_JUNKED
-    if Finding.ALTERED in message.findings:
+    if ArrivalIssue.ALTERED in message.issues:
         return Reason.MESSAGE_ALTERED
     return Reason.GREYLISTED if message.greylisted is not None else Reason.NONE

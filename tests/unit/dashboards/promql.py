@@ -11,6 +11,7 @@ from pathlib import Path
 import promql_parser
 
 from monitor.state import DELIVERY_BUCKETS
+from probes.core.finding import Check, Severity
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Unexpected
@@ -25,6 +26,8 @@ _VALUES: dict[str, set[str]] = {
     "outcome": set(Outcome),
     "reason": {*Reason, *Unexpected, "missed", "overrun"},
     "finding": set(Finding),
+    "check": set(Check),
+    "severity": set(Severity),
     "result": {"good", "bad"},
     "alertstate": {"firing"},
     "le": {*map(str, DELIVERY_BUCKETS), "+Inf"},
