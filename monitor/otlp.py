@@ -15,7 +15,6 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import NamedTuple
 
-import httpx
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
@@ -36,8 +35,9 @@ from prometheus_client.samples import Sample
 
 from monitor.config.models import OtlpSettings
 from probes.core.clock import Clock
-from probes.core.faults import legible
-from probes.protocols.tls import client_context
+from probes.core.faults import ProbeFault, legible
+from probes.core.verdict import PhaseTimer
+from probes.protocols.https import HttpClient, Response, http_context, origin_of
 
 PATIENCE = 10.0
 """Longest time, in seconds, that one export may take, from connecting to the end of the answer."""
@@ -52,7 +52,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds before an export that failed for now is tried again; the pause doubles each time."""
 
 ANSWER_LIMIT = 4096
-"""Most octets of an answer that are read, so that its connection may serve again; none is looked at."""
+"""Most octets of an answer that are read; none of them is looked at."""
 
 _CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 _FAILURE_LIMIT = 200
@@ -81,15 +81,12 @@ class OtlpExporter:
         self._failing = False
         self._headers = {
             **{name.lower(): secret.get_secret_value() for name, secret in settings.headers.items()},
-            "user-agent": f"mailsonde/{version('mailsonde')}",
             "content-type": "application/x-protobuf",
             "content-encoding": "gzip",
-            "accept-encoding": "identity",
         }
-        # No client: that would keep a receiver's cookies, and look into where it redirects.
-        self._transport = httpx.AsyncHTTPTransport(
-            verify=client_context(settings.tls_ca, ("http/1.1",)), trust_env=False
-        )
+        if origin_of(settings.endpoint).scheme == "https":
+            with suppress(ProbeFault):  # the first export says so then
+                http_context(settings.tls_ca)  # takes 20 ms: now, and not while probes run
 
     async def run(self) -> None:
         """Export until cancelled, and then once more."""
@@ -107,7 +104,6 @@ class OtlpExporter:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LAST_WORDS):
                     await self.export()
-            await self._transport.aclose()
 
     async def export(self) -> float | None:
         """Send all metrics once; return the seconds to wait at least where it may be tried again soon.
@@ -115,35 +111,30 @@ class OtlpExporter:
         Whatever goes wrong is told and ends this export alone, for the task that exports is not started anew.
         """
         try:
-            body = await asyncio.to_thread(self._body)
-            async with asyncio.timeout(PATIENCE):
-                answer = await self._answer_to(body)
-        except TimeoutError:
-            self._tell(f"not done after {PATIENCE:g} s")
+            answer = await self._answer_to(await asyncio.to_thread(self._body))
+        except ProbeFault as fault:
+            self._tell(str(fault))
             return 0.0
-        except Exception as error:  # a receiver can make httpx raise more than it documents
+        except Exception as error:  # a defect of ours
             self._tell(f"{type(error).__name__}: {error}")
             return 0.0
         if answer.is_success:
             self._tell(None)
             return None
-        self._tell(f"status {answer.status_code}")
-        if answer.status_code not in RETRYABLE:
+        self._tell(f"status {answer.status}")
+        if answer.status not in RETRYABLE:
             return None
-        after = answer.headers.get("retry-after", "")
+        after = answer.header("retry-after")
         return float(after) if after.isdecimal() and len(after) < 6 else 0.0
 
-    async def _answer_to(self, body: bytes) -> httpx.Response:
-        """Send ``body``; return the answer without its content."""
-        request = httpx.Request("POST", self._settings.endpoint, headers=self._headers, content=body)
-        answer = await self._transport.handle_async_request(request)
-        try:
-            async for _ in answer.aiter_raw():
-                if answer.num_bytes_downloaded > ANSWER_LIMIT:
-                    break
-        finally:
-            await answer.aclose()
-        return answer
+    async def _answer_to(self, body: bytes) -> Response:
+        settings, phases = self._settings, PhaseTimer(self._clock)
+        for secret in settings.headers.values():  # a receiver may repeat them where no answer is
+            phases.transcript.redaction.add(secret.get_secret_value())
+        async with HttpClient(phases, seconds=PATIENCE, ca=settings.tls_ca) as client:
+            return await client.request(
+                "POST", settings.endpoint, headers=self._headers, content=body, limit=ANSWER_LIMIT
+            )
 
     def _tell(self, failure: str | None) -> None:
         """Log when exports begin to fail and when they work again, and no more."""

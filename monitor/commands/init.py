@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from pydantic import SecretStr, TypeAdapter, ValidationError
@@ -21,10 +21,8 @@ from monitor.commands.event_loop import run_on_loop
 from monitor.commands.init_options import ADDRESS, PASSWORD, USERNAME, Wishes, init_options, mistake_in
 from monitor.commands.options import UNUSABLE
 from monitor.commands.results import plain_line
-from monitor.init.discovery import Discovery, Source, candidates
 from monitor.init.endpoint import Endpoint, given_endpoints
 from monitor.init.trial import reach, try_out
-from monitor.init.web import Web
 from monitor.init.writing import Files, Plan, ledger_url, written
 from monitor.logs import set_up_logs
 from monitor.runner import Result
@@ -35,6 +33,9 @@ from probes.core.settings import Name, Secret
 from probes.delivery.message_life import LedgerError
 from probes.protocols.dns import Resolver, ResolverSettings
 from probes.registry import MESSAGE_KINDS
+
+if TYPE_CHECKING:
+    from monitor.init.discovery import Source
 
 STOPPED = 1
 """Exit status when the user ended it."""
@@ -105,6 +106,9 @@ def _servers(wishes: Wishes, address: str, resolver: ResolverSettings) -> list[E
     named = _named(wishes)
     found: list[Endpoint] = []
     if not (wishes.smtp and wishes.mailbox):
+        from monitor.init.discovery import Discovery, candidates  # httpx, half a second that only this needs
+        from monitor.init.web import Web
+
         asked = Resolver(resolver)
         discovery = Discovery(address, asked, Web(asked, wishes.tls_ca))
         with _step(f"Looking for the mail servers of {address.rpartition('@')[2]}"):

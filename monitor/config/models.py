@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
-import httpx
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     SecretStr,
-    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -36,6 +34,8 @@ from probes.core.settings import (
 from probes.registry import KINDS
 
 if TYPE_CHECKING:
+    from probes.protocols.https import Origin
+
     AnyProbe = ProbeSettings
 else:
     AnyProbe = Annotated[
@@ -44,7 +44,6 @@ else:
     ]
 
 
-_HOST_NAME = TypeAdapter(HostName)
 _FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 _FIELD_VALUE = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")  # section 5.5, without its obsolete octets
 
@@ -65,27 +64,15 @@ def _ledger_url(value: object) -> str:
     return value
 
 
+def _origin_of(url: str) -> Origin:
+    from probes.protocols.https import origin_of  # half a second, which only sites with OTLP need
+
+    return origin_of(url)
+
+
 def _http_url(value: str) -> str:
-    try:
-        url = httpx.URL(value)
-    except (httpx.InvalidURL, ValueError):
-        url = httpx.URL()
-    if url.scheme not in {"http", "https"} or not url.raw_host or url.userinfo:
-        raise ValueError(
-            "must be a URL such as https://collector.example.com/v1/metrics, without credentials"
-        )
-    if not _has_an_address(url):
-        raise ValueError("its host must be a host name or IP address, and its port from 1 to 65535")
+    _origin_of(value)
     return value
-
-
-def _has_an_address(url: httpx.URL) -> bool:
-    """Whether ``url`` names a host and port that can be connected to; httpx checks neither before it does."""
-    try:
-        _HOST_NAME.validate_python(url.raw_host.decode("ascii"))
-        return bool(url.host) and (url.port is None or 0 < url.port <= 65535)  # ``host`` decodes A-labels
-    except ValueError:
-        return False
 
 
 def _field_name(value: str) -> str:
@@ -127,8 +114,8 @@ class OtlpSettings(Settings):
 
     @model_validator(mode="after")
     def _no_secret_in_clear(self) -> Self:
-        url = httpx.URL(self.endpoint)
-        if self.headers and url.scheme == "http" and url.host not in {"127.0.0.1", "::1", "localhost"}:
+        origin = _origin_of(self.endpoint)
+        if self.headers and origin.scheme == "http" and origin.host not in {"127.0.0.1", "::1", "localhost"}:
             raise ValueError("headers would cross the network in clear; use an https:// endpoint")
         return self
 

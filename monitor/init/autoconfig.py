@@ -15,7 +15,8 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
-from monitor.init.web import Page, PageError, Web, parse_xml
+from monitor.init.web import PageError, Web, parse_xml
+from probes.protocols.https import Response
 
 PAGE_ENDPOINTS_LIMIT = 12
 """Most servers that are taken from one page."""
@@ -87,7 +88,7 @@ async def ask_autodiscover(host: str, address: str, web: Web) -> list[Endpoint]:
     return found[:PAGE_ENDPOINTS_LIMIT]
 
 
-def _host_of_json(page: Page) -> str:
+def _host_of_json(page: Response) -> str:
     try:
         url = json.loads(page.body)["Url"] if page.status == 200 else None
         return host_name(urlsplit(str(url)).hostname or "")

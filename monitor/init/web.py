@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-import httpx
-
 from monitor.init.endpoint import host_name
+from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault, legible
+from probes.core.reasons import Reason
+from probes.core.verdict import PhaseTimer
 from probes.protocols.dns import Resolver
+from probes.protocols.https import HttpClient, Response
 
 PAGE_LIMIT = 256 * 1024
 """Most octets of a page that are read."""
@@ -26,19 +26,11 @@ REDIRECTS = 3
 
 ADDRESSES_TRIED = 3
 
+_XML = MappingProxyType({"content-type": "text/xml"})
+
 
 class PageError(Exception):
     """A page that cannot be had or is not to be trusted; the text says why, fit to show."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An answer: the host that gave it, its HTTP status, its content, and where it sends us instead."""
-
-    host: str
-    status: int
-    body: bytes
-    location: str | None = None
 
 
 class Web:
@@ -50,84 +42,48 @@ class Web:
 
     def __init__(self, resolver: Resolver, authority: Path | None = None, port: int = 443) -> None:
         self._resolver = resolver
+        self._authority = authority
         self._port = port
-        # One of its own: httpx names HTTP in a context (ALPN), and mail servers share the others.
-        self._context = ssl.create_default_context()
-        if authority is not None:
-            self._context.load_verify_locations(authority)
 
-    async def fetch(self, url: str, content: bytes | None = None) -> Page:
+    async def fetch(self, url: str, content: bytes | None = None) -> Response:
         """Return the page at ``url``, asked for by GET, or by POST with ``content``; raises `PageError`."""
         try:
-            async with asyncio.timeout(PAGE_SECONDS):
-                for _ in range(REDIRECTS + 1):
-                    page = await self._fetch_once(httpx.URL(url), content)
-                    if page.location is None:
-                        return page
-                    url = page.location
-        except TimeoutError:
-            raise PageError(f"no answer within {PAGE_SECONDS:g} s") from None
-        except ProbeFault as fault:
-            raise PageError(str(fault)) from fault
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            raise PageError(legible(str(error) or type(error).__name__, 120)) from error
-        raise PageError(f"more than {REDIRECTS} redirects")
-
-    async def _fetch_once(self, url: httpx.URL, content: bytes | None) -> Page:
-        if url.scheme != "https":
-            raise PageError(f"leads to {legible(str(url), 80)}, which is not https")
-        host = host_name(url.host)
-        if url.port is not None and not 0 < url.port <= 65535:  # httpx takes any number for a port
-            raise PageError(f"leads to {legible(str(url), 80)}, whose port is none")
-        client = httpx.AsyncClient(
-            verify=self._context,
-            trust_env=False,
-            timeout=None,  # noqa: S113 # `fetch` holds one limit over all redirects and addresses
-        )
-        async with client:
-            failure: httpx.TransportError | None = None
-            for address in await self._addresses(host):
-                request = client.build_request(
+            async with HttpClient(
+                PhaseTimer(SystemClock()),
+                seconds=PAGE_SECONDS,
+                ca=self._authority,
+                besides_system=True,
+                resolve=self._places,
+            ) as client:
+                page = await client.request(
                     "GET" if content is None else "POST",
-                    url.copy_with(host=address, port=url.port or self._port),
+                    url,
+                    headers=_XML if content is not None else {},
                     content=content,
-                    headers={
-                        "Host": host if url.port is None else f"{host}:{url.port}",
-                        "Accept-Encoding": "identity",
-                        **({"Content-Type": "text/xml"} if content is not None else {}),
-                    },
-                    extensions={"sni_hostname": host},
+                    limit=PAGE_LIMIT,
+                    redirects=REDIRECTS,
                 )
-                try:
-                    response = await client.send(request, stream=True)
-                except httpx.TransportError as error:
-                    failure = failure or error
-                    continue
-                return await _read(response, url, host)
-            raise failure or PageError(f"{host} has no address")
+        except (ProbeFault, ValueError) as error:
+            raise PageError(str(error)) from error
+        if page.is_encoded:
+            raise PageError("is compressed, which was not asked for")
+        if page.is_cut:
+            raise PageError(f"is longer than {PAGE_LIMIT // 1024} KB")
+        return page
 
-    async def _addresses(self, host: str) -> list[str]:
+    async def _places(self, host: str, port: int, _: float) -> list[tuple[str, int]]:
+        """Return where to connect to. The host must be a domain name: an IP address proves nothing."""
+        try:
+            name = host_name(host)
+        except ValueError as error:
+            raise PageError(str(error)) from error
         found: list[str] = []
         for rdtype in ("A", "AAAA"):
-            answer = await self._resolver.ask(host, rdtype)
+            answer = await self._resolver.ask(name, rdtype)
             found += [record.to_text() for record in answer.records]
-        return found[:ADDRESSES_TRIED]
-
-
-async def _read(response: httpx.Response, url: httpx.URL, host: str) -> Page:
-    body = bytearray()
-    try:
-        if response.has_redirect_location:
-            return Page(host, response.status_code, b"", str(url.join(response.headers["location"])))
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise PageError("is compressed, which was not asked for")
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > PAGE_LIMIT:
-                raise PageError(f"is longer than {PAGE_LIMIT // 1024} KB")
-    finally:
-        await response.aclose()
-    return Page(host, response.status_code, bytes(body))
+        if not found:
+            raise ProbeFault(Reason.DNS_NO_ADDRESS, f"{name} has no address")
+        return [(address, self._port if port == 443 else port) for address in found[:ADDRESSES_TRIED]]
 
 
 def parse_xml(body: bytes) -> Element:

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -21,6 +21,9 @@ BUFFER_LIMIT = 64 * 1024
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
+Resolve = Callable[[str, int, float], Awaitable[list[tuple[str, int]]]]
+"""Returns the addresses and ports to try for a host and port, within seconds; raises `ProbeFault`."""
+
 
 async def connect_tcp(
     make_protocol: Callable[[], ProtocolT],
@@ -28,35 +31,37 @@ async def connect_tcp(
     port: int,
     phases: PhaseTimer,
     timeout: float,  # noqa: ASYNC109 # one budget for all addresses
+    resolve: Resolve | None = None,
 ) -> ProtocolT:
     """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
     The addresses are tried in the resolver's order (RFC 6724) within ``timeout`` seconds
     altogether, each with an equal share of the time that is left. If none answers, raises
     `ProbeFault` with the first fault that is the server's, else the first that is ours.
+    ``resolve`` replaces the system's resolver, also for IP literals.
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + timeout
-    addresses = [host]
-    if not _is_literal(host):
+    places = [(host, port)]
+    if resolve is not None or not _is_literal(host):
         with phases.phase(RESOLVE):
-            addresses = await _resolve(host, port, timeout)
+            places = await (resolve or _resolve)(host, port, timeout)
     faults = []
     with phases.phase("connect"):
-        for position, address in enumerate(addresses):
-            share = (ends - loop.time()) / (len(addresses) - position)
+        for position, (address, its_port) in enumerate(places):
+            share = (ends - loop.time()) / (len(places) - position)
             try:
-                protocol = await _connect(make_protocol, address, port, share)
+                protocol = await _connect(make_protocol, address, its_port, share)
             except ProbeFault as fault:
                 phases.transcript.note(fault.detail)
                 faults.append(fault)
             else:
-                phases.transcript.note(f"connected to {address} port {port}")
+                phases.transcript.note(f"connected to {address} port {its_port}")
                 return protocol
         raise next((fault for fault in faults if fault.reason.outcome is Outcome.FAILED), faults[0])
 
 
-async def _resolve(host: str, port: int, seconds: float) -> list[str]:
+async def _resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
     try:
         async with asyncio.timeout(seconds):
             with translated():
@@ -65,7 +70,7 @@ async def _resolve(host: str, port: int, seconds: float) -> list[str]:
         raise ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s") from error
     except UnicodeError as error:  # a label longer than 63 octets
         raise ProbeFault(Reason.DNS_NXDOMAIN, f"{host}: no name that DNS can hold") from error
-    return [str(entry[4][0]) for entry in found]
+    return [(str(entry[4][0]), port) for entry in found]
 
 
 async def _connect(
@@ -166,9 +171,11 @@ class LineTransport:
         port: int,
         phases: PhaseTimer,
         timeout: float,  # noqa: ASYNC109 # kept for every later wait
+        resolve: Resolve | None = None,
     ) -> LineTransport:
         """Connect as `connect_tcp` does."""
-        return cls(await connect_tcp(_Receiver, host, port, phases, timeout), timeout, phases.transcript)
+        receiver = await connect_tcp(_Receiver, host, port, phases, timeout, resolve)
+        return cls(receiver, timeout, phases.transcript)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection; octets that already wait were injected before it (RFC 2595 section 2.1)."""
@@ -233,6 +240,24 @@ class LineTransport:
         del buffer[:count]
         return octets
 
+    async def read_some(self, limit: int) -> bytes:
+        """Wait for octets and return at most ``limit`` of them, or none at the end of the stream."""
+        buffer = self._receiver.buffer
+        while not buffer:
+            if isinstance(self._receiver.ended, EOFError):
+                return b""
+            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+                async with asyncio.timeout(self._timeout):
+                    await self._receiver.more()
+        octets = bytes(buffer[:limit])
+        del buffer[:limit]
+        return octets
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will arrive."""
+        return self._receiver.ended is not None
+
     async def readable(self) -> None:
         """Return once something unread waits or the connection has ended, however long that takes.
 
@@ -252,6 +277,11 @@ class LineTransport:
         with self._closing_on_failure(Reason.CONNECTION_LOST):
             self._live().write(line + b"\r\n")
         self._transcript.sent(line, public)
+
+    def write_octets(self, octets: bytes) -> None:
+        """Send octets as they are; the transcript does not show them."""
+        with self._closing_on_failure(Reason.CONNECTION_LOST):
+            self._live().write(octets)
 
     def _live(self) -> asyncio.Transport:
         if self._receiver.transport is None or self._receiver.transport.is_closing():

@@ -1,4 +1,4 @@
-"""TLS for clients: contexts made once for each set of authorities, and when a certificate expires."""
+"""TLS for clients: one context for each set of authorities, and certificate expiry."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ _FileVersion = tuple[int, ...]
 
 
 class _Held(NamedTuple):
-    """A context, and the version of the file that it was made for; ``None`` where that file was gone."""
+    """A context, and the version of its CA file when it was last checked (``None``: the file was missing)."""
 
     version: _FileVersion | None
     context: ssl.SSLContext
 
 
-_held: dict[tuple[Path | None, tuple[str, ...]], _Held] = {}
+_held: dict[tuple[Path | None, tuple[str, ...], bool], _Held] = {}
 
 
-def client_context(ca: Path | None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
-    """Return the context that verifies against the PEM file ``ca``, or the system's authorities.
+def client_context(
+    ca: Path | None, alpn: tuple[str, ...] = (), *, besides_system: bool = False
+) -> ssl.SSLContext:
+    """Return a context that trusts the PEM file ``ca`` or, if it is ``None``, the system's authorities.
 
-    It verifies chain and name always, and speaks TLS 1.2 or newer (RFC 8996). Each combination of
-    ``ca`` and of the protocols ``alpn`` (RFC 7301) has a context of its own: a mail server may
-    refuse a client that offers HTTP.
+    ``besides_system`` trusts both. The context always verifies chain and name, and requires TLS 1.2 or
+    newer (RFC 8996). ``alpn`` lists the protocols to offer (RFC 7301). Contexts are shared only between
+    calls with the same arguments, because a mail server may refuse a client that offers HTTP.
 
-    The system's authorities are loaded once, because that takes 20 ms or more. A file is loaded again when
-    it changes. While it is missing or broken, its last good authorities stay in use and a warning is
-    logged; if there are none, raises `ProbeFault` with `LOCAL_RESOURCES`, for no server is to blame.
+    The system's authorities are loaded once, because that takes 20 ms or more. A file is loaded again
+    when it changes. If it is then missing or broken, its last good content stays trusted, and a warning
+    is logged. If it was never readable, raises `ProbeFault` with `LOCAL_RESOURCES`: this is not the
+    server's fault.
     """
-    held = _held.get((ca, alpn))
+    key = ca, alpn, besides_system
+    held = _held.get(key)
     version = () if ca is None else _version(ca)
     if held is None or held.version != version:
-        held = _held[ca, alpn] = _Held(version, _loaded(ca, alpn, held))
+        held = _held[key] = _Held(version, _loaded(*key, held))
     return held.context
 
 
 def _version(file: Path) -> _FileVersion | None:
-    """Return what changes with a file's content, also where a link leads to another file; cheap."""
+    """Return values that change with the file's content, also if a symbolic link is redirected."""
     try:
         found = file.stat()
     except OSError:
@@ -55,15 +59,19 @@ def _version(file: Path) -> _FileVersion | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _loaded(ca: Path | None, alpn: tuple[str, ...], held: _Held | None) -> ssl.SSLContext:
-    """Return a new context, or the one that is held if the file cannot be used."""
+def _loaded(
+    ca: Path | None, alpn: tuple[str, ...], besides_system: bool, held: _Held | None
+) -> ssl.SSLContext:
+    """Return a new context, or the held one if the file cannot be used."""
     try:
         context = ssl.create_default_context(cafile=ca)
-    except OSError as error:  # OpenSSL's errors are some too
+        if besides_system and ca is not None:
+            context.load_default_certs()
+    except OSError as error:  # includes ssl.SSLError
         why = getattr(error, "reason", None) or error.strerror or str(error)
         if held is None:
             raise ProbeFault(Reason.LOCAL_RESOURCES, f"CA file {ca} cannot be used: {why}") from error
-        _log.warning("CA file %s cannot be used, its last good content stays trusted: %s", ca, why)
+        _log.warning("CA file %s cannot be used; its last good content stays trusted: %s", ca, why)
         return held.context
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if alpn:

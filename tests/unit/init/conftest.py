@@ -13,8 +13,8 @@ import trustme
 from monitor.init.web import Web
 from probes.protocols.dns import Resolver
 from tests.fakes.dns_server import DnsServer, dns_server, zone
+from tests.fakes.https_server import Answer, HttpsServer, https_server, page
 from tests.fakes.scripted_server import server_context
-from tests.unit.init.https_server import Answer, HttpsServer, https_server, page
 
 HOSTS = ("autoconfig.example.com", "example.com", "autodiscover.example.com", "provider.test")
 

@@ -10,8 +10,8 @@ from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
 from monitor.init.discovery import ENDPOINTS_TRIED, Discovery, Source, candidates
 from monitor.init.endpoint import Endpoint, given_endpoints
 from monitor.init.web import PageError
+from tests.fakes.https_server import page
 from tests.unit.init.conftest import HOSTS, Domain, Served
-from tests.unit.init.https_server import page
 
 ADDRESS = "canary@example.com"
 AUTOCONFIG = "autoconfig.example.com GET /mail/config-v1.1.xml"

@@ -23,9 +23,9 @@ from probes.protocols.imap_session import ImapSession
 from probes.protocols.mail_session import MailSession
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
+from tests.fakes.https_server import https_server, page
 from tests.fakes.scripted_server import Peer, Step, dialogue, scripted_server, server_context
 from tests.real_servers.dovecot import TlsFiles
-from tests.unit.init.https_server import https_server, page
 
 
 async def open_smtp(server: ServerSettings) -> None:

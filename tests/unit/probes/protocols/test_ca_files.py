@@ -95,7 +95,7 @@ async def test_a_broken_file_costs_no_session(
         await log_in(OLD, file)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     (warning,) = warnings
-    assert warning.startswith(f"CA file {file} cannot be used, its last good content stays trusted: ")
+    assert warning.startswith(f"CA file {file} cannot be used; its last good content stays trusted: ")
     file.write_bytes(NEW.cert_pem.bytes())
     await log_in(NEW, file)
 
