@@ -11,7 +11,7 @@ def delivery() -> dashboard.Dashboard:
     return board(
         "Delivery",
         "Test messages: latency with its measurement error, where they wait, and which states they end in.",
-        [*_numbers(), *_latency(), *_messages(), *_ways(), *_findings()],
+        [*_numbers(), *_latency(), *_messages(), *_ways(), *_arrival_issues()],
     )
 
 
@@ -177,7 +177,7 @@ def _ways() -> list[AnyPanel]:
     ]
 
 
-def _findings() -> list[AnyPanel]:
+def _arrival_issues() -> list[AnyPanel]:
     return [
         graph(
             14,
@@ -185,9 +185,9 @@ def _findings() -> list[AnyPanel]:
             "Junked and altered arrivals",
             [
                 Query(
-                    f"sum by (instance, probe, target, finding) "
-                    f"(increase(mailsonde_arrival_findings_total{{{PROBE}}}[$__rate_interval]))",
-                    "{{finding}}: {{probe}} → {{target}} @ {{instance}}",
+                    f"sum by (instance, probe, target, issue) "
+                    f"(increase(mailsonde_arrival_issues_total{{{PROBE}}}[$__rate_interval]))",
+                    "{{issue}}: {{probe}} → {{target}} @ {{instance}}",
                 )
             ],
             "Junked: a filter classifies mail as spam; check its verdict in the message. Altered: a "

@@ -136,19 +136,19 @@ class AgentCollector(Collector):
             "direction.",
             labels=_ROUTE,
         )
-        findings = CounterMetricFamily(
-            "mailsonde_arrival_findings",
+        issues = CounterMetricFamily(
+            "mailsonde_arrival_issues",
             "Arrivals in the junk folder or marked as junk, and arrivals with altered content.",
-            labels=(*_ROUTE, "finding"),
+            labels=(*_ROUTE, "issue"),
         )
         for route, delivery in list(self._state.deliveries.items()):
-            for finding, count in list(delivery.findings.items()):
-                findings.add_metric((*route, str(finding)), count)
+            for issue, count in list(delivery.arrival_issues.items()):
+                issues.add_metric((*route, str(issue)), count)
             histogram.add_metric(route, delivery.histogram.cumulative(), delivery.histogram.sum)
             if delivery.last is not None and delivery.uncertainty is not None:
                 last.add_metric(route, delivery.last)
                 uncertainty.add_metric(route, delivery.uncertainty)
-        yield from (histogram, last, uncertainty, findings)
+        yield from (histogram, last, uncertainty, issues)
 
     def _ways(self) -> Iterator[Metric]:
         """Yield what the header section of the last arrival says about its route."""

@@ -12,7 +12,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
-from probes.delivery.message_life import Finding
+from probes.delivery.message_life import ArrivalIssue
 from probes.delivery.message_probe import MessageProbe
 from probes.delivery.service_level import SloSettings
 from probes.messages.hops import waits
@@ -78,7 +78,9 @@ class DeliveryState:
     histogram: Histogram = field(default_factory=Histogram)
     last: float | None = None
     uncertainty: float | None = None
-    findings: Counter[Finding] = field(default_factory=lambda: Counter(dict.fromkeys(Finding, 0)))
+    arrival_issues: Counter[ArrivalIssue] = field(
+        default_factory=lambda: Counter(dict.fromkeys(ArrivalIssue, 0))
+    )
     hop_seconds: dict[str, float] = field(default_factory=dict)  # of the last arrival, by position
     hops_skewed: int = 0
     authentication: dict[str, str] = field(default_factory=dict)  # its results (RFC 8601) by method
@@ -177,7 +179,7 @@ class AgentState:
         delivery = self.deliveries.get((message.probe, message.target))
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
-        delivery.findings.update(Finding(word) for word in message.findings.split())
+        delivery.arrival_issues.update(ArrivalIssue(word) for word in message.findings.split())
         delivery.hop_seconds = waits(settled.hops)
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
         if settled.authentication is not None:

@@ -15,7 +15,7 @@ from probes.core.reasons import Area, Reason
 from probes.core.settings import Duration, EmailAddress, ProbeSettings, SendVia, between
 from probes.core.verdict import MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
-from probes.delivery.message_life import AWAITED, Finding, LedgerError, Message
+from probes.delivery.message_life import AWAITED, ArrivalIssue, LedgerError, Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
 from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.delivery.submission import Envelope, Handover, Submission
@@ -259,7 +259,7 @@ def _verdict(settled: Settled) -> Verdict:
     if message.greylisted_seconds is not None:
         values["greylisted_seconds"] = round(message.greylisted_seconds, 6)
     if message.delivery_seconds is not None:
-        values["findings"] = message.findings.split()
+        values["arrival_issues"] = message.findings.split()
         values["hops"] = [hop.as_object() for hop in settled.hops]
         authentication = settled.authentication
         values["authentication_results"] = authentication.as_object() if authentication is not None else None
@@ -268,7 +268,7 @@ def _verdict(settled: Settled) -> Verdict:
 
 def _end(message: Message) -> tuple[Reason, str]:
     """Return the reason and detail that a message's end stands for."""
-    findings = message.findings.split()
+    issues = message.findings.split()
     if message.state is MessageState.BOUNCED:
         return Reason[message.reason.upper()], message.detail
     if message.state is MessageState.AMBIGUOUS:
@@ -277,9 +277,9 @@ def _end(message: Message) -> tuple[Reason, str]:
         confirmed = message.accepted_mono is not None
         reason = Reason.MESSAGE_LOST if confirmed else Reason.MESSAGE_AMBIGUOUS
         return reason, f"not in the mailbox {message.deadline_seconds:g} s after it was sent"
-    if Finding.JUNKED in findings:
+    if ArrivalIssue.JUNKED in issues:
         return Reason.MESSAGE_JUNKED, ""
-    if Finding.ALTERED in findings:
+    if ArrivalIssue.ALTERED in issues:
         return Reason.MESSAGE_ALTERED, ""
     if message.greylisted_seconds is not None:
         return Reason.GREYLISTED, f"accepted {message.greylisted_seconds:.0f} s after it was first refused"

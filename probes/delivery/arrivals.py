@@ -17,7 +17,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
 from probes.delivery.mailboxes.mailbox import Folder
-from probes.delivery.message_life import AWAITED, Finding, Ledger, Message
+from probes.delivery.message_life import AWAITED, ArrivalIssue, Ledger, Message
 from probes.messages import bounce
 from probes.messages.authentication_results import AuthenticationResults
 from probes.messages.authentication_results import results as authentication_results
@@ -182,14 +182,14 @@ class Arrivals:
         handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
         found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
         authentication = authentication_results(header_section, self._authserv_id)
-        findings = []
+        issues = []
         if folder.is_junk or junk_mark(header_section):
-            findings.append(Finding.JUNKED)
+            issues.append(ArrivalIssue.JUNKED)
         if record.digest is not None and await self._is_altered(folder, uid, record):
-            findings.append(Finding.ALTERED)
+            issues.append(ArrivalIssue.ALTERED)
         state, latencies = _measured(record, sighting, shift_of(record, self._clock))
         arrived = await self._ledger.advance(
-            record.id, state, **latencies, mailbox_uid=uid, findings=" ".join(findings)
+            record.id, state, **latencies, mailbox_uid=uid, findings=" ".join(issues)
         )
         if arrived is None:
             return Accounted(Fate.OURS, unexpected=Unexpected.DUPLICATE)

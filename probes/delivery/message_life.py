@@ -35,7 +35,7 @@ AWAITED = frozenset({_S.SENT, _S.AMBIGUOUS, _S.LOST})
 """States whose message may still turn up in its mailbox."""
 
 
-class Finding(StrEnum):
+class ArrivalIssue(StrEnum):
     """What can be wrong with a message that arrived."""
 
     JUNKED = "junked"
@@ -67,7 +67,7 @@ class Message:
     octets: int | None = None  # size of the message as it was sent
     digest: str | None = None  # of subject, body and attachment; see messages.content_digest
     mailbox_uid: str | None = None  # the stored copy that counted as the arrival; see delivery.mailboxes
-    findings: str = ""  # `Finding` words about the arrival, with spaces between
+    findings: str = ""  # each `ArrivalIssue` of the arrival, with spaces between
     reason: str = ""
     detail: str = ""
     reply_code: int | None = None  # RFC 5321 section 4.2

@@ -19,7 +19,7 @@ from tests.real_servers.troubled_site import GRAFANAS, troubled_site
 
 DASHBOARDS = sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
 TROUBLE = re.compile(
-    r'outcome="(failed|unknown)"|outcome!="ok"|state="lost"|result="bad"|mailsonde_arrival_findings_total'
+    r'outcome="(failed|unknown)"|outcome!="ok"|state="lost"|result="bad"|mailsonde_arrival_issues_total'
     r"|mailsonde_hops_skewed|mailsonde_mailbox_unexpected_total|ALERTS|mailsonde_probe_success\S+ == 0"
 )
 """Queries that must be above 0 here, because the site has just that trouble."""

@@ -126,7 +126,7 @@ async def test_message_in_the_junk_folder_is_found_and_told(
     server_tls: TlsFiles,
     tmp_path: Path,
 ) -> None:
-    """A message that comes into the folder marked as junk counts as delivered there, with its finding."""
+    """A message that comes into the folder marked as junk counts as delivered there, with its issue."""
     dovecot = start_dovecot(extra=JUNK)
     postfix = start_postfix(dovecot)
     postfix.hold()
@@ -140,7 +140,7 @@ async def test_message_in_the_junk_folder_is_found_and_told(
         await asyncio.to_thread(append, dovecot, server_tls, "Junk", raw)
         result = await running_trip
     assert result.verdict.reason is Reason.MESSAGE_JUNKED
-    assert result.verdict.values["findings"] == ["junked"]
+    assert result.verdict.values["arrival_issues"] == ["junked"]
     assert result.verdict.message.state is MessageState.DELIVERED
 
 

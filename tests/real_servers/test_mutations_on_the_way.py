@@ -133,16 +133,16 @@ CASES: dict[str, tuple[Treatment, dict[str, Any], Reason, MessageState, list[str
 async def test_end(
     servers: Servers, tmp_path: Path, case: str, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each mutation ends in its state, with its reason and findings, and leaves nothing of ours behind."""
+    """Each mutation ends in its state, with its reason and issues, and leaves nothing of ours behind."""
     monkeypatch.setattr("probes.delivery.watcher.REPORT_GAP", 0.5)
-    servers.relay.treatment, trip, reason, state, findings = CASES[case]
+    servers.relay.treatment, trip, reason, state, issues = CASES[case]
     before = {user: len(servers.dovecot.messages(user)) for user in ("canary", "sender")}
     async with run_through(servers.configuration(tmp_path, protocol, **trip)) as (_, (result,)):
         verdict = result.verdict
         assert (verdict.reason, verdict.detail if reason is Reason.NONE else "") == (reason, "")
         assert verdict.message is not None
         assert verdict.message.state is state
-        assert verdict.values.get("findings", []) == findings
+        assert verdict.values.get("arrival_issues", []) == issues
     kept = {"canary": 1} if case == "forged" else {}
     left = {user: len(servers.dovecot.messages(user)) - before[user] for user in before}
     assert left == {"canary": 0, "sender": 0, **kept}
@@ -208,7 +208,7 @@ async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -
         assert late.delivery_seconds == pytest.approx(3.0, abs=0.5)
 
 
-async def test_hops_and_findings_are_shown(servers: Servers, tmp_path: Path) -> None:
+async def test_hops_and_issues_are_shown(servers: Servers, tmp_path: Path) -> None:
     """`check --format json` shows every hop; the host between us and the mailbox is told by its wait."""
     servers.relay.treatment = treatments.delayed(3.0)
     async with run_through(servers.configuration(tmp_path, "imap")) as (runtime, (result,)):

@@ -28,8 +28,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import ProbeSettings
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
-from probes.delivery.message_life import Finding as ArrivalIssue
-from probes.delivery.message_life import Message
+from probes.delivery.message_life import ArrivalIssue, Message
 from probes.posture.mx import REASONS
 from probes.roundtrip import POLL_GRACE, RoundtripSettings
 from tests.replay.incidents import Effect, Incident, What

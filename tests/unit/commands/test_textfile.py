@@ -27,7 +27,7 @@ LEFT_OUT = {
     "mailsonde_probe_runs",
     "mailsonde_probe_duration_seconds",
     "mailsonde_delivery_seconds",
-    "mailsonde_arrival_findings",
+    "mailsonde_arrival_issues",
     "mailsonde_slo_runs",
     "mailsonde_mailbox_unexpected",
     # the agent's schedule, objectives and own state

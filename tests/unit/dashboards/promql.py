@@ -15,7 +15,7 @@ from probes.core.finding import Check, Severity
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Unexpected
-from probes.delivery.message_life import Finding
+from probes.delivery.message_life import ArrivalIssue
 
 _REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
 _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}
@@ -25,7 +25,7 @@ _VALUES: dict[str, set[str]] = {
     "state": set(MessageState),
     "outcome": set(Outcome),
     "reason": {*Reason, *Unexpected, "missed", "overrun"},
-    "finding": set(Finding),
+    "issue": set(ArrivalIssue),
     "check": set(Check),
     "severity": set(Severity),
     "result": {"good", "bad"},

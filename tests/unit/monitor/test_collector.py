@@ -150,19 +150,19 @@ Received: from x by a with ESMTP; Thu, 19 Jun 2020 12:00:00 +0000
 
 
 def test_what_an_arrival_says_of_its_way() -> None:
-    """Findings are counted; the last arrival's waits, clocks and authentication have closed labels."""
+    """Arrival issues are counted; the last arrival's waits, clocks and authentication have closed labels."""
     agent = AgentState()
     agent.deliveries["trip", "out"] = DeliveryState()
     read = _reader(agent)
-    assert read("mailsonde_arrival_findings_total", finding="junked") == 0
-    assert read("mailsonde_arrival_findings_total", finding="altered") == 0
+    assert read("mailsonde_arrival_issues_total", issue="junked") == 0
+    assert read("mailsonde_arrival_issues_total", issue="altered") == 0
     assert read("mailsonde_hops_skewed") is None
     message = replace(_message(MessageState.DELIVERED, 20.0, 0.1), findings="junked altered")
     found = hops(HEADER_SECTION, sent_at=1_750_334_405.0, arrived_by=1_750_334_431.0)
     agent.settled(Settled(message, tuple(found), results(HEADER_SECTION)))
     read = _reader(agent)
-    assert read("mailsonde_arrival_findings_total", finding="junked", probe="trip", target="out") == 1
-    assert read("mailsonde_arrival_findings_total", finding="altered") == 1
+    assert read("mailsonde_arrival_issues_total", issue="junked", probe="trip", target="out") == 1
+    assert read("mailsonde_arrival_issues_total", issue="altered") == 1
     assert read("mailsonde_hop_delay_seconds", position="final") == 20.0
     assert read("mailsonde_hop_delay_seconds", position="submission") is None
     assert read("mailsonde_hops_skewed", probe="trip", target="out") == 1
