@@ -36,6 +36,7 @@ LEFT_OUT = {
     "mailsonde_slo_within_seconds",
     "mailsonde_schedule_skipped",
     "mailsonde_schedule_lag_seconds",
+    "mailsonde_clock_steps",
     "mailsonde_config_last_reload_successful",
     "mailsonde_build",
 }
