@@ -1,1 +1,1 @@
-"""What the agent serves over HTTP."""
+"""The agent's HTTP interface."""

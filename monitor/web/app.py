@@ -1,4 +1,4 @@
-"""The application that the agent serves over HTTP: metrics, whether it lives and works, and the pages."""
+"""The agent's HTTP application: metrics, health checks and the pages."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
 
 SHARED_FOR = 1.0
-"""Seconds that a text of the metrics is for all who ask, from when it is begun, or until it is made."""
+"""Seconds from the start of a rendering of the metrics, or until it is done, that all clients share it."""
 
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d*)?")  # RFC 9110 section 7.2
 
 
 class _Metrics:
-    """The metrics as text, in at most two formats at once: a text takes much work and memory."""
+    """The metrics as text, in at most two formats at a time: rendering takes much work and memory."""
 
     def __init__(self, collector: Collector) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -39,14 +39,14 @@ class _Metrics:
         self._texts: dict[str, asyncio.Task[bytes]] = {}  # by content type
 
     async def answer(self, request: Request) -> Response:
-        """Answer in the format that is asked for, or in Prometheus' text format 0.0.4."""
+        """Answer in the requested format, or in Prometheus' text format 0.0.4."""
         try:
             encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        except TypeError:  # a version that is no number
+        except TypeError:  # the version is not a number
             encode, content_type = choose_encoder("")
         if content_type not in self._texts:
             self._texts[content_type] = asyncio.create_task(self._text(encode, content_type), name="metrics")
-        # Shielded, for it is not this client's alone.
+        # Shielded because other clients share it.
         text = await asyncio.shield(self._texts[content_type])
         return Response(text, headers={"content-type": content_type})
 
@@ -55,17 +55,17 @@ class _Metrics:
         shared_until = loop.time() + SHARED_FOR
         try:
             async with self._limit:
-                # On another thread: with thousands of probes the text takes longer than a probe can wait.
+                # On another thread: with thousands of probes, rendering takes longer than a probe can wait.
                 return await asyncio.to_thread(encode, self._registry)
         finally:
             loop.call_at(shared_until, self._texts.pop, content_type)
 
 
 class _OwnNames:
-    """Lets in who calls the agent by an IP address, localhost or one of ``names``; else HTTPException 421.
+    """Admits requests for an IP address, localhost or one of ``names``; raises HTTPException 421 for others.
 
-    A foreign page could otherwise read all that a browser here may read, under a name that its owner
-    makes resolve to the agent's address (DNS rebinding).
+    Otherwise another site could point a name of its own at the agent's address and read the pages through
+    a visitor's browser (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
@@ -74,9 +74,9 @@ class _OwnNames:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = Headers(scope=scope).get("host")
-        if host is not None and not self._is_own(host):  # every browser sends it
+        if host is not None and not self._is_own(host):  # every browser sends Host
             raise HTTPException(
-                421, "the agent is not known under this name; if it is to be, add the name to agent.hosts"
+                421, "the agent does not answer under this name; to allow it, add the name to agent.hosts"
             )
         await self._app(scope, receive, send)
 
@@ -101,10 +101,10 @@ def web_app(
     endpoint: ProbeEndpoint,
     names: Iterable[str],
 ) -> Starlette:
-    """Return the application; ``ready`` says whether probes are being run.
+    """Return the application; ``ready`` says whether probes are running.
 
-    ``names`` are what people may call the agent on its pages. What programs ask for has nothing in it
-    that servers said, and is answered under any name: in a cluster they have their own for the agent.
+    The pages open only under ``names``. Requests from programs are answered under any name, because clusters
+    have their own names for the agent; these answers contain nothing that a server said.
     """
 
     async def healthy(_: Request) -> Response:
@@ -126,5 +126,5 @@ def web_app(
         ],
         exception_handlers={HTTPException: pages.refuse},
     )
-    app.router.redirect_slashes = False  # a redirect would name the host that the client named
+    app.router.redirect_slashes = False  # a redirect would repeat the client's Host
     return app

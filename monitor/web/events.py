@@ -1,4 +1,4 @@
-"""Server-sent events: what changed on the pages, at most once a second for each who watches."""
+"""Server-sent events: what changed on the pages, at most once a second per client."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from monitor.web.fairness import in_slices
 from monitor.web.views import FROM_BAD_TO_GOOD, Views
 
 MOST_STREAMS = 20
-"""Streams at once; who comes after them is told to try again, and has the page without updates."""
+"""Maximum concurrent streams. Further clients get the page without updates and retry later."""
 
 PAUSE = 1.0
-"""Seconds between two events of a stream: a busy agent's changes are told together."""
+"""Seconds between two events of a stream; changes in between are sent together."""
 
 KEEP_ALIVE = 15.0
-"""Seconds after which a silent stream says that it still lives."""
+"""Seconds after which an idle stream sends a keep-alive."""
 
 
 class Events:
-    """The application at ``/events``: tells every open stream which rows changed.
+    """The application at ``/events``: sends the changed rows to every open stream.
 
-    ``render_row`` gives a route's row as HTML.
+    ``render_row`` returns a route's row as HTML.
     """
 
     def __init__(self, views: Views, render_row: Callable[[RouteKey], str]) -> None:
@@ -38,9 +38,9 @@ class Events:
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer ``/events?since=VERSION&probe=NAME``; a stream that reconnects says where it was."""
+        """Answer ``/events?since=VERSION&probe=NAME``; a stream that reconnects says where it stopped."""
         answer: Response
-        if scope["method"] == "HEAD":  # which a route that takes GET takes too
+        if scope["method"] == "HEAD":  # a GET route also accepts HEAD
             answer = Response(status_code=405, headers={"allow": "GET"})
             await answer(scope, receive, send)
             return
@@ -85,7 +85,7 @@ class Events:
                 yield f"id: {version}\ndata: {json.dumps(told)}\n\n"
 
     async def _drawn(self, keys: list[RouteKey]) -> dict[str, str]:
-        """Return the rows of these routes, as far as they still exist, by the key that the page knows."""
+        """Return the rows of these routes by their key on the page, without routes that no longer exist."""
         rows = {}
         async for key in in_slices(keys):
             if self._views.has(key):
@@ -95,7 +95,7 @@ class Events:
         return rows
 
     async def _counts(self) -> dict[str, int]:
-        """Return how many routes are in each state, the worst state first."""
+        """Return the number of routes in each state, the worst state first."""
         counts = Counter[str]()
         async for key in in_slices(self._views.routes()):
             if self._views.has(key):
@@ -105,7 +105,7 @@ class Events:
         return {word: counts[word] for word in FROM_BAD_TO_GOOD if counts[word]}
 
     async def _watch_flights(self) -> None:
-        """While somebody watches, count a route as changed when messages set out, arrive, or become late."""
+        """While a page is open, mark a route as changed when messages are sent, arrive, or become late."""
         while True:
             async for key in in_slices(self._views.routes()):
                 if not self._views.has(key):

@@ -1,4 +1,4 @@
-"""Fairness between pages and probes: long work in short slices, and few requests at once."""
+"""Keeps pages from delaying probes: long work runs in short slices, and few requests run at a time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 SLICE = 0.005
-"""Seconds of work after which other tasks run."""
+"""Seconds of work before other tasks get a turn."""
 
 MOST_WAITING = 20
-"""Requests that may wait; as many as pages may watch, which all reload at the same event."""
+"""Maximum waiting requests: as many as there may be open pages, which all reload at the same event."""
 
 Item = TypeVar("Item")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 async def in_slices(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Yield the items, and give way whenever what is done with them has taken its slice of time.
+    """Yield the items, and let other tasks run whenever a slice of time is used up.
 
-    What the items stand for may be gone when they come: a reload can happen in between.
+    The objects behind later items may be gone by then, because a reload can happen in between.
     """
     begun = time.perf_counter()
     for item in items:
@@ -35,9 +35,9 @@ async def in_slices(items: Iterable[Item]) -> AsyncIterator[Item]:
 
 
 class RequestLimit:
-    """Lets ``at_once`` in at the same time, who say ``async with``; the next `MOST_WAITING` wait for them.
+    """Admits ``at_once`` users of ``async with`` at a time; the next `MOST_WAITING` wait.
 
-    Whoever comes after these is told to come again: HTTPException 503 with Retry-After.
+    Raises HTTPException 503 with Retry-After for all others.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -46,7 +46,7 @@ class RequestLimit:
 
     async def __aenter__(self) -> None:
         if self._waiting >= MOST_WAITING:
-            busy = "the agent is busy with others' requests; try again"
+            busy = "the agent is busy with other requests; try again"
             raise HTTPException(503, busy, {"retry-after": "1"})
         self._waiting += 1
         try:
@@ -58,7 +58,7 @@ class RequestLimit:
         self._places.release()
 
     def before(self, endpoint: Endpoint) -> Endpoint:
-        """Return ``endpoint`` under this limit, for the making of answers, not their sending."""
+        """Return ``endpoint`` under this limit, which covers preparing answers but not sending them."""
 
         async def answer(request: Request) -> Response:
             async with self:

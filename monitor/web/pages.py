@@ -1,4 +1,4 @@
-"""The pages, and the same as JSON where a client accepts that rather than HTML."""
+"""The pages, as HTML or as JSON depending on what the client accepts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from probes.core.reasons import Reason
 from probes.delivery.message_life import LedgerError
 
 RUNS_SHOWN = 100
-"""Runs, and failed runs besides, of a route on its probe's page: as many as the ledger keeps."""
+"""Runs, and failed runs, of a route on its probe's page: as many as the ledger keeps."""
 
 ROUTES_SHOWN = 200
-"""Rows of the overview; with more routes, those that are worst come first, and others are found by name."""
+"""Maximum rows of the overview: the worst routes; the search finds the others."""
 
 _HERE = Path(__file__).parent
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -48,11 +48,11 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
     "vary": "Accept",
 }
-"""Nothing runs, loads or is sent but what comes from here; what servers said is never markup."""
+"""The pages run, load and send only to the agent itself; text from servers is never markup."""
 
 
 class Pages:
-    """Answers for the overview, the probes, their runs, and the events that keep the pages fresh."""
+    """The handlers for the overview, the probes, their runs, and the events that update the pages."""
 
     def __init__(self, views: Views, ledger: SqlLedger) -> None:
         self._views = views
@@ -64,7 +64,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.policies["json.dumps_kwargs"] = {}  # phases stay in their order
+        self._templates.policies["json.dumps_kwargs"] = {}  # keeps phases in order
         self._templates.filters |= {
             "duration": duration,
             "instant": _instant,
@@ -81,9 +81,9 @@ class Pages:
         self._events = Events(views, self._render_row)
 
     def routes(self) -> Sequence[BaseRoute]:
-        """Return what the application is to answer."""
+        """Return the routes for the application."""
         compressed = [Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)]
-        # One page of each sort at a time. A ledger that is slow holds up those that need it, and no others.
+        # One page of each sort at a time, so that a slow ledger delays only the pages that need it.
         of_state, of_ledger = RequestLimit(at_once=1), RequestLimit(at_once=1)
         return [
             Route("/", of_state.before(self.overview), middleware=compressed),
@@ -108,7 +108,7 @@ class Pages:
         return HTMLResponse("".join([text async for text in in_slices(texts)]), headers=SECURITY_HEADERS)
 
     async def overview(self, request: Request) -> Response:
-        """Show every route, what is wrong first."""
+        """Show all routes, problems first."""
         wanted, only_wrong = request.query_params.get("q", "")[:100], "wrong" in request.query_params
         since = self._views.recent.version
         words = {key: self._views.word(key) async for key in in_slices(self._views.routes())}
@@ -137,16 +137,14 @@ class Pages:
         return await self._html("overview.html", context)
 
     async def probe(self, request: Request) -> Response:
-        """Show one probe: each of its routes, charts of one, the last runs and the last failures."""
+        """Show one probe: its routes, the charts of one of them, the last runs and the last failures."""
         name = request.path_params["probe"]
         if not self._views.has_probe(name):
-            raise HTTPException(404, "no probe of this name is configured")
+            raise HTTPException(404, "no probe with this name is configured")
         since = self._views.recent.version
         views = [self._views.view(key) for key in self._views.routes() if key[0] == name]
         if not views:
-            raise HTTPException(
-                404, "this probe is not scheduled: it runs when /probe or `check` asks for it"
-            )
+            raise HTTPException(404, "this probe is not scheduled: only /probe and `check` run it")
         wanted = request.query_params.get("target")
         view = next((view for view in views if view.target == wanted), _most_telling(views))
         runs = await self._runs(name, view.target, failures=False)
@@ -159,12 +157,12 @@ class Pages:
         )
 
     async def _runs(self, probe: str, target: str, *, failures: bool) -> list[dict[str, Any]]:
-        """Return the latest runs of a route, newest first, without what was said in them."""
+        """Return the latest runs of a route, newest first, without their transcripts."""
         with _told_if_unreadable():
             return await self._ledger.recent_runs(probe, target, RUNS_SHOWN, failures=failures)
 
     async def run(self, request: Request) -> Response:
-        """Show one run with what was said in it."""
+        """Show one run with its transcript."""
         name, wanted = request.path_params["probe"], request.path_params["run"]
         found = None
         if _RUN_ID.fullmatch(wanted):
@@ -172,12 +170,12 @@ class Pages:
                 found = await self._ledger.find_run(name, wanted)
         if found is None:
             raise HTTPException(
-                404, "no such run; the last 100 of each route are kept, and the last 100 failures"
+                404, "no such run; the agent keeps the last 100 runs and 100 failures of each route"
             )
         return await self._answer(request, "run.html", {"run": found}, found)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
-        """Answer an error in words, as HTML or JSON."""
+        """Answer with an error message, as HTML or JSON."""
         assert isinstance(error, HTTPException)  # noqa: S101 # registered for this class alone
         headers = {**SECURITY_HEADERS, **(error.headers or {})}
         if request.method == "HEAD" or error.status_code in {204, 304}:
@@ -191,7 +189,7 @@ class Pages:
 
 @contextmanager
 def _told_if_unreadable() -> Iterator[None]:
-    """Answer 503 with the ledger's own words where it cannot be read."""
+    """Answer 503 with the ledger's own message if it cannot be read."""
     try:
         yield
     except LedgerError as error:
@@ -199,7 +197,7 @@ def _told_if_unreadable() -> Iterator[None]:
 
 
 async def _json_in_turns(name: str, objects: Iterable[object]) -> Response:
-    """Answer an object whose one member is a list that may be long."""
+    """Answer with an object with one member, a list that may be long."""
     texts = [json.dumps(each, ensure_ascii=False, allow_nan=False) async for each in in_slices(objects)]
     text = f'{{"{name}": [{", ".join(texts)}]}}'
     return Response(text, media_type="application/json", headers=SECURITY_HEADERS)
@@ -211,7 +209,7 @@ def _wants_json(request: Request) -> bool:
 
 
 def _most_telling(views: Sequence[RouteView]) -> RouteView:
-    """Return the route whose charts come first: one that sends messages, the worst of them."""
+    """Return the route whose charts to show: the worst one, or the worst one that sends messages."""
     return min(views, key=lambda view: (view.states is None, view.rank))
 
 
@@ -222,7 +220,7 @@ def _instant(at: float | str) -> str:
 
 
 def _chart(view: RouteView, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the charts draw, oldest first: seconds, and a list of seconds for each phase."""
+    """Return the charts' data, oldest first: seconds, and a list of seconds for each phase."""
     points = [point_of(run) for run in reversed(runs)]
     names = dict.fromkeys(phase for run in runs for phase in run["phases"])
     return {

@@ -1,4 +1,4 @@
-"""``/probe``: one run of a configured probe when Prometheus asks for it, as blackbox_exporter has it."""
+"""``/probe``: runs a configured probe on Prometheus' request, as blackbox_exporter does."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from probes.core.reasons import Outcome, Reason
 from probes.delivery.message_probe import MessageProbe
 
 MOST_AT_ONCE = 10
-"""Runs at once; who asks for more is told to try again, so that no flood holds up the scheduled probes."""
+"""Maximum concurrent runs; further clients must retry, so that a flood cannot delay scheduled probes."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
-"""Bounds in seconds of the pause after a run: a quarter of the probe's interval, within these."""
+"""Bounds of the pause after a run, in seconds. The pause is a quarter of the probe's interval."""
 
 OFFSET = 0.5
-"""Seconds that a run ends before Prometheus gives up, so that the answer still arrives."""
+"""Seconds between the end of a run and Prometheus' timeout, so that the answer arrives in time."""
 
 _SECONDS = re.compile(r"\d{1,5}(\.\d{1,9})?")
 
 
 class ProbeEndpoint:
-    """Runs the probes that send no message, each at most once at a time, and apart from the schedule.
+    """Runs probes that send no messages, apart from the schedule and each at most once at a time.
 
-    In the pause after a run whoever asks for the same probe gets the same answer, so that nobody can
-    make the agent log in again and again, and two Prometheus servers may ask for the same probes.
+    In the pause after a run, all requests for the same probe get the same answer. So nobody can make the
+    agent log in again and again, and two Prometheus servers can request the same probes.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -49,17 +49,17 @@ class ProbeEndpoint:
         self._kept: dict[str, tuple[float, Response]] = {}  # until when (monotonic seconds), by probe
 
     def routes(self) -> Sequence[Route]:
-        """Return what the application is to answer."""
+        """Return the routes for the application."""
         return [Route("/probe", self.probe)]
 
     async def probe(self, request: Request) -> Response:
-        """Run the one probe that ``module`` and ``target`` name, and answer in Prometheus's text format.
+        """Run the probe that ``module`` and ``target`` select, and answer in Prometheus' text format.
 
-        ``module`` is a probe's name or a kind, ``target`` the server or domain that the probe is about. A run
-        that tells nothing of the mail system is answered 503: the scrape fails, and no outage is told.
+        ``module`` is a probe's name or kind, ``target`` its server or domain. If the run says nothing about
+        the mail system, the answer is 503: the scrape fails, and no outage is reported.
         """
         if request.headers.get("sec-fetch-site") == "cross-site":
-            return PlainTextResponse("no page of another site may run probes\n", 403)
+            return PlainTextResponse("pages of other sites may not run probes\n", 403)
         fitting = self._fitting(
             request.query_params.get("module", ""), request.query_params.get("target", "")
         )
@@ -79,7 +79,7 @@ class ProbeEndpoint:
             self._running.discard(name)
 
     async def _run(self, probe: Probe, limit: float) -> Response:
-        """Run ``probe`` within ``limit`` seconds, and return the answer, which is kept for the pause."""
+        """Run ``probe`` within ``limit`` seconds; return the answer and keep it for the pause."""
         result = await self._runtime.runner.run(probe, limit=limit)
         verdict, clock, settings = result.verdict, self._runtime.clock, probe.settings
         pause = min(max(settings.interval / 4, SHORTEST_PAUSE), LONGEST_PAUSE)
@@ -90,7 +90,7 @@ class ProbeEndpoint:
         else:
             answer = Response(_metrics(probe, result, clock.time()), media_type=CONTENT_TYPE_LATEST)
         cut_short = verdict.reason is Reason.TIMEOUT and limit < settings.run_limit
-        for_others = _again("another's patience cut the last run short", pause) if cut_short else answer
+        for_others = _again("another client's timeout cut the last run short", pause) if cut_short else answer
         self._kept[settings.name] = clock.monotonic() + pause, for_others
         return answer
 
@@ -109,8 +109,8 @@ class ProbeEndpoint:
         ]
 
     def _what_there_is(self, fitting: Sequence[Probe]) -> str:
-        """Return a refusal that tells what could be asked for; nothing of the question is repeated."""
-        wrong = "more than one probe fits" if fitting else "no configured probe fits"
+        """Return an error that lists the choices; it repeats nothing of the request."""
+        wrong = "more than one probe matches" if fitting else "no configured probe matches"
         lines = [
             f"{wrong}; module is a probe's name or kind, target its server or domain. There are:",
             *(
@@ -119,23 +119,23 @@ class ProbeEndpoint:
             ),
         ]
         if not self._probes:
-            lines.append("  none: round trips send messages, and run on the agent's schedule alone")
+            lines.append("  none: round trips send messages and run only on the agent's schedule")
         return "\n".join(lines) + "\n"
 
 
 def _again(why: str, seconds: float) -> Response:
-    """Return a refusal that asks to come again after so many seconds."""
+    """Return an error that asks the client to retry after that many seconds."""
     return PlainTextResponse(f"{why}; try again\n", 503, {"retry-after": str(ceil(seconds))})
 
 
 def _limit(request: Request) -> float:
-    """Return the seconds that a run may take by what Prometheus says of its own patience."""
+    """Return the time limit of a run in seconds, from the scrape timeout that Prometheus sends."""
     said = request.headers.get("x-prometheus-scrape-timeout-seconds", "")
     return max(0.1, float(said) - OFFSET) if _SECONDS.fullmatch(said) else inf
 
 
 class _Blackbox(Collector):
-    """The two metrics that rules and dashboards for blackbox_exporter ask for."""
+    """The two metrics that rules and dashboards for blackbox_exporter use."""
 
     def __init__(self, result: Result) -> None:
         self._result = result
@@ -144,12 +144,12 @@ class _Blackbox(Collector):
         is_ok = self._result.verdict.outcome is Outcome.OK
         yield GaugeMetricFamily("probe_success", "1 if the run was ok, else 0.", float(is_ok))
         yield GaugeMetricFamily(
-            "probe_duration_seconds", "How long the run took.", self._result.duration_seconds
+            "probe_duration_seconds", "Duration of the run.", self._result.duration_seconds
         )
 
 
 def _metrics(probe: Probe, result: Result, now: float) -> bytes:
-    """Return the metrics of one run, from a state that knows nothing else."""
+    """Return the metrics of one run, from a state with nothing else in it."""
     state = AgentState()
     state.add(probe, now)
     state.ran(result.probe, result.target, result.verdict, ended_at=now, duration=result.duration_seconds)

@@ -1,4 +1,4 @@
-"""Listening: the socket and the HTTP server that the application runs on."""
+"""The listening socket and the HTTP server for the application."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 100
-"""Connections at once, so that no flood uses up what the probes need. Browsers and scrapers want less."""
+"""Maximum concurrent connections, which leaves resources for the probes. Browsers and scrapers need fewer."""
 
 MOST_UNREAD = 100_000_000
-"""Octets of answers that wait to be read, over all connections: several scrapes of thousands of probes."""
+"""Maximum octets of unread answers over all connections: several scrapes of thousands of probes."""
 
 
 class _Server(uvicorn.Server):
@@ -28,9 +28,9 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A connection that goes when others need its place, or its memory, and it keeps the agent waiting.
+    """A connection that is dropped if it keeps the agent waiting while others need its place or memory.
 
-    So whoever holds connections without a use for them does not keep Prometheus out.
+    So clients that hold idle connections cannot lock Prometheus out.
     """
 
     unread_since = inf  # on the loop's clock
@@ -43,7 +43,7 @@ class _Connection(H11Protocol):
             min(others, key=lambda each: each.made_at, default=self).transport.abort()
 
     def pause_writing(self) -> None:
-        """Note that the client is slow to read; where all have too much unread, the slowest are given up."""
+        """Note that the client reads slowly; if too much is unread overall, drop the slowest clients."""
         super().pause_writing()
         self.unread_since = self.loop.time()
         others = [each for each in self.connections if isinstance(each, _Connection)]
@@ -55,22 +55,22 @@ class _Connection(H11Protocol):
             each.transport.abort()
 
     def resume_writing(self) -> None:
-        """Note that the client has read."""
+        """Note that the client has caught up."""
         super().resume_writing()
         self.unread_since = inf
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for its client: to ask, or to read what it was answered."""
+        """Whether the connection waits for its client, either for a request or for it to read an answer."""
         return (
             self.cycle is None or self.cycle.response_complete or self.transport.get_write_buffer_size() > 0
         )
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on ``host`` and ``port`` (0 takes a free one); raises OSError.
+    """Return a socket that listens on ``host`` and ``port`` (0 for any free port); raises OSError.
 
-    Who connects before anything is served on it waits until that is so.
+    Clients that connect before it is served wait until then.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -90,7 +90,7 @@ async def served(app: Starlette, bound: socket.socket) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         log_config=None,
-        log_level="error",  # a flood of refused connections is no flood of log lines
+        log_level="error",  # a flood of refused connections must not flood the log
         access_log=False,
         lifespan="off",
         http=_Connection,

@@ -1,4 +1,4 @@
-"""Where mail is stuck, in one sentence of words."""
+"""The status text of a route: where mail is stuck, in one sentence."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from probes.core.reasons import Reason
 
 _HOPS = {
-    "submission": "at the host that took it from us",
-    "relay": "at the relays between",
-    "final": "on the way into the last host",
+    "submission": "at the host that accepted it",
+    "relay": "at the relays in between",
+    "final": "on the way to the last host",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """The messages of a route that are under way; ages and times in seconds."""
+    """The messages of a route that are in flight; ages and times in seconds."""
 
     count: int
     oldest_age: float
-    usual: float | None  # the longest of the latest deliveries
+    usual: float | None  # the longest recent delivery
 
     @property
     def is_overdue(self) -> bool:
-        """Whether the oldest has been under way more than twice as long as any of the latest, and 5 s."""
+        """Whether the oldest has been in flight for over 5 s and twice as long as any recent delivery."""
         return self.count > 0 and self.oldest_age > max(5.0, 2 * (self.usual or 5.0))
 
 
@@ -36,33 +36,33 @@ def sentence(
     flight: Flight | None = None,
     hop_seconds: Mapping[str, float] | None = None,
 ) -> str:
-    """Return what the last run of a route, and the messages under way, say about where mail is."""
+    """Return where mail is, according to a route's last run and its messages in flight."""
     if flight is not None and flight.is_overdue and last is not None:
         return _overdue(last, mailbox, flight)
     if last is None:
         return (
-            "No run has ended yet."
+            "No run has finished yet."
             if flight is None or not flight.count
-            else "The first message is under way."
+            else "The first message is in flight."
         )
     if last.get("message"):
         return _of_message(last, mailbox, hop_seconds or {})
     if last["outcome"] == "failed" and mailbox is not None:
-        return f"Mail does not get away: {last['target']} did not take the last message ({explained(last)})."
+        return f"Mail is not going out: {last['target']} did not accept the last message ({explained(last)})."
     if last["outcome"] == "unknown":
-        return f"Nothing can be said: {explained(last)}."
+        return f"The state is unknown: {explained(last)}."
     if last["outcome"] == "failed":
         return f"{capital(explained(last))}."
-    after = f", and {explained(last)}" if last["reason"] != Reason.NONE else ""
-    return f"All well: the last run took {duration(last['duration_seconds'])}{after}."
+    took = f"the last run took {duration(last['duration_seconds'])}"
+    return f"All ok: {took}." if last["reason"] == Reason.NONE else f"Warning: {explained(last)}; {took}."
 
 
 def _overdue(last: Mapping[str, Any], mailbox: str | None, flight: Flight) -> str:
-    usually = f"; the latest ones took at most {duration(flight.usual)}" if flight.usual is not None else ""
-    many = "a message is" if flight.count == 1 else f"{flight.count} messages are"
+    usually = f"; recent ones took at most {duration(flight.usual)}" if flight.usual is not None else ""
+    many = "a message has" if flight.count == 1 else f"{flight.count} messages have"
     return (
-        f"Mail is late now: {many} between {last['target']} and mailbox {mailbox}, "
-        f"since {duration(flight.oldest_age)}{usually}."
+        f"Mail is late: {many} been between {last['target']} and mailbox {mailbox} "
+        f"for {duration(flight.oldest_age)}{usually}."
     )
 
 
@@ -72,47 +72,53 @@ def _of_message(last: Mapping[str, Any], mailbox: str | None, hop_seconds: Mappi
     if state in {"delivered", "late"} and message["delivery_seconds"] is not None:
         return _arrived(last, mailbox, hop_seconds)
     if state == "bounced":
-        return f"{target} took the last message, and a host after it sent it back ({explained(last)})."
+        return f"{target} accepted the last message, but a later host returned it ({explained(last)})."
     if state == "lost":
         return (
-            f"{target} took the last message, and it has not come to mailbox {mailbox}: "
-            f"it is stuck or gone between the two."
+            f"{target} accepted the last message, but it has not arrived in mailbox {mailbox}: "
+            f"it is stuck or lost in between."
         )
     if state == "ambiguous":
-        return f"Nobody knows whether {target} has the last message: {explained(last)}."
+        return f"It is unknown whether {target} has the last message: {explained(last)}."
     if last["outcome"] == "ok":
         return f"The last message is {state}."
-    return f"{target} took the last message; whether it arrived cannot be seen ({explained(last)})."
+    return f"{target} accepted the last message, but its arrival cannot be confirmed ({explained(last)})."
 
 
 def _arrived(last: Mapping[str, Any], mailbox: str | None, hop_seconds: Mapping[str, float]) -> str:
     message = last["message"]
     took = f"{duration(message['delivery_seconds'])} ± {duration(message['uncertainty_seconds'])}"
     begins = {
-        "message_junked": "Mail arrives as junk: the last message took",
-        "message_altered": "Mail is changed on its way: the last message took",
+        "message_junked": "Mail goes to junk: the last message took",
+        "message_altered": "Mail is altered on the way: the last message took",
     }.get(
         last["reason"],
-        "Mail came too late: it took" if message["state"] == "late" else "Mail flows: the last message took",
+        "Mail arrived too late: the last message took"
+        if message["state"] == "late"
+        else "Mail flows: the last message took",
     )
     parts = [f"{begins} {took}"]
     if message["submission_seconds"] is not None:
-        parts.append(f"{duration(message['submission_seconds'])} of it until {last['target']} had taken it")
+        parts.append(
+            f"including {duration(message['submission_seconds'])} until {last['target']} accepted it"
+        )
     if hop_seconds:
         position = max(hop_seconds, key=lambda name: hop_seconds[name])
-        if hop_seconds[position] >= 1.0:  # stamps count whole seconds
-            parts.append(f"and {duration(hop_seconds[position])} {_HOPS[position]}, by its stamps")
-    where = f" into mailbox {mailbox}" if mailbox else ""
+        if hop_seconds[position] >= 1.0:  # timestamps are in whole seconds
+            parts.append(
+                f"and {duration(hop_seconds[position])} {_HOPS[position]}, according to its timestamps"
+            )
+    where = f" to reach mailbox {mailbox}" if mailbox else ""
     return f"{parts[0]}{where}" + "".join(f", {part}" for part in parts[1:]) + "."
 
 
 def explained(run: Mapping[str, Any]) -> str:
-    """Return a run's detail, or what its reason means where there is none, without its full stop."""
+    """Return a run's detail, or the meaning of its reason if there is none, without the full stop."""
     return str(run["detail"] or Reason[run["reason"].upper()].meaning).rstrip(".")
 
 
 def duration(seconds: float) -> str:
-    """Return seconds for people: milliseconds below one, minutes and hours above."""
+    """Return seconds in a readable unit: ms, s, min or h."""
     if seconds < 0.00995:
         return f"{seconds * 1000:.2g} ms"
     if seconds < 0.9995:
@@ -125,5 +131,5 @@ def duration(seconds: float) -> str:
 
 
 def capital(text: str) -> str:
-    """Return ``text`` with its first letter in upper case, and the others as they are."""
+    """Return ``text`` with its first letter in upper case and the rest unchanged."""
     return text[:1].upper() + text[1:]

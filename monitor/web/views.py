@@ -1,4 +1,4 @@
-"""What the pages show of each route, worked out from the agent's state; no HTML yet."""
+"""What the pages show for each route, derived from the agent's state, without HTML."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from probes.delivery.message_probe import MessageProbe
 FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
 
 WIDTH, HEIGHT = 160.0, 28.0
-"""Size of a sparkline's drawing, in its own units."""
+"""Size of a sparkline, in its own units."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteView:
-    """One row of the overview, and the head of a probe's page."""
+    """One row of the overview, and the header of a probe's page."""
 
     probe: str
     kind: str
@@ -32,27 +32,27 @@ class RouteView:
     last_at: float | None  # unix seconds: when the last run began
     points: Sequence[Point]
     in_flight: int
-    oldest_at: float  # unix seconds; 0 when nothing is under way
-    states: dict[str, int] | None  # messages that entered each state; None where none are sent
-    has_routes: bool  # whether the probe may have several rows, one a route
-    findings: Sequence[Mapping[str, str]] | None  # those that hold; None where the kind has no checks
+    oldest_at: float  # unix seconds; 0 if nothing is in flight
+    states: dict[str, int] | None  # messages that entered each state; None for probes that send none
+    has_routes: bool  # whether the probe may have several rows, one per route
+    findings: Sequence[Mapping[str, str]] | None  # current ones; None if the kind has no checks
     deadline: float  # seconds
 
     @property
     def key(self) -> str:
-        """A key for the page: neither names nor targets hold a blank."""
+        """A key for the page: names and targets contain no spaces."""
         return f"{self.probe} {self.target}"
 
     @property
     def rank(self) -> int:
-        """Its place among others: what is wrong comes first."""
+        """The sort order: problems come first."""
         return FROM_BAD_TO_GOOD.index(self.word)
 
     @property
     def strip(self) -> dict[str, str]:
-        """The strip of recent results: for each word one path of all its cells, 5 wide and at most 20 high.
+        """The strip of recent results: one path per state with all its cells, 5 wide and up to 20 high.
 
-        What is not ok stands out by its height too, for those who do not tell the colours apart.
+        Results that are not ok also differ in height, for people who cannot tell the colours apart.
         """
         paths: dict[str, str] = {}
         for number, point in enumerate(self.points, POINTS_KEPT - len(self.points)):
@@ -72,7 +72,7 @@ class RouteView:
 
     @property
     def sparkline(self) -> list[str]:
-        """Lines of a sparkline as lists of points, broken where nothing was measured; 0 is at the bottom."""
+        """A sparkline as lists of points, with gaps where nothing was measured; 0 is at the bottom."""
         known = [point.seconds for point in self.points if point.seconds is not None]
         top = max(known, default=0.0) or 1.0
         lines: list[list[str]] = [[]]
@@ -104,26 +104,26 @@ class RouteView:
 
 
 class Views:
-    """Makes the views of all routes from state, recent runs and the ledger's counts."""
+    """Builds the views of all routes from state, recent runs and the ledger's counters."""
 
     def __init__(self, runtime: Runtime, recent: Recent) -> None:
         self._runtime = runtime
         self.recent = recent
 
     def routes(self) -> Iterator[RouteKey]:
-        """Yield every route that there is now, sub-probes included."""
+        """Yield every route that exists now, including sub-probes."""
         yield from list(self._runtime.state.probes)
 
     def has(self, key: RouteKey) -> bool:
-        """Return whether there is this route, now."""
+        """Return whether this route exists now."""
         return key in self._runtime.state.probes
 
     def has_probe(self, name: str) -> bool:
-        """Return whether a probe is configured under this name."""
+        """Return whether a probe with this name is configured."""
         return name in self._runtime.assembly.probes
 
     def flight_of(self, key: RouteKey) -> tuple[int, float, bool]:
-        """Return how many messages are under way, since when (unix seconds, or 0), and if one is late."""
+        """Return how many messages are in flight, since when (unix seconds or 0), and whether one is late."""
         if key not in self._runtime.state.deliveries:
             return 0, 0.0, False
         counters = self._runtime.ledger.counters
@@ -132,11 +132,11 @@ class Views:
         return count, oldest_at, flight.is_overdue
 
     def word(self, key: RouteKey) -> str:
-        """Return the state of a route that there is, in a word."""
+        """Return the state of an existing route in one word."""
         return self._word(self.recent.routes.get(key, Route()), overdue=self.flight_of(key)[2])
 
     def view(self, key: RouteKey) -> RouteView:
-        """Return the view of a route that there is."""
+        """Return the view of an existing route."""
         state, delivery = self._runtime.state.probes[key], self._runtime.state.deliveries.get(key)
         probe, route = self._runtime.assembly.probes[key[0]], self.recent.routes.get(key, Route())
         mailbox = probe.mailbox if isinstance(probe, MessageProbe) and delivery is not None else None
@@ -180,7 +180,7 @@ class Views:
         return "late" if overdue and word in {"ok", "warning"} else word
 
     def hop_seconds(self, key: RouteKey) -> dict[str, float]:
-        """Return the waits of the last arrival by position, in seconds."""
+        """Return the delays of the last arrival by position, in seconds."""
         delivery = self._runtime.state.deliveries.get(key)
         return dict(delivery.hop_seconds) if delivery is not None else {}
 

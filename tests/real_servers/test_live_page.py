@@ -82,9 +82,9 @@ def test_filters_narrow_the_table_at_once(agent: AgentProcess, context: BrowserC
     page.get_by_label("Find").fill("POP")
     expect(page.locator("tbody tr:visible")).to_have_count(1)
     page.get_by_label("Find").fill("nothing like it")
-    expect(page.get_by_text("No probe fits.")).to_be_visible()
+    expect(page.get_by_text("No matching probes.")).to_be_visible()
     page.get_by_label("Find").fill("")
-    page.get_by_label("Only what is wrong").check()
+    page.get_by_label("Only problems").check()
     expect(page.locator("tbody tr:visible")).to_have_count(1)
     _await_updates(page)
     expect(page.locator("tbody tr:visible")).to_have_count(1)
@@ -96,7 +96,7 @@ def test_probe_page_draws_and_stays_fresh(agent: AgentProcess, context: BrowserC
     watch = Watch(page, agent.address)
     page.goto(f"{agent.address}/probes/trip")
     expect(page.locator("h1")).to_contain_text("trip")
-    expect(page.locator(".whereabouts")).to_contain_text("Mail flows")
+    expect(page.locator(".status-text")).to_contain_text("Mail flows")
     for chart in ("latency", "phases"):
         expect(page.locator(f"#{chart} canvas")).to_be_visible()
         inked = page.evaluate(
@@ -123,7 +123,7 @@ def test_a_run_shows_its_dialogue(agent: AgentProcess, context: BrowserContext) 
     expect(said).to_contain_text("235 2.7.0 Authentication successful")
     expect(said).to_contain_text("delivered: in mailbox canary")
     page.goto(agent.address + _run_of(agent, "gone", "failures"))
-    expect(page.locator(".whereabouts")).to_contain_text("Connection refused")
+    expect(page.locator(".status-text")).to_contain_text("Connection refused")
     assert watch.troubles == []
 
 
@@ -307,7 +307,7 @@ def test_with_hundreds_of_routes_the_worst_are_shown(
         page = context.new_page()
         watch = Watch(page, agent.address)
         page.goto(agent.address)
-        expect(page.get_by_text("These are 200 of 250 that fit")).to_be_visible()
+        expect(page.get_by_text("Showing 200 of 250 matches")).to_be_visible()
         expect(page.locator("tbody tr").first).to_contain_text("zz", timeout=PATIENCE)
         _await_updates(page)
         expect(page.locator("tbody tr")).to_have_count(200)

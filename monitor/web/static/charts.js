@@ -34,7 +34,7 @@ function axes() {
   ];
 }
 
-// Each latency is drawn as what it is: an interval, with a mark in its middle.
+// A latency is an interval, so draw it as one, with a mark in the middle.
 function intervals(data) {
   return (chart) => {
     const { ctx } = chart;
@@ -63,7 +63,7 @@ function intervals(data) {
         ctx.beginPath();
         ctx.arc(x, chart.valToPos(seconds, "y", true), 2.5 * devicePixelRatio, 0, 2 * Math.PI);
         ctx.fill();
-      } else if (bad) {  // nothing was measured: a cross at the top
+      } else if (bad) {  // nothing measured: a cross at the top
         const size = 4 * devicePixelRatio;
         const y = chart.bbox.top + 2 * size;
         ctx.beginPath();
@@ -79,7 +79,7 @@ function intervals(data) {
   };
 }
 
-// The dashed line with its words; a deadline above the scale has its words above the chart.
+// The dashed line with its label; a deadline above the scale has its label above the chart.
 function drawDeadline(chart, data) {
   const { ctx } = chart;
   const { left, top, width } = chart.bbox;
@@ -105,7 +105,7 @@ function drawDeadline(chart, data) {
 function scaleOfLatency(data) {
   const reached = data.seconds.map((seconds, index) => (seconds == null ? 0 : seconds + (data.uncertainty[index] || 0)));
   const most = Math.max(...reached, 0.001);
-  // The deadline is shown where it does not press the latencies to the ground.
+  // Shows the deadline unless it would flatten the latencies.
   return [0, data.deadline < 8 * most ? Math.max(most, data.deadline) * 1.1 : most * 1.15];
 }
 
@@ -143,7 +143,7 @@ function drawPhases(data) {
   const top = Math.max(0.001, ...(sums.at(-1) || [0]));
   const options = {
     scales: { x: { time: true, range: spread(data) }, y: { range: [0, top * 1.1] } },
-    series: [{}, ...series.reverse()],  // the highest sum first: the lower ones are drawn over it
+    series: [{}, ...series.reverse()],  // the highest sum first: the lower ones cover it
   };
   draw("phases", options, [data.at, ...sums.reverse()]);
   tellPhases(names, data);

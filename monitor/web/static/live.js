@@ -1,12 +1,12 @@
-// Keeps a page fresh: takes changed rows from the agent's events, tells how old things are, and filters.
+// Keeps a page up to date: applies changed rows from the agent's events, shows ages, and filters.
 "use strict";
 
 const table = document.querySelector("table.probes");
-const whole = table?.hasAttribute("data-whole");  // else the agent has more routes, and filters them
+const whole = table?.hasAttribute("data-whole");  // otherwise the agent has more routes and filters them itself
 const head = document.querySelector("[data-live=head]");
 const live = document.getElementById("live");
-const SOON = 3000;  // ms until a page asks again that got no answer
-const AGAIN = 30000;  // ms until a page does that was refused, and between a hidden page's looks at its title
+const SOON = 3000;  // ms before a page without an answer tries again
+const AGAIN = 30000;  // ms before a refused page tries again, and between a hidden page's updates of its title
 
 function age(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s ago`;
@@ -57,7 +57,7 @@ function tellCounts(counts) {
   });
   const told = document.getElementById("counts");
   const text = spans.map((span) => span.textContent).join(" ");
-  if (told.dataset.text !== text) {  // else a screen reader would read the same again
+  if (told.dataset.text !== text) {  // otherwise a screen reader would read the same text again
     told.dataset.text = text;
     told.replaceChildren(...spans);
   }
@@ -90,7 +90,7 @@ function takeRows({ rows, counts }) {
   tellCounts(counts);
 }
 
-// Replaces only the cells that differ: a new row would cost the browser half as much again.
+// Replaces only the cells that differ: replacing the row costs the browser 50 % more.
 function takeCells(row, fresh) {
   Object.assign(row.dataset, fresh.dataset);
   [...fresh.cells].forEach((cell, index) => {
@@ -138,7 +138,7 @@ function takeParts(fresh) {
   window.drawCharts?.();
 }
 
-// The focus stays on the same link; if that is gone, on the region around it.
+// Keeps the focus on the same link or, if that is gone, on the region around it.
 function replacePart(part, next) {
   const focused = part.contains(document.activeElement) ? document.activeElement : null;
   part.replaceWith(next);
@@ -158,7 +158,7 @@ function tellTitle(text) {
   document.title = title = text;
 }
 
-// Returns this page as it is now; null if the agent does not answer.
+// Returns a fresh copy of this page, or null if the agent does not answer.
 async function fetched() {
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -184,16 +184,16 @@ function listen() {
   };
   events.onerror = () => {
     live.textContent = "not live: trying again";
-    // Refused, for too many pages watch: then the browser does not ask again by itself.
+    // Refused because too many pages are open: the browser does not retry by itself.
     if (events.readyState === EventSource.CLOSED) waiting = setTimeout(listen, AGAIN);
   };
 }
 
-// A hidden page listens to nothing, for a browser opens only six connections to a site, and its seventh
-// page would not load. People look at its title all the same.
+// A hidden page does not listen: a browser opens only six connections to a site, so a seventh page would
+// not load. But people still read its title.
 function listenWhileShown() {
   events?.close();
-  clearTimeout(waiting);  // an interval too
+  clearTimeout(waiting);  // also clears an interval
   if (document.hidden) {
     live.textContent = "paused";
     waiting = setInterval(lookForTitle, AGAIN);

@@ -228,4 +228,4 @@ async def test_pages_before_the_first_run(client: httpx.AsyncClient) -> None:
     for path in ("/", "/probes/hq-mx"):
         answer = await client.get(path)
         assert answer.status_code == 200
-        assert "No run has ended yet." in answer.text
+        assert "No run has finished yet." in answer.text

@@ -83,7 +83,7 @@ async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
         (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
         assert (probe["probe"], probe["kind"], probe["target"]) == ("hq-0", "smtp", "mail")
         assert (probe["state"], probe["messages"], probe["findings"]) == ("ok", None, None)
-        assert probe["sentence"].startswith("All well: the last run took ")
+        assert probe["sentence"].startswith("All ok: the last run took ")
         shown = (await watched.client.get("/probes/hq-0", headers=JSON)).json()
         run = shown["runs"][0]
         assert (run["outcome"], shown["failures"], "transcript" in run) == ("ok", [], False)
@@ -193,7 +193,7 @@ async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
         assert (await _page(watched.client, "/?q=HQ-1")).count("data-route=") == 1
         nothing = await _page(watched.client, "/?wrong=1")
         assert "data-route=" not in nothing
-        assert '<p id="none">No probe fits.</p>' in nothing
+        assert '<p id="none">No matching probes.</p>' in nothing
 
 
 async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: StartAgent) -> None:
@@ -201,11 +201,11 @@ async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: Star
     async with start_agent(SOUND, probes=250, interval="1h") as watched:
         page = await _page(watched.client, "/")
         assert page.count("data-route=") == 200
-        assert "These are 200 of 250 that fit" in page
+        assert "Showing 200 of 250 matches" in page
         assert sum(map(int, re.findall(r">(\d+) (?:waiting|ok)<", page))) == 250
         found = await _page(watched.client, "/?q=hq-24")
         assert found.count("data-route=") == 11  # hq-24 and hq-240 to hq-249
-        assert "that fit" not in found
+        assert "Showing" not in found
         assert len((await watched.client.get("/", headers=JSON)).json()["probes"]) == 250
 
 
@@ -225,7 +225,7 @@ async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
         answer = await watched.client.get(f"/probes/hq-0/runs/{'f' * 32}", headers=JSON)
         assert (answer.status_code, answer.json()) == (
             404,
-            {"error": "no such run; the last 100 of each route are kept, and the last 100 failures"},
+            {"error": "no such run; the agent keeps the last 100 runs and 100 failures of each route"},
         )
 
 
@@ -257,7 +257,7 @@ async def test_errors_are_called_what_they_are(start_agent: StartAgent) -> None:
         missing = await watched.client.get("/probes/hq-1")
         assert missing.status_code == 404
         assert "<title>Not found, mailsonde</title>" in missing.text
-        assert "no probe of this name is configured" in missing.text
+        assert "no probe with this name is configured" in missing.text
         refused = await watched.client.post("/")
         assert refused.status_code == 405
         assert "<title>Method not allowed, mailsonde</title>" in refused.text
@@ -284,7 +284,7 @@ async def test_pages_are_made_one_after_the_other(
         for _, first in zip(range(19), asyncio.as_completed(asked), strict=False):
             answer = await first
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-            assert answer.json() == {"error": "the agent is busy with others' requests; try again"}
+            assert answer.json() == {"error": "the agent is busy with other requests; try again"}
         assert (await watched.client.get("/")).status_code == 200  # it does not wait for the ledger
         go_on.set()
         statuses = [answer.status_code for answer in await asyncio.gather(*asked)]

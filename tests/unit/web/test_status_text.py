@@ -1,4 +1,4 @@
-"""Where mail is stuck, in words: one sentence for each way that it can stand."""
+"""The status text: one sentence for each state that mail can be in."""
 
 from __future__ import annotations
 
@@ -27,40 +27,42 @@ def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: 
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
-        (None, "No run has ended yet."),
-        (run(**DELIVERED), "Mail flows: the last message took 3.21 s ± 10 ms into mailbox canary, "
-         "50 ms of it until submission had taken it."),
-        (run("message_junked", "failed", **DELIVERED), "Mail arrives as junk: the last message took 3.21 s ± "
-         "10 ms into mailbox canary, 50 ms of it until submission had taken it."),
-        (run("message_altered", **DELIVERED), "Mail is changed on its way: the last message took 3.21 s ± "
-         "10 ms into mailbox canary, 50 ms of it until submission had taken it."),
+        (None, "No run has finished yet."),
+        (run(**DELIVERED), "Mail flows: the last message took 3.21 s ± 10 ms to reach mailbox canary, "
+         "including 50 ms until submission accepted it."),
+        (run("message_junked", "failed", **DELIVERED), "Mail goes to junk: the last message took 3.21 s ± "
+         "10 ms to reach mailbox canary, including 50 ms until submission accepted it."),
+        (run("message_altered", **DELIVERED), "Mail is altered on the way: the last message took 3.21 s ± "
+         "10 ms to reach mailbox canary, including 50 ms until submission accepted it."),
         (run("message_lost", "failed", "not in the mailbox 300 s after it was sent", state="lost"),
-         "submission took the last message, and it has not come to mailbox canary: "
-         "it is stuck or gone between the two."),
+         "submission accepted the last message, but it has not arrived in mailbox canary: "
+         "it is stuck or lost in between."),
         (run("bounce_no_mailbox", "failed", "550 5.1.1 no such user", state="bounced"),
-         "submission took the last message, and a host after it sent it back (550 5.1.1 no such user)."),
+         "submission accepted the last message, but a later host returned it (550 5.1.1 no such user)."),
         (run("message_ambiguous", "failed", "in phase data: reset", state="ambiguous"),
-         "Nobody knows whether submission has the last message: in phase data: reset."),
+         "It is unknown whether submission has the last message: in phase data: reset."),
         (run("connect_refused", "unknown", "mailbox cannot be read: refused", state="sent"),
-         "submission took the last message; whether it arrived cannot be seen "
+         "submission accepted the last message, but its arrival cannot be confirmed "
          "(mailbox cannot be read: refused)."),
         (run("smtp_deferred", "failed", "in phase rcpt: 450 later"),
-         "Mail does not get away: submission did not take the last message (in phase rcpt: 450 later)."),
+         "Mail is not going out: submission did not accept the last message (in phase rcpt: 450 later)."),
         (run("internal", "unknown"),
-         "Nothing can be said: A defect in mailsonde; the log has the traceback."),
+         "The state is unknown: A defect in mailsonde; the log has the traceback."),
     ],
 )  # fmt: skip
 def test_each_way_that_mail_can_stand(last: dict[str, Any] | None, expected: str) -> None:
-    """The sentence names the two places that the mail is between, and says what is known."""
+    """The sentence says where mail is and names the places before and after it."""
     assert sentence(last, mailbox="canary", flight=Flight(0, 0.0, None)) == expected
 
 
 def test_the_longest_hop_is_named() -> None:
-    """Where stamps tell of a wait of a second or more, the sentence says where that was."""
+    """If timestamps show a delay of a second or more, the sentence says where it was."""
     told = sentence(run(**DELIVERED), mailbox="canary", hop_seconds={"submission": 0.0, "relay": 3.0})
-    assert told.endswith("until submission had taken it, and 3 s at the relays between, by its stamps.")
+    assert told.endswith(
+        "until submission accepted it, and 3 s at the relays in between, according to its timestamps."
+    )
     quick = sentence(run(**DELIVERED), mailbox="canary", hop_seconds={"submission": 0.0})
-    assert "stamps" not in quick
+    assert "timestamps" not in quick
 
 
 @pytest.mark.parametrize(
@@ -80,19 +82,20 @@ def test_when_mail_is_late(flight: Flight, is_overdue: bool) -> None:
 
 
 def test_late_mail_is_told_before_the_last_run() -> None:
-    """Mail that is late now matters more than that the last one came."""
+    """Late mail matters more than the last arrival."""
     told = sentence(run(**DELIVERED), mailbox="canary", flight=Flight(3, 42.0, 3.2))
     assert told == (
-        "Mail is late now: 3 messages are between submission and mailbox canary, since 42 s; "
-        "the latest ones took at most 3.2 s."
+        "Mail is late: 3 messages have been between submission and mailbox canary for 42 s; "
+        "recent ones took at most 3.2 s."
     )
 
 
 def test_other_kinds_tell_what_failed() -> None:
-    """A probe that sends no mail says how its run went."""
-    assert sentence(run()) == "All well: the last run took 250 ms."
+    """The status text of a probe that sends no mail is about its last run."""
+    assert sentence(run()) == "All ok: the last run took 250 ms."
     told = sentence(run("certificate_expiring"))
-    assert told.startswith("All well: the last run took 250 ms, and ")
+    assert told.startswith("Warning: ")
+    assert told.endswith("; the last run took 250 ms.")
     assert sentence(run("auth_failed", "failed", "in phase auth: 535 no")) == "In phase auth: 535 no."
 
 
@@ -102,5 +105,5 @@ def test_other_kinds_tell_what_failed() -> None:
      (240, "4 min"), (7200, "2.0 h")],
 )  # fmt: skip
 def test_durations_for_people(seconds: float, shown: str) -> None:
-    """Durations have the unit and the digits that matter."""
+    """Durations have a readable unit and the significant digits."""
     assert duration(seconds) == shown
