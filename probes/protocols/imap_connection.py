@@ -1,0 +1,264 @@
+"""An IMAP connection: greeting, login, commands with their answers, and IDLE (RFC 9051, 2177)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, TypeVar
+
+from pydantic import SecretStr
+
+from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
+from probes.core.settings import ServerSettings
+from probes.core.verdict import PhaseTimer
+from probes.protocols import imap as imap
+from probes.protocols.imap import Response
+from probes.protocols.imap_dialogue import Budget, ImapDialogue
+from probes.protocols.line_transport import LineTransport
+from probes.protocols.mail_session import MailSession
+from probes.protocols.sasl import Mechanism
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Idle:
+    """A running IDLE: whether its ``+`` came, and whether DONE went out."""
+
+    tag: bytes
+    ready: bool = False
+    done: bool = False
+
+
+class ImapConnection(MailSession):
+    """One connection to an IMAP server, for one command at a time.
+
+    A fault or a cancellation in a command closes the connection; only a NO or BAD leaves it open.
+    """
+
+    own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"LOGIN": False})
+
+    def __init__(
+        self, server: ServerSettings, transport: LineTransport, phases: PhaseTimer, clock: Clock
+    ) -> None:
+        super().__init__(server, transport, phases, clock)
+        self._dialogue = ImapDialogue(transport, phases.transcript, clock)
+        self._leaving = False
+        self._unasked = Budget()  # for what comes between two commands
+        self._idle: _Idle | None = None
+        self._idle_usable = True
+        self._hearing: asyncio.Task[None] | None = None  # what a cancelled `news` began to read
+        self.greeting = b""
+        self.capabilities: frozenset[str] = frozenset()
+        self._capabilities_before_login = self.capabilities
+        self.folder: str | None = None
+        self.exists = 0
+        self.uid_validity = 0
+        self.uid_next: int | None = None
+        self.changed = False
+        """Whether an EXISTS, EXPUNGE or VANISHED came since SELECT, or since the caller last cleared it."""
+        self.heard_at = float("-inf")
+        """Monotonic reading taken when the latest EXISTS was read."""
+
+    async def _greet(self) -> None:
+        with self._phases.phase("greeting"):
+            greeting = await self._dialogue.read(self._unasked)
+            if greeting.tag != b"*" or greeting.kind not in (b"OK", b"BYE"):  # PREAUTH is nobody's login
+                raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a greeting: " + greeting.kind)
+            self._take_in(greeting)
+            self.greeting = greeting.text
+        if not self.capabilities:
+            await self._learn_capabilities()
+
+    def _offers(self, capability: str) -> bool:
+        return capability in self.capabilities
+
+    async def _ask_for_tls(self) -> None:
+        await self._command("starttls", b"STARTTLS")
+
+    async def _learn_capabilities(self) -> None:
+        self.capabilities = frozenset()
+        await self._command("capability", b"CAPABILITY")
+
+    async def log_in(self, username: str, password: SecretStr) -> None:
+        """Log in as `MailSession.log_in` does, and know the capabilities after it (RFC 9051 section 6.2)."""
+        await super().log_in(username, password)
+        if self.capabilities is self._capabilities_before_login:
+            await self._learn_capabilities()
+
+    def _login_methods(self) -> set[str]:
+        methods = {name.removeprefix("AUTH=") for name in self.capabilities if name.startswith("AUTH=")}
+        return methods if self._offers("LOGINDISABLED") else methods | {"LOGIN"}
+
+    async def _log_in_by(self, method: str, username: str, password: str) -> None:
+        self._capabilities_before_login = self.capabilities
+        if method != "LOGIN" or self._offers("LOGINDISABLED"):
+            await super()._log_in_by(method, username, password)
+            return
+        first, *literals = imap.login_lines(username, password)
+        rest = iter(literals)
+        await self._exchange(
+            first, respond=lambda _: next(rest, None), refusal=Reason.AUTH_FAILED, public="LOGIN"
+        )
+
+    async def _authenticate(self, mechanism: Mechanism) -> None:
+        """Do an exchange by AUTHENTICATE (RFC 9051 section 6.2.2)."""
+        command = b"AUTHENTICATE " + mechanism.name.encode()
+        words, public, initial = [command], None, mechanism.initial_response()
+        if initial is not None and self._offers("SASL-IR"):  # RFC 4959
+            words, public = [command, initial], command.decode()
+        await self._exchange(
+            *words,
+            respond=lambda challenge: mechanism.answer(challenge.text),
+            refusal=Reason.AUTH_FAILED,
+            public=public,
+        )
+
+    async def log_out(self) -> None:
+        """End the session in order."""
+        self._leaving = True
+        await self._command("logout", b"LOGOUT")
+        self.abort()
+
+    def start_idle(self) -> bool:
+        """Begin IDLE (RFC 2177) where the server has it and none runs; return whether one runs."""
+        if self._idle is None and self._idle_usable and "IDLE" in self.capabilities:
+            self._unasked = Budget()
+            self._idle = _Idle(self._dialogue.send(b"IDLE"))
+        return self._idle is not None
+
+    async def news(self) -> None:
+        """Return once `changed` is set; IDLE asks the server to tell, and the next command ends it.
+
+        Without IDLE only what the server tells unasked is heard. Waits for ever; may be cancelled at
+        any moment, and nothing is lost by it.
+        """
+        while not self.changed:
+            if self._hearing is None:
+                if not self._transport.unread:
+                    self.start_idle()
+                await self._transport.readable()
+                # A task of its own, because a cancelled read would close the connection.
+                self._hearing = asyncio.create_task(self._hear())
+                self._hearing.add_done_callback(_retrieve)
+            await asyncio.wait([self._hearing])
+            heard, self._hearing = self._hearing, None
+            heard.result()
+
+    async def _hear(self) -> None:
+        """Take in one response outside of a command's answer."""
+        with self._dialogue.closing_on_failure(self._server.timeout):
+            response, idle = await self._dialogue.read(self._unasked), self._idle
+            if response.tag == b"*":
+                self._take_in(response)
+            elif response.tag == b"+" and idle is not None and not idle.ready:
+                idle.ready = True
+            elif idle is not None and response.tag == idle.tag:
+                self._idle_usable = idle.done and response.kind == b"OK"
+                self._idle = None
+            else:
+                raise ProbeFault(Reason.PROTOCOL_ERROR, b"an answer to no command: " + response.text)
+
+    async def _end_idle(self) -> None:
+        """End a running IDLE; before its ``+`` came, DONE would be taken for a command."""
+        while self._idle is not None:
+            if self._idle.ready and not self._idle.done:
+                self._transport.write_line(b"DONE")
+                self._idle.done = True
+            await self._hear()
+
+    async def _settle(self) -> None:
+        """Take in all that was said before the next command, so that an answer is never to an earlier one."""
+        if self._hearing is not None:
+            hearing, self._hearing = self._hearing, None
+            await hearing
+        await self._end_idle()
+        while self._transport.unread:
+            await self._hear()
+        self._unasked = Budget()
+
+    async def _command(
+        self,
+        phase: str,
+        *words: bytes,
+        read: Callable[[Response], T | None] = lambda _: None,
+        budget: Budget | None = None,
+        refusal: Reason = Reason.IMAP_NO,
+    ) -> list[T]:
+        """Send a command in a phase of its own, as `_exchange` does."""
+        with self._phases.phase(phase):
+            return await self._exchange(*words, read=read, budget=budget, refusal=refusal)
+
+    async def _exchange(
+        self,
+        *words: bytes,
+        read: Callable[[Response], T | None] = lambda _: None,
+        respond: Callable[[Response], bytes | None] = lambda _: None,
+        budget: Budget | None = None,
+        refusal: Reason = Reason.IMAP_NO,
+        public: str | None = None,
+    ) -> list[T]:
+        """Send a command, and return what ``read`` makes of the untagged responses that answer it.
+
+        ``respond`` returns the line with credentials that answers a ``+``, or ``None`` if none is due;
+        ``public`` is what may be shown of a command with credentials. Everything together may take the
+        server's timeout.
+        """
+        timeout = self._server.timeout
+        with self._dialogue.closing_on_failure(timeout):
+            async with asyncio.timeout(timeout):
+                await self._settle()
+                tag = self._dialogue.send(*words, public=public)
+                answers, status = await self._answer(tag, read, respond, budget or Budget())
+        if status.kind != b"OK":
+            raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
+        return answers
+
+    async def _answer(
+        self,
+        tag: bytes,
+        read: Callable[[Response], T | None],
+        respond: Callable[[Response], bytes | None],
+        budget: Budget,
+    ) -> tuple[list[T], Response]:
+        answers = []
+        while (response := await self._dialogue.read(budget)).tag != tag:
+            if response.tag == b"+" and (line := respond(response)) is not None:
+                self._transport.write_line(line, public="")
+            elif response.tag != b"*":
+                raise ProbeFault(Reason.PROTOCOL_ERROR, b"not the answer to this command: " + response.text)
+            elif (answer := read(response)) is not None:
+                answers.append(answer)
+            else:
+                self._take_in(response)
+        self._take_in(response)
+        return answers, response
+
+    def _take_in(self, response: Response) -> None:
+        """Keep what a response tells of the session; a BYE that nobody asked for ends it."""
+        code, argument = response.code
+        if response.kind == b"EXISTS":
+            if response.number != self.exists:  # else nothing came: a server may repeat itself
+                self.exists, self.heard_at, self.changed = response.number, self._clock.monotonic(), True
+        elif response.kind == b"EXPUNGE":
+            self.exists, self.changed = max(0, self.exists - 1), True
+        elif response.kind == b"VANISHED":
+            self.changed = True
+        elif response.kind == b"BYE" and not self._leaving:
+            raise imap.refusal(response, Reason.IMAP_BYE)
+        elif code == b"UIDVALIDITY":
+            self.uid_validity = imap.number_of(argument)
+        elif code == b"UIDNEXT":
+            self.uid_next = imap.number_of(argument)
+        elif (capabilities := imap.capabilities_of(response)) is not None:
+            self.capabilities = capabilities
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take a task's fault as seen, for asyncio would log it where no command comes that raises it."""
+    if not task.cancelled():
+        task.exception()
