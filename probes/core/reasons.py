@@ -262,6 +262,12 @@ class Reason(StrEnum):
         Outcome.FAILED,
         "A configured folder does not exist or cannot be opened.",
     )
+    IMAP_UIDS_CHANGED = (
+        "imap_uids_changed",
+        Area.IMAP,
+        Outcome.FAILED,
+        "The server gave messages new numbers while their folder was open, so the session ended.",
+    )
 
     MX_MISSING = "mx_missing", Area.MX, Outcome.FAILED, "The domain has neither MX nor address records."
     MX_NULL = "mx_null", Area.MX, Outcome.FAILED, "A null MX says that the domain accepts no mail (RFC 7505)."

@@ -251,11 +251,21 @@ class ImapConnection(MailSession):
         elif response.kind == b"BYE" and not self._leaving:
             raise imap.refusal(response, Reason.IMAP_BYE)
         elif code == b"UIDVALIDITY":
-            self.uid_validity = imap.number_of(argument)
+            self._take_in_validity(imap.number_of(argument))
         elif code == b"UIDNEXT":
             self.uid_next = imap.number_of(argument)
         elif (capabilities := imap.capabilities_of(response)) is not None:
             self.capabilities = capabilities
+
+    def _take_in_validity(self, validity: int) -> None:
+        """Keep UIDVALIDITY; a new one for the open folder ends the session (RFC 9051 section 2.3.1.1).
+
+        The uids that were told before it may be other messages' now.
+        """
+        if self.folder is not None and validity != self.uid_validity:
+            told = f"UIDVALIDITY changed from {self.uid_validity} to {validity}"
+            raise ProbeFault(Reason.IMAP_UIDS_CHANGED, told)
+        self.uid_validity = validity
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -30,6 +30,7 @@ class ImapServer:
     """Serves ``folders``; ``before`` is called with each command's words before it is answered.
 
     What it raises ends the connection. New messages are told of with the answer to any command.
+    ``unasked`` lines go out with the next answer: before its tagged line, or behind that if ``is_late``.
     """
 
     folders: dict[str, StoredFolder] = field(
@@ -38,6 +39,8 @@ class ImapServer:
     capabilities: str = "IMAP4rev1 AUTH=PLAIN SASL-IR UIDPLUS SPECIAL-USE"
     before: Callable[[list[str]], None] = lambda words: None
     commands: list[str] = field(default_factory=list)
+    unasked: list[bytes] = field(default_factory=list)
+    is_late: bool = False
 
     async def script(self, peer: Peer) -> None:
         """Answer commands on one connection."""
@@ -60,7 +63,10 @@ class ImapServer:
                 lines.append(b"* %d EXISTS\r\n" % told)
             elif folder is not None:
                 told = len(folder.messages)
-            await peer.chunks(b"".join(lines) + f"{tag} OK done\r\n".encode())
+            unasked, self.unasked = [line + b"\r\n" for line in self.unasked], []
+            tagged = [f"{tag} OK done\r\n".encode()]
+            ending = [*tagged, *unasked] if self.is_late else [*unasked, *tagged]
+            await peer.chunks(b"".join([*lines, *ending]))
             if words[0] == "LOGOUT":
                 return None
 
