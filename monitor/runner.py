@@ -16,7 +16,7 @@ from probes.core.finding import reported
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
-from probes.core.verdict import RESOLVE, PhaseTimer, Run, Verdict
+from probes.core.verdict import RESOLVE, TURN, PhaseTimer, Run, Verdict
 
 BEAT = 0.1
 """Seconds between two looks at whether the event loop is on time, while runs go on."""
@@ -25,6 +25,9 @@ HELD_UP_SHARE = 0.25
 """Share of a run's time; when the event loop was held up longer, a run that is late tells nothing of mail."""
 
 _LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
+
+_NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
+"""What a timeout means in the phases in which nothing has been asked of the mail system yet."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,8 +134,7 @@ class Runner:
             codes = {"reply_code": fault.reply_code, "enhanced_status_code": fault.enhanced_status_code}
             return Verdict(fault.reason, _placed(run, fault.detail), values=codes if fault.reply_code else {})
         except TimeoutError:
-            # Whoever waits for a resolver has not asked the mail system anything yet.
-            reason = Reason.DNS_TIMEOUT if run.phases.current == RESOLVE else Reason.TIMEOUT
+            reason = _NOT_OF_MAIL.get(run.phases.current or "", Reason.TIMEOUT)
             return Verdict(reason, _placed(run, f"not done after {limit:g} s"))
         except Exception as error:
             _log.exception("defect in probe %s", probe.settings.name)

@@ -6,13 +6,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from probes.core.faults import legible
+from probes.core.faults import ProbeFault, legible
 from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
-from probes.core.reasons import Area
+from probes.core.reasons import Area, Reason
 from probes.core.settings import Pop3MailboxName, Pop3ServerName
 from probes.core.verdict import Run, Verdict
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.tls import expiry_reason
+
+MOST_LISTED = 1000
+"""Most messages whose unique ids a run asks for: with more, the listing would be most of the run."""
 
 
 class Pop3Settings(MailboxCheckSettings):
@@ -47,7 +50,9 @@ class Pop3(MailboxCheck):
             }
             if self.credentials is not None:
                 await session.log_in(*self.credentials)
-                values["messages"], values["octets"] = await session.stat()
+                values["messages"], values["octets"] = count, _ = await session.stat()
+                if count <= MOST_LISTED:
+                    values["unreadable_ids"] = await _unreadable_ids(session)
             await session.quit()
         finally:
             session.abort()
@@ -57,3 +62,14 @@ class Pop3(MailboxCheck):
             values=values,
             certificate_not_after=expiry,
         )
+
+
+async def _unreadable_ids(session: Pop3Session) -> int | None:
+    """Return how many messages have ids that cannot be read; ``None`` without UIDL, which is optional."""
+    try:
+        await session.uidl()
+    except ProbeFault as fault:
+        if fault.reason is not Reason.POP3_ERROR:
+            raise
+        return None
+    return session.unreadable_ids

@@ -176,6 +176,12 @@ class Reason(StrEnum):
         Outcome.FAILED,
         "The server did not answer a command within its `timeout`.",
     )
+    LOGIN_REFUSED = (
+        "login_refused",
+        Area.DIALOGUE,
+        Outcome.FAILED,
+        "The server refused the login without blaming the credentials.",
+    )
     AUTH_FAILED = "auth_failed", Area.DIALOGUE, Outcome.FAILED, "The server refused the credentials."
     AUTH_NOT_OFFERED = (
         "auth_not_offered",

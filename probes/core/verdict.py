@@ -87,6 +87,10 @@ RESOLVE = "resolve"
 """The phase in which a host's addresses are looked up."""
 
 
+TURN = "turn"
+"""The phase in which a run waits for another session of ours to leave the mailbox."""
+
+
 class PhaseTimer:
     """Times the named phases of a run in seconds, on the monotonic clock.
 

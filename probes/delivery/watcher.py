@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -19,7 +19,7 @@ from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.delivery.arrivals import Arrivals, Fate, Settled, Sighting, Unexpected, shift_of
-from probes.delivery.mailboxes.mailbox import Folder, Mailbox
+from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
 from probes.delivery.message_life import AWAITED, LedgerError, Message
 from probes.delivery.polling import ArrivalModel
 
@@ -45,7 +45,8 @@ NEWS_WORTHWHILE = 0.25
 """Shortest pause, in seconds, in which the server is asked to tell of news."""
 
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
-_PAUSE_AFTER_REFUSED_LOGIN = 300.0  # a wrong password tried often locks the account
+_PAUSES_AFTER_REFUSED_LOGIN = (10.0, 60.0, 300.0)
+_PAUSE_AFTER_WRONG_CREDENTIALS = 300.0  # a wrong password tried often locks the account
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class MailboxWatcher:
         self._polled_at = float("-inf")  # when the latest poll ended
         self._not_before = float("-inf")  # no poll before this: a fault, or a server's wish
         self._failures = 0
+        self._doubts = 0  # polls in a row whose deletions may not hold
         self._wake = asyncio.Event()
         self._polling = asyncio.Lock()
         self._has_news = False
@@ -271,32 +273,56 @@ class MailboxWatcher:
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
         self._failures += 1
-        if fault.reason is Reason.AUTH_FAILED:
-            pause = _PAUSE_AFTER_REFUSED_LOGIN
-        elif fault.asks_to_wait:
-            pause = fault.retry_after or _PAUSE_WHERE_NONE_ADVERTISED
-        else:
-            pause = min(2.0 ** min(self._failures, 10), 60.0)
-        self._not_before = self._clock.monotonic() + pause
+        self._not_before = self._clock.monotonic() + (pause := self._pause_after(fault))
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
 
+    def _pause_after(self, fault: ProbeFault) -> float:
+        """Return the seconds until the next poll after so many that failed in a row."""
+        growing = 2.0 ** min(self._failures, 10)
+        if fault.reason is Reason.AUTH_FAILED:
+            return _PAUSE_AFTER_WRONG_CREDENTIALS
+        if fault.reason is Reason.LOGIN_REFUSED:
+            return _PAUSES_AFTER_REFUSED_LOGIN[min(self._failures, len(_PAUSES_AFTER_REFUSED_LOGIN)) - 1]
+        if fault.retry_after is not None:
+            return fault.retry_after
+        if fault.reason in {Reason.POP3_IN_USE, Reason.IMAP_IN_USE}:
+            return min(growing / 2, 60.0)  # another session may end at any moment
+        return _PAUSE_WHERE_NONE_ADVERTISED if fault.asks_to_wait else min(growing, 60.0)
+
     async def _poll(self) -> None:
-        async with self._mailbox.poll() as due:
-            try:
-                for open_folder in due:
-                    folder = await open_folder()
-                    memory = self._memories.setdefault(folder.name, _Memory())
-                    if await self._examine(folder, memory):
-                        memory.complete_at = folder.absent_at
-            except ProbeFault as fault:
-                if fault.reason is not Reason.RESPONSE_TOO_LARGE:
-                    raise
-                # Whoever sends us such a thing must not blind us: the next poll goes on without it.
-                _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
-                return
-            await self._give_up_overdue()
-        for memory in self._memories.values():
-            memory.counted.clear()  # what they name is surely deleted now
+        is_read = False
+        try:
+            async with self._mailbox.poll() as due:
+                is_read = await self._read(due)
+        except ProbeFault as fault:
+            if not is_read:
+                raise
+            # All was read and recorded. Only whether the deletions hold is in doubt.
+            self._doubts += 1
+            self._not_before = self._clock.monotonic() + min(2.0 ** min(self._doubts - 1, 10), 60.0)
+            _log.warning("mailbox %s: deletions may not hold: %s", self.name, fault)
+            return
+        if is_read:
+            self._doubts = 0
+            for memory in self._memories.values():
+                memory.counted.clear()  # what they name is surely deleted now
+
+    async def _read(self, due: Sequence[OpenFolder]) -> bool:
+        """Read the folders, and give up what is overdue; return whether all could be read."""
+        try:
+            for open_folder in due:
+                folder = await open_folder()
+                memory = self._memories.setdefault(folder.name, _Memory())
+                if await self._examine(folder, memory):
+                    memory.complete_at = folder.absent_at
+        except ProbeFault as fault:
+            if fault.reason is not Reason.RESPONSE_TOO_LARGE:
+                raise
+            # Whoever sends us such a thing must not blind us: the next poll goes on without it.
+            _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
+            return False
+        await self._give_up_overdue()
+        return True
 
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
         """Read the headers of what is new, newest first; return whether nothing new was left unread."""
@@ -304,8 +330,12 @@ class MailboxWatcher:
         unread = list(folder.uids)
         async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:
             async for uid, fields in identified:
-                await self._account(folder, memory, uid, fields)
-        return len(unread) <= HEADERS_PER_POLL
+                try:
+                    await self._account(folder, memory, uid, fields)
+                except ProbeFault as fault:
+                    if not folder.refused(uid, fault):
+                        raise
+        return len(unread) <= HEADERS_PER_POLL and folder.is_whole
 
     async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:
         sighting = memory.sightings.get(uid) or Sighting(memory.complete_at, folder.listed_at)

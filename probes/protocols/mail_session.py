@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,15 @@ from probes.protocols import sasl
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.sasl import Mechanism
 from probes.protocols.tls import client_context, opportunistic_context
+
+_WORKED: set[int] = set()
+"""Hashes of the credentials that a server took in this process, with host and port."""
+
+_OTHER_TROUBLE = re.compile(
+    rb"temporar|\blater\b|unavailable|server error|internal|chdir|maildir|lock|"
+    rb"too many|connections|timed? ?out|maintenance",
+    re.IGNORECASE,
+)
 
 
 class MailSession(ABC):
@@ -38,6 +48,7 @@ class MailSession(ABC):
         self._phases = phases
         self._clock = clock
         self._is_encrypted = False
+        self._worked_before = False
 
     @classmethod
     async def connect(cls, server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Self:
@@ -105,9 +116,13 @@ class MailSession(ABC):
     async def log_in(self, username: str, password: SecretStr) -> None:
         """Log in by the configured method, or by the best one offered.
 
-        Where that is refused, another one may follow, once: see `sasl.choose`.
+        Where that is refused, another one may follow, once: see `sasl.choose`. Raises `ProbeFault`:
+        `AUTH_FAILED` where the credentials are to blame, as far as the server lets us know, and
+        `LOGIN_REFUSED` where it refuses for another reason, or without one what it took before.
         """
         secret = password.get_secret_value()
+        credentials = hash((self._server.host, self._server.port, username, secret))
+        self._worked_before = credentials in _WORKED
         redaction = self._phases.transcript.redaction
         redaction.add(secret)
         with self._phases.phase(self.login_phase):
@@ -118,6 +133,16 @@ class MailSession(ABC):
                 own=self.own_methods,
             )
             await sasl.log_in(methods, lambda method: self._log_in_by(method, username, secret), redaction)
+        _WORKED.add(credentials)
+
+    def refusal_of(self, text: bytes) -> Reason:
+        """Return what a refusal to log in stands for that has no code which says why.
+
+        Credentials that worked before in this process do not turn wrong by themselves, and a text that
+        tells of other trouble is believed.
+        """
+        is_unclear = self._worked_before or _OTHER_TROUBLE.search(text)
+        return Reason.LOGIN_REFUSED if is_unclear else Reason.AUTH_FAILED
 
     @abstractmethod
     def _login_methods(self) -> Collection[str]:

@@ -23,7 +23,7 @@ _ATOMS = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)
 _RESPONSE_CODE = re.compile(rb"\[([A-Z][A-Z0-9/-]{0,30})\]", re.IGNORECASE)
 _BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
 _TIMESTAMP = re.compile(rb"<%s@(?:%s|\[[\x21-\x5a\x5e-\x7e]+\])>" % (_ATOMS, _ATOMS))
-_UNIQUE_ID = re.compile(rb"[\x21-\x7e]{1,70}")
+_UNIQUE_ID = re.compile(rb"[\x21-\x7e]+")  # RFC 1939 allows 70, and servers send more
 
 _REASON_OF_CODE: Mapping[bytes, Reason] = {
     b"IN-USE": Reason.POP3_IN_USE,
@@ -93,18 +93,25 @@ def unstuffed(line: bytes) -> bytes | None:
     return line[1:] if line.startswith(b".") else line
 
 
-def parse_stat(text: bytes) -> tuple[int, int]:
-    """Return messages and octets of STAT's answer."""
-    return _number(text, 0), _number(text, 1)
+def parse_stat(text: bytes) -> tuple[int, int | None]:
+    """Return messages and octets of STAT's answer; octets are ``None`` where that is no number."""
+    messages = _number(text, 0)
+    try:
+        return messages, _number(text, 1)
+    except ProbeFault:
+        return messages, None  # seen: a negative number, of a count that ran over
 
 
-def parse_unique_id(line: bytes) -> tuple[int, str]:
-    """Return message number and unique id of a line of UIDL (RFC 1939 section 7)."""
+def parse_unique_id(line: bytes) -> tuple[int, str] | None:
+    """Return message number and unique id of a line of UIDL (RFC 1939 section 7).
+
+    ``None`` for a line that cannot be read: it costs its message, and no other.
+    """
     number, _, unique_id = line.partition(b" ")
     unique_id = unique_id.strip()
-    if not _UNIQUE_ID.fullmatch(unique_id):
-        raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a line of UIDL: " + line[:100])
-    return _number(number, 0), unique_id.decode("ascii")
+    if not _UNIQUE_ID.fullmatch(unique_id) or not number.isdigit() or len(number) > 15:
+        return None
+    return int(number), unique_id.decode("ascii")
 
 
 def _number(text: bytes, position: int) -> int:

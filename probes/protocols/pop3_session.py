@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
+from weakref import WeakValueDictionary
+
+from pydantic import SecretStr
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TURN, PhaseTimer
 from probes.protocols import pop3 as pop3
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.mail_session import MailSession
@@ -25,6 +29,10 @@ READ_PAST = 64 * 1024 * 1024
 
 CAPABILITY_LINES = 200
 """Most lines that CAPA may answer."""
+
+
+_TURNS: WeakValueDictionary[tuple[str, int, str], asyncio.Lock] = WeakValueDictionary()
+"""Held by the session that is in a mailbox, by host, port and username."""
 
 
 class Pop3Session(MailSession):
@@ -42,6 +50,9 @@ class Pop3Session(MailSession):
         """Whether an answer beyond its limit made us close the connection."""
         self._may_hold_mail = False  # whether octets out of their turn may belong to a message
         self.capabilities = Capabilities({})
+        self.unreadable_ids = 0
+        self._has_deleted = False
+        self._turn: asyncio.Lock | None = None
         self.login_sent_at = float("-inf")
         """Monotonic reading right before the login's last line went out: the server takes its picture of
         the mailbox after it, so what the session does not show was not there at some moment after it."""
@@ -76,12 +87,27 @@ class Pop3Session(MailSession):
 
     def _login_methods(self) -> set[str]:
         methods = set(self.capabilities.sasl_mechanisms)
-        # A server without CAPA knows USER: RFC 1939 has no other method for it but APOP.
-        if self.capabilities.has("USER") or not self.capabilities.words:
+        if self.capabilities.has("USER") or not methods:  # one that names no method at all has to know it
             methods.add("USER")
         if pop3.timestamp_of(self.greeting) is not None:
             methods.add("APOP")
         return methods
+
+    async def log_in(self, username: str, password: SecretStr) -> None:
+        """Log in as `MailSession.log_in` does, once no other session of this process is in the mailbox.
+
+        Many servers let one session in at a time (RFC 1939 section 4): a probe and a watcher of one
+        mailbox would lock each other out.
+        """
+        account = self._server.host, self._server.port, username
+        turn = _TURNS.setdefault(account, asyncio.Lock())
+        if turn.locked():
+            with self._phases.phase(TURN):
+                await turn.acquire()
+        else:
+            await turn.acquire()
+        self._turn = turn
+        await super().log_in(username, password)
 
     async def _log_in_by(self, method: str, username: str, password: str) -> None:
         try:
@@ -89,9 +115,8 @@ class Pop3Session(MailSession):
                 await self._apop(username, password)
             elif method == "USER":
                 self._send(b"USER", username.encode(), public="USER")
-                pop3.status(await self._answer(), Reason.AUTH_FAILED)
-                answer = await self._login_line(b"PASS", password.encode(), public="PASS")
-                pop3.status(answer, Reason.AUTH_FAILED)
+                self._require_login(await self._answer())
+                self._require_login(await self._login_line(b"PASS", password.encode(), public="PASS"))
             else:
                 await super()._log_in_by(method, username, password)
         except ProbeFault as fault:
@@ -102,8 +127,12 @@ class Pop3Session(MailSession):
     async def _apop(self, username: str, password: str) -> None:
         digest = pop3.apop_digest(pop3.timestamp_of(self.greeting) or b"", password)
         self._phases.transcript.redaction.add(password, digest.decode())
-        answer = await self._login_line(b"APOP", username.encode(), digest, public="APOP")
-        pop3.status(answer, Reason.AUTH_FAILED)
+        self._require_login(await self._login_line(b"APOP", username.encode(), digest, public="APOP"))
+
+    def _require_login(self, answer: bytes) -> None:
+        """Raise if a login was refused; with AUTH-RESP-CODE, only `[AUTH]` blames the credentials."""
+        coded = self.capabilities.has("AUTH-RESP-CODE")  # RFC 3206 section 4
+        pop3.status(answer, Reason.LOGIN_REFUSED if coded else self.refusal_of(answer))
 
     async def _authenticate(self, mechanism: Mechanism) -> None:
         """Do an exchange by AUTH (RFC 5034)."""
@@ -115,7 +144,7 @@ class Pop3Session(MailSession):
             answer = await self._login_line(command, public=None)
         while answer == b"+" or answer.startswith(b"+ "):
             answer = await self._login_line(mechanism.answer(answer[2:]), public="")
-        pop3.status(answer, Reason.AUTH_FAILED)
+        self._require_login(answer)
 
     async def _login_line(self, *words: bytes, public: str | None) -> bytes:
         self.login_sent_at = self._clock.monotonic()
@@ -177,16 +206,25 @@ class Pop3Session(MailSession):
         self.abort()
         return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
 
-    async def stat(self) -> tuple[int, int]:
-        """Return how many messages the mailbox holds, and their octets."""
+    async def stat(self) -> tuple[int, int | None]:
+        """Return how many messages the mailbox holds, and their octets where the server can tell."""
         with self._phases.phase("stat"):
             return pop3.parse_stat(await self._command(b"STAT"))
 
     async def uidl(self) -> dict[int, str]:
-        """Return the unique id of each message by its number."""
+        """Return the unique id of each message by its number; two messages may have the same one.
+
+        ``unreadable_ids`` is then how many lines could not be read. Where none can be, raises
+        `ProbeFault`: an answer that is no listing is not taken for an empty mailbox.
+        """
         with self._phases.phase("uidl"):
             await self._command(b"UIDL")
-            return dict([pop3.parse_unique_id(line) async for line in self._lines(MOST_MESSAGES)])
+            lines = [line async for line in self._lines(MOST_MESSAGES)]
+        listing = dict(pair for pair in map(pop3.parse_unique_id, lines) if pair is not None)
+        if lines and not listing:
+            raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a line of UIDL: " + lines[0][:100])
+        self.unreadable_ids = len(lines) - len(listing)
+        return listing
 
     async def top(self, number: int, *, limit: int) -> bytes:
         """Return a message's header section; one of more than ``limit`` octets closes the session.
@@ -194,14 +232,22 @@ class Pop3Session(MailSession):
         A server whose CAPA names no TOP must send the whole message for it, which is read past.
         """
         if self.capabilities.words and not self.capabilities.has("TOP"):
-            text = await self._beginning(b"RETR", b"%d" % number, keep=limit)
-            header_section, blank_line, _ = text.partition(b"\r\n\r\n")
-            if not blank_line and len(text) >= limit:
-                raise self._too_large(f"a header section of more than {limit} octets")
-            return header_section + blank_line
-        with self._phases.phase("top"):
-            await self._command(b"TOP", b"%d 0" % number)
-            return await self._content(limit)
+            return await self._header_of_whole(number, limit)
+        try:
+            with self._phases.phase("top"):
+                await self._command(b"TOP", b"%d 0" % number)
+                return await self._content(limit)
+        except ProbeFault as fault:
+            if fault.reason is not Reason.POP3_ERROR:
+                raise
+        return await self._header_of_whole(number, limit)  # TOP is optional, RFC 1939 section 7
+
+    async def _header_of_whole(self, number: int, limit: int) -> bytes:
+        text = await self._beginning(b"RETR", b"%d" % number, keep=limit)
+        header_section, blank_line, _ = text.partition(b"\r\n\r\n")
+        if not blank_line and len(text) >= limit:
+            raise self._too_large(f"a header section of more than {limit} octets")
+        return header_section + blank_line
 
     async def beginning(self, number: int, *, octets: int) -> bytes:
         """Return about the first ``octets`` of a message, which may be more in the server's answer."""
@@ -225,9 +271,26 @@ class Pop3Session(MailSession):
         """Mark a message as deleted; it is gone only after `quit` returned."""
         with self._phases.phase("dele"):
             await self._command(b"DELE", b"%d" % number)
+        self._has_deleted = True
 
     async def quit(self) -> None:
-        """End the session; deletions hold once this returns (RFC 1939 section 6)."""
-        with self._phases.phase("quit"):
-            await self._command(b"QUIT")
-        self.abort()
+        """End the session; deletions hold once this returns (RFC 1939 section 6).
+
+        A farewell that goes wrong raises `ProbeFault` only where it leaves deletions in doubt.
+        """
+        try:
+            with self._phases.phase("quit"):
+                await self._command(b"QUIT")
+        except ProbeFault as fault:
+            if self._has_deleted:
+                raise
+            self._phases.transcript.note(str(fault))
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once, and let the next session of this account in."""
+        super().abort()
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None

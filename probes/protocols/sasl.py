@@ -141,7 +141,7 @@ def choose(
 async def log_in(
     methods: Sequence[str], attempt: Callable[[str], Awaitable[None]], redaction: Redaction
 ) -> None:
-    """Log in by the first of ``methods``; each that is refused (`AUTH_FAILED`) gives way to the next.
+    """Log in by the first of ``methods``; each that is refused gives way to the next.
 
     Raises the `ProbeFault` of the last attempt. Its detail names every method that failed, and what the
     server said to it. A server that hangs up after a refusal has refused.
@@ -156,7 +156,7 @@ async def log_in(
             redaction.fault(fault)  # first, for it keeps the codes that a text begins with
             before = f"{legible(refused.detail, DETAIL_LIMIT // 2)}; " if refused is not None else ""
             fault.detail = legible(f"{before}{method}: {fault.detail}".removesuffix(": "))
-            if fault.reason is not Reason.AUTH_FAILED:
+            if fault.reason not in {Reason.AUTH_FAILED, Reason.LOGIN_REFUSED}:
                 raise
             refused = fault
         else:

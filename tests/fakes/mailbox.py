@@ -29,6 +29,8 @@ class FakeMailbox:
     logins: list[float] = field(default_factory=list)
     open_sessions: int = 0
     most_sessions: int = 0
+    refused: set[str] = field(default_factory=set)  # uids of messages that cannot be read
+    undeletable: set[str] = field(default_factory=set)
     login_fault: ProbeFault | None = None
     quit_fault: ProbeFault | None = None
     on_login: Callable[[], None] = lambda: None
@@ -53,6 +55,7 @@ class FakeSession:
     marked: list[Stored] = field(default_factory=list)
     ended: bool = False
     gave_up: bool = False
+    unreadable_ids: int = 0
 
     async def uidl(self) -> dict[int, str]:
         await self.mailbox.clock.sleep(self.mailbox.command_seconds)
@@ -61,6 +64,8 @@ class FakeSession:
     async def top(self, number: int, *, limit: int) -> bytes:
         message = self.snapshot[number - 1]
         self.mailbox.headers_read.append(message.uid)
+        if message.uid in self.mailbox.refused:
+            raise ProbeFault(Reason.POP3_ERROR, "no such message file")
         return self._bounded(message.raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", limit)
 
     async def beginning(self, number: int, *, octets: int) -> bytes:
@@ -77,6 +82,8 @@ class FakeSession:
         return text
 
     async def dele(self, number: int) -> None:
+        if self.snapshot[number - 1].uid in self.mailbox.undeletable:
+            raise ProbeFault(Reason.POP3_ERROR, "message expunged")
         self.marked.append(self.snapshot[number - 1])
 
     async def quit(self) -> None:

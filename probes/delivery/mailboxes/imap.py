@@ -106,6 +106,13 @@ class ImapFolder:
                 break
         return bytes(text) or None
 
+    def refused(self, uid: str, fault: ProbeFault) -> bool:  # noqa: ARG002, D102 # as in Folder
+        return False
+
+    @property
+    def is_whole(self) -> bool:  # noqa: D102 # as in Folder
+        return True
+
     def set_aside(self, uid: str) -> None:  # noqa: D102 # as in Folder
         self._view.pending.discard(self._number(uid))
         self._view.set_aside.add(self._number(uid))

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from probes.core.faults import ProbeFault
+
 HEADER_LIMIT = 64 * 1024
 """Most octets of a message's header section that are read."""
 
@@ -47,8 +49,8 @@ class Folder(Protocol):
     def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """Yield uids with a header section that has at least the fields in `IDENTIFYING`.
 
-        A copy that is gone is left out. One whose header section is beyond `HEADER_LIMIT` is set
-        aside; the fault that says so may have ended the session.
+        A copy that is gone is left out, and so is one that the server refuses to show. One whose header
+        section is beyond `HEADER_LIMIT` is set aside; the fault that says so may have ended the session.
         """
         ...
 
@@ -62,6 +64,18 @@ class Folder(Protocol):
 
     async def whole(self, uid: str, limit: int) -> bytes | None:
         """Return a whole copy, ``None`` if it is gone; over ``limit`` octets is `RESPONSE_TOO_LARGE`."""
+        ...
+
+    def refused(self, uid: str, fault: ProbeFault) -> bool:
+        """Take in a fault in dealing with one copy; return whether it costs that copy only.
+
+        Where it does not, the session is over. A copy that is refused again and again is set aside.
+        """
+        ...
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every copy was shown or set aside, so that what was not seen is not there."""
         ...
 
     def set_aside(self, uid: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
@@ -15,6 +18,26 @@ from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, OpenFolder
 from probes.protocols.pop3_session import Pop3Session
 
+_log = logging.getLogger(__name__)
+
+REFUSALS = 3
+"""Polls in which a server may refuse to deal with a copy before it is set aside."""
+
+_OF_ONE_COPY = frozenset({Reason.POP3_ERROR, Reason.POP3_SYS_TEMP, Reason.POP3_SYS_PERM})
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What earlier sessions learnt of copies, by the key that `_keyed` gives them."""
+
+    set_aside: set[str] = field(default_factory=set)
+    refusals: Counter[str] = field(default_factory=Counter)
+
+    def keep_only(self, present: Collection[str]) -> None:
+        self.set_aside.intersection_update(present)
+        for key in self.refusals.keys() - present:
+            del self.refusals[key]
+
 
 class Pop3Folder:
     """The one folder that POP3 shows, in one session (see `mailbox.Folder`)."""
@@ -23,26 +46,35 @@ class Pop3Folder:
     is_junk = False
 
     def __init__(
-        self, session: Pop3Session, listing: dict[int, str], listed_at: float, set_aside: set[str]
+        self, session: Pop3Session, numbers: dict[str, int], listed_at: float, memory: _Memory
     ) -> None:
         self._session = session
-        self._numbers = {uid: number for number, uid in listing.items()}
+        self._numbers = numbers
         self._headers: dict[str, bytes] = {}
-        self._set_aside = set_aside
+        self._memory = memory
+        self._refused: set[str] = set()
         self.absent_at = session.login_sent_at
         self.listed_at = listed_at
-        self.uids = [listing[number] for number in sorted(listing, reverse=True)]
+        self.uids = [key for key in reversed(numbers) if key not in memory.set_aside]
 
     async def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:  # noqa: D102 # as in Folder
+        faults: dict[str, ProbeFault] = {}
         for uid in uids:
             try:
                 header_section = await self._session.top(self._numbers[uid], limit=HEADER_LIMIT)
             except ProbeFault as fault:
                 if fault.reason is Reason.RESPONSE_TOO_LARGE:  # no message of ours has such a header section
                     self.set_aside(uid)
-                raise
-            self._headers = {uid: header_section}
-            yield uid, header_section
+                if fault.reason not in _OF_ONE_COPY:
+                    raise
+                faults[uid] = fault
+            else:
+                self._headers = {uid: header_section}
+                yield uid, header_section
+        if 1 < len(faults) == len(uids):  # that tells of the server, and not of its messages
+            raise faults[uids[-1]]
+        for uid in faults:
+            self.refused(uid, faults[uid])
 
     async def header_section(self, uid: str) -> bytes:  # noqa: D102 # as in Folder
         return self._headers[uid]
@@ -58,13 +90,43 @@ class Pop3Folder:
     async def whole(self, uid: str, limit: int) -> bytes:  # noqa: D102 # as in Folder
         return await self._session.retr(self._numbers[uid], limit=limit)
 
+    def refused(self, uid: str, fault: ProbeFault) -> bool:  # noqa: D102 # as in Folder
+        if fault.reason not in _OF_ONE_COPY:
+            return False
+        self._memory.refusals[uid] += 1
+        if self._memory.refusals[uid] < REFUSALS:
+            self._refused.add(uid)
+        else:
+            _log.warning("a message is left alone, for the server refused it %d times: %s", REFUSALS, fault)
+            self.set_aside(uid)
+        return True
+
+    @property
+    def is_whole(self) -> bool:  # noqa: D102 # as in Folder
+        return not self._refused
+
     def set_aside(self, uid: str) -> None:  # noqa: D102 # as in Folder
-        self._set_aside.add(uid)
+        self._memory.set_aside.add(uid)
 
     async def delete(self, uid: str) -> None:  # noqa: D102 # as in Folder
         if self._session.gave_up:
             raise ProbeFault(Reason.RESPONSE_TOO_LARGE, "the session ended over a message that is too large")
         await self._session.dele(self._numbers[uid])
+
+
+def _keyed(listing: Mapping[int, str]) -> dict[str, int]:
+    """Return message numbers, ascending, by a key for each copy.
+
+    It is the unique id. Identical messages may share one (RFC 1939 section 7); all but the oldest of
+    them get their place among them besides.
+    """
+    numbers: dict[str, int] = {}
+    seen: Counter[str] = Counter()
+    for number in sorted(listing):
+        unique_id = listing[number]
+        seen[unique_id] += 1
+        numbers[unique_id if seen[unique_id] == 1 else f"{unique_id} {seen[unique_id]}"] = number
+    return numbers
 
 
 class Pop3Mailbox:
@@ -82,7 +144,8 @@ class Pop3Mailbox:
         self._server = server
         self._clock = clock
         self._budget = budget
-        self._set_aside: set[str] = set()
+        self._memory = _Memory()
+        self._unreadable_ids = 0
 
     async def admit(self) -> None:
         """Wait for a login within the server's budget."""
@@ -106,11 +169,13 @@ class Pop3Mailbox:
             session.abort()
 
     async def _list(self, session: Pop3Session) -> Pop3Folder:
-        listing = await session.uidl()
+        numbers = _keyed(await session.uidl())
         listed_at = self._clock.monotonic()
-        self._set_aside.intersection_update(listing.values())
-        wanted = {number: uid for number, uid in listing.items() if uid not in self._set_aside}
-        return Pop3Folder(session, wanted, listed_at, self._set_aside)
+        if session.unreadable_ids > self._unreadable_ids:
+            _log.warning("%d messages have ids that cannot be read; they are ignored", session.unreadable_ids)
+        self._unreadable_ids = session.unreadable_ids
+        self._memory.keep_only(numbers.keys())
+        return Pop3Folder(session, numbers, listed_at, self._memory)
 
     async def news(self) -> None:
         """Wait for ever: POP3 cannot tell of news."""

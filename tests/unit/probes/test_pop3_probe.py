@@ -21,6 +21,7 @@ from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_serve
 from tests.real_servers.dovecot import TlsFiles
 
 STAT = (b"STAT", b"+OK 2 320")
+UIDL = (b"UIDL", b"+OK\r\n1 a\r\n2 b c\r\n.")
 QUIT = (b"QUIT", b"+OK bye")
 
 
@@ -40,7 +41,7 @@ def run_of(clock: InstantClock) -> Run:
 async def test_a_mailbox_is_opened_and_counted() -> None:
     """With a mailbox the probe logs in, counts, and neither reads nor deletes anything."""
     clock = InstantClock()
-    async with scripted_server(dialogue(*ENTERED, STAT, QUIT)) as server:
+    async with scripted_server(dialogue(*ENTERED, STAT, UIDL, QUIT)) as server:
         probe = probe_of(server.settings("pop3"), clock, mailbox="canary")
         verdict = await probe.run(run_of(clock))
         await server.peer_closed()
@@ -51,9 +52,10 @@ async def test_a_mailbox_is_opened_and_counted() -> None:
         "capabilities": ["SASL PLAIN", "TOP", "UIDL"],
         "messages": 2,
         "octets": 320,
+        "unreadable_ids": 1,
     }
     assert verdict.certificate_not_after is None
-    assert [line.split()[0] for line in server.received] == [b"CAPA", b"AUTH", b"STAT", b"QUIT"]
+    assert [line.split()[0] for line in server.received] == [b"CAPA", b"AUTH", b"STAT", b"UIDL", b"QUIT"]
 
 
 async def test_a_server_alone() -> None:
@@ -68,10 +70,24 @@ async def test_a_server_alone() -> None:
 async def test_a_server_with_its_own_credentials() -> None:
     """A server's own credentials are used where it has them."""
     clock = InstantClock()
-    async with scripted_server(dialogue(*ENTERED, STAT, QUIT)) as server:
+    async with scripted_server(dialogue(*ENTERED, STAT, UIDL, QUIT)) as server:
         configured = server.settings("pop3", username="someone")
         verdict = await probe_of(configured, clock, server="pop").run(run_of(clock))
     assert verdict.values["messages"] == 2
+
+
+@pytest.mark.parametrize("farewell", [QUIT, (b"QUIT", b"-ERR no")])
+async def test_neither_uidl_nor_the_farewell_decides(farewell: tuple[bytes, bytes]) -> None:
+    """A server without UIDL, which is optional, or with a rude farewell is sound all the same."""
+    clock = InstantClock()
+    script = dialogue(*ENTERED, (b"STAT", b"+OK 20437 -1891"), farewell)
+    large = dialogue(*ENTERED, STAT, (b"UIDL", b"-ERR unknown command"), farewell)
+    for each, values in ((script, (20437, None, "absent")), (large, (2, 320, None))):
+        async with scripted_server(each) as server:
+            verdict = await probe_of(server.settings("pop3"), clock, mailbox="canary").run(run_of(clock))
+        assert verdict.reason is Reason.NONE
+        found = verdict.values
+        assert (found["messages"], found["octets"], found.get("unreadable_ids", "absent")) == values
 
 
 async def test_a_refused_login_closes_the_connection() -> None:

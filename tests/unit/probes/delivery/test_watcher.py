@@ -263,13 +263,13 @@ async def test_unreadable_mailbox_does_not_lose_messages(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("fault", "pause"),
     [
-        (ProbeFault(Reason.POP3_IN_USE), 60.0),
+        (ProbeFault(Reason.POP3_SYS_TEMP), 60.0),
         (ProbeFault(Reason.POP3_LOGIN_DELAY, retry_after=120.0), 120.0),
         (ProbeFault(Reason.AUTH_FAILED), 300.0),
     ],
 )
 async def test_server_that_wants_peace_is_left_alone(bench: Bench, fault: ProbeFault, pause: float) -> None:
-    """After [IN-USE], [LOGIN-DELAY] or a refused login, the next login keeps at least the due distance."""
+    """After [SYS/TEMP], [LOGIN-DELAY] or a refused login, the next login keeps at least the due distance."""
     message = await bench.sent(deadline=3000.0)
     bench.arrives(message, 1.0)
     bench.mailbox.login_fault = fault

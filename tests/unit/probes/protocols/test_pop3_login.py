@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import ssl
@@ -12,7 +13,7 @@ import trustme
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TURN, PhaseTimer
 from tests.fakes.clock import InstantClock
 from tests.fakes.pop3_dialogue import ENTERED, STAMP, USER, capa, enter, entered, fault_of_entering
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server
@@ -56,12 +57,91 @@ async def test_a_server_without_capa() -> None:
 
 @pytest.mark.parametrize(
     ("auth", "offered"),
-    [("plain", ["USER"]), ("apop", ["USER", "SASL PLAIN"]), ("user", ["SASL PLAIN"]), ("auto", ["TOP"])],
+    [
+        ("plain", ["USER"]),
+        ("apop", ["USER", "SASL PLAIN"]),
+        ("user", ["SASL PLAIN"]),
+        ("auto", ["SASL X-UNHEARD-OF"]),
+    ],
 )
 async def test_a_way_that_is_not_offered(auth: str, offered: list[str]) -> None:
     """What the server does not offer is not tried, and no credentials are sent."""
     fault = await fault_of_entering(dialogue(b"+OK ready", capa(*offered)), auth=auth)
     assert fault.reason is Reason.AUTH_NOT_OFFERED
+
+
+async def test_user_is_tried_where_capa_names_no_method() -> None:
+    """A server whose CAPA names neither USER nor SASL is logged in to with USER and PASS all the same."""
+    script = dialogue(b"+OK", capa("TOP"), (b"USER .*", b"+OK"), (b"PASS .*", b"+OK"))
+    async with entered(script) as session:
+        session.abort()
+
+
+BY_USER = (b"+OK ready", capa("USER", "UIDL"), (b"USER .*", b"+OK"))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-ERR Temporary problem, please try again later",
+        b"-ERR chdir Maildir failed",
+        b"-ERR Server error: no such backend",
+        b"-ERR Unable to lock maildrop",
+    ],
+)
+async def test_a_refusal_that_tells_of_other_trouble(refusal: bytes) -> None:
+    """A server that tells of trouble of its own does not blame the credentials."""
+    fault = await fault_of_entering(dialogue(*BY_USER, (b"PASS .*", refusal)))
+    assert fault.reason is Reason.LOGIN_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (b"-ERR", Reason.LOGIN_REFUSED),
+        (b"-ERR no", Reason.LOGIN_REFUSED),
+        (b"-ERR [AUTH] no", Reason.AUTH_FAILED),
+    ],
+)
+async def test_a_server_that_would_say_so(refusal: bytes, reason: Reason) -> None:
+    """With AUTH-RESP-CODE (RFC 3206), only a refusal with [AUTH] blames the credentials."""
+    script = dialogue(
+        b"+OK ready", capa("USER", "AUTH-RESP-CODE"), (b"USER .*", b"+OK"), (b"PASS .*", refusal)
+    )
+    assert (await fault_of_entering(script)).reason is reason
+
+
+async def test_credentials_that_worked_do_not_turn_wrong() -> None:
+    """A refusal that says nothing blames new credentials, and not those that the server took before."""
+    answers = iter([b"-ERR", b"+OK", b"-ERR", b"-ERR [AUTH] changed"])
+
+    async def script(peer: Peer) -> None:
+        await dialogue(*BY_USER, (b"PASS .*", next(answers)))(peer)
+
+    async with scripted_server(script) as server:
+        reasons: list[Reason | None] = []
+        for _ in range(4):
+            try:
+                (await enter(server)).abort()
+                reasons.append(None)
+            except ProbeFault as fault:
+                reasons.append(fault.reason)
+            await server.peer_closed()
+    assert reasons == [Reason.AUTH_FAILED, None, Reason.LOGIN_REFUSED, Reason.AUTH_FAILED]
+
+
+async def test_one_session_of_an_account_at_a_time() -> None:
+    """A probe and a watcher of one mailbox take turns, for many servers let one session in (RFC 1939)."""
+    async with scripted_server(dialogue(*BY_USER, (b"PASS .*", b"+OK"))) as server:
+        first = await enter(server)
+        phases = PhaseTimer(InstantClock())
+        second = asyncio.create_task(enter(server, phases=phases))
+        async with asyncio.timeout(10):
+            while phases.current != TURN:  # noqa: ASYNC110 # a phase has no event
+                await asyncio.sleep(0)
+        assert not second.done()
+        first.abort()
+        (await second).abort()
 
 
 async def test_a_long_response_waits_for_the_continuation() -> None:

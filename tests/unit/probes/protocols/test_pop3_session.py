@@ -173,6 +173,28 @@ async def test_a_server_without_top() -> None:
         session.abort()
 
 
+async def test_a_line_of_a_listing_costs_its_message_only() -> None:
+    """Ids longer than RFC 1939 allows are taken, and a line that cannot be read leaves the others."""
+    long = b"1795842542.M487173P29048.ip-10-20-30-40.eu-central-1.compute.internal,S=39,W=43"
+    lines = b"1 " + long + b"\r\n2 a b\r\n3 c\r\n."
+    async with entered(dialogue(*ENTERED, (b"UIDL", b"+OK\r\n" + lines), (b"QUIT", b"+OK"))) as session:
+        assert await session.uidl() == {1: long.decode(), 3: "c"}
+        assert session.unreadable_ids == 1
+        await session.quit()
+
+
+@pytest.mark.parametrize(
+    "farewell",
+    [dialogue((b"QUIT", b"-ERR no")), dialogue((b"QUIT", b"what?")), close],
+    ids=["refused", "garbled", "closed"],
+)
+async def test_the_farewell_changes_nothing(farewell: Script) -> None:
+    """However a session ends in which nothing was deleted, what it showed holds."""
+    async with entered(dialogue(*ENTERED, (b"STAT", b"+OK 2 320"), then=farewell)) as session:
+        assert await session.stat() == (2, 320)
+        await session.quit()
+
+
 @pytest.mark.parametrize("listing", [b"1 a b", b"one a", b"1", b"+OK"])
 async def test_a_listing_that_is_none(listing: bytes) -> None:
     """A listing that cannot be read is never taken for an empty mailbox."""
