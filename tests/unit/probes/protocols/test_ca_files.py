@@ -14,8 +14,10 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import PhaseTimer
+from probes.protocols.https import HttpClient
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.tls import client_context
+from tests.fakes.https_server import https_server, page
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server, server_context
 
 OLD, NEW = trustme.CA(organization_name="old"), trustme.CA(organization_name="new")
@@ -77,6 +79,18 @@ async def test_renewed_authority(put: Callable[[Path, bytes], None], tmp_path: P
     with pytest.raises(ProbeFault) as caught:
         await log_in(OLD, file)
     assert caught.value.reason is Reason.CERTIFICATE_UNTRUSTED
+
+
+async def test_renewed_authority_of_an_https_server(tmp_path: Path) -> None:
+    """The next HTTP client trusts the new authority too."""
+    file = tmp_path / "ca.pem"
+    for authority in (OLD, NEW):
+        file.write_bytes(authority.cert_pem.bytes())
+        async with https_server(server_context(authority, "127.0.0.1"), lambda _: page("hello")) as server:
+            client = HttpClient(PhaseTimer(SystemClock()), seconds=5, ca=file)
+            async with client:
+                answer = await client.request("GET", f"https://127.0.0.1:{server.port}/")
+        assert answer.body == b"hello"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate", OLD.cert_pem.bytes()[:300]])
