@@ -29,6 +29,9 @@ _TAG = re.compile(rb"\*|[A-Za-z0-9]{1,20}")
 _NUMBER = re.compile(rb"\d{1,10}")
 _RESPONSE_CODE = re.compile(rb"\[([A-Za-z][A-Za-z0-9-]{0,40})(?: ([^\]]*))?\]")
 _BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
+_THROTTLING = re.compile(
+    rb"too many (?:[a-z]+ ){0,2}(?:connections|sessions)|connection limit|bandwidth limit", re.IGNORECASE
+)
 # Alternatives: a parenthesis, a quoted string, a literal's place, and an atom or a FETCH item's name.
 _TOKEN = re.compile(
     rb' *(?:([()])|"((?:[^"\\\n]|\\[^\n])*+)"|(\n)|'
@@ -110,15 +113,18 @@ def literal_size(line: bytes) -> int | None:
 
 
 def refusal(response: Response, otherwise: Reason) -> ProbeFault:
-    """Return the fault that a NO, BAD or BYE stands for: what its response code says, else ``otherwise``."""
-    reason = _REASON_OF_CODE.get(response.code[0], otherwise)
+    """Return the fault that a NO, BAD or BYE stands for.
+
+    Its response code decides (RFC 5530). Without one that is known, a text that tells of throttling
+    does, and else it is ``otherwise``.
+    """
+    reason, retry_after = _REASON_OF_CODE.get(response.code[0], otherwise), None
     backoff = _BACKOFF.search(response.text)  # Exchange's throttling, which has no response code
-    if backoff is None:
-        return ProbeFault(reason, response.text)
-    retry_after = min(int(backoff[1]) / 1000, LONGEST_PAUSE)
-    return ProbeFault(
-        Reason.IMAP_THROTTLED if reason is otherwise else reason, response.text, retry_after=retry_after
-    )
+    if reason is otherwise and (backoff or _THROTTLING.search(response.text)):
+        reason = Reason.IMAP_THROTTLED
+    if backoff is not None:
+        retry_after = min(int(backoff[1]) / 1000, LONGEST_PAUSE)
+    return ProbeFault(reason, response.text, retry_after=retry_after)
 
 
 def capabilities_of(response: Response) -> frozenset[str] | None:
@@ -173,8 +179,13 @@ def number_of(value: Value) -> int:
     return int(value)
 
 
+def identifier_of(value: bytes) -> int | None:
+    """Return a UIDVALIDITY or UIDNEXT, which is never 0 (RFC 9051 section 9); ``None`` for anything else."""
+    return (int(value) or None) if _NUMBER.fullmatch(value) else None
+
+
 def _items(response: Response, value: Value) -> dict[bytes, Value]:
-    """Return a list of alternating names and values, as in FETCH and STATUS."""
+    """Return a list of alternating names and values, as in FETCH."""
     if not isinstance(value, list) or len(value) % 2:
         raise _malformed(response)
     names = [name.upper() if isinstance(name, bytes) else b"" for name in value[::2]]
@@ -202,12 +213,31 @@ def parse_search(response: Response) -> list[int] | None:
     return [number_of(word) for word in response.text.partition(b"(")[0].split()]  # (MODSEQ …) may follow
 
 
-def parse_status(response: Response) -> tuple[int, int] | None:
-    """Return UIDNEXT and UIDVALIDITY of a STATUS, ``None`` for any other response."""
+@dataclass(frozen=True, slots=True)
+class FolderStatus:
+    """What STATUS tells of a folder; ``None`` is what it does not tell."""
+
+    messages: int | None
+    uid_next: int | None
+    uid_validity: int | None
+
+
+def parse_status(response: Response) -> FolderStatus | None:
+    """Return what a STATUS tells, ``None`` for any other response.
+
+    The items stand in the last list, whatever the folder's name before it looks like.
+    """
     if response.kind != b"STATUS":
         return None
-    items = _items(response, next(iter(parse_values(response)[1:]), None))
-    return number_of(items.get(b"UIDNEXT")), number_of(items.get(b"UIDVALIDITY"))
+    _, opening, rest = response.text.rpartition(b"(")
+    words = rest.partition(b")")[0].split() if opening else []
+    items = {name.upper(): value for name, value in zip(words[::2], words[1::2], strict=False)}
+    messages = items.get(b"MESSAGES", b"")
+    return FolderStatus(
+        int(messages) if _NUMBER.fullmatch(messages) else None,
+        identifier_of(items.get(b"UIDNEXT", b"")),
+        identifier_of(items.get(b"UIDVALIDITY", b"")),
+    )
 
 
 @dataclass(frozen=True, slots=True)

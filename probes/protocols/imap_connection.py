@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 from pydantic import SecretStr
 
 from probes.core.clock import Clock
-from probes.core.faults import ProbeFault
+from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
@@ -22,7 +22,13 @@ from probes.protocols.line_transport import LineTransport
 from probes.protocols.mail_session import MailSession
 from probes.protocols.sasl import Mechanism
 
+FAREWELL_TIMEOUT = 2.0
+"""Longest wait, in seconds, for the answer to LOGOUT."""
+
 T = TypeVar("T")
+
+
+_REFUSALS = {b"NO": Reason.IMAP_NO, b"BAD": Reason.IMAP_BAD}
 
 
 @dataclass(slots=True)
@@ -51,13 +57,15 @@ class ImapConnection(MailSession):
         self._unasked = Budget()  # for what comes between two commands
         self._idle: _Idle | None = None
         self._idle_usable = True
+        self._complaint = ""  # the latest untagged NO or BAD (RFC 9051 section 7.1) of this command
         self._hearing: asyncio.Task[None] | None = None  # what a cancelled `news` began to read
         self.greeting = b""
         self.capabilities: frozenset[str] = frozenset()
         self._capabilities_before_login = self.capabilities
         self.folder: str | None = None
         self.exists = 0
-        self.uid_validity = 0
+        self.uid_validity: int | None = None
+        """Of the open folder; ``None`` where the server tells none (RFC 3501 section 6.3.1)."""
         self.uid_next: int | None = None
         self.changed = False
         """Whether an EXISTS, EXPUNGE or VANISHED came since SELECT, or since the caller last cleared it."""
@@ -67,8 +75,11 @@ class ImapConnection(MailSession):
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
             greeting = await self._dialogue.read(self._unasked)
+            if greeting.tag == b"*" and greeting.kind in (b"NO", b"BAD"):  # neither is one, and both are sent
+                raise imap.refusal(greeting, _REFUSALS[greeting.kind])
             if greeting.tag != b"*" or greeting.kind not in (b"OK", b"BYE"):  # PREAUTH is nobody's login
-                raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a greeting: " + greeting.kind)
+                said = b" ".join([greeting.kind, greeting.text])
+                raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a greeting: " + said)
             self._take_in(greeting)
             self.greeting = greeting.text
         if not self.capabilities:
@@ -119,10 +130,17 @@ class ImapConnection(MailSession):
         )
 
     async def log_out(self) -> None:
-        """End the session in order."""
+        """End the session in order; however the server answers that, it changes no result."""
         self._leaving = True
-        await self._command("logout", b"LOGOUT")
-        self.abort()
+        try:
+            async with asyncio.timeout(FAREWELL_TIMEOUT):
+                await self._command("logout", b"LOGOUT")
+        except TimeoutError:
+            self._phases.transcript.note(f"no answer to LOGOUT after {FAREWELL_TIMEOUT:g} s")
+        except ProbeFault as fault:
+            self._phases.transcript.note(f"no sound answer to LOGOUT: {fault}")
+        finally:
+            self.abort()
 
     def start_idle(self) -> bool:
         """Begin IDLE (RFC 2177) where the server has it and none runs; return whether one runs."""
@@ -208,12 +226,17 @@ class ImapConnection(MailSession):
         ``public`` is what may be shown of a command with credentials. Everything together may take the
         server's timeout.
         """
-        timeout = self._server.timeout
-        with self._dialogue.closing_on_failure(timeout):
-            async with asyncio.timeout(timeout):
-                await self._settle()
-                tag = self._dialogue.send(*words, public=public)
-                answers, status = await self._answer(tag, read, respond, budget or Budget())
+        timeout, self._complaint = self._server.timeout, ""
+        try:
+            with self._dialogue.closing_on_failure(timeout):
+                async with asyncio.timeout(timeout):
+                    await self._settle()
+                    tag = self._dialogue.send(*words, public=public)
+                    answers, status = await self._answer(tag, read, respond, budget or Budget())
+        except ProbeFault as fault:
+            if self._complaint and fault.reason in (Reason.COMMAND_TIMEOUT, Reason.CONNECTION_LOST):
+                fault.detail = legible(f"{fault.detail}; before that it said: {self._complaint}")
+            raise
         if status.kind != b"OK":
             raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
         return answers
@@ -241,6 +264,8 @@ class ImapConnection(MailSession):
     def _take_in(self, response: Response) -> None:
         """Keep what a response tells of the session; a BYE that nobody asked for ends it."""
         code, argument = response.code
+        if response.tag == b"*" and response.kind in _REFUSALS and not self._dialogue.may_hold_mail:
+            self._complaint = legible(b" ".join([response.kind, response.text]))
         if response.kind == b"EXISTS":
             if response.number != self.exists:  # else nothing came: a server may repeat itself
                 self.exists, self.heard_at, self.changed = response.number, self._clock.monotonic(), True
@@ -251,13 +276,13 @@ class ImapConnection(MailSession):
         elif response.kind == b"BYE" and not self._leaving:
             raise imap.refusal(response, Reason.IMAP_BYE)
         elif code == b"UIDVALIDITY":
-            self._take_in_validity(imap.number_of(argument))
+            self._take_in_validity(imap.identifier_of(argument))
         elif code == b"UIDNEXT":
-            self.uid_next = imap.number_of(argument)
+            self.uid_next = imap.identifier_of(argument)
         elif (capabilities := imap.capabilities_of(response)) is not None:
             self.capabilities = capabilities
 
-    def _take_in_validity(self, validity: int) -> None:
+    def _take_in_validity(self, validity: int | None) -> None:
         """Keep UIDVALIDITY; a new one for the open folder ends the session (RFC 9051 section 2.3.1.1).
 
         The uids that were told before it may be other messages' now.

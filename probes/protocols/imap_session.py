@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.protocols import imap as imap
-from probes.protocols.imap import MOST_MESSAGES, SEARCH_LIMIT, Folder
+from probes.protocols.imap import MOST_MESSAGES, SEARCH_LIMIT, Folder, FolderStatus
 from probes.protocols.imap_connection import ImapConnection
 from probes.protocols.imap_dialogue import MOST_RESPONSES, Budget
 
@@ -49,28 +49,27 @@ class ImapSession(ImapConnection):
 
     async def select(self, folder: str, *, read_only: bool = False) -> None:
         """Open a folder; a NO is `IMAP_NO_FOLDER`, and leaves none open."""
-        self.folder, self.exists, self.uid_validity, self.uid_next = None, 0, 0, None
+        self.folder, self.exists, self.uid_validity, self.uid_next = None, 0, None, None
         verb = b"EXAMINE" if read_only else b"SELECT"
         await self._command("select", verb, imap.encode_folder(folder), refusal=Reason.IMAP_NO_FOLDER)
-        if not self.uid_validity:
-            self.abort()
-            raise ProbeFault(Reason.PROTOCOL_ERROR, "no UIDVALIDITY in the answer to " + verb.decode())
         self.folder, self.changed = folder, False
 
-    async def uid_next_of(self, folder: str) -> tuple[int, int]:
-        """Return UIDNEXT and UIDVALIDITY of a folder that need not be open; a NO is `IMAP_NO_FOLDER`."""
+    async def status_of(self, folder: str) -> FolderStatus:
+        """Return what STATUS tells of a folder that need not be open; a NO is `IMAP_NO_FOLDER`.
+
+        An answer without UIDNEXT is a `PROTOCOL_ERROR`, and leaves the session open.
+        """
         answers = await self._command(
             "status",
             b"STATUS",
             imap.encode_folder(folder),
-            b"(UIDNEXT UIDVALIDITY)",
+            b"(MESSAGES UIDNEXT UIDVALIDITY)",
             read=imap.parse_status,
             budget=Budget(literal=NAME_LIMIT),
             refusal=Reason.IMAP_NO_FOLDER,
         )
-        if not answers:
-            self.abort()
-            raise ProbeFault(Reason.PROTOCOL_ERROR, "no STATUS in the answer to STATUS")
+        if not answers or answers[-1].uid_next is None:
+            raise ProbeFault(Reason.PROTOCOL_ERROR, "no UIDNEXT in the answer to STATUS")
         return answers[-1]
 
     async def noop(self) -> float:

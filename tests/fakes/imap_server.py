@@ -13,7 +13,7 @@ from tests.fakes.scripted_server import Peer
 class StoredFolder:
     """A folder: its messages by uid, and those that carry ``\\Deleted``."""
 
-    uid_validity: int = 7
+    uid_validity: int | None = 7
     messages: dict[int, bytes] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
     uid_next: int = 1
@@ -79,8 +79,10 @@ class ImapServer:
                 return [f'* LIST ({marks.get(name, "")}) "/" {name}\r\n'.encode() for name in self.folders]
             case ["STATUS", name, *_]:
                 status = self.folders[name.strip('"')]
-                text = f"* STATUS {name} (UIDNEXT {status.uid_next} UIDVALIDITY {status.uid_validity})\r\n"
-                return [text.encode()]
+                items = f"MESSAGES {len(status.messages)} UIDNEXT {status.uid_next}"
+                if status.uid_validity is not None:
+                    items += f" UIDVALIDITY {status.uid_validity}"
+                return [f"* STATUS {name} ({items})\r\n".encode()]
             case ["LOGOUT"]:
                 return [b"* BYE\r\n"]
         return [] if folder is None else self._in_folder(words, folder)
@@ -88,10 +90,10 @@ class ImapServer:
     def _in_folder(self, words: list[str], folder: StoredFolder) -> list[bytes]:
         match words:
             case ["SELECT", _]:
-                codes = (
-                    f"* OK [UIDVALIDITY {folder.uid_validity}] x\r\n* OK [UIDNEXT {folder.uid_next}] x\r\n"
-                )
-                return [b"* %d EXISTS\r\n" % len(folder.messages), codes.encode()]
+                lines = [f"* {len(folder.messages)} EXISTS\r\n", f"* OK [UIDNEXT {folder.uid_next}] x\r\n"]
+                if folder.uid_validity is not None:
+                    lines.append(f"* OK [UIDVALIDITY {folder.uid_validity}] x\r\n")
+                return [line.encode() for line in lines]
             case ["UID", "SEARCH", *criteria]:
                 hidden = folder.deleted if "UNDELETED" in criteria else set()
                 found = " ".join(str(uid) for uid in folder.messages if uid not in hidden)

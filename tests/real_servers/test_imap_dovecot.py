@@ -17,7 +17,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.protocols.imap import encode_folder
+from probes.protocols.imap import FolderStatus, encode_folder
 from probes.protocols.imap_session import ImapSession
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
@@ -116,8 +116,9 @@ async def test_folders(
         for name in folders:
             await session.select(name, read_only=True)
             assert session.folder == name
-            assert await session.uid_next_of(name) == (session.uid_next, session.uid_validity)
-        for command in (session.select("Nirgends"), session.uid_next_of("Nirgends")):
+            told = session.exists, session.uid_next, session.uid_validity
+            assert await session.status_of(name) == FolderStatus(*told)
+        for command in (session.select("Nirgends"), session.status_of("Nirgends")):
             with pytest.raises(ProbeFault) as caught:
                 await command
             assert caught.value.reason is Reason.IMAP_NO_FOLDER

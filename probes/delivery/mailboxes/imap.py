@@ -8,7 +8,7 @@ is likely, and IDLE is for the rest of the time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,9 +29,6 @@ JUNK_GAP = 1.0
 PIECE_SIZE = 1024 * 1024
 """Octets of a large message that are asked for at a time."""
 
-LOGOUT_TIMEOUT = 2.0
-"""Longest wait, in seconds, for the answer to LOGOUT."""
-
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -40,7 +37,8 @@ class _View:
     """What is known of a folder: which copies are still to be dealt with, and which never again."""
 
     session: ImapSession  # the one that listed it
-    validity: int
+    validity: int | None
+    epoch: str  # names the uids together with the folder: as long as it stays, they mean the same
     next_uid: int  # the first that was not listed yet
     pending: set[int]
     set_aside: set[int]
@@ -71,7 +69,7 @@ class ImapFolder:
 
     def _text(self, view: _View, uid: int) -> str:
         """Return a uid that stays unique when UIDVALIDITY changes (RFC 9051 section 2.3.1.1)."""
-        return f"{self.name}/{view.validity}/{uid}"
+        return f"{self.name}/{view.epoch}/{uid}"
 
     @staticmethod
     def _number(uid: str) -> int:
@@ -210,10 +208,11 @@ class ImapMailbox:
         """Check whether anything came into the junk folder, and select it only then."""
         name = self.folders[1]
         self._junk_at = self._clock.monotonic()
-        uid_next, validity = await session.uid_next_of(name)
+        status = await session.status_of(name)
         view = self._views.get(name)
         is_known = view is not None and view.session is session and not view.pending
-        if view is None or not is_known or (validity, uid_next) != (view.validity, view.next_uid):
+        news = status.uid_validity, status.uid_next
+        if view is None or not is_known or news != (view.validity, view.next_uid):
             return await self._selected(session, name, is_junk=True)
         return ImapFolder(
             session, view, name, is_junk=True, absent_at=self._junk_at, listed_at=self._junk_at, fields={}
@@ -244,10 +243,12 @@ class ImapMailbox:
         # One that an earlier session marked and did not come to expunge is to be found again.
         marked = [] if session.has_uidplus else [b"UNDELETED"]
         found = set(await session.uid_search(*marked, b"SINCE", date))
-        is_same = before is not None and before.validity == session.uid_validity
-        aside = before.set_aside & found if before is not None and is_same else set()
+        validity = session.uid_validity
+        # Without UIDVALIDITY, uids mean something within one session only (RFC 3501 section 6.3.1).
+        epoch = str(validity) if validity is not None else f"session-{secrets.token_hex(8)}"
+        aside = before.set_aside & found if before is not None and before.epoch == epoch else set()
         next_uid = max(session.uid_next or 1, max(found, default=0) + 1)
-        return _View(session, session.uid_validity, next_uid, found - aside, aside)
+        return _View(session, validity, epoch, next_uid, found - aside, aside)
 
     async def _new(self, session: ImapSession, view: _View) -> dict[int, bytes]:
         """Take in the copies that came since the last poll, with their identifying fields."""
@@ -274,12 +275,10 @@ class ImapMailbox:
             self._session = None
 
     async def close(self) -> None:
-        """Log out, if the server answers at once."""
+        """Log out."""
         if self._session is not None:
-            with contextlib.suppress(ProbeFault, TimeoutError):
-                async with asyncio.timeout(LOGOUT_TIMEOUT):
-                    await self._session.log_out()
-            self._drop()
+            session, self._session = self._session, None
+            await session.log_out()
 
 
 async def _junk_folder(session: ImapSession) -> str | None:

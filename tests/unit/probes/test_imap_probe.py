@@ -64,6 +64,25 @@ async def test_a_mailbox_is_opened_and_counted() -> None:
     assert {b"EXAMINE", b"LOGOUT"} <= set(verbs)
 
 
+@pytest.mark.parametrize("told", [[], [b"* OK [UIDVALIDITY 0] none"]])
+async def test_a_folder_without_uidvalidity(told: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the server tells no UIDVALIDITY, the probe shows null; it needs no uid."""
+    monkeypatch.setitem(ANSWERS, b"EXAMINE", [b"* 3 EXISTS", *told])
+    async with scripted_server(answering) as server:
+        verdict = await verdict_of(server.settings("imap"), mailbox="canary")
+    assert verdict.reason is Reason.NONE
+    assert (verdict.values["messages"], verdict.values["uid_validity"]) == (3, None)
+
+
+async def test_a_farewell_that_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mailbox that opened is ok, however the server answers LOGOUT."""
+    monkeypatch.setitem(ANSWERS, b"LOGOUT", [b"* BYE", b"\xff not IMAP"])
+    async with scripted_server(answering) as server:
+        verdict = await verdict_of(server.settings("imap"), mailbox="canary")
+    assert verdict.reason is Reason.NONE
+    assert verdict.values["messages"] == 3
+
+
 async def test_hostile_folder_names_are_shown_legibly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control characters in names of folders, which UTF-7 can hold, are escaped; long names are cut."""
     name = encode_folder("Junk\x1b[31m\u202e\n" + "x" * 1000)

@@ -44,3 +44,24 @@ async def test_uids_that_change_hands_within_a_session(
         inbox.deleted = set()
         assert len(await poll(mailbox, deleting=b"Token")) == 2
     assert inbox.messages == {1: FOREIGN}
+
+
+@pytest.mark.parametrize("validity", [0, None])
+async def test_uids_without_uidvalidity_hold_for_one_session(validity: int | None) -> None:
+    """Without UIDVALIDITY each session takes all copies for new (RFC 3501 section 6.3.1), and polls go on."""
+    imap = ImapServer()
+    for folder in imap.folders.values():
+        folder.uid_validity = validity
+    imap.folders["INBOX"].add(FOREIGN)
+    named = set()
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(2):
+            async with mailbox.poll() as due:
+                for open_folder in due:
+                    folder = await open_folder()
+                    named.update(folder.uids)
+                    for uid in folder.uids:
+                        folder.set_aside(uid)
+            assert await poll(mailbox) == []
+            mailbox._drop()
+    assert len(named) == 2

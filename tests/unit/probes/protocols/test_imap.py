@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.protocols import imap as imap
-from probes.protocols.imap import Folder, Response
+from probes.protocols.imap import Folder, FolderStatus, Response
 from probes.protocols.pop3 import LONGEST_PAUSE
 
 
@@ -73,10 +73,14 @@ def test_no_response(line: bytes) -> None:
         (b"M1 NO [unclosed", Reason.IMAP_NO),
         (b"M1 NO text and then [INUSE]", Reason.IMAP_NO),
         (b"M1 NO", Reason.IMAP_NO),
+        (b"M1 NO [ALERT] Too many simultaneous connections. (Failure)", Reason.IMAP_THROTTLED),
+        (b"* BYE Maximum connection limit reached", Reason.IMAP_THROTTLED),
+        (b"M1 NO [AUTHENTICATIONFAILED] Too many connections", Reason.AUTH_FAILED),
+        (b"M1 NO Too many failed logins", Reason.IMAP_NO),
     ],
 )
 def test_what_a_refusal_means(line: bytes, reason: Reason) -> None:
-    """A response code (RFC 5530) where the text begins says why; else it is a plain refusal."""
+    """A response code (RFC 5530) where the text begins says why, else a text of throttling does."""
     assert imap.refusal(response(line), Reason.IMAP_NO).reason is reason
 
 
@@ -182,9 +186,25 @@ def test_search() -> None:
     assert imap.parse_search(response(b"* 3 EXISTS")) is None
 
 
-def test_status() -> None:
-    """STATUS gives UIDNEXT and UIDVALIDITY in any order."""
-    assert imap.parse_status(response(b'* STATUS "a b" (UIDVALIDITY 3 uidnext 9)')) == (9, 3)
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'* STATUS "a b" (UIDVALIDITY 3 uidnext 9 MESSAGES 2)', FolderStatus(2, 9, 3)),
+        (b"* STATUS Junk (E-Mail) (MESSAGES 0 UIDNEXT 1)", FolderStatus(0, 1, None)),
+        (b'* STATUS a\tb" (UIDNEXT 9 UIDVALIDITY 0)', FolderStatus(None, 9, None)),
+        (b"* STATUS \n (UIDNEXT 9 UIDVALIDITY 3) ", FolderStatus(None, 9, 3)),
+        (b'* STATUS "Junk" ()', FolderStatus(None, None, None)),
+        (b"* STATUS a (UIDNEXT x UIDVALIDITY 99999999999 MESSAGES)", FolderStatus(None, None, None)),
+        (b"* STATUS a", FolderStatus(None, None, None)),
+    ],
+)
+def test_status(line: bytes, expected: FolderStatus) -> None:
+    """STATUS tells its items in any order, in the last list, whatever the name before it looks like."""
+    assert imap.parse_status(response(line, *[b"name"] * line.count(b"\n"))) == expected
+
+
+def test_no_status() -> None:
+    """Other responses are not STATUS."""
     assert imap.parse_status(response(b"* SEARCH")) is None
 
 
@@ -214,8 +234,6 @@ def test_namespace() -> None:
         (imap.parse_search, b"* SEARCH 1 two"),
         (imap.parse_search, b"* SEARCH -1"),
         (imap.parse_search, b"* SEARCH 99999999999"),
-        (imap.parse_status, b"* STATUS a"),
-        (imap.parse_status, b"* STATUS a (UIDNEXT 5)"),
         (imap.parse_list, b"* LIST"),
         (imap.parse_list, b'* LIST "a" "/" b'),
         (imap.parse_list, b'* LIST () "/" NIL'),
