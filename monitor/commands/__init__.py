@@ -1,4 +1,4 @@
-"""The command line: one module a command."""
+"""The command line: one module per command."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from monitor.commands.validate import validate
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mailsonde", prog_name="mailsonde")
 def main() -> None:
-    """Know within a minute that mail is late, lost or stuck, and where.
+    """Know within a minute when mail is late, lost or stuck, and where.
 
-    mailsonde sends test messages through your mail servers, watches them arrive, and gives
-    the measured delivery latencies to Prometheus.
+    mailsonde sends test messages through your mail servers, watches for their arrival, and exports
+    the measured delivery latency to Prometheus.
 
     \b
     Examples:
-      mailsonde demo                             # the whole thing on this machine
+      mailsonde demo                             # try everything on this machine
       mailsonde init                             # find your servers, write a configuration
       mailsonde validate mailsonde.yaml          # check a configuration
       mailsonde check --config mailsonde.yaml    # run every probe once, now

@@ -39,22 +39,22 @@ from probes.core.probe import Probe
 from probes.delivery.message_life import LedgerError
 
 UNKNOWN = 3
-"""Exit status when nothing can be said about the mail."""
+"""Exit status when a check cannot be made."""
 
 _SHOWN: dict[tuple[str, bool], Callable[[Result], None]] = {
     ("text", False): show_line,
     ("text", True): show_dialogue,
     ("json", False): show_json,
     ("json", True): show_json_dialogue,
-    ("nagios", False): lambda _: None,  # one line at the end stands for all
+    ("nagios", False): lambda _: None,  # one line at the end covers all
 }
-"""How a result is shown, by format and whether its dialogue is wanted."""
+"""The function that shows a result, by format and with or without its dialogue."""
 
 
 def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
     if path is not None and path.suffix != SUFFIX:
         raise click.BadParameter(
-            f"{path.name!r} does not end in {SUFFIX}, and node_exporter reads no other file; "
+            f"{path.name!r} does not end in {SUFFIX}, and node_exporter reads only such files; "
             f"name it {path.with_suffix(SUFFIX).name if path.name else 'mailsonde' + SUFFIX}"
         )
     return path
@@ -69,13 +69,16 @@ def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path
     type=click.Choice(["text", "json", "nagios"]),
     default="text",
     show_default=True,
-    help="text: a live table on a terminal, a line a run elsewhere; json: an object a run; nagios: one line.",
+    help=(
+        "text: a live table on a terminal, otherwise one line per run; json: one object per run; nagios: "
+        "one line."
+    ),
 )
 @click.option(
     "--verbose",
     "-v",
     is_flag=True,
-    help="Show what mailsonde and the servers said to each other; credentials and mail are withheld.",
+    help="Show the dialogue with the servers, without credentials and mail.",
 )
 @click.option(
     "--textfile",
@@ -84,11 +87,12 @@ def _prom_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path
     help=f"Also write metrics to this file, whose name ends in {SUFFIX}, for node_exporter.",
 )
 def check(config: Path, probes: tuple[str, ...], form: str, verbose: bool, textfile: Path | None) -> None:
-    """Run probes once, now: all of them, or those named.
+    """Run all probes, or the named ones, once and now.
 
-    Round trips take until their message arrives or its deadline passes. A running agent is
-    not disturbed. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown; the worst decides. A
-    configuration with mistakes is 2, or 3 for Nagios; a textfile that cannot be written is 3.
+    A round trip takes until its message arrives or its deadline passes. A running agent is
+    not affected. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown; the worst result decides.
+    Mistakes in the configuration exit 2, or 3 for Nagios. If the textfile cannot be written,
+    the exit status is 3.
 
     \b
     Examples:
@@ -112,12 +116,15 @@ def check(config: Path, probes: tuple[str, ...], form: str, verbose: bool, textf
     except TextfileError as error:
         _end_unknown(str(error), form)
     except KeyboardInterrupt:
-        click.echo("stopped; messages under way stay in the ledger, and the agent takes them up", err=True)
+        click.echo(
+            ("stopped; messages in flight stay in the ledger, and the agent resumes watching for them"),
+            err=True,
+        )
         sys.exit(UNKNOWN)
     except ExceptionGroup as errors:
         if errors.subgroup(BrokenPipeError) is None:
             raise
-        sys.exit(UNKNOWN)  # who read the results went away
+        sys.exit(UNKNOWN)  # the reader of the results is gone
     if form == "nagios":
         click.echo(nagios_line(results))
     sys.exit(worst(severity(result) for result in results))
@@ -146,7 +153,7 @@ def _require_known(names: Sequence[str], configuration: Configuration, form: str
 
 
 def _end_unknown(why: str, form: str) -> NoReturn:
-    """Say why nothing is known, in the form that was asked for: a fault of ours is no outage of mail."""
+    """Say why a check cannot be made, in the requested format: a fault of ours is not a mail outage."""
     if form == "nagios":
         click.echo(nagios_unknown(why))
     else:
@@ -160,7 +167,7 @@ async def _check(
     async with open_runtime(configuration, SystemClock(), "check") as runtime:
         chosen = [probe for name, probe in runtime.assembly.probes.items() if not names or name in names]
         console = Console()
-        # What asks for colours elsewhere (FORCE_COLOR) does not make a terminal of a file or pipe.
+        # FORCE_COLOR asks for colours but does not turn a file or pipe into a terminal.
         if shown == ("text", False) and sys.stdout.isatty() and not console.is_dumb_terminal:
             table = LiveTable(chosen, runtime.clock)
             with Live(table, console=console, refresh_per_second=8):
@@ -175,7 +182,7 @@ async def _check(
 
 
 async def _results(runtime: Runtime, probes: Iterable[Probe], show: Callable[[Result], None]) -> list[Result]:
-    """Run the probes at the same time; show each result when it is there, and keep it in state and ledger."""
+    """Run the probes concurrently; show each result when it is ready, and keep it in state and ledger."""
     results: list[Result] = []
 
     def take_in(result: Result) -> None:

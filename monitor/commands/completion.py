@@ -1,4 +1,4 @@
-"""``mailsonde completion``, and what a shell offers for the name of a probe."""
+"""``mailsonde completion``, and the completion of probe names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monitor.config.document import Mistake, read_document
 from probes.core.settings import Name
 
 READ_LIMIT = 128 * 1024
-"""Longest file, in bytes, that is read for names: about 2,000 probes, a second of a typist's time."""
+"""Maximum file size, in bytes, for completion: about 2,000 probes, which take a second to read."""
 
 _SHELLS = ("bash", "zsh", "fish")
 _NAMES = TypeAdapter(Name)
@@ -24,9 +24,9 @@ _NAMES = TypeAdapter(Name)
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print a script that makes SHELL complete command lines.
+    """Print a completion script for SHELL.
 
-    It completes commands, options, files, and names of probes.
+    It completes commands, options, files, and probe names.
 
     \b
     Examples:
@@ -34,9 +34,9 @@ def completion(context: click.Context, shell: str) -> None:
       mailsonde completion zsh > ~/.mailsonde.zsh
       mailsonde completion fish > ~/.config/fish/completions/mailsonde.fish
 
-    bash and fish find the file there when they start next. For zsh, add "source
-    ~/.mailsonde.zsh" to ~/.zshrc, after compinit. Names of probes come from the file after
-    --config, or from MAILSONDE_CONFIG, where it has no more than 128 KB.
+    bash and fish find these files at their next start. For zsh, add "source ~/.mailsonde.zsh"
+    to ~/.zshrc after compinit. Probe names come from the file in --config or MAILSONDE_CONFIG,
+    if it is not larger than 128 KB.
     """
     made = get_completion_class(shell)
     assert made is not None  # noqa: S101 # click has all of _SHELLS
@@ -44,10 +44,10 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def probe_names(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the probes that the configuration names and the command line does not yet.
+    """Return the probes in the configuration that are not on the command line yet.
 
-    The file is read as data, because the shell need not have the secrets in its environment; from
-    one that cannot be read come no names, and no complaint into the line that is being typed.
+    The file is read as plain data, because the secrets may not be in the shell's environment. If it
+    cannot be read, there are no names, and no error disturbs the command line.
     """
     given = context.params.get("probes") or ()
     return [
@@ -58,14 +58,14 @@ def probe_names(context: click.Context, _: click.Parameter, incomplete: str) -> 
 
 
 def _names_in(config: str | Path | None) -> Iterator[str]:
-    """Yield the fit names of probes: one that is not fit could do harm in a shell."""
+    """Yield the valid probe names: an invalid one could do harm in a shell."""
     if config is None:
         return
     try:
         path = Path(config).expanduser()
-        if not path.is_file():  # reading from a named pipe would keep the shell waiting
+        if not path.is_file():  # reading from a named pipe would block the shell
             return
-    except (OSError, RuntimeError):  # not to be looked at, or no such user's home
+    except (OSError, RuntimeError):  # no permission, or a ~user that does not exist
         return
     document = read_document(path, limit=READ_LIMIT)
     probes = None if isinstance(document, Mistake) else document.data.get("probes")

@@ -17,16 +17,16 @@ from monitor.logs import set_up_logs
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(min=1), help="End by itself after this long.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Stop after this long.")
 def demo(seconds: float | None) -> None:
-    """Show mailsonde at work on this machine; nothing to configure.
+    """Show mailsonde at work on this machine, without configuration.
 
-    Starts a sandbox mail server (SMTP with STARTTLS and AUTH, POP3 over TLS, its own CA) whose
-    delays wander and which now and then loses a message, and the agent with a round trip every
-    2 seconds. Opens loopback ports only, and leaves nothing behind. Ctrl-C ends it.
+    Starts a sandbox mail server (SMTP with STARTTLS and AUTH, POP3 over TLS, its own CA) with
+    varying delays and an occasional lost message, and the agent with a round trip every
+    2 seconds. Uses loopback ports only and leaves nothing behind. Press Ctrl-C to stop.
 
     \b
-    The sandbox needs more libraries:
+    The sandbox needs additional libraries:
       pip install 'mailsonde[demo]'
 
     \b

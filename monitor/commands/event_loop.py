@@ -1,4 +1,4 @@
-"""The event loop that commands run on: uvloop where it is installed."""
+"""The event loop for commands: uvloop if it is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def run_on_loop(main: Coroutine[object, object, T]) -> T:
-    """Run ``main`` to its end and return what it returns."""
+    """Run ``main`` and return its result."""
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         return runner.run(main)
 
@@ -18,6 +18,6 @@ def run_on_loop(main: Coroutine[object, object, T]) -> T:
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
-    except ImportError:  # not there on every platform
+    except ImportError:  # not available on every platform
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

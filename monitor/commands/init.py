@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from monitor.init.discovery import Source
 
 STOPPED = 1
-"""Exit status when the user ended it."""
+"""Exit status when the user stopped it."""
 
 LOGINS = 3
-"""Most passwords that are tried: more may lock the account."""
+"""Maximum number of passwords to try: more may lock the account."""
 
 VARIABLE = "MAILSONDE_PASSWORD"
 
@@ -49,11 +49,11 @@ VARIABLE = "MAILSONDE_PASSWORD"
 @click.command()
 @init_options
 def init(**options: Any) -> None:
-    """Make a configuration from a mail address and its password.
+    """Create a configuration from a mail address and its password.
 
     Finds the address's servers, tries them, and writes the file. Credentials go only to servers
-    that you saw and over verified TLS. One test message is sent there and back. Nothing is
-    written before you say so, and no file is overwritten. Exit status: 0 written, 1 stopped, 2
+    that you have seen, over verified TLS. One test message is sent there and back. Nothing is
+    written until you agree, and no file is overwritten. Exit status: 0 written, 1 stopped, 2
     something does not work.
 
     \b
@@ -102,11 +102,11 @@ def _init(wishes: Wishes, files: Files) -> None:
 
 
 def _servers(wishes: Wishes, address: str, resolver: ResolverSettings) -> list[Endpoint]:
-    """Return the server to submit to, then those to read from, the preferred first."""
+    """Return the server to submit to, then those to read from, the preferred one first."""
     named = _named(wishes)
     found: list[Endpoint] = []
     if not (wishes.smtp and wishes.mailbox):
-        from monitor.init.discovery import Discovery, candidates  # httpx, half a second that only this needs
+        from monitor.init.discovery import Discovery, candidates  # imports httpx, which takes half a second
         from monitor.init.web import Web
 
         asked = Resolver(resolver)
@@ -126,14 +126,14 @@ def _servers(wishes: Wishes, address: str, resolver: ResolverSettings) -> list[E
         [one for one in (chosen["imap"], chosen["pop3"]) if one is not None],
     )
     if submission is None:
-        _end("no server was found that takes mail by submission; name yours: --smtp HOST:PORT" + _hint(tried))
+        _end("no submission server was found; name yours: --smtp HOST:PORT" + _hint(tried))
     if not incoming:
         _end("no IMAP or POP3 server was found; name yours: --mailbox imap://HOST:PORT" + _hint(tried))
     return [submission, *incoming]
 
 
 def _named(wishes: Wishes) -> list[Endpoint]:
-    """Return what the user named; the wrong kind of server in a place is a mistake."""
+    """Return the servers that the user named; a server of the wrong kind is a mistake."""
     found = []
     for option, text, default, protocols in (
         ("--smtp", wishes.smtp, "smtp", {"smtp"}),
@@ -146,13 +146,13 @@ def _named(wishes: Wishes) -> list[Endpoint]:
         except ValueError as error:
             _end(f"{option}: {error}")
         if endpoints[0].protocol not in protocols:
-            _end(f"{option}: {endpoints[0].protocol} is not meant here; write {default}://HOST:PORT")
+            _end(f"{option}: {endpoints[0].protocol} does not fit here; write {default}://HOST:PORT")
         found += endpoints
     return found
 
 
 def _first_usable(tried: Sequence[tuple[Endpoint, str]], protocol: str) -> Endpoint | None:
-    """Return the first endpoint of a protocol that can be used, and show those that it was preferred to."""
+    """Return the first usable endpoint of a protocol, and show the others that were considered."""
     for endpoint, obstacle in tried:
         if endpoint.protocol != protocol:
             continue
@@ -165,21 +165,21 @@ def _first_usable(tried: Sequence[tuple[Endpoint, str]], protocol: str) -> Endpo
 
 def _hint(tried: Sequence[tuple[Endpoint, str]]) -> str:
     untrusted = any(obstacle.startswith(str(Reason.CERTIFICATE_UNTRUSTED)) for _, obstacle in tried)
-    return ", and its authority if it is your own: --tls-ca FILE" if untrusted else ""
+    return ", and its CA if it is your own: --tls-ca FILE" if untrusted else ""
 
 
 def _confirm_servers(wishes: Wishes, plan: Plan, incoming: Sequence[Endpoint]) -> None:
-    """Let nothing secret go to a server that the user has neither named nor agreed to."""
+    """Send no secret to a server that the user has neither named nor agreed to."""
     servers = [plan.submission, *incoming]
     if all(server.source == "you" for server in servers):
         return
     strangers = [server for server in servers if not server.vouched]
     if strangers:
         hosts = ", ".join(dict.fromkeys(server.host for server in strangers))
-        remark = f"outside of {plan.address.rpartition('@')[2]}, and only unsigned DNS names it: {hosts}"
+        remark = f"outside {plan.address.rpartition('@')[2]}, and only unsigned DNS points to it: {hosts}"
         if wishes.yes:
-            _end(f"the password is not sent to a server {remark}; name it with --smtp and --mailbox")
-        click.echo(f"  Look twice at the server {remark}")
+            _end(f"not sending the password to a server {remark}; name it with --smtp and --mailbox")
+        click.echo(f"  Check carefully: the server is {remark}")
     if incoming[1:]:
         click.echo(f"  {incoming[1]} only if {incoming[0].protocol.upper()} refuses the login")
     if not wishes.yes and not click.confirm(f"Log in at these servers as {plan.username}?", default=True):
@@ -189,7 +189,7 @@ def _confirm_servers(wishes: Wishes, plan: Plan, incoming: Sequence[Endpoint]) -
 def _try(
     wishes: Wishes, plan: Plan, others: Sequence[Endpoint], password: SecretStr | None
 ) -> tuple[Plan, SecretStr]:
-    """Log in and send a message around; return the plan that works and its password."""
+    """Log in and send a test message; return the plan that works and its password."""
     waiting = list(others)
     passwords = 0
     while True:
@@ -212,25 +212,25 @@ def _try(
             continue
         wrong = any(result.verdict.reason is Reason.AUTH_FAILED for result in refused)
         if wishes.yes or not wrong or passwords >= LOGINS:
-            _end("the login does not work; the lines above have the step and what the server answered")
-        click.echo("The login was refused; give the login name and password again, or end with Ctrl-C.")
+            _end("the login does not work; the lines above show the step and the server's answer")
+        click.echo("The server refused the login. Enter name and password again, or press Ctrl-C to stop.")
         username = click.prompt("Login name", default=plan.username, type=USERNAME)
         plan, password = replace(plan, username=username), None
 
 
 def _require_arrival(wishes: Wishes, results: Sequence[Result]) -> None:
-    """Go on only if the message came back, or the user wants the file all the same."""
+    """Continue only if the message came back or the user wants the file anyway."""
     if not any(_failed(result) for result in results if result.kind in MESSAGE_KINDS):
         return
-    click.echo("The message did not come back; the line above has the reason.", err=True)
+    click.echo("The message did not come back; the line above shows the reason.", err=True)
     if wishes.yes:
-        _end("nothing was written; remove the cause, or run without --yes to write the file all the same")
-    if not click.confirm("Make the configuration all the same?", default=False):
+        _end("nothing was written; fix the cause, or run without --yes to write the file anyway")
+    if not click.confirm("Write the configuration anyway?", default=False):
         raise click.Abort
 
 
 def _write(wishes: Wishes, plan: Plan, password: SecretStr, files: Files) -> None:
-    """Ask where the password is to be kept and whether to write; then write, and tell the next steps."""
+    """Ask where to keep the password and whether to write; then write, and show the next steps."""
     secret = wishes.out.with_suffix(".password")
     storage = _storage(wishes, secret)
     new = [secret] if storage == {"file": secret.name} else []
@@ -255,13 +255,13 @@ def _write(wishes: Wishes, plan: Plan, password: SecretStr, files: Files) -> Non
 
 
 def _storage(wishes: Wishes, secret: Path) -> Mapping[str, str]:
-    """Return where the file will say that the password is."""
+    """Return where the file will say to find the password."""
     if wishes.password_env is not None:
         return {"env": wishes.password_env}
     if wishes.password_file is not None:
         return {"file": str(wishes.password_file.absolute())}
     choice = click.prompt(
-        f"Keep the password in a file ({secret.name}, for you alone) or in the environment ({VARIABLE})?",
+        f"Keep the password in a file ({secret.name}, only for you) or in the environment ({VARIABLE})?",
         type=click.Choice(["file", "env"]),
         default="file",
     )
@@ -303,15 +303,15 @@ def _require_new(path: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        _end(f"{path} cannot be written: {error.strerror}; name another with --out")
+        _end(f"{path} cannot be written: {error.strerror}; name another file with --out")
     else:
-        _end(f"{path} exists and is not overwritten; move it away, or name another with --out")
+        _end(f"{path} already exists; move it away, or name another file with --out")
     if not path.absolute().parent.is_dir():
-        _end(f"directory {path.absolute().parent} does not exist; create it, or name another with --out")
+        _end(f"directory {path.absolute().parent} does not exist; create it, or name another file with --out")
 
 
 def _location() -> str:
-    """Return this machine's name as a vantage point, or ``local`` where it makes none."""
+    """Return this machine's name as the location, or ``local`` if the name is not valid."""
     try:
         name: str = TypeAdapter(Name).validate_python(socket.gethostname().partition(".")[0])
     except ValidationError:
@@ -333,7 +333,7 @@ def _show_result(result: Result) -> None:
 
 @contextmanager
 def _step(what: str) -> Iterator[None]:
-    """Say what is being done, with something that moves on a terminal."""
+    """Say what is being done, with an animation on a terminal."""
     click.echo(what)
     console = Console()
     if not sys.stdout.isatty() or console.is_dumb_terminal:
@@ -344,5 +344,5 @@ def _step(what: str) -> Iterator[None]:
 
 
 def _end(why: str) -> NoReturn:
-    click.echo(f"mailsonde cannot go on: {why}", err=True)
+    click.echo(f"mailsonde cannot continue: {why}", err=True)
     sys.exit(UNUSABLE)

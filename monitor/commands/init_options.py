@@ -1,4 +1,4 @@
-"""The options of `mailsonde init`, and how they are checked."""
+"""The options of `mailsonde init` and their checks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Checked(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
-    """A value that ``check`` takes in, or refuses with a ValueError that tells the user why."""
+    """A value that ``check`` accepts, or refuses with a ValueError that tells the user why."""
 
     def __init__(self, name: str, check: Callable[[str], Any]) -> None:
         self.name = name
         self._check = check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value that a text stands for."""
+        """Return the value of a text."""
         try:
             return self._check(value) if isinstance(value, str) else value
         except ValueError as error:
@@ -33,12 +33,12 @@ class _Checked(click.ParamType):  # type: ignore[type-arg] # generic only in new
 
 
 def _setting(name: str, of: Any) -> _Checked:
-    """Return what checks a value as the setting's own type does."""
+    """Return a check that uses the setting's own type."""
     return _Checked(name, TypeAdapter(of).validate_python)
 
 
 def mistake_in(error: ValueError) -> str:
-    """Return a mistake in the words of the setting's own type, without the value."""
+    """Return the setting type's own error message, without the value."""
     if not isinstance(error, ValidationError):
         return str(error)
     return error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")
@@ -64,7 +64,7 @@ PASSWORD = _Checked("password", lambda text: sound_secret(text, "the password").
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the command line says; ``None`` where it says nothing."""
+    """The values from the command line; ``None`` if not given."""
 
     address: str | None
     username: str | None
@@ -84,45 +84,41 @@ class Wishes:
 
 
 _OPTIONS = (
-    click.option("--address", type=ADDRESS, help="Mail address of the account that mailsonde may use."),
+    click.option("--address", type=ADDRESS, help="Mail address of the account for mailsonde."),
     click.option(
-        "--username", type=USERNAME, help="Login name. Default: what the servers' owner says, or the address."
+        "--username", type=USERNAME, help="Login name. Default: what the provider publishes, or the address."
     ),
-    click.option("--password-env", metavar="NAME", help="Environment variable that holds the password."),
-    click.option("--password-file", type=click.Path(path_type=Path), help="File that holds the password."),
-    click.option(
-        "--smtp", metavar="HOST[:PORT]", help="Submission server; smtps:// before it for TLS from the start."
-    ),
+    click.option("--password-env", metavar="NAME", help="Environment variable with the password."),
+    click.option("--password-file", type=click.Path(path_type=Path), help="File with the password."),
+    click.option("--smtp", metavar="HOST[:PORT]", help="Submission server; use smtps:// for implicit TLS."),
     click.option(
         "--mailbox",
         metavar="URL",
-        help="Server of the mailbox: imap://HOST[:PORT] or pop3://, imaps://, pop3s://.",
+        help="Mailbox server: imap://HOST[:PORT] or pop3://, imaps://, pop3s://.",
     ),
+    click.option("--tls-ca", type=_setting("file", CertificateFile), help="PEM file of the CA to trust."),
     click.option(
-        "--tls-ca", type=_setting("file", CertificateFile), help="PEM file of the authority to trust."
-    ),
-    click.option(
-        "--allow-insecure-auth", is_flag=True, help="Log in without encryption, at servers that you name."
+        "--allow-insecure-auth", is_flag=True, help="Log in without encryption at servers that you name."
     ),
     click.option(
         "--domain",
         type=_setting("domain", DomainName),
-        help="Domain of the mx probe. Default: the address's.",
+        help="Domain of the mx probe. Default: that of the address.",
     ),
     click.option(
-        "--location", type=_setting("name", Name), help="The vantage point. Default: this machine's name."
+        "--location", type=_setting("name", Name), help="Where the agent runs. Default: this machine's name."
     ),
     click.option(
         "--listen",
         type=_Checked("host:port", _listen),
         default="127.0.0.1:9725",
         show_default=True,
-        help="Where /metrics is served.",
+        help="Address of /metrics and the live page.",
     ),
     click.option(
         "--ledger",
         type=click.Path(path_type=Path),
-        help="Database of messages. Default: mailsonde.db beside the file.",
+        help="Database of messages. Default: mailsonde.db next to the file.",
     ),
     click.option(
         "--resolver",
@@ -138,13 +134,18 @@ _OPTIONS = (
         help="File to write.",
     ),
     click.option(
-        "--yes", "-y", "--no-input", "yes", is_flag=True, help="Ask nothing; what is missing is an error."
+        "--yes",
+        "-y",
+        "--no-input",
+        "yes",
+        is_flag=True,
+        help=("Ask no questions; a missing value is an error."),
     ),
 )
 
 
 def init_options(command: Command) -> Command:
-    """Add the options to ``command``, which gets what `Wishes` holds as keyword arguments."""
+    """Add the options to ``command``, which gets the fields of `Wishes` as keyword arguments."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

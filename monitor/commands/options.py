@@ -1,4 +1,4 @@
-"""What several commands share: the configuration file they are given, and how its mistakes are told."""
+"""Shared by several commands: the option for the configuration file, and the report of its mistakes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _ConfigPath(click.Path):
         param: click.Parameter,  # noqa: ARG002 # click's signature
         ctx: click.Context | None,  # noqa: ARG002 # click's signature
     ) -> str:
-        return "Name your configuration with it, or in the environment variable MAILSONDE_CONFIG."
+        return "Pass your configuration with it, or set the environment variable MAILSONDE_CONFIG."
 
 
 config_option = click.option(
@@ -34,7 +34,7 @@ config_option = click.option(
     type=_ConfigPath(path_type=Path),
     required=True,
     envvar="MAILSONDE_CONFIG",
-    help="The configuration file (YAML). Also read from MAILSONDE_CONFIG.",
+    help="The configuration file (YAML); can also be set in MAILSONDE_CONFIG.",
 )
 
 
@@ -44,7 +44,7 @@ def load_or_exit(path: Path) -> Configuration:
 
 
 def sound_or_exit(read: Callable[[], Loaded]) -> Loaded:
-    """Return what ``read`` gives, or print every mistake in the file that it reads and exit with status 2."""
+    """Return the result of ``read``, or print every mistake in its file and exit with status 2."""
     try:
         return read()
     except ConfigurationError as error:

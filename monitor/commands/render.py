@@ -17,20 +17,20 @@ from monitor.thresholds import load_thresholds
 @click.argument("what", type=click.Choice(sorted(RENDERERS)))
 @config_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Directory to write to; made if missing."
+    "--out", type=click.Path(path_type=Path), required=True, help="Directory to write to; created if missing."
 )
 @click.option(
     "--thresholds",
     type=click.Path(path_type=Path),
-    help="For alerts: your own thresholds (YAML), in place of those in alerts/thresholds.yaml.",
+    help="For alerts: your own thresholds (YAML), which override those in alerts/thresholds.yaml.",
 )
 def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
-    """Write alerts, dashboards or a configuration of Prometheus.
+    """Write alerts, dashboards or a Prometheus configuration.
 
-    They are made for your own configuration:
+    They are generated from your own configuration:
 
     \b
-    alerts      rule files, one a subsystem, with your probes' own times
+    alerts      rule files, one per subsystem, with your probes' own times
     dashboards  Grafana dashboards (JSON to import or provision)
     prometheus  a prometheus.yml that scrapes this agent and loads the rules
 
@@ -41,7 +41,7 @@ def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
       mailsonde render dashboards --config mailsonde.yaml --out dashboards/
       mailsonde render prometheus --config mailsonde.yaml --out .
 
-    Files of the same name are replaced. Prints the path of each file.
+    Replaces files with the same name. Prints the path of each file.
     """
     configuration = load_or_exit(config)
     if what == "alerts":
@@ -56,7 +56,7 @@ def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
     except OSError as error:
         click.echo(
             f"cannot write to {out}: {error.strerror}; --out must name a directory that is writable "
-            f"for user {os.geteuid()}, or can be made",
+            f"for user {os.geteuid()}, or can be created",
             err=True,
         )
         sys.exit(UNUSABLE)

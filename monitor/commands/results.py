@@ -1,4 +1,4 @@
-"""How `mailsonde check` shows results: a live table, plain lines, JSON, or the line of a Nagios plugin."""
+"""The output of `mailsonde check`: a live table, plain lines, JSON, or the line of a Nagios plugin."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ _FROM_BAD_TO_GOOD = (2, 3, 1, 0)
 
 
 def show_line(result: Result) -> None:
-    """Print a result as one line of text, and below it a line for each finding."""
+    """Print a result as one line of text, followed by one line per finding."""
     click.echo(plain_line(result))
     for line in finding_lines(result):
         click.echo(f"  {line}")
 
 
 def show_dialogue(result: Result) -> None:
-    """Print a result with its findings, and below them what was said in its run."""
+    """Print a result with its findings, followed by its transcript."""
     show_line(result)
     for line in result.transcript.lines():
         click.echo(f"  {line}")
 
 
 def show_json(result: Result) -> None:
-    """Print a result as one JSON object in one line."""
+    """Print a result as one JSON object on one line."""
     click.echo(json.dumps(result.as_object()))
 
 
 def show_json_dialogue(result: Result) -> None:
-    """Print the same with the run's id and transcript, as the ledger's history keeps it."""
+    """Print the same with the run's id and transcript, as in the ledger's history."""
     click.echo(json.dumps(result.with_transcript()))
 
 
 class LiveTable:
-    """A row for each probe and sub-probe, with the time that it runs already, and a summary below.
+    """A row for each probe and sub-probe, with its running time, and a summary below.
 
-    Rich renders it anew each time, in a thread of its own, while results come in on the event loop.
+    Rich renders it in its own thread while results come in on the event loop.
     """
 
     def __init__(self, probes: Sequence[Probe], clock: Clock) -> None:
@@ -62,17 +62,17 @@ class LiveTable:
         self._ended: dict[tuple[str, str], Result] = {}
 
     def show(self, result: Result) -> None:
-        """Take in a result, which the next rendering shows."""
+        """Add a result for the next rendering."""
         self._ended[result.probe, result.target] = result
 
     def __rich__(self) -> RenderableType:
-        """Return the table as it is now, and below it how many runs ended, and how."""
+        """Return the current table, with a summary of finished runs below."""
         table = Table("probe", "kind", "target", "result", "time", "detail")
         now, ended = self._clock.monotonic(), dict(self._ended)
         rows = list(chain.from_iterable((probe, *probe.sub_probes) for probe in self._probes))
         for probe in rows:
             key = probe.settings.name, probe.target
-            # Text and not str: names that DNS told are no markup.
+            # Text, not str, because names from DNS are not markup.
             names = [Text(legible(name)) for name in (probe.settings.name, probe.settings.kind, probe.target)]
             result = ended.get(key)
             if result is None:
@@ -89,7 +89,7 @@ class LiveTable:
 
 
 def time_of(result: Result) -> str:
-    """Return the time that matters: a round trip's delivery with its error, else how long the run took."""
+    """Return the delivery latency of a round trip with its error, or the duration of any other run."""
     message = result.verdict.message
     if (
         message is not None
@@ -110,7 +110,7 @@ def plain_line(result: Result) -> str:
 
 
 def explanation(result: Result) -> str:
-    """Return the reason and its detail, without control characters; nothing where all is well."""
+    """Return the reason and its detail, without control characters; empty if the run is ok."""
     verdict = result.verdict
     if verdict.outcome is Outcome.OK and not verdict.is_warning:
         return ""
@@ -126,7 +126,7 @@ def finding_lines(result: Result) -> list[str]:
 
 
 def severity(result: Result) -> int:
-    """Return the exit status that a result stands for."""
+    """Return the exit status for a result."""
     return _SEVERITIES[result.verdict.reason.word]
 
 
@@ -136,7 +136,7 @@ def worst(severities: Iterable[int]) -> int:
 
 
 def nagios_line(results: Sequence[Result]) -> str:
-    """Return the line of a Nagios plugin: state, what is wrong, and performance data in seconds."""
+    """Return the line of a Nagios plugin: state, problems, and performance data in seconds."""
     code = worst(severity(result) for result in results)
     wrong = [f"{result.probe} {explanation(result)}" for result in results if severity(result)]
     text = "; ".join(wrong) or f"{len(results)} probe{'s' if len(results) != 1 else ''} ok"
@@ -147,10 +147,10 @@ def nagios_line(results: Sequence[Result]) -> str:
         if message is not None and message.delivery_seconds is not None:
             data.append(f"'{result.probe}_delivery'={message.delivery_seconds:.6f}s;;;0")
             data.append(f"'{result.probe}_uncertainty'={message.uncertainty_seconds or 0.0:.6f}s;;;0")
-    # The plugin interface splits text from data at the first bar and reads one line.
+    # The plugin interface separates text from data at the first bar and reads one line.
     return f"MAILSONDE {_NAGIOS_WORDS[code]} - {text.replace('|', '/')} | {' '.join(data)}"
 
 
 def nagios_unknown(text: str) -> str:
-    """Return the line of a Nagios plugin that could not do its check."""
+    """Return the line of a Nagios plugin for a check that could not be made."""
     return f"MAILSONDE UNKNOWN - {legible(text, 1000).replace('|', '/')}"

@@ -23,13 +23,13 @@ from monitor.notify import notify
     "--log-format",
     type=click.Choice(get_args(LogFormat)),
     default="auto",
-    help="auto: text on a terminal, JSON objects elsewhere.",
+    help="auto: text on a terminal, otherwise JSON objects.",
 )
 def run(config: Path, log_format: LogFormat) -> None:
     """Run the agent until SIGTERM or Ctrl-C.
 
-    A wrong configuration starts nothing. When told to stop, the agent lets dialogues end, records
-    what is open, and is gone within 10 seconds; the next start takes up every open message.
+    An invalid configuration starts nothing. To stop, the agent lets dialogues finish, records open
+    messages, and exits within 10 seconds. The next start resumes watching for every open message.
 
     \b
     Examples:

@@ -13,14 +13,14 @@ from monitor.config.models import Configuration
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors.
 
-    With it they complete and check the YAML file.
+    Editors use it to complete and check the YAML file.
 
     \b
     Examples:
       mailsonde schema > mailsonde.schema.json
 
     \b
-    With the YAML language server, save it so, and begin the configuration with:
+    For the YAML language server, save it like this and begin the configuration with:
       # yaml-language-server: $schema=mailsonde.schema.json
     """
     click.echo(json.dumps(Configuration.model_json_schema(by_alias=True), indent=2))

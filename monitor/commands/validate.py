@@ -12,10 +12,10 @@ from monitor.commands.options import load_or_exit
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def validate(file: Path) -> None:
-    """Check a configuration, and tell every mistake with its line.
+    """Check a configuration, and list every mistake with its line.
 
-    Secrets must be readable: validate where the agent runs, as its user. Exit status: 0 nothing
-    is wrong, 2 there are mistakes.
+    Secrets must be readable: run this on the agent's machine, as its user. Exit status: 0 valid, 2
+    mistakes found.
 
     \b
     Examples:

@@ -118,7 +118,7 @@ def test_hosts_are_shown_before_the_password_is_asked_for(place: Place) -> None:
     done = place.run(typed=f"{ADDRESS}\nn\n")
     assert done.returncode == 1
     assert f"IMAP localhost port {place.dovecot.imaps_port}, TLS (from SRV _imaps)" in done.stdout
-    assert "outside of example.test, and only unsigned DNS names it: localhost" in done.stdout
+    assert "outside example.test, and only unsigned DNS points to it: localhost" in done.stdout
     assert "Password" not in done.stdout + done.stderr
     place.require_nothing_left()
 
@@ -161,7 +161,7 @@ def test_passwords_are_not_tried_for_ever(place: Place) -> None:
     assert done.returncode == 2
     assert done.stdout.count("in phase auth: 535") == 3
     assert done.stderr.endswith(
-        "mailsonde cannot go on: the login does not work; "
+        "mailsonde cannot continue: the login does not work; "
         "the lines above have the step and what the server answered\n"
     )
     place.require_nothing_left()
@@ -196,7 +196,7 @@ def test_script_sends_no_password_to_a_stranger(place: Place) -> None:
     """Without a question, a host outside of the domain that only DNS names gets no credentials."""
     done = place.run("--yes", "--address", ADDRESS, "--password-env", "CANARY", CANARY=PASSWORD)
     assert done.returncode == 2
-    assert "the password is not sent to a server outside of example.test" in done.stderr
+    assert "not sending the password to a server outside example.test" in done.stderr
     assert "Logging in" not in done.stdout
     place.require_nothing_left()
 
@@ -217,7 +217,7 @@ def test_no_file_is_overwritten(place: Place, name: str) -> None:
     (place.work / name).write_text("mine\n")
     done = place.run(typed=ANSWERS)
     assert done.returncode == 2
-    assert f"{name} exists and is not overwritten; move it away, or name another with --out" in done.stderr
+    assert f"{name} already exists; move it away, or name another file with --out" in done.stderr
     assert [path.name for path in place.work.iterdir()] == [name]
     assert (place.work / name).read_text() == "mine\n"
     if name == "mailsonde.yaml":
@@ -230,7 +230,7 @@ def test_untrusted_certificate_gets_no_password(place: Place) -> None:
     done = place.run("--yes", "--address", ADDRESS, "--password-env", "X", *place.named_servers, X=PASSWORD)
     assert done.returncode == 2
     assert "certificate_untrusted: in phase tls" in done.stdout
-    assert "name yours: --smtp HOST:PORT, and its authority if it is your own: --tls-ca FILE" in done.stderr
+    assert "name yours: --smtp HOST:PORT, and its CA if it is your own: --tls-ca FILE" in done.stderr
     place.require_nothing_left()
 
 

@@ -192,6 +192,6 @@ async def test_interrupted(configured: Configured) -> None:
         await asked.wait()
         terminal.process.send_signal(signal.SIGINT)
         assert await terminal.end() == 3
-    assert b"stopped; messages under way stay in the ledger" in terminal.written
+    assert b"stopped; messages in flight stay in the ledger" in terminal.written
     assert b"Traceback" not in terminal.written
     assert terminal.written.rindex(b"\x1b[?25h") > terminal.written.rindex(b"\x1b[?25l")

@@ -156,7 +156,7 @@ def test_render_into_what_is_no_directory(site: Path, tmp_path: Path) -> None:
         assert done.exit_code == 2
         assert done.stderr == (
             f"cannot write to {out}: {why}; --out must name a directory that is writable for user "
-            f"{os.geteuid()}, or can be made\n"
+            f"{os.geteuid()}, or can be created\n"
         )
 
 
@@ -189,7 +189,7 @@ def test_password_variable_is_not_set(tmp_path: Path) -> None:
     assert _ended("init", "--address", "a@example.com", "--out", made, "--password-env", "UNSET") == (
         2,
         "",
-        "mailsonde cannot go on: environment variable UNSET is not set; "
+        "mailsonde cannot continue: environment variable UNSET is not set; "
         "set it, or use --password-file PATH\n",
     )
 
@@ -209,7 +209,8 @@ def test_file_name_that_no_file_can_have() -> None:
     assert _ended("init", "--yes", "--address", "a@example.com", "--out", name) == (
         2,
         "",
-        f"mailsonde cannot go on: {name} cannot be written: File name too long; name another with --out\n",
+        f"mailsonde cannot continue: {name} cannot be written: File name too long; "
+        "name another file with --out\n",
     )
 
 

@@ -120,7 +120,7 @@ def test_missing_configuration(command: str) -> None:
     """Who names no configuration is told the two ways to name one."""
     result = _run(command, *(["alerts", "--out", "x"] if command == "render" else []))
     assert result.exit_code == 2
-    assert "Missing option '--config' / '-c'. Name your configuration with it, or in " in result.stderr
+    assert "Missing option '--config' / '-c'. Pass your configuration with it, or set " in result.stderr
     assert "MAILSONDE_CONFIG" in result.stderr
 
 

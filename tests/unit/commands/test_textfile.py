@@ -224,5 +224,5 @@ def test_other_name_is_refused(name: str, tmp_path: Path) -> None:
     """A name that node_exporter would pass over is refused before anything is sent, and a good one told."""
     done = CliRunner().invoke(main, ["check", "-c", "absent.yaml", "--textfile", str(tmp_path / name)])
     assert done.exit_code == 2
-    assert f"{name!r} does not end in .prom, and node_exporter reads no other file; name it " in done.stderr
+    assert f"{name!r} does not end in .prom, and node_exporter reads only such files; name it " in done.stderr
     assert done.stderr.strip().endswith(".prom")
