@@ -19,6 +19,9 @@ from probes.protocols.tls import certificate_not_after, description
 BUFFER_LIMIT = 64 * 1024
 """Most octets that wait unread, beyond one chunk from the network; a faster server has to wait."""
 
+LINES_AT_ONCE = 100
+"""Waiting lines that are read before other tasks run, so that a flood does not hold them up."""
+
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 Resolve = Callable[[str, int, float], Awaitable[list[tuple[str, int]]]]
@@ -162,6 +165,7 @@ class LineTransport:
         self._receiver = receiver
         self._timeout = timeout
         self._transcript = transcript
+        self._lines_at_once = 0  # read since another task last had its chance
         self.certificate_not_after: float | None = None
 
     @classmethod
@@ -226,6 +230,10 @@ class LineTransport:
             raise ProbeFault(Reason.LINE_TOO_LONG, detail)
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
+        self._lines_at_once += 1
+        if self._lines_at_once == LINES_AT_ONCE:
+            self._lines_at_once = 0
+            await asyncio.sleep(0)
         return line
 
     async def read_exactly(self, count: int) -> bytes:

@@ -1,0 +1,89 @@
+"""A sound dialogue for each protocol, state by state, so that a fault can be committed in any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tests.fakes.scripted_server import Peer, Script
+
+Misdeed = Callable[[Peer], Awaitable[None]]
+"""What a server does in place of a sound answer."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """What a client says in each state, in order, and the sound answer; the first state has no command."""
+
+    greeting: bytes
+    states: Mapping[str, tuple[bytes, bytes]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The states, the greeting first."""
+        return ("greeting", *self.states)
+
+    def committing(self, misdeed: Misdeed, state: str, *, before: Misdeed | None = None) -> Script:
+        """Return the script of a server that is sound up to ``state``, and does ``misdeed`` there.
+
+        ``before`` is done on the connection first, such as a TLS handshake.
+        """
+
+        async def script(peer: Peer) -> None:
+            if before is not None:
+                await before(peer)
+            if state == "greeting":
+                await misdeed(peer)
+                return
+            await peer.send(self.greeting)
+            for name, (command, answer) in self.states.items():
+                await peer.expect(command)
+                if name == state:
+                    await misdeed(peer)
+                    return
+                await peer.send(answer)
+
+        return script
+
+
+SMTP = Dialogue(
+    b"220 mx.example.test ESMTP",
+    MappingProxyType(
+        {
+            "ehlo": (rb"EHLO .*", b"250-mx.example.test\r\n250-PIPELINING\r\n250 AUTH PLAIN"),
+            "auth": (rb"AUTH PLAIN .*", b"235 2.7.0 ok"),
+            "mail": (rb"MAIL FROM:.*", b"250 2.1.0 ok"),
+            "rcpt": (rb"RCPT TO:.*", b"250 2.1.5 ok"),
+            "quit": (rb"QUIT", b"221 2.0.0 bye"),
+        }
+    ),
+)
+POP3 = Dialogue(
+    b"+OK ready",
+    MappingProxyType(
+        {
+            "capa": (rb"CAPA", b"+OK\r\nSASL PLAIN\r\nTOP\r\nUIDL\r\nAUTH-RESP-CODE\r\n."),
+            "login": (rb"AUTH PLAIN .*", b"+OK"),
+            "stat": (rb"STAT", b"+OK 1 320"),
+            "uidl": (rb"UIDL", b"+OK\r\n1 a\r\n."),
+            "quit": (rb"QUIT", b"+OK bye"),
+        }
+    ),
+)
+IMAP = Dialogue(
+    b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR] ready",
+    MappingProxyType(
+        {
+            "login": (rb"M1 AUTHENTICATE PLAIN .*", b"M1 OK [CAPABILITY IMAP4rev1 NAMESPACE] in"),
+            "namespace": (rb"M2 NAMESPACE", b'* NAMESPACE (("" "/")) NIL NIL\r\nM2 OK'),
+            "list": (rb"M3 LIST .*", b'* LIST () "/" INBOX\r\nM3 OK'),
+            "select": (
+                rb"M4 EXAMINE .*",
+                b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 9] x\r\nM4 OK",
+            ),
+            "logout": (rb"M5 LOGOUT", b"* BYE bye\r\nM5 OK"),
+        }
+    ),
+)
+DIALOGUES: Mapping[str, Dialogue] = MappingProxyType({"smtp": SMTP, "pop3": POP3, "imap": IMAP})
