@@ -77,6 +77,28 @@ async def test_lines_go_both_ways() -> None:
         line_transport.abort()
 
 
+@on_each_loop
+async def test_a_flood_of_lines_leaves_others_their_chance() -> None:
+    """While lines that are there already are read, other tasks run every hundred lines."""
+    async with connected(sending(b"x\n" * 1000)) as transport:
+        while len(transport._receiver.buffer) < 2000:  # noqa: ASYNC110 # reading would take the lines
+            await asyncio.sleep(0)
+        chances = 0
+
+        async def other() -> None:
+            nonlocal chances
+            while True:
+                chances += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        for _ in range(1000):
+            await transport.read_line(10)
+        beside.cancel()
+        transport.abort()
+    assert chances >= 9
+
+
 @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
 @on_each_loop
 async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
