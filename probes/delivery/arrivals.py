@@ -212,10 +212,10 @@ class Arrivals:
         return digest_of(raw) != record.digest
 
     async def _report(self, folder: Folder, uid: str) -> Accounted:
-        """Match a delivery report (RFC 3464) to its message, by the token in the part that it returns."""
+        """Match a delivery report to its message, by the token or the envelope id in it."""
         report = bounce.read_report(await folder.beginning(uid, REPORT_OCTETS))
-        token = self._signer.verify(report.token) if report is not None and report.token is not None else None
-        record = await self._ledger.find(token.run) if token is not None else None
+        run = self._run_of(report) if report is not None else None
+        record = await self._ledger.find(run) if run is not None else None
         if report is None or record is None or record.instance != self._instance:
             return _FOREIGN
         if record.state is MessageState.INTENT:
@@ -224,11 +224,18 @@ class Arrivals:
             return _OURS
         return Accounted(Fate.OURS, await self._bounced(record, report))
 
+    def _run_of(self, report: DeliveryReport) -> str | None:
+        """Return the run whose message the report proves to be about, if it proves that."""
+        token = self._signer.verify(report.token) if report.token is not None else None
+        if token is not None:
+            return token.run
+        return self._signer.verify_envelope_id(report.envelope_id) if report.envelope_id is not None else None
+
     async def _bounced(self, record: Message, report: DeliveryReport) -> Settled | None:
         bounced = await self._ledger.advance(
             record.id,
             MessageState.BOUNCED,
-            reason=str(bounce.reason_of(report.enhanced_status_code)),
+            reason=str(report.reason),
             detail=report.diagnostic or f"reported by {report.reporting_mta}",
             enhanced_status_code=report.enhanced_status_code,
         )

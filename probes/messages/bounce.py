@@ -1,15 +1,26 @@
-"""Delivery reports (RFC 3464): what became of which message, and why."""
+"""Delivery reports (RFC 3464, and older forms): what became of which message, and why."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from probes.core.faults import legible
 from probes.core.reasons import Reason
-from probes.messages.header_section import first_value_of, split
-from probes.messages.mime import content_type, decoded, parts
+from probes.messages.bounce_words import (
+    TEXT_CHARACTERS,
+    action_in,
+    code_in,
+    excerpt,
+    is_vague,
+    reason_of,
+    sound_code,
+)
+from probes.messages.header_section import first_value_of, split, values_of, without_comments
+from probes.messages.mime import content_type, decoded, decoded_subject, parts
 from probes.messages.synthetic_message import token_text
+from probes.messages.token import HEADER
 
 REPORT_LIMIT = 256 * 1024
 """How much of a report is read, in octets."""
@@ -17,11 +28,19 @@ REPORT_LIMIT = 256 * 1024
 RECIPIENTS_LIMIT = 50
 """Most recipients of one report that are looked at."""
 
-_CLASS_OF_ACTION = {"failed": 5, "delayed": 4, "delivered": 2, "relayed": 2, "expanded": 2}
-_ACTION = re.compile(rf"({'|'.join(_CLASS_OF_ACTION)})(?![\w-])", re.IGNORECASE)  # RFC 3464 section 2.3.3
-_STATUS = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?![\w.-])")  # RFC 3463 section 2
-_REPLY = re.compile(r"\s*smtp\s*;\s*[245][0-9][0-9][ -]\s*#?", re.IGNORECASE)
-_TYPE = re.compile(r"^[A-Za-z][A-Za-z0-9-]{0,30}\s*;\s*")  # RFC 3464 section 2.1.2
+NOTICE_OCTETS = 16 * 1024
+"""How much of what a report tells people is read, in octets."""
+
+_CODE_OF_ACTION = {
+    "failed": "5.0.0",
+    "expired": "5.4.7",  # no word of RFC 3464's, but some gateways'
+    "delayed": "4.0.0",
+    "delivered": "2.0.0",
+    "relayed": "2.0.0",
+    "expanded": "2.0.0",
+}
+_ACTION = re.compile(rf"({'|'.join(_CODE_OF_ACTION)})(?![\w-])", re.IGNORECASE)  # RFC 3464 section 2.3.3
+_TYPE = re.compile(r"^([A-Za-z][A-Za-z0-9-]{0,30})\s*;\s*")  # RFC 3464 section 2.1.2
 _BLANK_LINES = re.compile(rb"\n[ \t]*\n\s*")
 _STATUS_TYPES = frozenset({"message/delivery-status", "message/global-delivery-status"})
 _RETURNED_TYPES = frozenset(
@@ -33,22 +52,10 @@ _RETURNED_TYPES = frozenset(
         "text/rfc822-headers",
     }
 )
-
-_BY_DETAIL = {
-    **dict.fromkeys(("1.0", "1.1", "1.2", "1.3", "1.6", "1.10"), Reason.BOUNCE_NO_MAILBOX),
-    "2.1": Reason.BOUNCE_MAILBOX_DISABLED,
-    "2.2": Reason.BOUNCE_MAILBOX_FULL,
-    "2.3": Reason.BOUNCE_TOO_LARGE,
-    "3.4": Reason.BOUNCE_TOO_LARGE,
-    "4.7": Reason.BOUNCE_EXPIRED,
-}
-_BY_SUBJECT = {
-    "3": Reason.BOUNCE_SYSTEM,
-    "4": Reason.BOUNCE_ROUTING,
-    "5": Reason.BOUNCE_PROTOCOL,
-    "6": Reason.BOUNCE_CONTENT,
-    "7": Reason.BOUNCE_POLICY,
-}
+_DAEMONS = frozenset({"mailer-daemon", "mail-daemon", "maildaemon"})
+_MAIL_SYSTEMS = _DAEMONS | {"postmaster"}
+_ADDRESS = re.compile(r"<([^<>]{0,320})>\s*$")
+_TOKEN_FIELD = re.compile(rb"^%s[ \t]*:" % HEADER.encode(), re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +68,59 @@ class DeliveryReport:
     reporting_mta: str
     recipient: str
     token: str | None  # what our token field in the returned message holds; not verified
+    envelope_id: str | None  # what MAIL gave as ENVID (RFC 3461 section 4.4); not verified
+    reason: Reason | None  # why it failed; None for every other action
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What the parts of a report hold."""
+
+    groups: Sequence[bytes] = ()  # of fields, about the message and then about each recipient
+    token: str | None = None
+    notice: str = ""
 
 
 def may_be_report(header_section: bytes) -> bool:
-    """Return whether the header section is that of a delivery report (RFC 6522, RFC 3464 section 2)."""
+    """Return whether the header section is that of a delivery report.
+
+    Either its type says so (RFC 6522, RFC 3464 section 2), or a mail system wrote it: a text, or parts of any
+    other type. See `is_from_mail_system`.
+    """
     media_type, parameters = content_type(header_section)
-    return media_type == "multipart/report" and parameters.get("report-type", "").lower() == "delivery-status"
+    if media_type == "multipart/report" and "report-type" in parameters:
+        return parameters["report-type"].lower() == "delivery-status"
+    return media_type.startswith(("text/", "multipart/")) and is_from_mail_system(header_section)
+
+
+def is_from_mail_system(header_section: bytes) -> bool:
+    """Return whether a mail system wrote the message, and not a person or an auto-responder.
+
+    Two things have to be true. The message comes from MAILER-DAEMON or postmaster, or names the recipients
+    that failed. And its return path, which the delivering host adds (RFC 5321 section 4.4), is null. Neither
+    is enough alone: auto-responders use the null return path too, and a postmaster may be a person who
+    forwards our message. Where the host adds no return path, MAILER-DAEMON alone is enough, because nobody
+    else uses that name. Other messages have to say that they were made automatically (``Auto-Submitted``,
+    RFC 3834 section 5).
+    """
+    sender = _local_part(first_value_of(header_section, "From"))
+    if sender not in _MAIL_SYSTEMS and not first_value_of(header_section, "X-Failed-Recipients"):
+        return False
+    return_paths = values_of(header_section, "Return-Path")
+    if return_paths:  # some hosts put MAILER-DAEMON in place of the null one
+        return _local_part(return_paths[0]) in {"", *_DAEMONS}
+    if sender in _DAEMONS:
+        return True
+    submitted = without_comments(first_value_of(header_section, "Auto-Submitted")).partition(";")[0]
+    return submitted.strip().lower() in {"auto-replied", "auto-generated"}
+
+
+def _local_part(value: str) -> str:
+    """Return the local part of an address, in lower case and without quotes."""
+    address = without_comments(value[:2000]).strip()
+    if match := _ADDRESS.search(address):
+        address = match[1]
+    return address.rpartition("@")[0 if "@" in address else 2].strip().strip('"').lower()
 
 
 def read_report(raw: bytes) -> DeliveryReport | None:
@@ -77,29 +131,56 @@ def read_report(raw: bytes) -> DeliveryReport | None:
     header_section, body = split(raw[:REPORT_LIMIT])
     if not may_be_report(header_section):
         return None
+    contents = _contents_of(header_section, body)
+    if contents.groups:
+        return _from_status(contents)
+    return _from_notice(header_section, contents) if is_from_mail_system(header_section) else None
+
+
+def _contents_of(header_section: bytes, body: bytes) -> _Contents:
+    """Return what the report's parts hold; the first of each kind counts."""
+    media_type, parameters = content_type(header_section)
+    if not media_type.startswith("multipart/"):
+        return _without_parts(_content(header_section, body))
     groups: list[bytes] = []
-    token = None
-    for part_header, part_body in parts(body, content_type(header_section)[1].get("boundary", "")):
+    token, notice = None, b""
+    for part_header, part_body in _parts_of_report(parts(body, parameters.get("boundary", ""))):
         media_type = content_type(part_header)[0]
         if media_type in _STATUS_TYPES and not groups:
             text = _content(part_header, part_body).replace(b"\r\n", b"\n").strip()
             groups = _BLANK_LINES.split(text, RECIPIENTS_LIMIT)
         elif media_type in _RETURNED_TYPES and token is None:
             token = token_text(_content(part_header, part_body).lstrip(b"\r\n"))
-    recipients = [group for group in groups if first_value_of(group, "Action")]
-    actions = [_ACTION.match(first_value_of(group, "Action")) for group in recipients]
-    words = [action[1].lower() if action else "" for action in actions]
-    wanted = words.index("failed") if "failed" in words else 0
-    if not recipients or not words[wanted]:
-        return None
-    return DeliveryReport(
-        action=words[wanted],
-        enhanced_status_code=_status_of(recipients[wanted], words[wanted]),
-        diagnostic=_shown(recipients[wanted], "Diagnostic-Code"),
-        reporting_mta=_shown(groups[0], "Reporting-MTA"),
-        recipient=_shown(recipients[wanted], "Final-Recipient"),
-        token=token,
-    )
+        elif media_type == "text/plain" and not notice:
+            notice = _content(part_header, part_body)
+    return _Contents(groups, token, _text(notice))
+
+
+def _parts_of_report(found: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the parts of the report, also where a gateway wrapped it in another message."""
+    if not _has_status(found):
+        for part_header, part_body in found:
+            inner = parts(part_body, content_type(part_header)[1].get("boundary", ""))
+            if _has_status(inner):
+                return inner
+    return found
+
+
+def _has_status(found: list[tuple[bytes, bytes]]) -> bool:
+    return any(content_type(part_header)[0] in _STATUS_TYPES for part_header, _ in found)
+
+
+def _without_parts(text: bytes) -> _Contents:
+    """Return what a report without parts holds: below the notice, our header section has the token field."""
+    text = text.replace(b"\r\n", b"\n")
+    field = _TOKEN_FIELD.search(text)
+    if field is None:
+        return _Contents(notice=_text(text))
+    begin = text.rfind(b"\n\n", 0, field.start())
+    returned = text[begin + 2 :] if begin >= 0 else text
+    # A lone token field is a quotation, and no returned message.
+    token = token_text(returned) if first_value_of(returned, "Message-ID") else None
+    return _Contents(token=token, notice=_text(text[: max(begin, 0)]))
 
 
 def _content(header_section: bytes, body: bytes) -> bytes:
@@ -110,29 +191,76 @@ def _content(header_section: bytes, body: bytes) -> bytes:
     return decoded(header_section, body)
 
 
-def _status_of(recipient: bytes, action: str) -> str:
-    """Return the status, with the detail of the remote server's reply where the status has none, as Exim's.
+def _text(octets: bytes) -> str:
+    return octets[:NOTICE_OCTETS].replace(b"\r\n", b"\n").decode("utf-8", "backslashreplace")
 
-    Where there is no sound status, the action says the class.
+
+def _from_status(contents: _Contents) -> DeliveryReport | None:
+    """Read the fields of RFC 3464 section 2.2 and 2.3, and where they say nothing, the notice."""
+    recipients = [group for group in contents.groups if first_value_of(group, "Action")]
+    actions = [_ACTION.match(first_value_of(group, "Action")) for group in recipients]
+    words = [action[1].lower() if action else "" for action in actions]
+    wanted = next((number for number, word in enumerate(words) if word in {"failed", "expired"}), 0)
+    if not recipients or not words[wanted]:
+        return None
+    recipient, action = recipients[wanted], words[wanted]
+    has_expired = action == "expired"
+    kind, diagnostic = _typed(first_value_of(recipient, "Diagnostic-Code"))
+    said = "" if kind == "x-unix" else diagnostic  # its numbers are exit statuses of a program
+    code = _code_of(first_value_of(recipient, "Status"), action, said or contents.notice)
+    reason = Reason.BOUNCE_EXPIRED if has_expired else reason_of(code, diagnostic, contents.notice)
+    action = "failed" if has_expired else action
+    return DeliveryReport(
+        action=action,
+        enhanced_status_code=code,
+        diagnostic=_shown(said or excerpt(contents.notice) or diagnostic),
+        reporting_mta=_shown(_typed(first_value_of(contents.groups[0], "Reporting-MTA"))[1]),
+        recipient=_shown(_typed(first_value_of(recipient, "Final-Recipient"))[1]),
+        token=contents.token,
+        envelope_id=first_value_of(contents.groups[0], "Original-Envelope-Id") or None,
+        reason=reason if action == "failed" else None,
+    )
+
+
+def _from_notice(header_section: bytes, contents: _Contents) -> DeliveryReport | None:
+    """Read a report that was written for people only; it has to tell of a failure and return a token."""
+    said = f"{decoded_subject(header_section)}\n{contents.notice}"
+    action = action_in(said)
+    if contents.token is None or action is None:
+        return None
+    cause = excerpt(contents.notice)
+    code = _code_of("", action, contents.notice)
+    return DeliveryReport(
+        action=action,
+        enhanced_status_code=code,
+        diagnostic=_shown(cause or contents.notice),
+        reporting_mta="",
+        recipient=_shown(first_value_of(header_section, "X-Failed-Recipients")),
+        token=contents.token,
+        envelope_id=None,
+        reason=reason_of(code, cause, contents.notice) if action == "failed" else None,
+    )
+
+
+def _code_of(status: str, action: str, said: str) -> str:
+    """Return the status, or where it has no detail, as Exim's, a code of the same class that was ``said``.
+
+    Without either, the action gives the class.
     """
-    status = _STATUS.match(first_value_of(recipient, "Status"))
-    if status is None:
-        return f"{_CLASS_OF_ACTION[action]}.0.0"
-    diagnostic = first_value_of(recipient, "Diagnostic-Code")
-    reply = _REPLY.match(diagnostic)
-    said = _STATUS.match(diagnostic, reply.end()) if reply else None
-    numbers = [int(number) for number in status.groups()]
-    if said and numbers == [int(said[1]), 0, 0]:
-        numbers = [int(number) for number in said.groups()]
-    return ".".join(map(str, numbers))
+    code = sound_code(status)
+    if code is not None and not is_vague(code):
+        return code
+    by_action = _CODE_OF_ACTION[action]
+    classes = code[0] if code else by_action[0].replace("5", "45")  # what fails for long enough has failed
+    return code_in(said, classes) or code or by_action
 
 
-def _shown(group: bytes, name: str) -> str:
-    """Return a value fit to show, without the type in front of it."""
-    return legible(" ".join(_TYPE.sub("", first_value_of(group, name), count=1).split()))
+def _typed(value: str) -> tuple[str, str]:
+    """Return the type in front of a value, in lower case and empty where there is none, and the value."""
+    match = _TYPE.match(value)
+    return (match[1].lower(), value[match.end() :]) if match else ("", value)
 
 
-def reason_of(enhanced_status_code: str) -> Reason:
-    """Return the reason that an enhanced status code (RFC 3463) of a failed delivery stands for."""
-    subject, _, detail = enhanced_status_code.partition(".")[2].partition(".")
-    return _BY_DETAIL.get(f"{subject}.{detail}") or _BY_SUBJECT.get(subject, Reason.BOUNCE_OTHER)
+def _shown(text: str) -> str:
+    """Return a text fit to show."""
+    return legible(" ".join(text[:TEXT_CHARACTERS].split()))

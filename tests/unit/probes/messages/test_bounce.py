@@ -12,91 +12,20 @@ from hypothesis import strategies as st
 
 from probes.core.reasons import Area, Outcome, Reason
 from probes.messages import bounce
+from probes.messages.bounce_words import reason_of
 from probes.messages.token import HEADER
+from tests.corpus import files
 
-TOKEN = "mailsonde1:trip:" + "0" * 32 + ":1700000000000000:" + "a" * 32
-
-POSTFIX = f"""\
-Return-Path: <>
-From: MAILER-DAEMON@mail.example.com (Mail Delivery System)
-Subject: Undelivered Mail Returned to Sender
-Auto-Submitted: auto-replied
-MIME-Version: 1.0
-Content-Type: multipart/report; report-type=delivery-status;
-\tboundary="4Abc.1700000000/mail.example.com"
-
-This is a MIME-encapsulated message.
-
---4Abc.1700000000/mail.example.com
-Content-Description: Notification
-Content-Type: text/plain; charset=us-ascii
-
-I could not deliver your message.
-
---4Abc.1700000000/mail.example.com
-Content-Description: Delivery report
-Content-Type: message/delivery-status
-
-Reporting-MTA: dns; mail.example.com
-X-Postfix-Queue-ID: 4Abc
-Arrival-Date: Tue, 14 Nov 2023 22:13:20 +0000 (UTC)
-
-Final-Recipient: rfc822; canary@example.net
-Original-Recipient: rfc822;canary@example.net
-Action: failed
-Status: 5.1.1
-Remote-MTA: dns; mx.example.net
-Diagnostic-Code: smtp; 550 5.1.1 <canary@example.net>: Recipient address
-    rejected: User unknown
-
---4Abc.1700000000/mail.example.com
-Content-Description: Undelivered Message Headers
-Content-Type: text/rfc822-headers
-
-Subject: mailsonde test message
- {TOKEN}
-{HEADER}: {TOKEN}
-
---4Abc.1700000000/mail.example.com--
-"""
-
-EXCHANGE = f"""\
-Content-Type: multipart/report; report-type=delivery-status;
-\tboundary="_7f1c_"
-Subject: Undeliverable: mailsonde test message
-
---_7f1c_
-Content-Type: multipart/alternative; differences=Content-Type; boundary="_in_"
-
---_in_
-Content-Type: text/plain
-
-Your message wasn't delivered. Diagnostic information for administrators: 550 5.2.2
---_in_--
-
---_7f1c_
-Content-Type: message/delivery-status
-
-Reporting-MTA: dns;mbx-1.example.com
-Received-From-MTA: dns;edge.example.com
-
-Final-Recipient: rfc822;canary@example.com
-Action: failed
-Status: 5.2.2
-Diagnostic-Code: smtp;554 5.2.2 mailbox full; STOREDRV.Deliver.Exception:QuotaExceededException
-Remote-Server: mbx-1.example.com
-
---_7f1c_
-Content-Type: message/rfc822
-
-Received: from a by b; Tue, 14 Nov 2023 22:13:20 +0000
-{HEADER}: {TOKEN}
-Subject: x
-
-body
---_7f1c_--
-"""
-
+TOKEN = files.TOKEN
+POSTFIX = files.text("bounces", "postfix-unknown-user")
+BOUNDARY = "4SV0Xk2Zz3z1abc.1700000000/mail.example.com"
+SAMPLES = {
+    "postfix": POSTFIX,
+    "exim": files.text("bounces", "exim-quota-in-the-diagnostic"),
+    "exchange": files.text("bounces", "exchange-mailbox-full"),
+    "sendmail": files.text("bounces", "sendmail-delayed"),
+    "gmail": files.text("bounces", "gmail-unknown-user"),
+}
 
 RETURNED = f"""\
 Date: Mon, 23 Nov 2026 20:00:00 +0000
@@ -109,128 +38,12 @@ MIME-Version: 1.0
 """
 
 
-EXIM = f"""\
-Return-path: <>
-X-Failed-Recipients: nobody@example.test
-Auto-Submitted: auto-replied
-From: Mail Delivery System <Mailer-Daemon@exim.example.net>
-To: canary@example.com
-Content-Type: multipart/report; report-type=delivery-status; boundary=1700000000-eximdsn-1804289383
-MIME-Version: 1.0
-Subject: Mail delivery failed: returning message to sender
-
---1700000000-eximdsn-1804289383
-Content-type: text/plain; charset=us-ascii
-
-This message was created automatically by mail delivery software.
-
---1700000000-eximdsn-1804289383
-Content-type: message/delivery-status
-
-Reporting-MTA: dns; exim.example.net
-
-Action: failed
-Final-Recipient: rfc822;nobody@example.test
-Status: 5.0.0
-Remote-MTA: dns; mx.example.test
-Diagnostic-Code: smtp; 552 5.2.2 <nobody@example.test> quota exceeded
-
---1700000000-eximdsn-1804289383
-Content-type: message/rfc822
-
-Return-path: <canary@example.com>
-{RETURNED}
-This is a test message.
-
---1700000000-eximdsn-1804289383--
-"""
+def octets(lines: str, line_end: str = "\r\n") -> bytes:
+    return lines.replace("\n", line_end).encode()
 
 
-SENDMAIL = f"""\
-From: Mail Delivery Subsystem <MAILER-DAEMON@sm.example.net>
-To: <canary@example.com>
-MIME-Version: 1.0
-Content-Type: multipart/report; report-type=delivery-status;
-	boundary="3ANK01xx012345.1700000000/sm.example.net"
-Subject: Warning: could not send message for past 4 hours
-Auto-Submitted: auto-generated (warning-timeout)
-
-This is a MIME-encapsulated message
-
---3ANK01xx012345.1700000000/sm.example.net
-
-   ----- The following addresses had transient non-fatal errors -----
-<nobody@example.test>
-
---3ANK01xx012345.1700000000/sm.example.net
-Content-Type: message/delivery-status
-
-Reporting-MTA: dns; sm.example.net
-
-Final-Recipient: RFC822; nobody@example.test
-Action: delayed
-Status: 4.4.1
-Remote-MTA: DNS; mx.example.test
-Diagnostic-Code: SMTP; 451 4.4.1 reply: read error from mx.example.test.
-Will-Retry-Until: Sat, 28 Nov 2026 16:00:01 GMT
-
---3ANK01xx012345.1700000000/sm.example.net
-Content-Type: text/rfc822-headers
-
-{RETURNED}
-
---3ANK01xx012345.1700000000/sm.example.net--
-"""
-
-
-GMAIL = f"""\
-Content-Type: multipart/report; boundary="0000000000001a2b3c0624"; report-type=delivery-status
-To: canary@example.com
-Auto-Submitted: auto-replied
-Subject: Delivery Status Notification (Failure)
-From: Mail Delivery Subsystem <mailer-daemon@example.net>
-
---0000000000001a2b3c0624
-Content-Type: multipart/related; boundary="0000000000001a2b410626"
-
---0000000000001a2b410626
-Content-Type: text/plain; charset="UTF-8"
-
-** Address not found **
-
---0000000000001a2b410626--
---0000000000001a2b3c0624
-Content-Type: message/delivery-status
-
-Reporting-MTA: dns; example.net
-Received-From-MTA: dns; canary@example.com
-X-Original-Message-ID: <{"a" * 32}@example.com>
-
-Final-Recipient: rfc822; nobody@example.test
-Action: failed
-Status: 5.1.1
-Remote-MTA: dns; mx.example.test. (192.0.2.25, the server for the domain example.test.)
-Diagnostic-Code: smtp; 550-5.1.1 The email account that you tried to reach does not exist.
-
---0000000000001a2b3c0624
-Content-Type: message/rfc822
-
-Received: by 192.0.2.7 with SMTP id x
-{RETURNED}
-This is a test message.
-
---0000000000001a2b3c0624--
-"""
-
-SAMPLES = {"postfix": POSTFIX, "exim": EXIM, "exchange": EXCHANGE, "sendmail": SENDMAIL, "gmail": GMAIL}
-
-
-def octets(text: str, line_end: str = "\r\n") -> bytes:
-    return text.replace("\n", line_end).encode()
-
-
-def read(text: str) -> bounce.DeliveryReport:
-    report = bounce.read_report(octets(text))
+def read(lines: str) -> bounce.DeliveryReport:
+    report = bounce.read_report(octets(lines))
     assert report is not None
     return report
 
@@ -249,29 +62,28 @@ def block(action: str = "failed", status: str = "5.1.1", who: str = "a@example.t
 
 def test_postfix() -> None:
     """Postfix's report is read with all that it says, and the token of what it returns."""
-    report = bounce.read_report(POSTFIX.replace("\n", "\r\n").encode())
-    assert report is not None
+    report = read(POSTFIX)
     assert report.action == "failed"
     assert report.enhanced_status_code == "5.1.1"
-    assert report.diagnostic.startswith("550 5.1.1 <canary@example.net>: Recipient address")
-    assert (report.reporting_mta, report.recipient) == ("mail.example.com", "canary@example.net")
+    assert report.diagnostic.startswith("550 5.1.1 <nobody@example.test>: Recipient address")
+    assert (report.reporting_mta, report.recipient) == ("mail.example.com", "nobody@example.test")
     assert report.token == TOKEN
 
 
 def test_exchange() -> None:
     """Exchange's report is read past its nested notification, from the whole message that it returns."""
-    report = bounce.read_report(EXCHANGE.encode())
+    report = bounce.read_report(SAMPLES["exchange"].encode())
     assert report is not None
     assert (report.enhanced_status_code, report.token) == ("5.2.2", TOKEN)
-    assert bounce.reason_of(report.enhanced_status_code) is Reason.BOUNCE_MAILBOX_FULL
+    assert report.reason is Reason.BOUNCE_MAILBOX_FULL
 
 
 def test_encoded_status_part() -> None:
     """A gateway may have encoded the status part; it is read all the same."""
     head, marker, rest = POSTFIX.partition("Reporting-MTA")
-    status, _, tail = (marker + rest).partition("\n--4Abc")
+    status, _, tail = (marker + rest).partition(f"\n--{BOUNDARY}")
     encoded = base64.encodebytes(status.encode()).decode()
-    raw = head.rstrip("\n") + "\nContent-Transfer-Encoding: base64\n\n" + encoded + "\n--4Abc" + tail
+    raw = head.rstrip("\n") + "\nContent-Transfer-Encoding: base64\n\n" + encoded + f"\n--{BOUNDARY}" + tail
     report = bounce.read_report(raw.encode())
     assert report is not None
     assert (report.enhanced_status_code, report.token) == ("5.1.1", TOKEN)
@@ -283,7 +95,7 @@ def test_the_recipient_that_failed_comes_first() -> None:
     raw = POSTFIX.replace("Final-Recipient", delayed + "Final-Recipient", 1)
     report = bounce.read_report(raw.encode())
     assert report is not None
-    assert (report.action, report.recipient) == ("failed", "canary@example.net")
+    assert (report.action, report.recipient) == ("failed", "nobody@example.test")
 
 
 def test_delay_is_no_failure() -> None:
@@ -300,18 +112,75 @@ def test_delay_is_no_failure() -> None:
         ("multipart/report", "multipart/mixed"),
         ("Action: failed", "Action: exploded"),
         ("message/delivery-status", "text/plain"),
-        ('boundary="4Abc.1700000000/mail.example.com"', 'boundary=""'),
+        (f'boundary="{BOUNDARY}"', 'boundary=""'),
     ],
 )
 def test_what_is_no_report(before: str, after: str) -> None:
-    """Without its type, its parts or a known action, a message is no report."""
+    """Without its type, its parts or a known action, a message of a person is no report."""
+    of_a_person = POSTFIX.replace("From: MAILER-DAEMON@", "From: anne@")
+    assert bounce.read_report(of_a_person.encode()) is not None
+    assert bounce.read_report(of_a_person.replace(before, after).encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("report-type=delivery-status", "report-type=disposition-notification"),
+        ("Action: failed", "Action: exploded"),
+        (f'boundary="{BOUNDARY}"', 'boundary=""'),
+    ],
+)
+def test_what_is_no_report_of_a_mail_system(before: str, after: str) -> None:
+    """Nor is one of a mail system, where it says another thing, or returns no message."""
     assert bounce.read_report(POSTFIX.replace(before, after).encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [("multipart/report", "multipart/mixed", "5.1.1"), ("message/delivery-status", "text/plain", "5.1.1")],
+)
+def test_other_types_of_a_mail_system(before: str, after: str, code: str) -> None:
+    """A mail system's report of another type is one, from its status part or else from its text."""
+    report = read(POSTFIX.replace(before, after))
+    assert (report.action, report.enhanced_status_code, report.token) == ("failed", code, TOKEN)
+
+
+HEADS = [
+    ("Return-Path: <>\nFrom: MAILER-DAEMON@a.example", True),
+    ("Return-Path: <>\nFrom: Mail Delivery System <Mailer-Daemon@a.example>", True),
+    ("Return-Path: <>\nFrom: MAILER-DAEMON (Mail Delivery System)", True),
+    ("Return-Path: <MAILER-DAEMON>\nFrom: MAILER-DAEMON", True),
+    ("Return-Path: <>\nFrom: postmaster@a.example", True),
+    ("Return-Path: <>\nFrom: Anne <anne@a.example>\nX-Failed-Recipients: b@b.example", True),
+    ("Return-Path: <>\nReturn-Path: <anne@a.example>\nFrom: postmaster@a.example", True),
+    ("From: MAILER-DAEMON@a.example", True),
+    ("From: postmaster@a.example\nAuto-Submitted: auto-replied (failure)", True),
+    ("From: Anne <anne@a.example>\nX-Failed-Recipients: b@b.example\nAuto-Submitted: auto-generated", True),
+    ("From: postmaster@a.example", False),
+    ("From: postmaster@a.example\nAuto-Submitted: no", False),
+    ("Return-Path: <postmaster@a.example>\nFrom: postmaster@a.example\nAuto-Submitted: auto-replied", False),
+    ("Return-Path: <anne@a.example>\nFrom: MAILER-DAEMON@a.example", False),
+    ("Return-Path: <>\nFrom: Anne <anne@a.example>\nAuto-Submitted: auto-replied", False),
+    ('Return-Path: <>\nFrom: "MAILER-DAEMON@a.example" <anne@a.example>', False),
+    ("Return-Path: <>\nFrom: Anne (MAILER-DAEMON@a.example) <anne@a.example>", False),
+    ("From: Anne <anne@a.example>\nX-Failed-Recipients: b@b.example", False),
+    ("Return-Path: <>\nSubject: failure notice", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("head", "is_from_one"), HEADS)
+def test_who_is_a_mail_system(head: str, is_from_one: bool) -> None:
+    """The null return path and the daemon's name make a mail system, and neither alone does."""
+    for media_type in ("text/plain", "multipart/mixed; boundary=b"):
+        assert bounce.may_be_report(octets(f"Content-Type: {media_type}\n{head}\n")) is is_from_one
+    assert not bounce.may_be_report(octets(f"Content-Type: image/png\n{head}\n"))
 
 
 def test_report_without_our_message_has_no_token() -> None:
     """A token in the notification's text, where anybody could quote it, is none."""
     raw = POSTFIX.replace("text/rfc822-headers", "text/plain").replace(
-        "I could not", f"{HEADER}: {TOKEN}\n\nI"
+        "The mail system", f"{HEADER}: {TOKEN}\n\nThe mail system"
     )
     report = bounce.read_report(raw.encode())
     assert report is not None
@@ -319,10 +188,10 @@ def test_report_without_our_message_has_no_token() -> None:
 
 
 def test_unreadable_status_is_unknown() -> None:
-    """A report that fails without a sound code is a bounce of unknown cause."""
-    report = bounce.read_report(POSTFIX.replace("Status: 5.1.1", "Status: five").encode())
-    assert report is not None
-    assert bounce.reason_of(report.enhanced_status_code) is Reason.BOUNCE_OTHER
+    """A report that fails without a sound code, and without words that are known, is of unknown cause."""
+    assert read(report_of(block(status="five", more="Diagnostic-Code: smtp; 550 so be it\n"))).reason is (
+        Reason.BOUNCE_OTHER
+    )
 
 
 @pytest.mark.parametrize(
@@ -355,8 +224,36 @@ def test_unreadable_status_is_unknown() -> None:
 )
 def test_reasons(code: str, reason: Reason) -> None:
     """Every enhanced status code becomes one of a closed list of reasons, and each is a failure."""
-    assert bounce.reason_of(code) is reason
+    assert reason_of(code) is reason
     assert (reason.area, reason.outcome) == (Area.MESSAGE, Outcome.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("code", "diagnostic", "notice", "reason"),
+    [
+        ("5.1.8", "550 5.1.8 Access denied, bad outbound sender", "", Reason.BOUNCE_POLICY),
+        ("5.2.0", "550 5.2.0 Mailbox full", "", Reason.BOUNCE_MAILBOX_FULL),
+        ("5.1.1", "550 5.1.1 account blocked as spam", "", Reason.BOUNCE_NO_MAILBOX),
+        ("5.2.2", "552 5.2.2 message too large for the mailbox", "", Reason.BOUNCE_MAILBOX_FULL),
+        ("5.7.1", "554 5.7.1 too many messages to unknown users", "", Reason.BOUNCE_POLICY),
+        ("5.4.1", "550 5.4.1 No route to host", "", Reason.BOUNCE_ROUTING),
+        ("5.7.1", "554 5.7.1 Recipient address rejected: Access denied", "", Reason.BOUNCE_POLICY),
+        ("5.5.0", "550 5.5.0 Requested action not taken: mailbox unavailable", "", Reason.BOUNCE_NO_MAILBOX),
+        ("5.0.0", "550 Requested action not taken", "The mailbox is full.", Reason.BOUNCE_MAILBOX_FULL),
+        ("5.0.0", "550 no such user", "Perhaps the mailbox is full.", Reason.BOUNCE_NO_MAILBOX),
+        ("5.4.0", "550 no", "Perhaps the mailbox is full.", Reason.BOUNCE_ROUTING),
+        (
+            "5.0.0",
+            "",
+            "The quota of this user\n   is exceeded: mailbox\n\tis full.",
+            Reason.BOUNCE_MAILBOX_FULL,
+        ),
+        ("5.0.0", "", "x" * 20_000 + " mailbox is full", Reason.BOUNCE_OTHER),
+    ],
+)
+def test_code_and_words_together(code: str, diagnostic: str, notice: str, reason: Reason) -> None:
+    """A precise code decides, then the diagnostic, and the notice only where the code says nothing."""
+    assert reason_of(code, diagnostic, notice) is reason
 
 
 @given(st.binary(max_size=1000), st.integers(0, len(POSTFIX)))
@@ -367,7 +264,7 @@ def test_nothing_that_arrives_raises(octets: bytes, at: int) -> None:
         report = bounce.read_report(hostile)
         if report is not None:
             assert (report.diagnostic + report.recipient + report.reporting_mta).isprintable()
-            assert isinstance(bounce.reason_of(report.enhanced_status_code), Reason)
+            assert (report.reason is not None) is (report.action == "failed")
 
 
 def test_endless_report_costs_no_more_than_its_limit() -> None:
@@ -407,7 +304,14 @@ def test_what_mail_systems_report(
     raw = octets(SAMPLES[system], line_end)
     assert bounce.may_be_report(raw)
     assert bounce.read_report(raw) == bounce.DeliveryReport(
-        action, code, diagnostic, mta, "nobody@example.test", TOKEN
+        action,
+        code,
+        diagnostic,
+        mta,
+        "nobody@example.test",
+        token=TOKEN,
+        envelope_id=None,
+        reason=reason_of(code) if action == "failed" else None,
     )
 
 
@@ -459,6 +363,23 @@ def test_known_actions(action: str) -> None:
     assert read(report_of(block(f"{action} (says who)"))).action == action
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [("5.0.0", "5.0.0"), ("4.4.1", "4.4.1"), ("", "5.4.7"), ("soon", "5.4.7")]
+)
+def test_a_message_that_expired_has_failed(status: str, code: str) -> None:
+    """Some gateways call a message expired that was queued for too long: that is a failure, and its cause."""
+    report = read(report_of(block("delayed"), block("expired", status, "b@example.test")))
+    assert (report.action, report.recipient) == ("failed", "b@example.test")
+    assert (report.enhanced_status_code, report.reason) == (code, Reason.BOUNCE_EXPIRED)
+
+
+def test_the_envelope_id() -> None:
+    """What ENVID named at submission is among the fields about the message (RFC 3464 section 2.2.1)."""
+    about = "Original-Envelope-Id: QQ314159\nReporting-MTA: dns; mx.example.com\n\n"
+    assert read(report_of(block(), about=about)).envelope_id == "QQ314159"
+    assert read(report_of(block(more="Original-Envelope-Id: x\n"))).envelope_id is None
+
+
 @pytest.mark.parametrize("action", ["bounced", "failed-so-to-say", "failedx", "", "\x00"])
 def test_an_unknown_action_is_no_report(action: str) -> None:
     """A report whose action is none of RFC 3464's says nothing that can be relied on."""
@@ -496,7 +417,14 @@ def test_the_enhanced_status_code(action: str, status: str, code: str) -> None:
         ("5.0.0", "smtp; 550 no code 5.1.1", "5.0.0"),
         ("5.0.0", "x-unix; 550 5.7.1 not SMTP", "5.0.0"),
         ("5.1.1", "smtp; 550 5.7.1 another", "5.1.1"),
-        ("five", "smtp; 550 5.7.1 another", "5.0.0"),
+        ("five", "smtp; 550 5.7.1 another", "5.7.1"),
+        ("", "smtp; 451 4.4.7 given up", "4.4.7"),
+        ("5.0.0", "x-postfix; host mx said: 550 5.1.1 <a>: unknown (in reply to RCPT)", "5.1.1"),
+        ("5.0.0", "smtp; 450 4.7.1 later: 550 5.7.1 never", "5.7.1"),
+        ("5.0.0", "smtp; 5.4.7 - Delivery expired", "5.4.7"),
+        ("5.0.0", "smtp; 550 sorry, no mailbox (#5.1.1)", "5.1.1"),
+        ("5.0.0", "smtp; 550 refused by 5.1.1.25 and server (5.1.1)", "5.0.0"),
+        ("5.0.0", "smtp; 1550 5.1.1 and 550 5.1.1.1", "5.0.0"),
     ],
 )
 def test_a_status_without_detail(status: str, diagnostic: str, code: str) -> None:
@@ -635,6 +563,31 @@ PIECES = [
     b"=\n",
     b"Diagnostic-Code: smtp; \n ",
 ]
+
+
+WORDS = [
+    "user ",
+    "account x",
+    "550 5.",
+    "(#5.",
+    "X-Mailsonde-Token: ",
+    "the past 1",
+    "\n\n",
+    "exceeds the ",
+    "\u00a0",
+]
+
+
+@pytest.mark.parametrize("parts", ["text/plain", "multipart/mixed; boundary=b\n\n--b"])
+@pytest.mark.parametrize("word", WORDS)
+def test_no_notice_takes_long(word: str, parts: str) -> None:
+    """The worst notice that fits into the limit is read in no time to speak of."""
+    raw = octets(f"Return-Path: <>\nFrom: MAILER-DAEMON\nContent-Type: {parts}\n\nfailure notice\n")
+    more = f"\n\nMessage-ID: x\nX-Mailsonde-Token: {TOKEN}\n"
+    started = thread_time()
+    bounce.read_report(raw + octets(word) * (bounce.REPORT_LIMIT // len(word)))
+    bounce.read_report(raw + octets(word) * 1000 + octets(more))
+    assert thread_time() - started < 2
 
 
 @pytest.mark.parametrize("head", ["delivery-status", "rfc822", "rfc822\nContent-Transfer-Encoding: base64"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 
 import pytest
 from hypothesis import given
@@ -45,8 +46,29 @@ def test_arbitrary_text_is_refused(text: str) -> None:
 
 
 def test_another_key_is_refused() -> None:
-    """A token of another agent's key proves nothing."""
+    """A token or envelope id of another agent's key proves nothing."""
     assert TokenSigner(b"another key").verify(SIGNER.sign(EXAMPLE)) is None
+    assert TokenSigner(b"another key").verify_envelope_id(SIGNER.envelope_id(EXAMPLE.run)) is None
+
+
+@given(TOKENS, st.data())
+def test_envelope_id(token: Token, data: st.DataObject) -> None:
+    """An envelope id gives its run back, is signed, and fits into ENVID as it is."""
+    text = SIGNER.envelope_id(token.run)
+    assert SIGNER.verify_envelope_id(text) == token.run
+    assert re.fullmatch(r"[!-*,-<>-~]{1,100}", text)  # RFC 3461 section 4
+    position = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.characters(codec="ascii").filter(lambda c: c != text[position]))
+    assert SIGNER.verify_envelope_id(text[:position] + other + text[position + 1 :]) is None
+
+
+def test_token_and_envelope_id_do_not_stand_for_each_other() -> None:
+    """Who knows only one of the two cannot make the other."""
+    token, envelope_id = SIGNER.sign(EXAMPLE), SIGNER.envelope_id(EXAMPLE.run)
+    assert SIGNER.verify_envelope_id(token) is None
+    assert SIGNER.verify(envelope_id) is None
+    mac = token.rpartition(":")[2]
+    assert SIGNER.verify_envelope_id(f"{envelope_id.rpartition(':')[0]}:{mac}") is None
 
 
 def test_key_is_in_no_repr() -> None:
