@@ -73,7 +73,9 @@ class MxSettings(ProbeSettings):
     @classmethod
     def _null_stands_alone(cls, expect: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if expect is not None and NULL in expect and len(expect) > 1:
-            raise ValueError("'.' says that the domain takes no mail; remove it, or the host names beside it")
+            raise ValueError(
+                "'.' means that the domain accepts no mail; remove it or the host names next to it"
+            )
         return expect
 
 

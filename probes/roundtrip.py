@@ -76,11 +76,11 @@ class RoundtripSettings(MessageProbeSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.send_via != "mx" and "mx" in self.model_fields_set:
-            raise ValueError("mx has no meaning without send_via: mx; remove it")
+            raise ValueError("mx applies only with send_via: mx; remove it")
         if self.arrives_as != "message" and self.recipient is None:
             raise ValueError(
-                f"arrives_as: {self.arrives_as} needs a recipient: the address that the message is sent to, "
-                "which sends it back to the mailbox"
+                f"arrives_as: {self.arrives_as} needs a recipient: "
+                "the external address that sends the message back to the mailbox"
             )
         return self
 

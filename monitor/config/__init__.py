@@ -1,1 +1,1 @@
-"""The configuration: its models, and reading it from a YAML file with every mistake named by its line."""
+"""The configuration: its models, and a reader for YAML files that reports every mistake with its line."""

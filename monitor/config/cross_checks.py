@@ -1,7 +1,7 @@
-"""What the parts of a configuration must agree on: the names that they use for each other.
+"""Checks that the parts of a configuration agree on the names that they use for each other.
 
-Every check reads plain mappings, so that it works on a configuration as it was written and on one
-that is built already, and takes time in proportion to the number of entries.
+The checks read plain mappings, so that they work on raw data as well as on a finished configuration.
+Their time is proportional to the number of entries.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from probes.core.settings import MailboxSettings, Reference, Settings
 from probes.registry import KINDS
 
 NAMES_SHOWN = 20
-"""Most names of a table that a mistake lists."""
+"""Maximum number of names of a table in one message."""
 
 COMPARISONS_LIMIT = 50_000
-"""Most names that suggestions for one configuration are chosen from: about a second of work."""
+"""Maximum number of names to compare for suggestions in one configuration: about a second of work."""
 
 Entry = Mapping[str, object]
 
 
 def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
-    """Yield an error for each disagreement within ``configuration``, a model or the data of one.
+    """Yield an error for each disagreement within ``configuration``, a model or its raw data.
 
-    Data may have other mistakes: what cannot be read is passed over, because the models refuse it.
+    Raw data may have other mistakes. Unreadable parts are skipped, because the models refuse them.
     """
     parts = _entry(configuration)
     servers, mailboxes = _table(parts.get("servers")), _table(parts.get("mailboxes"))
@@ -86,19 +86,19 @@ def _repeated_names(probes: Mapping[Location, Entry]) -> Iterator[InitErrorDetai
 def _insecure_mailboxes(
     servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]
 ) -> Iterator[InitErrorDetails]:
-    """Yield an error for each mailbox whose password would cross its server's connection in clear."""
+    """Yield an error for each mailbox whose password would be sent unencrypted."""
     for name, mailbox in mailboxes.items():
         server = servers.get(str(mailbox.get("server")), {})
         if server.get("tls") == "none" and server.get("allow_insecure_auth", False) is False:
             yield _error(
                 ("mailboxes", name, "server"),
-                f"the password would cross the unencrypted connection of server {mailbox['server']!r}; "
-                "give it tls: implicit or starttls, or accept that there with allow_insecure_auth: true",
+                f"the password would be sent unencrypted to server {mailbox['server']!r}; "
+                "set tls: implicit or starttls there, or accept it with allow_insecure_auth: true",
             )
 
 
 class _Names:
-    """The names of the servers and mailboxes, and what is wrong with a reference to one of them."""
+    """The names of the servers and mailboxes, and checks for references to them."""
 
     def __init__(self, servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]) -> None:
         self._tables = {"servers": servers, "mailboxes": mailboxes}
@@ -106,7 +106,7 @@ class _Names:
         self._comparisons = 0
 
     def fault(self, reference: Reference, value: str) -> str | None:
-        """Return what keeps ``value`` from being what ``reference`` asks for, if anything."""
+        """Return why ``value`` is not a valid ``reference``, or None if it is."""
         if value in reference.besides:
             return None
         entries = self._tables[reference.table]
@@ -119,19 +119,19 @@ class _Names:
         protocol = self._tables["servers"].get(str(server), {}).get("protocol")
         if reference.protocols and isinstance(protocol, str) and protocol not in reference.protocols:
             wanted = " or ".join(sorted(reference.protocols))
-            return f"server {server!r} speaks {protocol}; a server of protocol {wanted} is needed here"
+            return f"server {server!r} speaks {protocol}; a server with protocol {wanted} is needed here"
         return None
 
 
 def _listed(entries: Mapping[str, Entry]) -> str:
     known = sorted(entries)
     more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
-    return f"It has: {', '.join(known[:NAMES_SHOWN]) or 'none'}{more}"
+    return f"Entries: {', '.join(known[:NAMES_SHOWN]) or 'none'}{more}"
 
 
 @cache
 def _references(model: type[Settings]) -> tuple[tuple[str, Reference], ...]:
-    """Return the keys of ``model`` that name an entry elsewhere."""
+    """Return the keys of ``model`` that refer to an entry elsewhere."""
     return tuple(
         (field.alias or key, mark)
         for key, field in model.model_fields.items()
@@ -141,14 +141,14 @@ def _references(model: type[Settings]) -> tuple[tuple[str, Reference], ...]:
 
 
 def _marks(field: FieldInfo) -> Iterator[object]:
-    """Yield what annotates a field, or one of the types that it may be."""
+    """Yield the annotations of a field and of its alternative types."""
     yield from field.metadata
     for possible in get_args(field.annotation):
         yield from getattr(possible, "__metadata__", ())
 
 
 def init_errors(error: ValidationError) -> Iterator[InitErrorDetails]:
-    """Yield the errors of ``error`` in the form in which they can be raised anew, without their inputs."""
+    """Yield the errors of ``error`` in a form that can be raised again, without their inputs."""
     for detail in error.errors(include_url=False, include_input=False):
         kind = PydanticCustomError(detail["type"], detail["msg"], detail.get("ctx"))
         yield InitErrorDetails(type=kind, loc=detail["loc"], input=None)
@@ -159,7 +159,7 @@ def _error(at: Location, text: str) -> InitErrorDetails:
 
 
 def _probes(value: object) -> dict[Location, Entry]:
-    """Return the probes by their place, which has the kind in it as pydantic's own places have."""
+    """Return the probes by their location, which includes the kind, as in pydantic's own locations."""
     probes = map(_entry, value if isinstance(value, list | tuple) else ())
     return {
         ("probes", index, *({str(probe.get("kind"))} & KINDS.keys())): probe
@@ -173,7 +173,7 @@ def _table(value: object) -> dict[str, Entry]:
 
 
 def _entry(value: object) -> Entry:
-    """Return an entry's settings by key; an empty mapping where it is none."""
+    """Return an entry's settings by key; empty if the entry is not a mapping."""
     if isinstance(value, BaseModel):
         return {field.alias or key: getattr(value, key) for key, field in type(value).model_fields.items()}
     return value if isinstance(value, Mapping) else {}

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 FILE_LIMIT = 4 * 1024 * 1024
-"""Longest configuration file, in bytes."""
+"""Maximum size of a configuration file, in bytes."""
 
 NODE_LIMIT = 200_000
-"""Most YAML nodes after aliases are followed: a file of aliases to aliases cannot use up the memory."""
+"""Maximum number of YAML nodes with aliases resolved, so that nested aliases cannot exhaust the memory."""
 
 _REMEDIES = {
     errno.ENOENT: "check its path",
@@ -27,7 +27,7 @@ Location = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake: the file, its line (0 for the file as a whole), the key, and what would be right."""
+    """One mistake: the file, the line (0 for the whole file), the key, and how to fix it."""
 
     path: Path
     line: int
@@ -41,7 +41,7 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The data of a file, the line of each key, and mistakes that only the raw file shows."""
+    """The data of a file, the line of each key, and mistakes that are visible only in the raw file."""
 
     path: Path
     data: dict[str, Any]
@@ -49,7 +49,7 @@ class Document:
     duplicates: tuple[Mistake, ...]
 
     def line_of(self, location: Location) -> int:
-        """Return the line of ``location``, or of the nearest entry that holds it."""
+        """Return the line of ``location``, or of the nearest entry that contains it."""
         while location and location not in self.lines:
             location = location[:-1]
         return self.lines.get(location, 1)
@@ -68,9 +68,9 @@ class _TooManyNodesError(Exception):
 def read_document(
     path: Path, expected: str = "the keys agent, servers, mailboxes and probes", limit: int = FILE_LIMIT
 ) -> Document | Mistake:
-    """Return the file's data with lines, or the mistake that keeps it from being read at all.
+    """Return the file's data with lines, or the mistake that makes the file unreadable.
 
-    ``expected`` says what a file that holds no mapping should hold; ``limit`` is how many bytes it may have.
+    ``expected`` says what a file without a mapping should contain; ``limit`` is its maximum size in bytes.
     """
     try:
         with path.open("rb") as file:
@@ -79,7 +79,7 @@ def read_document(
         remedy = _REMEDIES.get(error.errno or 0, f"user {os.geteuid()} must be able to read it")
         return Mistake(path, 0, "", f"cannot be read: {error.strerror}; {remedy}")
     if len(raw) > limit:
-        return Mistake(path, 0, "", f"is longer than {limit} bytes, which no configuration needs")
+        return Mistake(path, 0, "", f"is longer than {limit} bytes, the limit for this file")
     try:
         root = yaml.compose(raw, Loader=yaml.SafeLoader)
         if not isinstance(root, yaml.MappingNode):
@@ -97,7 +97,7 @@ def read_document(
         return Mistake(path, 1, "", f"is not valid YAML: {str(error).splitlines()[0]}")
     except _TooManyNodesError:
         return Mistake(
-            path, 1, "", f"grows to more than {NODE_LIMIT} YAML nodes when its aliases are followed"
+            path, 1, "", f"expands to more than {NODE_LIMIT} YAML nodes when its aliases are resolved"
         )
     return Document(path, data, lines, tuple(duplicates))
 

@@ -1,4 +1,4 @@
-"""Reading a configuration file: all its mistakes at once, each with line, key and remedy."""
+"""Reads a configuration file and reports all its mistakes, each with line, key and remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monitor.config.models import Configuration
 
 
 class ConfigurationError(Exception):
-    """The file cannot be used; ``mistakes`` has every reason, in the order of their lines."""
+    """The file cannot be used; ``mistakes`` lists every reason, ordered by line."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         self.mistakes = sorted(mistakes, key=lambda mistake: mistake.line)

@@ -1,4 +1,4 @@
-"""Mistakes of a configuration file, said so that an administrator can mend them."""
+"""Turns errors in a configuration file into messages that help an administrator to fix them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probes.registry import KINDS
 
 
 def mistakes_of(error: ValidationError, document: Document, model: type[BaseModel]) -> Iterator[Mistake]:
-    """Yield a mistake for each error that pydantic found when it read ``document`` as ``model``."""
+    """Yield a mistake for each error that pydantic found when it validated ``document`` as ``model``."""
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another mistake of the same entry
@@ -54,36 +54,36 @@ def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> s
         case "model_type" | "model_attributes_type" | "dict_type":
             return _no_mapping(detail["loc"], model)
         case "tuple_type":
-            return "must be a list; write [ONE, ANOTHER], or one per line after a dash"
+            return "must be a list; write [ONE, TWO], or one item per line after a dash"
         case _:
             return detail["msg"].replace("Input should be", "must be").replace("String should", "must")
 
 
 def _unknown_key(loc: Location, model: type[BaseModel]) -> str:
     known = _keys(_models_at(loc[:-1], model)[0])
-    return f"unknown key.{did_you_mean(str(loc[-1]), known)} Known here: {', '.join(sorted(known))}"
+    return f"unknown key.{did_you_mean(str(loc[-1]), known)} Known keys: {', '.join(sorted(known))}"
 
 
 def _no_mapping(loc: Location, model: type[BaseModel]) -> str:
-    """Say how settings are written: with the keys that must be there, or the first where none must."""
+    """Say how to write the settings: with the required keys, or the first key if none is required."""
     models, of_names = _models_at(loc, model)
     known = _keys(models)
     needed = [key for key, is_needed in known.items() if is_needed] or list(known)[:1]
     settings = f"{{{', '.join(f'{key}: …' for key in needed)}}}" if needed else "…"
     if of_names:
         return f"must be a mapping of names, such as {{NAME: {settings}}}"
-    hint = f"; known here: {', '.join(sorted(known))}" if len(models) == 1 else ""
+    hint = f"; known keys: {', '.join(sorted(known))}" if len(models) == 1 else ""
     return f"must be a mapping of settings, such as {settings}{hint}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question after the one of ``known`` that is most like ``word``; empty where none is."""
+    """Return a question with the most similar name in ``known``; empty if there is none."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _models_at(loc: Location, model: type[BaseModel]) -> tuple[list[type[BaseModel]], bool]:
-    """Return the models that ``loc`` may be, following fields down, and whether names lead to them."""
+    """Return the possible models at ``loc``, and whether the keys there are names."""
     candidates: list[type[BaseModel]] = [model]
     is_name = False
     for part in loc:
@@ -96,13 +96,13 @@ def _models_at(loc: Location, model: type[BaseModel]) -> tuple[list[type[BaseMod
         fields = [candidate.model_fields[part] for candidate in candidates if part in candidate.model_fields]
         if fields:
             candidates = [found for field in fields for found in _models_in(field.annotation)]
-            # What follows is a name that the site chose, even where it reads like a key.
+            # The next part is a name chosen by the site, even if it looks like a key.
             is_name = any(get_origin(field.annotation) in {dict, Mapping} for field in fields)
     return candidates, is_name
 
 
 def _keys(models: Iterable[type[BaseModel]]) -> dict[str, bool]:
-    """Return each key that one of the models knows, and whether all of them require it."""
+    """Return each key of any of the models, and whether all of them require it."""
     fields = [
         {field.alias or key: field.is_required() for key, field in model.model_fields.items()}
         for model in models

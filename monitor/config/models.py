@@ -89,9 +89,7 @@ def _field_value(secret: SecretStr) -> SecretStr:
 
 def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
     if not probes:
-        raise ValueError(
-            "there is no probe, so nothing would be monitored; config/example.yaml shows each kind"
-        )
+        raise ValueError("there are no probes, so nothing would be monitored; see config/example.yaml")
     return probes
 
 
@@ -116,7 +114,7 @@ class OtlpSettings(Settings):
     def _no_secret_in_clear(self) -> Self:
         origin = _origin_of(self.endpoint)
         if self.headers and origin.scheme == "http" and origin.host not in {"127.0.0.1", "::1", "localhost"}:
-            raise ValueError("headers would cross the network in clear; use an https:// endpoint")
+            raise ValueError("headers would be sent unencrypted; use an https:// endpoint")
         return self
 
 

@@ -106,7 +106,7 @@ def _certificate_file(value: object, info: ValidationInfo) -> Path:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
-        raise ValueError(f"file {path} holds no PEM certificate") from None
+        raise ValueError(f"file {path} contains no PEM certificate") from None
     except OSError as error:
         raise ValueError(f"file {path} cannot be read: {error.strerror}") from None
     return path
@@ -116,7 +116,7 @@ def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
             f"{value!r} is not a name; use up to 63 letters, digits, dots, dashes and underscores, "
-            "beginning with a letter or digit"
+            "starting with a letter or digit"
         )
     return value
 
@@ -337,16 +337,16 @@ class ServerSettings(Settings):
         if self.username is not None and self.password is None and self.protocol == "smtp":
             raise ValueError("username without password; add password: {env: NAME} or {file: PATH}")
         if self.ehlo_name is not None and self.protocol != "smtp":
-            raise ValueError(f"ehlo_name has no meaning for {self.protocol}; remove it")
+            raise ValueError(f"ehlo_name does not apply to {self.protocol}; remove it")
         if self.tls == "opportunistic" and self.protocol != "smtp":
             raise ValueError("tls: opportunistic is for SMTP between servers; choose implicit or starttls")
         unverified = self.tls in {"none", "opportunistic"}
         if unverified and (self.tls_ca or self.tls_server_name):
-            raise ValueError(f"tls_ca and tls_server_name have no meaning with tls: {self.tls}")
+            raise ValueError(f"tls_ca and tls_server_name do not apply with tls: {self.tls}")
         if unverified and self.username is not None and not self.allow_insecure_auth:
             raise ValueError(
-                "credentials would cross an unencrypted connection; use tls: implicit or starttls, "
-                "or accept that with allow_insecure_auth: true"
+                "credentials would be sent unencrypted; use tls: implicit or starttls, "
+                "or accept it with allow_insecure_auth: true"
             )
         return self
 

@@ -14,34 +14,34 @@ from probes.core.settings import MailboxSettings, ServerSettings
 from probes.registry import KINDS
 
 IN_CLEAR = (
-    "the password would cross the unencrypted connection of server 'pop'; "
-    "give it tls: implicit or starttls, or accept that there with allow_insecure_auth: true"
+    "the password would be sent unencrypted to server 'pop'; "
+    "set tls: implicit or starttls there, or accept it with allow_insecure_auth: true"
 )
 MISTAKES = {
     "unknown server": (
         ("probes", 1, "server", "outt"),
         ("probes", 1, "smtp", "server"),
-        "servers has no entry 'outt'. Did you mean 'out'? It has: out, pop",
+        "servers has no entry 'outt'. Did you mean 'out'? Entries: out, pop",
     ),
     "unknown mailbox": (
         ("probes", 0, "to", "nobody"),
         ("probes", 0, "roundtrip", "to"),
-        "mailboxes has no entry 'nobody'. It has: canary",
+        "mailboxes has no entry 'nobody'. Entries: canary",
     ),
     "mailbox on an unknown server": (
         ("mailboxes", "canary", "server", "pip"),
         ("mailboxes", "canary", "server"),
-        "servers has no entry 'pip'. Did you mean 'pop'? It has: out, pop",
+        "servers has no entry 'pip'. Did you mean 'pop'? Entries: out, pop",
     ),
     "server of the wrong protocol": (
         ("probes", 0, "send_via", "pop"),
         ("probes", 0, "roundtrip", "send_via"),
-        "server 'pop' speaks pop3; a server of protocol smtp is needed here",
+        "server 'pop' speaks pop3; a server with protocol smtp is needed here",
     ),
     "mailbox of the wrong protocol": (
         ("mailboxes", "canary", "server", "out"),
         ("mailboxes", "canary", "server"),
-        "server 'out' speaks smtp; a server of protocol imap or pop3 is needed here",
+        "server 'out' speaks smtp; a server with protocol imap or pop3 is needed here",
     ),
     "repeated name": (
         ("probes", 1, "name", "trip"),

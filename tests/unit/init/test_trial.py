@@ -79,5 +79,5 @@ async def test_no_message_is_sent_where_the_login_fails() -> None:
 async def test_password_is_never_tried_in_clear_unasked() -> None:
     """A configuration that would send the password in clear without the user's word is not even tried."""
     text = written(PLAN).replace("tls: starttls", "tls: none")
-    with pytest.raises(ValidationError, match="credentials would cross an unencrypted connection"):
+    with pytest.raises(ValidationError, match="credentials would be sent unencrypted"):
         await try_out(text, PASSWORD, SystemClock(), lambda _: None)
