@@ -1,0 +1,135 @@
+"""SMTP as pure functions: what the octets of a server mean (RFC 5321, 2034, 3463, 4954)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+
+from probes.core.faults import ProbeFault, legible
+from probes.core.reasons import Reason
+
+REPLY_LINE_LIMIT = 8192
+"""Longest line of a reply that is read, in octets; RFC 5321 section 4.5.3.1.5 allows 512."""
+
+REPLY_LIMIT = 32 * 1024
+"""Most octets of all lines of one reply; a long answer to EHLO has 2,000."""
+
+COMMAND_LINE = 512
+"""Longest command line, in octets, its CRLF included (RFC 5321 section 4.5.3.1.4)."""
+
+_REPLY_LINE = re.compile(rb"([2-5][0-9]{2})(?:([- ])(.*))?", re.DOTALL)
+_CLOSING = re.compile(rb"(?:421-[^\n]*\n)*421(?: [^\n]*)?\r?\n")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s|$)")
+_OLD_AUTH = re.compile(r"^AUTH=", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer: reply code (RFC 5321 section 4.2), 200 to 599, and its text in lines."""
+
+    code: int
+    text: str
+
+    @classmethod
+    def parse(cls, lines: Sequence[bytes]) -> Reply:
+        """Return the reply that all of ``lines`` are; raises `ProbeFault` where they are none."""
+        found = [_REPLY_LINE.fullmatch(line) for line in lines]
+        codes = {match[1] for match in found if match}
+        if not all(found) or len(codes) != 1 or is_unfinished(lines):
+            raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + b"\n".join(lines))
+        text = b"\n".join((match[3] or b"").strip(b" \t") for match in found if match)
+        return cls(int(codes.pop()), text.decode("utf-8", "backslashreplace"))
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the server did what it was asked (a 2yz reply)."""
+        return self.code // 100 == 2
+
+    @property
+    def enhanced_status_code(self) -> str | None:
+        """The code such as ``5.1.1`` that begins the text, where the server gives one (RFC 2034)."""
+        match = _ENHANCED.match(self.text)
+        return match[1] if match else None
+
+    def fault(self, reason: Reason | None = None) -> ProbeFault:
+        """Return the fault that this reply means; ``reason`` overrides what the code alone says."""
+        return ProbeFault(
+            reason or _reason_of(self.code),
+            f"{self.code} {self.text}",
+            reply_code=self.code,
+            enhanced_status_code=self.enhanced_status_code,
+        )
+
+
+def _reason_of(code: int) -> Reason:
+    if code == 421:
+        return Reason.SMTP_UNAVAILABLE
+    if 400 <= code < 500:
+        return Reason.SMTP_DEFERRED
+    if 500 <= code < 600:
+        return Reason.SMTP_REJECTED
+    return Reason.PROTOCOL_ERROR
+
+
+def is_unfinished(lines: Sequence[bytes]) -> bool:
+    """Whether another line of the same reply has to follow ``lines``.
+
+    Nothing follows a line that is wrong in itself or has another code than the first: the reply is broken.
+    """
+    match = _REPLY_LINE.fullmatch(lines[-1])
+    return match is not None and match[2] == b"-" and lines[0].startswith(match[1])
+
+
+def closing_reply(octets: bytes) -> Reply | None:
+    """Return the reply 421 that ``octets`` begin with, ``None`` where they begin with anything else.
+
+    It is the one reply that a server may send without a command: it closes the connection then
+    (RFC 5321 section 3.8).
+    """
+    match = _CLOSING.match(octets)
+    return Reply.parse(match[0].replace(b"\r\n", b"\n").split(b"\n")[:-1]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What a server offers in answer to EHLO (RFC 5321 section 4.1.1.1); empty after HELO."""
+
+    features: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Parameters by keyword, keywords in upper case."""
+    auth_mechanisms: tuple[str, ...] = ()
+    """In lower case."""
+    listed: tuple[str, ...] = ()
+    """Keywords with their parameters, fit to show, sorted."""
+
+
+@lru_cache(maxsize=64)
+def extensions_of(text: str) -> Extensions:
+    """Return what the text of an answer to EHLO offers; a server answers the same run after run.
+
+    ``AUTH=`` is how drafts of RFC 4954 wrote it; for old clients some servers offer both forms.
+    """
+    features: dict[str, str] = {}
+    mechanisms: dict[str, None] = {}  # in order, each once
+    for line in text.split("\n")[1:]:  # the first names the server
+        keyword, _, parameters = _OLD_AUTH.sub("AUTH ", line.strip()).partition(" ")
+        keyword = keyword.upper()
+        if keyword == "AUTH":
+            mechanisms |= dict.fromkeys(parameters.upper().split())
+            parameters = " ".join(mechanisms)
+        if keyword:
+            features[keyword] = parameters
+    shown = (legible(f"{keyword} {parameters}".strip(), 100) for keyword, parameters in features.items())
+    return Extensions(MappingProxyType(features), tuple(map(str.lower, mechanisms)), tuple(sorted(shown)))
+
+
+def stuffed(content: bytes) -> bytes:
+    """Return a message, whose lines end in CRLF, as DATA carries it (RFC 5321 section 4.5.2).
+
+    Each line that begins with a dot gets another one, and a line of one dot is the end.
+    """
+    content = content.replace(b"\n.", b"\n..")
+    ends = b".\r\n" if content.endswith(b"\n") or not content else b"\r\n.\r\n"
+    return (b"." if content.startswith(b".") else b"") + content + ends

@@ -1,0 +1,197 @@
+"""What an SMTP server's octets mean, pure of any connection."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from probes.core.faults import DETAIL_LIMIT, ProbeFault
+from probes.core.reasons import Reason
+from probes.protocols import smtp as smtp
+from probes.protocols.pop3 import unstuffed
+from probes.protocols.smtp import Extensions, Reply
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "text"),
+    [
+        ([b"250 ok"], 250, "ok"),
+        ([b"250"], 250, ""),
+        ([b"250 "], 250, ""),
+        ([b"250-mail.example.com", b"250-", b"250 SIZE"], 250, "mail.example.com\n\nSIZE"),
+        ([b"250-a", b"250"], 250, "a\n"),
+        ([b"354 go\xff on"], 354, "go\\xff on"),
+        (["220 grüezi".encode()], 220, "grüezi"),
+        ([b"599 \t x \t"], 599, "x"),
+    ],
+)
+def test_a_reply(lines: list[bytes], code: int, text: str) -> None:
+    """A reply has one code and a text in lines; the code may stand alone (RFC 5321 section 4.2)."""
+    assert Reply.parse(lines) == Reply(code, text)
+    assert not smtp.is_unfinished(lines)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b""],
+        [b"22 mx ESMTP"],
+        [b"2200 x"],
+        [b"250\0\0 ok"],
+        [b"250\tok"],
+        [b"250ok"],
+        [b"199 too small"],
+        [b"600 too large"],
+        ["２２０ x".encode()],
+        [b"-12 x"],
+        [b"+OK POP3"],
+        [b"SSH-2.0-x"],
+        [b"250-a", b""],
+        [b"250-a", b"ok"],
+        [b"250-a", b"550 b"],
+        [b"250-a", b"251-b", b"250 c"],
+    ],
+)
+def test_no_reply(lines: list[bytes]) -> None:
+    """What is no reply, or has lines of different codes, is quoted as sent, and no more is awaited."""
+    assert not smtp.is_unfinished(lines[:2])
+    with pytest.raises(ProbeFault) as caught:
+        Reply.parse(lines)
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+    said = b"\n".join(lines).decode().encode("unicode_escape").decode() if lines[0].isascii() else "２２０ x"
+    assert caught.value.detail == f"not an SMTP reply: {said}"
+
+
+@pytest.mark.parametrize("lines", [[b"250-a"], [b"250-a", b"250-b"], [b"250-"]])
+def test_a_reply_that_goes_on(lines: list[bytes]) -> None:
+    """A hyphen behind the code says that another line follows; without that line it is no reply."""
+    assert smtp.is_unfinished(lines)
+    with pytest.raises(ProbeFault):
+        Reply.parse(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "enhanced"),
+    [
+        ("5.1.1 no such user", "5.1.1"),
+        ("4.7.0", "4.7.0"),
+        ("5.1.1\n5.1.1 more", "5.1.1"),
+        ("no such user 5.1.1", None),
+        ("3.1.1 x", None),
+        ("5.1 x", None),
+        ("5.1.1234 x", None),
+        ("5.1.1.1 x", None),
+        ("5.1.1x", None),
+        ("5.１.1 x", None),
+    ],
+)
+def test_enhanced_status_code(text: str, enhanced: str | None) -> None:
+    """The enhanced status code is the one that begins the text (RFC 2034 section 4)."""
+    assert Reply(550, text).enhanced_status_code == enhanced
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (421, Reason.SMTP_UNAVAILABLE),
+        (450, Reason.SMTP_DEFERRED),
+        (599, Reason.SMTP_REJECTED),
+        (250, Reason.PROTOCOL_ERROR),
+        (354, Reason.PROTOCOL_ERROR),
+    ],
+)
+def test_the_fault_of_a_reply(code: int, reason: Reason) -> None:
+    """A refusal for now, for good, or by a server that closes has its reason, and keeps code and text."""
+    fault = Reply(code, "4.0.0 so it is").fault()
+    assert (fault.reason, fault.reply_code, fault.enhanced_status_code) == (reason, code, "4.0.0")
+    assert fault.detail == f"{code} 4.0.0 so it is"
+    assert Reply(code, "").fault(Reason.AUTH_FAILED).reason is Reason.AUTH_FAILED
+
+
+@pytest.mark.parametrize(
+    ("octets", "reply"),
+    [
+        (b"421 4.3.2 shutting down\r\n", Reply(421, "4.3.2 shutting down")),
+        (b"421\n", Reply(421, "")),
+        (b"421-a\r\n421 b\r\n250 c\r\n", Reply(421, "a\nb")),
+        (b"421 half a li", None),
+        (b"421-a\r\n", None),
+        (b"421-a\r\n422 b\r\n", None),
+        (b"4210 x\r\n", None),
+        (b"250 ok\r\n421 x\r\n", None),
+        (b"", None),
+    ],
+)
+def test_a_server_that_closes_unasked(octets: bytes, reply: Reply | None) -> None:
+    """Only a whole 421 is the reply that needs no command (RFC 5321 section 3.8)."""
+    assert smtp.closing_reply(octets) == reply
+
+
+def test_extensions() -> None:
+    """Keywords count in any case, the first line is none, and each mechanism counts once in either form."""
+    found = smtp.extensions_of(
+        "mail.test\nsize 1000\nPIPELINING\n\n  8bitmime \nAUTH PLAIN Login\nAUTH=LOGIN CRAM-MD5"
+    )
+    assert found.features == {
+        "SIZE": "1000",
+        "PIPELINING": "",
+        "8BITMIME": "",
+        "AUTH": "PLAIN LOGIN CRAM-MD5",
+    }
+    assert found.auth_mechanisms == ("plain", "login", "cram-md5")
+    assert found.listed == ("8BITMIME", "AUTH PLAIN LOGIN CRAM-MD5", "PIPELINING", "SIZE 1000")
+
+
+def test_extensions_of_a_hostile_server() -> None:
+    """What is listed is short and fit to show."""
+    found = smtp.extensions_of("x\nX-\x1b[2J" + "y" * 5000)
+    assert found.listed[0].startswith("X-\\x1b[2JYYY")
+    assert len(found.listed[0]) == 100
+
+
+def test_no_extensions() -> None:
+    """One line names the server and offers nothing, as after HELO."""
+    assert smtp.extensions_of("AUTH PLAIN") == Extensions()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a\r\n", b"a\r\n.\r\n"),
+        (b".\r\n..\r\na.b\r\n", b"..\r\n...\r\na.b\r\n.\r\n"),
+        (b"no line end", b"no line end\r\n.\r\n"),
+        (b"", b".\r\n"),
+    ],
+)
+def test_stuffing(content: bytes, expected: bytes) -> None:
+    """A dot that begins a line is doubled, and a line of one dot is the end (RFC 5321 section 4.5.2)."""
+    assert smtp.stuffed(content) == expected
+
+
+@given(st.lists(st.sampled_from([b".", b"..", b".a", b"", b"a.", b"\r.", b"text"])))
+def test_stuffing_is_undone_by_the_receiver(lines: list[bytes]) -> None:
+    """Whatever lines a message has, a receiver gets them back, and no line before the last ends it."""
+    sent = smtp.stuffed(b"".join(line + b"\r\n" for line in lines)).split(b"\r\n")
+    assert [unstuffed(line) for line in sent[:-1]] == [*lines, None]
+    assert sent[-1] == b""
+
+
+@given(st.lists(st.binary(max_size=100) | st.from_regex(rb"\A[2-5][0-9]{2}[- ]?.{0,60}\Z"), max_size=20))
+@example([b"250-x", b"250-\xff\x00"])
+def test_no_input_is_a_defect(lines: list[bytes]) -> None:
+    """Whatever a server sends is a reply or a fault with a bounded, printable text, and no other error."""
+    with suppress(ProbeFault):
+        reply = Reply.parse(lines)
+        assert 200 <= reply.code <= 599
+        smtp.extensions_of(reply.text)
+        assert reply.fault().detail.isprintable()
+        return
+    with pytest.raises(ProbeFault) as caught:
+        Reply.parse(lines)
+    assert caught.value.reason is Reason.PROTOCOL_ERROR
+    assert caught.value.detail.isprintable()
+    assert len(caught.value.detail) <= DETAIL_LIMIT
+    assert smtp.closing_reply(b"\n".join(lines)) is None or b"421" in b"".join(lines)
