@@ -336,7 +336,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         if self._network.request_line is not None:
             self._network.phases.transcript.sent(self._network.request_line.encode())
             self._network.request_line = None
-        self._transport.write_octets(buffer)
+        await self._transport.write_octets(buffer)
 
     async def aclose(self) -> None:
         self._transport.abort()

@@ -6,8 +6,8 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
 from probes.core.faults import ProbeFault, fault_of
@@ -67,12 +67,15 @@ async def connect_tcp(
 async def _resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
     try:
         async with asyncio.timeout(seconds):
-            with translated():
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except TimeoutError as error:
         raise ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s") from error
     except UnicodeError as error:  # a label longer than 63 octets
         raise ProbeFault(Reason.DNS_NXDOMAIN, f"{host}: no name that DNS can hold") from error
+    except OSError as error:
+        if (fault := fault_of(error)) is None:
+            raise
+        raise fault from error
     return [(str(entry[4][0]), port) for entry in found]
 
 
@@ -99,20 +102,6 @@ def _is_literal(host: str) -> bool:
     return True
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what sockets and TLS raise into a `ProbeFault`; anything else passes."""
-    try:
-        yield
-    except (OSError, EOFError, ssl.SSLError) as error:
-        if isinstance(error, TimeoutError) and error.errno is None:
-            raise  # asyncio's own: the caller knows which wait it was
-        fault = fault_of(error)
-        if fault is None:
-            raise
-        raise fault from error
-
-
 class _Receiver(asyncio.Protocol):
     """Keeps what arrives until it is read, and stops the network while too much waits."""
 
@@ -120,7 +109,9 @@ class _Receiver(asyncio.Protocol):
         self.buffer = bytearray()
         self.transport: asyncio.Transport | None = None
         self.ended: Exception | None = None
-        self._arrival = asyncio.Event()
+        self.is_congested = False
+        """Whether more is written already than the network takes."""
+        self._waiters: set[asyncio.Future[None]] = set()
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -128,10 +119,17 @@ class _Receiver(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        self._arrival.set()
+        self._wake()
         if len(self.buffer) > BUFFER_LIMIT and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self.is_congested = True
+
+    def resume_writing(self) -> None:
+        self.is_congested = False
+        self._wake()
 
     def eof_received(self) -> None:
         self._end(EOFError("the server closed the connection"))
@@ -141,17 +139,62 @@ class _Receiver(asyncio.Protocol):
 
     def _end(self, reason: Exception) -> None:
         self.ended = self.ended or reason
-        self._arrival.set()
+        self._wake()
 
-    async def more(self) -> None:
-        """Wait for more octets; raises what ended the connection when none will come."""
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def news(self, until: float | None = None) -> None:
+        """Wait for octets, for room to write, or for the end; where that is past, raise what the end was.
+
+        Raises `TimeoutError` at the loop's time ``until``. A timer of its own is a fifth of the cost of
+        `asyncio.timeout`, and a session waits a dozen times.
+        """
         if self._paused and self.transport is not None:
             self._paused = False
             self.transport.resume_reading()
         if self.ended is not None:
             raise self.ended
-        self._arrival.clear()
-        await self._arrival.wait()
+        loop = asyncio.get_running_loop()
+        if until is not None and loop.time() >= until:  # a server that drips is always quicker than a timer
+            raise TimeoutError
+        waiter = loop.create_future()
+        self._waiters.add(waiter)
+        timer = loop.call_at(until, _expire, waiter) if until is not None else None
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
+
+
+class _ClosingOnFailure(AbstractContextManager[None]):
+    """Closes a transport for whatever breaks off the block, and turns that into the fault that it stands for.
+
+    A class, because each wait enters one and generators cost more.
+    """
+
+    __slots__ = ("_transport", "_when_slow")
+
+    def __init__(self, transport: LineTransport, when_slow: Reason) -> None:
+        self._transport, self._when_slow = transport, when_slow
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            return
+        self._transport.abort()
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise ProbeFault(self._when_slow, f"no answer after {self._transport._timeout:g} s") from error
+        if isinstance(error, Exception) and (fault := fault_of(error)) is not None:
+            raise fault from error
 
 
 class LineTransport:
@@ -165,6 +208,7 @@ class LineTransport:
         self._receiver = receiver
         self._timeout = timeout
         self._transcript = transcript
+        self._loop = asyncio.get_running_loop()
         self._lines_at_once = 0  # read since another task last had its chance
         self.certificate_not_after: float | None = None
 
@@ -188,7 +232,7 @@ class LineTransport:
             raise ProbeFault(Reason.TLS_INJECTION, self.unread)
         with self._closing_on_failure(Reason.TLS_HANDSHAKE):
             async with asyncio.timeout(self._timeout):
-                upgraded = await asyncio.get_running_loop().start_tls(
+                upgraded = await self._loop.start_tls(
                     self._live(),
                     self._receiver,
                     context,
@@ -207,27 +251,66 @@ class LineTransport:
         """The beginning of what arrived and was not read yet: more than a transcript keeps of it."""
         return bytes(self._receiver.buffer[: 2 * REPLY])
 
+    @property
+    def local_address(self) -> str | None:
+        """The IP address of this end; ``None`` once the connection is closed."""
+        name = self._receiver.transport and self._receiver.transport.get_extra_info("sockname")
+        return str(name[0]) if name else None
+
     async def read_line(self, limit: int, *, is_mail: bool = False) -> bytes:
         """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`.
 
         The transcript and the fault show the beginning of a line that is too long, unless it ``is_mail``.
         """
+        line = await self._next_line(limit, self._loop.time() + self._timeout)
+        if line is None:
+            raise self._too_long(limit, None if is_mail else self._cut_line(limit))
+        return line
+
+    async def read_lines(
+        self,
+        is_unfinished: Callable[[Sequence[bytes]], bool],
+        *,
+        line_limit: int,
+        limit: int,
+        seconds: float | None = None,
+    ) -> list[bytes]:
+        """Return the lines of one answer, as long as it ``is_unfinished``, and put it into the transcript.
+
+        All of them have to come within ``seconds``, by default the timeout. A line of more than
+        ``line_limit`` octets, or more than ``limit`` in all, are `LINE_TOO_LONG`.
+        """
+        until = self._loop.time() + (self._timeout if seconds is None else seconds)
+        lines: list[bytes] = []
+        left = limit
+        while not lines or is_unfinished(lines):
+            try:
+                line = await self._next_line(min(line_limit, left), until)
+            except ProbeFault:
+                if lines:
+                    self._transcript.received(b"\n".join(lines), cut=True)
+                raise
+            if line is None:
+                said = b"\n".join([*lines, self._cut_line(line_limit)])
+                raise self._too_long(line_limit if left > line_limit else limit, said)
+            lines.append(line)
+            left -= len(line) + 1
+        self._transcript.received(b"\n".join(lines))
+        return lines
+
+    async def _next_line(self, limit: int, until: float) -> bytes | None:
+        """Return the next line; ``None``, with the connection closed, where it is too long."""
         buffer = self._receiver.buffer
         end = buffer.find(b"\n")
         if end < 0:  # else nothing to wait for, and no timer to set up for each line of a long listing
             with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
-                async with asyncio.timeout(self._timeout):
-                    while end < 0 and len(buffer) <= limit:
-                        searched = len(buffer)
-                        await self._receiver.more()
-                        end = buffer.find(b"\n", searched)
+                while end < 0 and len(buffer) <= limit:
+                    searched = len(buffer)
+                    await self._receiver.news(until)
+                    end = buffer.find(b"\n", searched)
         if not 0 <= end <= limit:
             self.abort()
-            detail = f"more than {limit} octets"
-            if not is_mail:
-                begins = bytes(buffer[:end] if end >= 0 else buffer)
-                detail += f": {self._transcript.quoted(begins, cut=True)}"
-            raise ProbeFault(Reason.LINE_TOO_LONG, detail)
+            return None
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         self._lines_at_once += 1
@@ -236,27 +319,34 @@ class LineTransport:
             await asyncio.sleep(0)
         return line
 
+    def _cut_line(self, limit: int) -> bytes:
+        """Return the beginning of a line that is too long."""
+        return bytes(self._receiver.buffer[: limit + 1]).partition(b"\n")[0]
+
+    def _too_long(self, limit: int, said: bytes | None) -> ProbeFault:
+        shown = "" if said is None else f": {self._transcript.quoted(said, cut=True)}"
+        return ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets{shown}")
+
     async def read_exactly(self, count: int) -> bytes:
         """Return the next ``count`` octets, whatever they are; the caller bounds how many it asks for."""
         buffer = self._receiver.buffer
         if len(buffer) < count:
+            until = self._loop.time() + self._timeout
             with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
-                async with asyncio.timeout(self._timeout):
-                    while len(buffer) < count:
-                        await self._receiver.more()
+                while len(buffer) < count:
+                    await self._receiver.news(until)
         octets = bytes(buffer[:count])
         del buffer[:count]
         return octets
 
     async def read_some(self, limit: int) -> bytes:
         """Wait for octets and return at most ``limit`` of them, or none at the end of the stream."""
-        buffer = self._receiver.buffer
-        while not buffer:
-            if isinstance(self._receiver.ended, EOFError):
-                return b""
-            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
-                async with asyncio.timeout(self._timeout):
-                    await self._receiver.more()
+        buffer, until = self._receiver.buffer, self._loop.time() + self._timeout
+        with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+            while not buffer:
+                if isinstance(self._receiver.ended, EOFError):
+                    return b""
+                await self._receiver.news(until)
         octets = bytes(buffer[:limit])
         del buffer[:limit]
         return octets
@@ -272,7 +362,7 @@ class LineTransport:
         Unlike every other wait, one that is cancelled leaves the connection as it is.
         """
         if not self._receiver.buffer and self._receiver.ended is None:
-            await self._receiver.more()
+            await self._receiver.news()
 
     def write_line(self, *words: bytes, public: str | None = None) -> None:
         """Send one line; ValueError for words with CR, LF or NUL, which could smuggle in another command.
@@ -286,27 +376,24 @@ class LineTransport:
             self._live().write(line + b"\r\n")
         self._transcript.sent(line, public)
 
-    def write_octets(self, octets: bytes) -> None:
-        """Send octets as they are; the transcript does not show them."""
-        with self._closing_on_failure(Reason.CONNECTION_LOST):
+    async def write_octets(self, octets: bytes) -> None:
+        """Send octets as they are; the transcript does not show them.
+
+        Returns once the network takes more, or once something arrived that may be about them.
+        """
+        until = self._loop.time() + self._timeout
+        with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
             self._live().write(octets)
+            while self._receiver.is_congested and not self._receiver.buffer:
+                await self._receiver.news(until)
 
     def _live(self) -> asyncio.Transport:
         if self._receiver.transport is None or self._receiver.transport.is_closing():
             raise self._receiver.ended or ConnectionResetError("the connection is closed")
         return self._receiver.transport
 
-    @contextmanager
-    def _closing_on_failure(self, when_slow: Reason) -> Iterator[None]:
-        try:
-            with translated():
-                yield
-        except TimeoutError as error:
-            self.abort()
-            raise ProbeFault(when_slow, f"no answer after {self._timeout:g} s") from error
-        except BaseException:
-            self.abort()
-            raise
+    def _closing_on_failure(self, when_slow: Reason) -> _ClosingOnFailure:
+        return _ClosingOnFailure(self, when_slow)
 
     def abort(self) -> None:
         """Close the connection at once, whatever is under way; may be called again."""
