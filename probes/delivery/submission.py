@@ -147,7 +147,7 @@ class Submission:
 
     async def _try(self, run: Run, handover: Handover) -> None:
         session = await handover.connect(self._server, run, self._clock)
-        await session.mail(self._envelope.sender)
+        await session.mail(self._envelope.sender, len(handover.composed.content))
         await session.rcpt(self._envelope.recipient)
         reply = await session.data(handover.composed.content)
         accepted = self._clock.monotonic()

@@ -16,7 +16,7 @@ from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.reasons import Reason
 from probes.core.settings import Site
-from probes.protocols import smtp_session
+from probes.protocols.sasl import CramMd5
 from probes.smtp import Smtp, SmtpSettings
 from tests.fakes.scripted_server import PASSWORD, dialogue, scripted_server
 
@@ -39,10 +39,10 @@ async def test_a_defect_in_a_login_is_logged_without_the_password(
 ) -> None:
     """Whatever the log's form, a defect while logging in brings its traceback and never the password."""
 
-    def broken(username: str, password: str, challenge: str) -> bytes:
+    def broken(mechanism: CramMd5, challenge: bytes) -> bytes:
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr(smtp_session, "auth_crammd5_verify", broken)
+    monkeypatch.setattr(CramMd5, "answer", broken)
     set_up_logs(form)
     ehlo = (rb"EHLO .*", b"250-hi\r\n250 AUTH CRAM-MD5")
     async with scripted_server(dialogue(b"220 hi", ehlo, (b"AUTH CRAM-MD5", b"334 PHg+"))) as server:
