@@ -1,1 +1,1 @@
-"""Making a first configuration: finding a domain's mail servers, trying them, writing the file."""
+"""Creates a first configuration: finds a domain's mail servers, tries them, and writes the file."""

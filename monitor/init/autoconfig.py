@@ -1,7 +1,7 @@
-"""Servers that a domain tells its mail clients: Thunderbird's config-v1.1.xml, and autodiscover.
+"""Servers that a domain publishes for mail clients: Thunderbird's config-v1.1.xml, and autodiscover.
 
-https://wiki.mozilla.org/Thunderbird:Autoconfiguration:ConfigFileFormat has the first format.
-Nothing is logged in to: an answer that asks for credentials only tells that there is a server.
+The first format: https://wiki.mozilla.org/Thunderbird:Autoconfiguration:ConfigFileFormat.
+mailsonde never logs in here: an answer that asks for credentials only shows that there is a server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from monitor.init.web import PageError, Web, parse_xml
 from probes.protocols.https import Response
 
 PAGE_ENDPOINTS_LIMIT = 12
-"""Most servers that are taken from one page."""
+"""Maximum number of servers from one page."""
 
 _PROTOCOLS: MappingProxyType[str, MailProtocol] = MappingProxyType(
     {"smtp": "smtp", "imap": "imap", "pop3": "pop3"}
@@ -61,11 +61,11 @@ def _servers(root: Element, address: str, source: str) -> Iterator[Endpoint]:
 
 
 async def ask_autodiscover(host: str, address: str, web: Web) -> list[Endpoint]:
-    """Return the servers that autodiscover at ``host`` leads to; raises `PageError`.
+    """Return the servers that autodiscover at ``host`` names; raises `PageError`.
 
-    Version 2 (JSON) tells a host of Exchange, which is assumed to serve every protocol at its
-    standard port. Without it, version 1 (XML) names servers, or asks for credentials and so
-    tells that Exchange is there.
+    Version 2 (JSON) names an Exchange host, which is assumed to serve every protocol at its
+    standard port. Otherwise, version 1 (XML) names servers, or asks for credentials, which shows
+    that Exchange is there.
     """
     source = f"autodiscover at {host}"
     try:
@@ -127,7 +127,7 @@ def _filled(text: str, address: str) -> str:
 def _endpoint(
     protocol: MailProtocol, host: str, port: str, tls: TlsMode | None, source: str
 ) -> Endpoint | None:
-    """Return what a page names, or ``None`` where that is unencrypted or no server."""
+    """Return the server that a page names, or ``None`` if it is unencrypted or not a server."""
     if tls is None or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
         return None
     try:
@@ -137,7 +137,7 @@ def _endpoint(
 
 
 def _named(endpoint: Endpoint, username: str) -> Endpoint:
-    """Return the endpoint with the login name that came with it, where that is one."""
+    """Return the endpoint with its login name, if the page gives a valid one."""
     if not (0 < len(username) <= 255 and username.isprintable()) or "%" in username:
         return endpoint
     return replace(endpoint, username=username)

@@ -1,4 +1,4 @@
-"""Finding a mail domain's servers: SRV records, autoconfig, autodiscover, then well-known names."""
+"""Finds a mail domain's servers: SRV records, autoconfig, autodiscover, then well-known names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from probes.core.reasons import Reason
 from probes.protocols.dns import Resolver, a_labels
 
 ENDPOINTS_TRIED = 10
-"""Most servers of one protocol that are tried."""
+"""Maximum number of servers to try for one protocol."""
 
 RECORDS_LIMIT = 4
-"""Most records of one SRV answer that count."""
+"""Maximum number of records to use from one SRV answer."""
 
 _SERVICES: tuple[tuple[str, MailProtocol, TlsMode], ...] = (
     ("_submissions", "smtp", "implicit"),
@@ -35,7 +35,7 @@ _WELL_KNOWN: tuple[tuple[MailProtocol, str], ...] = (("smtp", "smtp"), ("imap", 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Somebody who was asked: who, the endpoints that came of it, and in words what it said."""
+    """A source: its name, the endpoints that it gave, and a description of its answer."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
@@ -43,7 +43,7 @@ class Source:
 
 
 class Discovery:
-    """Asks every source about one mail address, all at the same time; nothing secret is sent."""
+    """Asks all sources about one mail address concurrently; sends no secrets."""
 
     def __init__(self, address: str, resolver: Resolver, web: Web) -> None:
         self._address = address
@@ -52,7 +52,7 @@ class Discovery:
         self._web = web
 
     async def sources(self, told: Callable[[Source], None]) -> list[Source]:
-        """Return the sources, the most trustworthy first; ``told`` hears of each when it is done."""
+        """Return the sources, the most trustworthy first; calls ``told`` with each when it is done."""
         domain = self._domain
         asked: list[tuple[str, Awaitable[list[Endpoint]]]] = [
             ("SRV records", self._srv()),
@@ -79,7 +79,7 @@ class Discovery:
         return await asyncio.gather(*(ask(name, answer) for name, answer in asked))
 
     async def _srv(self) -> list[Endpoint]:
-        """Return what SRV records name, by protocol."""
+        """Return the endpoints in SRV records, by protocol."""
         found = await asyncio.gather(*(self._service(*service) for service in _SERVICES))
         return [endpoint for endpoints in found for endpoint in endpoints]
 
@@ -90,10 +90,10 @@ class Discovery:
         ]
 
     async def _autodiscover_by_srv(self) -> list[Endpoint]:
-        """Return what autodiscover says at the host that DNS names for it ([MS-OXDISCO] section 3.1.5.3).
+        """Return what autodiscover says at the host in the SRV record ([MS-OXDISCO] section 3.1.5.3).
 
-        A host outside of the domain does not speak for it: only servers that lie in the domain are
-        vouched for then. Raises `PageError`.
+        A host outside the domain does not speak for it: in that case, only servers within the domain
+        are vouched for. Raises `PageError`.
         """
         for host, port in (await self._targets("_autodiscover"))[:1]:
             where = host if port == 443 else f"{host}:{port}"
@@ -113,12 +113,12 @@ class Discovery:
                 records.append((priority, -weight, port, target))
         found = []
         for _, _, port, target in sorted(records)[:RECORDS_LIMIT]:
-            with suppress(ValueError):  # as for ".", which says that the service is not offered
+            with suppress(ValueError):  # such as ".", which means that the service is not offered
                 found.append((host_name(target), port))
         return found
 
     async def _well_known(self) -> list[Endpoint]:
-        """Return the standard ports of hosts with usual names, and of MX hosts, as far as they exist."""
+        """Return the standard ports of MX hosts and of hosts with common names, if they exist."""
         mx_hosts = await self._mx_hosts()
         hosts = {protocol: f"{label}.{self._domain}" for protocol, label in _WELL_KNOWN}
         common = [f"mail.{self._domain}", *mx_hosts]
@@ -132,7 +132,7 @@ class Discovery:
             for endpoint in usual_ports(
                 protocol,
                 host,
-                "MX record" if host in mx_hosts else "a usual name",
+                "MX record" if host in mx_hosts else "a common name",
                 self._is_ours(host),
             )
         ]
@@ -141,19 +141,19 @@ class Discovery:
         records = [text.split(maxsplit=1) for text in await self._records(self._domain, "MX")]
         records.sort(key=lambda record: int(record[0]))
         with suppress(ValueError):
-            # The others are there for when it is down, and seldom hold mailboxes.
+            # The others are backups and rarely have mailboxes.
             return [host_name(target) for _, target in records[:1]]
         return []
 
     async def _exists(self, host: str) -> bool:
-        """Whether a guessed name has an address; what cannot be learnt counts as no."""
+        """Whether a guessed name has an address; a failed lookup counts as no."""
         try:
             return any([await self._records(host, rdtype) for rdtype in ("A", "AAAA")])
         except ProbeFault:
             return False
 
     async def _records(self, name: str, rdtype: str) -> list[str]:
-        """Return records as text, none where the name does not exist; raises `ProbeFault`."""
+        """Return records as text, empty if the name does not exist; raises `ProbeFault`."""
         try:
             answer = await self._resolver.ask(name, rdtype)
         except ProbeFault as fault:
@@ -176,7 +176,7 @@ async def _source(name: str, answer: Awaitable[list[Endpoint]]) -> Source:
 
 
 def candidates(sources: Iterable[Source]) -> list[Endpoint]:
-    """Return each endpoint once, the most trustworthy source first, a bounded number of each protocol."""
+    """Return each endpoint once, the most trustworthy source first, with a maximum number per protocol."""
     found: dict[object, Endpoint] = {}
     counts = dict.fromkeys(("smtp", "imap", "pop3"), 0)
     for source in sources:

@@ -1,4 +1,4 @@
-"""Where mail may be submitted or read: what every way of finding servers yields."""
+"""A place to submit or read mail: the result of every way to find servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TlsMode = Literal["implicit", "starttls", "none"]
 
 IMPLICIT_PORTS = MappingProxyType({"smtp": 465, "imap": 993, "pop3": 995})
 STARTTLS_PORTS = MappingProxyType({"smtp": 587, "imap": 143, "pop3": 110})
-"""The ports of RFC 8314 section 3, and those of STARTTLS beside them."""
+"""The ports of RFC 8314 section 3, and those for STARTTLS."""
 
 _SCHEMES: MappingProxyType[str, tuple[MailProtocol, TlsMode | None]] = MappingProxyType(
     {
@@ -35,11 +35,11 @@ _HOST = TypeAdapter(HostName)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server's port and how it encrypts.
+    """A server's port and its encryption.
 
-    ``source`` says who named it. ``vouched`` is whether the mail domain stands behind it: the host
-    lies in the domain, or was told over verified https (RFC 6186 section 6 has what to fear else).
-    ``username`` is the login name that was told with it.
+    ``source`` says who named it. ``vouched`` says whether the mail domain vouches for it: the host is
+    within the domain, or was named over verified https (RFC 6186 section 6 describes the risk).
+    ``username`` is the login name that came with it.
     """
 
     protocol: MailProtocol
@@ -52,7 +52,7 @@ class Endpoint:
 
     @property
     def key(self) -> tuple[str, str, int, str]:
-        """What makes two endpoints the same."""
+        """The identity of the endpoint, for comparison."""
         return self.protocol, self.host, self.port, self.tls
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Endpoint:
 
 
 def host_name(text: str) -> str:
-    """Return a host name in A-labels; ValueError if ``text`` is none, such as an IP literal."""
+    """Return a host name in A-labels; raises ValueError if ``text`` is not one, such as an IP literal."""
     name = a_labels(text.strip())
     if not is_host_name(name):
         raise ValueError(f"{legible(text, 80)!r} is not a host name")
@@ -80,12 +80,12 @@ def usual_ports(protocol: MailProtocol, host: str, source: str, vouched: bool) -
 def given_endpoints(text: str, default: str, allow_insecure: bool) -> list[Endpoint]:
     """Return the endpoints that a user's ``[SCHEME://]HOST[:PORT]`` may mean, the most secure first.
 
-    ``default`` is the scheme where none is given. An unencrypted connection is among them only with
-    ``allow_insecure``. Raises ValueError, with what to write.
+    ``default`` is the default scheme. Unencrypted connections are included only with
+    ``allow_insecure``. Raises ValueError, which says what to write.
     """
     url = urlsplit(text if "://" in text else f"{default}://{text}")
     known = _SCHEMES.get(url.scheme)
-    problem = f"names no server; write HOST:PORT or {default}://HOST:PORT"  # it may hold a password
+    problem = f"names no server; write HOST:PORT or {default}://HOST:PORT"  # the text may contain a password
     try:
         host, port = _HOST.validate_python(url.hostname or ""), url.port
     except ValueError:

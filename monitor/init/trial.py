@@ -1,4 +1,4 @@
-"""Trying servers before anything is written: who answers, whether the login holds, one message around."""
+"""Tries the servers before anything is written: connections, logins, and one test message."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from probes.core.reasons import Outcome, Reason
 from probes.registry import KINDS, MESSAGE_KINDS
 
 CONNECT_SECONDS = 6
-"""Longest wait for a server's answer to one command while servers are looked for."""
+"""Time limit for a server's answer to one command during discovery."""
 
 LOGIN_SECONDS = 30
-"""Longest time that a login may take."""
+"""Time limit for a login."""
 
 ARRIVAL_SECONDS = 60
-"""How long the test message is waited for."""
+"""How long to wait for the test message."""
 
 _LOGINS = frozenset({"smtp", "imap", "pop3"})
 _VARIABLE = "MAILSONDE_INIT_PASSWORD"
@@ -37,7 +37,7 @@ _VARIABLE = "MAILSONDE_INIT_PASSWORD"
 
 @asynccontextmanager
 async def _temporary(configuration: Configuration, clock: Clock) -> AsyncIterator[Runtime]:
-    """Put a configuration's parts together on a ledger of their own, which is gone after the block."""
+    """Assemble a configuration on a ledger of its own, which is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="mailsonde-init-") as directory:
         agent = configuration.agent.model_copy(update={"ledger": ledger_url(Path(directory) / "ledger.db")})
         async with open_runtime(configuration.model_copy(update={"agent": agent}), clock, "init") as runtime:
@@ -47,10 +47,10 @@ async def _temporary(configuration: Configuration, clock: Clock) -> AsyncIterato
 async def reach(
     endpoints: Sequence[Endpoint], tls_ca: Path | None, clock: Clock
 ) -> list[tuple[Endpoint, str]]:
-    """Connect to each endpoint at the same time, encrypt with a verified certificate, and leave.
+    """Connect to all endpoints concurrently, encrypt with a verified certificate, and disconnect.
 
-    Returns each with what keeps it from being used, which is empty where all is well. No
-    credentials are sent. Raises LedgerError.
+    Returns each endpoint with its obstacle, which is empty if it is usable. Sends no credentials.
+    Raises LedgerError.
     """
     if not endpoints:
         return []
@@ -88,17 +88,17 @@ def _obstacle(result: Result) -> str:
         return f"{verdict.reason}: {verdict.detail or verdict.reason.meaning}"
     features = verdict.values.get("features")
     if isinstance(features, list) and not any(feature.startswith("AUTH") for feature in features):
-        return f"{Reason.AUTH_NOT_OFFERED}: takes no login here"
+        return f"{Reason.AUTH_NOT_OFFERED}: accepts no login here"
     return ""
 
 
 async def try_out(
     text: str, password: SecretStr, clock: Clock, told: Callable[[Result], None]
 ) -> list[Result]:
-    """Run the probes of the configuration ``text`` once, with ``password`` in place of its secrets.
+    """Run the probes of the configuration ``text`` once, with ``password`` instead of its secrets.
 
-    The logins come first; only if they hold is one message sent around, and DNS asked. ``told``
-    hears of each result when it is there. Raises LedgerError.
+    The logins come first. Only if they succeed, one message is sent and DNS is queried. Calls
+    ``told`` with each result when it is ready. Raises LedgerError.
     """
     results: list[Result] = []
     async with _temporary(_with_password(yaml.safe_load(text), password), clock) as runtime:
@@ -111,7 +111,7 @@ async def try_out(
 
 
 def _with_password(data: dict[str, Any], password: SecretStr) -> Configuration:
-    """Return the configuration, with the times of a trial, its secrets read as the agent will read them."""
+    """Return the configuration with the time limits of a trial; its secrets are read as in the agent."""
     for account in (*data["servers"].values(), *data["mailboxes"].values()):
         if "password" in account:
             account["password"] = {"env": _VARIABLE}

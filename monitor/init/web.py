@@ -1,4 +1,4 @@
-"""Pages that a mail domain offers to clients: https only, verified, bounded, timed; XML without a DTD."""
+"""Pages that a mail domain publishes for clients: https only, verified, bounded, timed; XML without a DTD."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from probes.protocols.dns import Resolver
 from probes.protocols.https import HttpClient, Response
 
 PAGE_LIMIT = 256 * 1024
-"""Most octets of a page that are read."""
+"""Maximum size of a page, in octets."""
 
 PAGE_SECONDS = 5.0
-"""Longest time for one page, its redirects included."""
+"""Time limit for one page, including its redirects."""
 
 REDIRECTS = 3
-"""Most redirects that are followed."""
+"""Maximum number of redirects."""
 
 ADDRESSES_TRIED = 3
 
@@ -30,14 +30,14 @@ _XML = MappingProxyType({"content-type": "text/xml"})
 
 
 class PageError(Exception):
-    """A page that cannot be had or is not to be trusted; the text says why, fit to show."""
+    """A page that cannot be fetched or trusted; the text says why and is safe to show."""
 
 
 class Web:
-    """Fetches pages by https from the addresses that ``resolver`` tells.
+    """Fetches pages by https from the addresses that ``resolver`` returns.
 
-    ``authority`` is a PEM file to trust besides the system's authorities; ``port`` is what URLs
-    without one mean.
+    ``authority`` is a PEM file to trust in addition to the system's CAs; ``port`` is the default port
+    of URLs.
     """
 
     def __init__(self, resolver: Resolver, authority: Path | None = None, port: int = 443) -> None:
@@ -46,7 +46,7 @@ class Web:
         self._port = port
 
     async def fetch(self, url: str, content: bytes | None = None) -> Response:
-        """Return the page at ``url``, asked for by GET, or by POST with ``content``; raises `PageError`."""
+        """Return the page at ``url`` by GET, or by POST with ``content``; raises `PageError`."""
         try:
             async with HttpClient(
                 PhaseTimer(SystemClock()),
@@ -66,13 +66,13 @@ class Web:
         except (ProbeFault, ValueError) as error:
             raise PageError(str(error)) from error
         if page.is_encoded:
-            raise PageError("is compressed, which was not asked for")
+            raise PageError("is compressed, which was not requested")
         if page.is_cut:
             raise PageError(f"is longer than {PAGE_LIMIT // 1024} KB")
         return page
 
     async def _places(self, host: str, port: int, _: float) -> list[tuple[str, int]]:
-        """Return where to connect to. The host must be a domain name: an IP address proves nothing."""
+        """Return the address to connect to. The host must be a domain name: an IP address proves nothing."""
         try:
             name = host_name(host)
         except ValueError as error:
@@ -87,16 +87,16 @@ class Web:
 
 
 def parse_xml(body: bytes) -> Element:
-    """Return the root of a document, names without their namespaces; raises `PageError`.
+    """Return the root of a document, with names without namespaces; raises `PageError`.
 
-    A document type declaration is refused where it begins, so that no entity is ever defined,
+    Parsing stops at the start of a document type declaration, so that no entity is ever defined,
     expanded or fetched.
     """
     builder = TreeBuilder()
     parser = expat.ParserCreate(namespace_separator=" ")
 
     def refuse(*_: object) -> None:
-        raise PageError("has a document type declaration (DTD), which is refused")
+        raise PageError("has a document type declaration (DTD), which is not allowed")
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = lambda name, attributes: builder.start(name.rpartition(" ")[2], attributes)

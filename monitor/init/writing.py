@@ -1,4 +1,4 @@
-"""The configuration that `mailsonde init` writes: each setting with a word on what it does."""
+"""The configuration that `mailsonde init` writes: each setting with a short explanation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMENT_COLUMN = 46
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the file will say. ``password`` is ``{env: NAME}`` or ``{file: PATH}``, never the secret."""
+    """The content of the file. ``password`` is ``{env: NAME}`` or ``{file: PATH}``, never the secret."""
 
     address: str
     username: str
@@ -42,13 +42,13 @@ def written(plan: Plan) -> str:
     """Return the text of the configuration file for ``plan``."""
     lines = [
         f"# mailsonde watches the mail of {plan.domain} with the account {plan.address}.",
-        "# mailsonde validate checks this file; config/example.yaml shows every setting there is.",
+        "# mailsonde validate checks this file; config/example.yaml shows every setting.",
         "",
         "agent:",
         *_settings(
             "  ",
-            ("location", plan.location, "the vantage point; shown in every result"),
-            ("listen", plan.listen, "where /metrics and the live page are served"),
+            ("location", plan.location, "where the agent runs; part of every result"),
+            ("listen", plan.listen, "address of /metrics and the live page"),
             ("ledger", plan.ledger, "the database of messages and results"),
         ),
         "",
@@ -60,8 +60,8 @@ def written(plan: Plan) -> str:
         "  canary:",
         *_settings(
             "    ",
-            ("address", plan.address, "where test messages go"),
-            ("server", plan.incoming.protocol, "the server above that holds this mailbox"),
+            ("address", plan.address, "where test messages arrive"),
+            ("server", plan.incoming.protocol, "the server of this mailbox"),
             *_credentials(plan),
         ),
         "",
@@ -72,17 +72,17 @@ def written(plan: Plan) -> str:
 
 
 def _server(name: str, endpoint: Endpoint, plan: Plan, *, credentials: bool) -> list[str]:
-    purpose = "where mail is submitted" if endpoint.protocol == "smtp" else "where mail is read"
+    purpose = "to submit mail" if endpoint.protocol == "smtp" else "to read mail"
     settings: list[tuple[str, object, str]] = [
         ("protocol", endpoint.protocol, purpose),
-        ("host", endpoint.host, "its name, which its certificate must carry"),
+        ("host", endpoint.host, "its name, which must be in its certificate"),
         ("port", endpoint.port, "the TCP port"),
-        ("tls", endpoint.tls, "implicit: from the first octet; starttls: upgraded; none: in clear"),
+        ("tls", endpoint.tls, "implicit: TLS from the start; starttls: upgrade to TLS; none: unencrypted"),
     ]
     if plan.tls_ca is not None and endpoint.tls != "none":
-        settings.append(("tls_ca", str(plan.tls_ca), "the authority to trust instead of the system's"))
+        settings.append(("tls_ca", str(plan.tls_ca), "the CA to trust instead of the system's"))
     if endpoint.tls == "none":
-        settings.append(("allow_insecure_auth", True, "the password crosses the network in clear"))
+        settings.append(("allow_insecure_auth", True, "the password is sent unencrypted"))
     if credentials:
         settings += _credentials(plan)
     return [f"  {name}:", *_settings("    ", *settings)]
@@ -91,17 +91,17 @@ def _server(name: str, endpoint: Endpoint, plan: Plan, *, credentials: bool) -> 
 def _credentials(plan: Plan) -> list[tuple[str, object, str]]:
     return [
         ("username", plan.username, "the login name"),
-        ("password", dict(plan.password), "where the password is read from"),
+        ("password", dict(plan.password), "where to read the password"),
     ]
 
 
 def _probes(plan: Plan) -> list[str]:
     kind = plan.incoming.protocol
     mx: list[tuple[str, object, str]] = [
-        ("name", "mx", "are the domain's MX records sound?"),
-        ("kind", "mx", "asks DNS only"),
+        ("name", "mx", "are the domain's MX records correct?"),
+        ("kind", "mx", "queries DNS only"),
         ("interval", "5m", "time between two runs"),
-        ("domain", plan.domain, "the domain whose mail is meant"),
+        ("domain", plan.domain, "the domain to check"),
     ]
     if plan.resolver is not None:
         where = {"address": plan.resolver.address, "port": plan.resolver.port}
@@ -113,14 +113,14 @@ def _probes(plan: Plan) -> list[str]:
             ("interval", "60s", "time between two messages"),
             ("deadline", "5m", "a message that takes longer is lost"),
             ("from", plan.address, "the envelope sender"),
-            ("send_via", "submission", "the server that it is handed to"),
-            ("to", "canary", "the mailbox that it must reach"),
+            ("send_via", "submission", "the server to submit to"),
+            ("to", "canary", "the mailbox where it must arrive"),
         ],
         [
-            ("name", "submission", "does the server take mail?"),
+            ("name", "submission", "does the server accept mail?"),
             ("kind", "smtp", "connects, encrypts, logs in; sends nothing"),
             ("interval", "60s", "time between two runs"),
-            ("server", "submission", "the server to look at"),
+            ("server", "submission", "the server to check"),
         ],
         [
             ("name", kind, "can the mailbox be opened?"),
@@ -138,20 +138,20 @@ def _probes(plan: Plan) -> list[str]:
 
 
 def _settings(indent: str, *settings: tuple[str, object, str]) -> Iterable[str]:
-    """Yield ``key: value`` lines with their comments in one column."""
+    """Yield ``key: value`` lines with aligned comments."""
     for key, value, comment in settings:
         setting = f"{indent}{key}: {_scalar(value)}"
         yield f"{setting:<{_COMMENT_COLUMN}}  # {comment}"
 
 
 def _scalar(value: object) -> str:
-    """Return a value as YAML writes it in one line, quoted where it must be."""
+    """Return a value as YAML on one line, quoted if necessary."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 class Files:
-    """New files, none of which may be there before; `discard` takes back what was written."""
+    """New files, none of which may exist before; `discard` removes what was written."""
 
     def __init__(self) -> None:
         self._made: list[Path] = []

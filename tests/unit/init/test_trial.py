@@ -37,7 +37,7 @@ def endpoint(port: int, tls: TlsMode = "none") -> Endpoint:
     ("offer", "obstacle"),
     [
         (b"250-mail\r\n250 AUTH PLAIN", ""),
-        (b"250-mail\r\n250 SIZE", "auth_not_offered: takes no login here"),
+        (b"250-mail\r\n250 SIZE", "auth_not_offered: accepts no login here"),
         (b"554 go \x1b[31maway", "smtp_rejected: in phase ehlo: 554 go \\x1b[31maway"),
     ],
 )

@@ -82,7 +82,7 @@ async def test_page_without_end(serve_domain: Served) -> None:
 async def test_compressed_page(serve_domain: Served) -> None:
     """A compressed page, which could be a bomb, is refused unread."""
     async with serve_domain({"example.com GET /x": page(b"x", "200 OK", "Content-Encoding: gzip")}) as domain:
-        with pytest.raises(PageError, match="is compressed, which was not asked for"):
+        with pytest.raises(PageError, match="is compressed, which was not requested"):
             await domain.web.fetch("https://example.com/x")
 
 
