@@ -60,7 +60,7 @@ def test_own_thresholds_take_the_place_of_the_shipped_ones(tmp_path: Path) -> No
             "ours.yaml:1: certificate_critical: must be shorter than certificate_warning",
         ),
         ("job: 'a\"b'", "ours.yaml:1: job: must match pattern"),
-        ("lag_for: 5m\nlag_for: 6m", "ours.yaml:2: lag_for: this key stands here twice"),
+        ("lag_for: 5m\nlag_for: 6m", "ours.yaml:2: lag_for: this key appears twice; keep one"),
         ("- a list", "ours.yaml:1: must be a mapping with thresholds"),
         ("a: [", "ours.yaml:1: is not valid YAML"),
     ],
