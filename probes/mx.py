@@ -26,10 +26,10 @@ from probes.posture.mx import NULL, REASONS, Gathered, Host, MxRecord, conclude,
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 
 RECORDS_EXAMINED = 50
-"""Most MX records that one run looks at, the most preferred first."""
+"""Most MX records that one run examines, the most preferred first."""
 
 ADDRESSES_SHOWN = 20
-"""Most addresses of one host that a verdict shows; all of them are judged."""
+"""Most addresses of one host that a verdict shows. All of them are judged."""
 
 HOSTS_AT_ONCE = 10
 """Most hosts that are looked up at the same time."""
@@ -45,7 +45,7 @@ def _host_pattern(value: str) -> str:
 
 
 HostPattern = Annotated[str, AfterValidator(_host_pattern)]
-"""A host name, ``*.`` and the end of one, or ``.`` for the null MX."""
+"""A host name, ``*.`` and a suffix, or ``.`` for the null MX."""
 
 
 class MxSettings(ProbeSettings):
@@ -123,7 +123,7 @@ class Mx(Probe):
             return await self._look_up_targets(answer, until)
 
     async def _look_up_targets(self, answer: Answer, until: float) -> Gathered:
-        """Look up the hosts of an MX answer, or the domain itself where it is empty."""
+        """Look up the hosts of an MX answer, or the domain itself if the answer is empty."""
         if not answer.records:
             domain = self.settings.domain
             itself = await self._look_up(dns.name.from_text(domain), until)
@@ -154,7 +154,7 @@ class Mx(Probe):
         addresses: list[str] = []
         ttls: list[int] = []
         alias_of = fault = None
-        # Some resolvers follow an alias without a word: a question of its own brings it to light.
+        # Some resolvers follow an alias silently. Asking for the CNAME itself reveals it.
         for rdtype in ("CNAME", "A", "AAAA"):
             try:
                 answer = await self._resolver.ask(name, rdtype, until=until)

@@ -1,4 +1,4 @@
-"""Findings: what a check of a domain or host found wrong, as data for metrics, alerts and pages alike."""
+"""Findings: what is wrong with a domain or host, as data for metrics, alerts and pages."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Finding:
         return self.check.remedy
 
     def redacted(self, redaction: Redaction) -> Finding:
-        """Return it without what shows a piece of a secret."""
+        """Return a copy that shows no piece of a secret."""
         return replace(
             self,
             subject=redaction.text(self.subject),

@@ -60,8 +60,8 @@ class MessageReport:
 class Verdict:
     """What one run found. ``phases`` are seconds; ``values`` numbers, texts or lists for people and JSON.
 
-    ``findings`` are all that is wrong, also where ``reason`` names the worst alone; ``None`` where the
-    run broke off before it could judge, or its kind has no findings: what was found before still holds.
+    ``findings`` has everything that is wrong, while ``reason`` names only the worst. It is ``None`` if the
+    run broke off before it could judge, so that earlier findings still hold, or if the kind has no checks.
     """
 
     reason: Reason

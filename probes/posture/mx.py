@@ -1,4 +1,4 @@
-"""What is wrong with a domain's MX records: a judgement of what DNS said, without asking anything."""
+"""Judges a domain's MX records from what DNS said; no DNS query is sent here."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class MxRecord:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What DNS says of an MX host.
+    """What DNS says about an MX host.
 
-    ``alias_of`` is set where the host is a CNAME. ``fault`` says why a question for addresses
-    went unanswered: a host without addresses may then have some. ``ttl`` is the smallest of
-    its answers, in seconds.
+    ``alias_of`` is set if the host is a CNAME. ``fault`` says why a query for addresses got no
+    answer: a host that shows no addresses may then have some. ``ttl`` is the smallest TTL of
+    the answers, in seconds.
     """
 
     addresses: tuple[str, ...] = ()
@@ -64,11 +64,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What DNS says of a domain: its MX records, best first, and each host that was looked up.
+    """What DNS says about a domain: its MX records, most preferred first, and the hosts looked up.
 
-    ``count`` is how many MX records there are, examined or not. With none, the domain itself
+    ``count`` is the number of MX records, examined or not. If there are none, the domain itself
     is looked up, and its addresses make one ``implicit`` record (RFC 5321 section 5.1).
-    ``nonexistence`` is what DNS says of a domain that does not exist.
+    ``nonexistence`` is the answer about a domain that does not exist.
     """
 
     records: tuple[MxRecord, ...]
@@ -83,7 +83,7 @@ class Gathered:
 
     @property
     def unanswered(self) -> dict[str, ProbeFault]:
-        """The hosts of which nobody knows whether they have an address, and why."""
+        """The hosts whose addresses could not be looked up, each with the reason."""
         return {
             name: host.fault
             for name, host in self.hosts.items()
@@ -94,7 +94,7 @@ class Gathered:
 def judge(
     domain: str, gathered: Gathered, expect: Sequence[str] | None, allow_private: bool
 ) -> list[Finding]:
-    """Return every finding, the worst first. A host that could not be looked up has none for that."""
+    """Return every finding, the worst first. A failed lookup is no finding: see `conclude`."""
     if gathered.nonexistence is not None:
         expected = "a domain that exists"
         return [Finding(Check.DOMAIN_MISSING, _C, domain, gathered.nonexistence, expected)]
@@ -104,7 +104,7 @@ def judge(
     if gathered.implicit:
         findings += _of_implicit(domain, gathered.hosts[domain])
     else:
-        findings += _of_aliases(hosts)  # which the domain itself may well be
+        findings += _of_aliases(hosts)  # the domain itself may be an alias
     findings += _of_null(domain, names, expect)
     findings += _of_names(domain, names)
     findings += _of_resolution(hosts)
@@ -116,10 +116,10 @@ def judge(
 
 
 def conclude(gathered: Gathered, findings: Sequence[Finding]) -> tuple[Reason, str]:
-    """Return the reason of the run, and a sentence.
+    """Return the reason of the run, and one sentence.
 
-    ``findings`` come the worst first. A critical one decides; then a host that could not be looked
-    up, since it may have a critical one; then a warning.
+    ``findings`` are sorted, the worst first. A critical finding decides. Next comes a host that could
+    not be looked up, because it may have a critical one. A warning comes last.
     """
     unanswered = gathered.unanswered
     others = len(findings) + len(unanswered) - 1
