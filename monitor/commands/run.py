@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,10 @@ from monitor.commands.options import UNUSABLE, config_option, load_or_exit
 from monitor.config.models import Configuration
 from monitor.logs import LogFormat, set_up_logs
 from monitor.notify import notify
+
+_SIGHUP = "SIGHUP changes nothing; restart the agent to read the configuration again"
+
+_log = logging.getLogger("mailsonde.agent")
 
 
 @click.command()
@@ -48,8 +53,11 @@ def run(config: Path, log_format: LogFormat) -> None:
 
 async def _run(configuration: Configuration) -> None:
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    # By default SIGHUP would end the agent. Administrators send it to make a service reload.
+    loop.add_signal_handler(signal.SIGHUP, _log.warning, _SIGHUP)
     async with running_agent(configuration):
         notify("READY=1")
         await stop.wait()

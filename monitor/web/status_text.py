@@ -118,16 +118,21 @@ def explained(run: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in a readable unit: ms, s, min or h."""
+    """Return seconds in readable units: ms, s, min and s, or h and min."""
     if seconds < 0.00995:
         return f"{seconds * 1000:.2g} ms"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < 5999.5:
+        return _two_units(round(seconds), "min", "s")
+    return _two_units(round(seconds / 60), "h", "min")
+
+
+def _two_units(small: int, large_unit: str, small_unit: str) -> str:
+    large, rest = divmod(small, 60)
+    return f"{large} {large_unit} {rest} {small_unit}" if rest else f"{large} {large_unit}"
 
 
 def capital(text: str) -> str:

@@ -106,6 +106,16 @@ def test_sigterm_ends_within_ten_seconds_with_nothing_open_unrecorded(site: Site
     )
 
 
+def test_sighup_does_not_end_the_agent(site: Site) -> None:
+    """Whoever sends SIGHUP is told that it changes nothing, and the agent runs on."""
+    agent = site.start_agent()
+    agent.process.send_signal(signal.SIGHUP)
+    log = site.directory / "agent.log"
+    wait_until(lambda: "SIGHUP changes nothing" in log.read_text(), "word of SIGHUP")
+    _wait_for_another(agent, DELIVERED)
+    assert agent.stop() == 0
+
+
 def test_no_secret_is_in_logs_or_metrics(site: Site) -> None:
     """After traffic and refusals, the password is in neither the log nor /metrics."""
     agent = site.start_agent()

@@ -139,7 +139,7 @@ def test_the_deadline_is_a_dashed_line(agent: AgentProcess, page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("deadline", "words"), [(300.0, "deadline 5 min, above"), (7200.0, "deadline 2.0 h, above")]
+    ("deadline", "words"), [(300.0, "deadline 5 min, above"), (7200.0, "deadline 2 h, above")]
 )
 def test_a_deadline_above_the_scale_is_told(
     deadline: float, words: str, agent: AgentProcess, page: Page

@@ -11,8 +11,14 @@ function duration(seconds) {
   if (seconds === 0) return "0";
   if (seconds < 0.9995) return `${Number((seconds * 1000).toPrecision(3))} ms`;
   if (seconds < 100) return `${Number(seconds.toPrecision(3))} s`;
-  if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 5999.5) return twoUnits(Math.round(seconds), "min", "s");
+  return twoUnits(Math.round(seconds / 60), "h", "min");
+}
+
+function twoUnits(small, largeUnit, smallUnit) {
+  const rest = small % 60;
+  const large = `${(small - rest) / 60} ${largeUnit}`;
+  return rest ? `${large} ${rest} ${smallUnit}` : large;
 }
 
 function instants(scale, ticks) {

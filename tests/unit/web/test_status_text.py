@@ -102,7 +102,8 @@ def test_other_kinds_tell_what_failed() -> None:
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(0.00032, "0.32 ms"), (0.0099, "9.9 ms"), (0.4444, "444 ms"), (0.9996, "1 s"), (59.96, "60 s"),
-     (240, "4 min"), (7200, "2.0 h")],
+     (177.8, "2 min 58 s"), (240, "4 min"), (298.6, "4 min 59 s"), (3599.7, "60 min"), (5999, "99 min 59 s"),
+     (7200, "2 h"), (9000, "2 h 30 min")],
 )  # fmt: skip
 def test_durations_for_people(seconds: float, shown: str) -> None:
     """Durations have a readable unit and the significant digits."""
