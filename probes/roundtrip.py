@@ -134,7 +134,8 @@ class Roundtrip(MessageProbe):
         message = self._message(run, created_at, composed)
         try:
             await self._submission.intend(message)
-            async with Handover(message, composed, self.context.clock.monotonic()) as handover:
+            begun, envelope_id = self.context.clock.monotonic(), self.context.signer.envelope_id(run.id)
+            async with Handover(message, composed, begun, envelope_id) as handover:
                 settled = await self._settled(run, handover)
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error

@@ -33,9 +33,11 @@ class Handover:
     ``message`` is the ledger's record of it, brought up to date with every step.
     """
 
-    def __init__(self, message: Message, composed: SyntheticMessage, begun: float) -> None:
+    def __init__(self, message: Message, composed: SyntheticMessage, begun: float, envelope_id: str) -> None:
         self.message = message
         self.composed = composed
+        self.envelope_id = envelope_id
+        """What a delivery report names that does not return the message; see `TokenSigner.envelope_id`."""
         self.refused_at: float | None = None
         """Monotonic reading of the first refusal for now."""
         self.session: SmtpSession | None = None
@@ -147,7 +149,7 @@ class Submission:
 
     async def _try(self, run: Run, handover: Handover) -> None:
         session = await handover.connect(self._server, run, self._clock)
-        await session.mail(self._envelope.sender, len(handover.composed.content))
+        await session.mail(self._envelope.sender, len(handover.composed.content), handover.envelope_id)
         await session.rcpt(self._envelope.recipient)
         reply = await session.data(handover.composed.content)
         accepted = self._clock.monotonic()

@@ -23,6 +23,7 @@ CONTENT_CHUNK = 64 * 1024
 """Most octets of a message that are written before the network has to take them."""
 
 _UNKNOWN_COMMAND = frozenset({500, 502})
+_UNKNOWN_PARAMETERS = frozenset({501, 504, 555})  # RFC 5321 section 4.1.1.11, and what came before it
 _REFUSED_CREDENTIALS = frozenset({530, 534, 535, 538})
 
 
@@ -113,17 +114,24 @@ class SmtpSession(MailSession):
             raise closing.fault()
         raise ProbeFault(reason, f"a reply before its command: {said}")
 
-    async def mail(self, sender: str, size: int | None = None) -> Reply:
+    async def mail(self, sender: str, size: int | None = None, envelope_id: str | None = None) -> Reply:
         """Name the envelope sender; raises unless the server accepts it.
 
         ``size``, the message's octets, is declared where the server offers SIZE (RFC 1870): what is too
-        large can be refused here already.
+        large can be refused here already. ``envelope_id``, at most 100 characters of xtext, is given where
+        the server offers DSN (RFC 3461 section 4.4), for its delivery reports to name. A server that does
+        not know the parameters that it offers is asked again without them.
         """
-        words = [f"MAIL FROM:<{sender}>"]
+        sends, parameters = f"MAIL FROM:<{sender}>", []
         if size is not None and self._offers("SIZE"):
-            words.append(f"SIZE={size}")
+            parameters.append(f"SIZE={size}")
+        if envelope_id is not None and self._offers("DSN"):
+            parameters.append(f"ENVID={envelope_id}")
         with self._phases.phase("mail"):
-            return _accepted(await self.command(*words))
+            reply = await self.command(sends, *parameters)
+            if parameters and reply.code in _UNKNOWN_PARAMETERS:
+                reply = await self.command(sends)
+            return _accepted(reply)
 
     async def rcpt(self, recipient: str) -> Reply:
         """Name the recipient; raises unless the server accepts it."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from probes.messages.bounce import read_report
 from probes.messages.token import HEADER, Token, TokenSigner
 from tests.real_servers import relay as treatments
 from tests.real_servers.dovecot import Dovecot, TlsFiles
@@ -316,6 +317,27 @@ def test_bounced_is_laid_out_as_by_postfix(
     wait_until(lambda: direct.stored(run, "sender") != [], "Postfix's own bounce", 10, direct.postfix.log)
     (real,) = direct.stored(run, "sender")
     assert layout(made) == layout(real)
+
+
+def test_postfix_names_the_envelope_id(
+    treated: Callable[[Treatment], Route], start_postfix: Callable[..., Postfix]
+) -> None:
+    """Postfix's bounce names what ENVID said at submission, as it is, and that is matched to the run."""
+    route = treated(treatments.untouched)
+    direct = Route(start_postfix(route.dovecot), route.relay, route.dovecot)
+    run = uuid.uuid4().hex
+    with smtplib.SMTP("127.0.0.1", direct.postfix.smtp_port) as smtp:
+        assert smtp.ehlo()[0] == 250
+        assert smtp.has_extn("dsn")
+        options = [f"ENVID={SIGNER.envelope_id(run)}"]
+        smtp.sendmail(SENDER, (GONE,), f"From: {SENDER}\r\nSubject: {run}\r\n\r\n".encode(), options)
+    wait_until(lambda: direct.stored(run, "sender") != [], "Postfix's bounce", 10, direct.postfix.log)
+    (raw,) = (raw for raw in direct.dovecot.messages("sender", "INBOX") if run.encode() in raw)
+    report = read_report(raw)
+    assert report is not None
+    assert (report.action, report.token) == ("failed", None)
+    assert report.envelope_id is not None
+    assert SIGNER.verify_envelope_id(report.envelope_id) == run
 
 
 def test_forwarded(treated: Callable[[Treatment], Route]) -> None:

@@ -27,6 +27,7 @@ from probes.delivery.message_probe import MessageContext
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 from probes.roundtrip import Roundtrip, RoundtripSettings
+from tests.corpus.files import ENVELOPE_ID, octets
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
 from tests.fakes.scripted_server import Peer, Script, ScriptedServer, dialogue, scripted_server
@@ -198,6 +199,33 @@ async def test_refused_after_the_dot(bench: Callable[..., object], reply: bytes,
         message = await made.only_message()
         assert message.state is state
         assert message.enhanced_status_code == reply.split()[1].decode()
+
+
+async def test_bounced_by_a_report_that_returns_nothing(bench: Callable[..., object]) -> None:
+    """A server that offers DSN gets an envelope id; a report that only names it bounces the message."""
+    holder: list[Bench] = []
+
+    async def script(peer: Peer) -> None:
+        await dialogue(b"220 ready", (b"EHLO .*", b"250-mail.example.test\r\n250 DSN"))(peer)
+        envelope_id = (await peer.expect(rb"MAIL FROM:<canary@example\.test> ENVID=.*")).partition(b"ENVID=")[
+            2
+        ]
+        await peer.send(b"250 2.1.0 ok")
+        await dialogue((b"RCPT .*", b"250 2.1.5 ok"), (b"DATA", b"354 go"))(peer)
+        while await peer.expect(b".*") != b".":
+            pass
+        report = octets("bounces", "postfix-without-our-message").replace(ENVELOPE_ID.encode(), envelope_id)
+        mailbox = holder[0].mailbox
+        mailbox.stored.append(Stored("report", report, mailbox.clock.now))
+        await peer.send(b"250 2.0.0 queued")
+        await dialogue((b"QUIT", b"221 bye"))(peer)
+
+    async with bench(script) as made:
+        holder.append(made)
+        result = await made.runner.run(made.probe)
+        assert result.verdict.reason is Reason.BOUNCE_NO_MAILBOX
+        assert (await made.only_message()).state is MessageState.BOUNCED
+        assert made.mailbox.deleted == ["report"]
 
 
 async def test_ambiguous_message_that_arrives_is_delivered(bench: Callable[..., object]) -> None:

@@ -189,13 +189,15 @@ async def test_a_reply_that_drips_is_timed_as_a_whole() -> None:
     assert fault.reason is Reason.COMMAND_TIMEOUT
 
 
-async def opened(script: Script, **settings: object) -> tuple[SmtpSession, list[bytes]]:
+async def opened(
+    script: Script, envelope_id: str | None = None, **settings: object
+) -> tuple[SmtpSession, list[bytes]]:
     """Open a session, and end it; return it and what the server received."""
     async with scripted_server(script) as server:
         async with smtp_session(
             server.settings("smtp", **settings), PhaseTimer(SystemClock()), SystemClock()
         ) as session:
-            await session.mail("a@example.com", 1000)
+            await session.mail("a@example.com", 1000, envelope_id)
         await server.peer_closed()
     return session, server.received
 
@@ -244,6 +246,33 @@ async def test_size_is_declared_where_it_is_offered(offer: bytes, declared: byte
     ehlo = (EHLO, b"250-mail.example.com\r\n250 " + offer)
     _, received = await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:.*", b"250 ok")))
     assert received[-1] == b"MAIL FROM:<a@example.com>" + declared
+
+
+@pytest.mark.parametrize(
+    ("offer", "declared"),
+    [(b"DSN", b" ENVID=a1:2"), (b"SIZE\r\n250 dsn", b" SIZE=1000 ENVID=a1:2"), (b"HELP", b"")],
+)
+async def test_envelope_id_is_given_where_it_is_taken(offer: bytes, declared: bytes) -> None:
+    """MAIL FROM names the message to a server that offers DSN (RFC 3461 section 4.4), and to no other."""
+    ehlo = (EHLO, b"250-mail.example.com\r\n250-" + offer.replace(b"\n250 ", b"\n250-") + b"\r\n250 HELP")
+    _, received = await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:.*", b"250 ok")), "a1:2")
+    assert received[-1] == b"MAIL FROM:<a@example.com>" + declared
+
+
+@pytest.mark.parametrize("reply", [b"501 5.5.4 what?", b"504 not here", b"555 5.5.4 unsupported option"])
+async def test_parameters_that_are_offered_and_not_known(reply: bytes) -> None:
+    """A server that refuses the parameters that it offers gets the same command without them."""
+    ehlo = (EHLO, b"250-mail.example.com\r\n250-SIZE\r\n250 DSN")
+    _, received = await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:\S+ .*", reply), MAIL), "a1:2")
+    assert received[-2:] == [b"MAIL FROM:<a@example.com> SIZE=1000 ENVID=a1:2", b"MAIL FROM:<a@example.com>"]
+
+
+async def test_a_sender_that_is_refused_is_not_named_again() -> None:
+    """A refusal that is not of the parameters ends the dialogue."""
+    ehlo = (EHLO, b"250-mail.example.com\r\n250 DSN")
+    with pytest.raises(ProbeFault) as caught:
+        await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:.*", b"550 5.7.1 not you")), "a1:2")
+    assert caught.value.reply_code == 550
 
 
 async def test_a_message_that_is_too_large_is_refused_before_it_is_sent() -> None:
