@@ -85,7 +85,8 @@ async def open_runtime(configuration: Configuration, clock: Clock, role: str) ->
     ``role`` begins this process's name in the ledger, such as ``agent``. Raises LedgerError.
     """
     instance = f"{role}-{secrets.token_hex(8)}"
-    async with open_ledger(configuration.agent.ledger, clock, instance) as ledger:
+    agent = configuration.agent
+    async with open_ledger(agent.ledger, clock, instance, agent.location) as ledger:
         runtime = Runtime(configuration, clock, ledger, instance, runs_all=role != "agent")
         try:
             yield runtime

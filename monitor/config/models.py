@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from monitor.config.cross_checks import cross_errors, init_errors
-from monitor.ledger.location import ledger_path
+from monitor.ledger.backend import ledger_path
 from probes.core.settings import (
     CertificateFile,
     Duration,

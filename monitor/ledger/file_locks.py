@@ -1,10 +1,10 @@
-"""Which processes use a ledger now, told by locks that the kernel drops when a process ends.
+"""Which processes use an SQLite ledger, told by file locks that the kernel drops when a process ends.
 
 Beside ``ledger.db`` lies the directory ``ledger.db.locks``. Each process that has the ledger open
 holds an exclusive ``flock`` on ``instance-NAME`` there, and the one agent holds another on
 ``agent``. A lock that can be taken belongs to a process that is gone, however it ended; neither
-process ids that are used again nor a reboot can mislead. The directory itself is locked while
-the files in it are looked at or changed.
+reused process ids nor a reboot can mislead. The directory itself is locked while its files are
+looked at or changed. Only the owner can open the files, whatever the umask: whoever can open one can lock it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
+from monitor.ledger.database import Locks
 from probes.delivery.message_life import LedgerError
 
 _PREFIX = "instance-"
 
 
-class FileLocks:
-    """The mark of this process at the ledger at ``path``, under the name ``instance``.
+class FileLocks(Locks):
+    """The locks of this process, which is ``instance``, at the ledger file ``path``.
 
     Names are 1 to 64 letters, digits, dots, dashes and underscores; LedgerError when another
     process uses the name, or the directory cannot be made.
@@ -32,7 +33,7 @@ class FileLocks:
     def __init__(self, path: Path, instance: str) -> None:
         if not re.fullmatch("[A-Za-z0-9._-]{1,64}", instance):
             raise ValueError(f"{instance!r} cannot name an instance")
-        self.instance = instance
+        self._instance = instance
         self._ledger = path
         self._directory = path.with_name(path.name + ".locks")
         self._held = ExitStack()
@@ -42,6 +43,11 @@ class FileLocks:
         with self._undisturbed():
             if self._hold(self._mark) is None:
                 raise LedgerError(f"ledger {path}: another process runs as instance {instance}")
+
+    @property
+    def instance(self) -> str:
+        """The name of this process among those that use the ledger."""
+        return self._instance
 
     def lock_for_agent(self) -> None:
         """Hold the ledger for this agent until `release`; LedgerError when another agent has it."""
@@ -58,11 +64,11 @@ class FileLocks:
             file.flush()
 
     def living(self) -> frozenset[str]:
-        """Return the instances whose processes live, this one among them; marks of others are removed."""
+        """Return the instances whose processes are alive, this one among them; remove the files of others."""
         living = set()
         with self._undisturbed():
             for mark in self._directory.glob(f"{_PREFIX}*"):
-                with mark.open("a") as file:
+                with _opened(mark) as file:
                     if _locked(file):
                         mark.unlink()
                     else:
@@ -71,22 +77,22 @@ class FileLocks:
 
     @contextmanager
     def setting_up(self) -> Iterator[None]:
-        """Make other processes wait before they prepare the same new ledger."""
+        """Keep other processes from setting up the same ledger at the same time."""
         with ExitStack() as stack:
             with self._translated():
-                file = stack.enter_context((self._directory / "setup").open("a"))
+                file = stack.enter_context(_opened(self._directory / "setup"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def release(self) -> None:
-        """Drop the locks, whatever has become of the directory."""
+        """Drop the locks, even where the directory is gone."""
         with suppress(LedgerError), self._undisturbed():
             self._mark.unlink(missing_ok=True)
         self._held.close()
 
     def _hold(self, path: Path) -> TextIOWrapper | None:
         """Return the locked file, which `release` closes, or ``None`` when it is locked already."""
-        file = path.open("a")
+        file = _opened(path)
         if not _locked(file):
             file.close()
             return None
@@ -111,6 +117,14 @@ class FileLocks:
                 f"ledger {self._ledger}: {self._directory}: {error.strerror}; "
                 f"it must be writable for user {os.geteuid()}"
             ) from error
+
+
+def _opened(path: Path) -> TextIOWrapper:
+    """Open a file for locking, made with mode 0600; one that an older mailsonde made gets that mode too."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a")
+    if os.fstat(file.fileno()).st_mode & 0o077:
+        os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 def _locked(file: TextIOWrapper) -> bool:

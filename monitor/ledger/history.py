@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -28,79 +27,80 @@ RUNS_KEPT = 100
 ROUTES_KEPT = 50
 """Routes of one probe that are kept, those that ran last: twice as many as it can have at a time."""
 
+Documents = tuple[str, str | None]
+"""A run as one JSON object, and its transcript as a JSON list of lines where it was asked for."""
+
 _ENCODER = json.JSONEncoder(default=dict)  # a mapping of another type than dict
 
 
-def add_runs(connection: Connection, finished: Sequence[Mapping[str, object]]) -> None:
+def add_runs(connection: Connection, location: str, finished: Sequence[Mapping[str, object]]) -> None:
     """Add finished runs: JSON objects with at least ``run``, ``probe``, ``target`` and ``outcome``."""
-    connection.execute(insert(runs), [_row(run) for run in finished])
+    connection.execute(insert(runs), [_row(run) | {"location": location} for run in finished])
 
 
 def _row(run: Mapping[str, object]) -> dict[str, object]:
-    """Return a run's row; what was said in it stands apart, for it is most of a run, and seldom read."""
-    said = run.get("transcript")
+    """Return a run's row; the transcript has its own column, for it is most of a run and seldom read."""
+    transcript = run.get("transcript")
     return {
         "run": run["run"],
         "probe": run["probe"],
         "target": run["target"],
         "failed": run["outcome"] != "ok",
         "document": _ENCODER.encode({name: run[name] for name in run if name != "transcript"}),
-        "transcript": None if said is None else _ENCODER.encode(said),
+        "transcript": None if transcript is None else _ENCODER.encode(transcript),
     }
 
 
-def forget_old_runs(connection: Connection, routes: Iterable[tuple[str, str]]) -> None:
+def forget_old_runs(connection: Connection, location: str, routes: Iterable[tuple[str, str]]) -> None:
     """Remove the runs of these routes that are too old to be kept."""
-    connection.execute(_FORGET_OLD, [{"of_probe": probe, "of_target": target} for probe, target in routes])
+    rows = [{"of_location": location, "of_probe": probe, "of_target": target} for probe, target in routes]
+    connection.execute(_FORGET_OLD, rows)
 
 
-def forget_gone_routes(connection: Connection) -> None:
+def forget_gone_routes(connection: Connection, location: str) -> None:
     """Remove all runs of those routes of a probe that are not among the last that ran."""
-    connection.execute(_FORGET_GONE)
+    connection.execute(_FORGET_GONE, {"of_location": location})
 
 
 def recent_runs(
-    connection: Connection, probe: str, target: str, limit: int, *, failures: bool
-) -> list[dict[str, Any]]:
-    """Return up to ``limit`` runs of a route, newest first, and only what failed if asked.
-
-    They come without what was said in them.
-    """
-    values = {"of_probe": probe, "of_target": target, "most": limit}
-    documents = connection.scalars(_RECENT_FAILURES if failures else _RECENT, values)
-    return [json.loads(document) for document in documents]
+    connection: Connection, location: str, route: tuple[str, str], limit: int, *, failures: bool
+) -> list[Documents]:
+    """Return up to ``limit`` runs of a route, newest first, or its failures alone, without transcripts."""
+    values = {"of_location": location, "of_probe": route[0], "of_target": route[1], "most": limit}
+    found = connection.scalars(_RECENT_FAILURES if failures else _RECENT, values)
+    return [(document, None) for document in found]
 
 
-def find_run(connection: Connection, probe: str, run: str) -> dict[str, Any] | None:
-    """Return the run of a probe that has this id, with what was said in it, or ``None``."""
-    query = select(runs.c.document, runs.c.transcript).where(runs.c.probe == probe, runs.c.run == run)
-    row = connection.execute(query).first()
-    if row is None:
-        return None
-    found: dict[str, Any] = json.loads(row.document)
-    return found if row.transcript is None else found | {"transcript": json.loads(row.transcript)}
+def find_run(connection: Connection, location: str, probe: str, run: str) -> list[Documents]:
+    """Return the run of a probe that has this id, or nothing."""
+    values = {"of_location": location, "of_probe": probe, "of_run": run}
+    return [(row.document, row.transcript) for row in connection.execute(_FIND, values)]
 
 
 def newest_runs(
-    connection: Connection, probes: Collection[str], each: int, most: int
-) -> list[dict[str, Any]]:
-    """Return the newest runs of every route of these probes, oldest first within a route.
+    connection: Connection, location: str, probes: Collection[str], each: int, most: int
+) -> list[Documents]:
+    """Return the newest runs of every route of these probes, oldest first in a route, without transcripts.
 
     Up to ``each`` of a route; fewer, but at least one, where those would be more than ``most`` together.
-    They come without what was said in them.
     """
-    known = connection.execute(select(runs.c.probe, runs.c.target).distinct())
+    known = connection.execute(_KNOWN_ROUTES, {"of_location": location})
     routes = [(probe, target) for probe, target in known if probe in probes]
     limit = max(1, min(each, most // max(1, len(routes))))
     return [
         run
-        for probe, target in routes
-        for run in reversed(recent_runs(connection, probe, target, limit, failures=False))
+        for route in routes
+        for run in reversed(recent_runs(connection, location, route, limit, failures=False))
     ]
 
 
-_OF_ROUTE = and_(runs.c.probe == bindparam("of_probe"), runs.c.target == bindparam("of_target"))
+_HERE = runs.c.location == bindparam("of_location")
+_OF_ROUTE = and_(_HERE, runs.c.probe == bindparam("of_probe"), runs.c.target == bindparam("of_target"))
 
+_FIND = select(runs.c.document, runs.c.transcript).where(
+    _HERE, runs.c.probe == bindparam("of_probe"), runs.c.run == bindparam("of_run")
+)
+_KNOWN_ROUTES = select(runs.c.probe, runs.c.target).distinct().where(_HERE)
 _RECENT = select(runs.c.document).where(_OF_ROUTE).order_by(runs.c.id.desc()).limit(bindparam("most"))
 _RECENT_FAILURES = _RECENT.where(runs.c.failed)
 
@@ -128,11 +128,13 @@ _ROUTES = (
         .over(partition_by=runs.c.probe, order_by=func.max(runs.c.id).desc())
         .label("position"),
     )
+    .where(_HERE)
     .group_by(runs.c.probe, runs.c.target)
     .subquery()
 )
 _FORGET_GONE = delete(runs).where(
+    _HERE,
     tuple_(runs.c.probe, runs.c.target).in_(
         select(_ROUTES.c.probe, _ROUTES.c.target).where(_ROUTES.c.position > ROUTES_KEPT)
-    )
+    ),
 )

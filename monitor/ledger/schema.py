@@ -1,33 +1,35 @@
-"""The ledger's tables. A change to them raises `SCHEMA_VERSION`."""
+"""The ledger's tables, and bringing a database to them. A change to the tables raises `SCHEMA_VERSION`.
+
+Every row belongs to a location: an agent reads and writes its own location's rows, so that agents of
+several locations can share a database.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
+import secrets
 
-SCHEMA_VERSION = 3
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 
-UPGRADES = {
-    "1": (
-        "ALTER TABLE messages ADD COLUMN greylisted_seconds FLOAT",
-        "ALTER TABLE messages ADD COLUMN octets INTEGER",
-        "ALTER TABLE messages ADD COLUMN digest VARCHAR",
-        "ALTER TABLE messages ADD COLUMN findings VARCHAR NOT NULL DEFAULT ''",
-    ),
-    "2": (
-        "ALTER TABLE runs ADD COLUMN target VARCHAR NOT NULL DEFAULT ''",
-        "ALTER TABLE runs ADD COLUMN run VARCHAR NOT NULL DEFAULT ''",
-        "ALTER TABLE runs ADD COLUMN transcript VARCHAR",
-        "DROP INDEX runs_by_probe",
-        "DROP INDEX runs_by_failure",
-        "UPDATE runs SET target = coalesce(json_extract(document, '$.target'), ''), "
-        "run = coalesce(json_extract(document, '$.run'), ''), "
-        "transcript = json_extract(document, '$.transcript'), "
-        "document = json_remove(document, '$.transcript')",
-        "CREATE INDEX runs_by_route ON runs (probe, target, id)",
-        "CREATE INDEX failed_runs_by_route ON runs (probe, target, id) WHERE failed = 1",
-    ),
-}
-"""What turns an older schema, by its version, into the next one."""
+from monitor.ledger.database import Database
+from probes.delivery.message_life import LedgerError
+
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -42,6 +44,7 @@ meta = Table(
 messages = Table(
     "messages",
     metadata,
+    Column("location", String, primary_key=True),
     Column("id", String(32), primary_key=True),
     Column("probe", String, nullable=False),
     Column("target", String, nullable=False),
@@ -59,7 +62,7 @@ messages = Table(
     Column("octets", Integer),
     Column("digest", String),
     Column("mailbox_uid", String),
-    Column("findings", String, nullable=False, server_default=""),
+    Column("findings", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("detail", String, nullable=False),
     Column("reply_code", Integer),
@@ -69,13 +72,14 @@ messages = Table(
     Column("delivery_seconds", Float),
     Column("uncertainty_seconds", Float),
     Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
-    Index("messages_by_state", "state", "probe", "target", "created_at"),
+    Index("messages_by_state", "location", "state", "probe", "target", "created_at"),
 )
-"""One row a message: the fields of `probes.delivery.message_life.Message`, and ``changed_at``."""
+"""One row a message: ``location``, the fields of `probes.delivery.message_life.Message`, ``changed_at``."""
 
 totals = Table(
     "totals",
     metadata,
+    Column("location", String, primary_key=True),
     Column("probe", String, primary_key=True),
     Column("target", String, primary_key=True),
     Column("state", String, primary_key=True),
@@ -92,19 +96,66 @@ messages are in it, those included whose rows are purged; ``purged`` how many th
 runs = Table(
     "runs",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("run", String, nullable=False, server_default=""),
+    Column("id", Integer, primary_key=True),  # greater than that of every older run
+    Column("location", String, nullable=False),
+    Column("run", String, nullable=False),
     Column("probe", String, nullable=False),
-    Column("target", String, nullable=False, server_default=""),
+    Column("target", String, nullable=False),
     Column("failed", Boolean, nullable=False),
     Column("document", String, nullable=False),  # the run as one JSON object, without its transcript
     Column("transcript", String),  # a JSON list of lines
-    Index("runs_by_route", "probe", "target", "id"),
-    Index("failed_runs_by_route", "probe", "target", "id", sqlite_where=text("failed = 1")),
-    sqlite_autoincrement=True,
+    Index("runs_by_route", "location", "probe", "target", "id"),
+    Index("failed_runs_by_route", "location", "probe", "target", "failed", "id"),
 )
 """The last finished runs of each probe and target; ``failed`` means that the outcome was not ``ok``.
 
 One run is found by its id among those of its probe: an index for it would cost every run more than
 it would spare the few that are looked at.
 """
+
+
+def prepare(connection: Connection, database: Database, location: str) -> bytes:
+    """Make the tables in an empty database, or upgrade older ones; return the key that signs tokens.
+
+    The rows of a ledger that had no locations are given to ``location``. LedgerError for the tables of a
+    newer mailsonde or of another program, and for a ledger without a key.
+    """
+    tables = inspect(connection).get_table_names()
+    if not tables:
+        metadata.create_all(connection)
+        values = {"schema_version": str(SCHEMA_VERSION).encode(), "token_key": secrets.token_bytes(32)}
+        rows = [{"name": name, "value": value} for name, value in values.items()]
+        connection.execute(insert(meta), rows)
+    elif meta.name not in tables:
+        raise _foreign(database)
+    version = _meta(connection, database, "schema_version").decode()
+    while version in database.upgrades:
+        for statement in database.upgrades[version]:
+            connection.execute(text(statement), {"location": location})
+        version = str(int(version) + 1)
+        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=version.encode()))
+    if version != str(SCHEMA_VERSION):
+        raise LedgerError(
+            f"{database.name}: a newer mailsonde made it "
+            f"(schema {version}, this one knows {SCHEMA_VERSION}); "
+            "upgrade mailsonde, or name another database in agent.ledger"
+        )
+    token_key = _meta(connection, database, "token_key")
+    if not token_key:  # anyone could sign with it
+        raise LedgerError(
+            f"{database.name}: its token key is empty; restore it from a backup, or move it away"
+        )
+    return token_key
+
+
+def _meta(connection: Connection, database: Database, name: str) -> bytes:
+    value = connection.scalar(select(meta.c.value).where(meta.c.name == name))
+    if not isinstance(value, bytes):
+        raise _foreign(database)
+    return value
+
+
+def _foreign(database: Database) -> LedgerError:
+    return LedgerError(
+        f"{database.name}: another program's tables are in it; name another database in agent.ledger"
+    )

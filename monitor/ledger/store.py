@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, insert, inspect, select, update
+from sqlalchemy import Connection
 
-from monitor.ledger import history, transaction
-from monitor.ledger.counters import Counters
-from monitor.ledger.database import Database
-from monitor.ledger.file_locks import FileLocks
-from monitor.ledger.location import ledger_path
-from monitor.ledger.schema import SCHEMA_VERSION, UPGRADES, meta, metadata
+from monitor.ledger import history, schema, transaction
+from monitor.ledger.backend import connected
+from monitor.ledger.counters import Counters, Total
+from monitor.ledger.database import Database, Locks
+from monitor.ledger.recorded_run import RunReader
 from monitor.ledger.transaction import Transaction
 from monitor.ledger.writer import Writer
 from probes.core.clock import Clock
@@ -41,24 +39,34 @@ PENDING_RUNS = 10_000
 PURGE_STEP = 1000
 """Most messages forgotten in one transaction, so that others are not kept waiting."""
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _Operation = Message | Callable[[Connection, Transaction], object]
 """A message to intend, which goes in bulk with its neighbours, or anything else."""
 
 
 class SqlLedger:
-    """The ledger in an SQL database: see `probes.delivery.message_life.Ledger`; made by `open_ledger`.
+    """The ledger of one location: see `probes.delivery.message_life.Ledger`; made by `open_ledger`.
 
-    Coroutines raise LedgerError when the database is in trouble; the next call tries again.
-    A cancelled caller's change is made all the same.
+    It reads and writes the messages, totals and runs of its own location only. Coroutines raise
+    LedgerError when the database is in trouble; the next call tries again. A cancelled caller's change
+    is made all the same.
     """
 
     def __init__(
-        self, database: Database, locks: FileLocks, clock: Clock, token_key: bytes, counters: Counters
+        self,
+        database: Database,
+        locks: Locks,
+        clock: Clock,
+        location: str,
+        token_key: bytes,
+        counters: Counters,
     ) -> None:
         self.token_key = token_key
         self.runs_dropped = 0
-        self._instance = locks.instance
+        self._location = location
+        self._runs = RunReader(database.name)
         self._database = database
         self._locks = locks
         self._clock = clock
@@ -68,7 +76,7 @@ class SqlLedger:
         self._closing = False
         self._grown: Counter[tuple[str, str]] = Counter()  # runs of a route since its old ones were removed
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
-        self._writer: Writer[_Operation] = Writer(self._commit, f"ledger {database.path}")
+        self._writer: Writer[_Operation] = Writer(self._commit, database.name)
 
     @property
     def counters(self) -> Counters:
@@ -98,23 +106,35 @@ class SqlLedger:
         return await self._write(lambda _, work: work.advance(message_id, state, changes))
 
     async def find(self, message_id: str) -> Message | None:
-        """Return the message with this id, or ``None``."""
-        return await self._read(lambda connection: transaction.find(connection, message_id))
+        """Return the message with this id.
+
+        ``None`` where there is none, or a newer version left it in a state that this one does not know.
+        """
+        return await self._read(lambda connection: transaction.find(connection, self._location, message_id))
 
     async def open_messages(self, since: float = 0.0) -> list[Message]:
         """Return, oldest first, each message that is under way or may still arrive.
 
         Only those created at ``since`` (unix seconds) or later; other processes' are among them.
         """
-        return await self._read(lambda connection: transaction.open_messages(connection, since))
+        return await self._read(
+            lambda connection: transaction.open_messages(connection, self._location, since)
+        )
 
     async def adopt(self) -> list[Message]:
         """Answer from now on for the open messages of processes that are gone, and return them.
 
-        One that was in ``intent`` becomes ``ambiguous`` with reason ``interrupted``.
+        One that was in ``intent`` becomes ``ambiguous`` with reason ``interrupted``. Messages of other
+        locations, and those in states that this version does not know, stay as they are; the log tells
+        how many.
         """
         # Asked inside the transaction: whoever wrote a message seen there has registered before.
-        return await self._write(lambda _, work: work.adopt(self._instance, self._locks.living()))
+        adopted = await self._write(lambda _, work: work.adopt(self._locks.instance, self._locks.living()))
+        for sentence in await self._read(
+            lambda connection: transaction.left_alone(connection, self._location, self._locks.living())
+        ):
+            _log.warning("%s: %s", self._database.name, sentence)
+        return adopted
 
     async def forget(self, before: float) -> int:
         """Remove messages that ended, and were due, before ``before`` (unix seconds); return how many.
@@ -122,7 +142,7 @@ class SqlLedger:
         Totals stay as they are. The runs of routes that are gone go too, by number and not by age.
         """
         self._write_runs(grown_by=1)  # so that no count is kept of a route that is gone
-        await self._write(lambda connection, _: history.forget_gone_routes(connection))
+        await self._write(lambda connection, _: history.forget_gone_routes(connection, self._location))
         removed = 0
         while step := await self._write(lambda _, work: work.forget(before, PURGE_STEP)):
             removed += step
@@ -130,7 +150,7 @@ class SqlLedger:
 
     async def discrepancies(self) -> list[str]:
         """Return a sentence for each count that does not add up: none, unless there is a defect."""
-        return await self._read(transaction.discrepancies)
+        return await self._read(lambda connection: transaction.discrepancies(connection, self._location))
 
     def record_run(self, run: Mapping[str, object]) -> None:
         """Keep a finished run, with at least ``run``, ``probe``, ``target`` and ``outcome``; returns at once.
@@ -164,9 +184,9 @@ class SqlLedger:
 
         def write(connection: Connection, _: Transaction) -> None:
             if finished:
-                history.add_runs(connection, finished)
+                history.add_runs(connection, self._location, finished)
             if full:
-                history.forget_old_runs(connection, full)
+                history.forget_old_runs(connection, self._location, full)
 
         future = self._writer.submit(write)
         future.add_done_callback(lambda done: self._runs_written(done, len(finished)))
@@ -181,29 +201,38 @@ class SqlLedger:
     ) -> list[dict[str, Any]]:
         """Return up to ``limit`` runs of a route, newest first, and only what failed if asked.
 
-        They come without what was said in them.
+        They come without their transcripts.
         """
         return await self._read_runs(
-            lambda connection: history.recent_runs(connection, probe, target, limit, failures=failures)
+            lambda connection: history.recent_runs(
+                connection, self._location, (probe, target), limit, failures=failures
+            )
         )
 
     async def find_run(self, probe: str, run: str) -> dict[str, Any] | None:
-        """Return the run of a probe that has this id, with what was said in it, or ``None``."""
-        return await self._read_runs(lambda connection: history.find_run(connection, probe, run))
+        """Return the run of a probe that has this id, with its transcript, or ``None``."""
+        found = await self._read_runs(
+            lambda connection: history.find_run(connection, self._location, probe, run)
+        )
+        return found[0] if found else None
 
     async def newest_runs(self, probes: Collection[str], each: int, most: int) -> list[dict[str, Any]]:
         """Return the newest runs of every route of these probes, oldest first within a route.
 
         Up to ``each`` of a route; fewer, but at least one, where those would be more than ``most`` together.
-        They come without what was said in them.
+        They come without their transcripts.
         """
-        return await self._read_runs(lambda connection: history.newest_runs(connection, probes, each, most))
+        return await self._read_runs(
+            lambda connection: history.newest_runs(connection, self._location, probes, each, most)
+        )
 
-    async def _read_runs(self, query: Callable[[Connection], T]) -> T:
-        """Answer a query about runs, once those are written that wait for it."""
+    async def _read_runs(
+        self, query: Callable[[Connection], list[history.Documents]]
+    ) -> list[dict[str, Any]]:
+        """Return the runs that ``query`` finds and that are not broken, once those that wait are written."""
         if (writing := self._write_runs()) is not None:
             await asyncio.wait([writing])
-        return await self._read(query)
+        return await self._read(lambda connection: self._runs.read(query(connection)))
 
     async def close(self) -> None:
         """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""
@@ -221,21 +250,18 @@ class SqlLedger:
         return cast("T", await self._writer.submit(operation))
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
-        def answer() -> T:
-            with self._database.reading() as connection:
-                return query(connection)
-
         try:
-            reading = asyncio.get_running_loop().run_in_executor(self._reader, answer)
+            reading = asyncio.get_running_loop().run_in_executor(self._reader, self._database.read, query)
         except RuntimeError:  # shut down
-            raise LedgerError(f"ledger {self._database.path} is closed") from None
+            raise LedgerError(f"{self._database.name} is closed") from None
         return await reading
 
     def _commit(self, operations: Sequence[_Operation]) -> Sequence[object]:
         """Make the operations durable in one transaction, on the writer's thread."""
-        answers: list[object] = []
-        with self._database.writing() as connection:
-            transaction = Transaction(connection, self._clock.time())
+
+        def work(connection: Connection) -> tuple[list[object], list[Total]]:
+            answers: list[object] = []
+            transaction = Transaction(connection, self._location, self._clock.time())
             for kind, batch in groupby(operations, type):
                 if kind is Message:
                     answers += transaction.intend(cast("list[Message]", list(batch)))
@@ -243,72 +269,38 @@ class SqlLedger:
                     answers += [
                         operation(connection, transaction) for operation in batch if callable(operation)
                     ]
-            changed = transaction.balanced()
+            return answers, transaction.balanced()
+
+        answers, changed = self._database.write(work)
         self._counters = self._counters.updated(changed)
         return answers
 
 
 @asynccontextmanager
-async def open_ledger(url: str, clock: Clock, instance: str) -> AsyncIterator[SqlLedger]:
-    """Open the ledger that ``url`` names, made if it is not there; closed when the block is left.
+async def open_ledger(url: str, clock: Clock, instance: str, location: str) -> AsyncIterator[SqlLedger]:
+    """Open the ledger of ``location`` that ``url`` names, made if it is not there; closed after the block.
 
     ``instance`` names this process among those that use the ledger: 1 to 64 letters, digits,
-    dots, dashes and underscores. ValueError for a URL as in `ledger_path`; LedgerError when the
-    ledger cannot be used, with what to do.
+    dots, dashes and underscores. What an older mailsonde kept without a location becomes that of the
+    first ``location`` that opens it. ValueError for a URL as in `monitor.ledger.backend.ledger_path`;
+    LedgerError when the ledger cannot be used, with what to do.
     """
-    database, locks, token_key, counters = await asyncio.to_thread(_open, ledger_path(url), instance)
-    ledger = SqlLedger(database, locks, clock, token_key, counters)
+    database, locks, token_key, counters = await asyncio.to_thread(_open, url, instance, location)
+    ledger = SqlLedger(database, locks, clock, location, token_key, counters)
     try:
         yield ledger
     finally:
         await ledger.close()
 
 
-def _open(path: Path, instance: str) -> tuple[Database, FileLocks, bytes, Counters]:
-    database = Database(path)
-    locks = FileLocks(path, instance)
+def _open(url: str, instance: str, location: str) -> tuple[Database, Locks, bytes, Counters]:
+    database, locks = connected(url, instance)
     try:
-        with locks.setting_up(), database.writing() as connection:
-            _prepare(connection, path)
-            token_key = _meta(connection, path, "token_key")
-        with database.reading() as connection:
-            counters = Counters().updated(transaction.read_totals(connection))
+        with locks.setting_up():
+            token_key = database.write(lambda connection: schema.prepare(connection, database, location))
+        totals = database.read(lambda connection: transaction.read_totals(connection, location))
     except BaseException:
         locks.release()
         database.dispose()
         raise
-    return database, locks, token_key, counters
-
-
-def _prepare(connection: Connection, path: Path) -> None:
-    """Make the tables and the token key in an empty file, upgrade an older one, refuse a newer one."""
-    tables = inspect(connection).get_table_names()
-    if not tables:
-        metadata.create_all(connection)
-        values = {"schema_version": str(SCHEMA_VERSION).encode(), "token_key": secrets.token_bytes(32)}
-        rows = [{"name": name, "value": value} for name, value in values.items()]
-        connection.execute(insert(meta), rows)
-    elif meta.name not in tables:
-        raise _foreign(path)
-    version = _meta(connection, path, "schema_version").decode()
-    while version in UPGRADES:
-        for statement in UPGRADES[version]:
-            connection.exec_driver_sql(statement)
-        version = str(int(version) + 1)
-        connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=version.encode()))
-    if version != str(SCHEMA_VERSION):
-        raise LedgerError(
-            f"ledger {path}: a newer mailsonde made it (schema {version}, this one knows {SCHEMA_VERSION}); "
-            "upgrade mailsonde, or name another file"
-        )
-
-
-def _meta(connection: Connection, path: Path, name: str) -> bytes:
-    value = connection.scalar(select(meta.c.value).where(meta.c.name == name))
-    if not isinstance(value, bytes):
-        raise _foreign(path)
-    return value
-
-
-def _foreign(path: Path) -> LedgerError:
-    return LedgerError(f"ledger {path}: the file holds another database; name another file")
+    return database, locks, token_key, Counters().updated(totals)

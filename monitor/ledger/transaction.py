@@ -1,4 +1,8 @@
-"""What is done to messages and totals inside one transaction of the ledger."""
+"""What is done to the messages and totals of one location inside one transaction of the ledger.
+
+A newer mailsonde may have left messages in states that this version does not know. They are counted
+among the rows, and otherwise left alone: they are not shown, moved, adopted or forgotten.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,19 @@ from dataclasses import fields
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Executable,
     Row,
     and_,
     bindparam,
     delete,
     func,
+    insert,
     select,
+    text,
     tuple_,
     update,
 )
 
 from monitor.ledger.counters import Total
-from monitor.ledger.database import insert
 from monitor.ledger.schema import messages, totals
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
@@ -29,7 +33,9 @@ from probes.delivery.message_life import AWAITED, IN_FLIGHT, SUCCESSORS, LedgerE
 
 _FIELDS = tuple(field.name for field in fields(Message))
 _COLUMNS = tuple(messages.c[name] for name in _FIELDS)
+_STATES = frozenset(MessageState)
 _OPEN = IN_FLIGHT | AWAITED
+_UNSETTLED = _OPEN - {MessageState.LOST}
 
 CHANGEABLE = frozenset(_FIELDS) - {
     "id",
@@ -45,14 +51,15 @@ CHANGEABLE = frozenset(_FIELDS) - {
 
 
 class Transaction:
-    """The messages and their totals, inside the one transaction of ``connection``.
+    """The messages and totals of ``location``, inside the one transaction of ``connection``.
 
     Message rows change at once, the totals once `balanced` is called; an exception in
     between leaves both to the rollback.
     """
 
-    def __init__(self, connection: Connection, now: float) -> None:
+    def __init__(self, connection: Connection, location: str, now: float) -> None:
         self._connection = connection
+        self._location = location
         self._now = now
         self._entered: Counter[tuple[str, str, str]] = Counter()
         self._left: Counter[tuple[str, str, str]] = Counter()
@@ -64,14 +71,15 @@ class Transaction:
         IntegrityError when two of them share an id, or one has a value that no column takes.
         """
         ids = [message.id for message in new]
-        taken = set(self._connection.scalars(select(messages.c.id).where(messages.c.id.in_(ids))))
+        taken = set(self._connection.scalars(_TAKEN, {"of_location": self._location, "ids": ids}))
         answers: list[LedgerError | None] = []
         rows = []
         for message in new:
             if message.id in taken:
                 answers.append(LedgerError(f"message {message.id} is in the ledger already"))
                 continue
-            rows.append({name: getattr(message, name) for name in _FIELDS} | {"changed_at": self._now})
+            values = {name: getattr(message, name) for name in _FIELDS}
+            rows.append(values | {"location": self._location, "changed_at": self._now})
             self._entered[message.probe, message.target, message.state] += 1
             answers.append(None)
         if rows:
@@ -80,11 +88,12 @@ class Transaction:
 
     def advance(self, message_id: str, state: MessageState, changes: Mapping[str, object]) -> Message | None:
         """Move a message as `probes.delivery.message_life.Ledger.advance` says."""
-        row = self._connection.execute(_SELECT_TO_CHANGE, {"of_id": message_id}).one_or_none()
-        if row is None or state not in SUCCESSORS[MessageState(row.state)]:
+        of_message = {"of_location": self._location, "of_id": message_id}
+        row = self._connection.execute(_SELECT_TO_CHANGE, of_message).one_or_none()
+        if row is None or state not in SUCCESSORS.get(row.state, ()):
             return None
         self._move([row], state, changes)
-        return message_of(self._connection.execute(_SELECT_TO_CHANGE, {"of_id": message_id}).one())
+        return message_of(self._connection.execute(_SELECT_TO_CHANGE, of_message).one())
 
     def _move(
         self, rows: Iterable[Row[tuple[object, ...]]], state: MessageState, changes: Mapping[str, object]
@@ -93,6 +102,7 @@ class Transaction:
             moved = self._connection.execute(
                 _MOVE,
                 {
+                    "of_location": self._location,
                     "of_id": row.id,
                     "from_state": row.state,
                     "state": state,
@@ -108,31 +118,38 @@ class Transaction:
     def adopt(self, instance: str, living: Container[str]) -> list[Message]:
         """Make ``instance`` answer for each open message whose own instance is not ``living``.
 
-        Those in ``intent`` become ``ambiguous``: whether they were sent, nobody can tell.
+        Those in ``intent`` become ``ambiguous``: nobody can tell whether they were sent.
         """
-        query = select(*_COLUMNS).where(messages.c.state.in_(_OPEN)).with_for_update()
-        orphans = [row for row in self._connection.execute(query) if row.instance not in living]
+        here = {"of_location": self._location}
+        opened = self._connection.execute(_OPEN_MESSAGES.with_for_update(), here | {"since": 0.0})
+        orphans = [row for row in opened if row.instance not in living]
         intents = [row for row in orphans if row.state == MessageState.INTENT]
         self._move(intents, MessageState.AMBIGUOUS, {"reason": Reason.INTERRUPTED})
-        ids = {row.id for row in orphans}
         gone = {row.instance for row in orphans}
         self._connection.execute(
             update(messages)
-            .where(messages.c.state.in_(_OPEN), messages.c.instance.in_(gone))
-            .values(instance=instance)
+            .where(_HERE, messages.c.state.in_(_OPEN), messages.c.instance.in_(gone))
+            .values(instance=instance),
+            here,
         )
-        return [message for message in open_messages(self._connection, 0.0) if message.id in ids]
+        ids = {row.id for row in orphans}
+        return [each for each in open_messages(self._connection, self._location, 0.0) if each.id in ids]
 
     def forget(self, before: float, limit: int) -> int:
         """Remove up to ``limit`` messages that ended, and were due, before that instant; return how many."""
         aged: ColumnElement[bool] = and_(
-            messages.c.state.not_in(IN_FLIGHT),
+            _HERE,
+            messages.c.state.in_(_STATES - IN_FLIGHT),
             messages.c.changed_at < before,
             messages.c.created_at + messages.c.deadline_seconds < before,
         )
         columns = (messages.c.id, messages.c.probe, messages.c.target, messages.c.state)
-        rows = self._connection.execute(select(*columns).where(aged).limit(limit).with_for_update()).all()
-        self._connection.execute(delete(messages).where(messages.c.id.in_([row.id for row in rows])))
+        here = {"of_location": self._location}
+        rows = self._connection.execute(
+            select(*columns).where(aged).limit(limit).with_for_update(), here
+        ).all()
+        ids = [row.id for row in rows]
+        self._connection.execute(delete(messages).where(_HERE, messages.c.id.in_(ids)), here)
         self._purged.update((row.probe, row.target, row.state) for row in rows)
         return len(rows)
 
@@ -143,6 +160,7 @@ class Transaction:
             return []
         rows = [
             {
+                "location": self._location,
                 "probe": key[0],
                 "target": key[1],
                 "state": key[2],
@@ -153,26 +171,36 @@ class Transaction:
             for key in sorted(changed)
         ]
         self._connection.execute(_ADD_TO_TOTALS, rows)
-        return read_totals(self._connection, {(probe, target) for probe, target, _ in changed})
-
-
-def _add_to_totals() -> Executable:
-    upsert = insert(totals)
-    added = {name: totals.c[name] + upsert.excluded[name] for name in ("entered", "held", "purged")}
-    return upsert.on_conflict_do_update(index_elements=["probe", "target", "state"], set_=added)
+        return read_totals(
+            self._connection, self._location, {(probe, target) for probe, target, _ in changed}
+        )
 
 
 # What each message needs is built once: building a statement costs more than running it.
-_SELECT = select(*_COLUMNS).where(messages.c.id == bindparam("of_id"))
+_HERE = messages.c.location == bindparam("of_location")
+_TAKEN = select(messages.c.id).where(_HERE, messages.c.id.in_(bindparam("ids", expanding=True)))
+_SELECT = select(*_COLUMNS).where(_HERE, messages.c.id == bindparam("of_id"))
 # FOR UPDATE says nothing in SQLite, where the transaction holds the whole file.
 _SELECT_TO_CHANGE = _SELECT.with_for_update()
 _MOVE = update(messages).where(
-    messages.c.id == bindparam("of_id"), messages.c.state == bindparam("from_state")
+    _HERE, messages.c.id == bindparam("of_id"), messages.c.state == bindparam("from_state")
 )
-_ADD_TO_TOTALS = _add_to_totals()
+_OPEN_MESSAGES = (
+    select(*_COLUMNS)
+    .where(_HERE, messages.c.state.in_(_OPEN), messages.c.created_at >= bindparam("since"))
+    .order_by(messages.c.created_at, messages.c.id)
+)
+# As text, for SQLAlchemy has such an insert only by dialect; the words are the same in SQLite and PostgreSQL.
+_ADD_TO_TOTALS = text(
+    "INSERT INTO totals (location, probe, target, state, entered, held, purged) "
+    "VALUES (:location, :probe, :target, :state, :entered, :held, :purged) "
+    "ON CONFLICT (location, probe, target, state) DO UPDATE SET entered = totals.entered + excluded.entered, "
+    "held = totals.held + excluded.held, purged = totals.purged + excluded.purged"
+)
 _OLDEST = (
     select(func.min(messages.c.created_at))
     .where(
+        messages.c.location == totals.c.location,
         messages.c.state == totals.c.state,
         messages.c.probe == totals.c.probe,
         messages.c.target == totals.c.target,
@@ -186,56 +214,85 @@ _TOTALS = select(
     totals.c.entered,
     totals.c.held,
     _OLDEST.label("oldest"),
-)
+).where(totals.c.location == bindparam("of_location"))
 _TOTALS_OF = _TOTALS.where(tuple_(totals.c.probe, totals.c.target).in_(bindparam("pairs", expanding=True)))
 
 
-def read_totals(connection: Connection, targets: Iterable[tuple[str, str]] | None = None) -> list[Total]:
-    """Return the totals, of all or of the given pairs of probe and target."""
+def read_totals(
+    connection: Connection, location: str, targets: Iterable[tuple[str, str]] | None = None
+) -> list[Total]:
+    """Return the totals of known states, of all or of the given pairs of probe and target."""
+    here = {"of_location": location}
     result = (
-        connection.execute(_TOTALS)
+        connection.execute(_TOTALS, here)
         if targets is None
-        else connection.execute(_TOTALS_OF, {"pairs": list(targets)})
+        else connection.execute(_TOTALS_OF, here | {"pairs": list(targets)})
     )
     return [
         Total(row.probe, row.target, MessageState(row.state), row.entered, row.held, row.oldest)
         for row in result
+        if row.state in _STATES
     ]
 
 
-def find(connection: Connection, message_id: str) -> Message | None:
-    """Return the message with this id, or ``None``."""
-    row = connection.execute(_SELECT, {"of_id": message_id}).one_or_none()
-    return None if row is None else message_of(row)
+def find(connection: Connection, location: str, message_id: str) -> Message | None:
+    """Return the message with this id; ``None`` where there is none, or none in a known state."""
+    row = connection.execute(_SELECT, {"of_location": location, "of_id": message_id}).one_or_none()
+    return None if row is None or row.state not in _STATES else message_of(row)
 
 
-def open_messages(connection: Connection, since: float) -> list[Message]:
+def open_messages(connection: Connection, location: str, since: float) -> list[Message]:
     """Return, oldest first, what is under way or may still arrive and was created at ``since`` or later."""
-    query = (
-        select(*_COLUMNS)
-        .where(messages.c.state.in_(_OPEN), messages.c.created_at >= since)
-        .order_by(messages.c.created_at, messages.c.id)
+    return [
+        message_of(row)
+        for row in connection.execute(_OPEN_MESSAGES, {"of_location": location, "since": since})
+    ]
+
+
+def left_alone(connection: Connection, location: str, living: Container[str]) -> list[str]:
+    """Return a sentence for each sort of messages that `Transaction.adopt` leaves alone and nobody settles.
+
+    They are those of ``location`` in states that this version does not know, and those of other locations
+    that are not settled while their instance is not ``living``.
+    """
+    held = select(totals.c.location, totals.c.state, func.sum(totals.c.held - totals.c.purged).label("n"))
+    rows = connection.execute(held.group_by(totals.c.location, totals.c.state)).all()
+    sentences = [
+        f"{row.n} messages are in state {row.state}, which this version does not know; they stay as they are"
+        for row in rows
+        if row.n and row.location == location and row.state not in _STATES
+    ]
+    elsewhere = {row.location for row in rows if row.n and row.state in _UNSETTLED} - {location}
+    by_instance = (
+        select(messages.c.location, messages.c.instance, func.count().label("n"))
+        .where(messages.c.location.in_(elsewhere), messages.c.state.in_(_UNSETTLED))
+        .group_by(messages.c.location, messages.c.instance)
     )
-    return [message_of(row) for row in connection.execute(query)]
+    unsettled: Counter[str] = Counter()
+    for row in connection.execute(by_instance):
+        unsettled[row.location] += 0 if row.instance in living else row.n
+    return sentences + [
+        f"{n} messages of location {name} are not settled, and this agent is at {location}: "
+        f"run an agent with location {name} on this ledger until they are"
+        for name, n in unsettled.items()
+        if n
+    ]
 
 
-def discrepancies(connection: Connection) -> list[str]:
+def discrepancies(connection: Connection, location: str) -> list[str]:
     """Return a sentence for each count that does not add up: none, unless there is a defect.
 
     For each probe and target, intents must equal the sum of messages held in all states, and
     for each state the rows present plus those purged must equal the messages held.
     """
+    columns = (messages.c.probe, messages.c.target, messages.c.state)
+    counts = select(*columns, func.count().label("n")).where(messages.c.location == location)
     present = {
-        (row.probe, row.target, row.state): row.n
-        for row in connection.execute(
-            select(messages.c.probe, messages.c.target, messages.c.state, func.count().label("n")).group_by(
-                messages.c.probe, messages.c.target, messages.c.state
-            )
-        )
+        (row.probe, row.target, row.state): row.n for row in connection.execute(counts.group_by(*columns))
     }
     faults = []
     balance: Counter[tuple[str, str]] = Counter()
-    for row in connection.execute(select(totals)):
+    for row in connection.execute(select(totals).where(totals.c.location == location)):
         rows = present.pop((row.probe, row.target, row.state), 0)
         if rows + row.purged != row.held:
             faults.append(

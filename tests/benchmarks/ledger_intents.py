@@ -46,7 +46,7 @@ async def intents_per_second(group_limit: int) -> float:
         )
 
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as directory:
-        async with open_ledger(f"sqlite:{directory}/ledger.db", clock, "benchmark") as ledger:
+        async with open_ledger(f"sqlite:{directory}/ledger.db", clock, "benchmark", "fra1") as ledger:
 
             async def sender(number: int) -> None:
                 for _ in range(count):

@@ -37,7 +37,7 @@ def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Itera
 
 async def _books(site: Site) -> tuple[list[str], dict[MessageState, int], int]:
     """Return discrepancies, how often each state was entered, and how many messages are open."""
-    async with open_ledger(f"sqlite:{site.directory}/ledger.db", SystemClock(), "test") as ledger:
+    async with open_ledger(f"sqlite:{site.directory}/ledger.db", SystemClock(), "books", "test") as ledger:
         entered = {state: ledger.counters.entered("trip", "submission", state) for state in MessageState}
         return await ledger.discrepancies(), entered, len(await ledger.open_messages())
 

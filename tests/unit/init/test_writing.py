@@ -12,7 +12,7 @@ import yaml
 from monitor.config.load import load
 from monitor.init.endpoint import Endpoint, TlsMode
 from monitor.init.writing import Files, Plan, ledger_url, written
-from monitor.ledger.location import ledger_path
+from monitor.ledger.backend import ledger_path
 from probes.protocols.dns import ResolverSettings
 
 PLAN = Plan(

@@ -16,6 +16,22 @@ from probes.delivery.message_life import Message
 
 START = 1_800_000_000.0
 
+RUN = {
+    "run": "0" * 32,
+    "probe": "hq",
+    "kind": "smtp",
+    "target": "mail",
+    "location": "fra1",
+    "outcome": "ok",
+    "reason": "none",
+    "detail": "",
+    "started_at": "2027-01-15T08:00:00.000000+00:00",
+    "duration_seconds": 0.25,
+    "phases": {"connect": 0.25},
+    "values": {"offered": ["STARTTLS"]},
+}
+"""A finished run, with every member that runs of all kinds have."""
+
 
 class StandingClock:
     boot = "boot"
@@ -61,8 +77,10 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path, clock: StandingClock) -> OpenLedger:
-    """Open the ledger of this test, by default as instance ``agent-1``."""
-    return lambda instance="agent-1": open_ledger(f"sqlite://{path}", clock, instance)
+    """Open the ledger of this test, by default as instance ``agent-1`` at location ``fra1``."""
+    return lambda instance="agent-1", location="fra1": open_ledger(
+        f"sqlite://{path}", clock, instance, location
+    )
 
 
 @pytest.fixture

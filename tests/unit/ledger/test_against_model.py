@@ -48,7 +48,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.instances += 1
         self.instance = f"agent-{self.instances}"
         self.stack = AsyncExitStack()
-        opening = open_ledger(f"sqlite://{self.directory}/ledger.db", self.clock, self.instance)
+        opening = open_ledger(f"sqlite://{self.directory}/ledger.db", self.clock, self.instance, "fra1")
         self.ledger: SqlLedger = self.runner.run(self.stack.enter_async_context(opening))
 
     def teardown(self) -> None:

@@ -6,18 +6,12 @@ import pytest
 
 from monitor.ledger.history import ROUTES_KEPT, RUNS_KEPT
 from monitor.ledger.store import SqlLedger
-from tests.unit.ledger.conftest import OpenLedger
+from tests.unit.ledger.conftest import RUN, OpenLedger
 
 
 def a_run(number: int, outcome: str = "ok", probe: str = "hq", target: str = "mail") -> dict[str, object]:
-    return {
-        "run": f"{number:032x}",
-        "probe": probe,
-        "target": target,
-        "outcome": outcome,
-        "detail": f"run {number}",
-        "phases": {"connect": 0.25},
-    }
+    which = {"run": f"{number:032x}", "probe": probe, "target": target}
+    return RUN | which | {"outcome": outcome, "detail": f"run {number}"}
 
 
 async def shown(ledger: SqlLedger, probe: str = "hq", target: str = "mail", **how: bool) -> list[str]:

@@ -29,7 +29,7 @@ WAYS = {
 
 def test_every_field_of_a_message_has_its_column() -> None:
     """A field added to Message without a column would be lost over a restart."""
-    assert {field.name for field in fields(Message)} | {"changed_at"} == set(messages.c.keys())
+    assert {field.name for field in fields(Message)} | {"location", "changed_at"} == set(messages.c.keys())
 
 
 async def test_a_message_is_found_as_it_was_recorded(opened: OpenLedger, new_message: NewMessage) -> None:

@@ -15,7 +15,7 @@ from monitor.ledger.store import open_ledger
 from probes.core.clock import SystemClock
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError, Message
-from tests.unit.ledger.conftest import NewMessage, OpenLedger, entered
+from tests.unit.ledger.conftest import NewMessage, OpenLedger, StandingClock, entered
 
 S = MessageState
 SPAWN = multiprocessing.get_context("forkserver")
@@ -31,7 +31,7 @@ def send_for_ever(path: str, pipe: Connection) -> None:
 async def _send_for_ever(path: str, pipe: Connection) -> None:
     clock = SystemClock()
     instance = f"sender-{uuid4().hex}"
-    async with open_ledger(f"sqlite://{path}", clock, instance) as ledger:
+    async with open_ledger(f"sqlite://{path}", clock, instance, "fra1") as ledger:
 
         async def sender(end: MessageState) -> None:
             while True:
@@ -148,6 +148,20 @@ async def test_one_agent_at_a_time(opened: OpenLedger) -> None:
         second.lock_for_agent()
 
 
+async def test_a_symbolic_link_does_not_get_round_the_one_agent(
+    path: Path, opened: OpenLedger, clock: StandingClock
+) -> None:
+    """A ledger under two names is one ledger, for its locks and for what is in it."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with opened("first") as first, open_ledger(f"sqlite://{link}", clock, "second", "fra1") as second:
+        first.lock_for_agent()
+        with pytest.raises(LedgerError, match="another agent"):
+            second.lock_for_agent()
+        assert second.token_key == first.token_key
+    assert not link.with_name("link.db.locks").exists()
+
+
 async def test_an_instance_is_one_process(opened: OpenLedger) -> None:
     """Two processes under one name could not tell whose messages are whose."""
     async with opened("twin"):
@@ -165,7 +179,7 @@ async def test_a_locked_ledger_recovers(
     path: Path, opened: OpenLedger, new_message: NewMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another process holds the file for long, callers are told; afterwards all works again."""
-    monkeypatch.setattr("monitor.ledger.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.ledger.sqlite.BUSY_SECONDS", 0.05)
     async with opened() as ledger:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

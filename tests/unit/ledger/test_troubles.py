@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -14,9 +14,8 @@ from monitor.ledger.store import PENDING_RUNS, SqlLedger, open_ledger
 from probes.core.clock import SystemClock
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError
-from tests.unit.ledger.conftest import NewMessage, OpenLedger
+from tests.unit.ledger.conftest import RUN, NewMessage, OpenLedger
 
-RUN = {"run": "0" * 32, "probe": "hq", "target": "mail", "outcome": "ok"}
 PRAGMAS = {"journal_mode": "wal", "synchronous": 2}
 
 
@@ -124,23 +123,33 @@ async def test_a_damaged_file_is_told(path: Path, opened: OpenLedger, new_messag
 
 
 async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
-    """Damage that SQLite does not notice is told as damage too, wherever it is read."""
+    """Damage that SQLite itself does not notice is told, wherever it is read."""
     async with opened() as ledger:
         await ledger.intend(message := new_message())
-        ledger.record_run(RUN)
-        assert len(await ledger.recent_runs("hq", "mail")) == 1
-        await ledger.advance(message.id, MessageState.SENT)
         with sqlite3.connect(path) as other:
-            other.execute("UPDATE messages SET state = 'absent'")
-            other.execute("UPDATE runs SET document = '{'")
+            other.execute("UPDATE messages SET detail = CAST(X'ff' AS TEXT)")
+            other.execute("UPDATE totals SET purged = 'many'")
         other.close()
-        for reading in (ledger.find(message.id), ledger.recent_runs("hq", "mail")):
-            with pytest.raises(LedgerError, match="it is damaged; move it away"):
-                await reading
-        with pytest.raises(LedgerError, match="cannot record this: ValueError: 'absent' is not"):
-            await ledger.advance(message.id, MessageState.DELIVERED)
+        with pytest.raises(LedgerError, match="it is damaged; move it away"):
+            await ledger.discrepancies()
+        with pytest.raises(LedgerError, match=r"the database failed .*Could not decode to UTF-8"):
+            await ledger.find(message.id)
+        with pytest.raises(LedgerError, match=r"the database failed .*Could not decode to UTF-8"):
+            await ledger.advance(message.id, MessageState.SENT)
     replace_in(path, b"CREATE TABLE", b"CREATE \xffABLE")
     with pytest.raises(LedgerError, match="it is damaged; move it away"):
+        async with opened():
+            pass
+
+
+async def test_an_empty_token_key_is_refused(path: Path, opened: OpenLedger) -> None:
+    """Anyone could sign messages with an empty key, so that no agent takes one."""
+    async with opened():
+        pass
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE meta SET value = X'' WHERE name = 'token_key'")
+    other.close()
+    with pytest.raises(LedgerError, match="its token key is empty; restore it from a backup"):
         async with opened():
             pass
 
@@ -148,8 +157,9 @@ async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_mes
 async def test_a_commit_survives_a_power_cut(opened: OpenLedger) -> None:
     """SQLite is told to have each commit on the disk before it returns, which no kill could show."""
     async with opened() as ledger:
-        with ledger._database.writing() as connection:
-            settings = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS]
+        settings = ledger._database.write(
+            lambda connection: [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS]
+        )
         assert settings == list(PRAGMAS.values())
 
 
@@ -159,7 +169,7 @@ async def test_a_foreign_database_is_left_alone(path: Path, opened: OpenLedger, 
     with sqlite3.connect(path) as other:
         other.execute(f"CREATE TABLE {table}")
     other.close()
-    with pytest.raises(LedgerError, match="the file holds another database; name another file"):
+    with pytest.raises(LedgerError, match="another program's tables are in it; name another database"):
         async with opened():
             pass
     with sqlite3.connect(path) as other:
@@ -174,7 +184,7 @@ async def test_a_newer_schema_is_refused(path: Path, opened: OpenLedger) -> None
     with sqlite3.connect(path) as other:
         other.execute("UPDATE meta SET value = X'3939' WHERE name = 'schema_version'")
     other.close()
-    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 3\)"):
+    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 4\)"):
         async with opened():
             pass
 
@@ -192,6 +202,24 @@ async def test_the_key_is_made_once_and_kept_private(path: Path, opened: OpenLed
         assert mode(path) == 0o600
 
 
+async def test_the_locks_are_private(path: Path, opened: OpenLedger) -> None:
+    """Another user of the machine can lock nothing of ours, whatever the umask, and after an upgrade too."""
+    locks = path.with_name("ledger.db.locks")
+    before = os.umask(0)
+    try:
+        async with opened() as ledger:
+            ledger.lock_for_agent()
+            open_to_all(locks / "agent")
+            modes = {file.name: mode(file) for file in locks.iterdir()}
+        async with opened() as ledger:
+            ledger.lock_for_agent()
+            after = {file.name: mode(file) for file in locks.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"agent": 0o644, "instance-agent-1": 0o600, "setup": 0o600}
+    assert after == dict.fromkeys(modes, 0o600)
+
+
 async def test_many_processes_may_make_the_same_ledger(opened: OpenLedger) -> None:
     """A new file opened by several at once gets one schema and one key."""
 
@@ -205,7 +233,7 @@ async def test_many_processes_may_make_the_same_ledger(opened: OpenLedger) -> No
 async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     """The administrator reads which directory to make."""
     with pytest.raises(LedgerError, match=r"directory .*/missing does not exist; create it"):
-        async with open_ledger(f"sqlite://{tmp_path}/missing/ledger.db", SystemClock(), "agent-1"):
+        async with open_ledger(f"sqlite://{tmp_path}/missing/ledger.db", SystemClock(), "agent-1", "fra1"):
             pass
 
 
@@ -213,7 +241,7 @@ async def test_a_place_that_takes_no_file_is_told(tmp_path: Path) -> None:
     """The administrator reads which place has to be made writable."""
     (tmp_path / "file").touch()
     with pytest.raises(LedgerError, match=r"Not a directory; make .*/file and it writable for user \d+"):
-        async with open_ledger(f"sqlite://{tmp_path}/file/ledger.db", SystemClock(), "agent-1"):
+        async with open_ledger(f"sqlite://{tmp_path}/file/ledger.db", SystemClock(), "agent-1", "fra1"):
             pass
 
 
@@ -231,7 +259,7 @@ async def test_closing_a_stuck_ledger_ends(
     path: Path, opened: OpenLedger, new_message: NewMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shutdown is bounded: what could not be written in time is answered with an error."""
-    monkeypatch.setattr("monitor.ledger.database.BUSY_SECONDS", 0.3)
+    monkeypatch.setattr("monitor.ledger.sqlite.BUSY_SECONDS", 0.3)
     monkeypatch.setattr("monitor.ledger.store.CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("monitor.ledger.writer.GROUP_LIMIT", 1)
     other = sqlite3.connect(path, isolation_level=None)
@@ -243,64 +271,3 @@ async def test_closing_a_stuck_ledger_ends(
     assert "another process kept it locked" in str(answers[0])
     assert str(answers[1]) == f"ledger {path} was closed before this was recorded"
     other.close()
-
-
-def make_older(path: Path, version: int) -> None:
-    """Turn a new ledger into one of an older schema, with two runs as older agents wrote them."""
-    with sqlite3.connect(path) as other:
-        if version < 2:
-            for column in ("greylisted_seconds", "octets", "digest", "findings"):
-                other.execute(f"ALTER TABLE messages DROP COLUMN {column}")
-        other.execute("DROP TABLE runs")
-        other.execute(
-            "CREATE TABLE runs (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, probe VARCHAR NOT NULL, "
-            "failed BOOLEAN NOT NULL, document VARCHAR NOT NULL)"
-        )
-        other.execute("CREATE INDEX runs_by_probe ON runs (probe, id)")
-        other.execute("CREATE INDEX runs_by_failure ON runs (probe, failed, id)")
-        for run in (RUN | {"transcript": ["S: 220 Grüße"]}, FAILED):
-            values = run["probe"], run["outcome"] != "ok", json.dumps(run)
-            other.execute("INSERT INTO runs (probe, failed, document) VALUES (?, ?, ?)", values)
-        other.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (b"%d" % version,))
-    other.close()
-
-
-FAILED = RUN | {"run": "1" * 32, "target": "mx1", "outcome": "failed"}
-TABLES = 'SELECT m.name, c.name, c."notnull" FROM sqlite_master m, pragma_table_info(m.name) c'
-INDEXES = "SELECT m.name, c.name, c.seqno FROM sqlite_master m, pragma_index_info(m.name) c"
-
-
-def layout(path: Path) -> list[tuple[object, ...]]:
-    """Return a file's tables and indexes with their columns, whatever the order of those in a table."""
-    with sqlite3.connect(path) as other:
-        found = sorted(row for query in (TABLES, INDEXES) for row in other.execute(query))
-    other.close()
-    return found
-
-
-@pytest.mark.parametrize("version", [1, 2])
-async def test_an_older_schema_is_upgraded(
-    path: Path, opened: OpenLedger, new_message: NewMessage, version: int
-) -> None:
-    """A ledger of an older mailsonde keeps its messages, its runs and its key when a newer one opens it."""
-    async with opened() as ledger:
-        message = new_message()
-        await ledger.intend(message)
-        key = ledger.token_key
-    new_layout = layout(path)
-    make_older(path, version)
-    async with opened() as ledger:
-        assert layout(path) == new_layout
-        assert ledger.token_key == key
-        sent = await ledger.advance(message.id, MessageState.SENT)
-        assert sent is not None
-        assert (sent.findings, sent.digest) == ("", None)
-        arrived = await ledger.advance(message.id, MessageState.DELIVERED, findings="junked")
-        assert arrived is not None
-        assert arrived.findings == "junked"
-        assert await ledger.discrepancies() == []
-        assert await ledger.recent_runs("hq", "mail") == [RUN]
-        assert await ledger.recent_runs("hq", "mx1", failures=True) == [FAILED]
-        assert await ledger.find_run("hq", "0" * 32) == RUN | {"transcript": ["S: 220 Grüße"]}
-        ledger.record_run(RUN | {"run": "2" * 32})
-        assert [run["run"][0] for run in await ledger.recent_runs("hq", "mail")] == ["2", "0"]

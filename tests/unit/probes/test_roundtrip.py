@@ -92,7 +92,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
     async def make(script: Script, deadline: str = "30s", **changes: str) -> AsyncIterator[Bench]:
         async with AsyncExitStack() as stack:
             smtp = await stack.enter_async_context(scripted_server(script))
-            ledger = await stack.enter_async_context(open_ledger(f"sqlite://{tmp_path}/l.db", clock, "me"))
+            ledger = await stack.enter_async_context(
+                open_ledger(f"sqlite://{tmp_path}/l.db", clock, "me", "fra1")
+            )
             pop = ServerSettings(protocol="pop3", host="mail.example.test", tls="implicit")
             site = Site("here", {"out": smtp.settings("smtp"), "pop": pop}, {"canary": MAILBOX})
             watched, signer = WatchedLedger(ledger), TokenSigner(b"key")

@@ -323,7 +323,7 @@ async def test_a_new_agent_shows_the_last_runs_of_every_route(
     """After a restart each strip begins with its route's last runs, a slow one's beside many busy too."""
     async with start_agent(SOUND, interval="1h") as watched:
         before = (await watched.result()).as_object()
-    async with open_ledger(f"sqlite://{tmp_path}/ledger.db", SystemClock(), "earlier") as ledger:
+    async with open_ledger(f"sqlite://{tmp_path}/ledger.db", SystemClock(), "earlier", "local") as ledger:
         for number in range(100):
             for busy in range(1, 26):
                 ledger.record_run(before | {"run": f"{number:032x}", "probe": f"hq-{busy}"})

@@ -108,7 +108,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     mailbox = FakeMailbox(clock)
     monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
     found = Found()
-    async with open_ledger(f"sqlite://{tmp_path}/ledger.db", clock, "me") as ledger:
+    async with open_ledger(f"sqlite://{tmp_path}/ledger.db", clock, "me", "fra1") as ledger:
         arrivals = Arrivals(
             "canary",
             clock=clock,

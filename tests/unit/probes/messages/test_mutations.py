@@ -100,7 +100,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.stack = AsyncExitStack()
-        opening = open_ledger(f"sqlite://{self.directory}/ledger.db", self.clock, "me")
+        opening = open_ledger(f"sqlite://{self.directory}/ledger.db", self.clock, "me", "fra1")
         self.ledger: SqlLedger = self.runner.run(self.stack.enter_async_context(opening))
         arrivals = Arrivals(
             "canary",

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import ClauseElement, Executable, Table
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
 
-from monitor.ledger.location import ledger_path
+from monitor.ledger import history, transaction
+from monitor.ledger.backend import ledger_path
+from monitor.ledger.schema import metadata
 
 
 @pytest.mark.parametrize(
@@ -45,3 +52,31 @@ def test_other_urls_are_refused(url: str, fault: str) -> None:
     """A URL that names no SQLite file is refused with the fault and an example to copy."""
     with pytest.raises(ValueError, match=f"^{re.escape(fault)}.*; write sqlite:///var/lib/"):
         ledger_path(url)
+
+
+def test_nothing_of_a_database_is_loaded_before_it_is_chosen() -> None:
+    """The ledger's own code knows no dialect: only opening a ledger loads a database's code and driver."""
+    program = (
+        "import sys, monitor.ledger.store\n"
+        "print([name for name in sys.modules if 'sqlite' in name or name == 'monitor.ledger.file_locks'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def statements() -> dict[str, ClauseElement]:
+    """Return the tables, and every statement that the ledger's modules keep, by name."""
+    found: dict[str, ClauseElement] = {f"create {t.name}": CreateTable(t) for t in metadata.sorted_tables}
+    for module in (transaction, history):
+        found |= {
+            f"{module.__name__}.{name}": value
+            for name, value in vars(module).items()
+            if isinstance(value, Executable) and not isinstance(value, Table)
+        }
+    return found
+
+
+@pytest.mark.parametrize("name", statements())
+def test_statements_are_those_of_either_database(name: str) -> None:
+    """PostgreSQL takes the ledger's SQL too, so that it needs transactions of its own and no statements."""
+    assert str(statements()[name].compile(dialect=postgresql.dialect()))

@@ -1,12 +1,31 @@
-"""Where a ledger lies: the ``ledger`` setting's URL turned into a path."""
+"""The databases that a ledger can be kept in, by the scheme of the ``ledger`` setting's URL."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from monitor.ledger.database import Database, Locks
+
 _EXAMPLE = "write sqlite:///var/lib/mailsonde/ledger.db, or sqlite:ledger.db for a relative path"
+
+
+def connected(url: str, instance: str) -> tuple[Database, Locks]:
+    """Return the database that ``url`` names, and the locks of this process at it as ``instance``.
+
+    ``instance`` is 1 to 64 letters, digits, dots, dashes and underscores. ValueError for a URL as in
+    `ledger_path`; LedgerError when the database cannot be used, or another process has that name.
+    """
+    path = ledger_path(url)
+    # A database's own code and driver are loaded only where a ledger is kept in it.
+    from monitor.ledger.file_locks import FileLocks
+    from monitor.ledger.sqlite import SqliteDatabase
+
+    # The locks lie beside the file itself: a symbolic link to it must not lead to other locks.
+    path = Path(os.path.realpath(path))
+    return SqliteDatabase(path), FileLocks(path, instance)
 
 
 def ledger_path(url: str) -> Path:

@@ -1,0 +1,123 @@
+"""Reading a run of the history, which another version of mailsonde may have written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
+
+from probes.core.reasons import Outcome, Reason
+from probes.core.verdict import MessageState
+
+UNKNOWN = "unknown"
+"""What is read in place of a word that this version does not know."""
+
+
+_log = logging.getLogger(__name__)
+
+
+class RunReader:
+    """Reads the runs of ``ledger``, by the name that messages call it, and leaves out what is broken.
+
+    The history is only to be looked at: a broken row costs itself and a line in the log, and nothing else.
+    """
+
+    def __init__(self, ledger: str) -> None:
+        self._ledger = ledger
+        self._told = False
+
+    def read(self, documents: Iterable[tuple[str, str | None]]) -> list[dict[str, Any]]:
+        """Return the runs in pairs of document and transcript; the log tells once that some are broken."""
+        runs: list[dict[str, Any]] = []
+        faults: list[_BrokenRunError] = []
+        for document, transcript in documents:
+            try:
+                runs.append(_run_of(document, transcript))
+            except _BrokenRunError as error:
+                faults.append(error)
+        if faults and not self._told:
+            self._told = True
+            _log.warning(
+                "%s: %d broken runs of the history are left out; the first: %s",
+                self._ledger,
+                len(faults),
+                faults[0],
+            )
+        return runs
+
+
+class _BrokenRunError(Exception):
+    """A row holds no run that can be shown; the text says what is wrong with it."""
+
+
+def _one_of(words: type[StrEnum]) -> BeforeValidator:
+    known = frozenset(words)
+    return BeforeValidator(lambda word: word if isinstance(word, str) and word in known else UNKNOWN)
+
+
+def _instant(text: str) -> str:
+    datetime.fromisoformat(text).astimezone(UTC)
+    return text
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    state: Annotated[str, _one_of(MessageState)] = UNKNOWN
+    submission_seconds: FiniteFloat | None = None
+    transit_seconds: FiniteFloat | None = None
+    delivery_seconds: FiniteFloat | None = None
+    uncertainty_seconds: FiniteFloat | None = None
+
+
+class _Run(BaseModel):
+    """What is shown of a run; other members are passed on as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run: str | None = None
+    probe: str
+    kind: str = UNKNOWN
+    target: str
+    location: str = ""
+    outcome: Annotated[str, _one_of(Outcome)] = UNKNOWN
+    reason: Annotated[str, _one_of(Reason)] = UNKNOWN
+    detail: str = ""
+    started_at: Annotated[str, AfterValidator(_instant)]
+    duration_seconds: FiniteFloat
+    phases: dict[str, FiniteFloat] = {}
+    values: dict[str, Any] = {}
+    message: _Message | None = None
+    transcript: list[str] | None = None
+
+
+def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
+    """Return the run in ``document``, a JSON object as `monitor.runner.Result` makes it.
+
+    A reason, an outcome or a message's state that this version does not know reads `UNKNOWN`, and the
+    detail tells the reason's own word. A member that an older version did not write has a value that
+    says nothing; ``run``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
+    """
+    try:
+        written = json.loads(document)
+        if transcript is not None:
+            written["transcript"] = json.loads(transcript)
+        run = _Run.model_validate(written).model_dump()
+        json.dumps(run, ensure_ascii=False, allow_nan=False).encode()  # as it will be shown
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _BrokenRunError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _BrokenRunError(str(error)) from error
+    for name in ("run", "message", "transcript"):
+        if run[name] is None:
+            del run[name]
+    if run["reason"] == UNKNOWN:
+        told = f"this version does not know the reason {written.get('reason')!r}"
+        run["detail"] = f"{told}: {run['detail']}" if run["detail"] else told
+    return run

@@ -1,0 +1,214 @@
+"""A ledger in an SQLite file: connections, transactions, what its errors mean, and upgrades of older files.
+
+SQLite 3.24 or later, in WAL mode with ``synchronous=FULL``: a commit that returned survives a
+power cut, and readers never wait for the writer.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
+
+from monitor.ledger.database import Database, FullError
+from probes.delivery.message_life import LedgerError
+
+BUSY_SECONDS = 5.0
+"""How long a transaction waits for another process's before it fails."""
+
+T = TypeVar("T")
+_WRITING = "mailsonde_writing"
+_PLAIN = {
+    sqlite3.SQLITE_FULL: "its disk is full; free some space",
+    sqlite3.SQLITE_READONLY: "it is read-only; check its file system, and its permissions",
+    sqlite3.SQLITE_BUSY: f"another process kept it locked for {BUSY_SECONDS:g} seconds",
+    sqlite3.SQLITE_IOERR: "reading or writing its file failed; check the disk, and its free space",
+    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened; check that it exists, and its permissions",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; move it away, and mailsonde makes a new one",
+    sqlite3.SQLITE_NOTADB: "its file is damaged or no SQLite database; move it away, or name another",
+}
+_PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY})
+"""Troubles after which the same connection is still good."""
+
+_OF_A_MESSAGE = (
+    "id, probe, target, mailbox, state, created_at, deadline_seconds, instance, boot, created_mono, "
+    "connected_mono, dot_mono, accepted_mono, greylisted_seconds, octets, digest, mailbox_uid, findings, "
+    "reason, detail, reply_code, enhanced_status_code, submission_seconds, transit_seconds, "
+    "delivery_seconds, uncertainty_seconds, changed_at"
+)
+_UPGRADES = MappingProxyType(
+    {
+        "1": (
+            "ALTER TABLE messages ADD COLUMN greylisted_seconds FLOAT",
+            "ALTER TABLE messages ADD COLUMN octets INTEGER",
+            "ALTER TABLE messages ADD COLUMN digest VARCHAR",
+            "ALTER TABLE messages ADD COLUMN findings VARCHAR NOT NULL DEFAULT ''",
+        ),
+        "2": (
+            "ALTER TABLE runs ADD COLUMN target VARCHAR NOT NULL DEFAULT ''",
+            "ALTER TABLE runs ADD COLUMN run VARCHAR NOT NULL DEFAULT ''",
+            "ALTER TABLE runs ADD COLUMN transcript VARCHAR",
+            "DROP INDEX runs_by_probe",
+            "DROP INDEX runs_by_failure",
+            "UPDATE runs SET target = coalesce(json_extract(document, '$.target'), ''), "
+            "run = coalesce(json_extract(document, '$.run'), ''), "
+            "transcript = json_extract(document, '$.transcript'), "
+            "document = json_remove(document, '$.transcript') WHERE json_valid(document)",
+            "CREATE INDEX runs_by_route ON runs (probe, target, id)",
+            "CREATE INDEX failed_runs_by_route ON runs (probe, target, id) WHERE failed = 1",
+        ),
+        # SQLite cannot change a primary key: tables are made anew under another name, and take the old one.
+        "3": (
+            "CREATE TABLE new_messages (location VARCHAR NOT NULL, id VARCHAR(32) NOT NULL, "
+            "probe VARCHAR NOT NULL, target VARCHAR NOT NULL, mailbox VARCHAR NOT NULL, "
+            "state VARCHAR NOT NULL, created_at FLOAT NOT NULL, deadline_seconds FLOAT NOT NULL, "
+            "instance VARCHAR NOT NULL, boot VARCHAR NOT NULL, created_mono FLOAT NOT NULL, "
+            "connected_mono FLOAT, dot_mono FLOAT, accepted_mono FLOAT, greylisted_seconds FLOAT, "
+            "octets INTEGER, digest VARCHAR, mailbox_uid VARCHAR, findings VARCHAR NOT NULL, "
+            "reason VARCHAR NOT NULL, detail VARCHAR NOT NULL, reply_code INTEGER, "
+            "enhanced_status_code VARCHAR, submission_seconds FLOAT, transit_seconds FLOAT, "
+            "delivery_seconds FLOAT, uncertainty_seconds FLOAT, changed_at FLOAT NOT NULL, "
+            "PRIMARY KEY (location, id))",
+            f"INSERT INTO new_messages (location, {_OF_A_MESSAGE}) "  # noqa: S608 # column names, of ours
+            f"SELECT :location, {_OF_A_MESSAGE} FROM messages",
+            "DROP TABLE messages",
+            "ALTER TABLE new_messages RENAME TO messages",
+            "CREATE INDEX messages_by_state ON messages (location, state, probe, target, created_at)",
+            "CREATE TABLE new_totals (location VARCHAR NOT NULL, probe VARCHAR NOT NULL, "
+            "target VARCHAR NOT NULL, state VARCHAR NOT NULL, entered INTEGER NOT NULL, "
+            "held INTEGER NOT NULL, purged INTEGER NOT NULL, PRIMARY KEY (location, probe, target, state))",
+            "INSERT INTO new_totals (location, probe, target, state, entered, held, purged) "
+            "SELECT :location, probe, target, state, entered, held, purged FROM totals",
+            "DROP TABLE totals",
+            "ALTER TABLE new_totals RENAME TO totals",
+            "CREATE TABLE new_runs (id INTEGER NOT NULL PRIMARY KEY, location VARCHAR NOT NULL, "
+            "run VARCHAR NOT NULL, probe VARCHAR NOT NULL, target VARCHAR NOT NULL, "
+            "failed BOOLEAN NOT NULL, document VARCHAR NOT NULL, transcript VARCHAR)",
+            "INSERT INTO new_runs (id, location, run, probe, target, failed, document, transcript) "
+            "SELECT id, :location, run, probe, target, failed, document, transcript FROM runs",
+            "DROP TABLE runs",
+            "ALTER TABLE new_runs RENAME TO runs",
+            "CREATE INDEX runs_by_route ON runs (location, probe, target, id)",
+            "CREATE INDEX failed_runs_by_route ON runs (location, probe, target, failed, id)",
+        ),
+    }
+)
+
+
+class SqliteDatabase(Database):
+    """The SQLite file at ``path``, made with mode 0600 if it is not there yet.
+
+    LedgerError says what stands in the way, and what to do.
+    """
+
+    upgrades = _UPGRADES
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        _make_file(path)
+        url = URL.create(
+            "sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"}
+        )
+        self.engine = create_engine(
+            url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None}, hide_parameters=True
+        )
+        event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "begin", _begin)
+
+    @property
+    def name(self) -> str:
+        """What messages call the ledger: its file."""
+        return f"ledger {self._path}"
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` does in one transaction; see `Database`. Only one process writes at a time."""
+        with self._transaction(writing=True) as connection:
+            return work(connection)
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Return the answer of ``query`` to what is committed; see `Database`."""
+        with self._transaction(writing=False) as connection:
+            try:
+                return query(connection)
+            except (ValueError, TypeError) as error:
+                raise self._damaged(error) from error
+
+    @contextmanager
+    def _transaction(self, *, writing: bool) -> Iterator[Connection]:
+        with self._translated(), self.engine.connect() as connection:
+            connection.execution_options(**{_WRITING: writing})
+            try:
+                with connection.begin():
+                    yield connection
+            except DBAPIError as error:
+                if _is_trouble(error) and _code(error) not in _PASSING:
+                    connection.invalidate()
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if not _is_trouble(error):
+                raise
+            what = _PLAIN.get(_code(error), "the database failed")
+            kind = FullError if _code(error) == sqlite3.SQLITE_FULL else LedgerError
+            raise kind(f"{self.name}: {what} ({error.orig}); nothing was recorded") from error
+        except UnicodeDecodeError as error:  # even SQLite's own error texts quote what a damaged file holds
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> LedgerError:
+        return LedgerError(f"{self.name}: {_PLAIN[sqlite3.SQLITE_CORRUPT]} ({error})")
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _make_file(path: Path) -> None:
+    try:
+        # Never opened when it exists: closing it would drop the locks of a connection in this process.
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        elif path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except FileExistsError:
+        pass  # another process was quicker
+    except FileNotFoundError:
+        raise LedgerError(
+            f"ledger {path}: directory {path.parent} does not exist; create it, owned by mailsonde's user"
+        ) from None
+    except OSError as error:
+        raise LedgerError(
+            f"ledger {path}: {error.strerror}; make {path.parent} and it writable for user {os.geteuid()}"
+        ) from error
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at once, where waiting for it is possible; a later upgrade fails.
+    writing = connection.get_execution_options().get(_WRITING)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _is_trouble(error: DBAPIError) -> bool:
+    """Tell the database's own trouble from the fault of a value that was to be written."""
+    return not isinstance(error, (IntegrityError, DataError, InterfaceError, ProgrammingError))
+
+
+def _code(error: DBAPIError) -> int:
+    return int(getattr(error.orig, "sqlite_errorcode", -1)) & 0xFF  # the primary part of an extended code
