@@ -139,9 +139,12 @@ async def _at_work(
 async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
     """Return what the pages show from the start: the newest runs of each route by an earlier agent."""
     recent = Recent(clock.time())
-    for earlier in await runtime.ledger.newest_runs(
-        runtime.assembly.probes.keys(), POINTS_KEPT, RUNS_RECALLED
-    ):
+    try:
+        newest = await runtime.ledger.newest_runs(runtime.assembly.probes.keys(), POINTS_KEPT, RUNS_RECALLED)
+    except LedgerError as error:  # the history is only to be looked at
+        _log.warning("the pages begin without the runs of an earlier agent: %s", error)
+        return recent
+    for earlier in newest:
         recent.take_in(earlier)
     return recent
 

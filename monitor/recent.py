@@ -93,6 +93,15 @@ class Recent:
             await self._news.wait()
 
 
+def word_of(run: Mapping[str, Any]) -> str:
+    """Return a run's outcome in a word, with a warning told apart from ok, as `Reason.word` does.
+
+    The run may be an older or newer version's, and its reason none of ours.
+    """
+    is_warning = run["outcome"] == Outcome.OK and run["reason"] != Reason.NONE
+    return "warning" if is_warning else str(run["outcome"])
+
+
 def point_of(run: Mapping[str, Any]) -> Point:
     """Return what is kept of a run."""
     message = run.get("message") or {}
@@ -101,7 +110,7 @@ def point_of(run: Mapping[str, Any]) -> Point:
     return Point(
         run=str(run.get("run", "")),
         at=datetime.fromisoformat(run["started_at"]).timestamp(),
-        word=Reason[run["reason"].upper()].word,
+        word=word_of(run),
         reason=run["reason"],
         seconds=message.get("delivery_seconds") if sends else run["duration_seconds"],
         uncertainty=message["uncertainty_seconds"] if measured else None,

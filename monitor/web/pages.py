@@ -23,12 +23,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from monitor.ledger.store import SqlLedger
-from monitor.recent import POINTS_KEPT, RouteKey, point_of
+from monitor.recent import POINTS_KEPT, RouteKey, point_of, word_of
 from monitor.web.events import Events
 from monitor.web.fairness import RequestLimit, in_slices
 from monitor.web.status_text import capital, duration, explained
 from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
-from probes.core.reasons import Reason
 from probes.delivery.message_life import LedgerError
 
 RUNS_SHOWN = 100
@@ -75,7 +74,7 @@ class Pages:
             "agent_version": version("mailsonde"),
             "cells": POINTS_KEPT,
             "spark": (WIDTH, HEIGHT),
-            "word_of": lambda run: Reason[run["reason"].upper()].word,
+            "word_of": word_of,
         }
         self._row = self._templates.get_template("row.html").module.row  # type: ignore[attr-defined] # a macro
         self._events = Events(views, self._render_row)
