@@ -442,7 +442,7 @@ def test_settings() -> None:
     [
         ({"domain": "192.0.2.1"}, r"'192\.0\.2\.1' is not a domain name such as example\.com"),
         ({"expect": []}, "at least 1 item"),
-        ({"expect": [".", "mx1.example.com"]}, r"'\.' says that the domain takes no mail; remove it, or"),
+        ({"expect": [".", "mx1.example.com"]}, r"'\.' means that the domain accepts no mail; remove it or"),
         ({"expect": ["*"]}, "is not a domain name"),
         ({"expect": ["mx*.example.com"]}, "is not a domain name"),
         ({"expect": ["*.*.example.com"]}, "is not a domain name"),
