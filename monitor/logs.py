@@ -1,4 +1,4 @@
-"""Structured logs on standard error: lines for people on a terminal, JSON objects elsewhere."""
+"""Structured logs on standard error: text on a terminal, otherwise JSON objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LogFormat = Literal["auto", "text", "json"]
 
 
 def set_up_logs(form: LogFormat = "auto", level: int = logging.INFO) -> None:
-    """Send every log record of this process to standard error in the given form."""
+    """Send every log record of this process to standard error in the given format."""
     if form == "auto":
         form = "text" if sys.stderr.isatty() else "json"
     shared: list[structlog.types.Processor] = [

@@ -1,4 +1,4 @@
-"""Telling systemd how the agent stands (sd_notify(3)): one datagram, where a socket is named for it."""
+"""Notifies systemd of the agent's state (sd_notify(3)): one datagram to the socket that systemd names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def notify(state: str) -> None:
-    """Send ``state``, such as ``READY=1``, to the socket in NOTIFY_SOCKET; without one do nothing."""
+    """Send ``state``, such as ``READY=1``, to the socket in NOTIFY_SOCKET; do nothing without one."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

@@ -1,6 +1,6 @@
-"""Exporting the metrics by OTLP over HTTP, for sites whose collector cannot scrape the agent.
+"""Exports the metrics by OTLP over HTTP, for sites whose collector cannot scrape the agent.
 
-The same collector that `/metrics` is built from is asked each interval, so that both tell the same.
+The export uses the same collector as `/metrics`, so that both show the same values.
 Needs the extra ``mailsonde[otlp]``: OpenTelemetry's own protobuf definitions.
 """
 
@@ -40,19 +40,19 @@ from probes.core.verdict import PhaseTimer
 from probes.protocols.https import HttpClient, Response, http_context, origin_of
 
 PATIENCE = 10.0
-"""Longest time, in seconds, that one export may take, from connecting to the end of the answer."""
+"""Time limit of one export in seconds, from connecting to the end of the answer."""
 
 LAST_WORDS = 1.0
-"""Seconds that the export when the agent stops may take."""
+"""Time limit of the last export, when the agent stops, in seconds."""
 
 RETRYABLE = frozenset({429, 502, 503, 504})
-"""Statuses after which the next export may come sooner than planned (OTLP 1.x, section "Failures")."""
+"""Statuses that allow an early retry (OTLP 1.x, section "Failures")."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before an export that failed for now is tried again; the pause doubles each time."""
+"""Seconds before the first retry after a temporary failure; the pause doubles each time."""
 
 ANSWER_LIMIT = 4096
-"""Most octets of an answer that are read; none of them is looked at."""
+"""Maximum octets to read of an answer, whose content is ignored."""
 
 _CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 _FAILURE_LIMIT = 200
@@ -61,14 +61,14 @@ _log = logging.getLogger("mailsonde.otlp")
 
 
 class Times(NamedTuple):
-    """When counting began and when it was looked at, in unix nanoseconds."""
+    """Start of counting and time of observation, in unix nanoseconds."""
 
     started: int
     now: int
 
 
 class OtlpExporter:
-    """Sends every metric each interval; one export at a time, on its own task, and none waits for another."""
+    """Sends all metrics each interval: one export at a time, on its own task, without a queue."""
 
     def __init__(
         self, settings: OtlpSettings, collector: Collector, clock: Clock, resource: Mapping[str, str]
@@ -106,9 +106,9 @@ class OtlpExporter:
                     await self.export()
 
     async def export(self) -> float | None:
-        """Send all metrics once; return the seconds to wait at least where it may be tried again soon.
+        """Send all metrics once; return the minimum seconds to wait if an early retry is allowed.
 
-        Whatever goes wrong is told and ends this export alone, for the task that exports is not started anew.
+        An error is logged and ends only this export, because nothing restarts the exporting task.
         """
         try:
             answer = await self._answer_to(await asyncio.to_thread(self._body))
@@ -137,12 +137,12 @@ class OtlpExporter:
             )
 
     def _tell(self, failure: str | None) -> None:
-        """Log when exports begin to fail and when they work again, and no more."""
+        """Log only when exports begin to fail and when they work again."""
         endpoint = self._settings.endpoint.partition("?")[0]  # a token may follow
         if failure is not None and not self._failing:
-            _log.warning("metrics do not reach %s: %s", endpoint, legible(failure, _FAILURE_LIMIT))
+            _log.warning("cannot export metrics to %s: %s", endpoint, legible(failure, _FAILURE_LIMIT))
         elif failure is None and self._failing:
-            _log.info("metrics reach %s again", endpoint)
+            _log.info("exporting metrics to %s works again", endpoint)
         self._failing = failure is not None
 
     def _body(self) -> bytes:
@@ -153,10 +153,10 @@ class OtlpExporter:
 def request_of(
     families: Iterable[core.Metric], resource: Mapping[str, str], started: float, now: float
 ) -> ExportMetricsServiceRequest:
-    """Return an export request that holds ``families``; instants in unix seconds.
+    """Return an export request with ``families``; timestamps in unix seconds.
 
-    Counters become monotonic cumulative sums under the name that Prometheus gives them, histograms have
-    counts for each bucket by itself, and everything else is a gauge (OTLP data model, "Metric points").
+    Counters become monotonic cumulative sums under their Prometheus names, histograms have separate
+    counts per bucket, and everything else is a gauge (OTLP data model, "Metric points").
     """
     times = Times(int(started * 1e9), int(now * 1e9))
     metrics = []
@@ -208,7 +208,7 @@ def _histogram(family: core.Metric, times: Times) -> Metric:
 def _histogram_point(
     labels: Mapping[str, str], samples: Iterable[Sample], times: Times
 ) -> HistogramDataPoint:
-    """Return a point whose counts are each bucket's own: Prometheus counts all up to a bound together."""
+    """Return a point with separate counts per bucket: Prometheus' counts are cumulative."""
     bounds, counts, total, below = [], [], 0.0, 0
     for sample in samples:
         if sample.name.endswith("_sum"):

@@ -1,4 +1,4 @@
-"""Running a probe once: its deadline, and what becomes of every way that it can end."""
+"""Runs a probe once: enforces its deadline and turns every outcome into a result."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from probes.core.transcript import Transcript
 from probes.core.verdict import RESOLVE, TURN, PhaseTimer, Run, Verdict
 
 BEAT = 0.1
-"""Seconds between two looks at whether the event loop is on time, while runs go on."""
+"""Seconds between checks of the event loop's delay while runs are in progress."""
 
 HELD_UP_SHARE = 0.25
-"""Share of a run's time; when the event loop was held up longer, a run that is late tells nothing of mail."""
+"""Share of a run's time. If the event loop was blocked longer, a timeout says nothing about mail."""
 
 _LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
 
 _NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
-"""What a timeout means in the phases in which nothing has been asked of the mail system yet."""
+"""The reason of a timeout in phases that do not involve the mail system yet."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run: what `check`, the ledger's history and the logs show."""
+    """A finished run, as shown by `check`, the ledger's history and the logs."""
 
     run: str  # its id, 32 hex digits
     probe: str
@@ -47,7 +47,7 @@ class Result:
     transcript: Transcript
 
     def as_object(self) -> dict[str, Any]:
-        """Return the object that ``check --format json`` prints."""
+        """Return the object for ``check --format json``."""
         verdict = self.verdict
         shown: dict[str, Any] = {
             "probe": self.probe,
@@ -72,12 +72,12 @@ class Result:
         return shown
 
     def with_transcript(self) -> dict[str, Any]:
-        """Return the same object with the run's id and the dialogue, as the ledger's history keeps it."""
+        """Return the same object with the run's id and transcript, for the ledger's history."""
         return {"run": self.run, **self.as_object(), "transcript": self.transcript.lines()}
 
 
 class Runner:
-    """Runs probes, each within its limit, and turns whatever happens into a result."""
+    """Runs probes, each within its time limit, and turns every outcome into a result."""
 
     def __init__(self, clock: Clock, location: str) -> None:
         self._clock = clock
@@ -89,8 +89,8 @@ class Runner:
     async def run(self, probe: Probe, limit: float = inf) -> Result:
         """Run ``probe`` once, within its own limit and ``limit`` seconds.
 
-        An expected failure is ``failed``; any other exception ``unknown``, and so is a timeout when
-        the event loop was held up for more than `HELD_UP_SHARE` of the run's time.
+        A `ProbeFault` ends with its own outcome, any other exception ``unknown``. A timeout is also
+        ``unknown`` if the event loop was blocked for more than `HELD_UP_SHARE` of the run's time.
         """
         run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock))
         task = asyncio.current_task()
@@ -105,7 +105,7 @@ class Runner:
             del self._running[task]
         duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
         if verdict.reason in _LATE and held_up > HELD_UP_SHARE * duration:
-            detail = f"{verdict.detail}; this machine was too busy to go on with it for {held_up:.2g} s"
+            detail = f"{verdict.detail}; this machine was too busy to continue it for {held_up:.2g} s"
             verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail)
         redaction = run.phases.transcript.redaction
         return Result(
@@ -141,7 +141,7 @@ class Runner:
             return Verdict(Reason.INTERNAL, f"{type(error).__name__}; the log has the traceback")
 
     def _beat(self) -> None:
-        """Note how late this comes, and come again while runs go on."""
+        """Record how late this call is, and repeat while runs are in progress."""
         self._held_up_until_beat = self._held_up()
         self._beat_due = inf
         if self._running:
@@ -149,14 +149,14 @@ class Runner:
             asyncio.get_running_loop().call_later(BEAT, self._beat)
 
     def _held_up(self) -> float:
-        """Return for how many seconds beats have come late, the one that is due included.
+        """Return the total delay of all beats in seconds, including the one that is due.
 
-        It only grows. That a deadline passes late tells of the last moment of a run, beats of all its time.
+        It only grows. A late deadline reveals only the last moment of a run; the beats cover all of it.
         """
         return self._held_up_until_beat + max(0.0, self._clock.monotonic() - self._beat_due)
 
     async def stop(self, grace: float) -> None:
-        """End all runs: those that only wait at once, the others after ``grace`` seconds."""
+        """End all runs: those that can stop at once, the others after ``grace`` seconds."""
         for task, run in list(self._running.items()):
             if run.can_stop:
                 task.cancel()
@@ -169,6 +169,6 @@ class Runner:
 
 
 def _placed(run: Run, detail: str) -> str:
-    """Return ``detail`` with the phase that the run was in."""
+    """Return ``detail`` with the phase of the run."""
     phase = run.phases.current
     return f"in phase {phase}: {detail}" if phase else detail

@@ -1,4 +1,4 @@
-"""When each probe runs: spread starts, jitter, and an exact count of runs that did not happen."""
+"""When each probe runs: staggered starts, jitter, and an exact count of skipped runs."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from probes.core.probe import Probe
 from probes.core.settings import ProbeSettings
 
 SPREAD_PER_PROBE = 0.1
-"""Seconds of start-up that each probe adds: few probes start at once, thousands over their interval."""
+"""Seconds that each probe adds to start-up: a few probes start soon, thousands over their interval."""
 
 JITTER = 0.02
-"""Largest random shift of a run, as a share of its interval, so that agents do not march in step."""
+"""Maximum random shift of a run, as a share of its interval, so that agents do not run in step."""
 
 
 TIMER_STEP = 0.001
-"""Steps in seconds that the event loop's timers go in: libuv rounds to the nearest millisecond."""
+"""Resolution of the event loop's timers, in seconds: libuv rounds to the nearest millisecond."""
 
 
 STEP = 0.5
-"""Seconds by which the wall clock must differ from the time that passed to have been set: drift is less."""
+"""Seconds of difference to elapsed time that mean that the wall clock was set: drift is smaller."""
 
 _log = logging.getLogger("mailsonde.schedule")
 
 
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no types
-    """APScheduler's, with two differences.
+    """APScheduler's scheduler, with two differences.
 
-    It never wakes up a moment before a run is due, only to find none and wait again. And it holds its
-    intervals when the wall clock is set, by which APScheduler plans: a clock set back by an hour would
-    stop every probe for an hour, one set forward would start all at once.
+    It never wakes up just before a run is due, only to wait again. And it keeps the intervals when the
+    wall clock is set. APScheduler plans by that clock: setting it back by an hour would stop every probe
+    for an hour, and setting it forward would start all of them at once.
     """
 
     def __init__(self, clock: Clock, stepped: Callable[[float], None]) -> None:
@@ -58,7 +58,7 @@ class _Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no
         return seconds
 
     def _shift(self, step: timedelta) -> None:
-        """Move every planned run by ``step``, so that it starts when it would have."""
+        """Move every planned run by ``step``, so that it still starts on time."""
         with self._jobstores_lock:
             for store in self._jobstores.values():
                 for job in store.get_all_jobs():
@@ -73,9 +73,9 @@ class _Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no
 class Schedule:
     """Starts ``run`` for each probe at its interval, and counts lag and skipped runs in ``state``.
 
-    A run that is due while as many as may overlap still go on is skipped as ``overrun``. Runs whose
-    time passed while the agent could not start them (a suspended machine) are counted as ``missed``.
-    Intervals are real time: a wall clock that is set moves no run.
+    A run is skipped as ``overrun`` if too many earlier runs are still in progress. Runs that the agent
+    could not start in time (on a suspended machine) count as ``missed``. Intervals are real time:
+    setting the wall clock moves no run.
     """
 
     def __init__(self, run: Callable[[Probe], Awaitable[None]], state: AgentState, clock: Clock) -> None:
@@ -89,7 +89,7 @@ class Schedule:
         self._scheduler.add_listener(self._overrun, EVENT_JOB_MAX_INSTANCES)
 
     def start(self, probes: Iterable[Probe]) -> None:
-        """Schedule all probes, the first runs spread from now on."""
+        """Schedule all probes, with their first runs staggered from now on."""
         probes = list(probes)
         now = datetime.fromtimestamp(self._clock.time(), UTC)
         for probe in probes:
@@ -121,7 +121,7 @@ class Schedule:
         _log.warning("the clock was set %s by %.1f s; probes keep their intervals", direction, abs(seconds))
 
     def stop(self) -> None:
-        """Start no more runs; those that go on are the runner's to end."""
+        """Start no more runs; the runner ends those in progress."""
         if self._scheduler.running:
             self._scheduler.remove_all_jobs()
             self._scheduler.pause()
@@ -136,7 +136,7 @@ class Schedule:
         self._count_missed(event.job_id, event.scheduled_run_times[-1])
 
     def _count_missed(self, name: str, scheduled: datetime) -> None:
-        """Count the runs between the previous scheduled time and this one, which were joined into it."""
+        """Count the runs between the previous scheduled time and this one, which were merged into it."""
         previous = self._previous.get(name)
         self._previous[name] = scheduled
         if previous is not None:
@@ -145,11 +145,11 @@ class Schedule:
 
 
 def start_offset(settings: ProbeSettings, probes: int) -> float:
-    """Return how many seconds after the agent's start a probe first runs: fixed by its name."""
+    """Return the delay of a probe's first run after the agent's start, in seconds; its name determines it."""
     window = min(settings.interval, SPREAD_PER_PROBE * probes)
     return window * zlib.crc32(settings.name.encode()) / 2**32
 
 
 def most_at_once(settings: ProbeSettings) -> int:
-    """Return how many runs of a probe may go on at once: one, or as many as a waiting run's limit spans."""
+    """Return how many runs of a probe may overlap: one, or as many as fit into a waiting run's limit."""
     return math.ceil(settings.run_limit / settings.interval) if settings.runs_overlap else 1

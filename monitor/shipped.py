@@ -1,4 +1,4 @@
-"""Where the files are that mailsonde ships beside its code: rule templates, dashboards, examples."""
+"""Locates the files shipped with the code: rule templates, dashboards, examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ _PACKAGE = Path(__file__).parent
 
 
 def shipped(folder: str) -> Path:
-    """Return the folder ``alerts``, ``dashboards`` or ``config``; in a wheel they are inside this package."""
+    """Return the folder ``alerts``, ``dashboards`` or ``config``; in a wheel it is inside this package."""
     installed = _PACKAGE / "_shipped" / folder
     return installed if installed.is_dir() else _PACKAGE.parent / folder

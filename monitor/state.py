@@ -1,4 +1,4 @@
-"""What the agent has seen, in memory: the one source that metrics are built from."""
+"""What the agent has observed, in memory: the only source of the metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DELIVERY_BUCKETS = (
 """Upper bounds, in seconds, of the histograms of durations."""
 
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds, in seconds, of the histogram of how late runs start."""
+"""Upper bounds, in seconds, of the histogram of start delays."""
 
 
 class Histogram:
@@ -52,7 +52,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class ProbeState:
-    """What is known of one probe. Seconds, and unix seconds for instants."""
+    """What is known about one probe; in seconds, and in unix seconds for timestamps."""
 
     name: str
     target: str
@@ -69,7 +69,7 @@ class ProbeState:
 
 @dataclass(slots=True)
 class DeliveryState:
-    """What the runs and arrivals of one route said; latencies in seconds."""
+    """The results of one route's runs and arrivals; latencies in seconds."""
 
     slo: SloSettings | None = None
     slo_runs: dict[bool, int] = field(
@@ -87,7 +87,7 @@ class DeliveryState:
 
 
 class AgentState:
-    """All that the agent has seen since it started. Changed on the event loop, read from any thread."""
+    """All that the agent has observed since its start. Changed on the event loop, read from any thread."""
 
     def __init__(self, mailboxes: Iterable[str] = ()) -> None:
         self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, as all below
@@ -96,11 +96,11 @@ class AgentState:
         self.skipped: Counter[tuple[str, str]] = Counter()
         self.schedule_lag = Histogram(LAG_BUCKETS)
         self.clock_steps = 0
-        """How often the machine's wall clock was set, by more than is due to drift."""
+        """How often the machine's wall clock was set by more than drift explains."""
         self._keep_mailboxes(mailboxes)
 
     def keep_only(self, probes: Iterable[Probe], mailboxes: Iterable[str], now: float) -> None:
-        """Know these probes and mailboxes, and forget all others; what was known before keeps its counts.
+        """Register these probes and mailboxes, and forget all others; known ones keep their counts.
 
         ``now`` (unix seconds) counts as the last run of a probe that has not run yet.
         """
@@ -129,9 +129,9 @@ class AgentState:
         self.deliveries.pop(route, None)
 
     def add(self, probe: Probe, now: float) -> None:
-        """Make room for a probe, with every reason and count that it is known to have at 0.
+        """Register a probe, with the counts of all its possible reasons at 0.
 
-        Before its first run ends, the last run counts as ``now`` (unix seconds).
+        Until its first run ends, ``now`` (unix seconds) counts as its last run.
         """
         settings = probe.settings
         known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
@@ -143,7 +143,7 @@ class AgentState:
             self.skipped.setdefault((settings.name, cause), 0)
 
     def keep_sub_probes(self, probe: Probe, now: float) -> None:
-        """Know the sub-probes of ``probe`` that there are now, and forget those that are gone."""
+        """Register the current sub-probes of ``probe``, and forget those that are gone."""
         name, targets = probe.settings.name, probe.targets
         for known, target in list(self.probes):
             if known == name and target not in targets:
@@ -153,7 +153,7 @@ class AgentState:
                 self.add(sub_probe, now)
 
     def ran(self, name: str, target: str, verdict: Verdict, *, ended_at: float, duration: float) -> None:
-        """Take in a finished run: when it ended (unix seconds) and how long it took (seconds)."""
+        """Record a finished run, with its end (unix seconds) and its duration (seconds)."""
         state = self.probes.get((name, target))
         if state is None:
             return  # an MX host that DNS ceased to name while the run was going on
@@ -174,7 +174,7 @@ class AgentState:
             state.certificate_not_after = verdict.certificate_not_after
 
     def settled(self, settled: Settled) -> None:
-        """Take in a message whose end is known; only a measured delivery enters the histogram."""
+        """Record a message with a final state; only a measured delivery enters the histogram."""
         message = settled.message
         delivery = self.deliveries.get((message.probe, message.target))
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
@@ -189,5 +189,5 @@ class AgentState:
             delivery.histogram.observe(message.delivery_seconds)
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
-        """Take in a message with our token field that nobody awaited."""
+        """Record an unexpected message with our token field."""
         self.unexpected[mailbox, reason] += 1

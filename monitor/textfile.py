@@ -1,4 +1,4 @@
-"""Results of one-shot runs as a file that node_exporter's textfile collector reads."""
+"""Results of one-shot runs as a file for node_exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 SUFFIX = ".prom"
-"""How the file's name must end: node_exporter reads no other."""
+"""The required suffix of the file's name: node_exporter reads only such files."""
 
 ONE_SHOT = frozenset(
     {
@@ -32,21 +32,21 @@ ONE_SHOT = frozenset(
         "mailsonde_authentication_passed",
     }
 )
-"""The families that mean the same in a process that runs each probe once and ends.
+"""The families that keep their meaning in a process that runs each probe once and exits.
 
-What an agent counts from its start on would begin at 0 with every run, and its schedule, objectives
-and own state are not those of cron. Messages are counted by the ledger, and so go on. Each family
-has the label ``probe``, so that two files for different probes never hold the same series, which
-node_exporter would refuse.
+An agent's own counters would restart at 0 with every run, and its schedule, objectives and state do not
+apply to cron. The ledger counts messages, so these counters continue. Each family has the label
+``probe``, so that files for different probes never contain the same series, which node_exporter would
+refuse.
 """
 
 
 class TextfileError(Exception):
-    """The file could not be written, and what was there before is whole; the text says why."""
+    """The file could not be written and the old one is intact; the text says why."""
 
 
 class _OneShot(Collector):
-    """Of a collector's metrics, those of `ONE_SHOT` that have a sample, for the probes that ran."""
+    """The metrics in `ONE_SHOT` that have a sample, for the probes that ran."""
 
     def __init__(self, collector: Collector, probes: Collection[str]) -> None:
         self._collector = collector
@@ -60,18 +60,18 @@ class _OneShot(Collector):
 
 
 def one_shot_text(collector: Collector, probes: Collection[str]) -> bytes:
-    """Return what a one-shot run may say of ``probes``, in Prometheus's text format 0.0.4.
+    """Return the metrics of a one-shot run of ``probes``, in Prometheus' text format 0.0.4.
 
-    No sample has a timestamp: node_exporter refuses a file that has one.
+    No sample has a timestamp: node_exporter refuses files with timestamps.
     """
     return generate_latest(_OneShot(collector, probes))
 
 
 def write_textfile(path: Path, text: bytes) -> None:
-    """Put ``text`` in place of the file at ``path``, readable for all (mode 0644).
+    """Replace the file at ``path`` with ``text``, readable for all (mode 0644).
 
-    Whoever reads it, and whenever this process is killed, finds the old text or the new one; a kill
-    may leave a hidden file beside it, whose name node_exporter passes over. Raises `TextfileError`.
+    Readers always find the complete old or new text, even if this process is killed. A kill may leave
+    a hidden file behind, which node_exporter ignores. Raises `TextfileError`.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished")
@@ -93,7 +93,7 @@ def write_textfile(path: Path, text: bytes) -> None:
 
 def _failure(path: Path, error: OSError) -> TextfileError:
     return TextfileError(
-        f"cannot write {path}: {error.strerror}; the directory {path.parent} must exist, have room and be "
-        f"writable for user {os.geteuid()}, and node_exporter must be told of it with "
+        f"cannot write {path}: {error.strerror}; the directory {path.parent} must exist, have free space and "
+        f"be writable for user {os.geteuid()}, and node_exporter needs it in "
         "--collector.textfile.directory"
     )

@@ -1,4 +1,4 @@
-"""The demo: the sandbox mail server, the agent against it, and one live view."""
+"""The demo: the sandbox mail server, an agent that watches it, and a live view."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PREFERRED_PORT = 9725
 
 
 async def run_demo(stop: asyncio.Event, *, interval: str = "2s") -> None:
-    """Show the whole of mailsonde on this machine until ``stop`` is set. Opens loopback ports only."""
+    """Show all of mailsonde on this machine until ``stop`` is set. Opens loopback ports only."""
     with tempfile.TemporaryDirectory(prefix="mailsonde-demo-") as name:
         directory = Path(name)
         async with started_sandbox(directory) as sandbox:
@@ -79,7 +79,7 @@ def demo_configuration(sandbox: Sandbox, directory: Path, interval: str) -> Conf
 
 
 def _free(port: int) -> int:
-    """Return ``port`` if nothing listens on it, else 0, which takes any free one."""
+    """Return ``port`` if nothing listens on it, else 0 for any free port."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,8 +1,8 @@
 """A real mail server for one machine: ``python -m monitor.demo.sandbox --directory DIR``.
 
-Takes mail for one account by SMTP submission, delivers it after a wandering delay, loses some of it, and
-serves it by POP3. Listens on 127.0.0.1 only. Once it listens it prints one line of JSON that says where;
-it ends when its standard input does, or at SIGTERM. Needs the extra ``demo``.
+Accepts mail for one account by SMTP submission, delivers it after a varying delay, loses some of it, and
+serves it by POP3. Listens on 127.0.0.1 only, and then prints its ports as one line of JSON. Exits when
+its standard input closes, or on SIGTERM. Needs the extra ``demo``.
 """
 # mypy: allow-untyped-calls
 # (PrivateCertificate has no annotations.)
@@ -38,7 +38,7 @@ from monitor.demo.sandbox_mail import PostOffice, Transit
 LOOPBACK = "127.0.0.1"
 CANARY_ADDRESS = "canary@sandbox.test"
 CONNECTIONS_LIMIT = 50
-"""Most connections that either port serves at a time; more are closed at once."""
+"""Maximum concurrent connections per port; further ones are closed at once."""
 
 
 class _Listener(LimitTotalConnectionsFactory):
@@ -50,7 +50,7 @@ reactor: Any = installed_reactor  # its static type lacks what the platform's re
 
 
 def main() -> None:
-    """Serve until standard input ends; the process's exit code is 0 then."""
+    """Serve until standard input closes; the exit code is then 0."""
     # Ctrl-C reaches the whole foreground group; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = _arguments()
@@ -80,15 +80,15 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m monitor.demo.sandbox", description=__doc__)
+    parser.add_argument("--directory", type=Path, required=True, help="directory for the CA and the password")
+    parser.add_argument("--seed", type=int, help="seed that makes delays and losses repeatable")
     parser.add_argument(
-        "--directory", type=Path, required=True, help="where the CA and the password are written"
+        "--loss", type=float, default=0.04, help=("probability, 0 to 1, that a message is lost")
     )
-    parser.add_argument("--seed", type=int, help="makes delays and losses repeatable")
-    parser.add_argument("--loss", type=float, default=0.04, help="chance, 0 to 1, that a message is lost")
     parser.add_argument("--delay-min", type=float, default=0.05, help="shortest transit, seconds")
     parser.add_argument("--delay-max", type=float, default=3.0, help="longest usual transit, seconds")
     parser.add_argument(
-        "--slow-max", type=float, default=8.0, help="longest transit in a slow spell, seconds"
+        "--slow-max", type=float, default=8.0, help="longest transit in a slow period, seconds"
     )
     return parser.parse_args()
 
@@ -102,7 +102,7 @@ def _write_password(directory: Path, password: str) -> Path:
 
 
 def _make_tls(directory: Path) -> tuple[Path, CertificateOptions]:
-    """Make a CA for this run alone and a certificate of its; only the CA's certificate leaves the process."""
+    """Create a CA and a certificate for this run only; only the CA's certificate leaves the process."""
     ca = trustme.CA()
     ca_file = directory.absolute() / "sandbox-ca.pem"
     ca.cert_pem.write_to_path(ca_file)

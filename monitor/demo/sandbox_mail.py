@@ -1,4 +1,4 @@
-"""The sandbox's mail: how long a message travels, the mailbox that it reaches, a reader's view of that."""
+"""The sandbox's mail: transit times, the mailbox, and a POP3 session's view of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from itertools import count
 from random import Random
 
 MESSAGE_LIMIT = 1024 * 1024
-"""Largest message, in octets, that is accepted."""
+"""Maximum size of a message, in octets."""
 MAILBOX_MESSAGES = 1000
-"""Most messages that are held, in the mailbox and on their way to it."""
+"""Maximum number of messages in the mailbox and in transit."""
 MAILBOX_OCTETS = 32 * 1024 * 1024
-"""Most octets that are held, in the mailbox and on their way to it."""
+"""Maximum total octets in the mailbox and in transit."""
 
 _STEP = 0.08
 _SPELL_CHANCE = 1 / 60
@@ -19,11 +19,11 @@ _SPELL_MESSAGES = (3, 8)
 
 
 class Transit:
-    """Decides each message's way: lost, or delivered after a delay that wanders like a real queue's.
+    """Decides the fate of each message: lost, or delivered after a delay that varies like a real queue's.
 
-    Delays, in seconds, walk slowly between ``shortest`` and ``longest``; now and then comes a spell of a few
-    messages that take between ``longest`` and ``slowest``. ``loss`` is the chance, 0 to 1, that a message
-    is accepted and never delivered. Equal random numbers give an equal sequence.
+    Delays, in seconds, drift slowly between ``shortest`` and ``longest``. Sometimes a few messages in a row
+    take between ``longest`` and ``slowest``. ``loss`` is the probability, 0 to 1, that a message is
+    accepted and never delivered. The same random numbers give the same sequence.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Transit:
         slowest: float = 8.0,
     ) -> None:
         if not 0.0 <= loss <= 1.0:
-            raise ValueError(f"loss {loss} is not a chance between 0 and 1")
+            raise ValueError(f"loss {loss} is not a probability between 0 and 1")
         if not 0.0 <= shortest <= longest <= slowest:
             raise ValueError(f"delays {shortest}, {longest}, {slowest} do not rise from 0 or more")
         self._chance = chance
@@ -46,7 +46,7 @@ class Transit:
         self._spell = 0
 
     def next_delay(self) -> float | None:
-        """Return the seconds until the next message is visible, or None when it is lost."""
+        """Return the seconds until the next message is visible, or None if it is lost."""
         delay = self._wander()
         return None if self._chance.random() < self._loss else delay
 
@@ -64,7 +64,7 @@ class Transit:
 
 
 class PostOffice:
-    """Takes messages in, holds each for its transit and puts it in the one mailbox.
+    """Accepts messages, holds each for its transit time and puts it into the mailbox.
 
     ``call_later(seconds, function)`` runs the function after that time.
     """
@@ -76,15 +76,15 @@ class PostOffice:
         self._held_messages = 0
         self._held_octets = 0
         self.mailbox: dict[bytes, bytes] = {}
-        """What has arrived: message by unique-id, oldest first."""
+        """The arrived messages by unique-id, oldest first."""
 
     @property
     def full(self) -> bool:
-        """Whether a message must be turned away until some are deleted."""
+        """Whether new messages must be refused until some are deleted."""
         return self._held_messages >= MAILBOX_MESSAGES or self._held_octets >= MAILBOX_OCTETS
 
     def accept(self, message: bytes) -> None:
-        """Take responsibility for a message, and lose it if so decided."""
+        """Accept a message, and lose it if so decided."""
         delay = self._transit.next_delay()
         if delay is None:
             return
@@ -98,7 +98,7 @@ class PostOffice:
         self._call_later(delay, arrive)
 
     def delete(self, uid: bytes) -> None:
-        """Remove an arrived message; another session may have been quicker."""
+        """Remove an arrived message, unless another session already has."""
         message = self.mailbox.pop(uid, None)
         if message is not None:
             self._held_messages -= 1
@@ -106,7 +106,7 @@ class PostOffice:
 
 
 class Maildrop:
-    """One POP3 session's view: the messages there at login, and its marks (RFC 1939, sections 3 to 6)."""
+    """One POP3 session's view: the messages at login, and its deletion marks (RFC 1939, sections 3 to 6)."""
 
     def __init__(self, office: PostOffice) -> None:
         self._office = office
@@ -133,11 +133,11 @@ class Maildrop:
         self._marked.add(number)
 
     def unmark_all(self) -> None:
-        """Take back every mark of this session."""
+        """Remove all deletion marks of this session."""
         self._marked.clear()
 
     def commit(self) -> None:
-        """Delete what is marked: the UPDATE state, reached through QUIT alone."""
+        """Delete the marked messages: the UPDATE state, which only QUIT enters."""
         for number in self._marked:
             self._office.delete(self._messages[number - 1][0])
 

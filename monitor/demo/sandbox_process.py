@@ -1,4 +1,4 @@
-"""The sandbox mail server as a child process: started, announced, and gone when its user is."""
+"""The sandbox mail server as a child process that ends with its parent."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class SandboxError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Where a running sandbox listens, on 127.0.0.1, and how to log in to it."""
+    """The ports of a running sandbox on 127.0.0.1, and its login."""
 
     smtp_port: int
     """SMTP submission; STARTTLS, then AUTH."""
     pop3_port: int
     """POP3 over implicit TLS."""
     ca_file: Path
-    """PEM certificate of the CA that this run's server certificate is from."""
+    """PEM certificate of the CA of this run's server certificate."""
     address: str
     username: str
     password_file: Path
-    """Holds the password and nothing else; readable by this user alone."""
+    """File with the password only, readable by this user only."""
 
 
 @asynccontextmanager
@@ -45,10 +45,10 @@ async def started_sandbox(
     slow_max: float = 8.0,
     start_timeout: float = 20.0,
 ) -> AsyncIterator[Sandbox]:
-    """Run a sandbox mail server that writes its CA and its password into ``directory``, which exists.
+    """Run a sandbox mail server that writes its CA and its password into the existing ``directory``.
 
-    ``loss`` is a chance, 0 to 1; everything else is in seconds. The child ends when the block does, or when
-    this process ends in whatever way. Raises SandboxError if it does not start within ``start_timeout``.
+    ``loss`` is a probability, 0 to 1; everything else is in seconds. The child ends with the block, or when
+    this process ends in any way. Raises SandboxError if it does not start within ``start_timeout``.
     """
     options = {"loss": loss, "delay-min": delay_min, "delay-max": delay_max, "slow-max": slow_max}
     arguments = [f"--directory={directory}", *(f"--{name}={value}" for name, value in options.items())]
@@ -97,7 +97,7 @@ async def _announced(
 
 
 async def _tail(stream: asyncio.StreamReader | None) -> str:
-    """Read a stream to its end, so that its writer never blocks, and return the last of it."""
+    """Read a stream to its end, so that its writer never blocks, and return its last part."""
     tail = b""
     while stream is not None and (chunk := await stream.read(4096)):
         tail = (tail + chunk)[-_STDERR_TAIL:]

@@ -1,6 +1,6 @@
-"""What the sandbox speaks: SMTP submission with STARTTLS and AUTH, and POP3 over implicit TLS.
+"""The sandbox's protocols: SMTP submission with STARTTLS and AUTH, and POP3 over implicit TLS.
 
-SMTP is Twisted's own, closed where it is open by default. POP3 stands on Twisted's line receiver and not on
+SMTP is Twisted's own, restricted where it is open by default. POP3 uses Twisted's line receiver instead of
 its ``pop3.POP3``, which lists deleted messages, counts them in STAT, and does not stuff a dot at the start
 of a 16 KiB block.
 """
@@ -30,9 +30,9 @@ from monitor.demo.sandbox_mail import MESSAGE_LIMIT, Maildrop, PostOffice, top
 HOST = b"sandbox.test"
 IDLE_SECONDS = 60
 COMMANDS_LIMIT = 1000
-"""Most SMTP commands that one connection may give: bounds what is queued for a client that never reads."""
+"""Maximum SMTP commands per connection, which bounds the queue for a client that never reads."""
 PIPELINE_LIMIT = 128 * 1024
-"""Most octets of POP3 commands that wait for their answers."""
+"""Maximum octets of pending POP3 commands."""
 
 _SIZE = re.compile(rb"\sSIZE=(\d{1,20})(?:\s|$)", re.IGNORECASE)
 _TOO_LARGE = "5.3.4 Message is larger than this server takes"
@@ -40,7 +40,7 @@ _TOO_LARGE = "5.3.4 Message is larger than this server takes"
 
 @dataclass(frozen=True)
 class Account:
-    """The one account: its address, which is its user name too, and its password."""
+    """The only account: its address, which is also its user name, and its password."""
 
     address: str
     password: str = field(repr=False)
@@ -53,7 +53,7 @@ class Account:
     def login(
         self, credentials: UsernamePassword, _mind: object, *_interfaces: object
     ) -> defer.Deferred[tuple[Any, None, Any]]:
-        """Serve as the portal that Twisted's SMTP hands an AUTH exchange to."""
+        """Act as the portal for the AUTH exchange of Twisted's SMTP."""
         if self.admits(credentials.username or b"", credentials.password or b""):
             return defer.succeed((IMessageDelivery, None, lambda: None))
         return defer.fail(UnauthorizedLogin())
@@ -166,7 +166,7 @@ class SandboxSMTP(ESMTP):
             self.sendCode(501, b"5.5.2 Malformed response")
 
     def do_NOOP(self, _rest: bytes) -> None:  # noqa: N802 - Twisted finds commands by such names
-        """Answer the one command that every server has and Twisted's lacks (RFC 5321, section 4.5.1)."""
+        """Answer the one required command that Twisted's server lacks (RFC 5321, section 4.5.1)."""
         self.sendCode(250, b"2.0.0 OK")
 
     @override

@@ -1,4 +1,4 @@
-"""The demo's live view: deliveries as they are measured, latencies, and the states of all messages."""
+"""The demo's live view: recent deliveries, latencies, and the states of all messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monitor.runner import Result
 from probes.core.verdict import MessageState
 
 ROWS = 12
-"""Deliveries shown."""
+"""Number of deliveries shown."""
 
 _BAR_CELLS = 30
 _BAR_SECONDS = 10.0  # the demo's deadline fills the bar
@@ -29,7 +29,7 @@ _STYLES = {
 
 
 class DemoView:
-    """What the demo shows of the results so far."""
+    """The view of the results so far."""
 
     def __init__(self, address: str, route: tuple[str, str]) -> None:
         self._address = address
@@ -38,12 +38,12 @@ class DemoView:
         self._seen = 0
 
     def add(self, result: Result) -> None:
-        """Take in a finished run."""
+        """Add a finished run."""
         self._seen += 1
         self._rows.append(result)
 
     def render(self, counters: Counters) -> Group:
-        """Return the view as it is now."""
+        """Return the current view."""
         probe, target = self._route
         counts = Text()
         for state in MessageState:
@@ -62,7 +62,7 @@ class DemoView:
             Text.assemble("messages   ", counts),
             Text.assemble("live page  ", (self._address, "underline")),
             Text.assemble(
-                "metrics    ", (f"{self._address}/metrics", "underline"), "    Ctrl-C ends the demo"
+                "metrics    ", (f"{self._address}/metrics", "underline"), "    Ctrl-C stops the demo"
             ),
         )
 
@@ -91,7 +91,7 @@ def _cells(result: Result) -> tuple[str | Text, ...]:
 
 
 def _bar(seconds: float, uncertainty: float) -> Text:
-    """Return a bar as long as the sure part of the latency, and lighter as far as it may reach."""
+    """Return a bar as long as the certain part of the latency, with a lighter part for the uncertainty."""
     scale = _BAR_CELLS / _BAR_SECONDS
     sure = min(_BAR_CELLS, round(max(0.0, seconds - uncertainty) * scale))
     reach = min(_BAR_CELLS, max(1, round((seconds + uncertainty) * scale)))
@@ -99,6 +99,6 @@ def _bar(seconds: float, uncertainty: float) -> Text:
 
 
 def plain_line(result: Result) -> str:
-    """Return a result as one line, for output that is no terminal."""
+    """Return a result as one line, for output that is not a terminal."""
     at, state, latency, error, extra = _cells(result)
     return "  ".join(str(cell) for cell in (at, state, latency, error, extra) if str(cell)).rstrip(" █▒")

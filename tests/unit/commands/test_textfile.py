@@ -131,7 +131,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, step: str, monkeypatch
 
     monkeypatch.setattr(os, step, full)
     with pytest.raises(
-        TextfileError, match=r"No space left on device; the directory .* must exist, have room"
+        TextfileError, match=r"No space left on device; the directory .* must exist, have free space"
     ):
         write_textfile(path, b"new")
     assert path.read_text() == "old"

@@ -163,8 +163,8 @@ async def test_a_failure_is_logged_once_and_without_secrets(
         await exporting.export()
     told = [record.getMessage() for record in caplog.records if record.name == "mailsonde.otlp"]
     assert told == [
-        f"metrics do not reach {receiver.url}: status 401",
-        f"metrics reach {receiver.url} again",
+        f"cannot export metrics to {receiver.url}: status 401",
+        f"exporting metrics to {receiver.url} works again",
     ]
     assert TOKEN not in caplog.text
 
@@ -230,7 +230,7 @@ async def test_no_answer_ends_the_exports(answer: bytes, caplog: pytest.LogCaptu
         task.cancel()
         await asyncio.wait([task])
     assert task.cancelled()
-    assert f"metrics do not reach {url}: " in caplog.text
+    assert f"cannot export metrics to {url}: " in caplog.text
 
 
 @pytest.mark.parametrize("piece", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b""], ids=["1xx", "silence"])
@@ -242,7 +242,7 @@ async def test_an_answer_without_end_is_given_up(
     async with raw_receiver(then=piece) as (url, ended):
         assert await asyncio.wait_for(exporter_to(url).export(), 10) == 0.0
         await asyncio.wait_for(ended.get(), 10)
-    assert f"metrics do not reach {url}: command_timeout: no answer within 0.3 s" in caplog.text
+    assert f"cannot export metrics to {url}: command_timeout: no answer within 0.3 s" in caplog.text
 
 
 async def test_an_answer_without_end_is_not_read() -> None:
@@ -276,14 +276,14 @@ async def test_a_defect_is_one_lost_export(receiver: Receiver, caplog: pytest.Lo
     exporting = exporter_to(receiver.url, _BrokenOnce())
     assert await exporting.export() == 0.0
     assert await exporting.export() is None
-    assert f"metrics do not reach {receiver.url}: RuntimeError: a defect of ours" in caplog.text
+    assert f"cannot export metrics to {receiver.url}: RuntimeError: a defect of ours" in caplog.text
 
 
 async def test_a_token_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """What follows the path of the endpoint is left out of the log."""
     async with raw_receiver(b"") as (url, _):
         await exporter_to(f"{url}?token={TOKEN}").export()
-    assert f"metrics do not reach {url}: " in caplog.text
+    assert f"cannot export metrics to {url}: " in caplog.text
     assert TOKEN not in caplog.text
 
 
@@ -291,7 +291,7 @@ async def test_a_token_that_is_repeated_is_not_logged(caplog: pytest.LogCaptureF
     """A receiver that answers with the token where a status line belongs does not get it into the log."""
     async with raw_receiver(f"{TOKEN}\r\n\r\n".encode()) as (url, _):
         assert await exporter_with_token(url, _state()).export() == 0.0
-    assert f"metrics do not reach {url}: protocol_error: " in caplog.text
+    assert f"cannot export metrics to {url}: protocol_error: " in caplog.text
     assert TOKEN not in caplog.text
 
 

@@ -167,7 +167,7 @@ async def test_a_run_that_this_machine_kept_from_its_time_is_no_outage(held: flo
     if held:
         assert verdict.reason is Reason.LOCAL_RESOURCES
         assert verdict.detail == (
-            "in phase login: not done after 0.1 s; this machine was too busy to go on with it for 4.9 s"
+            "in phase login: not done after 0.1 s; this machine was too busy to continue it for 4.9 s"
         )
 
 
