@@ -17,7 +17,8 @@ from monitor.config.models import Configuration
 from monitor.shipped import shipped
 from monitor.state import DELIVERY_BUCKETS
 from monitor.thresholds import Thresholds, load_thresholds
-from probes.core.settings import ProbeSettings, parse_duration
+from probes.core.setting_types import parse_duration
+from probes.core.settings import ProbeSettings
 from probes.delivery.message_probe import DeliveryAlertSettings, MessageProbeSettings
 from probes.registry import KINDS
 

@@ -14,7 +14,8 @@ from monitor.config.document import Mistake, read_document
 from monitor.config.load import ConfigurationError
 from monitor.config.mistakes import mistakes_of
 from monitor.shipped import shipped
-from probes.core.settings import Duration, Settings, between, parse_duration
+from probes.core.setting_types import Duration, between, parse_duration
+from probes.core.settings import Settings
 
 
 def _window(value: str) -> str:

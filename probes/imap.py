@@ -9,7 +9,8 @@ from pydantic import Field
 from probes.core.faults import legible
 from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
 from probes.core.reasons import Area
-from probes.core.settings import FolderName, ImapMailboxName, ImapServerName
+from probes.core.setting_types import FolderName
+from probes.core.settings import ImapMailboxName, ImapServerName
 from probes.core.verdict import Run, Verdict
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.tls import expiry_reason

@@ -20,7 +20,8 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.finding import Check
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
-from probes.core.settings import ProbeSettings, is_host_name
+from probes.core.setting_types import is_host_name
+from probes.core.settings import ProbeSettings
 from probes.core.verdict import Run, Verdict
 from probes.posture.mx import NULL, REASONS, Gathered, Host, MxRecord, conclude, judge
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels

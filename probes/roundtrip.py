@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
-from probes.core.settings import Duration, EmailAddress, ProbeSettings, SendVia, between
+from probes.core.setting_types import Duration, EmailAddress, between
+from probes.core.settings import ProbeSettings, SendVia
 from probes.core.verdict import MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import AWAITED, ArrivalIssue, LedgerError, Message

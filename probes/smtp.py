@@ -10,7 +10,8 @@ from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
-from probes.core.settings import Duration, EmailAddress, Line, ProbeSettings, SmtpServerName
+from probes.core.setting_types import Duration, EmailAddress, Line
+from probes.core.settings import ProbeSettings, SmtpServerName
 from probes.core.verdict import Run, Verdict
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 from probes.protocols.tls import expiry_reason

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from pydantic import TypeAdapter, ValidationError
 
 from monitor.config.document import Mistake, read_document
-from probes.core.settings import Name
+from probes.core.setting_types import Name
 
 READ_LIMIT = 128 * 1024
 """Maximum file size, in bytes, for completion: about 2,000 probes, which take a second to read."""

@@ -29,7 +29,8 @@ from monitor.runner import Result
 from probes.core.clock import SystemClock
 from probes.core.faults import legible
 from probes.core.reasons import Outcome, Reason
-from probes.core.settings import Name, Secret
+from probes.core.secret import Secret
+from probes.core.setting_types import Name
 from probes.delivery.message_life import LedgerError
 from probes.protocols.dns import Resolver, ResolverSettings
 from probes.registry import MESSAGE_KINDS

@@ -11,7 +11,8 @@ import click
 from pydantic import TypeAdapter, ValidationError
 
 from monitor.config.models import parse_listen
-from probes.core.settings import CertificateFile, EmailAddress, Line, Name, sound_secret
+from probes.core.secret import sound_secret
+from probes.core.setting_types import CertificateFile, EmailAddress, Line, Name
 from probes.protocols.dns import DomainName, ResolverSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -18,19 +18,9 @@ from pydantic import (
 
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.ledger.backend import ledger_path
-from probes.core.settings import (
-    CertificateFile,
-    Duration,
-    HostName,
-    MailboxSettings,
-    Name,
-    ProbeSettings,
-    Secret,
-    ServerSettings,
-    Settings,
-    Site,
-    between,
-)
+from probes.core.secret import Secret
+from probes.core.setting_types import CertificateFile, Duration, HostName, Name, between
+from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings, Site
 from probes.registry import KINDS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter
 
 from probes.core.faults import legible
-from probes.core.settings import HostName, is_host_name
+from probes.core.setting_types import HostName, is_host_name
 from probes.protocols.dns import a_labels
 
 MailProtocol = Literal["smtp", "imap", "pop3"]

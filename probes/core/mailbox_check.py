@@ -8,7 +8,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from probes.core.context import Context
 from probes.core.probe import Probe
-from probes.core.settings import Duration, ProbeSettings
+from probes.core.setting_types import Duration
+from probes.core.settings import ProbeSettings
 
 
 class MailboxCheckSettings(ProbeSettings):

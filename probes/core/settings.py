@@ -1,4 +1,4 @@
-"""Settings shared by all kinds of probe: durations, secrets, servers, mailboxes, references.
+"""Settings shared by all kinds of probe: servers, mailboxes, references, and what every probe has.
 
 Models are frozen and refuse unknown keys. Their error messages are for administrators, who see them
 next to a file and line number.
@@ -6,201 +6,24 @@ next to a file and line number.
 
 from __future__ import annotations
 
-import os
-import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from probes.core.secret import Secret
+from probes.core.setting_types import (
+    CertificateFile,
+    Duration,
+    EmailAddress,
+    FolderName,
+    HostName,
+    Line,
+    Name,
+    between,
 )
-
-SECRET_LIMIT = 4096
-"""Maximum size of a password file, in bytes."""
-
-LABEL_LIMIT = 63
-"""Maximum length of a host name's label, in octets (RFC 1035 section 2.3.4)."""
-
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
-_UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
-_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}", re.IGNORECASE)
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa-f:.]{2,45}")
-
-
-def parse_duration(value: object) -> float:
-    """Return the seconds of a duration such as ``500ms``, ``30s``, ``5m`` or ``1d``; else ValueError."""
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return float(match[1]) * _UNIT_SECONDS[match[2]]
-    raise ValueError(
-        f"{value!r} is not a duration; write a number with its unit, such as 500ms, 30s, 5m, 1h or 1d"
-    )
-
-
-def read_secret(value: object, info: ValidationInfo) -> SecretStr:
-    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` refers to; no error shows its content."""
-    if not isinstance(value, Mapping) or len(value) != 1 or not set(value) <= {"env", "file"}:
-        raise ValueError("secrets are never written in this file; write {env: NAME} or {file: PATH}")
-    ((source, where),) = value.items()
-    if not isinstance(where, str) or not where:
-        raise ValueError(f"{source}: needs a text; write {{env: NAME}} or {{file: PATH}}")
-    secret = _secret_of_environment(where) if source == "env" else _secret_of_file(where, info)
-    return sound_secret(secret, f"the secret in {source} {where}")
-
-
-def sound_secret(text: str, named: str) -> SecretStr:
-    """Return ``text`` as a secret; raises ValueError, with the name ``named``, if no protocol can send it."""
-    if not text or any(c in text for c in "\r\n\0"):
-        raise ValueError(f"{named} is empty or has line breaks; it must be one line of text")
-    if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of octets that are no UTF-8
-        raise ValueError(f"{named} is not UTF-8 text; write it in UTF-8, or choose another")
-    return SecretStr(text)
-
-
-def _secret_of_environment(name: str) -> str:
-    if name not in os.environ:
-        raise ValueError(f"environment variable {name} is not set; set it, or use {{file: PATH}}")
-    return os.environ[name]
-
-
-def _secret_of_file(where: str, info: ValidationInfo) -> str:
-    path = relative_to_config(where, info)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(SECRET_LIMIT + 1)
-    except OSError as error:
-        raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from None
-    if len(raw) > SECRET_LIMIT:
-        raise ValueError(f"secret file {path} is longer than {SECRET_LIMIT} bytes")
-    try:
-        return raw.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise ValueError(f"secret file {path} is not UTF-8 text") from None
-
-
-def relative_to_config(where: str, info: ValidationInfo) -> Path:
-    """Return the path ``where``; a relative path is relative to the configuration file."""
-    directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
-    return Path(directory) / Path(where).expanduser()
-
-
-def _certificate_file(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value:
-        raise ValueError("needs the path of a PEM file")
-    path = relative_to_config(value, info)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        raise ValueError(f"file {path} contains no PEM certificate") from None
-    except OSError as error:
-        raise ValueError(f"file {path} cannot be read: {error.strerror}") from None
-    return path
-
-
-def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is not a name; use up to 63 letters, digits, dots, dashes and underscores, "
-            "starting with a letter or digit"
-        )
-    return value
-
-
-def _line(value: str) -> str:
-    if not 1 <= len(value) <= 255 or not value.isprintable():
-        raise ValueError("must be one line of 1 to 255 printable characters")
-    return value
-
-
-def _email_address(value: str) -> str:
-    local_part, _, domain = value.partition("@")
-    if not _LOCAL_PART.fullmatch(local_part) or ".." in local_part or not is_host_name(domain):
-        raise ValueError(f"{value!r} is not an e-mail address such as canary@example.com")
-    return value
-
-
-def is_host_name(text: str) -> bool:
-    """Return whether ``text`` is a host name by RFC 5321 section 2.3.5 and RFC 1123 section 2.1.
-
-    IP literals, names with underscores and names with an all-numeric last label are not host names.
-    """
-    return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
-
-
-def _host_name(value: str) -> str:
-    if not _HOST.fullmatch(value) or ".." in value or max(map(len, value.split("."))) > LABEL_LIMIT:
-        raise ValueError(f"{value!r} is not a host name or IP address")
-    return value
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    WithJsonSchema(
-        {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,6})?(ms|s|m|h|d)$", "examples": ["30s", "5m"]}
-    ),
-]
-"""Seconds, written with a unit."""
-
-
-def between(low: float, high: float) -> AfterValidator:
-    """Return a validator that refuses durations outside ``low`` to ``high`` seconds."""
-
-    def check(seconds: float) -> float:
-        if not low <= seconds <= high:
-            raise ValueError(f"must be from {low:g}s to {high:g}s")
-        return seconds
-
-    return AfterValidator(check)
-
-
-Secret = Annotated[
-    SecretStr,
-    BeforeValidator(read_secret),
-    WithJsonSchema(
-        {
-            "oneOf": [
-                {
-                    "type": "object",
-                    "properties": {key: {"type": "string"}},
-                    "required": [key],
-                    "additionalProperties": False,
-                }
-                for key in ("env", "file")
-            ]
-        }
-    ),
-]
-"""A password or key from the environment or a file; no repr shows it."""
-
-Name = Annotated[
-    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
-]
-"""A name safe in labels, links and tokens: letters, digits, dot, dash, underscore; up to 63 characters."""
-
-EmailAddress = Annotated[str, AfterValidator(_email_address)]
-HostName = Annotated[str, AfterValidator(_host_name)]
-CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSchema({"type": "string"})]
-"""A PEM file of certificates to trust."""
-Line = Annotated[str, AfterValidator(_line)]
-"""Text for a protocol line: 1 to 255 printable characters, including spaces."""
-FolderName = Line
-"""An IMAP folder's name as people write it, with the server's separator between its levels."""
 
 
 class Settings(BaseModel):

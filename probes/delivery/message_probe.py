@@ -12,14 +12,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from probes.core.context import Context
 from probes.core.probe import Probe
-from probes.core.settings import (
-    AlertSettings,
-    Duration,
-    EmailAddress,
-    MailboxName,
-    ProbeSettings,
-    between,
-)
+from probes.core.setting_types import Duration, EmailAddress, between
+from probes.core.settings import AlertSettings, MailboxName, ProbeSettings
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Ledger, Message
 from probes.delivery.service_level import SloSettings

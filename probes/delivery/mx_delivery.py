@@ -14,7 +14,8 @@ from pydantic import Field
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.core.settings import CertificateFile, HostName, ServerSettings, Settings, is_host_name
+from probes.core.setting_types import CertificateFile, HostName, is_host_name
+from probes.core.settings import ServerSettings, Settings
 from probes.protocols.dns import Resolver, ResolverSettings
 
 MOST_HOSTS = 20

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from probes.core.reasons import Outcome
-from probes.core.settings import Duration, Settings, between
+from probes.core.setting_types import Duration, between
+from probes.core.settings import Settings
 from probes.core.verdict import Verdict
 
 _PERCENTAGE = re.compile(r"(\d{1,2}(?:\.\d{1,4})?)\s?%")

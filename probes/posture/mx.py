@@ -10,7 +10,7 @@ from types import MappingProxyType
 from probes.core.faults import ProbeFault, legible
 from probes.core.finding import Check, Finding, Severity
 from probes.core.reasons import Reason
-from probes.core.settings import is_host_name
+from probes.core.setting_types import is_host_name
 
 NULL = "."
 """The exchange of a null MX (RFC 7505 section 3)."""

@@ -25,7 +25,8 @@ from pydantic import AfterValidator, Field
 
 from probes.core.faults import ProbeFault, fault_of, legible
 from probes.core.reasons import Outcome, Reason
-from probes.core.settings import Duration, Settings, is_host_name
+from probes.core.setting_types import Duration, is_host_name
+from probes.core.settings import Settings
 
 EDNS_PAYLOAD = 1232
 """Largest UDP answer, in octets, that is asked for (RFC 6891 section 6.2.5); it crosses every link whole."""

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.core.settings import HostName
+from probes.core.setting_types import HostName
 from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols.line_transport import LineTransport, Resolve
 from probes.protocols.tls import client_context

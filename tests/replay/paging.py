@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from probes.core.settings import parse_duration
+from probes.core.setting_types import parse_duration
 from tests.replay.judgement import Alert
 
 _MATCHER = re.compile(r'\s*(\w+)\s*(=~|!~|!=|=)\s*"?(.*?)"?\s*')

@@ -15,7 +15,7 @@ import yaml
 
 from monitor.config.load import load as load_configuration
 from monitor.rendering import SLOWEST_SCRAPE, render_dashboards
-from probes.core.settings import parse_duration
+from probes.core.setting_types import parse_duration
 from tests.unit.dashboards import lint
 from tests.unit.dashboards.promql import exported, parse, reads
 

@@ -17,7 +17,8 @@ from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Outcome, Reason
-from probes.core.settings import Site, is_host_name
+from probes.core.setting_types import is_host_name
+from probes.core.settings import Site
 from probes.core.verdict import PhaseTimer, Run, Verdict
 from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
 from probes.posture.mx import REASONS, Gathered, Host, MxRecord, conclude, is_public, judge

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
-from probes.core.settings import is_host_name
+from probes.core.setting_types import is_host_name
 from probes.protocols.dns import DomainName, Resolver, ResolverSettings
 from tests.fakes.dns_server import Script, dns_server, response, zone
 

@@ -1,0 +1,75 @@
+"""Secrets of a configuration: read from the environment or a file, and never shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
+
+from probes.core.setting_types import relative_to_config
+
+SECRET_LIMIT = 4096
+"""Maximum size of a password file, in bytes."""
+
+
+def read_secret(value: object, info: ValidationInfo) -> SecretStr:
+    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` refers to; no error shows its content."""
+    if not isinstance(value, Mapping) or len(value) != 1 or not set(value) <= {"env", "file"}:
+        raise ValueError("secrets are never written in this file; write {env: NAME} or {file: PATH}")
+    ((source, where),) = value.items()
+    if not isinstance(where, str) or not where:
+        raise ValueError(f"{source}: needs a text; write {{env: NAME}} or {{file: PATH}}")
+    secret = _secret_of_environment(where) if source == "env" else _secret_of_file(where, info)
+    return sound_secret(secret, f"the secret in {source} {where}")
+
+
+def sound_secret(text: str, named: str) -> SecretStr:
+    """Return ``text`` as a secret; raises ValueError, with the name ``named``, if no protocol can send it."""
+    if not text or any(c in text for c in "\r\n\0"):
+        raise ValueError(f"{named} is empty or has line breaks; it must be one line of text")
+    if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of octets that are no UTF-8
+        raise ValueError(f"{named} is not UTF-8 text; write it in UTF-8, or choose another")
+    return SecretStr(text)
+
+
+def _secret_of_environment(name: str) -> str:
+    if name not in os.environ:
+        raise ValueError(f"environment variable {name} is not set; set it, or use {{file: PATH}}")
+    return os.environ[name]
+
+
+def _secret_of_file(where: str, info: ValidationInfo) -> str:
+    path = relative_to_config(where, info)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SECRET_LIMIT + 1)
+    except OSError as error:
+        raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from None
+    if len(raw) > SECRET_LIMIT:
+        raise ValueError(f"secret file {path} is longer than {SECRET_LIMIT} bytes")
+    try:
+        return raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError(f"secret file {path} is not UTF-8 text") from None
+
+
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(read_secret),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {key: {"type": "string"}},
+                    "required": [key],
+                    "additionalProperties": False,
+                }
+                for key in ("env", "file")
+            ]
+        }
+    ),
+]
+"""A password or key from the environment or a file; no repr shows it."""

@@ -1,0 +1,125 @@
+"""Types of settings: durations, names, host names, addresses, files.
+
+Their error messages are for administrators, who see them next to a file and line number.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
+
+LABEL_LIMIT = 63
+"""Maximum length of a host name's label, in octets (RFC 1035 section 2.3.4)."""
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!\d+\Z){_LABEL}", re.IGNORECASE)
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa-f:.]{2,45}")
+
+
+def parse_duration(value: object) -> float:
+    """Return the seconds of a duration such as ``500ms``, ``30s``, ``5m`` or ``1d``; else ValueError."""
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _UNIT_SECONDS[match[2]]
+    raise ValueError(
+        f"{value!r} is not a duration; write a number with its unit, such as 500ms, 30s, 5m, 1h or 1d"
+    )
+
+
+def relative_to_config(where: str, info: ValidationInfo) -> Path:
+    """Return the path ``where``; a relative path is relative to the configuration file."""
+    directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
+    return Path(directory) / Path(where).expanduser()
+
+
+def _certificate_file(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("needs the path of a PEM file")
+    path = relative_to_config(value, info)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"file {path} contains no PEM certificate") from None
+    except OSError as error:
+        raise ValueError(f"file {path} cannot be read: {error.strerror}") from None
+    return path
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name; use up to 63 letters, digits, dots, dashes and underscores, "
+            "starting with a letter or digit"
+        )
+    return value
+
+
+def _line(value: str) -> str:
+    if not 1 <= len(value) <= 255 or not value.isprintable():
+        raise ValueError("must be one line of 1 to 255 printable characters")
+    return value
+
+
+def _email_address(value: str) -> str:
+    local_part, _, domain = value.partition("@")
+    if not _LOCAL_PART.fullmatch(local_part) or ".." in local_part or not is_host_name(domain):
+        raise ValueError(f"{value!r} is not an e-mail address such as canary@example.com")
+    return value
+
+
+def is_host_name(text: str) -> bool:
+    """Return whether ``text`` is a host name by RFC 5321 section 2.3.5 and RFC 1123 section 2.1.
+
+    IP literals, names with underscores and names with an all-numeric last label are not host names.
+    """
+    return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
+
+
+def _host_name(value: str) -> str:
+    if not _HOST.fullmatch(value) or ".." in value or max(map(len, value.split("."))) > LABEL_LIMIT:
+        raise ValueError(f"{value!r} is not a host name or IP address")
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,6})?(ms|s|m|h|d)$", "examples": ["30s", "5m"]}
+    ),
+]
+"""Seconds, written with a unit."""
+
+
+def between(low: float, high: float) -> AfterValidator:
+    """Return a validator that refuses durations outside ``low`` to ``high`` seconds."""
+
+    def check(seconds: float) -> float:
+        if not low <= seconds <= high:
+            raise ValueError(f"must be from {low:g}s to {high:g}s")
+        return seconds
+
+    return AfterValidator(check)
+
+
+Name = Annotated[
+    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
+]
+"""A name safe in labels, links and tokens: letters, digits, dot, dash, underscore; up to 63 characters."""
+
+EmailAddress = Annotated[str, AfterValidator(_email_address)]
+HostName = Annotated[str, AfterValidator(_host_name)]
+CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSchema({"type": "string"})]
+"""A PEM file of certificates to trust."""
+Line = Annotated[str, AfterValidator(_line)]
+"""Text for a protocol line: 1 to 255 printable characters, including spaces."""
+FolderName = Line
+"""An IMAP folder's name as people write it, with the server's separator between its levels."""
