@@ -1,4 +1,4 @@
-"""The agent: takes up what an earlier one left open, runs the probes, serves metrics, ends in order."""
+"""The agent: resumes open messages, runs the probes, serves metrics, and shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from monitor.otlp import OtlpExporter
 
 GRACE = 4.0
-"""Seconds that runs in the middle of a dialogue get to end when the agent stops."""
+"""Seconds for runs in the middle of a dialogue to finish when the agent stops."""
 
 PURGE_EVERY = 3600.0
 """Seconds between two purges of the ledger."""
 
 RUNS_RECALLED = 5000
-"""Most runs of an earlier agent that the pages show from the start, beyond one of each route."""
+"""Maximum runs of an earlier agent that the pages show at start, beyond one per route."""
 
 GARBAGE = 10_000
-"""New objects after which garbage is looked for: a few megabytes, and tens of runs."""
+"""New objects between garbage collections: a few megabytes, and tens of runs."""
 
 _log = logging.getLogger("mailsonde.agent")
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A running agent: where it serves, and its parts for who wants to look."""
+    """A running agent: its address, and its parts for inspection."""
 
     address: str
     runtime: Runtime
@@ -61,7 +61,7 @@ class StartError(Exception):
 
 @asynccontextmanager
 async def running_agent(configuration: Configuration, clock: Clock | None = None) -> AsyncIterator[Agent]:
-    """Run the agent while the block runs; leaving it ends all within 10 s, every message accounted for.
+    """Run the agent during the block; leaving it stops everything within 10 s and accounts for every message.
 
     Raises `StartError`.
     """
@@ -72,7 +72,7 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
     except OSError as error:
         raise StartError(
             f"cannot listen on {host}:{port}: {error.strerror}; "
-            "change agent.listen, or stop what holds the port"
+            "change agent.listen, or stop the process that uses the port"
         ) from error
     try:
         async with (
@@ -137,7 +137,7 @@ async def _at_work(
 
 
 async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
-    """Return what the pages show from the start: the newest runs of each route by an earlier agent."""
+    """Return what the pages show at start: the newest runs of each route by an earlier agent."""
     recent = Recent(clock.time())
     try:
         newest = await runtime.ledger.newest_runs(runtime.assembly.probes.keys(), POINTS_KEPT, RUNS_RECALLED)
@@ -151,7 +151,7 @@ async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
 
 @asynccontextmanager
 async def _housekeeping(runtime: Runtime, exporter: OtlpExporter | None, clock: Clock) -> AsyncIterator[None]:
-    """Purge the ledger and export metrics beside the block; they end after its last run."""
+    """Purge the ledger and export metrics during the block; both end after its last run."""
     tasks = [asyncio.create_task(_purge(runtime, clock), name="purge")]
     if exporter is not None:
         tasks.append(asyncio.create_task(exporter.run(), name="otlp"))
@@ -164,7 +164,7 @@ async def _housekeeping(runtime: Runtime, exporter: OtlpExporter | None, clock: 
 
 
 def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) -> OtlpExporter | None:
-    """Return what sends the metrics by OTLP, where that is configured. Raises `StartError`."""
+    """Return the OTLP exporter, if configured. Raises `StartError`."""
     if settings.otlp is None:
         return None
     try:
@@ -180,7 +180,7 @@ def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) 
 def _take_in(
     runtime: Runtime, recent: Recent, result: Result, results: asyncio.Queue[Result], clock: Clock
 ) -> None:
-    """Put a finished run where it is shown: state, ledger, pages, log, and who watches."""
+    """Pass a finished run on to state, ledger, pages, log and observers."""
     verdict = result.verdict
     runtime.state.ran(
         result.probe, result.target, verdict, ended_at=clock.time(), duration=result.duration_seconds
@@ -200,10 +200,10 @@ def _take_in(
 
 
 async def _purge(runtime: Runtime, clock: Clock) -> None:
-    """Forget ended messages past their retention, now and then."""
+    """Purge messages past their retention periodically."""
     while True:
         try:
             await runtime.ledger.forget(clock.time() - runtime.assembly.retention)
         except LedgerError as error:
-            _log.warning("ended messages stay in the ledger for now: %s", error)
+            _log.warning("cannot purge old messages from the ledger now: %s", error)
         await clock.sleep(PURGE_EVERY)

@@ -1,4 +1,4 @@
-"""The ``imap`` kind: whether a mailbox can be opened, and what its folder holds."""
+"""The ``imap`` kind: whether a mailbox opens, and what its folder contains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probes.protocols.tls import expiry_reason
 
 
 class ImapSettings(MailboxCheckSettings):
-    """Settings of an ``imap`` probe: a mailbox to open, or a server alone."""
+    """Settings of an ``imap`` probe: a mailbox to open, or only a server."""
 
     kind: Literal["imap"]
     mailbox: ImapMailboxName | None = Field(default=None, description="The mailbox to log in to.")
@@ -31,7 +31,7 @@ class ImapSettings(MailboxCheckSettings):
 
 
 class Imap(MailboxCheck):
-    """Goes through an IMAP dialogue up to EXAMINE, and reads or deletes no message."""
+    """Runs an IMAP dialogue up to EXAMINE; never reads or deletes a message."""
 
     settings: ImapSettings
     settings_model = ImapSettings
@@ -59,7 +59,7 @@ class Imap(MailboxCheck):
         )
 
     async def _open(self, session: ImapSession) -> dict[str, object]:
-        """Look at the namespace and the folders, and open the one that is configured."""
+        """Read the namespaces and the folders, and open the configured folder."""
         values: dict[str, object] = {"namespaces": [legible(prefix) for prefix in await session.namespace()]}
         folders = await session.folders()
         values["special_use"] = {

@@ -1,4 +1,4 @@
-"""The ``pop3`` kind: whether a mailbox can be opened, and what it holds."""
+"""The ``pop3`` kind: whether a mailbox opens, and what it contains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_LISTED = 1000
 
 
 class Pop3Settings(MailboxCheckSettings):
-    """Settings of a ``pop3`` probe: a mailbox to open, or a server alone."""
+    """Settings of a ``pop3`` probe: a mailbox to open, or only a server."""
 
     kind: Literal["pop3"]
     mailbox: Pop3MailboxName | None = Field(default=None, description="The mailbox to log in to.")
@@ -32,7 +32,7 @@ class Pop3Settings(MailboxCheckSettings):
 
 
 class Pop3(MailboxCheck):
-    """Goes through a POP3 dialogue up to STAT, and reads or deletes no message."""
+    """Runs a POP3 dialogue up to STAT; never reads or deletes a message."""
 
     settings: Pop3Settings
     settings_model = Pop3Settings

@@ -1,4 +1,4 @@
-"""The kinds of probe, each in one line."""
+"""The kinds of probe, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``roundtrip`` kind: send a message, watch its mailbox, say when it arrived and how surely."""
+"""The ``roundtrip`` kind: sends a message, watches its mailbox, and measures when it arrived."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
 
 POLL_GRACE = 30.0
-"""Seconds past a message's deadline in which a poll may still tell whether it arrived."""
+"""Seconds after a message's deadline in which a poll may still show whether it arrived."""
 
 ATTACHMENTS = MappingProxyType({"none": 0, "100KB": 100_000, "1MB": 10**6, "10MB": 10**7, "25MB": 25 * 10**6})
-"""Octets of the attachment of each size class, before it is encoded."""
+"""Attachment size of each class in octets, before encoding."""
 
 _IN_A_THREAD = 256 * 1024  # octets from which on composing would hold up the event loop
 
@@ -87,7 +87,7 @@ class RoundtripSettings(MessageProbeSettings):
 
     @property
     def run_limit(self) -> float:
-        """The deadline, and some time in which a last poll can end."""
+        """The deadline plus some time for the last poll."""
         return self.deadline + POLL_GRACE + 5.0
 
     @property
@@ -97,7 +97,7 @@ class RoundtripSettings(MessageProbeSettings):
 
 
 class Roundtrip(MessageProbe):
-    """Sends one signed message a run through one server, and follows it into its mailbox."""
+    """Sends one signed message per run through one server, and follows it to its mailbox."""
 
     settings: RoundtripSettings
     settings_model = RoundtripSettings
@@ -105,7 +105,7 @@ class Roundtrip(MessageProbe):
 
     @classmethod
     def made_for(cls, settings: ProbeSettings, context: MessageContext) -> MessageProbe:
-        """Return the probe: for ``send_via: mx`` the one that finds the hosts."""
+        """Return the probe; for ``send_via: mx``, the one that finds the hosts."""
         assert isinstance(settings, RoundtripSettings)  # noqa: S101 # the registry pairs kind and settings
         kind = MxRoundtrip if settings.send_via == "mx" else cls
         return kind(settings, context)
@@ -125,11 +125,11 @@ class Roundtrip(MessageProbe):
 
     @property
     def target(self) -> str:
-        """The configured server, or the MX host, that messages are handed to."""
+        """The configured server or MX host that accepts the messages."""
         return self._target
 
     async def run(self, run: Run) -> Verdict:
-        """Record the intent, send, and wait until the message has arrived or its deadline has passed."""
+        """Record the intent, send, and wait for the message to arrive or its deadline to pass."""
         created_at = round(self.context.clock.time(), 6)
         composed = await self._compose(run, created_at)
         message = self._message(run, created_at, composed)
@@ -199,7 +199,7 @@ class Roundtrip(MessageProbe):
 
 
 class MxRoundtrip(MessageProbe):
-    """Finds the MX hosts of the recipient's domain; each is a route of its own, and is run after that."""
+    """Finds the MX hosts of the recipient's domain. Each is a route of its own, and runs next."""
 
     settings: RoundtripSettings
     settings_model = RoundtripSettings
@@ -223,11 +223,11 @@ class MxRoundtrip(MessageProbe):
 
     @property
     def sub_probes(self) -> Sequence[Probe]:
-        """A route to each host that the latest run found."""
+        """One route per host from the latest run."""
         return tuple(self._routes.values())
 
     async def run(self, run: Run) -> Verdict:
-        """Ask DNS; a host that is known already keeps its route."""
+        """Query DNS; a known host keeps its route."""
         with run.phases.phase("mx"):
             hosts, unreached = await self._delivery.hosts()
         self._routes = {
@@ -243,7 +243,7 @@ class MxRoundtrip(MessageProbe):
 
 
 def _as_remark(message: Message) -> str:
-    """Return a settled message's end as the last line of its run's transcript."""
+    """Return a settled message's outcome as the last line of its run's transcript."""
     if message.delivery_seconds is None or message.uncertainty_seconds is None:
         return f"{message.state}: not seen in mailbox {message.mailbox}"
     measured = f"{message.delivery_seconds:.3f} s ± {message.uncertainty_seconds:.3f} s"
@@ -269,7 +269,7 @@ def _verdict(settled: Settled) -> Verdict:
 
 
 def _end(message: Message) -> tuple[Reason, str]:
-    """Return the reason and detail that a message's end stands for."""
+    """Return the reason and detail for a message's outcome."""
     issues = message.findings.split()
     if message.state is MessageState.BOUNCED:
         return Reason[message.reason.upper()], message.detail
@@ -289,7 +289,7 @@ def _end(message: Message) -> tuple[Reason, str]:
 
 
 def _undecided(message: Message, fault: ProbeFault | None) -> Verdict:
-    """Return the verdict when no poll could tell whether the message arrived: the message stays in flight."""
+    """Return the verdict if no poll could show whether the message arrived: it stays in flight."""
     if fault is None:
         return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=message.report())
     return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=message.report())

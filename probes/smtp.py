@@ -1,4 +1,4 @@
-"""The ``smtp`` kind: whether a server takes connections, TLS, credentials and recipients."""
+"""The ``smtp`` kind: whether a server accepts connections, TLS, credentials and recipients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SmtpSettings(ProbeSettings):
 
 
 class Smtp(Probe):
-    """Goes through an SMTP dialogue up to what the settings ask, and never sends a message."""
+    """Runs an SMTP dialogue as far as the settings say; never sends a message."""
 
     settings: SmtpSettings
     settings_model = SmtpSettings
@@ -67,7 +67,7 @@ class Smtp(Probe):
         return self.settings.server
 
     async def run(self, run: Run) -> Verdict:
-        """Connect, greet, encrypt, log in; then the sender and recipient where they are set."""
+        """Connect, greet, encrypt, log in; then test the sender and recipient if they are set."""
         async with smtp_session(self._server, run.phases, self.context.clock) as session:
             self._require_features(session)
             if self.settings.mail_from is not None:

@@ -1,4 +1,4 @@
-"""The one clock that probes and agent read, so that tests can put another in its place."""
+"""The clock of probes and agent, which tests can replace."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time as the agent sees it."""
+    """The agent's view of time."""
 
     boot: str  # names the period in which monotonic readings can be compared, across processes too
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never steps; only differences mean anything."""
+        """Seconds on a clock that never steps; only differences are meaningful."""
         ...
 
     def since_boot(self) -> float:

@@ -1,4 +1,4 @@
-"""The one place where socket, TLS and protocol errors become reasons."""
+"""The only place that maps socket, TLS and protocol errors to reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ssl
 from probes.core.reasons import Reason
 
 DETAIL_LIMIT = 300
-"""Longest text, in characters, that a verdict keeps of what a server sent."""
+"""Maximum characters of a server's text in a verdict."""
 
 _X509_EXPIRED = 10  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
 _X509_NAME_MISMATCHES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH

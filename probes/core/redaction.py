@@ -1,4 +1,4 @@
-"""Keeping credentials out of what is shown of a server's words, which may repeat what it was sent."""
+"""Keeps credentials out of displayed server text, which may repeat what the server was sent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Redaction:
 
     @property
     def has_secrets(self) -> bool:
-        """Whether there is anything to withhold yet."""
+        """Whether there are secrets to withhold yet."""
         return bool(self._pieces)
 
     def _is_secret(self, text: str) -> bool:
@@ -72,7 +72,7 @@ class Redaction:
         return value
 
     def fault(self, fault: ProbeFault) -> None:
-        """Keep secrets out of a fault's text, and of its traceback."""
+        """Keep secrets out of a fault's text and traceback."""
         shown = self.text(fault.detail)
         if shown != fault.detail:
             fault.detail = shown

@@ -1,4 +1,4 @@
-"""What a run and its servers said to each other, fit to show: no credentials, no mail, bounded."""
+"""The dialogue between a run and its servers, safe to show: no credentials, no mail, bounded."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from probes.core.faults import legible
 from probes.core.redaction import WITHHELD, Redaction
 
 FIRST = 80
-"""Entries that are kept from the beginning of a dialogue."""
+"""Number of entries to keep from the beginning of a dialogue."""
 
 LAST = 40
-"""Entries that are kept from its end, where it is longer."""
+"""Number of entries to keep from the end of a longer dialogue."""
 
 LINE = 200
-"""Longest line shown, in characters."""
+"""Maximum length of a line, in characters."""
 
 REPLY = 4096
-"""Most characters of one entry that are kept, such as the many lines of an answer to EHLO."""
+"""Maximum characters to keep of one entry, such as a long answer to EHLO."""
 
 CUT = "…"
-"""Stands where an answer is cut."""
+"""Marks where an answer is cut."""
 
 _BEYOND = 32  # characters looked at beyond what is kept, so that a secret that the cut divides is found
 

@@ -1,4 +1,4 @@
-"""What a run found: one reason from a closed list, findings, the time each phase took, and values."""
+"""The result of a run: one reason from a closed list, findings, the duration of each phase, and values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probes.core.transcript import Transcript
 
 
 class MessageState(StrEnum):
-    """Every state that a message can be in; the ledger holds exactly one for each message."""
+    """All states of a message; the ledger has exactly one for each message."""
 
     INTENT = "intent"
     SENT = "sent"
@@ -74,17 +74,17 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome that the reason stands for."""
+        """The outcome of the reason."""
         return self.reason.outcome
 
     @property
     def is_warning(self) -> bool:
-        """Whether the run is ok and yet found something that wants attention."""
+        """Whether the run is ok but found something that needs attention."""
         return self.reason.word == "warning"
 
 
 RESOLVE = "resolve"
-"""The phase in which a host's addresses are looked up."""
+"""The phase that looks up a host's addresses."""
 
 
 TURN = "turn"
@@ -144,7 +144,7 @@ class Run:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Mark a stretch in which the run only waits, so that an agent that stops ends it at once."""
+        """Mark a part in which the run only waits, so that a stopping agent can end it at once."""
         self.can_stop = True
         try:
             yield

@@ -61,7 +61,7 @@ def test_port_is_taken(site: Path, tmp_path: Path) -> None:
             2,
             "",
             f"mailsonde cannot start: cannot listen on 127.0.0.1:{port}: Address already in use; "
-            "change agent.listen, or stop what holds the port\n",
+            "change agent.listen, or stop the process that uses the port\n",
         )
 
 
