@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
 import click
 
 from monitor.commands.options import UNUSABLE, config_option, load_or_exit, sound_or_exit
-from monitor.rendering import RENDERERS, render_alerts, write_files
+from monitor.config.models import parse_listen
+from monitor.rendering import RULES, render_alerts, render_dashboards, render_prometheus, write_files
 from monitor.thresholds import load_thresholds
 
 
+def _addresses(
+    ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, int], ...]:
+    try:
+        return tuple(parse_listen(value) for value in values)
+    except ValueError:
+        raise click.BadParameter(
+            "must be HOST:PORT, such as 127.0.0.1:9093 or [::1]:9093", ctx, option
+        ) from None
+
+
 @click.command()
-@click.argument("what", type=click.Choice(sorted(RENDERERS)))
+@click.argument("what", type=click.Choice(["alerts", "dashboards", "prometheus"]))
 @config_option
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Directory to write to; created if missing."
@@ -24,7 +37,17 @@ from monitor.thresholds import load_thresholds
     type=click.Path(path_type=Path),
     help="For alerts: your own thresholds (YAML), which override those in alerts/thresholds.yaml.",
 )
-def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
+@click.option(
+    "--alertmanager",
+    "alertmanagers",
+    metavar="HOST:PORT",
+    callback=_addresses,
+    multiple=True,
+    help="For prometheus: an Alertmanager to send alerts to; may be repeated.",
+)
+def render(
+    what: str, config: Path, out: Path, thresholds: Path | None, alertmanagers: tuple[tuple[str, int], ...]
+) -> None:
     """Write alerts, dashboards or a Prometheus configuration.
 
     They are generated from your own configuration:
@@ -32,24 +55,42 @@ def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
     \b
     alerts      rule files, one per subsystem, with your probes' own times
     dashboards  Grafana dashboards (JSON to import or provision)
-    prometheus  a prometheus.yml that scrapes this agent and loads the rules
+    prometheus  a prometheus.yml that scrapes this agent, loads the rules in rules/
+                next to it, and sends alerts to your Alertmanager
 
     \b
     Examples:
       mailsonde render alerts --config mailsonde.yaml --out rules/
       mailsonde render alerts --config mailsonde.yaml --thresholds ours.yaml --out rules/
       mailsonde render dashboards --config mailsonde.yaml --out dashboards/
-      mailsonde render prometheus --config mailsonde.yaml --out .
+      mailsonde render prometheus --config mailsonde.yaml --alertmanager localhost:9093 --out .
 
-    Replaces files with the same name. Prints the path of each file.
+    Replaces files with the same name. Prints the path of each file, and a warning if alerts
+    would not fire or would reach nobody.
     """
-    configuration = load_or_exit(config)
-    if what == "alerts":
-        files = render_alerts(configuration, sound_or_exit(lambda: load_thresholds(thresholds)))
-    elif thresholds is not None:
+    if thresholds is not None and what != "alerts":
         raise click.UsageError(f"--thresholds is for alerts, not for {what}")
+    if alertmanagers and what != "prometheus":
+        raise click.UsageError(f"--alertmanager is for prometheus, not for {what}")
+    configuration = load_or_exit(config)
+    warnings = []
+    if what == "alerts":
+        limits = sound_or_exit(lambda: load_thresholds(thresholds))
+        files = render_alerts(configuration, limits)
+        if "://" not in limits.runbooks:
+            warnings.append(
+                "the runbook links in alerts are only paths; publish the folder alerts/runbooks and set "
+                "`runbooks` in your --thresholds to its address"
+            )
+    elif what == "prometheus":
+        files = render_prometheus(configuration, alertmanagers)
+        if not alertmanagers:
+            warnings.append("alerts reach nobody without an Alertmanager; add --alertmanager HOST:PORT")
+        if not any((out / RULES).glob("mailsonde-*.rules.yaml")):
+            missing = shlex.join(("--config", str(config), "--out", str(out / RULES)))
+            warnings.append(f"there are no alert rules yet; run mailsonde render alerts {missing}")
     else:
-        files = RENDERERS[what](configuration)
+        files = render_dashboards(configuration)
     try:
         for path in write_files(files, out):
             click.echo(path)
@@ -60,3 +101,5 @@ def render(what: str, config: Path, out: Path, thresholds: Path | None) -> None:
             err=True,
         )
         sys.exit(UNUSABLE)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)

@@ -58,6 +58,14 @@ class Prometheus:
         """Return the alerts in a state, by name."""
         return {a["labels"]["alertname"]: a for a in self._get("/alerts")["alerts"] if a["state"] == state}
 
+    def rule_groups(self) -> set[str]:
+        """Return the names of the groups of rules that are loaded."""
+        return {group["name"] for group in self._get("/rules")["groups"]}
+
+    def alertmanagers(self) -> list[str]:
+        """Return the addresses of the Alertmanagers that alerts are sent to."""
+        return [one["url"] for one in self._get("/alertmanagers")["activeAlertmanagers"]]
+
     def _get(self, path: str, **parameters: str) -> Any:
         answer = self._client.get(path, params=parameters).json()
         assert answer["status"] == "success", answer

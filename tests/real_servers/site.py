@@ -127,19 +127,9 @@ class Site:
     def start_prometheus(self) -> Prometheus:
         """Start Prometheus with the configuration and rules that mailsonde renders."""
         rendered = self.directory / "rendered"
-        for what in ("alerts", "prometheus"):
-            command = [
-                sys.executable,
-                "-m",
-                "monitor",
-                "render",
-                what,
-                "--config",
-                self.config,
-                "--out",
-                rendered,
-            ]
-            subprocess.run(command, check=True, capture_output=True)
+        for what, out in (("alerts", rendered / "rules"), ("prometheus", rendered)):
+            render = [sys.executable, "-m", "monitor", "render", what]
+            subprocess.run([*render, "--config", self.config, "--out", out], check=True, capture_output=True)
         prometheus = Prometheus(self.directory / "prometheus", rendered / "prometheus.yml")
         self._stack.callback(prometheus.stop)
         return prometheus

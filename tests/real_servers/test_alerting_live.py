@@ -97,14 +97,11 @@ def _prometheus(site: Site, alertmanager: Alertmanager) -> Prometheus:
     rendered, thresholds = site.directory / "rendered", site.directory / "thresholds.yaml"
     thresholds.write_text(yaml.safe_dump(QUICK))
     base = [sys.executable, "-m", "monitor", "render"]
-    options = ["--config", site.config, "--out", rendered]
-    for what in (["alerts", "--thresholds", thresholds], ["prometheus"]):
-        subprocess.run([*base, *what, *options], check=True, capture_output=True)
-    config = yaml.safe_load((rendered / "prometheus.yml").read_text())
-    config["alerting"] = {
-        "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager.port}"]}]}]
-    }
-    (rendered / "prometheus.yml").write_text(yaml.safe_dump(config))
+    for what in (
+        ["alerts", "--thresholds", thresholds, "--out", rendered / "rules"],
+        ["prometheus", "--alertmanager", f"127.0.0.1:{alertmanager.port}", "--out", rendered],
+    ):
+        subprocess.run([*base, *what, "--config", site.config], check=True, capture_output=True)
     return Prometheus(site.directory / "prometheus", rendered / "prometheus.yml")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from monitor.commands import main
 from monitor.config.models import Configuration
 from monitor.rendering import render_prometheus
 
@@ -37,3 +40,56 @@ def test_a_quick_probe_is_scraped_as_often_as_it_runs(interval: str, scrape: str
     """No run of a quick probe goes unseen between two scrapes; none is scraped less than every 15 s."""
     shared, _ = _job({}, interval)
     assert shared == {"scrape_interval": scrape, "evaluation_interval": scrape}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text("probes: [{name: hq-mx, kind: mx, domain: example.com}]\n")
+    return path
+
+
+def _render(site: Path, what: str, *options: str) -> tuple[int, str]:
+    out = str(site.parent / ("rules" if what == "alerts" else "."))
+    done = CliRunner().invoke(main, ["render", what, "--config", str(site), "--out", out, *options])
+    return done.exit_code, done.stderr
+
+
+def test_prometheus_sends_alerts_to_every_named_alertmanager(site: Path) -> None:
+    """Prometheus sends to the Alertmanagers of the command line, IPv6 addresses included."""
+    assert _render(site, "prometheus", "--alertmanager", "a:9093", "--alertmanager", "[::1]:9093")[0] == 0
+    document = yaml.safe_load((site.parent / "prometheus.yml").read_text())
+    assert document["alerting"]["alertmanagers"] == [
+        {"static_configs": [{"targets": ["a:9093", "[::1]:9093"]}]}
+    ]
+
+
+def test_a_prometheus_that_would_stay_silent_is_warned_of(site: Path) -> None:
+    """Missing rules and a missing Alertmanager are named, each until it is there."""
+    _, warned = _render(site, "prometheus")
+    assert "there are no alert rules yet; run mailsonde render alerts --config" in warned
+    assert "add --alertmanager HOST:PORT" in warned
+    _render(site, "alerts")
+    assert _render(site, "prometheus", "--alertmanager", "a:9093") == (0, "")
+
+
+def test_runbook_links_that_lead_nowhere_are_warned_of(site: Path) -> None:
+    """Alerts whose runbook links are mere paths come with a warning, those with an address do not."""
+    assert "runbook" in _render(site, "alerts")[1]
+    ours = site.with_name("ours.yaml")
+    ours.write_text("runbooks: https://example.com/runbooks\n")
+    assert _render(site, "alerts", "--thresholds", str(ours)) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "why"),
+    [
+        ("prometheus", "localhost", "must be HOST:PORT"),
+        ("alerts", "localhost:9093", "--alertmanager is for prometheus, not for alerts"),
+    ],
+)
+def test_an_alertmanager_that_cannot_be_used_is_refused(site: Path, what: str, value: str, why: str) -> None:
+    """An address without a port, and one that nothing would use, end with status 2 and the reason."""
+    status, told = _render(site, what, "--alertmanager", value)
+    assert status == 2
+    assert why in told
