@@ -48,6 +48,7 @@ CERTIFICATE_SOON = alert("CertificateExpiring", "warning", kind="pop3", probe="p
 DOWN_MX = alert("ProbeDown", kind="mx", probe="mx", target="example.com")
 LOST = alert("MessageLost", probe="trip", target="a", state="lost")
 JUNKED = alert("MessageJunked", probe="trip", target="a")
+HEARTBEAT = alert("Heartbeat", "none")
 FOREIGN = frozenset({("alertname", "DiskFull"), ("severity", "critical")})
 
 
@@ -190,6 +191,13 @@ def test_what_is_told_over_time_is_what_alertmanager_tells(
         wait_until(lambda: len(log.told) >= len(modelled), f"step {step}: {log.told} as {modelled}")  # noqa: B023
         time.sleep(1.5)  # more than group_interval: nothing else may come, and there is no event for that
         assert Counter(log.told) == Counter(modelled), f"step {step}"
+
+
+def test_the_heartbeat_beats_every_minute() -> None:
+    """The example repeats the heartbeat at the end of each group interval, not of every other one."""
+    route = Policy(ALERTMANAGER).route(dict(HEARTBEAT))
+    assert route.group_interval == 60.0
+    assert route.repeat_interval < route.group_interval
 
 
 @pytest.mark.parametrize(
