@@ -79,7 +79,6 @@ def assemble(
             clock=clock,
             ledger=ledger,
             signer=signer,
-            instance=instance,
             retention=agent.retention,
             loops=loops,
             authserv_id=site.mailboxes[name].authserv_id,

@@ -112,6 +112,13 @@ class SqlLedger:
         """
         return await self._read(lambda connection: transaction.find(connection, self._location, message_id))
 
+    async def is_others(self, message: Message) -> bool:
+        """Return whether another process that still lives answers for the message."""
+        if message.instance == self._locks.instance:
+            return False
+        living = await self._in_background(self._locks.living)
+        return message.instance in living
+
     async def open_messages(self, since: float = 0.0) -> list[Message]:
         """Return, oldest first, each message that is under way or may still arrive.
 
@@ -250,8 +257,11 @@ class SqlLedger:
         return cast("T", await self._writer.submit(operation))
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
+        return await self._in_background(lambda: self._database.read(query))
+
+    async def _in_background(self, work: Callable[[], T]) -> T:
         try:
-            reading = asyncio.get_running_loop().run_in_executor(self._reader, self._database.read, query)
+            reading = asyncio.get_running_loop().run_in_executor(self._reader, work)
         except RuntimeError:  # shut down
             raise LedgerError(f"{self._database.name} is closed") from None
         return await reading

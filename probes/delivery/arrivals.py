@@ -108,7 +108,6 @@ class Arrivals:
         clock: Clock,
         ledger: Ledger,
         signer: TokenSigner,
-        instance: str,
         retention: float,
         loops: Container[str] = (),
         authserv_id: str | None = None,
@@ -117,7 +116,6 @@ class Arrivals:
         self._clock = clock
         self._ledger = ledger
         self._signer = signer
-        self._instance = instance
         self._retention = retention
         self._loops = loops
         self._authserv_id = authserv_id
@@ -148,7 +146,7 @@ class Arrivals:
         if record is None or record.mailbox != self._mailbox or record.probe != token.probe:
             expired = self._clock.time() - token.created_us / 1e6 > self._retention
             return Accounted(Fate.FOREIGN, unexpected=Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
-        if record.instance != self._instance:
+        if await self._ledger.is_others(record):
             return _FOREIGN
         if record.state is MessageState.INTENT:  # not yet recorded as sent: the next poll counts it
             return _PENDING
@@ -164,7 +162,7 @@ class Arrivals:
         record = await self._ledger.find(token.run) if token is not None else None
         if record is None or record.probe not in self._loops or record.mailbox != self._mailbox:
             return _FOREIGN
-        if record.instance != self._instance:
+        if await self._ledger.is_others(record):
             return _FOREIGN
         if record.state is MessageState.INTENT:
             return _PENDING
@@ -216,7 +214,7 @@ class Arrivals:
         report = bounce.read_report(await folder.beginning(uid, REPORT_OCTETS))
         run = self._run_of(report) if report is not None else None
         record = await self._ledger.find(run) if run is not None else None
-        if report is None or record is None or record.instance != self._instance:
+        if report is None or record is None or await self._ledger.is_others(record):
             return _FOREIGN
         if record.state is MessageState.INTENT:
             return _PENDING

@@ -114,3 +114,7 @@ class Ledger(Protocol):
     async def find(self, message_id: str) -> Message | None:
         """Return the message with this id, or ``None``."""
         ...
+
+    async def is_others(self, message: Message) -> bool:
+        """Return whether another process that still lives answers for the message."""
+        ...

@@ -80,6 +80,9 @@ class WatchedLedger:
     async def find(self, message_id: str) -> Message | None:
         return await self._ledger.find(message_id)
 
+    async def is_others(self, message: Message) -> bool:
+        return await self._ledger.is_others(message)
+
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
@@ -103,7 +106,6 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
                 clock=clock,
                 ledger=watched,
                 signer=signer,
-                instance="me",
                 retention=86400.0,
             )
             pop3 = Pop3Mailbox(MAILBOX, pop, clock, LoginBudget(6000.0, clock))

@@ -114,7 +114,6 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
             clock=clock,
             ledger=ledger,
             signer=SIGNER,
-            instance="me",
             retention=7 * 86400.0,
         )
         pop3 = Pop3Mailbox(MAILBOX, SERVER, clock, LoginBudget(6000.0, clock))
@@ -321,23 +320,40 @@ async def test_restart_after_a_crash_before_deletion_counts_no_duplicate(bench: 
     assert bench.found.counts == {}
 
 
-async def test_message_of_another_process_is_left_to_it(bench: Bench) -> None:
-    """A message that `check` awaits is neither counted nor deleted by the agent."""
+def of_instance(message: Message, instance: str) -> Message:
+    """Return a new message like ``message`` for which another process answers."""
+    same = {name: getattr(message, name) for name in Message.__slots__}
+    new = {"id": secrets.token_hex(16), "instance": instance, "state": MessageState.INTENT}
+    return Message(**{**same, **new})
+
+
+async def test_message_of_another_process_is_left_to_it(bench: Bench, tmp_path: Path) -> None:
+    """A message that a running `check` awaits is neither counted nor deleted by the agent."""
+    async with open_ledger(f"sqlite://{tmp_path}/ledger.db", bench.clock, "check-1", "here"):
+        message = await bench.sent()
+        await bench.ledger.intend(theirs := of_instance(message, "check-1"))
+        bench.arrives(theirs, 0.0, "theirs")
+        bench.arrives(message, 0.2, "ours")
+        await bench.watcher.await_arrival(message)
+        assert bench.mailbox.deleted == ["ours"]
+        assert bench.found.counts == {}
+
+
+async def test_copies_that_an_earlier_process_left_behind(bench: Bench) -> None:
+    """What was delivered before a restart is known: its copy goes, and another one is a duplicate."""
     message = await bench.sent()
-    theirs = Message(
-        **{
-            **{name: getattr(message, name) for name in Message.__slots__},
-            "id": secrets.token_hex(16),
-            "instance": "check-1",
-            "state": MessageState.INTENT,
-        }
+    await bench.ledger.intend(earlier := of_instance(message, "agent-before"))
+    now = bench.clock.now
+    await bench.ledger.advance(earlier.id, MessageState.SENT, connected_mono=now, dot_mono=now)
+    await bench.ledger.advance(
+        earlier.id, MessageState.DELIVERED, delivery_seconds=0.1, uncertainty_seconds=0.1, mailbox_uid="left"
     )
-    await bench.ledger.intend(theirs)
-    bench.arrives(theirs, 0.0, "theirs")
+    bench.arrives(earlier, 0.0, "left")
+    bench.arrives(earlier, 0.0, "second")
     bench.arrives(message, 0.2, "ours")
     await bench.watcher.await_arrival(message)
-    assert bench.mailbox.deleted == ["ours"]
-    assert bench.found.counts == {}
+    assert sorted(bench.mailbox.deleted) == ["left", "ours", "second"]
+    assert bench.found.counts == {Unexpected.DUPLICATE: 1}
 
 
 async def test_message_seen_before_its_reply_was_recorded(bench: Bench) -> None:
@@ -421,7 +437,7 @@ async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.M
     stuck = MailboxWatcher(
         "stuck",
         Pop3Mailbox(stuck_settings, SERVER, bench.clock, budget),
-        Arrivals("stuck", **options, instance="me", retention=86400.0),
+        Arrivals("stuck", **options, retention=86400.0),
         clock=bench.clock,
         observer=bench.found,
         retention=86400.0,
@@ -462,7 +478,7 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
         sender = MailboxWatcher(
             "sender",
             Pop3Mailbox(settings, SERVER, bench.clock, LoginBudget(6000.0, bench.clock)),
-            Arrivals("sender", **options, instance="me", retention=86400.0),
+            Arrivals("sender", **options, retention=86400.0),
             clock=bench.clock,
             observer=bench.found,
             retention=86400.0,

@@ -107,7 +107,6 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
             clock=self.clock,
             ledger=self.ledger,
             signer=SIGNER,
-            instance="me",
             retention=7 * 86400.0,
         )
         pop3 = Pop3Mailbox(MAILBOX, SERVER, self.clock, LoginBudget(60000.0, self.clock))
