@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated
+from math import inf
+from typing import Annotated, cast
 
-import dns.asyncbackend
 import dns.asyncquery
 import dns.exception
 import dns.flags
@@ -20,19 +20,24 @@ import dns.query
 import dns.rcode
 import dns.rdata
 import dns.rdatatype
-import dns.resolver
 from pydantic import AfterValidator, Field
 
 from probes.core.faults import ProbeFault, fault_of, legible
 from probes.core.reasons import Outcome, Reason
 from probes.core.setting_types import Duration, is_host_name
 from probes.core.settings import Settings
+from probes.protocols.resolver_files import SYSTEM_FILES, is_ip_address
 
 EDNS_PAYLOAD = 1232
 """Largest UDP answer, in octets, that is asked for (RFC 6891 section 6.2.5); it crosses every link whole."""
 
-UDP_ATTEMPTS = 2
-"""How often a question goes out over UDP within its timeout."""
+WITHOUT_EDNS = 600.0
+"""Seconds in which a resolver is asked without EDNS after it answered only that (RFC 6891 section 6.2.2)."""
+
+MOST_DATAGRAMS = 100
+"""Most datagrams that wait to be read; more are a flood."""
+
+_NO_EDNS = (dns.rcode.FORMERR, dns.rcode.NOTIMP)
 
 
 def a_labels(value: str) -> str:
@@ -46,20 +51,9 @@ def a_labels(value: str) -> str:
     return name
 
 
-def system_nameserver() -> str:
-    """Return the address of this machine's first name server, which is 127.0.0.1 where none is set."""
-    try:
-        nameservers = dns.resolver.Resolver(configure=True).nameservers
-    except dns.resolver.NoResolverConfiguration:
-        nameservers = []
-    return str(nameservers[0]) if nameservers else "127.0.0.1"  # as resolv.conf(5) has it
-
-
 def _ip_address(value: str) -> str:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        raise ValueError(f"{legible(value, 80)!r} is not an IP address such as 192.0.2.53") from None
+    if not is_ip_address(value):
+        raise ValueError(f"{legible(value, 80)!r} is not an IP address such as 192.0.2.53")
     return value
 
 
@@ -73,7 +67,7 @@ class ResolverSettings(Settings):
     """The recursive resolver that questions go to."""
 
     address: IpAddress = Field(
-        default_factory=system_nameserver,
+        default_factory=lambda: SYSTEM_FILES.stub_resolver.nameservers[0],
         description="IP address of a recursive resolver. Default: the system's first.",
     )
     port: int = Field(default=53, ge=1, le=65535)
@@ -95,12 +89,78 @@ class Answer:
     aliases: tuple[dns.name.Name, ...] = ()
 
 
+class _EdnsRefusedError(Exception):
+    """The resolver does not know EDNS, and says so."""
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """A socket that hears of ICMP errors, and of nobody but its peer."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[bytes | Exception] = asyncio.Queue(MOST_DATAGRAMS)
+        self.transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)  # uvloop's are no subclass of it
+
+    def datagram_received(self, data: bytes, _: object) -> None:
+        self._take(data)
+
+    def error_received(self, exc: Exception) -> None:
+        self._take(exc)
+
+    def _take(self, arrived: bytes | Exception) -> None:
+        with suppress(asyncio.QueueFull):
+            self._arrived.put_nowait(arrived)
+
+    def send(self, octets: bytes) -> None:
+        """Send a datagram."""
+        self.transport.sendto(octets)
+
+    async def receive(self) -> bytes:
+        """Wait for the next datagram; raises OSError."""
+        arrived = await self._arrived.get()
+        if isinstance(arrived, Exception):
+            raise arrived
+        return arrived
+
+
+@asynccontextmanager
+async def _connected(address: str, port: int) -> AsyncIterator[_Datagrams]:
+    """Yield a datagram socket, made here because event loops look even an IP address up on shared threads."""
+    made = socket.socket(dns.inet.af_for_address(address), socket.SOCK_DGRAM)
+    try:
+        made.setblocking(False)
+        made.connect((address, port))
+        transport, datagrams = await asyncio.get_running_loop().create_datagram_endpoint(
+            _Datagrams, sock=made
+        )
+    except BaseException:
+        made.close()
+        raise
+    try:
+        yield datagrams
+    finally:
+        transport.abort()
+
+
+def _question(name: dns.name.Name | str, rdtype: str, has_edns: bool) -> dns.message.QueryMessage:
+    """Return a query, with or without EDNS; raises DNSException for a name that DNS cannot hold."""
+    return dns.message.make_query(name, rdtype, use_edns=has_edns, payload=EDNS_PAYLOAD)
+
+
+def _refuses(datagram: bytes) -> bool:
+    """Return whether a response says FORMERR or NOTIMP, however broken the rest of it is."""
+    return len(datagram) > 3 and datagram[2] & 0x80 != 0 and datagram[3] & 0x0F in _NO_EDNS
+
+
 class Resolver:
     """Asks one recursive resolver, over UDP and, where an answer does not fit, TCP (RFC 7766 section 5)."""
 
     def __init__(self, settings: ResolverSettings) -> None:
         self._settings = settings
         self._where = f"resolver {settings.address} port {settings.port}"
+        self._without_edns_until = -inf  # in the event loop's seconds
 
     async def ask(self, name: dns.name.Name | str, rdtype: str, *, until: float | None = None) -> Answer:
         """Ask for the records of type ``rdtype`` at ``name``, following aliases.
@@ -109,59 +169,64 @@ class Resolver:
         with `DNS_NXDOMAIN` where the name, or what it is an alias of, does not exist;
         every other reason says that nothing was learnt about the name: its outcome is unknown.
         """
-        try:
-            query = dns.message.make_query(name, rdtype, use_edns=0, payload=EDNS_PAYLOAD)
-        except dns.exception.DNSException as error:  # a guessed name may be longer than the one it is made of
-            raise ProbeFault(Reason.DNS_NXDOMAIN, f"{name}: no name that DNS can hold") from error
         begun = asyncio.get_running_loop().time()
         ends = begun + self._settings.timeout
         if until is not None:
             ends = min(ends, until)
+        has_edns = begun >= self._without_edns_until
         try:
-            response = await self._over_udp(query, begun, ends)
-        except dns.message.Truncated:
-            response = await self._over_tcp(query, ends)
+            questions = [_question(name, rdtype, edns) for edns in (has_edns, False)]
+        except dns.exception.DNSException as error:  # a guessed name may be longer than the one it is made of
+            raise ProbeFault(Reason.DNS_NXDOMAIN, f"{name}: no name that DNS can hold") from error
+        try:
+            question, response = await self._over_udp(questions, begun, ends)
         except OSError as error:
-            raise self._unreachable(query, error) from error
-        return self._answer(query, response)
+            raise self._unreachable(questions[0], error) from error
+        if has_edns and question is not questions[0]:
+            self._without_edns_until = begun + WITHOUT_EDNS
+        return self._answer(question, response or await self._over_tcp(question, ends))
 
     async def _over_udp(
-        self, query: dns.message.QueryMessage, begun: float, ends: float
-    ) -> dns.message.Message:
-        """Return the response; raises `dns.message.Truncated` where it was cut, OSError, ProbeFault."""
-        address, port = self._settings.address, self._settings.port
-        backend = dns.asyncbackend.get_default_backend()
-        # A connected socket hears of ICMP errors, and of nobody but the resolver.
-        family = dns.inet.af_for_address(address)
-        sock = await backend.make_socket(  # type: ignore[no-untyped-call] # dnspython leaves it unannotated
-            family, socket.SOCK_DGRAM, 0, None, (address, port)
-        )
-        wire = query.to_wire()
-        async with sock:
-            for attempt in range(1, UDP_ATTEMPTS + 1):
-                # The same question again, so that a late answer to the first still counts.
-                await sock.sendto(wire, None, None)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(begun + (ends - begun) * attempt / UDP_ATTEMPTS):
-                        while True:
-                            datagram, _ = await sock.recvfrom(65535, None)
-                            if (response := self._response(query, datagram)) is not None:
-                                return response
-        raise self._fault(Reason.DNS_TIMEOUT, query, f"no answer within {max(0, ends - begun):.3g} s")
+        self, questions: Sequence[dns.message.QueryMessage], begun: float, ends: float
+    ) -> tuple[dns.message.QueryMessage, dns.message.Message | None]:
+        """Return the question that was answered, and its response, or ``None`` if that was cut.
 
-    def _response(self, query: dns.message.QueryMessage, datagram: bytes) -> dns.message.Message | None:
-        """Return the response that a datagram holds, or ``None`` if it answers something else."""
+        Each question has an equal share of the time; a late answer to an earlier one still counts.
+        Raises OSError, ProbeFault.
+        """
+        async with _connected(self._settings.address, self._settings.port) as datagrams:
+            for count, question in enumerate(questions, 1):
+                datagrams.send(question.to_wire())
+                with suppress(TimeoutError, _EdnsRefusedError):
+                    async with asyncio.timeout_at(begun + (ends - begun) * count / len(questions)):
+                        while True:
+                            datagram = await datagrams.receive()
+                            if (found := self._response(questions[:count], datagram)) is not None:
+                                return found
+        raise self._fault(Reason.DNS_TIMEOUT, questions[0], f"no answer within {max(0, ends - begun):.3g} s")
+
+    def _response(
+        self, asked: Sequence[dns.message.QueryMessage], datagram: bytes
+    ) -> tuple[dns.message.QueryMessage, dns.message.Message | None] | None:
+        """Return the question that a datagram answers, and the response; ``None`` if it answers none.
+
+        Raises `_EdnsRefusedError` if that is the whole answer to the latest question.
+        """
+        question = next((each for each in asked if datagram[:2] == each.id.to_bytes(2, "big")), None)
+        if question is None:
+            return None
+        if question.edns >= 0 and _refuses(datagram):
+            if question is asked[-1]:
+                raise _EdnsRefusedError
+            return None
         try:
             response = dns.message.from_wire(datagram, raise_on_truncation=True)
         except dns.message.Truncated as cut:
-            if query.is_response(cut.message()):  # type: ignore[no-untyped-call] # dnspython's own gap
-                raise
-            return None
+            is_ours = question.is_response(cut.message())  # type: ignore[no-untyped-call] # dnspython's own gap
+            return (question, None) if is_ours else None
         except dns.exception.DNSException as error:
-            if datagram[:2] == query.id.to_bytes(2, "big"):
-                raise self._fault(Reason.DNS_MALFORMED, query, str(error)) from error
-            return None
-        return response if query.is_response(response) else None
+            raise self._fault(Reason.DNS_MALFORMED, question, str(error)) from error
+        return (question, response) if question.is_response(response) else None
 
     async def _over_tcp(self, query: dns.message.QueryMessage, ends: float) -> dns.message.Message:
         address, port = self._settings.address, self._settings.port

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +12,8 @@ from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Outcome, Reason
 from probes.core.transcript import REPLY, Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
+from probes.protocols import name_resolution
+from probes.protocols.resolver_files import is_ip_address
 from probes.protocols.tls import certificate_not_after, description
 
 BUFFER_LIMIT = 64 * 1024
@@ -33,22 +33,23 @@ async def connect_tcp(
     host: str,
     port: int,
     phases: PhaseTimer,
-    timeout: float,  # noqa: ASYNC109 # one budget for all addresses
+    timeout: float,  # noqa: ASYNC109 # one budget for the name, and one for all addresses
     resolve: Resolve | None = None,
 ) -> ProtocolT:
     """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
-    The addresses are tried in the resolver's order (RFC 6724) within ``timeout`` seconds
-    altogether, each with an equal share of the time that is left. If none answers, raises
-    `ProbeFault` with the first fault that is the server's, else the first that is ours.
-    ``resolve`` replaces the system's resolver, also for IP literals.
+    The name is resolved within ``timeout`` seconds. Its addresses are then tried in the resolver's
+    order (RFC 6724) within as many seconds altogether, each with an equal share of the time that is
+    left, so that slow DNS never reads as a slow server. If none answers, raises `ProbeFault` with the
+    first fault that is the server's, else the first that is ours. ``resolve`` replaces the system's
+    resolver, also for IP literals.
     """
     loop = asyncio.get_running_loop()
-    ends = loop.time() + timeout
     places = [(host, port)]
-    if resolve is not None or not _is_literal(host):
+    if resolve is not None or not is_ip_address(host):
         with phases.phase(RESOLVE):
-            places = await (resolve or _resolve)(host, port, timeout)
+            places = await (resolve or name_resolution.system.resolve)(host, port, timeout)
+    ends = loop.time() + timeout
     faults = []
     with phases.phase("connect"):
         for position, (address, its_port) in enumerate(places):
@@ -64,21 +65,6 @@ async def connect_tcp(
         raise next((fault for fault in faults if fault.reason.outcome is Outcome.FAILED), faults[0])
 
 
-async def _resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
-    try:
-        async with asyncio.timeout(seconds):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except TimeoutError as error:
-        raise ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s") from error
-    except UnicodeError as error:  # a label longer than 63 octets
-        raise ProbeFault(Reason.DNS_NXDOMAIN, f"{host}: no name that DNS can hold") from error
-    except OSError as error:
-        if (fault := fault_of(error)) is None:
-            raise
-        raise fault from error
-    return [(str(entry[4][0]), port) for entry in found]
-
-
 async def _connect(
     make_protocol: Callable[[], ProtocolT], address: str, port: int, seconds: float
 ) -> ProtocolT:
@@ -92,14 +78,6 @@ async def _connect(
         said = said or ProbeFault(Reason.NETWORK_UNREACHABLE, error.strerror or str(error))
         raise ProbeFault(said.reason, f"{address} port {port}: {said.detail}") from error
     return protocol
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class _Receiver(asyncio.Protocol):

@@ -11,17 +11,16 @@ from typing import NamedTuple
 from cryptography.x509 import load_der_x509_certificate
 
 from probes.core.faults import ProbeFault
+from probes.core.file_version import FileVersion, version_of
 from probes.core.reasons import Reason
 
 _log = logging.getLogger(__name__)
-
-_FileVersion = tuple[int, ...]
 
 
 class _Held(NamedTuple):
     """A context, and the version of its CA file when it was last checked (``None``: the file was missing)."""
 
-    version: _FileVersion | None
+    version: FileVersion | None
     context: ssl.SSLContext
 
 
@@ -44,19 +43,10 @@ def client_context(
     """
     key = ca, alpn, besides_system
     held = _held.get(key)
-    version = () if ca is None else _version(ca)
+    version = () if ca is None else version_of(ca)
     if held is None or held.version != version:
         held = _held[key] = _Held(version, _loaded(*key, held))
     return held.context
-
-
-def _version(file: Path) -> _FileVersion | None:
-    """Return values that change with the file's content, also if a symbolic link is redirected."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _loaded(

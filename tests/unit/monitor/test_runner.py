@@ -138,17 +138,37 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
     assert result.verdict.detail == "in phase greeting: not done after 0.1 s"
 
 
-async def test_a_deadline_that_a_resolver_used_up_is_no_outage() -> None:
-    """While a name is looked up, nothing was asked of the mail system yet: that is unknown."""
+@pytest.mark.parametrize("held", [0.0, 5.0])
+async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float) -> None:
+    """While a name is looked up, nothing was asked of the mail system: that is unknown, whatever the load."""
+    clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
         with run.phases.phase(RESOLVE):
+            clock.now += held
             await asyncio.Event().wait()
         raise AssertionError
 
-    result = await Runner(InstantClock(), "here").run(Scripted(act, deadline="100ms"))
+    result = await Runner(clock, "here").run(Scripted(act, deadline="100ms"))
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.DNS_TIMEOUT)
     assert result.verdict.detail == "in phase resolve: not done after 0.1 s"
+
+
+@pytest.mark.parametrize(("resolving", "reason"), [(0.04, Reason.TIMEOUT), (0.06, Reason.DNS_TIMEOUT)])
+async def test_a_resolver_that_left_too_little_time_is_no_outage(resolving: float, reason: Reason) -> None:
+    """A server that got less than half of a run's time because of slow DNS is not blamed for the rest."""
+    clock = InstantClock()
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase(RESOLVE):
+            await clock.sleep(resolving)
+        with run.phases.phase("greeting"):
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    verdict = (await Runner(clock, "here").run(Scripted(act, deadline="100ms"))).verdict
+    assert verdict.reason is reason
+    assert verdict.detail.startswith("in phase greeting: not done after 0.1 s")
 
 
 @pytest.mark.parametrize(("held", "outcome"), [(0.0, Outcome.FAILED), (5.0, Outcome.UNKNOWN)])

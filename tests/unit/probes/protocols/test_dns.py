@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import dns.message
 import dns.rcode
@@ -16,8 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.setting_types import is_host_name
+from probes.protocols import dns as dns_module
 from probes.protocols.dns import DomainName, Resolver, ResolverSettings
+from probes.protocols.resolver_files import ResolverFiles
 from tests.fakes.dns_server import Script, dns_server, response, zone
+from tests.fakes.resolver_files import resolver_files
 
 MX = ("example.com. 300 IN MX 10 mx1.example.com.", "example.com. 300 IN MX 20 mx2.example.com.")
 
@@ -326,18 +331,88 @@ def test_a_resolver_is_an_address() -> None:
         ResolverSettings(address="dns.example")
 
 
-def test_the_default_resolver_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_resolver_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an address the system's first name server is asked, and this machine where none is set."""
-
-    class Configured:
-        def __init__(self, configure: bool) -> None:
-            self.nameservers = ["192.0.2.53", "192.0.2.54"]
-
-    monkeypatch.setattr("dns.resolver.Resolver", Configured)
+    files = resolver_files(tmp_path, resolv_conf="nameserver 192.0.2.53\nnameserver 192.0.2.54\n")
+    monkeypatch.setattr(dns_module, "SYSTEM_FILES", files)
     assert ResolverSettings().address == "192.0.2.53"
-
-    def unconfigured(configure: bool) -> None:
-        raise dns.resolver.NoResolverConfiguration
-
-    monkeypatch.setattr("dns.resolver.Resolver", unconfigured)
+    monkeypatch.setattr(dns_module, "SYSTEM_FILES", ResolverFiles(resolv_conf_path=tmp_path / "missing"))
     assert ResolverSettings().address == "127.0.0.1"
+
+
+def without_edns(refusal: Callable[[dns.message.Message], Sequence[bytes | dns.message.Message]]) -> Script:
+    """Return the script of a resolver that knows no EDNS: such questions get ``refusal``."""
+
+    def script(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:
+        return refusal(query) if query.edns >= 0 else [response(query, *MX)]
+
+    return script
+
+
+def refusing(rcode: dns.rcode.Rcode) -> Script:
+    """Return what such a resolver says."""
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        refusal = response(query, rcode=rcode)
+        refusal.use_edns(False)
+        return [refusal]
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("refusal", "patience"),
+    [
+        (refusing(dns.rcode.FORMERR), "60s"),
+        (refusing(dns.rcode.NOTIMP), "60s"),
+        (lambda query: [query.to_wire()[:2] + b"\x81\x81" + b"\0" * 8], "60s"),  # only a header
+        (lambda query: [query.to_wire()[:2] + b"\x81\x81" + query.to_wire()[4:-8]], "60s"),  # half a copy
+        (lambda query: [], "400ms"),
+    ],
+    ids=["FORMERR", "NOTIMP", "header", "cut copy", "silence"],
+)
+async def test_a_resolver_without_edns(refusal: Script, patience: str) -> None:
+    """One that refuses or drops questions with EDNS is asked once more without, and then only so."""
+    async with dns_server(without_edns(refusal)) as server, asyncio.timeout(5):  # a refusal costs no wait
+        resolver = Resolver(server.settings(patience))
+        for _ in range(2):
+            assert len((await resolver.ask("example.com", "MX")).records) == 2
+    assert [query.edns for query in server.asked_over_udp] == [0, -1, -1]
+
+
+async def test_edns_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost datagram does not keep a resolver without EDNS for good."""
+    monkeypatch.setattr(dns_module, "WITHOUT_EDNS", 0.0)
+    async with dns_server(without_edns(refusing(dns.rcode.FORMERR))) as server:
+        resolver = Resolver(server.settings())
+        for _ in range(2):
+            await resolver.ask("example.com", "MX")
+    assert [query.edns for query in server.asked_over_udp] == [0, -1, 0, -1]
+
+
+async def test_a_late_answer_with_edns_counts() -> None:
+    """A slow resolver that answers the first question after the second one was sent knows EDNS."""
+    seen: list[dns.message.Message] = []
+
+    def script(query: dns.message.Message) -> list[dns.message.Message]:
+        seen.append(query)
+        return [response(seen[0], *MX)] if len(seen) > 1 else []
+
+    async with dns_server(script) as server:
+        resolver = Resolver(server.settings("200ms"))
+        assert len((await resolver.ask("example.com", "MX")).records) == 2
+        seen.clear()
+        await resolver.ask("example.com", "MX")
+    assert [query.edns for query in server.asked_over_udp] == [0, -1, 0, -1]
+
+
+async def test_a_cut_answer_without_edns() -> None:
+    """What a resolver without EDNS cuts is asked again over TCP, without EDNS too."""
+    script = without_edns(refusing(dns.rcode.FORMERR))
+
+    def cut(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:
+        return script(query) if query.edns >= 0 else [response(query, cut=True)]
+
+    async with dns_server(cut, script) as server:
+        assert len((await Resolver(server.settings()).ask("example.com", "MX")).records) == 2
+    assert [query.edns for query in server.asked_over_tcp] == [-1]

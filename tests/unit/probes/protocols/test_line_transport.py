@@ -6,8 +6,9 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
+from probes.protocols import name_resolution
 from probes.protocols.line_transport import BUFFER_LIMIT, LineTransport, connect_tcp
 from probes.protocols.tls import client_context
+from tests.fakes.dns_server import dns_server
+from tests.fakes.resolver_files import resolution
 from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server
 from tests.real_servers.dovecot import TlsFiles
 
@@ -333,44 +337,37 @@ async def test_a_name_that_cannot_be() -> None:
     assert caught.value.reason is Reason.DNS_NXDOMAIN
 
 
-def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[object, ...]) -> None:
-    """Let the running loop's resolver answer for mail.test with ``addresses``, in this order."""
-    real = asyncio.get_running_loop().getaddrinfo
-
-    async def getaddrinfo(host: str, port: int, **options: Any) -> Sequence[tuple[object, ...]]:
-        if host != "mail.test":  # uvloop asks for the family of literals too
-            return await real(host, port, **options)
-        families = [socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET for address in addresses]
-        return [(family, 1, 6, "", address) for family, address in zip(families, addresses, strict=True)]
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+def resolve_to(monkeypatch: pytest.MonkeyPatch, folder: Path, *addresses: str) -> None:
+    """Let the hosts file list ``addresses`` of mail.test, in this order."""
+    hosts = "".join(f"{address} mail.test\n" for address in addresses)
+    monkeypatch.setattr(name_resolution, "system", resolution(folder, hosts=hosts))
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (socket.gaierror(socket.EAI_NONAME, "unknown"), Reason.DNS_NXDOMAIN),
-        (socket.gaierror(socket.EAI_AGAIN, "later"), Reason.DNS_TIMEOUT),
-        (None, Reason.DNS_TIMEOUT),
-    ],
-)
 @on_each_loop
-async def test_a_resolver_that_fails(
-    error: Exception | None, reason: Reason, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the resolver says, or that it says nothing, is told apart from the server's faults."""
-
-    async def getaddrinfo(host: str, port: int, **options: object) -> None:
-        if error is not None:
-            raise error
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+async def test_a_resolver_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer from the resolver is told apart from a fault of the server, in its own phase."""
     phases = PhaseTimer(SystemClock())
-    with pytest.raises(ProbeFault) as caught:
-        await connect_tcp(asyncio.Protocol, "mail.test", 25, phases, 0.05)
-    assert caught.value.reason is reason
+    async with dns_server(lambda query: []) as server:
+        monkeypatch.setattr(name_resolution, "system", resolution(tmp_path, port=server.port))
+        with pytest.raises(ProbeFault) as caught:
+            await connect_tcp(asyncio.Protocol, "mail.test", 25, phases, 0.05)
+    assert caught.value.reason is Reason.DNS_TIMEOUT
     assert phases.current == "resolve"
+
+
+@on_each_loop
+async def test_slow_dns_does_not_shorten_connecting() -> None:
+    """A name that took nearly all of the time leaves the server as much time as ever."""
+
+    async def resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
+        assert seconds == 0.2
+        await asyncio.sleep(seconds)
+        return [("127.0.0.1", port)]
+
+    async with scripted_server(stay_silent) as server:
+        phases = PhaseTimer(SystemClock())
+        (await LineTransport.connect("mail.test", server.port, phases, 0.2, resolve)).abort()
+        await server.peer_closed()
 
 
 @contextmanager
@@ -397,10 +394,12 @@ async def test_a_silent_server() -> None:
 
 
 @on_each_loop
-async def test_a_silent_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_address_leaves_time_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An address that swallows packets does not use up the time of one that answers."""
     async with scripted_server(stay_silent) as server:
-        resolve_to(monkeypatch, ("127.0.0.2", server.port), ("127.0.0.1", server.port))
+        resolve_to(monkeypatch, tmp_path, "127.0.0.2", "127.0.0.1")
         with silence("127.0.0.2", server.port):
             wire = await LineTransport.connect("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
         wire.abort()
@@ -418,7 +417,7 @@ async def test_a_silent_address_leaves_time_for_the_next(monkeypatch: pytest.Mon
 )
 @on_each_loop
 async def test_a_refusal_outweighs_what_this_machine_lacks(
-    number: int, reason: Reason, monkeypatch: pytest.MonkeyPatch
+    number: int, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine without IPv6 still sees that a server's other address refuses: its outage is no unknown."""
     port = unused_port()
@@ -430,12 +429,12 @@ async def test_a_refusal_outweighs_what_this_machine_lacks(
             raise OSError(number, "not here")
         return await real(protocol, host, port)
 
-    resolve_to(monkeypatch, ("127.0.0.1", port), ("2001:db8::1", port, 0, 0))
+    resolve_to(monkeypatch, tmp_path, "127.0.0.1", "2001:db8::1")
     monkeypatch.setattr(loop, "create_connection", without_ipv6)
     with pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is Reason.CONNECT_REFUSED
-    resolve_to(monkeypatch, ("2001:db8::1", port, 0, 0))
+    resolve_to(monkeypatch, tmp_path, "2001:db8::1")
     with pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is reason

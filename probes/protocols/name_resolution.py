@@ -1,0 +1,261 @@
+"""Addresses of host names, as this machine's own settings have them, without threads.
+
+The C library's getaddrinfo blocks a thread until DNS has answered. Few names whose DNS is silent
+would keep all others waiting, and nobody could cancel it. So the hosts file, the search list and the
+name servers are used from here. Only a name that DNS does not know, on a machine that has other sources
+of names (nsswitch.conf), such as multicast DNS or LDAP, is left to the C library, on threads of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from math import inf
+
+from probes.core.faults import ProbeFault, fault_of
+from probes.core.reasons import Outcome, Reason
+from probes.protocols.dns import Resolver, ResolverSettings
+from probes.protocols.resolver_files import SYSTEM_FILES, ResolverFiles, StubResolver, is_ip_address
+
+TIMEOUT = 2.0
+"""Seconds that a name server gets for its first answer, and twice as many at each further attempt.
+
+Shorter than the C library's 5 s: a name server that is down must not use up the time of a probe.
+"""
+
+ATTEMPTS = 3
+"""How often each name server is asked before its silence counts."""
+
+OTHER_FAMILY = 1.0
+"""Seconds that the addresses of one family wait for those of the other: some servers drop AAAA queries."""
+
+MOST_THREADS = 4
+"""Names at once that other sources than DNS are asked for."""
+
+_ABSENT = frozenset({Reason.DNS_NXDOMAIN, Reason.DNS_NO_ADDRESS})
+_POLICIES = tuple(  # RFC 6724 section 2.1: prefix, precedence, label; the longest prefix first
+    (ip_network(prefix), precedence, label)
+    for prefix, precedence, label in (
+        ("::1/128", 50, 0),
+        ("::ffff:0:0/96", 35, 4),
+        ("2001::/32", 5, 5),
+        ("2002::/16", 30, 2),
+        ("fc00::/7", 3, 13),
+        ("::/0", 40, 1),
+    )
+)
+
+
+@dataclass
+class _LookUp:
+    """A lookup under way, for all who want the same name."""
+
+    task: asyncio.Task[list[str] | ProbeFault]
+    waiting: int = 0
+
+
+class NameResolution:
+    """Resolves host names by what ``files`` say. ``port`` is the name servers'."""
+
+    def __init__(self, files: ResolverFiles = SYSTEM_FILES, port: int = 53) -> None:
+        self._files = files
+        self._port = port
+        self._stub_resolver: StubResolver | None = None
+        self._nameservers: list[Resolver] = []
+        self._under_way: dict[tuple[asyncio.AbstractEventLoop, str], _LookUp] = {}
+        self._threads: set[threading.Thread] = set()
+
+    async def resolve(self, host: str, port: int, seconds: float) -> list[tuple[str, int]]:
+        """Return the addresses of ``host``, each with ``port``, in the order of RFC 6724.
+
+        A name is looked up once at a time, however many ask for it; the lookup ends with the last who
+        waits for it. Raises `ProbeFault`: `DNS_NXDOMAIN` or `DNS_NO_ADDRESS` if the name surely has no
+        address. Every other reason has the outcome unknown.
+        """
+        addresses = self._without_dns(host)
+        if addresses is None:
+            found = await self._shared(host.lower(), seconds)
+            if isinstance(found, ProbeFault):  # each run redacts its own
+                raise ProbeFault(found.reason, found.detail)
+            addresses = found
+        return [(address, port) for address in addresses]
+
+    def _without_dns(self, host: str) -> list[str] | None:
+        if is_ip_address(host):
+            return [host]
+        name = host.lower().removesuffix(".")
+        listed = self._files.hosts.get(name)
+        if listed is None and (name == "localhost" or name.endswith(".localhost")):
+            listed = ("::1", "127.0.0.1")  # RFC 6761 section 6.3: never a matter of DNS
+        return None if listed is None else in_order(listed)
+
+    async def _shared(self, host: str, seconds: float) -> list[str] | ProbeFault:
+        key = asyncio.get_running_loop(), host
+        if key not in self._under_way:
+            self._under_way[key] = _LookUp(asyncio.create_task(self._look_up(host), name=f"resolve {host}"))
+        look_up = self._under_way[key]
+        look_up.waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(look_up.task)
+        except TimeoutError:
+            return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s")
+        finally:
+            look_up.waiting -= 1
+            if (not look_up.waiting or look_up.task.done()) and self._under_way.get(key) is look_up:
+                del self._under_way[key]
+                look_up.task.cancel()
+
+    async def _look_up(self, host: str) -> list[str] | ProbeFault:
+        """Return the addresses of the first name of the search list that has any."""
+        sources = self._files.host_sources
+        names = self._files.stub_resolver.names_for(host) if "dns" in sources else []
+        faults: list[ProbeFault] = []
+        for name in names:
+            found = await self._ask_for_addresses(name)
+            if not isinstance(found, ProbeFault):
+                return in_order(found)
+            faults.append(found)
+            if found.reason is Reason.DNS_TIMEOUT:  # the next name would fare no better
+                break
+        if names and names[0].removesuffix(".") == host.removesuffix("."):
+            del faults[1:]  # what the search list adds to a full name is a guess
+        fault = _most_telling(faults or [ProbeFault(Reason.DNS_NXDOMAIN, f"{host} is not a known name")])
+        if fault.reason is Reason.DNS_NXDOMAIN and not {"files", "dns"}.issuperset(sources):
+            return await self._ask_other_sources(host, fault)
+        return fault
+
+    async def _ask_for_addresses(self, name: str) -> list[str] | ProbeFault:
+        """Ask for the addresses of both families at once."""
+        tasks = [asyncio.create_task(self._ask_nameservers(name, rdtype)) for rdtype in ("AAAA", "A")]
+        try:
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                has_address = any(isinstance(task.result(), list) for task in done)
+                await asyncio.wait(pending, timeout=OTHER_FAMILY if has_address else None)
+            results = [task.result() for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+        addresses = [address for result in results if isinstance(result, list) for address in result]
+        return addresses or _most_telling(result for result in results if isinstance(result, ProbeFault))
+
+    async def _ask_nameservers(self, name: str, rdtype: str) -> list[str] | ProbeFault:
+        """Ask one name server after the other, as often as resolv.conf says, until one gives an answer."""
+        options, nameservers = self._name_servers()
+        loop = asyncio.get_running_loop()
+        for attempt in range(options.get("attempts", ATTEMPTS)):
+            faults = []
+            for nameserver in nameservers:
+                until = loop.time() + options.get("timeout", TIMEOUT) * 2**attempt
+                try:
+                    answer = await nameserver.ask(name, rdtype, until=until)
+                except ProbeFault as fault:
+                    if fault.reason is Reason.DNS_NXDOMAIN:
+                        return fault
+                    faults.append(fault)
+                else:
+                    addresses = [record.to_text() for record in answer.records]
+                    absent = ProbeFault(Reason.DNS_NO_ADDRESS, f"{name.removesuffix('.')} has no address")
+                    return addresses or absent
+            if all(fault.reason is not Reason.DNS_TIMEOUT for fault in faults):
+                break  # a refusal is repeated, silence may end
+        return faults[0]
+
+    def _name_servers(self) -> tuple[Mapping[str, int], list[Resolver]]:
+        """Return the options, and the name servers in the order to ask them."""
+        stub_resolver = self._files.stub_resolver
+        if stub_resolver is not self._stub_resolver:
+            self._stub_resolver = stub_resolver
+            self._nameservers = [
+                Resolver(ResolverSettings.model_construct(address=address, port=self._port, timeout=inf))
+                for address in stub_resolver.nameservers
+            ]
+        options, nameservers = stub_resolver.options, self._nameservers
+        if "rotate" in options:
+            nameservers = random.sample(nameservers, len(nameservers))
+        return options, nameservers
+
+    async def _ask_other_sources(self, host: str, absent: ProbeFault) -> list[str] | ProbeFault:
+        """Return what the C library finds, or ``absent`` if it knows no more than DNS."""
+        if len(self._threads) >= MOST_THREADS:
+            return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: the other sources of names are busy")
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[str] | ProbeFault] = loop.create_future()
+
+        def tell(result: list[str] | ProbeFault) -> None:
+            if not found.done():  # else nobody waits any more
+                found.set_result(result)
+
+        def ask() -> None:
+            result = _from_c_library(host, absent)
+            self._threads.discard(threading.current_thread())
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(tell, result)
+
+        thread = threading.Thread(target=ask, name=f"resolve {host}", daemon=True)  # nobody can stop it
+        self._threads.add(thread)
+        thread.start()
+        return await found
+
+
+def _from_c_library(host: str, absent: ProbeFault) -> list[str] | ProbeFault:
+    try:
+        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        fault = fault_of(error) or ProbeFault(Reason.DNS_SERVFAIL, str(error))
+        return absent if fault.reason in _ABSENT else fault
+    return [str(entry[4][0]) for entry in entries]
+
+
+def _most_telling(faults: Iterable[ProbeFault]) -> ProbeFault:
+    """Return the first fault that leaves open what is true, or else one that says that the name exists."""
+    return min(
+        faults,
+        key=lambda fault: (fault.reason.outcome is not Outcome.UNKNOWN, fault.reason is Reason.DNS_NXDOMAIN),
+    )
+
+
+def in_order(addresses: Iterable[str]) -> list[str]:
+    """Return addresses in the order to try them, without repetitions.
+
+    Of RFC 6724 section 6: what this machine can reach comes first (rule 1), then what matches the label
+    of its own address (rule 5), then by precedence (rule 6), then as it was found (rule 10).
+    """
+    found = list(dict.fromkeys(addresses))
+    if any(":" in address for address in found) and len(found) > 1:
+        found.sort(key=_rank)
+    return found
+
+
+def _rank(address: str) -> tuple[bool, bool, int]:
+    precedence, label = _policy(address)
+    source = _source_for(address)
+    return source is None, source is not None and _policy(source)[1] != label, -precedence
+
+
+def _policy(address: str) -> tuple[int, int]:
+    """Return precedence and label (RFC 6724 section 2.1)."""
+    parsed = ip_address(address if ":" in address else f"::ffff:{address}")
+    return next((precedence, label) for prefix, precedence, label in _POLICIES if parsed in prefix)
+
+
+def _source_for(address: str) -> str | None:
+    """Return the address that this machine would send from, or ``None`` if it has no route."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as unsent:
+            unsent.connect((address, 53))  # a datagram socket sends nothing by that
+            return str(unsent.getsockname()[0])
+    except OSError:
+        return None
+
+
+system = NameResolution()
+"""How this process resolves host names."""
