@@ -113,10 +113,16 @@ def _latency() -> list[AnyPanel]:
                 Query(
                     f"(time() - mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}}) * "
                     f"(mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > bool 0)"
-                )
+                ),
+                Query(
+                    f"(time() - mailsonde_oldest_intent_timestamp_seconds{{{PROBE}}}) * "
+                    f"(mailsonde_oldest_intent_timestamp_seconds{{{PROBE}}} > bool 0)",
+                    "not handed over: {{probe}} → {{target}} @ {{instance}}",
+                ),
             ],
             "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
-            "check the queues now, before the message counts as lost at its deadline.",
+            "check the queues now, before the message counts as lost at its deadline. If the message is not "
+            "handed over, the server that should accept it keeps it waiting.",
         ),
     ]
 

@@ -63,9 +63,9 @@ def _numbers() -> list[AnyPanel]:
                 f"max(time() - (mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > 0)) or vector(0)",
                 "age",
             ),
-            "Age of the oldest message that was sent and has not arrived. If it grows with the clock, mail "
-            "is stuck: check the queue of the server that accepted it. The limit depends on the route: see "
-            "the alert MailsondeMessageOverdue.",
+            "Age of the oldest message that has not arrived. If it grows with the clock, mail is stuck: "
+            "check the queue of the server that accepted it, or the server that has not accepted it. The "
+            "limit depends on the route: see the alert MailsondeMessageOverdue.",
             [("blue", None)],
             unit="s",
             links=[to_all("Delivery")],

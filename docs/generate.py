@@ -230,7 +230,7 @@ def _alterations(
 def _in_words(text: str) -> str:
     """Return an annotation with placeholders for its variables; raises ValueError for an unknown template."""
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)
-    text = re.sub(r"{{ if [^}]*}}(.*?){{ else }}(.*?){{ end }}", r"\1 (or: \2)", text)
+    text = re.sub(r"{{ if .*? }}(.*?){{ else }}(.*?){{ end }}", r"\1 (or: \2)", text)
     text = re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", text)
     text = re.sub(r"{{ \$value( \| [^}]*)? }}", "*value*", text)
     if "{{" in text:

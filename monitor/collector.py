@@ -112,12 +112,18 @@ class AgentCollector(Collector):
             "When the oldest message in flight was created; 0 if there is none.",
             labels=_ROUTE,
         )
+        oldest_intent = GaugeMetricFamily(
+            "mailsonde_oldest_intent_timestamp_seconds",
+            "When the oldest message that is not handed over yet was created; 0 if there is none.",
+            labels=_ROUTE,
+        )
         for route in list(self._state.deliveries):
             for state in MessageState:
                 messages.add_metric((*route, str(state)), counters.entered(*route, state))
             in_flight.add_metric(route, counters.in_flight(*route))
             oldest.add_metric(route, counters.oldest_in_flight(*route))
-        yield from (messages, in_flight, oldest)
+            oldest_intent.add_metric(route, counters.oldest_intent(*route))
+        yield from (messages, in_flight, oldest, oldest_intent)
 
     def _deliveries(self) -> Iterator[Metric]:
         histogram = HistogramMetricFamily(

@@ -31,6 +31,17 @@ class Point:
     uncertainty: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A route's messages in flight; instants in unix seconds, 0 if there is no such message."""
+
+    count: int = 0
+    oldest_at: float = 0.0
+    intents: int = 0  # how many of them no server has accepted yet
+    oldest_intent_at: float = 0.0
+    is_overdue: bool = False
+
+
 @dataclass(slots=True)
 class Route:
     """The latest runs of one route, oldest first, the last of them as a whole, and what was made of them."""
@@ -41,7 +52,7 @@ class Route:
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
     row: str = ""  # as drawn since it changed, or empty
     word: str = ""  # its state, as worked out since it changed, or empty
-    flight: tuple[int, float, bool] = (0, 0.0, False)  # as `Views.flight_of` last told who watched
+    flight: InFlight = InFlight()  # as `Views.flight_of` last told who watched
 
 
 class Recent:

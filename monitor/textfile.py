@@ -25,6 +25,7 @@ ONE_SHOT = frozenset(
         "mailsonde_messages",
         "mailsonde_messages_in_flight",
         "mailsonde_oldest_in_flight_timestamp_seconds",
+        "mailsonde_oldest_intent_timestamp_seconds",
         "mailsonde_delivery_last_seconds",
         "mailsonde_delivery_uncertainty_seconds",
         "mailsonde_hop_delay_seconds",

@@ -52,6 +52,19 @@ class Counters:
         instants = [total.oldest for total in self._in_flight(probe, target) if total.oldest is not None]
         return min(instants, default=0.0)
 
+    def intents(self, probe: str, target: str) -> int:
+        """Return how many messages no server has accepted or refused yet."""
+        total = self._intents(probe, target)
+        return total.held if total is not None else 0
+
+    def oldest_intent(self, probe: str, target: str) -> float:
+        """Return when the oldest of these was created, in unix seconds; 0 if there is none."""
+        total = self._intents(probe, target)
+        return total.oldest or 0.0 if total is not None else 0.0
+
+    def _intents(self, probe: str, target: str) -> Total | None:
+        return self.routes.get((probe, target), {}).get(MessageState.INTENT)
+
     def _in_flight(self, probe: str, target: str) -> list[Total]:
         totals = self.routes.get((probe, target), {})
         return [totals[state] for state in IN_FLIGHT if state in totals]

@@ -22,27 +22,37 @@ class Flight:
     count: int
     oldest_age: float
     usual: float | None  # the longest recent delivery
+    intents: int = 0  # how many of them no server has accepted yet
+    oldest_intent_age: float = 0.0
 
     @property
     def is_overdue(self) -> bool:
         """Whether the oldest has been in flight for over 5 s and twice as long as any recent delivery."""
         return self.count > 0 and self.oldest_age > max(5.0, 2 * (self.usual or 5.0))
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the oldest is not handed over yet."""
+        return self.intents > 0 and self.oldest_intent_age >= self.oldest_age
+
 
 def sentence(
     last: Mapping[str, Any] | None,
     *,
+    target: str,
     mailbox: str | None = None,
     flight: Flight | None = None,
     hop_seconds: Mapping[str, float] | None = None,
 ) -> str:
     """Return where mail is, according to a route's last run and its messages in flight."""
-    if flight is not None and flight.is_overdue and last is not None:
-        return _overdue(last, mailbox, flight)
+    if flight is not None and flight.is_overdue:
+        return _overdue(target, mailbox, flight)
     if last is None:
+        if flight is None or not flight.count:
+            return "No run has finished yet."
         return (
-            "No run has finished yet."
-            if flight is None or not flight.count
+            f"The first message is being handed over to {target}."
+            if flight.is_held_up
             else "The first message is in flight."
         )
     if last.get("message"):
@@ -57,13 +67,16 @@ def sentence(
     return f"All ok: {took}." if last["reason"] == Reason.NONE else f"Warning: {explained(last)}; {took}."
 
 
-def _overdue(last: Mapping[str, Any], mailbox: str | None, flight: Flight) -> str:
-    usually = f"; recent ones took at most {duration(flight.usual)}" if flight.usual is not None else ""
-    many = "a message has" if flight.count == 1 else f"{flight.count} messages have"
-    return (
-        f"Mail is late: {many} been between {last['target']} and mailbox {mailbox} "
-        f"for {duration(flight.oldest_age)}{usually}."
-    )
+def _overdue(target: str, mailbox: str | None, flight: Flight) -> str:
+    for_long = f"for {duration(flight.oldest_age)}"
+    if flight.usual is not None:
+        for_long += f"; recent ones took at most {duration(flight.usual)}"
+    if flight.is_held_up:
+        many = "a message has" if flight.intents == 1 else f"{flight.intents} messages have"
+        return f"Mail is not going out: {many} been waiting for {target} to accept it {for_long}."
+    under_way = flight.count - flight.intents
+    many = "a message has" if under_way == 1 else f"{under_way} messages have"
+    return f"Mail is late: {many} been between {target} and mailbox {mailbox} {for_long}."
 
 
 def _of_message(last: Mapping[str, Any], mailbox: str | None, hop_seconds: Mapping[str, float]) -> str:

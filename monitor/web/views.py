@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from monitor.recent import POINTS_KEPT, Point, Recent, Route, RouteKey
+from monitor.recent import POINTS_KEPT, InFlight, Point, Recent, Route, RouteKey
 from monitor.runtime import Runtime
 from monitor.web.status_text import Flight, sentence
 from probes.core.probe import Probe
@@ -31,8 +31,7 @@ class RouteView:
     last: Any  # the last run's object, or None
     last_at: float | None  # unix seconds: when the last run began
     points: Sequence[Point]
-    in_flight: int
-    oldest_at: float  # unix seconds; 0 if nothing is in flight
+    flight: InFlight
     states: dict[str, int] | None  # messages that entered each state; None for probes that send none
     has_routes: bool  # whether the probe may have several rows, one per route
     findings: Sequence[Mapping[str, str]] | None  # current ones; None if the kind has no checks
@@ -96,8 +95,9 @@ class RouteView:
             "sentence": self.sentence,
             "deadline_seconds": self.deadline,
             "messages": self.states,
-            "in_flight": self.in_flight,
-            "oldest_in_flight_at": self.oldest_at or None,
+            "in_flight": self.flight.count,
+            "oldest_in_flight_at": self.flight.oldest_at or None,
+            "oldest_intent_at": self.flight.oldest_intent_at or None,
             "findings": self.findings,
             "last": self.last,
         }
@@ -122,26 +122,30 @@ class Views:
         """Return whether a probe with this name is configured."""
         return name in self._runtime.assembly.probes
 
-    def flight_of(self, key: RouteKey) -> tuple[int, float, bool]:
-        """Return how many messages are in flight, since when (unix seconds or 0), and whether one is late."""
+    def flight_of(self, key: RouteKey) -> InFlight:
+        """Return what a route has in flight, and whether the oldest message is late."""
         if key not in self._runtime.state.deliveries:
-            return 0, 0.0, False
+            return InFlight()
         counters = self._runtime.ledger.counters
-        count, oldest_at = counters.in_flight(*key), counters.oldest_in_flight(*key)
-        flight = self._flight(count, oldest_at, self.recent.routes.get(key, Route()))
-        return count, oldest_at, flight.is_overdue
+        flight = InFlight(
+            counters.in_flight(*key),
+            counters.oldest_in_flight(*key),
+            counters.intents(*key),
+            counters.oldest_intent(*key),
+        )
+        route = self.recent.routes.get(key, Route())
+        return replace(flight, is_overdue=self._ages(flight, route).is_overdue)
 
     def word(self, key: RouteKey) -> str:
         """Return the state of an existing route in one word."""
-        return self._word(self.recent.routes.get(key, Route()), overdue=self.flight_of(key)[2])
+        return self._word(self.recent.routes.get(key, Route()), overdue=self.flight_of(key).is_overdue)
 
     def view(self, key: RouteKey) -> RouteView:
         """Return the view of an existing route."""
         state, delivery = self._runtime.state.probes[key], self._runtime.state.deliveries.get(key)
         probe, route = self._runtime.assembly.probes[key[0]], self.recent.routes.get(key, Route())
         mailbox = probe.mailbox if isinstance(probe, MessageProbe) and delivery is not None else None
-        count, oldest_at, _ = self.flight_of(key)
-        flight = self._flight(count, oldest_at, route)
+        flight = self.flight_of(key)
         entered = self._runtime.ledger.counters.entered
         return RouteView(
             probe=state.name,
@@ -150,15 +154,15 @@ class Views:
             word=self._word(route, overdue=flight.is_overdue),
             sentence=sentence(
                 route.last,
+                target=state.target,
                 mailbox=mailbox,
-                flight=flight if delivery is not None else None,
+                flight=self._ages(flight, route) if delivery is not None else None,
                 hop_seconds=delivery.hop_seconds if delivery is not None else None,
             ),
             last=route.last,
             last_at=route.points[-1].at if route.points else None,
             points=tuple(route.points),
-            in_flight=count,
-            oldest_at=oldest_at,
+            flight=flight,
             states={str(each): entered(*key, each) for each in MessageState}
             if delivery is not None
             else None,
@@ -167,10 +171,16 @@ class Views:
             deadline=probe.settings.deadline,
         )
 
-    def _flight(self, count: int, oldest_at: float, route: Route) -> Flight:
-        age = self._runtime.clock.time() - oldest_at if count else 0.0
+    def _ages(self, flight: InFlight, route: Route) -> Flight:
+        now = self._runtime.clock.time()
         known = [point.seconds for point in route.points if point.uncertainty is not None]
-        return Flight(count, age, max((seconds for seconds in known if seconds is not None), default=None))
+        return Flight(
+            flight.count,
+            now - flight.oldest_at if flight.count else 0.0,
+            max((seconds for seconds in known if seconds is not None), default=None),
+            flight.intents,
+            now - flight.oldest_intent_at if flight.intents else 0.0,
+        )
 
     @staticmethod
     def _word(route: Route, *, overdue: bool) -> str:

@@ -200,8 +200,12 @@ async def test_the_counters_continue_over_restarts(
         assert ledger.counters.in_flight("hq", "submission") == 2
         assert ledger.counters.oldest_in_flight("hq", "submission") == START
         assert ledger.counters.oldest_in_flight("nobody", "submission") == 0.0
+        assert ledger.counters.intents("hq", "submission") == 1
+        assert ledger.counters.oldest_intent("hq", "submission") == START
         await ledger.advance(old.id, S.REJECTED)
         assert ledger.counters.oldest_in_flight("hq", "submission") == START + 10
+        assert ledger.counters.intents("hq", "submission") == 0
+        assert ledger.counters.oldest_intent("hq", "submission") == 0.0
         await ledger.advance(young.id, S.LOST)
         await ledger.advance(young.id, S.LATE)
         before = ledger.counters

@@ -273,12 +273,17 @@ def test_message_counts_come_from_the_ledger() -> None:
     """Counts and the oldest message in flight are the ledger's; a state that no message entered is 0."""
     agent = AgentState()
     agent.deliveries["trip", "out"] = DeliveryState()
-    counters = Counters().updated([Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)])
-    read = _reader(agent, counters)
+    sent = Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)
+    read = _reader(agent, Counters().updated([sent]))
     assert read("mailsonde_messages_total", state="sent") == 9
     assert read("mailsonde_messages_total", state="lost") == 0
     assert read("mailsonde_messages_in_flight", probe="trip", target="out") == 2
     assert read("mailsonde_oldest_in_flight_timestamp_seconds") == 1234.5
+    assert read("mailsonde_oldest_intent_timestamp_seconds") == 0
+    intent = Total("trip", "out", MessageState.INTENT, entered=9, held=1, oldest=1300.5)
+    read = _reader(agent, Counters().updated([sent, intent]))
+    assert read("mailsonde_oldest_in_flight_timestamp_seconds") == 1234.5
+    assert read("mailsonde_oldest_intent_timestamp_seconds") == 1300.5
 
 
 def test_every_value_is_finite(state: AgentState) -> None:

@@ -18,6 +18,10 @@ DELIVERED = {
 NOWHERE = dict.fromkeys(("submission_seconds", "transit_seconds", "delivery_seconds", "uncertainty_seconds"))
 
 
+def _told(last: dict[str, Any] | None, **more: Any) -> str:
+    return sentence(last, target="submission", mailbox="canary", **more)
+
+
 def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: Any) -> dict[str, Any]:
     shown = {"target": "submission", "outcome": outcome, "reason": reason, "detail": detail}
     shown["duration_seconds"] = 0.25
@@ -52,16 +56,16 @@ def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: 
 )  # fmt: skip
 def test_each_way_that_mail_can_stand(last: dict[str, Any] | None, expected: str) -> None:
     """The sentence says where mail is and names the places before and after it."""
-    assert sentence(last, mailbox="canary", flight=Flight(0, 0.0, None)) == expected
+    assert _told(last, flight=Flight(0, 0.0, None)) == expected
 
 
 def test_the_longest_hop_is_named() -> None:
     """If timestamps show a delay of a second or more, the sentence says where it was."""
-    told = sentence(run(**DELIVERED), mailbox="canary", hop_seconds={"submission": 0.0, "relay": 3.0})
+    told = _told(run(**DELIVERED), hop_seconds={"submission": 0.0, "relay": 3.0})
     assert told.endswith(
         "until submission accepted it, and 3 s at the relays in between, according to its timestamps."
     )
-    quick = sentence(run(**DELIVERED), mailbox="canary", hop_seconds={"submission": 0.0})
+    quick = _told(run(**DELIVERED), hop_seconds={"submission": 0.0})
     assert "timestamps" not in quick
 
 
@@ -83,20 +87,43 @@ def test_when_mail_is_late(flight: Flight, is_overdue: bool) -> None:
 
 def test_late_mail_is_told_before_the_last_run() -> None:
     """Late mail matters more than the last arrival."""
-    told = sentence(run(**DELIVERED), mailbox="canary", flight=Flight(3, 42.0, 3.2))
-    assert told == (
+    assert _told(run(**DELIVERED), flight=Flight(3, 42.0, 3.2)) == (
         "Mail is late: 3 messages have been between submission and mailbox canary for 42 s; "
         "recent ones took at most 3.2 s."
     )
 
 
+@pytest.mark.parametrize(
+    ("last", "flight", "expected"),
+    [
+        (run(**DELIVERED), Flight(1, 42.0, 3.2, 1, 42.0),
+         "Mail is not going out: a message has been waiting for submission to accept it for 42 s; "
+         "recent ones took at most 3.2 s."),
+        (None, Flight(2, 42.0, None, 2, 42.0),
+         "Mail is not going out: 2 messages have been waiting for submission to accept it for 42 s."),
+        (None, Flight(1, 1.0, None, 1, 1.0), "The first message is being handed over to submission."),
+        (None, Flight(1, 1.0, None), "The first message is in flight."),
+        (run(**DELIVERED), Flight(3, 42.0, None, 1, 2.0),
+         "Mail is late: 2 messages have been between submission and mailbox canary for 42 s."),
+        (None, Flight(1, 42.0, None),
+         "Mail is late: a message has been between submission and mailbox canary for 42 s."),
+    ],
+)  # fmt: skip
+def test_mail_is_not_past_a_server_that_has_not_accepted_it(
+    last: dict[str, Any] | None, flight: Flight, expected: str
+) -> None:
+    """Only accepted messages are told as being behind the submission server."""
+    assert _told(last, flight=flight) == expected
+
+
 def test_other_kinds_tell_what_failed() -> None:
     """The status text of a probe that sends no mail is about its last run."""
-    assert sentence(run()) == "All ok: the last run took 250 ms."
-    told = sentence(run("certificate_expiring"))
+    assert sentence(run(), target="mail") == "All ok: the last run took 250 ms."
+    told = sentence(run("certificate_expiring"), target="mail")
     assert told.startswith("Warning: ")
     assert told.endswith("; the last run took 250 ms.")
-    assert sentence(run("auth_failed", "failed", "in phase auth: 535 no")) == "In phase auth: 535 no."
+    failed = run("auth_failed", "failed", "in phase auth: 535 no")
+    assert sentence(failed, target="mail") == "In phase auth: 535 no."
 
 
 @pytest.mark.parametrize(

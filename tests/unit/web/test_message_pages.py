@@ -1,0 +1,66 @@
+"""What the pages show of a route's messages."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from monitor.state import DeliveryState
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import Message
+from tests.fakes.scripted_server import dialogue
+from tests.unit.web.conftest import StartAgent, Watched
+
+SOUND = dialogue(b"220 hello", (rb"EHLO \S+", b"250 hello"), (b"QUIT", b"221 bye"))
+_NUMBERS = count(1)
+
+
+def _send_messages(watched: Watched) -> None:
+    """Let the probe of the conftest be one that sends messages, which the test then makes itself."""
+    watched.agent.runtime.state.deliveries["hq-0", "mail"] = DeliveryState()
+
+
+async def _intend(watched: Watched, *, seconds_ago: float = 0.0) -> str:
+    runtime = watched.agent.runtime
+    message = Message(
+        id=f"{next(_NUMBERS):032x}",
+        probe="hq-0",
+        target="mail",
+        mailbox="canary",
+        state=MessageState.INTENT,
+        created_at=runtime.clock.time() - seconds_ago,
+        deadline_seconds=300.0,
+        instance="me",
+        boot=runtime.clock.boot,
+        created_mono=runtime.clock.monotonic() - seconds_ago,
+    )
+    await runtime.ledger.intend(message)
+    return message.id
+
+
+async def _overview(watched: Watched) -> dict[str, Any]:
+    answer = await watched.client.get("/", headers={"accept": "application/json"})
+    (probe,) = answer.json()["probes"]
+    return dict(probe)
+
+
+async def test_a_message_that_is_not_handed_over_is_told_as_such(start_agent: StartAgent) -> None:
+    """Until the server accepts a message, the pages say that it waits for that; then it is under way."""
+    async with start_agent(SOUND, interval="1h") as watched:
+        await watched.result()
+        _send_messages(watched)
+        message = await _intend(watched, seconds_ago=60.0)
+        probe = await _overview(watched)
+        assert probe["state"] == "late"
+        waits = "Mail is not going out: a message has been waiting for mail to accept it for 6"
+        assert probe["sentence"].startswith(waits)
+        assert probe["oldest_intent_at"] == probe["oldest_in_flight_at"]
+        assert (
+            "<dt>Not handed over yet</dt><dd>1, the oldest since"
+            in (await watched.client.get("/probes/hq-0")).text
+        )
+        await watched.agent.runtime.ledger.advance(message, MessageState.SENT)
+        probe = await _overview(watched)
+        assert probe["sentence"].startswith("Mail is late: a message has been between mail and mailbox")
+        assert probe["oldest_intent_at"] is None
+        assert "Not handed over yet" not in (await watched.client.get("/probes/hq-0")).text
