@@ -22,6 +22,9 @@ BUFFER_LIMIT = 64 * 1024
 LINES_AT_ONCE = 100
 """Waiting lines that are read before other tasks run, so that a flood does not hold them up."""
 
+_NO_TLS_RECORD = "WRONG_VERSION_NUMBER"
+"""How OpenSSL calls what does not begin as a TLS record, such as text."""
+
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 Resolve = Callable[[str, int, float], Awaitable[list[tuple[str, int]]]]
@@ -149,6 +152,10 @@ class _Receiver(asyncio.Protocol):
                 timer.cancel()
 
 
+def _in_clear() -> ProbeFault:
+    return ProbeFault(Reason.TLS_HANDSHAKE, "the server speaks in clear on this port")
+
+
 def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_exception(TimeoutError())
@@ -188,6 +195,7 @@ class LineTransport:
         self._transcript = transcript
         self._loop = asyncio.get_running_loop()
         self._lines_at_once = 0  # read since another task last had its chance
+        self._has_written = False
         self.certificate_not_after: float | None = None
 
     @classmethod
@@ -204,19 +212,29 @@ class LineTransport:
         return cls(receiver, timeout, phases.transcript)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
-        """Encrypt the connection; octets that already wait were injected before it (RFC 2595 section 2.1)."""
+        """Encrypt the connection.
+
+        After a command, octets that already wait were injected (RFC 2595 section 2.1): `TLS_INJECTION`.
+        Where TLS comes first, they are the greeting of a server that speaks in clear: `TLS_HANDSHAKE`, as
+        when that arrives later.
+        """
         if self.unread:
             self.abort()
-            raise ProbeFault(Reason.TLS_INJECTION, self.unread)
+            raise ProbeFault(Reason.TLS_INJECTION, self.unread) if self._has_written else _in_clear()
         with self._closing_on_failure(Reason.TLS_HANDSHAKE):
-            async with asyncio.timeout(self._timeout):
-                upgraded = await self._loop.start_tls(
-                    self._live(),
-                    self._receiver,
-                    context,
-                    server_hostname=server_name,
-                    ssl_handshake_timeout=self._timeout + 1,  # the loop's own, which must not come first
-                )
+            try:
+                async with asyncio.timeout(self._timeout):
+                    upgraded = await self._loop.start_tls(
+                        self._live(),
+                        self._receiver,
+                        context,
+                        server_hostname=server_name,
+                        ssl_handshake_timeout=self._timeout + 1,  # the loop's own, which must not come first
+                    )
+            except ssl.SSLError as error:
+                if error.reason == _NO_TLS_RECORD and not self._has_written:
+                    raise _in_clear() from error
+                raise
             if upgraded is None:
                 raise ConnectionResetError("the connection closed during the TLS handshake")
             self._receiver.transport = upgraded
@@ -352,6 +370,7 @@ class LineTransport:
             raise ValueError("a command line cannot hold CR, LF or NUL")
         with self._closing_on_failure(Reason.CONNECTION_LOST):
             self._live().write(line + b"\r\n")
+        self._has_written = True
         self._transcript.sent(line, public)
 
     async def write_octets(self, octets: bytes) -> None:

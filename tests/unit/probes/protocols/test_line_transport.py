@@ -249,6 +249,26 @@ async def test_octets_before_tls_are_an_attack() -> None:
     assert "+OK injected" in caught.value.detail
 
 
+@pytest.mark.parametrize("comes_first", ["greeting", "handshake"])
+@pytest.mark.parametrize("greeting", [b"220 mail.test ESMTP", b"+OK", b"* OK ready", b"421 too many"])
+@on_each_loop
+async def test_a_greeting_in_clear_where_tls_comes_first(comes_first: str, greeting: bytes) -> None:
+    """A port in clear is never told as an attack, whether its greeting or our handshake is quicker."""
+
+    async def greet(peer: Peer) -> None:
+        if comes_first == "handshake":
+            await peer.octets()
+        await peer.send(greeting)
+
+    async with connected(greet) as line_transport:
+        if comes_first == "greeting":
+            await line_transport.readable()
+        with pytest.raises(ProbeFault) as caught:
+            await line_transport.start_tls(client_context(None), "localhost")
+    assert caught.value.reason is Reason.TLS_HANDSHAKE
+    assert caught.value.detail == "the server speaks in clear on this port"
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

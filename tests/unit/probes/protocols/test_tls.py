@@ -269,6 +269,16 @@ async def test_handshake_without_partner(
 
 
 @each_protocol
+@on_each_loop
+async def test_implicit_tls_to_a_port_in_clear(protocol: Protocol, server_tls: TlsFiles) -> None:
+    """A server that greets in clear where TLS is expected is told as what it is, and hears no credentials."""
+    for _ in range(5):  # the greeting and the handshake race
+        fault, _ = await fault_of(protocol, dialogue(protocol.banner), server_tls.authority, tls="implicit")
+        assert fault.reason is Reason.TLS_HANDSHAKE
+        assert fault.detail == "the server speaks in clear on this port"
+
+
+@each_protocol
 @each_way
 @on_each_loop
 async def test_cancellation_during_the_handshake(protocol: Protocol, tls: str, server_tls: TlsFiles) -> None:
