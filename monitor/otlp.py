@@ -125,7 +125,7 @@ class OtlpExporter:
         if answer.status not in RETRYABLE:
             return None
         after = answer.header("retry-after")
-        return float(after) if after.isdecimal() and len(after) < 6 else 0.0
+        return float(after) if after.isascii() and after.isdecimal() and len(after) < 6 else 0.0
 
     async def _answer_to(self, body: bytes) -> Response:
         settings, phases = self._settings, PhaseTimer(self._clock)

@@ -42,7 +42,7 @@ def parse_listen(value: object) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 means any. Raises ValueError."""
     if isinstance(value, str):
         host, _, port = value.rpartition(":")
-        if host and port.isdecimal() and int(port) <= 65535:
+        if host and port.isascii() and port.isdecimal() and len(port) < 6 and int(port) <= 65535:
             return host.removeprefix("[").removesuffix("]"), int(port)
     raise ValueError("must be HOST:PORT, such as 127.0.0.1:9725 or [::1]:9725")
 

@@ -26,7 +26,7 @@ from monitor.web.probe_endpoint import ProbeEndpoint
 SHARED_FOR = 1.0
 """Seconds from the start of a rendering of the metrics, or until it is done, that all clients share it."""
 
-_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::\d*)?")  # RFC 9110 section 7.2
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")  # RFC 9110 section 7.2
 
 
 class _Metrics:

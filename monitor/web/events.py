@@ -68,7 +68,7 @@ class Events:
     async def _stream(self, request: Request) -> AsyncIterator[str]:
         probe, recent = request.query_params.get("probe"), self._views.recent
         since = request.headers.get("last-event-id") or request.query_params.get("since", "")
-        version = int(since) if since.isdecimal() and len(since) < 20 else recent.version
+        version = int(since) if since.isascii() and since.isdecimal() and len(since) < 20 else recent.version
         yield "retry: 3000\n\n"
         while True:
             try:

@@ -33,7 +33,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 OFFSET = 0.5
 """Seconds between the end of a run and Prometheus' timeout, so that the answer arrives in time."""
 
-_SECONDS = re.compile(r"\d{1,5}(\.\d{1,9})?")
+_SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,9})?")
 
 
 class ProbeEndpoint:

@@ -12,7 +12,7 @@ from probes.core.setting_types import Duration, between
 from probes.core.settings import Settings
 from probes.core.verdict import Verdict
 
-_PERCENTAGE = re.compile(r"(\d{1,2}(?:\.\d{1,4})?)\s?%")
+_PERCENTAGE = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,4})?)\s?%")
 
 
 def parse_percentage(value: object) -> float:

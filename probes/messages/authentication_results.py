@@ -16,7 +16,7 @@ _RESULTS = frozenset(
     {"none", "pass", "fail", "softfail", "neutral", "policy", "temperror", "permerror"}
 )  # RFC 8601 section 2.7
 _OLD_NAMES = {"hardfail": "fail"}
-_RESULT = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]{0,40})\s*(?:/\s*\d{1,4}\s*)?=\s*([A-Za-z]{1,40})")
+_RESULT = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]{0,40})\s*(?:/\s*[0-9]{1,4}\s*)?=\s*([A-Za-z]{1,40})")
 _VALUE_LIMIT = 8000
 _OLDEST_HOP = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 

@@ -61,7 +61,7 @@ _CAUSES = (
             r"message (?:has )?expired",
             r"retry time(?:out)? (?:exceeded|not reached)",
             r"in (?:the )?queue (?:for )?too long",
-            r"could not be (?:delivered|sent) for (?:the (?:past|last) )?\d+ (?:day|hour)",
+            r"could not be (?:delivered|sent) for (?:the (?:past|last) )?[0-9]+ (?:day|hour)",
             r"delivery (?:time|period|attempts?) (?:has |have )?(?:expired|exceeded|ran out)",
             r"(?:queue|message) life ?time (?:has )?(?:expired|exceeded)",
             r"after a long failure period",
@@ -156,7 +156,7 @@ _CAUSES = (
             r"8bitmime",
             r"conversion (?:is )?(?:required|prohibited|failed)",
             r"malformed",
-            r"not rfc \d+ compliant",
+            r"not rfc [0-9]+ compliant",
         ),
     ),
 )
@@ -170,7 +170,7 @@ _DELAYED = _any(
     r"\(delay\)",
     r"do not need to re-?send",
     r"will (?:be re-?tried|keep trying|continue to try|continue trying)",
-    r"past \d+ hours",
+    r"past [0-9]+ hours",
 )
 _PERMANENT = _any(
     r"permanent",

@@ -24,9 +24,9 @@ ROUNDING = 1.0
 _VALUE_LIMIT = 4000
 _DATE_LIMIT = 100
 _CLAUSES = frozenset({"from", "by", "via", "with", "id", "for"})
-_FRACTION = re.compile(r"(\d\d:\d\d:\d\d)\.(\d{1,9})")
+_FRACTION = re.compile(r"([0-9][0-9]:[0-9][0-9]:[0-9][0-9])\.([0-9]{1,9})")
 _ZONE = re.compile(
-    r"[ \t](?:[+-]\d{4}(?:[ \t]+[A-Z]{1,5})?|UTC?|GMT|[ECMP][SD]T)$", re.IGNORECASE | re.ASCII
+    r"[ \t](?:[+-][0-9]{4}(?:[ \t]+[A-Z]{1,5})?|UTC?|GMT|[ECMP][SD]T)$", re.IGNORECASE | re.ASCII
 )  # RFC 5322 sections 3.3 and 4.3; a name after the offset is a comment without its parentheses
 _EARLIEST, _LATEST = 631_152_000.0, 4_102_444_800.0  # the years 1990 to 2099
 
