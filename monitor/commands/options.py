@@ -38,9 +38,17 @@ config_option = click.option(
 )
 
 
-def load_or_exit(path: Path) -> Configuration:
+no_secrets_option = click.option(
+    "--no-secrets",
+    "no_secrets",
+    is_flag=True,
+    help="Do not read passwords and other secrets; only check how the file refers to them.",
+)
+
+
+def load_or_exit(path: Path, *, secrets: bool = True) -> Configuration:
     """Return the configuration in ``path``, or print every mistake in it and exit with status 2."""
-    return sound_or_exit(lambda: load(path))
+    return sound_or_exit(lambda: load(path, secrets=secrets))
 
 
 def sound_or_exit(read: Callable[[], Loaded]) -> Loaded:
@@ -50,6 +58,12 @@ def sound_or_exit(read: Callable[[], Loaded]) -> Loaded:
     except ConfigurationError as error:
         for mistake in error.mistakes:
             click.echo(str(mistake), err=True)
-        count = len(error.mistakes)
+        count = sum(mistake.count for mistake in error.mistakes)
         click.echo(f"{count} mistake{'s' if count > 1 else ''}; nothing was started", err=True)
+        if any(mistake.is_of_secret for mistake in error.mistakes) and _has_no_secrets_option():
+            click.echo("Add --no-secrets to continue without the secrets.", err=True)
         sys.exit(UNUSABLE)
+
+
+def _has_no_secrets_option() -> bool:
+    return "no_secrets" in click.get_current_context().params

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import click
 
-from monitor.commands.options import UNUSABLE, config_option, load_or_exit, sound_or_exit
+from monitor.commands.options import (
+    UNUSABLE,
+    config_option,
+    load_or_exit,
+    no_secrets_option,
+    sound_or_exit,
+)
 from monitor.config.models import parse_listen
 from monitor.rendering import RULES, render_alerts, render_dashboards, render_prometheus, write_files
 from monitor.thresholds import load_thresholds
@@ -45,8 +51,14 @@ def _addresses(
     multiple=True,
     help="For prometheus: an Alertmanager to send alerts to; may be repeated.",
 )
+@no_secrets_option
 def render(
-    what: str, config: Path, out: Path, thresholds: Path | None, alertmanagers: tuple[tuple[str, int], ...]
+    what: str,
+    config: Path,
+    out: Path,
+    thresholds: Path | None,
+    alertmanagers: tuple[tuple[str, int], ...],
+    no_secrets: bool,
 ) -> None:
     """Write alerts, dashboards or a Prometheus configuration.
 
@@ -67,12 +79,13 @@ def render(
 
     Replaces files with the same name. Prints the path of each file, and a warning if alerts
     would not fire or would reach nobody.
+    The files contain no secrets: with --no-secrets they are the same.
     """
     if thresholds is not None and what != "alerts":
         raise click.UsageError(f"--thresholds is for alerts, not for {what}")
     if alertmanagers and what != "prometheus":
         raise click.UsageError(f"--alertmanager is for prometheus, not for {what}")
-    configuration = load_or_exit(config)
+    configuration = load_or_exit(config, secrets=not no_secrets)
     warnings = []
     if what == "alerts":
         limits = sound_or_exit(lambda: load_thresholds(thresholds))

@@ -13,8 +13,10 @@ import yaml
 FILE_LIMIT = 4 * 1024 * 1024
 """Maximum size of a configuration file, in bytes."""
 
-NODE_LIMIT = 200_000
-"""Maximum number of YAML nodes with aliases resolved, so that nested aliases cannot exhaust the memory."""
+ALIASED_LIMIT = 200_000
+"""Maximum number of YAML nodes that aliases repeat, so that nested aliases cannot exhaust the memory."""
+
+_Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # the latter takes 10 times as long
 
 _REMEDIES = {
     errno.ENOENT: "check its path",
@@ -33,6 +35,10 @@ class Mistake:
     line: int
     key: str
     text: str
+    count: int = 1
+    """How many mistakes it stands for."""
+    is_of_secret: bool = False
+    """Whether the file itself is right, and only the secret that it refers to cannot be used."""
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
@@ -80,46 +86,62 @@ def read_document(
         return Mistake(path, 0, "", f"cannot be read: {error.strerror}; {remedy}")
     if len(raw) > limit:
         return Mistake(path, 0, "", f"is longer than {limit} bytes, the limit for this file")
+    walk = _Walk(path)
     try:
-        root = yaml.compose(raw, Loader=yaml.SafeLoader)
+        loader = _Loader(raw)
+        root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             must = "must be" if root is not None else "is empty, and must be"
             return Mistake(path, 1, "", f"{must} a mapping with {expected}")
-        lines: dict[Location, int] = {}
-        duplicates: list[Mistake] = []
-        _walk(root, (), lines, duplicates, path)
-        data = yaml.load(raw, Loader=yaml.SafeLoader)
+        walk.visit(root, ())
+        data = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
-        return Mistake(path, mark.line + 1 if mark else 1, "", f"is not valid YAML: {error.problem}{hint}")
+        line = mark.line if mark else 0
+        written = raw.splitlines()[line : line + 1]
+        hint = "; indent with spaces" if written and b"\t" in written[0] else ""
+        return Mistake(path, line + 1, "", f"is not valid YAML: {error.problem}{hint}")
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         return Mistake(path, 1, "", f"is not valid YAML: {str(error).splitlines()[0]}")
     except _TooManyNodesError:
         return Mistake(
-            path, 1, "", f"expands to more than {NODE_LIMIT} YAML nodes when its aliases are resolved"
+            path, 1, "", f"its aliases repeat more than {ALIASED_LIMIT} YAML nodes; write fewer aliases"
         )
-    return Document(path, data, lines, tuple(duplicates))
+    return Document(path, data, walk.lines, tuple(walk.duplicates))
 
 
-def _walk(
-    node: yaml.Node, at: Location, lines: dict[Location, int], duplicates: list[Mistake], path: Path
-) -> None:
-    if len(lines) > NODE_LIMIT:
-        raise _TooManyNodesError
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*at, index)] = item.start_mark.line + 1
-            _walk(item, (*at, index), lines, duplicates, path)
-    elif isinstance(node, yaml.MappingNode):
+class _Walk:
+    """A walk along every key, through aliases: collects their lines, and the keys that appear twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: dict[Location, int] = {}
+        self.duplicates: list[Mistake] = []
+        self._path = path
+        self._met: set[int] = set()
+        self._repeated = 0
+
+    def visit(self, node: yaml.Node, at: Location) -> None:
+        """Visit a node and all that it contains; raises _TooManyNodesError."""
+        if id(node) in self._met:
+            self._repeated += 1
+            if self._repeated > ALIASED_LIMIT:
+                raise _TooManyNodesError
+        self._met.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.lines[(*at, index)] = item.start_mark.line + 1
+                self.visit(item, (*at, index))
+        elif isinstance(node, yaml.MappingNode):
+            self._visit_mapping(node, at)
+
+    def _visit_mapping(self, node: yaml.MappingNode, at: Location) -> None:
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
             line = key.start_mark.line + 1
             if name in seen and name != "<<":
-                duplicates.append(
-                    Mistake(path, line, key_of((*at, name)), "this key appears twice; keep one")
-                )
+                told = "this key appears twice; keep one"
+                self.duplicates.append(Mistake(self._path, line, key_of((*at, name)), told))
             seen.add(name)
-            lines[(*at, name)] = line
-            _walk(value, (*at, name), lines, duplicates, path)
+            self.lines[(*at, name)] = line
+            self.visit(value, (*at, name))

@@ -19,14 +19,19 @@ class ConfigurationError(Exception):
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
-def load(path: Path) -> Configuration:
-    """Return the configuration in the YAML file ``path``; raises `ConfigurationError`, without secrets."""
+def load(path: Path, *, secrets: bool = True) -> Configuration:
+    """Return the configuration in the YAML file ``path``; raises `ConfigurationError`, without secrets.
+
+    Without ``secrets``, none is read, and all have the value `NOT_READ`.
+    """
     document = read_document(path)
     if isinstance(document, Mistake):
         raise ConfigurationError([document])
     mistakes = list(document.duplicates)
     try:
-        configuration = Configuration.model_validate(document.data, context={"directory": path.parent})
+        configuration = Configuration.model_validate(
+            document.data, context={"directory": path.parent, "secrets": secrets}
+        )
     except ValidationError as error:
         mistakes += mistakes_of(error, document, Configuration)
     if mistakes:

@@ -3,24 +3,56 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from monitor.config.document import Document, Location, Mistake, key_of
+from probes.core.secret import SecretError
+from probes.core.setting_types import SourceError
 from probes.registry import KINDS
 
+MISTAKES_SHOWN = 100
+"""Maximum number of mistakes that are described one by one: nobody reads more, and each takes time."""
 
-def mistakes_of(error: ValidationError, document: Document, model: type[BaseModel]) -> Iterator[Mistake]:
-    """Yield a mistake for each error that pydantic found when it validated ``document`` as ``model``."""
+
+def mistakes_of(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Mistake]:
+    """Return the mistakes that pydantic found when it validated ``document`` as ``model``, by line.
+
+    The places that refer to the same unusable variable or file are one mistake. The last mistake counts
+    those that are not described.
+    """
+    places: dict[object, list[tuple[int, Location, ErrorDetails]]] = {}
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another mistake of the same entry
         location = _location(detail["loc"])
-        text = _text(detail, model, document)
-        yield Mistake(document.path, document.line_of(location), key_of(location), text)
+        cause = detail.get("ctx", {}).get("error")
+        same = (type(cause), str(cause)) if isinstance(cause, SourceError) else len(places)
+        places.setdefault(same, []).append((document.line_of(location), location, detail))
+    found = sorted((sorted(each, key=_line) for each in places.values()), key=lambda each: _line(each[0]))
+    mistakes = [_mistake(each, model, document) for each in found[:MISTAKES_SHOWN]]
+    if others := found[MISTAKES_SHOWN:]:
+        text = f"from here on there are {len(others)} more mistakes, which are not listed"
+        mistakes.append(Mistake(document.path, _line(others[0][0]), "", text, count=len(others)))
+    return mistakes
+
+
+def _line(place: tuple[int, Location, ErrorDetails]) -> int:
+    return place[0]
+
+
+def _mistake(
+    places: Sequence[tuple[int, Location, ErrorDetails]], model: type[BaseModel], document: Document
+) -> Mistake:
+    (line, location, detail), *others = places
+    text = _text(detail, model, document)
+    if others:
+        text += f". Also used by {', '.join(f'{key_of(other)} (line {at})' for at, other, _ in others)}"
+    is_of_secret = isinstance(detail.get("ctx", {}).get("error"), SecretError)
+    return Mistake(document.path, line, key_of(location), text, is_of_secret=is_of_secret)
 
 
 def _location(loc: tuple[int | str, ...]) -> Location:

@@ -19,7 +19,8 @@ CODED_PIECE = 8
 
 # What a reply begins with: its codes, which are no secret (RFC 5321, 2034, 1939, 2449 and 9051).
 _CODES = re.compile(
-    r"(?:(?:[0-9]{3}|[245]\.[0-9]{1,3}\.[0-9]{1,3}|\+OK|-ERR|[+*]|M[0-9]+|OK|NO|BAD|BYE|\[[A-Za-z/-]{1,30}\])[ -])*"
+    r"(?:(?:\d{3}|[245]\.\d{1,3}\.\d{1,3}|\+OK|-ERR|[+*]|M\d+|OK|NO|BAD|BYE|\[[A-Za-z/-]{1,30}\])[ -])*",
+    re.ASCII,
 )
 # A reply's lines are one text, whether or not they are escaped already.
 _BETWEEN_WORDS = re.compile(r"(?:\n|\\n)[0-9]{3}[ -]|\\[nrt]|[\s\\]")

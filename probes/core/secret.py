@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
 
-from probes.core.setting_types import relative_to_config
+from probes.core.setting_types import SourceError, read_variable, relative_to_config
 
 SECRET_LIMIT = 4096
 """Maximum size of a password file, in bytes."""
 
+NOT_READ = "not read"
+"""The value of every secret in a configuration that was read without secrets."""
+
+
+class SecretError(SourceError):
+    """The secret that a setting refers to cannot be used."""
+
 
 def read_secret(value: object, info: ValidationInfo) -> SecretStr:
-    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` refers to; no error shows its content."""
+    """Return the secret that ``{env: NAME}`` or ``{file: PATH}`` refers to; no error shows its content.
+
+    With ``secrets`` false in the context of ``info``, the reference is checked and nothing is read.
+    """
     if not isinstance(value, Mapping) or len(value) != 1 or not set(value) <= {"env", "file"}:
         raise ValueError("secrets are never written in this file; write {env: NAME} or {file: PATH}")
     ((source, where),) = value.items()
     if not isinstance(where, str) or not where:
         raise ValueError(f"{source}: needs a text; write {{env: NAME}} or {{file: PATH}}")
-    secret = _secret_of_environment(where) if source == "env" else _secret_of_file(where, info)
-    return sound_secret(secret, f"the secret in {source} {where}")
+    if isinstance(info.context, dict) and not info.context.get("secrets", True):
+        return SecretStr(NOT_READ)
+    try:
+        if source == "env":
+            secret = read_variable(where, "set it, or use {file: PATH}")
+        else:
+            secret = _secret_of_file(where, info)
+        return sound_secret(secret, f"the secret in {source} {where}")
+    except ValueError as error:
+        raise SecretError(str(error)) from None
 
 
 def sound_secret(text: str, named: str) -> SecretStr:
@@ -32,12 +49,6 @@ def sound_secret(text: str, named: str) -> SecretStr:
     if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of octets that are no UTF-8
         raise ValueError(f"{named} is not UTF-8 text; write it in UTF-8, or choose another")
     return SecretStr(text)
-
-
-def _secret_of_environment(name: str) -> str:
-    if name not in os.environ:
-        raise ValueError(f"environment variable {name} is not set; set it, or use {{file: PATH}}")
-    return os.environ[name]
 
 
 def _secret_of_file(where: str, info: ValidationInfo) -> str:

@@ -5,6 +5,7 @@ Their error messages are for administrators, who see them next to a file and lin
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -23,6 +24,17 @@ _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}", re.IGNORECASE | re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa-f:.]{2,45}")
+
+
+class SourceError(ValueError):
+    """The environment variable or file that a setting refers to cannot be used."""
+
+
+def read_variable(name: str, remedy: str = "set it for mailsonde") -> str:
+    """Return the value of an environment variable; raises `SourceError` with ``remedy`` if it is not set."""
+    if name not in os.environ:
+        raise SourceError(f"environment variable {name} is not set; {remedy}")
+    return os.environ[name]
 
 
 def parse_duration(value: object) -> float:

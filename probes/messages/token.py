@@ -14,7 +14,9 @@ HEADER = "X-Mailsonde-Token"
 """The header field that carries the token."""
 
 _ENVELOPE_ID = re.compile(r"mailsonde-envelope1:([0-9a-f]{32}):([0-9a-f]{32})")
-_PATTERN = re.compile(r"mailsonde1:([A-Za-z0-9][A-Za-z0-9._-]{0,62}):([0-9a-f]{32}):([0-9]{16}):([0-9a-f]{32})")
+_PATTERN = re.compile(
+    r"mailsonde1:([A-Za-z0-9][A-Za-z0-9._-]{0,62}):([0-9a-f]{32}):([0-9]{16}):([0-9a-f]{32})"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,14 +29,20 @@ def _faults(tree: ast.Module) -> Iterator[int]:
                 isinstance(part.value, str) and r"\d" in part.value for part in patterns
             ):
                 yield node.lineno
-        if isinstance(node, ast.Attribute) and node.attr in {"isdecimal", "isnumeric"} and node not in covered:
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in {"isdecimal", "isnumeric"}
+            and node not in covered
+        ):
             yield node.lineno
 
 
 def test_digits_are_ascii_everywhere() -> None:
     r"""No module takes a full-width or Arabic digit for a number: ``\d`` and str.isdecimal would."""
     found = {
-        f"{path.relative_to(ROOT)}:{line}" for path in MODULES for line in _faults(ast.parse(path.read_text()))
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in MODULES
+        for line in _faults(ast.parse(path.read_text()))
     }
     assert found == set()
 
@@ -49,7 +55,7 @@ def test_check_finds_what_it_looks_for(code: str) -> None:
 
 @pytest.mark.parametrize("text", ["１s", "1２s", "٣m", "1.５s"])
 def test_duration_of_other_digits_is_refused(text: str) -> None:
-    """A duration that an administrator cannot tell from a right one, but editors and schemas refuse, is refused."""
+    """A duration has ASCII digits, which is what the schema for editors says as well."""
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 

@@ -25,8 +25,11 @@ from probes.registry import KINDS
         (b"", "FILE:1: is empty, and must be a mapping with the keys agent, servers, mailboxes and probes"),
         (b"# a comment\n", "FILE:1: is empty, and must be a mapping with the keys agent, servers, mailboxes"),
         (b"- a\n", "FILE:1: must be a mapping with the keys agent, servers, mailboxes and probes"),
-        (b"agent:\n\tlisten: x\n", "FILE:2: is not valid YAML: found character '\\t' that cannot start any"),
-        (b"agent: {\n", "FILE:2: is not valid YAML: expected the node content, but found"),
+        (
+            b"agent:\n\tlisten: x\n",
+            "FILE:2: is not valid YAML: found character that cannot start any",
+        ),
+        (b"agent: {\n", "FILE:2: is not valid YAML: did not find expected node content"),
         (b"\xff\xfe\x00", "FILE:1: is not valid YAML: "),
         (b"a: 1\n---\nb: 2\n", "FILE:2: is not valid YAML: but found another document"),
     ],
@@ -61,6 +64,25 @@ def test_tab_is_told_with_its_remedy(tmp_path: Path) -> None:
     mistake = read_document(path)
     assert isinstance(mistake, Mistake)
     assert mistake.text.endswith("; indent with spaces")
+
+
+def test_large_file_without_aliases_is_valid(tmp_path: Path) -> None:
+    """Only what aliases repeat is bounded: a file of 300,000 nodes that are all written out is read."""
+    path = tmp_path / "site.yaml"
+    path.write_text("x: [" + "0, " * 300_000 + "0]\n")
+    assert not isinstance(read_document(path), Mistake)
+
+
+def test_many_mistakes_are_counted(tmp_path: Path) -> None:
+    """Of thousands of unknown keys the first are described, and the rest are counted in one line."""
+    path = tmp_path / "site.yaml"
+    path.write_text("agent:\n" + "".join(f"  unknown{n}: 1\n" for n in range(3_000)) + "probes: []\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    *described, rest = caught.value.mistakes
+    assert [mistake.line for mistake in described] == list(range(2, 102))
+    assert str(rest) == f"{path}:102: from here on there are 2901 more mistakes, which are not listed"
+    assert sum(mistake.count for mistake in caught.value.mistakes) == 3_001
 
 
 def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from monitor.commands.render import render
 from monitor.commands.run import run
 from monitor.commands.schema import schema
 from monitor.commands.validate import validate
@@ -78,8 +79,74 @@ def test_secret_must_be_utf8(example: Path, monkeypatch: pytest.MonkeyPatch) -> 
     told = [mistake.text for mistake in caught.value.mistakes]
     assert sorted(set(told)) == [
         f"secret file {example.parent}/canary.password is not UTF-8 text",
-        "the secret in env CANARY_PASSWORD is not UTF-8 text; write it in UTF-8, or choose another",
+        "the secret in env CANARY_PASSWORD is not UTF-8 text; write it in UTF-8, or choose another. "
+        "Also used by mailboxes.staff.password (line 61)",
     ]
+
+
+def test_missing_secret_is_one_mistake(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that 20 servers share is one mistake, which names every place; so is a file."""
+    monkeypatch.delenv("CANARY_PASSWORD")
+    server = "{protocol: imap, host: a.example, tls: implicit, username: u, password: {%s}}"
+    servers = [
+        f"  s{n}: {server % ('env: CANARY_PASSWORD' if n < 20 else 'file: absent')}" for n in range(22)
+    ]
+    example.write_text("\n".join(["servers:", *servers, "probes: [{name: p, kind: imap, server: s0}]"]))
+    with pytest.raises(ConfigurationError) as caught:
+        load(example)
+    variable, file = map(str, caught.value.mistakes)
+    assert variable.startswith(
+        f"{example}:2: servers.s0.password: environment variable CANARY_PASSWORD is not "
+    )
+    assert all(f"servers.s{n}.password (line {n + 2})" in variable for n in range(1, 20))
+    assert file == (
+        f"{example}:22: servers.s20.password: secret file {example.parent}/absent cannot be read: "
+        "No such file or directory. Also used by servers.s21.password (line 23)"
+    )
+
+
+def test_shipped_example_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newcomer learns in a line each which secrets are missing, and how to check the rest: it is valid."""
+    monkeypatch.delenv("CANARY_PASSWORD", raising=False)
+    path = CONFIG / "example.yaml"
+    result = CliRunner().invoke(validate, [str(path)])
+    assert result.exit_code == 2
+    variable, file, count, hint = result.stderr.splitlines()
+    assert "servers.submission.password: environment variable CANARY_PASSWORD is not set" in variable
+    assert f"mailboxes.canary.password: secret file {CONFIG}/canary.password cannot be read" in file
+    assert count == "2 mistakes; nothing was started"
+    assert hint == "Add --no-secrets to continue without the secrets."
+    result = CliRunner().invoke(validate, ["--no-secrets", str(path)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{path}: valid, 7 probes; secrets were not read\n"
+
+
+def test_without_secrets_everything_else_is_checked(example: Path) -> None:
+    """Without secrets, other mistakes are found, and so are secrets that are written into the file."""
+    example.write_text(
+        example.read_text()
+        .replace("kind: mx", "kind: mz")
+        .replace("{env: CANARY_PASSWORD}", "hunter2", 1)
+        .replace("{env: CANARY_PASSWORD}", "{env: NOT_SET}")
+    )
+    result = CliRunner().invoke(validate, ["--no-secrets", str(example)])
+    assert result.exit_code == 2
+    assert "there is no kind 'mz'" in result.stderr
+    assert "secrets are never written in this file" in result.stderr
+    assert "2 mistakes" in result.stderr
+    assert "hunter2" not in result.stderr
+    assert "--no-secrets" not in result.stderr
+
+
+@pytest.mark.parametrize("what", ["alerts", "dashboards", "prometheus"])
+def test_render_without_secrets(example: Path, tmp_path: Path, what: str) -> None:
+    """What is rendered without secrets is what is rendered with them: a build machine needs none."""
+    for flags, out in ((["--no-secrets"], "without"), ([], "with")):
+        path = CONFIG / "example.yaml" if flags else example
+        arguments = [what, "--config", str(path), "--out", str(tmp_path / out), *flags]
+        assert CliRunner().invoke(render, arguments).exit_code == 0
+    written = [{f.name: f.read_text() for f in (tmp_path / out).iterdir()} for out in ("with", "without")]
+    assert written[0] == written[1] != {}
 
 
 def test_validate_prints_all_mistakes_and_exits_2(example: Path) -> None:
