@@ -73,7 +73,7 @@ def _options(words: list[str]) -> dict[str, int]:
         name, _, value = word.partition(":")
         if name == "rotate":
             found[name] = 1
-        elif name in _OPTION_LIMITS and value.isdecimal():
+        elif name in _OPTION_LIMITS and value.isascii() and value.isdecimal():
             least, most = _OPTION_LIMITS[name]
             found[name] = min(max(int(value), least), most)
     return found
