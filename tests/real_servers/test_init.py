@@ -145,7 +145,7 @@ def test_wrong_password_first(place: Place) -> None:
         typed=f"{ADDRESS}\ny\nwr0ng-Passw0rd\n\n{PASSWORD}\nenv\ny\n",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "auth_failed: in phase auth: 535 5.7.8" in done.stdout
+    assert "auth_failed: in phase auth: PLAIN: 535 5.7.8" in done.stdout
     assert "auth_failed: in phase login: " in done.stdout
     assert "wr0ng" not in done.stdout + done.stderr
     assert yaml.safe_load(place.config.read_text())["mailboxes"]["canary"]["password"] == {
@@ -159,10 +159,10 @@ def test_passwords_are_not_tried_for_ever(place: Place) -> None:
     """After three refused passwords the command ends, so that no account is locked by it."""
     done = place.run("--username", ADDRESS, typed=f"{ADDRESS}\ny\n" + "wrong\n" + "\nwrong\n" * 9)
     assert done.returncode == 2
-    assert done.stdout.count("in phase auth: 535") == 3
+    assert done.stdout.count("in phase auth: PLAIN: 535") == 3
     assert done.stderr.endswith(
         "mailsonde cannot continue: the login does not work; "
-        "the lines above have the step and what the server answered\n"
+        "the lines above show the step and the server's answer\n"
     )
     place.require_nothing_left()
 
@@ -188,7 +188,7 @@ def test_script_with_a_wrong_password(place: Place) -> None:
     secret.write_text("wrong\n")
     done = place.run("--no-input", "--address", ADDRESS, "--password-file", str(secret), *place.named_servers)
     assert done.returncode == 2
-    assert done.stdout.count("in phase auth: 535") == 1
+    assert done.stdout.count("in phase auth: PLAIN: 535") == 1
     place.require_nothing_left()
 
 
