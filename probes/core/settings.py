@@ -111,8 +111,8 @@ class ServerSettings(Settings):
         default="auto",
         description=(
             "How to log in. `user` (USER and PASS) and `apop` are for POP3; `login` includes IMAP's LOGIN. "
-            "`auto` takes the best method offered. If the server refuses it, `auto` tries one other "
-            "method, which sends the password instead of a digest or the reverse."
+            "`auto` takes the best method offered. If the server refuses a digest of the password (APOP, "
+            "CRAM-MD5), `auto` tries once to send the password itself."
         ),
     )
     allow_insecure_auth: bool = Field(

@@ -125,8 +125,9 @@ def choose(
     whether each is safe in clear. Methods that are come first in clear. Encrypted they come last, because
     they need a server that can recover the password.
 
-    The fallback differs from the best in this: methods that hand over the password would all be refused
-    alike, and every refusal brings the account closer to being locked. Raises `ProbeFault` with
+    There is a fallback only from a method that proves knowledge of the password to one that hands it over:
+    the first also fails where the server cannot recover the password. After one that hands it over, every
+    other would be refused alike and bring the account closer to being locked. Raises `ProbeFault` with
     `AUTH_NOT_OFFERED` where nothing fits.
     """
     safe = {**{name: mechanism.safe_in_clear for name, mechanism in MECHANISMS.items()}, **own}
@@ -135,7 +136,8 @@ def choose(
         found = ", ".join(sorted(offered)) or "none"
         raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
     best, *others = sorted(usable, key=lambda name: safe[name] == encrypted)
-    return [best, *[name for name in others if safe[name] != safe[best]][:1]]
+    fallbacks = [name for name in others if safe[best] and not safe[name]]
+    return [best, *fallbacks[:1]]
 
 
 async def log_in(

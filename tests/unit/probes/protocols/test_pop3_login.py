@@ -205,20 +205,22 @@ async def test_a_refused_apop_gives_way(offered: list[str], login: list[tuple[by
         session.abort()
 
 
-async def test_a_refused_plain_gives_way_over_tls(
+async def test_a_password_that_was_handed_over_is_refused_once(
     server_context: ssl.SSLContext, server_tls: TlsFiles
 ) -> None:
-    """Over TLS the password is handed over first, and APOP is what follows a refusal."""
+    """Over TLS the password is handed over; where it is refused, no other method brings a lockout nearer."""
 
     async def encrypted(peer: Peer) -> None:
         await peer.start_tls(server_context)
         refused = (rb"AUTH PLAIN \S+", b"-ERR [AUTH] no")
-        await dialogue(b"+OK " + STAMP.encode(), capa("SASL PLAIN", "USER"), refused, (APOP[0], b"+OK"))(peer)
+        await dialogue(b"+OK " + STAMP.encode(), capa("SASL PLAIN CRAM-MD5", "USER"), refused)(peer)
 
     async with scripted_server(encrypted, server_tls.authority) as server:
-        session = await enter(server, tls="implicit")
-        session.abort()
+        with pytest.raises(ProbeFault) as caught:
+            await enter(server, tls="implicit")
         await server.peer_closed()
+    assert caught.value.reason is Reason.AUTH_FAILED
+    assert len(server.received) == 2
 
 
 @pytest.mark.parametrize(
