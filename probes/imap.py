@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Awaitable, Callable, Iterable
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
-from probes.core.faults import legible
+from probes.core.faults import ProbeFault, legible
 from probes.core.mailbox_check import MailboxCheck, MailboxCheckSettings
-from probes.core.reasons import Area
+from probes.core.reasons import Area, Reason
 from probes.core.setting_types import FolderName
 from probes.core.settings import ImapMailboxName, ImapServerName
 from probes.core.verdict import Run, Verdict
+from probes.protocols.imap import Folder
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.tls import expiry_reason
+
+T = TypeVar("T")
 
 
 class ImapSettings(MailboxCheckSettings):
@@ -59,19 +63,56 @@ class Imap(MailboxCheck):
         )
 
     async def _open(self, session: ImapSession) -> dict[str, object]:
-        """Read the namespaces and the folders, and open the configured folder."""
-        values: dict[str, object] = {"namespaces": [legible(prefix) for prefix in await session.namespace()]}
-        folders = await session.folders()
-        values["special_use"] = {
-            attribute.removeprefix("\\").lower(): legible(folder.name)
-            for folder in folders
-            for attribute in sorted(folder.attributes & _SPECIAL_USE)
-        }
-        await session.select(self.settings.folder, read_only=True)
+        """Open the configured folder, and read the namespaces and the names of the other folders."""
+        values: dict[str, object] = {"namespaces": None, "special_use": None}
+        try:
+            await session.select(self.settings.folder, read_only=True)
+        except ProbeFault as fault:
+            if fault.reason is Reason.IMAP_NO_FOLDER:
+                fault.detail = legible(f"the probe's folder {fault.detail}")
+            raise
         values["messages"] = session.exists
         values["uid_validity"] = session.uid_validity
+        prefixes = await _told(session, session.namespace)
+        folders = await _told(session, session.folders)
+        if prefixes is not None:
+            values["namespaces"] = [legible(prefix) for prefix in prefixes]
+        if folders is not None:
+            values["special_use"] = _special_use(folders)
         return values
+
+
+async def _told(session: ImapSession, ask: Callable[[], Awaitable[list[T]]]) -> list[T] | None:
+    """Return what the server lists; ``None`` where it refuses, or its listing is too large or not sound."""
+    if not session.is_open:
+        return None
+    try:
+        return await ask()
+    except ProbeFault as fault:
+        if fault.reason not in _OF_A_LISTING:
+            raise
+        return None
+
+
+def _special_use(folders: Iterable[Folder]) -> dict[str, str]:
+    """Return the folders for special uses (RFC 6154), by use."""
+    return {
+        attribute.removeprefix("\\").lower(): legible(folder.name)
+        for folder in folders
+        for attribute in sorted(folder.attributes & _SPECIAL_USE)
+    }
 
 
 _SPECIAL_USE = frozenset({"\\ALL", "\\ARCHIVE", "\\DRAFTS", "\\FLAGGED", "\\JUNK", "\\SENT", "\\TRASH"})
 """The attributes of RFC 6154 section 2, in upper case."""
+
+_OF_A_LISTING = frozenset(
+    {
+        Reason.IMAP_NO,
+        Reason.IMAP_BAD,
+        Reason.PROTOCOL_ERROR,
+        Reason.LINE_TOO_LONG,
+        Reason.RESPONSE_TOO_LARGE,
+    }
+)
+"""What the names of other folders can bring about, which says nothing of the folder that is opened."""

@@ -158,8 +158,13 @@ class Roundtrip(MessageProbe):
         with run.waiting():
             await handover.quit()
             limit = self.settings.deadline + POLL_GRACE - (clock.monotonic() - created)
-            done, _ = await asyncio.wait({arrival}, timeout=max(0.0, limit))
-        return arrival.result() if done else None
+            hopeless = asyncio.ensure_future(self._watcher.misconfigured())
+            waits: set[asyncio.Future[Any]] = {arrival, hopeless}
+            try:
+                await asyncio.wait(waits, timeout=max(0.0, limit), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hopeless.cancel()
+        return arrival.result() if arrival.done() else None
 
     def _message(self, run: Run, created_at: float, composed: SyntheticMessage) -> Message:
         clock = self.context.clock
@@ -254,6 +259,8 @@ def _verdict(settled: Settled) -> Verdict:
     """Return the verdict for a settled message."""
     message = settled.message
     reason, detail = _end(message)
+    if settled.doubt:
+        detail += f"; {settled.doubt}"
     values: dict[str, object] = {
         "reply_code": message.reply_code,
         "enhanced_status_code": message.enhanced_status_code,

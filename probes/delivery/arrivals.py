@@ -67,11 +67,15 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A message whose end is known, and what its header section says of its way if it arrived."""
+    """A message whose end is known, and what its header section says of its way if it arrived.
+
+    ``doubt`` is what could not be read of the mailbox that it is missing from.
+    """
 
     message: Message
     hops: tuple[Hop, ...] = ()
     authentication: AuthenticationResults | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +246,15 @@ class Arrivals:
             return None
         return Settled(bounced)
 
-    async def give_up(self, message: Message) -> Settled:
+    async def give_up(self, message: Message, doubt: str = "") -> Settled:
         """Settle a message that a poll after its deadline did not show. Raises LedgerError."""
         # Where our own end left it open, nobody can say that a server ever had the message.
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
         lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
         if lost is None:  # it is ours, or an earlier poll that broke off has counted it already
             lost = await self._ledger.find(message.id)
-        return Settled(lost or message)
+        found = lost or message
+        return Settled(found, doubt=doubt if found.state is MessageState.LOST else "")
 
 
 def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[MessageState, dict[str, object]]:

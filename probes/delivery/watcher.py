@@ -122,6 +122,7 @@ class MailboxWatcher:
         self._failures = 0
         self._doubts = 0  # polls in a row whose deletions may not hold
         self._wake = asyncio.Event()
+        self._misconfigured = asyncio.Event()
         self._polling = asyncio.Lock()
         self._has_news = False
         self._task: asyncio.Task[None] | None = None
@@ -132,10 +133,15 @@ class MailboxWatcher:
         Settled means delivered, late, bounced, or not in the mailbox at a poll after its deadline. A
         lost message is watched on, up to the retention, and turns ``late`` in the ledger if it comes.
         """
+        self._misconfigured.clear()  # an earlier poll's folder may be there by now
         awaited = self._entry(message, asyncio.get_running_loop().create_future())
         self._awaited[message.id] = awaited
         self._start()
         return awaited.settled
+
+    async def misconfigured(self) -> None:
+        """Return once a poll fails because the configured folder is not there: waiting does not mend that."""
+        await self._misconfigured.wait()
 
     def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
         """Poll now and then for a delivery report about ``message``, until it is ``settled``."""
@@ -273,6 +279,8 @@ class MailboxWatcher:
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
         self._failures += 1
+        if fault.reason is Reason.IMAP_NO_FOLDER:
+            self._misconfigured.set()
         self._not_before = self._clock.monotonic() + (pause := self._pause_after(fault))
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
 
@@ -290,10 +298,10 @@ class MailboxWatcher:
         return _PAUSE_WHERE_NONE_ADVERTISED if fault.asks_to_wait else min(growing, 60.0)
 
     async def _poll(self) -> None:
-        is_read = False
+        is_read, afresh = False, self._is_overdue()
         try:
-            async with self._mailbox.poll() as due:
-                is_read = await self._read(due)
+            async with self._mailbox.poll(afresh=afresh) as due:
+                is_read = await self._read(due, afresh=afresh)
         except ProbeFault as fault:
             if not is_read:
                 raise
@@ -307,22 +315,37 @@ class MailboxWatcher:
             for memory in self._memories.values():
                 memory.counted.clear()  # what they name is surely deleted now
 
-    async def _read(self, due: Sequence[OpenFolder]) -> bool:
+    def _is_overdue(self) -> bool:
+        """Whether a poll now may find that a message is lost, for which all is looked through again."""
+        now = self._clock.monotonic()
+        return any(
+            max(awaited.deadline, awaited.awaited_at) < now and not awaited.settled.done()
+            for awaited in self._awaited.values()
+        )
+
+    async def _read(self, due: Sequence[OpenFolder], *, afresh: bool) -> bool:
         """Read the folders, and give up what is overdue; return whether all could be read."""
         try:
             for open_folder in due:
-                folder = await open_folder()
-                memory = self._memories.setdefault(folder.name, _Memory())
-                if await self._examine(folder, memory):
-                    memory.complete_at = folder.absent_at
+                await self._read_folder(open_folder)
         except ProbeFault as fault:
             if fault.reason is not Reason.RESPONSE_TOO_LARGE:
                 raise
             # Whoever sends us such a thing must not blind us: the next poll goes on without it.
             _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
             return False
-        await self._give_up_overdue()
+        await self._give_up_overdue(afresh=afresh)
         return True
+
+    async def _read_folder(self, open_folder: OpenFolder) -> None:
+        try:
+            folder = await open_folder()
+            memory = self._memories.setdefault(folder.name, _Memory())
+            if await self._examine(folder, memory):
+                memory.complete_at = folder.absent_at
+        except ProbeFault as fault:
+            if not self._mailbox.excuses(fault):
+                raise
 
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
         """Read the headers of what is new, newest first; return whether nothing new was left unread."""
@@ -338,7 +361,8 @@ class MailboxWatcher:
         return len(unread) <= HEADERS_PER_POLL and folder.is_whole
 
     async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:
-        sighting = memory.sightings.get(uid) or Sighting(memory.complete_at, folder.listed_at)
+        earliest = float("-inf") if uid in folder.overlooked else memory.complete_at
+        sighting = memory.sightings.get(uid) or Sighting(earliest, folder.listed_at)
         found = await self._arrivals.account(folder, uid, fields, sighting, counted=uid in memory.counted)
         if found.settled is not None:
             self._tell(found.settled)
@@ -352,8 +376,8 @@ class MailboxWatcher:
             memory.counted.add(uid)
             await folder.delete(uid)
 
-    async def _give_up_overdue(self) -> None:
-        """Call lost what no folder showed in a complete poll that began after the deadline."""
+    async def _give_up_overdue(self, *, afresh: bool) -> None:
+        """Call lost what no folder showed in a complete poll, begun ``afresh`` after the deadline."""
         complete_at = min(
             (self._memories.setdefault(name, _Memory()).complete_at for name in self._mailbox.folders),
             default=float("-inf"),
@@ -362,8 +386,10 @@ class MailboxWatcher:
             if self._clock.time() - awaited.message.created_at > self._retention:
                 self._awaited.pop(awaited.message.id, None)
                 awaited.settled.cancel()
-            elif max(awaited.deadline, awaited.awaited_at) < complete_at and not awaited.settled.done():
-                self._tell(await self._arrivals.give_up(awaited.message))
+                continue
+            is_missed = max(awaited.deadline, awaited.awaited_at) < complete_at
+            if afresh and is_missed and not awaited.settled.done():
+                self._tell(await self._arrivals.give_up(awaited.message, self._mailbox.doubt))
 
     def _tell(self, settled: Settled) -> None:
         """Tell the observer and who waits, also where the message is awaited in another mailbox."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
-from probes.core.faults import ProbeFault
+from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.protocols import imap as imap
-from probes.protocols.imap import MOST_MESSAGES, SEARCH_LIMIT, Folder, FolderStatus
+from probes.protocols.imap import MOST_MESSAGES, SEARCH_LIMIT, Folder, FolderStatus, Response
 from probes.protocols.imap_connection import ImapConnection
 from probes.protocols.imap_dialogue import MOST_RESPONSES, Budget
 
@@ -17,8 +19,16 @@ FETCHED_FIELDS_LIMIT = 16 * 1024
 NAME_LIMIT = 4096
 """Longest folder name, in octets, that may come as a literal."""
 
+MOST_FOLDERS = 50_000
+"""Most folders that a server may list."""
+
+LISTING_LIMIT = 8 * 2**20
+"""Most octets in lines that a list of folders may have."""
+
 BATCH = 500
 """Most messages that one FETCH asks for by their uids."""
+
+T = TypeVar("T")
 
 
 class ImapSession(ImapConnection):
@@ -32,26 +42,36 @@ class ImapSession(ImapConnection):
         """Whether single messages can be expunged (RFC 4315)."""
         return not self.capabilities.isdisjoint({"UIDPLUS", "IMAP4REV2"})
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the session goes on: after a fault, whether that was about no more than its command."""
+        return self._transport.is_open
+
     async def folders(self) -> list[Folder]:
-        """Return all folders, with their special uses where the server tells them (RFC 6154)."""
+        """Return the folders, with their special uses where the server tells them (RFC 6154).
+
+        Those that it tells of in a way that cannot be read are left out.
+        """
         words = [b"LIST", b'""', b'"*"']
         if {"SPECIAL-USE", "LIST-EXTENDED"} <= self.capabilities:  # else LIST shows them unasked, or never
             words.append(b"RETURN (SPECIAL-USE)")
-        return await self._command("list", *words, read=imap.parse_list, budget=Budget(literal=NAME_LIMIT))
+        budget = Budget(literal=NAME_LIMIT, responses=MOST_FOLDERS, lines=LISTING_LIMIT)
+        return await self._command("list", *words, read=_if_sound(imap.parse_list), budget=budget)
 
     async def namespace(self) -> list[str]:
         """Return the prefixes of the personal namespaces (RFC 2342); empty where the server tells none."""
         if not {"NAMESPACE", "IMAP4REV2"} & self.capabilities:
             return []
-        budget = Budget(literal=NAME_LIMIT)
-        answers = await self._command("namespace", b"NAMESPACE", read=imap.parse_namespace, budget=budget)
+        budget, read = Budget(literal=NAME_LIMIT), _if_sound(imap.parse_namespace)
+        answers = await self._command("namespace", b"NAMESPACE", read=read, budget=budget)
         return [prefix for prefixes in answers for prefix in prefixes]
 
     async def select(self, folder: str, *, read_only: bool = False) -> None:
-        """Open a folder; a NO is `IMAP_NO_FOLDER`, and leaves none open."""
+        """Open a folder; a NO is `IMAP_NO_FOLDER`, names the folder, and leaves none open."""
         self.folder, self.exists, self.uid_validity, self.uid_next = None, 0, None, None
         verb = b"EXAMINE" if read_only else b"SELECT"
-        await self._command("select", verb, imap.encode_folder(folder), refusal=Reason.IMAP_NO_FOLDER)
+        with _named(folder):
+            await self._command("select", verb, imap.encode_folder(folder), refusal=Reason.IMAP_NO_FOLDER)
         self.folder, self.changed = folder, False
 
     async def status_of(self, folder: str) -> FolderStatus:
@@ -59,15 +79,16 @@ class ImapSession(ImapConnection):
 
         An answer without UIDNEXT is a `PROTOCOL_ERROR`, and leaves the session open.
         """
-        answers = await self._command(
-            "status",
-            b"STATUS",
-            imap.encode_folder(folder),
-            b"(MESSAGES UIDNEXT UIDVALIDITY)",
-            read=imap.parse_status,
-            budget=Budget(literal=NAME_LIMIT),
-            refusal=Reason.IMAP_NO_FOLDER,
-        )
+        with _named(folder):
+            answers = await self._command(
+                "status",
+                b"STATUS",
+                imap.encode_folder(folder),
+                b"(MESSAGES UIDNEXT UIDVALIDITY)",
+                read=imap.parse_status,
+                budget=Budget(literal=NAME_LIMIT),
+                refusal=Reason.IMAP_NO_FOLDER,
+            )
         if not answers or answers[-1].uid_next is None:
             raise ProbeFault(Reason.PROTOCOL_ERROR, "no UIDNEXT in the answer to STATUS")
         return answers[-1]
@@ -142,6 +163,29 @@ class ImapSession(ImapConnection):
             return False
         await self._command("expunge", b"UID EXPUNGE %d" % uid)
         return True
+
+
+def _if_sound(parse: Callable[[Response], T | None]) -> Callable[[Response], T | None]:
+    """Return ``parse`` for answers of many parts, of which one that is not well-formed costs no other."""
+
+    def parsed(response: Response) -> T | None:
+        try:
+            return parse(response)
+        except ProbeFault:
+            return None
+
+    return parsed
+
+
+@contextmanager
+def _named(folder: str) -> Iterator[None]:
+    """Let the fault of a folder that cannot be opened tell which one that is."""
+    try:
+        yield
+    except ProbeFault as fault:
+        if fault.reason is Reason.IMAP_NO_FOLDER:
+            fault.detail = legible(f'"{folder}": {fault.detail}')
+        raise
 
 
 def _fields(names: Sequence[str]) -> bytes:

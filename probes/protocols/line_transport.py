@@ -243,6 +243,12 @@ class LineTransport:
             self.certificate_not_after = certificate_not_after(encrypted)
 
     @property
+    def is_open(self) -> bool:
+        """Whether neither side has closed the connection, as far as is known here."""
+        transport = self._receiver.transport
+        return transport is not None and not transport.is_closing() and self._receiver.ended is None
+
+    @property
     def unread(self) -> bytes:
         """The beginning of what arrived and was not read yet: more than a transcript keeps of it."""
         return bytes(self._receiver.buffer[: 2 * REPLY])

@@ -17,6 +17,7 @@ class StoredFolder:
     messages: dict[int, bytes] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
     uid_next: int = 1
+    claimed_uid_next: int | None = None
 
     def add(self, raw: bytes) -> int:
         """Store a message, and return its uid."""
@@ -29,7 +30,9 @@ class StoredFolder:
 class ImapServer:
     """Serves ``folders``; ``before`` is called with each command's words before it is answered.
 
-    What it raises ends the connection. New messages are told of with the answer to any command.
+    What it raises ends the connection, after the server has said what it was raised with. What it
+    returns is the tagged answer in place of OK. New messages are told of with the answer to any
+    command, unless the server is ``quiet``. ``listing`` is what LIST answers in place of the folders.
     ``unasked`` lines go out with the next answer: before its tagged line, or behind that if ``is_late``.
     """
 
@@ -37,10 +40,12 @@ class ImapServer:
         default_factory=lambda: {"INBOX": StoredFolder(), "Junk": StoredFolder()}
     )
     capabilities: str = "IMAP4rev1 AUTH=PLAIN SASL-IR UIDPLUS SPECIAL-USE"
-    before: Callable[[list[str]], None] = lambda words: None
+    before: Callable[[list[str]], str | None] = lambda words: None
+    listing: list[bytes] | None = None
     commands: list[str] = field(default_factory=list)
     unasked: list[bytes] = field(default_factory=list)
     is_late: bool = False
+    quiet: bool = False
 
     async def script(self, peer: Peer) -> None:
         """Answer commands on one connection."""
@@ -51,18 +56,22 @@ class ImapServer:
             tag, *words = (await peer.expect(b".*")).decode().split(" ")
             self.commands.append(" ".join(words))
             try:
-                self.before(words)
-            except ConnectionError:
+                refusal = self.before(words)
+            except ConnectionError as ending:
+                await peer.send(*map(str.encode, ending.args))
                 return await peer.close()
+            if refusal is not None:
+                await peer.send(f"{tag} {refusal}".encode())
+                continue
             if words[0] in {"SELECT", "EXAMINE"}:
                 folder = self.folders[words[1].strip('"')]
                 told = len(folder.messages)
             lines = self._answer(words, folder)
-            if folder is not None and words[1:2] != ["EXPUNGE"] and len(folder.messages) != told:
+            if folder is not None and words[1:2] == ["EXPUNGE"]:
+                told = len(folder.messages)
+            elif folder is not None and len(folder.messages) != told and not self.quiet:
                 told = len(folder.messages)
                 lines.append(b"* %d EXISTS\r\n" % told)
-            elif folder is not None:
-                told = len(folder.messages)
             unasked, self.unasked = [line + b"\r\n" for line in self.unasked], []
             tagged = [f"{tag} OK done\r\n".encode()]
             ending = [*tagged, *unasked] if self.is_late else [*unasked, *tagged]
@@ -75,11 +84,15 @@ class ImapServer:
             case ["CAPABILITY"]:
                 return [f"* CAPABILITY {self.capabilities}\r\n".encode()]
             case ["LIST", *_]:
+                if self.listing is not None:
+                    return [line + b"\r\n" for line in self.listing]
                 marks = {"Junk": "\\Junk"}
                 return [f'* LIST ({marks.get(name, "")}) "/" {name}\r\n'.encode() for name in self.folders]
             case ["STATUS", name, *_]:
                 status = self.folders[name.strip('"')]
-                items = f"MESSAGES {len(status.messages)} UIDNEXT {status.uid_next}"
+                items = (
+                    f"MESSAGES {len(status.messages)} UIDNEXT {status.claimed_uid_next or status.uid_next}"
+                )
                 if status.uid_validity is not None:
                     items += f" UIDVALIDITY {status.uid_validity}"
                 return [f"* STATUS {name} ({items})\r\n".encode()]
@@ -90,7 +103,8 @@ class ImapServer:
     def _in_folder(self, words: list[str], folder: StoredFolder) -> list[bytes]:
         match words:
             case ["SELECT", _]:
-                lines = [f"* {len(folder.messages)} EXISTS\r\n", f"* OK [UIDNEXT {folder.uid_next}] x\r\n"]
+                next_uid = folder.claimed_uid_next or folder.uid_next
+                lines = [f"* {len(folder.messages)} EXISTS\r\n", f"* OK [UIDNEXT {next_uid}] x\r\n"]
                 if folder.uid_validity is not None:
                     lines.append(f"* OK [UIDVALIDITY {folder.uid_validity}] x\r\n")
                 return [line.encode() for line in lines]
@@ -126,7 +140,7 @@ class ImapServer:
 def _is_in(uid: int, uids: str, folder: StoredFolder) -> bool:
     for part in uids.split(","):
         low, _, high = part.partition(":")
-        if high == "*" and (uid >= int(low) or uid == max(folder.messages)):
+        if high == "*" and (uid >= int(low) or uid == max(folder.messages, default=0)):
             return True  # as RFC 9051 section 9 has it: n:* always has the last message
         if high != "*" and int(low) <= uid <= int(high or low):
             return True

@@ -8,117 +8,46 @@ is likely, and IDLE is for the rest of the time.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from probes.core.clock import Clock
-from probes.core.faults import ProbeFault
+from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.imap_folder import ImapFolder, View
 from probes.delivery.mailboxes.login_budget import LoginBudget
-from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, OpenFolder
+from probes.delivery.mailboxes.mailbox import IDENTIFYING, OpenFolder, unread
+from probes.protocols.imap import FolderStatus
 from probes.protocols.imap_session import ImapSession
 
 JUNK_GAP = 1.0
 """Shortest pause, in seconds, between polls of the junk folder."""
 
-PIECE_SIZE = 1024 * 1024
-"""Octets of a large message that are asked for at a time."""
+JUNK_PAUSE = 60.0
+"""Seconds until a junk folder that could not be read is tried again."""
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_CLOSED = frozenset({"\\NOSELECT", "\\NONEXISTENT"})  # RFC 9051 section 7.3.1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _View:
-    """What is known of a folder: which copies are still to be dealt with, and which never again."""
+class _Junk:
+    """The junk folder: which one it is, and whether it can be read. A mailbox is watched without it, too."""
 
-    session: ImapSession  # the one that listed it
-    validity: int | None
-    epoch: str  # names the uids together with the folder: as long as it stays, they mean the same
-    next_uid: int  # the first that was not listed yet
-    pending: set[int]
-    set_aside: set[int]
-
-
-class ImapFolder:
-    """A selected folder, or the knowledge that nothing new is in it (see `mailbox.Folder`)."""
-
-    def __init__(
-        self,
-        session: ImapSession,
-        view: _View,
-        name: str,
-        *,
-        is_junk: bool,
-        absent_at: float,
-        listed_at: float,
-        fields: dict[int, bytes],
-    ) -> None:
-        self.name = name
-        self.is_junk = is_junk
-        self.absent_at = absent_at
-        self.listed_at = listed_at
-        self.uids = [self._text(view, uid) for uid in sorted(view.pending, reverse=True)]
-        self._session = session
-        self._view = view
-        self._fields = fields
-
-    def _text(self, view: _View, uid: int) -> str:
-        """Return a uid that stays unique when UIDVALIDITY changes (RFC 9051 section 2.3.1.1)."""
-        return f"{self.name}/{view.epoch}/{uid}"
-
-    @staticmethod
-    def _number(uid: str) -> int:
-        return int(uid.rpartition("/")[2])
-
-    async def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:  # noqa: D102 # as in Folder
-        numbers = [self._number(uid) for uid in uids]
-        unknown = [number for number in numbers if number not in self._fields]
-        fields = self._fields
-        if unknown:
-            fields = fields | await self._session.fetch_fields_of(unknown, IDENTIFYING)
-        for uid, number in zip(uids, numbers, strict=True):
-            if number in fields:
-                yield uid, fields[number]
-            else:
-                self._view.pending.discard(number)  # it is gone
-
-    async def header_section(self, uid: str) -> bytes:  # noqa: D102 # as in Folder
-        # Of one that is too large, the beginning will do: the newest fields stand on top.
-        return await self.beginning(uid, HEADER_LIMIT)
-
-    async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
-        return await self._session.part_of(self._number(uid), 0, octets) or b""
-
-    async def whole(self, uid: str, limit: int) -> bytes | None:  # noqa: D102 # as in Folder
-        text = bytearray()
-        while piece := await self._session.part_of(self._number(uid), len(text), PIECE_SIZE):
-            text += piece
-            if len(text) > limit:
-                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
-            if len(piece) < PIECE_SIZE:
-                break
-        return bytes(text) or None
-
-    def refused(self, uid: str, fault: ProbeFault) -> bool:  # noqa: ARG002, D102 # as in Folder
-        return False
-
-    @property
-    def is_whole(self) -> bool:  # noqa: D102 # as in Folder
-        return True
-
-    def set_aside(self, uid: str) -> None:  # noqa: D102 # as in Folder
-        self._view.pending.discard(self._number(uid))
-        self._view.set_aside.add(self._number(uid))
-
-    async def delete(self, uid: str) -> None:
-        """Delete a copy; where the server has no UIDPLUS it stays, marked ``\\Deleted``."""
-        await self._session.delete(self._number(uid))
-        self._view.pending.discard(self._number(uid))
+    name: str | None = None
+    trouble: str = ""  # why it is not read
+    is_told: bool = False  # whether the log has that
+    due_at: float = float("-inf")  # monotonic: no look at it before this
+    status: FolderStatus | None = None  # as of the latest look
 
 
 class ImapMailbox:
@@ -138,7 +67,6 @@ class ImapMailbox:
         budget: LoginBudget,
         retention: float,
     ) -> None:
-        self.folders: tuple[str, ...] = (settings.folder,)
         self.polls = settings.polls_per_message or 200.0
         self._settings = settings
         self._server = server
@@ -146,8 +74,22 @@ class ImapMailbox:
         self._budget = budget
         self._retention = retention
         self._session: ImapSession | None = None
-        self._views: dict[str, _View] = {}
-        self._junk_at = float("-inf")  # when the junk folder was last polled
+        self._views: dict[str, View] = {}
+        self._junk = _Junk(settings.junk_folder)
+        self._is_in_junk = False
+        self._exists = 0  # how many messages the main folder had when it was left
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folder, and the junk folder where there is one that can be read."""
+        junk, main = self._junk, self._settings.folder
+        return (main,) if junk.name is None or junk.trouble else (main, junk.name)
+
+    @property
+    def doubt(self) -> str:
+        """What could not be read (see `mailbox.Mailbox`)."""
+        unreadable = sum(len(view.unreadable) for view in self._views.values())
+        return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
 
     async def admit(self) -> None:
         """Wait for a login within the server's budget, where one is needed."""
@@ -155,106 +97,176 @@ class ImapMailbox:
             await self._budget.take()
 
     @asynccontextmanager
-    async def poll(self) -> AsyncIterator[Sequence[OpenFolder]]:
-        """Give the folders that are due; the one that IDLE watches comes last and stays selected."""
-        session = self._session or await self._open()
-        due: list[OpenFolder] = [lambda: self._main(session)]
-        if len(self.folders) > 1 and self._clock.monotonic() - self._junk_at >= JUNK_GAP:
-            due.insert(0, lambda: self._junk(session))
+    async def poll(self, *, afresh: bool = False) -> AsyncIterator[Sequence[OpenFolder]]:
+        """Give the folders that are due; the main one comes first, and is what IDLE watches afterwards."""
+        session = self._session = self._session or await self._open()
+        due: list[OpenFolder] = [partial(self._main, session, afresh=afresh)]
+        now = self._clock.monotonic()
+        if self._junk.name is not None and (now >= self._junk.due_at or (afresh and not self._junk.trouble)):
+            due.append(partial(self._open_junk, session, self._junk.name, afresh=afresh))
+        self._is_in_junk = False
         try:
             yield due
+            await self._leave_junk(session)
         except BaseException:
             self._drop()
             raise
+        if not session.is_open:
+            self._drop()
 
     async def _open(self) -> ImapSession:
-        session = await ImapSession.open(
+        session = await self._log_in()
+        if self._settings.junk_folder is not None or self._clock.monotonic() < self._junk.due_at:
+            return session
+        try:
+            name = await self._marked_as_junk(session)
+            if name is None or name != self._junk.name:
+                self._junk = _Junk(name)
+        except ProbeFault as fault:
+            if fault.reason is Reason.IMAP_THROTTLED:
+                session.abort()
+                raise
+            if self._junk.name is None:
+                self._do_without_junk(f"the junk folder is not known: {fault}")
+        except BaseException:
+            session.abort()
+            raise
+        return session if session.is_open else await self._log_in()
+
+    async def _log_in(self) -> ImapSession:
+        return await ImapSession.open(
             self._server,
             username=self._settings.username,
             password=self._settings.password,
             phases=PhaseTimer(self._clock),
             clock=self._clock,
         )
-        try:
-            junk = self._settings.junk_folder or await _junk_folder(session)
-        except BaseException:
-            session.abort()
-            raise
-        self.folders = (self._settings.folder, junk) if junk else (self._settings.folder,)
-        self._session = session
-        self._junk_at = float("-inf")
-        return session
 
-    async def _main(self, session: ImapSession) -> ImapFolder:
+    async def _marked_as_junk(self, session: ImapSession) -> str | None:
+        """Return the folder that the server marks as the one for junk (RFC 6154), if it can be opened."""
+        for folder in await session.folders():
+            is_other = folder.name != self._settings.folder and not folder.attributes & _CLOSED
+            if is_other and "\\JUNK" in folder.attributes:
+                return folder.name
+        return None
+
+    def _do_without_junk(self, trouble: str) -> None:
+        """Go on without the junk folder for a while; the log has it once."""
+        self._junk.trouble, self._junk.due_at = trouble, self._clock.monotonic() + JUNK_PAUSE
+        if not self._junk.is_told:
+            _log.warning("mailbox %s is watched without its junk folder: %s", self._settings.address, trouble)
+        self._junk.is_told = True
+
+    def excuses(self, fault: ProbeFault) -> bool:
+        """Take in a fault of the junk folder, which costs no more than that; throttling is for all."""
+        if not self._is_in_junk or fault.reason is Reason.IMAP_THROTTLED:
+            return False
+        self._is_in_junk = False
+        self._do_without_junk(f"the junk folder could not be read: {fault}")
+        return True
+
+    async def _main(self, session: ImapSession, *, afresh: bool) -> ImapFolder:
         name = self._settings.folder
-        if session.folder != name:
-            return await self._selected(session, name, is_junk=False)
-        absent_at = await session.noop()
-        fields = {}
-        if session.changed:  # by the NOOP, or by any command since the last poll
-            session.changed = False
-            fields = await self._new(session, self._views[name])
-        return ImapFolder(
-            session,
-            self._views[name],
-            name,
-            is_junk=False,
-            absent_at=absent_at,
-            listed_at=session.heard_at,
-            fields=fields,
-        )
-
-    async def _junk(self, session: ImapSession) -> ImapFolder:
-        """Check whether anything came into the junk folder, and select it only then."""
-        name = self.folders[1]
-        self._junk_at = self._clock.monotonic()
-        status = await session.status_of(name)
         view = self._views.get(name)
-        is_known = view is not None and view.session is session and not view.pending
-        news = status.uid_validity, status.uid_next
-        if view is None or not is_known or news != (view.validity, view.next_uid):
-            return await self._selected(session, name, is_junk=True)
-        return ImapFolder(
-            session, view, name, is_junk=True, absent_at=self._junk_at, listed_at=self._junk_at, fields={}
-        )
+        if session.folder != name or view is None or not view.holds_in(session):
+            return await self._selected(session, name, afresh=afresh)
+        absent_at = await session.noop()
+        return await self._with_news(view, name, absent_at, afresh=afresh)
 
-    async def _selected(self, session: ImapSession, name: str, *, is_junk: bool) -> ImapFolder:
-        absent_at = self._clock.monotonic()
-        await session.select(name)
-        view, fields = self._views.get(name), {}
-        if view is None or view.session is not session or view.validity != session.uid_validity:
-            view = self._views[name] = await self._listed(session, view)
+    async def _open_junk(self, session: ImapSession, name: str, *, afresh: bool) -> ImapFolder:
+        """Check whether anything came into the junk folder, and select it only then."""
+        self._is_in_junk, self._exists = True, session.exists
+        asked_at = self._clock.monotonic()
+        self._junk.due_at = asked_at + JUNK_GAP
+        before, view = self._junk.status, self._views.get(name)
+        with self._naming(name):
+            self._junk.status = status = await session.status_of(name)
+        if afresh or view is None or view.session is not session or view.pending or status != before:
+            folder = await self._selected(session, name, afresh=afresh)
         else:
-            fields = await self._new(session, view)
+            folder = self._folder(view, name, asked_at, asked_at)
+        self._junk.trouble = ""
+        return folder
+
+    async def _leave_junk(self, session: ImapSession) -> None:
+        """Open the main folder again for IDLE to watch it; what goes wrong there is the next poll's fault."""
+        if self._is_in_junk:
+            self._junk.is_told = False  # it was read, to the end
+        if session.is_open and session.folder != self._settings.folder:
+            with contextlib.suppress(ProbeFault):
+                await session.select(self._settings.folder)
+                next_uid = self._views[self._settings.folder].next_uid
+                session.changed = (session.exists, session.uid_next) != (self._exists, next_uid)
+
+    async def _selected(self, session: ImapSession, name: str, *, afresh: bool) -> ImapFolder:
+        absent_at = self._clock.monotonic()
+        with self._naming(name):
+            await session.select(name)
+        view = self._views.get(name)
+        if view is not None and view.holds_in(session):
+            session.changed = True
+            return await self._with_news(view, name, absent_at, afresh=afresh)
+        view = self._views[name] = View.of(session, view, session.heard_at)
+        found = await self._search(session)
+        view.take_in(found)
+        if afresh:
+            view.give_second_chances(self._clock.monotonic())
+        return self._folder(view, name, absent_at, self._clock.monotonic())
+
+    async def _with_news(self, view: View, name: str, absent_at: float, *, afresh: bool) -> ImapFolder:
+        """Return the open folder with what came since the last poll, or with all that is there ``afresh``."""
+        session, fields, overlooked = view.session, dict[int, bytes](), set[int]()
+        if session.changed:
+            session.changed = False
+            fields = await self._new(view)
+        if afresh:
+            overlooked = view.take_in(await self._search(session))
+            view.give_second_chances(self._clock.monotonic())
+        listed_at = session.heard_at if fields and not afresh else self._clock.monotonic()
+        return self._folder(view, name, absent_at, listed_at, fields, overlooked)
+
+    def _folder(
+        self,
+        view: View,
+        name: str,
+        absent_at: float,
+        listed_at: float,
+        fields: dict[int, bytes] | None = None,
+        overlooked: set[int] | None = None,
+    ) -> ImapFolder:
         return ImapFolder(
-            session,
             view,
             name,
-            is_junk=is_junk,
+            self._clock,
+            is_junk=self._is_in_junk,
             absent_at=absent_at,
-            listed_at=self._clock.monotonic(),
-            fields=fields,
+            listed_at=listed_at,
+            fields=fields or {},
+            overlooked=overlooked or set(),
         )
 
-    async def _listed(self, session: ImapSession, before: _View | None) -> _View:
-        """Return the selected folder anew; what was set aside stays so while the uids mean the same."""
+    async def _search(self, session: ImapSession) -> set[int]:
+        """Return the copies in the open folder that can be ours."""
         since = datetime.fromtimestamp(self._clock.time() - self._retention - 86400.0, UTC)
         date = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}".encode()
         # One that an earlier session marked and did not come to expunge is to be found again.
         marked = [] if session.has_uidplus else [b"UNDELETED"]
-        found = set(await session.uid_search(*marked, b"SINCE", date))
-        validity = session.uid_validity
-        # Without UIDVALIDITY, uids mean something within one session only (RFC 3501 section 6.3.1).
-        epoch = str(validity) if validity is not None else f"session-{secrets.token_hex(8)}"
-        aside = before.set_aside & found if before is not None and before.epoch == epoch else set()
-        next_uid = max(session.uid_next or 1, max(found, default=0) + 1)
-        return _View(session, validity, epoch, next_uid, found - aside, aside)
+        return set(await session.uid_search(*marked, b"SINCE", date))
 
-    async def _new(self, session: ImapSession, view: _View) -> dict[int, bytes]:
-        """Take in the copies that came since the last poll, with their identifying fields."""
-        fields = await session.fetch_fields(view.next_uid, IDENTIFYING)
-        view.pending.update(fields)
-        view.next_uid = max(view.next_uid, max(fields, default=0) + 1)
+    async def _new(self, view: View) -> dict[int, bytes]:
+        """Take in the copies that came since the last poll; return their fields, where they are known."""
+        session, fields = view.session, dict[int, bytes]()
+        try:
+            fields = await session.fetch_fields(view.next_uid, IDENTIFYING)
+        except ProbeFault as fault:
+            if fault.asks_to_wait or not session.is_open:
+                raise  # else there is one that the server cannot show; `ImapFolder.identify` finds it
+        view.add(fields.keys())
+        if not fields and session.heard_at > view.heard_at:
+            # More messages, but none with a new uid: the server's UIDNEXT was too high.
+            new = view.take_in(await self._search(session))
+            view.next_uid = max(new) + 1 if new else view.next_uid
+        view.heard_at = session.heard_at
         return fields
 
     async def news(self) -> None:
@@ -269,6 +281,19 @@ class ImapMailbox:
                 self._drop()
                 raise
 
+    @contextmanager
+    def _naming(self, folder: str) -> Iterator[None]:
+        """Let the fault of a folder that cannot be opened tell what names it."""
+        try:
+            yield
+        except ProbeFault as fault:
+            if fault.reason is Reason.IMAP_NO_FOLDER:
+                setting = "folder" if folder == self._settings.folder else "junk_folder"
+                is_set = setting == "folder" or self._settings.junk_folder is not None
+                named = f"the mailbox's {setting}" if is_set else "the folder marked as \\Junk"
+                fault.detail = legible(f"{named} {fault.detail}")
+            raise
+
     def _drop(self) -> None:
         if self._session is not None:
             self._session.abort()
@@ -279,11 +304,3 @@ class ImapMailbox:
         if self._session is not None:
             session, self._session = self._session, None
             await session.log_out()
-
-
-async def _junk_folder(session: ImapSession) -> str | None:
-    """Return the folder that the server marks as the one for junk (RFC 6154), if it does."""
-    marked: Iterable[str] = (
-        folder.name for folder in await session.folders() if "\\JUNK" in folder.attributes
-    )
-    return next(iter(marked), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -10,6 +10,9 @@ from probes.core.faults import ProbeFault
 
 HEADER_LIMIT = 64 * 1024
 """Most octets of a message's header section that are read."""
+
+REFUSALS = 3
+"""Polls in which a server may refuse to deal with a copy before it is set aside."""
 
 IDENTIFYING = (
     *("X-Mailsonde-Token", "Content-Type", "Subject"),
@@ -21,6 +24,13 @@ IDENTIFYING = (
 The last three tell a bounce from people's mail, for about 100 octets a message. Without them, every message
 with an attachment would have to be read to find out whether it is a report.
 """
+
+
+def unread(count: int) -> str:
+    """Return the doubt that copies leave which could not be read, so many of them."""
+    if count == 1:
+        return "a message could not be read"
+    return f"{count} messages could not be read" if count else ""
 
 
 class Folder(Protocol):
@@ -44,6 +54,11 @@ class Folder(Protocol):
     @property
     def listed_at(self) -> float:
         """Monotonic reading: what the folder shows was there before this."""
+        ...
+
+    @property
+    def overlooked(self) -> Collection[str]:
+        """Those of ``uids`` that earlier polls ought to have shown: nobody knows when they came."""
         ...
 
     @property
@@ -109,18 +124,28 @@ class Mailbox(Protocol):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that a message may come into; known after the first poll."""
+        """The folders that are read; known after the first poll."""
+        ...
+
+    @property
+    def doubt(self) -> str:
+        """What could not be read, so that a message may lie there unseen; empty where all was read."""
         ...
 
     async def admit(self) -> None:
         """Return when a poll may begin; its wait is no part of the poll."""
         ...
 
-    def poll(self) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
+    def poll(self, *, afresh: bool = False) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
         """Poll once: the folders that are due now, each to be opened and done with before the next.
 
+        ``afresh`` looks through all folders again, without relying on what the server said is new.
         Raises `probes.core.faults.ProbeFault`.
         """
+        ...
+
+    def excuses(self, fault: ProbeFault) -> bool:
+        """Take in a fault in the folder that was opened last; return whether the poll holds without it."""
         ...
 
     async def news(self) -> None:

@@ -15,13 +15,10 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.login_budget import LoginBudget
-from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, OpenFolder
+from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, REFUSALS, OpenFolder, unread
 from probes.protocols.pop3_session import Pop3Session
 
 _log = logging.getLogger(__name__)
-
-REFUSALS = 3
-"""Polls in which a server may refuse to deal with a copy before it is set aside."""
 
 _OF_ONE_COPY = frozenset({Reason.POP3_ERROR, Reason.POP3_SYS_TEMP, Reason.POP3_SYS_PERM})
 
@@ -44,6 +41,7 @@ class Pop3Folder:
 
     name = ""
     is_junk = False
+    overlooked: frozenset[str] = frozenset()  # every poll lists the mailbox anew
 
     def __init__(
         self, session: Pop3Session, numbers: dict[str, int], listed_at: float, memory: _Memory
@@ -147,12 +145,21 @@ class Pop3Mailbox:
         self._memory = _Memory()
         self._unreadable_ids = 0
 
+    @property
+    def doubt(self) -> str:
+        """How many messages the server refused to show (see `mailbox.Mailbox`)."""
+        return unread(sum(count >= REFUSALS for count in self._memory.refusals.values()))
+
+    def excuses(self, fault: ProbeFault) -> bool:  # noqa: ARG002 # there is one folder
+        """No fault costs less than the whole mailbox."""
+        return False
+
     async def admit(self) -> None:
         """Wait for a login within the server's budget."""
         await self._budget.take()
 
     @asynccontextmanager
-    async def poll(self) -> AsyncIterator[Sequence[OpenFolder]]:
+    async def poll(self, *, afresh: bool = False) -> AsyncIterator[Sequence[OpenFolder]]:  # noqa: ARG002 # always
         """Log in, and give the folder; leaving the block quits, and so makes deletions hold."""
         session = await Pop3Session.open(
             self._server,

@@ -74,6 +74,26 @@ async def test_a_folder_without_uidvalidity(told: list[bytes], monkeypatch: pyte
     assert (verdict.values["messages"], verdict.values["uid_validity"]) == (3, None)
 
 
+@pytest.mark.parametrize(
+    ("listing", "special_use"),
+    [
+        ([b'* LIST () "/" a\tb', b'* LIST (\\Junk) "/" Junk'], {"junk": "Junk"}),
+        ([b'* LIST () "/" ' + b"x" * 9000], None),
+        ([b"\xff"], None),
+    ],
+)
+async def test_odd_folders_beside_the_one_to_open(
+    listing: list[bytes], special_use: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How other folders are listed costs no more than their names, which are null where none are known."""
+    monkeypatch.setitem(ANSWERS, b"LIST", listing)
+    async with scripted_server(answering) as server:
+        verdict = await verdict_of(server.settings("imap"), mailbox="canary")
+    assert verdict.reason is Reason.NONE
+    assert verdict.values["messages"] == 3
+    assert verdict.values["special_use"] == special_use
+
+
 async def test_a_farewell_that_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mailbox that opened is ok, however the server answers LOGOUT."""
     monkeypatch.setitem(ANSWERS, b"LOGOUT", [b"* BYE", b"\xff not IMAP"])
@@ -127,3 +147,4 @@ async def test_a_folder_that_is_not_there(dovecot: Dovecot, server_tls: TlsFiles
     with pytest.raises(ProbeFault) as caught:
         await verdict_of(server, server="in", folder="Nowhere")
     assert caught.value.reason is Reason.IMAP_NO_FOLDER
+    assert caught.value.detail.startswith('the probe\'s folder "Nowhere": ')

@@ -394,3 +394,17 @@ async def test_stop_while_waiting_for_the_next_try(bench: Callable[..., object])
         assert task.done()
         message = await made.only_message()
         assert (message.state, message.reason) == (MessageState.DEFERRED, str(Reason.INTERRUPTED))
+
+
+async def test_a_folder_that_is_not_there_is_told_at_once(bench: Callable[..., object]) -> None:
+    """A configured folder that is not there ends the run long before its deadline; the message is open."""
+    taken: list[Bench] = []
+    async with bench(_taking(lambda: taken[0].mailbox, b"250 ok"), deadline="50s") as made:
+        taken.append(made)
+        detail = 'the mailbox\'s folder "Nowhere": no such folder'
+        made.mailbox.login_fault = ProbeFault(Reason.IMAP_NO_FOLDER, detail)
+        began = made.mailbox.clock.now
+        verdict = (await made.runner.run(made.probe)).verdict
+        assert (verdict.reason, verdict.message.state) == (Reason.IMAP_NO_FOLDER, MessageState.SENT)
+        assert detail in verdict.detail
+        assert made.mailbox.clock.now - began < 10.0

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import pytest
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
+from probes.delivery.mailboxes import imap_folder
+from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.mailbox import REFUSALS
 from tests.fakes.imap_server import ImapServer
-from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, OURS, mailbox_of, poll
+from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, OURS, SETTINGS, mailbox_of, poll
 
 
 @pytest.mark.parametrize(
@@ -65,3 +71,259 @@ async def test_uids_without_uidvalidity_hold_for_one_session(validity: int | Non
             assert await poll(mailbox) == []
             mailbox._drop()
     assert len(named) == 2
+
+
+def refusing(*begins: str, answer: str, ends: bool = False) -> Callable[[list[str]], str | None]:
+    """Return what refuses the commands that begin so, by a tagged ``answer`` or by the session's end."""
+
+    def before(words: list[str]) -> str | None:
+        if tuple(words[: len(begins)]) != begins:
+            return None
+        if ends:
+            raise ConnectionError(answer)
+        return answer
+
+    return before
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        [b'* LIST () "/" a\tb', b'* LIST (\\Junk) "/" Junk'],
+        [b'* LIST (\\Junk) "/" NIL', b"* LIST", b'* LIST (\\Junk) "/" Junk'],
+        [b'* LIST () "/" f%d' % n for n in range(20_001)] + [b'* LIST (\\Junk) "/" Junk'],
+    ],
+    ids=["tab", "unreadable", "many"],
+)
+async def test_an_odd_folder_costs_itself(listing: list[bytes]) -> None:
+    """A line of LIST that cannot be read costs that folder only, and many folders cost nothing."""
+    async with mailbox_of(ImapServer(listing=listing), patience="30s") as mailbox:
+        await poll(mailbox)
+        assert mailbox.folders == ("INBOX", "Junk")
+        assert mailbox.doubt == ""
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_without_a_list_inbox_is_read(ends: bool) -> None:
+    """Where LIST fails, or even ends the session, no junk folder is known, and INBOX is read regardless."""
+    imap = ImapServer()
+    imap.folders["INBOX"].add(FOREIGN)
+    imap.before = refusing("LIST", answer="* BYE" if ends else "NO not for you", ends=ends)
+    async with mailbox_of(imap) as mailbox:
+        assert await poll(mailbox) != []
+        assert mailbox.folders == ("INBOX",)
+        assert mailbox.doubt.startswith("the junk folder is not known: imap_")
+        mailbox._drop()
+        await poll(mailbox)
+    assert len([command for command in imap.commands if command.startswith("LIST")]) == 1
+
+
+@pytest.mark.parametrize("attributes", [b"\\Noselect \\Junk", b"\\Junk \\NonExistent"])
+async def test_a_junk_folder_that_is_none(attributes: bytes) -> None:
+    """A folder that cannot be opened by what LIST says of it is never asked for (RFC 9051 section 7.3.1)."""
+    imap = ImapServer(listing=[b'* LIST (%s) "/" Old' % attributes, b'* LIST (\\Junk) "/" Junk'])
+    async with mailbox_of(imap) as mailbox:
+        await poll(mailbox)
+        assert mailbox.folders == ("INBOX", "Junk")
+        assert mailbox.doubt == ""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        refusing("STATUS", answer="NO no permission"),
+        refusing("SELECT", '"Junk"', answer="NO [NOPERM] no permission"),
+        refusing("SELECT", '"Junk"', answer="* BYE Internal error", ends=True),
+        refusing("STATUS", answer="* BYE [UNAVAILABLE] index is broken", ends=True),
+        refusing("STATUS", answer="OK"),  # without a STATUS before it
+    ],
+)
+async def test_a_junk_folder_that_cannot_be_read(
+    before: Callable[[list[str]], str | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """INBOX comes first, and is read all the same; the log has the trouble once, and it leaves a doubt."""
+    caplog.set_level(logging.WARNING)
+    imap = ImapServer(before=before)
+    inbox = imap.folders["INBOX"]
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(3):
+            inbox.add(OURS)
+            assert len(await poll(mailbox, deleting=b"Token")) == 1
+            assert mailbox.folders == ("INBOX",)
+            assert mailbox.doubt.startswith("the junk folder could not be read: ")
+            mailbox._junk.due_at = float("-inf")  # it is tried again
+    assert inbox.messages == {}
+    assert len([record for record in caplog.records if "without its junk folder" in record.message]) == 1
+
+
+async def test_a_junk_folder_that_can_be_read_again() -> None:
+    """A junk folder that was not readable for a while is read from then on, and leaves no doubt."""
+    imap = ImapServer(before=refusing("STATUS", answer="NO not now"))
+    imap.folders["Junk"].add(OURS)
+    async with mailbox_of(imap) as mailbox:
+        assert await poll(mailbox) == []
+        imap.before = lambda words: None
+        assert await poll(mailbox) == []  # it is left alone for a while
+        mailbox._junk.due_at = float("-inf")
+        assert len(await poll(mailbox)) == 1
+        assert (mailbox.folders, mailbox.doubt) == (("INBOX", "Junk"), "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"folder": "Nowhere"}, 'the mailbox\'s folder "Nowhere": no such folder'),
+        ({"junk_folder": "Nowhere"}, 'the mailbox\'s junk_folder "Nowhere": no such folder'),
+    ],
+)
+async def test_a_folder_that_is_not_there(settings: dict[str, str], named: str) -> None:
+    """The fault names the folder, and the setting that names it."""
+    imap = ImapServer()
+    imap.before = lambda words: "NO no such folder" if '"Nowhere"' in words else None
+    async with mailbox_of(imap, SETTINGS.model_copy(update=settings)) as mailbox:
+        if "folder" in settings:
+            with pytest.raises(ProbeFault) as caught:
+                await poll(mailbox)
+            assert (caught.value.reason, caught.value.detail) == (Reason.IMAP_NO_FOLDER, named)
+        else:
+            await poll(mailbox)
+            assert mailbox.doubt == f"the junk folder could not be read: imap_no_folder: {named}"
+
+
+async def polled(mailbox: ImapMailbox, times: int, *, deleting: bytes = b"\0") -> list[bytes]:
+    """Poll so many times, some of which may fail; return all that is identified."""
+    found = []
+    for _ in range(times):
+        try:
+            found += await poll(mailbox, deleting=deleting)
+        except ProbeFault:
+            assert mailbox._session is None or not mailbox._session.is_open
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize(
+    ("answer", "ends"), [("NO [SERVERBUG] cannot read it", False), ("* BYE FETCH failed", True), ("", True)]
+)
+async def test_a_message_that_cannot_be_fetched(answer: str, ends: bool, count: int) -> None:
+    """It is found out over some polls, however many others there are, and left alone; the others are read."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    for _ in range(count):
+        inbox.add(OURS)
+    bad = inbox.add(FOREIGN)
+    inbox.add(OURS)
+
+    def fail(words: list[str]) -> str | None:
+        if words[:2] != ["UID", "FETCH"]:
+            return None
+        asked = [part.split(":") for part in words[2].split(",")]
+        if any(int(part[0]) <= bad and (part[-1] == "*" or bad <= int(part[-1])) for part in asked):
+            if ends:
+                raise ConnectionError(*([answer] if answer else []))
+            return answer
+        return None
+
+    imap.before = fail
+    async with mailbox_of(imap) as mailbox:
+        await polled(mailbox, REFUSALS + 4, deleting=b"Token")
+        assert set(inbox.messages) == {bad}
+        assert mailbox.doubt == "a message could not be read"
+        inbox.add(OURS)
+        asked = len(imap.commands)
+        await poll(mailbox, deleting=b"Token")  # raises nothing
+        assert set(inbox.messages) == {bad}
+        assert not [c for c in imap.commands[asked:] if c.startswith(f"UID FETCH {bad} ")]
+
+
+async def test_a_message_that_can_be_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is called lost, what could not be read some time ago is tried once more."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    inbox.add(OURS)
+    inbox.add(FOREIGN)
+    imap.before = refusing("UID", "FETCH", "1", answer="NO not now")
+    async with mailbox_of(imap) as mailbox:
+        imap.before = lambda words: (
+            "NO not now" if words[:2] == ["UID", "FETCH"] and "1" in words[2] else None
+        )
+        await polled(mailbox, REFUSALS + 1)
+        assert mailbox.doubt != ""
+        imap.before = lambda words: None
+        assert await poll(mailbox, afresh=True) == []  # it is too early
+        monkeypatch.setattr(imap_folder, "SECOND_CHANCE", 0.0)
+        assert len(await poll(mailbox, afresh=True)) == 1
+        assert mailbox.doubt == ""
+
+
+async def test_a_server_that_shows_nothing_is_not_believed() -> None:
+    """Where every message is refused, that tells of the server: none is left alone for it."""
+    imap = ImapServer(before=refusing("UID", "FETCH", answer="NO try again"))
+    inbox = imap.folders["INBOX"]
+    for _ in range(3):
+        inbox.add(OURS)
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(REFUSALS + 1):
+            with pytest.raises(ProbeFault):
+                await poll(mailbox)
+        imap.before = lambda words: None
+        assert len(await poll(mailbox)) == 3
+
+
+@pytest.mark.parametrize("verb", ["STORE", "EXPUNGE"])
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_message_that_cannot_be_deleted(verb: str, ends: bool) -> None:
+    """A message that cannot be deleted stays; the others are deleted, and it is no reason for doubt."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    bad, *_ = [inbox.add(OURS) for _ in range(3)]
+    imap.before = refusing("UID", verb, str(bad), answer="* BYE" if ends else "NO [NOPERM] no", ends=ends)
+    async with mailbox_of(imap) as mailbox:
+        await polled(mailbox, REFUSALS, deleting=b"Token")
+        assert set(inbox.messages) == {bad}
+        asked = len(imap.commands)
+        await poll(mailbox, deleting=b"Token")
+        assert not [command for command in imap.commands[asked:] if verb in command]
+        assert mailbox.doubt == ""
+
+
+async def test_throttling_blames_no_message() -> None:
+    """A server that wants a pause refuses no message by that: the poll fails, and all are read later."""
+    imap = ImapServer(before=refusing("UID", "FETCH", answer="NO [LIMIT] slow down"))
+    imap.folders["INBOX"].add(FOREIGN)
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(REFUSALS + 1):
+            with pytest.raises(ProbeFault) as caught:
+                await poll(mailbox)
+            assert caught.value.asks_to_wait
+        imap.before = lambda words: None
+        assert len(await poll(mailbox)) == 1
+
+
+@pytest.mark.parametrize("name", ["INBOX", "Junk"])
+async def test_a_uidnext_that_is_too_high(name: str) -> None:
+    """A message is seen as soon as the server tells of it, whatever uid it claims that comes next."""
+    imap = ImapServer()
+    imap.folders[name].claimed_uid_next = 1000
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(3):
+            assert await poll(mailbox) == []
+            imap.folders[name].add(OURS)
+            mailbox._junk.due_at = float("-inf")
+            assert len(await poll(mailbox, deleting=b"Token")) == 1
+            mailbox._junk.due_at = float("-inf")
+
+
+async def test_what_no_server_tells_of_is_found_afresh() -> None:
+    """A poll that looks afresh finds what the server keeps quiet about, and knows that it was overlooked."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    async with mailbox_of(imap) as mailbox:
+        await poll(mailbox)
+        inbox.messages[1] = OURS
+        imap.quiet = True
+        assert await poll(mailbox) == []
+        async with mailbox.poll(afresh=True) as due:
+            folder = await due[0]()
+            assert folder.overlooked == frozenset(folder.uids)
+            assert len(folder.uids) == 1
