@@ -19,7 +19,7 @@ from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.finding import Check, Severity
-from probes.core.reasons import Area, Reason
+from probes.core.reasons import Area, Outcome, Reason
 from probes.delivery.arrivals import Unexpected
 from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
@@ -77,6 +77,7 @@ def metrics_page() -> list[str]:
     state = AgentState(["mailbox"])
     probe = ProbeState("probe", "target", "kind", 60.0, Counter({Reason.NONE: 0}), last_run=0.0)
     probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
+    probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}
     probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
     state.probes["probe", "target"] = probe
     delivery = DeliveryState(SloSettings(objective="99%", within="30s"), last=0.0, uncertainty=0.0)
@@ -221,6 +222,9 @@ def _alterations(
 
 def _in_words(text: str) -> str:
     """Return an annotation with placeholders for its variables; raises ValueError for an unknown template."""
+    text = re.sub(r"(?:{{ if match `[^`]*` \$labels\.probe }} \([^)]*\){{ end }})+", " (*host:port*)", text)
+    text = re.sub(r"{{ range query .*? }}(.*?){{ end }}{{ end }}", r"\1", text)
+    text = re.sub(r"{{ \.Labels\.(\w+) }}{{ with \.Labels\.(\w+) }}(.*?){{ \. }}", r"*\1*\3*\2*", text)
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)
     text = re.sub(r"{{ if .*? }}(.*?){{ else }}(.*?){{ end }}", r"\1 (or: \2)", text)
     text = re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", text)

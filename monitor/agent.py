@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from monitor.collector import AgentCollector
 from monitor.config.models import AgentSettings, Configuration
@@ -111,6 +112,8 @@ async def _at_work(
     pages = Pages(Views(runtime, recent), runtime.ledger)
     settings = configuration.agent
     names = {settings.listen[0], socket.gethostname(), *settings.hosts}
+    if settings.url is not None:
+        names.add(str(urlsplit(settings.url).hostname))
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
     async with served(app, bound), _housekeeping(runtime, exporter, clock):
         # What was made by now lives as long as the agent: looking through it for garbage

@@ -64,6 +64,11 @@ class AgentCollector(Collector):
             "When the certificate that was last seen expires.",
             labels=_PROBE,
         )
+        failure = GaugeMetricFamily(
+            "mailsonde_probe_failure",
+            "1 from a run that was not ok until one is: reason and phase of the last such run by outcome.",
+            labels=(*_PROBE, "outcome", "reason", "phase"),
+        )
         finding = GaugeMetricFamily(
             "mailsonde_finding",
             "1 while a check has a finding; the series ends with the finding.",
@@ -77,11 +82,13 @@ class AgentCollector(Collector):
                 success.add_metric(labels, probe.success)
             if probe.certificate_not_after is not None:
                 expiry.add_metric(labels, probe.certificate_not_after)
+            for outcome, (reason, phase) in list(probe.failures.items()):
+                failure.add_metric((*labels, str(outcome), str(reason), phase), 1.0)
             for phase, seconds in list(probe.phases.items()):
                 phases.add_metric((*labels, phase), seconds)
             for check, severity in sorted(probe.findings):
                 finding.add_metric((*labels, str(check), str(severity)), 1.0)
-        yield from (success, last_run, interval, phases, expiry, finding)
+        yield from (success, last_run, interval, failure, phases, expiry, finding)
 
     def _runs(self) -> Iterator[Metric]:
         runs = CounterMetricFamily(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -41,6 +42,7 @@ class TimingGroup:
     slow_bucket: str  # the bound of the delivery histogram at `slow`, or the next below
     down_window: float
     down_runs: int  # how many failed runs it takes
+    refused_window: float  # as down_window, for refused connections
     lost_window: float
     slow_window: float
     unknown_window: float
@@ -68,6 +70,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
     )
     environment.filters |= {
         "groupby_interval": _interval_groups,
+        "groupby_address": lambda probes: _addresses(probes, configuration),
         "groupby_mailbox_server": lambda routes: _mailbox_servers(routes, configuration),
         "groupby_timing": lambda probes: list(_timing_groups(probes, thresholds)),
         "promql_any": promql_any,
@@ -87,6 +90,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
             objectives=objectives,
             judging=judging,
             thresholds=thresholds,
+            live_page=configuration.agent.url,
         )
         if any(group["rules"] for group in yaml.safe_load(text)["groups"]):
             files[f"mailsonde-{name.removesuffix('.yaml.j2')}.rules.yaml"] = text
@@ -103,12 +107,14 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
             # Of longer deliveries the histogram tells only that they were longer.
             own.slow or min(thresholds.slow_share_of_deadline * probe.deadline, DELIVERY_BUCKETS[-1]),
             probe.alerts.down or thresholds.down_intervals * probe.interval,
+            probe.alerts.down or thresholds.refused_intervals * probe.interval,
         )
 
     def window(seconds: float) -> float:
         return max(seconds, 4 * thresholds.scrape_interval)
 
-    for (interval, limit, overdue, slow, down), members in groupby(sorted(probes, key=timing), timing):
+    groups = groupby(sorted(probes, key=timing), timing)
+    for (interval, limit, overdue, slow, down, refused), members in groups:
         lost = min(thresholds.lost_intervals * interval, thresholds.lost_at_most)
         yield TimingGroup(
             names=tuple(sorted(probe.name for probe in members)),
@@ -122,6 +128,7 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
             # A window that has no run in it would show the probe as neither up nor down.
             down_window=window(max(down, 1.5 * interval)),
             down_runs=2 if down > interval else 1,
+            refused_window=window(max(refused, 1.5 * interval)),
             lost_window=window(max(thresholds.lost_at_least, 1.5 * interval, lost)),
             slow_window=window(max(thresholds.slow_at_least, thresholds.slow_intervals * interval)),
             unknown_window=window(max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval)),
@@ -146,6 +153,23 @@ def _mailbox_servers(
 
     for name, members in groupby(sorted(routes, key=server), server):
         yield name, tuple(sorted(route.name for route in members))
+
+
+def _addresses(
+    probes: Iterable[ProbeSettings], configuration: Configuration
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each server's ``HOST:PORT`` with the names of the probes that connect to it."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for probe in probes:
+        mailbox = getattr(probe, "mailbox", None)
+        server = getattr(probe, "server", None) or getattr(probe, "send_via", None)
+        if mailbox is not None:
+            server = configuration.mailboxes[mailbox].server
+        if server in configuration.servers:  # not an MX host, which its own name shows
+            settings = configuration.servers[server]
+            names[_address(settings.host, settings.port)].append(probe.name)
+    for address in sorted(names):
+        yield address, tuple(sorted(names[address]))
 
 
 def _interval_groups(probes: Iterable[ProbeSettings]) -> Iterator[tuple[float, tuple[str, ...]]]:

@@ -117,6 +117,7 @@ class Runner:
             verdict=replace(
                 verdict,
                 phases=dict(run.phases.seconds),
+                broken_phase=run.phases.current or "",
                 detail=redaction.text(verdict.detail),
                 values={name: redaction.value(value) for name, value in verdict.values.items()},
                 findings=None if verdict.findings is None else reported(verdict.findings, redaction),

@@ -62,6 +62,8 @@ class ProbeState:
     last_run: float  # when it ended, or when the agent started
     duration: Histogram = field(default_factory=Histogram)
     success: float | None = None  # the last known; an unknown run changes nothing
+    failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
+    """Reason and phase of the last failed and the last unknown run since one was ok."""
     phases: dict[str, float] = field(default_factory=dict)
     certificate_not_after: float | None = None
     findings: frozenset[tuple[Check, Severity]] = frozenset()  # as the last run that could judge has them
@@ -161,6 +163,10 @@ class AgentState:
         state.duration.observe(duration)
         state.phases = dict(verdict.phases)
         state.last_run = ended_at
+        if verdict.outcome is Outcome.OK:
+            state.failures.clear()
+        else:
+            state.failures[verdict.outcome] = verdict.reason, verdict.broken_phase
         if verdict.outcome is not Outcome.UNKNOWN:
             state.success = float(verdict.outcome is Outcome.OK)
             if verdict.findings is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from monitor.config.document import Mistake, read_document
 from monitor.config.load import ConfigurationError
 from monitor.config.mistakes import mistakes_of
+from monitor.config.models import BASE_URL
 from monitor.shipped import shipped
 from probes.core.setting_types import Duration, between, parse_duration
 from probes.core.settings import Settings
@@ -33,7 +33,7 @@ Hold = Annotated[Duration, between(0, 86400)]
 
 
 def _address_of_dashboards(value: str) -> str:
-    if value and not re.fullmatch(r"https?://[^\s'\"{}?#]{1,500}", value):
+    if value and not BASE_URL.fullmatch(value):
         raise ValueError(
             "is not the address of dashboards; write your Grafana's with /d, such as "
             'https://grafana.example.com/d, or "" for alerts without links to them'
@@ -65,6 +65,7 @@ class Thresholds(Settings):
     slow_for: Hold
     down_intervals: Positive
     down_for: Hold
+    refused_intervals: Positive
     unsteady_failures: Positive
     unsteady_intervals: Positive
     unsteady_at_least: Hold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Self, Union
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -65,6 +66,16 @@ def _http_url(value: str) -> str:
     return value
 
 
+BASE_URL = re.compile(r"https?://[^\s'\"{}?#]{1,500}")
+"""An address that links begin with: HTTP, without query, and safe in an alert's template."""
+
+
+def _base_url(value: str) -> str:
+    if not BASE_URL.fullmatch(value) or not urlsplit(value).hostname:
+        raise ValueError("must be the address of the live page, such as https://mailsonde.example.com")
+    return value.rstrip("/")
+
+
 def _field_name(value: str) -> str:
     if not _FIELD_NAME.fullmatch(value):
         raise ValueError("is not the name of an HTTP header field; use letters, digits and dashes")
@@ -122,11 +133,18 @@ class AgentSettings(Settings):
         default=("127.0.0.1", 9725),
         description=("Address of /metrics and the live page. Default: 127.0.0.1:9725."),
     )
+    url: Annotated[str, AfterValidator(_base_url)] | None = Field(
+        default=None,
+        description=(
+            "Where people open the live page, such as https://mailsonde.example.com. Alerts link to it, and "
+            "the page opens under its host name."
+        ),
+    )
     hosts: tuple[HostName, ...] = Field(
         default=(),
         description=(
             "Names under which the live page opens, in addition to IP addresses, localhost, this machine's "
-            "name and the host in `listen`."
+            "name and the hosts in `listen` and `url`."
         ),
     )
     ledger: Annotated[str, BeforeValidator(_ledger_url), WithJsonSchema({"type": "string"})] = Field(

@@ -66,6 +66,7 @@ class Verdict:
 
     reason: Reason
     detail: str = ""
+    broken_phase: str = ""  # the phase that the run broke off in, if it did
     phases: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     values: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     certificate_not_after: float | None = None  # unix seconds

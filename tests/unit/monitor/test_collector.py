@@ -307,3 +307,16 @@ def test_outcome_follows_from_the_reason() -> None:
         Reason.DNS_TIMEOUT,
     }
     assert {reason.outcome for reason in ours} == {Outcome.UNKNOWN}
+
+
+def test_failures_are_told_with_reason_and_phase_until_a_run_is_ok(state: AgentState) -> None:
+    """The last failed run says why, whatever fault of ours follows it, and a run that is ok ends that."""
+    for reason, phase in ((Reason.CONNECT_REFUSED, "connect"), (Reason.AUTH_FAILED, "auth")):
+        state.ran("smtp", "out", Verdict(reason, broken_phase=phase), ended_at=1.0, duration=0.1)
+    state.ran("smtp", "out", Verdict(Reason.DNS_TIMEOUT, broken_phase="resolve"), ended_at=2.0, duration=0.1)
+    read = _reader(state)
+    assert read("mailsonde_probe_failure", outcome="failed", reason="auth_failed", phase="auth") == 1
+    assert read("mailsonde_probe_failure", outcome="unknown", reason="dns_timeout", phase="resolve") == 1
+    assert read("mailsonde_probe_failure", reason="connect_refused") is None
+    state.ran("smtp", "out", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
+    assert _reader(state)("mailsonde_probe_failure") is None

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from monitor.commands import main
 from monitor.config.models import Configuration
-from monitor.rendering import render_prometheus
+from monitor.rendering import render_alerts, render_prometheus
 
 
 def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -93,3 +93,40 @@ def test_an_alertmanager_that_cannot_be_used_is_refused(site: Path, what: str, v
     status, told = _render(site, what, "--alertmanager", value)
     assert status == 2
     assert why in told
+
+
+def test_alerts_link_to_the_live_page(site: Path) -> None:
+    """With the live page's address, each alert links to its probe there, and without it to none."""
+    _render(site, "alerts")
+    rules = site.parent / "rules" / "mailsonde-servers.rules.yaml"
+    assert "live_url" not in rules.read_text()
+    site.write_text("agent: {url: 'https://mail.example.com/sonde/'}\n" + site.read_text())
+    _render(site, "alerts")
+    (group,) = yaml.safe_load(rules.read_text())["groups"]
+    for rule in group["rules"]:
+        assert rule["annotations"]["live_url"].startswith(
+            "https://mail.example.com/sonde/{{ with $labels.probe }}probes/{{ . }}"
+        )
+
+
+def test_alerts_name_the_address_that_a_probe_connects_to() -> None:
+    """Probes of a server, of a mailbox on it, and through it are told apart by host and port."""
+    secret = {"username": "u", "password": {"env": "PATH"}}
+    servers = {
+        "out": {"protocol": "smtp", "host": "mx.example.com", "tls": "starttls"},
+        "in": {"protocol": "imap", "host": "2001:db8::1", "tls": "implicit"},
+    }
+    mailboxes = {"canary": {"address": "c@example.com", "server": "in", **secret}}
+    trip = {"kind": "roundtrip", "interval": "60s", "deadline": "60s", "to": "canary"}
+    probes = [
+        {"name": "submission", "kind": "smtp", "server": "out"},
+        {"name": "mailbox", "kind": "imap", "mailbox": "canary"},
+        {"name": "server", "kind": "imap", "server": "in"},
+        {"name": "domain", "kind": "mx", "domain": "example.com"},
+        {"name": "trip", **trip, "from": "c@example.com", "send_via": "out"},
+    ]
+    text = render_alerts(
+        Configuration.model_validate({"servers": servers, "mailboxes": mailboxes, "probes": probes})
+    )["mailsonde-servers.rules.yaml"]
+    assert "`^(mailbox|server)$` $labels.probe }} ([2001:db8::1]:993){{ end }}" in text
+    assert "`^(submission|trip)$` $labels.probe }} (mx.example.com:587){{ end }}" in text

@@ -42,11 +42,17 @@ def start_agent(tmp_path: Path) -> StartAgent:
         probes: int = 1,
         interval: str = "1s",
         hosts: tuple[str, ...] = (),
+        url: str | None = None,
         clock: Clock | None = None,
     ) -> AsyncIterator[Watched]:
         async with scripted_server(script) as server:
             mail = {"protocol": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"}
-            agent = {"listen": "127.0.0.1:0", "ledger": f"sqlite://{tmp_path}/ledger.db", "hosts": hosts}
+            agent = {
+                "listen": "127.0.0.1:0",
+                "ledger": f"sqlite://{tmp_path}/ledger.db",
+                "hosts": hosts,
+                "url": url,
+            }
             configuration = Configuration.model_validate(
                 {
                     "agent": agent,

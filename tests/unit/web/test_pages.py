@@ -144,9 +144,10 @@ async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None
 
 
 async def test_names_of_the_machine_and_of_the_configuration_open_the_pages(start_agent: StartAgent) -> None:
-    """A running agent is known by its machine's name and by those in agent.hosts, and by no other."""
-    async with start_agent(SOUND, hosts=("mail.monitor.example",)) as watched:
-        for host in (socket.gethostname(), "mail.monitor.example:8080"):
+    """An agent is known by its machine's name and those in agent.hosts and agent.url, and by no other."""
+    names = {"hosts": ("mail.monitor.example",), "url": "https://Sonde.example:8443/mail"}
+    async with start_agent(SOUND, **names) as watched:
+        for host in (socket.gethostname(), "mail.monitor.example:8080", "sonde.example:8443"):
             assert (await watched.client.get("/", headers={"host": host})).status_code == 200
         assert (await watched.client.get("/", headers={"host": "monitor.example"})).status_code == 421
 
