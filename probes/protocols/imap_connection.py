@@ -112,9 +112,7 @@ class ImapConnection(MailSession):
             return
         first, *literals = imap.login_lines(username, password)
         rest = iter(literals)
-        await self._exchange(
-            first, respond=lambda _: next(rest, None), refusal=Reason.AUTH_FAILED, public="LOGIN"
-        )
+        await self._log_in_with(first, respond=lambda _: next(rest, None), public="LOGIN")
 
     async def _authenticate(self, mechanism: Mechanism) -> None:
         """Do an exchange by AUTHENTICATE (RFC 9051 section 6.2.2)."""
@@ -122,12 +120,17 @@ class ImapConnection(MailSession):
         words, public, initial = [command], None, mechanism.initial_response()
         if initial is not None and self._offers("SASL-IR"):  # RFC 4959
             words, public = [command, initial], command.decode()
-        await self._exchange(
-            *words,
-            respond=lambda challenge: mechanism.answer(challenge.text),
-            refusal=Reason.AUTH_FAILED,
-            public=public,
+        await self._log_in_with(
+            *words, respond=lambda challenge: mechanism.answer(challenge.text), public=public
         )
+
+    async def _log_in_with(
+        self, *words: bytes, respond: Callable[[Response], bytes | None], public: str | None
+    ) -> None:
+        """Send a command that logs in; a refusal whose code does not blame the credentials is not theirs."""
+        _, status = await self._exchange(*words, respond=respond, public=public)
+        is_coded = status.code[0] not in (b"", b"CAPABILITY")
+        _require_ok(status, Reason.LOGIN_REFUSED if is_coded else self.refusal_of(status.text))
 
     async def log_out(self) -> None:
         """End the session in order; however the server answers that, it changes no result."""
@@ -207,9 +210,11 @@ class ImapConnection(MailSession):
         budget: Budget | None = None,
         refusal: Reason = Reason.IMAP_NO,
     ) -> list[T]:
-        """Send a command in a phase of its own, as `_exchange` does."""
+        """Send a command in a phase of its own, as `_exchange` does; a NO means its code, or ``refusal``."""
         with self._phases.phase(phase):
-            return await self._exchange(*words, read=read, budget=budget, refusal=refusal)
+            answers, status = await self._exchange(*words, read=read, budget=budget)
+            _require_ok(status, refusal)
+        return answers
 
     async def _exchange(
         self,
@@ -217,10 +222,9 @@ class ImapConnection(MailSession):
         read: Callable[[Response], T | None] = lambda _: None,
         respond: Callable[[Response], bytes | None] = lambda _: None,
         budget: Budget | None = None,
-        refusal: Reason = Reason.IMAP_NO,
         public: str | None = None,
-    ) -> list[T]:
-        """Send a command, and return what ``read`` makes of the untagged responses that answer it.
+    ) -> tuple[list[T], Response]:
+        """Send a command; return what ``read`` makes of the untagged responses to it, and the tagged one.
 
         ``respond`` returns the line with credentials that answers a ``+``, or ``None`` if none is due;
         ``public`` is what may be shown of a command with credentials. Everything together may take the
@@ -232,14 +236,11 @@ class ImapConnection(MailSession):
                 async with asyncio.timeout(timeout):
                     await self._settle()
                     tag = self._dialogue.send(*words, public=public)
-                    answers, status = await self._answer(tag, read, respond, budget or Budget())
+                    return await self._answer(tag, read, respond, budget or Budget())
         except ProbeFault as fault:
             if self._complaint and fault.reason in (Reason.COMMAND_TIMEOUT, Reason.CONNECTION_LOST):
                 fault.detail = legible(f"{fault.detail}; before that it said: {self._complaint}")
             raise
-        if status.kind != b"OK":
-            raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
-        return answers
 
     async def _answer(
         self,
@@ -291,6 +292,11 @@ class ImapConnection(MailSession):
             told = f"UIDVALIDITY changed from {self.uid_validity} to {validity}"
             raise ProbeFault(Reason.IMAP_UIDS_CHANGED, told)
         self.uid_validity = validity
+
+
+def _require_ok(status: Response, refusal: Reason) -> None:
+    if status.kind != b"OK":
+        raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -12,10 +12,11 @@ from probes.core.verdict import PhaseTimer
 from probes.protocols import imap_connection
 from probes.protocols.imap_session import ImapSession
 from tests.fakes.clock import InstantClock
-from tests.fakes.scripted_server import PASSWORD, Peer, Script, dialogue
+from tests.fakes.scripted_server import PASSWORD, Peer, Script, dialogue, scripted_server
 from tests.unit.probes.protocols.test_imap_session import (
     ENTERED,
     close,
+    enter,
     entered,
     fault_of,
     fault_of_entering,
@@ -113,3 +114,49 @@ async def test_a_complaint_that_an_answer_follows() -> None:
         with pytest.raises(ProbeFault) as caught:
             await session.noop()
         assert "disk" not in caught.value.detail
+
+
+@pytest.mark.parametrize("auth", ["plain", "login"])
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"[AUTHENTICATIONFAILED] wrong", Reason.AUTH_FAILED),
+        (b"[AUTHORIZATIONFAILED] not you", Reason.AUTH_FAILED),
+        (b"[EXPIRED] too old", Reason.AUTH_FAILED),
+        (b"Invalid credentials", Reason.AUTH_FAILED),
+        (b"[CAPABILITY IMAP4rev1] Invalid credentials", Reason.AUTH_FAILED),
+        (b"[UNAVAILABLE] Temporary authentication failure", Reason.IMAP_UNAVAILABLE),
+        (b"[SERVERBUG] oops", Reason.IMAP_UNAVAILABLE),
+        (b"[CONTACTADMIN] ask them", Reason.IMAP_UNAVAILABLE),
+        (b"[INUSE] locked", Reason.IMAP_IN_USE),
+        (b"[LIMIT] too many sessions", Reason.IMAP_IN_USE),
+        (b"[ALERT] Too many simultaneous connections. (Failure)", Reason.IMAP_THROTTLED),
+        (b"[ALERT] Please log in by your browser", Reason.LOGIN_REFUSED),
+        (b"[PRIVACYREQUIRED] not in clear", Reason.LOGIN_REFUSED),
+        (b"Temporary problem, please try again later", Reason.LOGIN_REFUSED),
+        (b"Internal error", Reason.LOGIN_REFUSED),
+    ],
+)
+async def test_which_refusals_blame_the_credentials(auth: str, said: bytes, reason: Reason) -> None:
+    """Only a code that says so, or no code and no other cause, means that the credentials are wrong."""
+    login = (b"M1 .*", b"M1 NO " + said)
+    fault = await fault_of_entering(dialogue(greeting("SASL-IR", "AUTH=PLAIN"), login), auth=auth)
+    assert fault.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [(b"no", Reason.LOGIN_REFUSED), (b"[AUTHENTICATIONFAILED] changed", Reason.AUTH_FAILED)],
+)
+async def test_credentials_that_worked_before(said: bytes, reason: Reason) -> None:
+    """Credentials that the server took before do not turn wrong by a refusal that gives no reason."""
+    answers = iter([b"M1 OK [CAPABILITY IMAP4rev1] in", b"M1 NO " + said])
+
+    async def changing(peer: Peer) -> None:
+        await dialogue(greeting("SASL-IR", "AUTH=PLAIN"), (b"M1 .*", next(answers)))(peer)
+
+    async with scripted_server(changing) as server:
+        (await enter(server)).abort()
+        with pytest.raises(ProbeFault) as caught:
+            await enter(server)
+    assert caught.value.reason is reason
