@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
 
 from monitor.collector import AgentCollector
 from monitor.config.load import load
@@ -20,6 +23,8 @@ from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Outcome, Reason
+from probes.core.setting_types import parse_duration
+from probes.core.settings import Settings
 from probes.delivery.arrivals import Unexpected
 from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
@@ -40,8 +45,11 @@ def settings_page() -> list[str]:
         "# Settings",
         "",
         f"{_MADE} [config/example.yaml](../../config/example.yaml) shows each setting in context.",
-        "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`.",
+        "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`. Host names, domains, mail addresses, user",
+        "names, `location`, `listen` and `ledger` may be `{env: NAME}`, for an environment variable's value.",
+        "Keys at the top of the file that begin with `x-` are ignored: a place for anchors.",
     ]
+    models = {model.__name__: model for model in _models(Settings)}
     titles = {
         "AgentSettings": "`agent`",
         "ServerSettings": "An entry of `servers`",
@@ -49,11 +57,16 @@ def settings_page() -> list[str]:
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
         title = titles.get(name) or _title(name, definition)
-        lines += ["", f"## {title}", "", "| key | description |", "|---|---|"]
-        required = definition.get("required", [])
-        for key, field in definition["properties"].items():
-            lines.append(f"| `{key}` | {_about(key, field, required)} |")
+        lines += ["", f"## {title}", "", "| key | default | description |", "|---|---|---|"]
+        for key, schema in definition["properties"].items():
+            lines.append(_settings_row(key, models[name], schema))
     return lines
+
+
+def _models(base: type[Settings]) -> Iterator[type[Settings]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
 
 
 def _title(name: str, definition: dict[str, Any]) -> str:
@@ -61,15 +74,40 @@ def _title(name: str, definition: dict[str, Any]) -> str:
     return f"A probe of kind `{kind}`" if kind else f"`{name.removesuffix('Settings').lower()}`"
 
 
-def _about(key: str, field: dict[str, Any], required: list[str]) -> str:
-    parts = []
-    if key in required:
-        parts.append("Required.")
-    if "enum" in field:
-        parts.append("One of " + ", ".join(f"`{value}`" for value in field["enum"]) + ".")
-    if "description" in field:
-        parts.append(field["description"])
-    return " ".join(parts) or "Optional."
+def _settings_row(key: str, model: type[Settings], schema: dict[str, Any]) -> str:
+    field = next(field for name, field in model.model_fields.items() if key in {name, field.alias})
+    about, _, described = (field.description or "").partition("Default: ")
+    parts = [about.rstrip()]
+    if "enum" in schema:
+        parts.insert(0, "One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + ".")
+    if key == "kind":
+        default = f"required: `{schema['const']}`"
+    else:
+        default = "required" if field.is_required() else described.removesuffix(".") or _default(field)
+    return f"| `{key}` | {default} | {' '.join(filter(None, parts))} |"
+
+
+def _default(field: FieldInfo) -> str:
+    """Return a setting's default as it would be written in the file."""
+    value = field.get_default(call_default_factory=True)
+    if value in (None, {}):
+        return "none"
+    if isinstance(value, Settings):
+        return "the defaults of its keys"
+    if any(isinstance(mark, BeforeValidator) and mark.func is parse_duration for mark in field.metadata):
+        return f"`{_duration(value)}`"
+    if isinstance(value, tuple) and value:
+        return f"`{':'.join(map(str, value))}`"  # host and port
+    if isinstance(value, float):
+        return f"`{value:g}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _duration(seconds: float) -> str:
+    units = {"d": 86400, "h": 3600, "m": 60}
+    fitting = (unit for unit, size in units.items() if seconds >= 2 * size and seconds % size == 0)
+    unit = next(fitting, "s")
+    return f"{seconds / units.get(unit, 1):g}{unit}"
 
 
 def metrics_page() -> list[str]:

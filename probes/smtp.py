@@ -21,7 +21,7 @@ class SmtpSettings(ProbeSettings):
     """Settings of an ``smtp`` probe."""
 
     kind: Literal["smtp"]
-    server: SmtpServerName
+    server: SmtpServerName = Field(description="The server to check.")
     mail_from: EmailAddress | None = Field(
         default=None, description="Envelope sender to test without sending a message."
     )

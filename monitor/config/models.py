@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     SecretStr,
@@ -20,7 +22,7 @@ from pydantic import (
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.ledger.backend import ledger_path
 from probes.core.secret import Secret
-from probes.core.setting_types import CertificateFile, Duration, HostName, Name, between
+from probes.core.setting_types import CertificateFile, Duration, HostName, Name, OrVariable, between
 from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings, Site
 from probes.registry import KINDS
 
@@ -122,16 +124,17 @@ class OtlpSettings(Settings):
 class AgentSettings(Settings):
     """The agent itself."""
 
-    location: Name = Field(
+    location: Annotated[Name, OrVariable()] = Field(
         default="local", description="Where the agent runs, such as fra1; part of every result."
     )
     listen: Annotated[
         tuple[str, int],
         BeforeValidator(parse_listen),
         WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9725"]}),
+        OrVariable(),
     ] = Field(
         default=("127.0.0.1", 9725),
-        description=("Address of /metrics and the live page. Default: 127.0.0.1:9725."),
+        description="Address of /metrics and the live page.",
     )
     url: Annotated[str, AfterValidator(_base_url)] | None = Field(
         default=None,
@@ -147,17 +150,20 @@ class AgentSettings(Settings):
             "name and the hosts in `listen` and `url`."
         ),
     )
-    ledger: Annotated[str, BeforeValidator(_ledger_url), WithJsonSchema({"type": "string"})] = Field(
-        default="sqlite:///var/lib/mailsonde/ledger.db", description="The database of messages and results."
+    ledger: Annotated[str, BeforeValidator(_ledger_url), WithJsonSchema({"type": "string"}), OrVariable()] = (
+        Field(
+            default="sqlite:///var/lib/mailsonde/ledger.db",
+            description="The database of messages and results.",
+        )
     )
     token_key: Secret | None = Field(
         default=None,
         description=(
-            "The key that signs messages. By default, mailsonde creates one and keeps it in the ledger."
+            "The key that signs messages. Default: one that mailsonde creates and keeps in the ledger."
         ),
     )
     retention: Annotated[Duration, between(3600, 366 * 86400)] = Field(
-        default=7 * 86400.0, description="How long messages stay in the ledger after they end. Default: 7d."
+        default=7 * 86400.0, description="How long messages stay in the ledger after they end."
     )
     otlp: OtlpSettings | None = Field(
         default=None, description="Also sends the metrics by OTLP; needs `pip install 'mailsonde[otlp]'`."
@@ -165,7 +171,9 @@ class AgentSettings(Settings):
 
 
 class Configuration(Settings):
-    """A configuration file of mailsonde."""
+    """A configuration file of mailsonde. Top-level keys that begin with ``x-`` hold a site's own anchors."""
+
+    model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
 
     agent: AgentSettings = AgentSettings()
     servers: dict[Name, ServerSettings] = Field(default_factory=dict)
@@ -176,6 +184,8 @@ class Configuration(Settings):
     @classmethod
     def _agrees_with_itself(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Refuse parts that disagree, and report that together with the mistakes within the parts."""
+        if isinstance(data, Mapping):
+            data = {key: value for key, value in data.items() if not str(key).startswith("x-")}
         try:
             configuration = handler(data)
         except ValidationError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
 
-from probes.core.setting_types import SourceError, read_variable, relative_to_config
+from probes.core.setting_types import SourceError, read_variable, reference_schema, relative_to_config
 
 SECRET_LIMIT = 4096
 """Maximum size of a password file, in bytes."""
@@ -69,18 +69,6 @@ def _secret_of_file(where: str, info: ValidationInfo) -> str:
 Secret = Annotated[
     SecretStr,
     BeforeValidator(read_secret),
-    WithJsonSchema(
-        {
-            "oneOf": [
-                {
-                    "type": "object",
-                    "properties": {key: {"type": "string"}},
-                    "required": [key],
-                    "additionalProperties": False,
-                }
-                for key in ("env", "file")
-            ]
-        }
-    ),
+    WithJsonSchema({"oneOf": [reference_schema("env"), reference_schema("file")]}),
 ]
 """A password or key from the environment or a file; no repr shows it."""

@@ -8,11 +8,21 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 LABEL_LIMIT = 63
 """Maximum length of a host name's label, in octets (RFC 1035 section 2.3.4)."""
@@ -35,6 +45,37 @@ def read_variable(name: str, remedy: str = "set it for mailsonde") -> str:
     if name not in os.environ:
         raise SourceError(f"environment variable {name} is not set; {remedy}")
     return os.environ[name]
+
+
+def _text_or_variable(value: object) -> object:
+    """Return the value of the environment variable where ``value`` is ``{env: NAME}``; else ``value``."""
+    if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(name := value["env"], str):
+        return read_variable(name)
+    return value
+
+
+class OrVariable:
+    """Marks a text that may also be written ``{env: NAME}``, for the value of an environment variable."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_text_or_variable, handler(source))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), reference_schema("env")]}
+
+
+def reference_schema(source: str) -> JsonSchemaValue:
+    """Return the JSON Schema of a reference such as ``{env: NAME}``."""
+    return {
+        "type": "object",
+        "properties": {source: {"type": "string"}},
+        "required": [source],
+        "additionalProperties": False,
+    }
 
 
 def parse_duration(value: object) -> float:
@@ -127,11 +168,11 @@ Name = Annotated[
 ]
 """A name safe in labels, links and tokens: letters, digits, dot, dash, underscore; up to 63 characters."""
 
-EmailAddress = Annotated[str, AfterValidator(_email_address)]
-HostName = Annotated[str, AfterValidator(_host_name)]
+EmailAddress = Annotated[str, AfterValidator(_email_address), OrVariable()]
+HostName = Annotated[str, AfterValidator(_host_name), OrVariable()]
 CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSchema({"type": "string"})]
 """A PEM file of certificates to trust."""
-Line = Annotated[str, AfterValidator(_line)]
+Line = Annotated[str, AfterValidator(_line), OrVariable()]
 """Text for a protocol line: 1 to 255 printable characters, including spaces."""
 FolderName = Line
 """An IMAP folder's name as people write it, with the server's separator between its levels."""

@@ -88,9 +88,12 @@ class ServerSettings(Settings):
     """A server that probes connect to, with its TLS and credentials."""
 
     protocol: Literal["smtp", "pop3", "imap"]
-    host: HostName
+    host: HostName = Field(description="Host name or IP address.")
     port: int = Field(
-        default=0, ge=1, le=65535, description=("Default: the protocol's standard port for this `tls`.")
+        default=0,
+        ge=1,
+        le=65535,
+        description="The TCP port. Default: the standard port of `protocol` and `tls`.",
     )
     tls: Literal["implicit", "starttls", "opportunistic", "none"] = Field(
         description=(
@@ -105,8 +108,10 @@ class ServerSettings(Settings):
     tls_server_name: HostName | None = Field(
         default=None, description="Name in the certificate, if it differs from `host`."
     )
-    username: Line | None = None
-    password: Secret | None = None
+    username: Line | None = Field(
+        default=None, description="Login name. Without one, probes of the server stop before login."
+    )
+    password: Secret | None = Field(default=None, description="`{env: NAME}` or `{file: PATH}`.")
     auth: Literal["auto", SaslMechanism, "user", "apop"] = Field(
         default="auto",
         description=(
@@ -177,10 +182,10 @@ class ServerSettings(Settings):
 class MailboxSettings(Settings):
     """A watched address, with the server and credentials for its mailbox."""
 
-    address: EmailAddress
-    server: MailboxServerName
-    username: Line
-    password: Secret
+    address: EmailAddress = Field(description="The mail address whose messages arrive here.")
+    server: MailboxServerName = Field(description="The POP3 or IMAP server, an entry of `servers`.")
+    username: Line = Field(description="Login name.")
+    password: Secret = Field(description="`{env: NAME}` or `{file: PATH}`, relative to this file.")
     folder: FolderName = Field(default="INBOX", description="IMAP: the folder where messages arrive.")
     junk_folder: FolderName | None = Field(
         default=None, description="IMAP: the junk folder. Default: the folder that the server marks as junk."
@@ -204,14 +209,15 @@ class AlertSettings(Settings):
     """Thresholds of one probe's rendered alerts that differ from the common ones."""
 
     down: Annotated[Duration, between(1, 7 * 86400)] | None = Field(
-        default=None, description="How long the probe may fail before its alert fires."
+        default=None,
+        description=("How long the probe may fail before its alert fires. Default: the common threshold."),
     )
 
 
 class ProbeSettings(Settings):
     """Settings of every kind of probe."""
 
-    name: Name
+    name: Name = Field(description="A unique name: up to 63 letters, digits, dots, dashes and underscores.")
     kind: str
     interval: Annotated[Duration, between(1, 86400)] = Field(
         default=60.0, description="Time between the starts of two runs."

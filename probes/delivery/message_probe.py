@@ -38,10 +38,17 @@ class DeliveryAlertSettings(AlertSettings):
     """When the alerts of a route fire. Times lie within its deadline, at which a message counts as lost."""
 
     overdue: Annotated[Duration, between(1, 86400)] | None = Field(
-        default=None, description="How old the oldest message in flight may be before its alert fires."
+        default=None,
+        description=(
+            "How old the oldest message in flight may be before its alert fires. "
+            "Default: the common threshold."
+        ),
     )
     slow: Annotated[Duration, between(0.01, 3600)] | None = Field(
-        default=None, description="Limit for the 95th percentile of delivery times, up to 1h."
+        default=None,
+        description=(
+            "Limit for the 95th percentile of delivery times, up to 1h. Default: the common threshold."
+        ),
     )
 
 

@@ -25,7 +25,7 @@ MOST_HOSTS = 20
 class MxDeliverySettings(Settings):
     """How messages go to MX hosts."""
 
-    port: int = Field(default=25, ge=1, le=65535)
+    port: int = Field(default=25, ge=1, le=65535, description="The TCP port of the MX hosts.")
     tls: Literal["opportunistic", "required"] = Field(
         default="opportunistic",
         description="`required` requires STARTTLS and a valid certificate for the host's name.",

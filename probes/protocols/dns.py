@@ -24,7 +24,7 @@ from pydantic import AfterValidator, Field
 
 from probes.core.faults import ProbeFault, fault_of, legible
 from probes.core.reasons import Outcome, Reason
-from probes.core.setting_types import Duration, is_host_name
+from probes.core.setting_types import Duration, OrVariable, is_host_name
 from probes.core.settings import Settings
 from probes.protocols.resolver_files import SYSTEM_FILES, is_ip_address
 
@@ -57,7 +57,7 @@ def _ip_address(value: str) -> str:
     return value
 
 
-DomainName = Annotated[str, AfterValidator(a_labels)]
+DomainName = Annotated[str, AfterValidator(a_labels), OrVariable()]
 """A domain name; one with letters beyond ASCII is turned into A-labels."""
 
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
@@ -70,7 +70,7 @@ class ResolverSettings(Settings):
         default_factory=lambda: SYSTEM_FILES.stub_resolver.nameservers[0],
         description="IP address of a recursive resolver. Default: the system's first.",
     )
-    port: int = Field(default=53, ge=1, le=65535)
+    port: int = Field(default=53, ge=1, le=65535, description="Its port, for UDP and TCP.")
     timeout: Duration = Field(
         default=5.0, gt=0, le=60, description="Time limit for one query, including its retry."
     )

@@ -7,15 +7,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import click
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from monitor.commands import main
-from monitor.config.models import Configuration
+from monitor.config.models import AgentSettings, Configuration
 from probes.core.finding import Check
 from probes.core.reasons import Reason
+from probes.core.settings import MailboxSettings, ServerSettings
+from probes.registry import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -71,6 +75,26 @@ def test_every_setting_is_documented() -> None:
         for key in definition["properties"]:
             assert f"| `{key}` |" in reference
             assert re.search(rf"\b{key}:", example), f"config/example.yaml does not show {key}"
+
+
+def test_every_default_is_documented() -> None:
+    """Each default in the reference is the one that applies; only prose and "none" stand for what depends."""
+    section, shown = "", {}
+    for line in (DOCS / "reference" / "settings.md").read_text().splitlines():
+        if line.startswith("## "):
+            section = re.sub(r".*`(\w+)`$", r"\1", line)
+        elif row := re.match(r"\| `(\w+)` \| ([^|]+) \| [^|]*\|$", line):
+            shown[section, row[1]] = row[2]
+    definitions = Configuration.model_json_schema(by_alias=True)["$defs"]
+    assert len(shown) == sum(len(definition["properties"]) for definition in definitions.values())
+    models = {"agent": AgentSettings, "servers": ServerSettings, "mailboxes": MailboxSettings}
+    for section, model in (models | {name: kind.settings_model for name, kind in KINDS.items()}).items():
+        for name, field in model.model_fields.items():
+            text = shown[section, field.alias or name]
+            assert text.startswith("required") == field.is_required(), (section, name)
+            if text.startswith("`"):
+                kind = TypeAdapter(Annotated[(field.annotation, None, *field.metadata)])
+                assert kind.validate_python(yaml.safe_load(text.strip("`"))) == field.default, (section, name)
 
 
 def test_every_reason_is_documented() -> None:

@@ -77,10 +77,12 @@ def test_secret_must_be_utf8(example: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigurationError) as caught:
         load(example)
     told = [mistake.text for mistake in caught.value.mistakes]
+    text = example.read_text().splitlines()
+    lines = [n for n, line in enumerate(text, 1) if line.startswith("    password: {env: CANARY_PASSWORD}")]
     assert sorted(set(told)) == [
         f"secret file {example.parent}/canary.password is not UTF-8 text",
         "the secret in env CANARY_PASSWORD is not UTF-8 text; write it in UTF-8, or choose another. "
-        "Also used by mailboxes.staff.password (line 61)",
+        f"Also used by mailboxes.staff.password (line {lines[-1]})",
     ]
 
 
@@ -126,7 +128,7 @@ def test_without_secrets_everything_else_is_checked(example: Path) -> None:
     example.write_text(
         example.read_text()
         .replace("kind: mx", "kind: mz")
-        .replace("{env: CANARY_PASSWORD}", "hunter2", 1)
+        .replace("    password: {env: CANARY_PASSWORD}", "    password: hunter2", 1)
         .replace("{env: CANARY_PASSWORD}", "{env: NOT_SET}")
     )
     result = CliRunner().invoke(validate, ["--no-secrets", str(example)])
@@ -190,3 +192,68 @@ def test_schema_describes_the_example(example: Path) -> None:
         )
         assert set(probe) <= set(matching["properties"])
         assert matching["additionalProperties"] is False
+
+
+def test_texts_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file serves several machines: texts such as location and host may come from the environment."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "agent: {location: {env: PLACE}, listen: {env: LISTEN}}\n"
+        "servers: {out: {protocol: smtp, host: {env: MAIL_HOST}, tls: starttls}}\n"
+        "probes:\n"
+        "  - {name: smtp, kind: smtp, server: out, mail_from: {env: SENDER}}\n"
+        "  - {name: mx, kind: mx, domain: {env: DOMAIN}}\n"
+    )
+    values = {"PLACE": "fra1", "LISTEN": "[::1]:9725", "MAIL_HOST": "a.example", "SENDER": "a@b.example"}
+    for name, value in (values | {"DOMAIN": "b.example"}).items():
+        monkeypatch.setenv(name, value)
+    configuration = load(path)
+    assert configuration.agent.location == "fra1"
+    assert configuration.agent.listen == ("::1", 9725)
+    assert configuration.servers["out"].host == "a.example"
+    smtp, mx = (probe.model_dump() for probe in configuration.probes)
+    assert (smtp["mail_from"], mx["domain"]) == ("a@b.example", "b.example")
+
+
+def test_texts_from_the_environment_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set is one mistake, also without secrets, and a wrong value is refused."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "agent: {location: {env: PLACE}}\n"
+        "servers:\n"
+        "  a: {protocol: smtp, host: {env: MAIL_HOST}, tls: starttls}\n"
+        "  b: {protocol: imap, host: {env: MAIL_HOST}, tls: implicit}\n"
+        "probes: [{name: smtp, kind: smtp, server: a}]\n"
+    )
+    monkeypatch.setenv("PLACE", "two words")
+    monkeypatch.delenv("MAIL_HOST", raising=False)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, secrets=False)
+    place, host = map(str, caught.value.mistakes)
+    assert place.startswith(f"{path}:1: agent.location: 'two words' is not a name")
+    assert host == (
+        f"{path}:3: servers.a.host: environment variable MAIL_HOST is not set; set it for mailsonde. "
+        "Also used by servers.b.host (line 4)"
+    )
+
+
+def test_own_keys_hold_anchors(tmp_path: Path) -> None:
+    """Keys at the top that begin with x- are the site's own, for settings that several entries repeat."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "x-every: &every {tls: implicit, timeout: 5s}\n"
+        "servers:\n"
+        "  a: {<<: *every, protocol: smtp, host: a.example}\n"
+        "  b: {<<: *every, protocol: imap, host: b.example, timeout: 9s}\n"
+        "probes: [{name: smtp, kind: smtp, server: a}]\n"
+    )
+    servers = load(path).servers
+    assert [(server.tls, server.timeout) for server in servers.values()] == [
+        ("implicit", 5.0),
+        ("implicit", 9.0),
+    ]
+    path.write_text(path.read_text().replace("x-every", "y-every"))
+    with pytest.raises(ConfigurationError, match="y-every: unknown key"):
+        load(path)
+    schema_of_file = json.loads(CliRunner().invoke(schema).stdout)
+    assert schema_of_file["patternProperties"] == {"^x-": {}}
