@@ -127,9 +127,11 @@ def _servers(wishes: Wishes, address: str, resolver: ResolverSettings) -> list[E
         [one for one in (chosen["imap"], chosen["pop3"]) if one is not None],
     )
     if submission is None:
-        _end("no submission server was found; name yours: --smtp HOST:PORT" + _hint(tried))
+        _end("no submission server was found; name yours: --smtp HOST:PORT" + _hint(wishes, tried))
     if not incoming:
-        _end("no IMAP or POP3 server was found; name yours: --mailbox imap://HOST:PORT" + _hint(tried))
+        _end(
+            "no IMAP or POP3 server was found; name yours: --mailbox imap://HOST:PORT" + _hint(wishes, tried)
+        )
     return [submission, *incoming]
 
 
@@ -164,9 +166,14 @@ def _first_usable(tried: Sequence[tuple[Endpoint, str]], protocol: str) -> Endpo
     return None
 
 
-def _hint(tried: Sequence[tuple[Endpoint, str]]) -> str:
-    untrusted = any(obstacle.startswith(str(Reason.CERTIFICATE_UNTRUSTED)) for _, obstacle in tried)
-    return ", and its CA if it is your own: --tls-ca FILE" if untrusted else ""
+def _hint(wishes: Wishes, tried: Sequence[tuple[Endpoint, str]]) -> str:
+    obstacles = [obstacle for _, obstacle in tried]
+    hint = ""
+    if any(obstacle.startswith(str(Reason.CERTIFICATE_UNTRUSTED)) for obstacle in obstacles):
+        hint += ", and its CA if it is your own: --tls-ca FILE"
+    if wishes.resolver is not None and any(obstacle.startswith("dns_") for obstacle in obstacles):
+        hint += "; its name must resolve on this machine: the agent connects without --resolver"
+    return hint
 
 
 def _confirm_servers(wishes: Wishes, plan: Plan, incoming: Sequence[Endpoint]) -> None:

@@ -124,7 +124,7 @@ _OPTIONS = (
     click.option(
         "--resolver",
         type=_Checked("address[:port]", _resolver),
-        help="DNS resolver to ask. Default: the system's first.",
+        help="DNS resolver for finding servers and for the mx probe. Connections use the system's.",
     ),
     click.option(
         "--out",
