@@ -61,7 +61,7 @@ class AgentCollector(Collector):
         )
         expiry = GaugeMetricFamily(
             "mailsonde_tls_certificate_not_after_timestamp_seconds",
-            "When the certificate that was last seen expires.",
+            "When the first certificate in the chain that was last seen expires.",
             labels=_PROBE,
         )
         failure = GaugeMetricFamily(

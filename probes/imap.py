@@ -15,7 +15,7 @@ from probes.core.settings import ImapMailboxName, ImapServerName
 from probes.core.verdict import Run, Verdict
 from probes.protocols.imap import Folder
 from probes.protocols.imap_session import ImapSession
-from probes.protocols.tls import expiry_reason
+from probes.protocols.tls import expiry_warning
 
 T = TypeVar("T")
 
@@ -55,12 +55,9 @@ class Imap(MailboxCheck):
             await session.log_out()
         finally:
             session.abort()
-        expiry = session.certificate_not_after
-        return Verdict(
-            expiry_reason(expiry, self.context.clock.time(), self.settings.certificate_warning),
-            values=values,
-            certificate_not_after=expiry,
-        )
+        expiry = session.certificate_expiry
+        reason, detail = expiry_warning(expiry, self.context.clock.time(), self.settings.certificate_warning)
+        return Verdict(reason, detail, values=values, certificate_not_after=expiry and expiry.not_after)
 
     async def _open(self, session: ImapSession) -> dict[str, object]:
         """Open the configured folder, and read the namespaces and the names of the other folders."""

@@ -12,7 +12,7 @@ from probes.core.reasons import Area, Reason
 from probes.core.settings import Pop3MailboxName, Pop3ServerName
 from probes.core.verdict import Run, Verdict
 from probes.protocols.pop3_session import Pop3Session
-from probes.protocols.tls import expiry_reason
+from probes.protocols.tls import expiry_warning
 
 MOST_LISTED = 1000
 """Most messages whose unique ids a run asks for: with more, the listing would be most of the run."""
@@ -56,12 +56,9 @@ class Pop3(MailboxCheck):
             await session.quit()
         finally:
             session.abort()
-        expiry = session.certificate_not_after
-        return Verdict(
-            expiry_reason(expiry, self.context.clock.time(), self.settings.certificate_warning),
-            values=values,
-            certificate_not_after=expiry,
-        )
+        expiry = session.certificate_expiry
+        reason, detail = expiry_warning(expiry, self.context.clock.time(), self.settings.certificate_warning)
+        return Verdict(reason, detail, values=values, certificate_not_after=expiry and expiry.not_after)
 
 
 async def _unreadable_ids(session: Pop3Session) -> int | None:

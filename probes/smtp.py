@@ -14,7 +14,7 @@ from probes.core.setting_types import Duration, EmailAddress, Line
 from probes.core.settings import ProbeSettings, SmtpServerName
 from probes.core.verdict import Run, Verdict
 from probes.protocols.smtp_session import SmtpSession, smtp_session
-from probes.protocols.tls import expiry_reason
+from probes.protocols.tls import expiry_warning
 
 
 class SmtpSettings(ProbeSettings):
@@ -75,17 +75,18 @@ class Smtp(Probe):
             if self.settings.rcpt_to is not None:
                 await session.rcpt(self.settings.rcpt_to)
             await session.quit()
+            expiry = session.certificate_expiry
+            reason, detail = expiry_warning(
+                expiry, self.context.clock.time(), self.settings.certificate_warning
+            )
             return Verdict(
-                reason=expiry_reason(
-                    session.certificate_not_after,
-                    self.context.clock.time(),
-                    self.settings.certificate_warning,
-                ),
+                reason,
+                detail,
                 values={
                     "greeting": legible(session.greeting.text),
                     "features": list(session.extensions.listed),
                 },
-                certificate_not_after=session.certificate_not_after,
+                certificate_not_after=expiry and expiry.not_after,
             )
 
     def _require_features(self, session: SmtpSession) -> None:

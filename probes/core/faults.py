@@ -13,8 +13,21 @@ from probes.core.reasons import Reason
 DETAIL_LIMIT = 300
 """Maximum characters of a server's text in a verdict."""
 
-_X509_EXPIRED = 10  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
-_X509_NAME_MISMATCHES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+X509_NOT_YET_VALID = 9
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID."""
+
+X509_EXPIRED = 10
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
+
+_BY_VERIFY_CODE = {
+    X509_NOT_YET_VALID: Reason.CERTIFICATE_NOT_YET_VALID,
+    X509_EXPIRED: Reason.CERTIFICATE_EXPIRED,
+    62: Reason.CERTIFICATE_NAME,  # X509_V_ERR_HOSTNAME_MISMATCH
+    64: Reason.CERTIFICATE_NAME,  # X509_V_ERR_IP_ADDRESS_MISMATCH
+    66: Reason.CERTIFICATE_WEAK,  # X509_V_ERR_EE_KEY_TOO_SMALL
+    67: Reason.CERTIFICATE_WEAK,  # X509_V_ERR_CA_KEY_TOO_SMALL
+    68: Reason.CERTIFICATE_WEAK,  # X509_V_ERR_CA_MD_TOO_WEAK
+}
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: Reason.CONNECT_REFUSED,
@@ -92,7 +105,8 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
 def fault_of(error: Exception) -> ProbeFault | None:
     """Return the fault that a socket, TLS or stream error stands for, or ``None`` if it stands for none."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return ProbeFault(_certificate_reason(error), error.verify_message or str(error))
+        untrusted = _BY_VERIFY_CODE.get(error.verify_code, Reason.CERTIFICATE_UNTRUSTED)
+        return ProbeFault(untrusted, error.verify_message or str(error))
     if isinstance(error, ssl.SSLError):
         reason = getattr(error, "reason", None)  # only OpenSSL's own errors have one
         return ProbeFault(Reason.TLS_HANDSHAKE, reason or str(error))
@@ -106,11 +120,3 @@ def fault_of(error: Exception) -> ProbeFault | None:
         # asyncio puts the address in place of the system's words
         return ProbeFault(_BY_ERRNO[error.errno], os.strerror(error.errno))
     return None
-
-
-def _certificate_reason(error: ssl.SSLCertVerificationError) -> Reason:
-    if error.verify_code == _X509_EXPIRED:
-        return Reason.CERTIFICATE_EXPIRED
-    if error.verify_code in _X509_NAME_MISMATCHES:
-        return Reason.CERTIFICATE_NAME
-    return Reason.CERTIFICATE_UNTRUSTED

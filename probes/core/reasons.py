@@ -131,13 +131,25 @@ class Reason(StrEnum):
         "certificate_expired",
         Area.TLS,
         Outcome.FAILED,
-        "The certificate has expired.",
+        "The certificate, or one that its trust depends on, has expired; the detail says which.",
     )
     CERTIFICATE_UNTRUSTED = (
         "certificate_untrusted",
         Area.TLS,
         Outcome.FAILED,
-        "The certificate chain does not end at a trusted CA.",
+        "The certificate could not be verified up to a trusted CA.",
+    )
+    CERTIFICATE_NOT_YET_VALID = (
+        "certificate_not_yet_valid",
+        Area.TLS,
+        Outcome.FAILED,
+        "The certificate, or one that its trust depends on, is not valid yet, or our clock is slow.",
+    )
+    CERTIFICATE_WEAK = (
+        "certificate_weak",
+        Area.TLS,
+        Outcome.FAILED,
+        "A key or signature in the certificate chain is too weak for this machine's OpenSSL.",
     )
     CERTIFICATE_NAME = (
         "certificate_name",
@@ -149,7 +161,7 @@ class Reason(StrEnum):
         "certificate_expiring",
         Area.TLS,
         Outcome.OK,
-        "The certificate expires within the configured warning time.",
+        "The certificate, or one that its trust depends on, expires within the configured warning time.",
     )
 
     PROTOCOL_ERROR = (

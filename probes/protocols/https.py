@@ -315,8 +315,9 @@ class _Network(httpcore.AsyncNetworkBackend):
 
     @property
     def certificate_not_after(self) -> float | None:
-        """When the certificate of the latest connection expires."""
-        return self._latest.certificate_not_after if self._latest is not None else None
+        """When the first certificate in the chain of the latest connection expires."""
+        expiry = self._latest.certificate_expiry if self._latest is not None else None
+        return expiry and expiry.not_after
 
 
 class _Stream(httpcore.AsyncNetworkStream):

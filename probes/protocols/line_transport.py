@@ -14,7 +14,7 @@ from probes.core.transcript import REPLY, Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols import name_resolution
 from probes.protocols.resolver_files import is_ip_address
-from probes.protocols.tls import certificate_not_after, description
+from probes.protocols.tls import CertificateExpiry, certificate_expiry, description
 
 BUFFER_LIMIT = 64 * 1024
 """Most octets that wait unread, beyond one chunk from the network; a faster server has to wait."""
@@ -196,7 +196,8 @@ class LineTransport:
         self._loop = asyncio.get_running_loop()
         self._lines_at_once = 0  # read since another task last had its chance
         self._has_written = False
-        self.certificate_not_after: float | None = None
+        self.certificate_expiry: CertificateExpiry | None = None
+        """The earliest end of a certificate in the server's chain; ``None`` without TLS."""
 
     @classmethod
     async def connect(
@@ -240,7 +241,7 @@ class LineTransport:
             self._receiver.transport = upgraded
             encrypted = upgraded.get_extra_info("ssl_object")
             self._transcript.note(description(encrypted))
-            self.certificate_not_after = certificate_not_after(encrypted)
+            self.certificate_expiry = certificate_expiry(encrypted)
 
     @property
     def is_open(self) -> bool:

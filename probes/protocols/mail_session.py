@@ -19,7 +19,7 @@ from probes.core.verdict import PhaseTimer
 from probes.protocols import sasl
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.sasl import Mechanism
-from probes.protocols.tls import client_context, opportunistic_context
+from probes.protocols.tls import CertificateExpiry, client_context, opportunistic_context
 
 _WORKED: set[int] = set()
 """Hashes of the credentials that a server took in this process, with host and port."""
@@ -158,9 +158,9 @@ class MailSession(ABC):
         """Do the exchange of a SASL mechanism."""
 
     @property
-    def certificate_not_after(self) -> float | None:
-        """When the server's certificate expires, in unix seconds; ``None`` without TLS."""
-        return self._transport.certificate_not_after
+    def certificate_expiry(self) -> CertificateExpiry | None:
+        """The earliest end of a certificate in the server's chain; ``None`` without TLS."""
+        return self._transport.certificate_expiry
 
     def abort(self) -> None:
         """Close the connection at once."""

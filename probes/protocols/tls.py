@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import ssl
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.x509 import load_der_x509_certificate
 
-from probes.core.faults import ProbeFault
+from probes.core.faults import X509_EXPIRED, X509_NOT_YET_VALID, ProbeFault, legible
 from probes.core.file_version import FileVersion, version_of
 from probes.core.reasons import Reason
+
+CERTIFICATE_SUBJECT_LIMIT = 120
+"""Longest subject of a certificate, in characters, that is shown."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +71,7 @@ def _loaded(
         _log.warning("CA file %s cannot be used; its last good content stays trusted: %s", ca, why)
         return held.context
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslobject_class = _TellingObject
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if held is not None:
@@ -86,19 +94,82 @@ def description(connection: ssl.SSLObject | ssl.SSLSocket) -> str:
     return f"{connection.version()}, {suite[0] if suite else 'no cipher suite'}"
 
 
-def certificate_not_after(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return when the certificate of ``connection``'s peer expires, in unix seconds."""
-    return _not_after(connection.getpeercert(binary_form=True) or b"")
+class CertificateExpiry(NamedTuple):
+    """When a certificate ends, in unix seconds, and its subject, fit to show."""
+
+    not_after: float
+    subject: str
+
+    def __str__(self) -> str:
+        return f"{self.subject} ends on {_date(self.not_after)}"
+
+
+def certificate_expiry(connection: ssl.SSLObject | ssl.SSLSocket) -> CertificateExpiry | None:
+    """Return the earliest end in the chain of ``connection``'s peer, including the trusted root.
+
+    Where nothing is verified, only the peer's own certificate counts. ``None`` if it cannot be read.
+    """
+    return min((read.expiry for read in _readable(_chain(connection))), default=None)
+
+
+class _Read(NamedTuple):
+    expiry: CertificateExpiry
+    not_before: float  # unix seconds
+
+
+def _chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
+    """Return the verified chain in DER, the peer's certificate first; else that alone."""
+    if connection.context.verify_mode is not ssl.CERT_NONE:
+        if sys.version_info >= (3, 13):
+            return connection.get_verified_chain()
+        with suppress(AttributeError):  # undocumented: tests/unit/test_canaries.py
+            chain = connection._sslobj.get_verified_chain()  # type: ignore[union-attr] # no stub has it
+            return [ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in chain or ()]
+    own = connection.getpeercert(binary_form=True)
+    return [own] if own else []
+
+
+def _readable(chain: Iterable[bytes]) -> list[_Read]:
+    return [read for der in chain if (read := _read(der)) is not None]
 
 
 @lru_cache(maxsize=1024)
-def _not_after(der: bytes) -> float:
-    """Return when a certificate expires; the same few certificates come again with every run."""
-    return load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+def _read(der: bytes) -> _Read | None:
+    """Read a certificate; the same few come again with every run. ``None`` if it is broken."""
+    try:
+        certificate = load_der_x509_certificate(der)
+        subject = certificate.subject.rfc4514_string() or f"the certificate {certificate.serial_number:x}"
+        ends = CertificateExpiry(
+            certificate.not_valid_after_utc.timestamp(), legible(subject, CERTIFICATE_SUBJECT_LIMIT)
+        )
+        return _Read(ends, certificate.not_valid_before_utc.timestamp())
+    except ValueError:  # OpenSSL is less strict
+        return None
 
 
-def expiry_reason(not_after: float | None, now: float, warning: float) -> Reason:
-    """Return a warning when the certificate expires within ``warning`` seconds of ``now``, else none."""
-    if not_after is not None and not_after - now < warning:
-        return Reason.CERTIFICATE_EXPIRING
-    return Reason.NONE
+def _date(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+class _TellingObject(ssl.SSLObject):
+    """Says which certificate of the chain is not valid now: OpenSSL only says that one is not."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            chain = _readable(_chain(self))
+            if chain and error.verify_code == X509_EXPIRED:
+                ended = min(read.expiry for read in chain)
+                error.verify_message += f": {ended.subject} ended on {_date(ended.not_after)}"
+            elif chain and error.verify_code == X509_NOT_YET_VALID:
+                latest = max(chain, key=lambda read: read.not_before)
+                error.verify_message += f": {latest.expiry.subject} begins on {_date(latest.not_before)}"
+            raise
+
+
+def expiry_warning(expiry: CertificateExpiry | None, now: float, warning: float) -> tuple[Reason, str]:
+    """Return a warning and its detail if ``expiry`` is within ``warning`` seconds of ``now``, else none."""
+    if expiry is not None and expiry.not_after - now < warning:
+        return Reason.CERTIFICATE_EXPIRING, str(expiry)
+    return Reason.NONE, ""

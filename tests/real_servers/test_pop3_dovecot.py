@@ -69,7 +69,7 @@ async def test_each_way_in(
         messages, octets = await session.stat()
         assert messages >= 0
         assert octets >= 0
-        assert session.certificate_not_after is not None
+        assert session.certificate_expiry is not None
         assert session.capabilities.has("UIDL")
         await session.quit()
 

@@ -11,8 +11,10 @@ import asyncio
 import importlib
 import inspect
 import signal
+import ssl
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +35,7 @@ from twisted.protocols.basic import LineReceiver
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from monitor.web.serving import bind, served
+from tests.fakes.certificates import certify, chain_context
 
 ROOT = Path(__file__).parents[2]
 OURS = ("monitor", "probes")
@@ -42,6 +45,7 @@ PRIVATE = {
     *("_process_jobs", "_start_timer", "_jobstores", "_jobstores_lock", "_modify"),  # APScheduler
     *("_buffer", "_to"),  # Twisted
     "_mapping",  # SQLAlchemy
+    "_sslobj",  # Python's ssl before 3.13
 }
 """The private names of libraries that monitor/ and probes/ use. Each has a canary below."""
 
@@ -258,4 +262,28 @@ def test_sqlalchemys_rows_are_mappings() -> None:
         "shows a row as a mapping in Row._mapping",
         "monitor/ledger/transaction.py",
         "Use Result.mappings() there.",
+    )
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="get_verified_chain is documented there")
+def test_ssl_has_the_verified_chain(tmp_path: Path) -> None:
+    """Before 3.13, `SSLObject._sslobj` has the chain that was verified, also after a failed verification."""
+    root = certify("root")
+    leaf = certify("localhost", root, is_ca=False)
+    (tmp_path / "ca.pem").write_bytes(root.pem)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context(cafile=tmp_path / "ca.pem").wrap_bio(
+        to_client, to_server, server_hostname="another.test"
+    )
+    server = chain_context(tmp_path, leaf).wrap_bio(to_server, to_client, server_side=True)
+    for end in (client, server):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        client.do_handshake()
+    chain = getattr(client._sslobj, "get_verified_chain", list)() or []  # type: ignore[attr-defined] # no stub has it
+    assert [each.public_bytes() for each in chain] == [each.pem.decode() for each in (leaf, root)], (
+        f"Python {sys.version} no longer has _sslobj.get_verified_chain on an SSLObject, but "
+        "probes/protocols/tls.py relies on it. Find what has the chain now: until then only the end of "
+        "a server's own certificate is known, and nothing says which one has expired."
     )

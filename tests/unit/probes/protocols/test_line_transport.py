@@ -234,7 +234,8 @@ async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: Tls
         assert await line_transport.read_line(100) == b"+OK in secret"
         line_transport.abort()
     decoded = ssl._ssl._test_decode_cert(str(server_tls.certificate))  # type: ignore[attr-defined] # the only reader
-    assert line_transport.certificate_not_after == ssl.cert_time_to_seconds(decoded["notAfter"])
+    assert line_transport.certificate_expiry is not None
+    assert line_transport.certificate_expiry.not_after == ssl.cert_time_to_seconds(decoded["notAfter"])
 
 
 @on_each_loop
@@ -319,7 +320,7 @@ async def test_a_wrong_certificate_closes_the_connection(
         with pytest.raises(ProbeFault) as caught:
             await line_transport.start_tls(client_context(server_tls.authority), "localhost")
     assert caught.value.reason is reason
-    assert line_transport.certificate_not_after is None
+    assert line_transport.certificate_expiry is None
 
 
 def unused_port() -> int:

@@ -316,7 +316,7 @@ async def test_stls(server_context: ssl.SSLContext, server_tls: TlsFiles) -> Non
     async with scripted_server(upgrading, server_tls.authority) as server:
         session = await enter(server, phases=phases, tls="starttls")
         assert session.capabilities.listed() == ["USER"]
-        assert session.certificate_not_after is not None
+        assert session.certificate_expiry is not None
         await session.quit()
         await server.peer_closed()
     assert list(phases.seconds) == ["connect", "greeting", "capa", "starttls", "tls", "login", "quit"]

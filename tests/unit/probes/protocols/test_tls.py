@@ -22,7 +22,7 @@ from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
-from probes.protocols.tls import client_context, expiry_reason
+from probes.protocols.tls import CertificateExpiry, client_context, expiry_warning
 from tests.fakes.scripted_server import (
     PASSWORD,
     Peer,
@@ -38,13 +38,13 @@ from tests.real_servers.dovecot import TlsFiles
 USER = "canary@example.com"
 
 
-async def open_smtp(server: ServerSettings) -> float | None:
+async def open_smtp(server: ServerSettings) -> CertificateExpiry | None:
     """Open an SMTP session and log in; return when the certificate expires."""
     async with smtp_session(server, PhaseTimer(SystemClock()), SystemClock()) as session:
-        return session.certificate_not_after
+        return session.certificate_expiry
 
 
-async def open_pop3(server: ServerSettings) -> float | None:
+async def open_pop3(server: ServerSettings) -> CertificateExpiry | None:
     """Open a POP3 session and log in; return when the certificate expires."""
     session = await Pop3Session.open(
         server,
@@ -54,7 +54,7 @@ async def open_pop3(server: ServerSettings) -> float | None:
         clock=SystemClock(),
     )
     session.abort()
-    return session.certificate_not_after
+    return session.certificate_expiry
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ async def test_verified_tls(
             server.settings(protocol.name, tls=tls, username=USER if protocol is SMTP else None)
         )
         await server.peer_closed()
-    assert expiry == not_after.timestamp()
+    assert expiry is not None
+    assert expiry.not_after == not_after.timestamp()
     assert server.received[-1].startswith(b"AUTH PLAIN ")
 
 
@@ -324,4 +325,6 @@ def test_own_authority_replaces_the_systems(server_tls: TlsFiles) -> None:
 def test_warning_before_expiry(left: float | None, reason: Reason) -> None:
     """A certificate warns once less than the configured time is left; without one there is no warning."""
     now = 1_700_000_000.0
-    assert expiry_reason(None if left is None else now + left, now, 14 * 86400.0) is reason
+    expiry = None if left is None else CertificateExpiry(now + left, "CN=mail.example.com")
+    detail = "CN=mail.example.com ends on 2023-11-28 22:13 UTC" if reason is not Reason.NONE else ""
+    assert expiry_warning(expiry, now, 14 * 86400.0) == (reason, detail)
