@@ -31,7 +31,10 @@ JUNK_GAP = 1.0
 """Shortest pause, in seconds, between polls of the junk folder."""
 
 JUNK_PAUSE = 60.0
-"""Seconds until a junk folder that could not be read is tried again."""
+"""Seconds until a junk folder that could not be read is tried again; they double each time."""
+
+LONGEST_JUNK_PAUSE = 3600.0
+"""Most seconds until it is tried again: one that makes the server hang would hold up the main folder."""
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _CLOSED = frozenset({"\\NOSELECT", "\\NONEXISTENT"})  # RFC 9051 section 7.3.1
@@ -45,7 +48,7 @@ class _Junk:
 
     name: str | None = None
     trouble: str = ""  # why it is not read
-    is_told: bool = False  # whether the log has that
+    pause: float = JUNK_PAUSE  # seconds, after the next trouble; the log has the first trouble only
     due_at: float = float("-inf")  # monotonic: no look at it before this
     status: FolderStatus | None = None  # as of the latest look
 
@@ -152,10 +155,11 @@ class ImapMailbox:
 
     def _do_without_junk(self, trouble: str) -> None:
         """Go on without the junk folder for a while; the log has it once."""
-        self._junk.trouble, self._junk.due_at = trouble, self._clock.monotonic() + JUNK_PAUSE
-        if not self._junk.is_told:
+        junk = self._junk
+        if junk.pause == JUNK_PAUSE:
             _log.warning("mailbox %s is watched without its junk folder: %s", self._settings.address, trouble)
-        self._junk.is_told = True
+        junk.trouble, junk.due_at = trouble, self._clock.monotonic() + junk.pause
+        junk.pause = min(2 * junk.pause, LONGEST_JUNK_PAUSE)
 
     def excuses(self, fault: ProbeFault) -> bool:
         """Take in a fault of the junk folder, which costs no more than that; throttling is for all."""
@@ -191,7 +195,7 @@ class ImapMailbox:
     async def _leave_junk(self, session: ImapSession) -> None:
         """Open the main folder again for IDLE to watch it; what goes wrong there is the next poll's fault."""
         if self._is_in_junk:
-            self._junk.is_told = False  # it was read, to the end
+            self._junk.pause = JUNK_PAUSE  # it was read, to the end
         if session.is_open and session.folder != self._settings.folder:
             with contextlib.suppress(ProbeFault):
                 await session.select(self._settings.folder)

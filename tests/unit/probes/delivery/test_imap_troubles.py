@@ -10,7 +10,7 @@ import pytest
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.delivery.mailboxes import imap_folder
-from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.imap import JUNK_PAUSE, ImapMailbox
 from probes.delivery.mailboxes.mailbox import REFUSALS
 from tests.fakes.imap_server import ImapServer
 from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, OURS, SETTINGS, mailbox_of, poll
@@ -154,6 +154,22 @@ async def test_a_junk_folder_that_cannot_be_read(
             mailbox._junk.due_at = float("-inf")  # it is tried again
     assert inbox.messages == {}
     assert len([record for record in caplog.records if "without its junk folder" in record.message]) == 1
+
+
+async def test_pauses_between_looks_at_a_junk_folder_grow() -> None:
+    """A junk folder that cannot be read is tried again, ever more rarely, until it can be read."""
+    imap = ImapServer(before=refusing("STATUS", answer="NO no permission"))
+    pauses = []
+    async with mailbox_of(imap) as mailbox:
+        for _ in range(8):
+            mailbox._junk.due_at = began = mailbox._clock.monotonic()
+            await poll(mailbox)
+            pauses.append(round((mailbox._junk.due_at - began) / JUNK_PAUSE))
+        imap.before = lambda words: None
+        mailbox._junk.due_at = float("-inf")
+        await poll(mailbox)
+        assert mailbox._junk.pause == JUNK_PAUSE
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 async def test_a_junk_folder_that_can_be_read_again() -> None:
