@@ -93,6 +93,7 @@ async def _at_work(
 ) -> AsyncIterator[Agent]:
     runtime.ledger.lock_for_agent()
     open_messages = await runtime.ledger.adopt()
+    started_at = clock.time()
     runtime.assembly.resume(open_messages)
     results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
     recent = await _recalled(runtime, clock)
@@ -115,7 +116,7 @@ async def _at_work(
     if settings.url is not None:
         names.add(str(urlsplit(settings.url).hostname))
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
-    async with served(app, bound), _housekeeping(runtime, exporter, clock):
+    async with served(app, bound), _housekeeping(runtime, exporter, clock, started_at):
         # What was made by now lives as long as the agent: looking through it for garbage
         # again and again would cost a tenth of a probe's processor time.
         gc.collect()
@@ -153,9 +154,14 @@ async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
 
 
 @asynccontextmanager
-async def _housekeeping(runtime: Runtime, exporter: OtlpExporter | None, clock: Clock) -> AsyncIterator[None]:
+async def _housekeeping(
+    runtime: Runtime, exporter: OtlpExporter | None, clock: Clock, started_at: float
+) -> AsyncIterator[None]:
     """Purge the ledger and export metrics during the block; both end after its last run."""
-    tasks = [asyncio.create_task(_purge(runtime, clock), name="purge")]
+    tasks = [
+        asyncio.create_task(_purge(runtime, clock), name="purge"),
+        asyncio.create_task(_recall_last_week(runtime, started_at), name="last week"),
+    ]
     if exporter is not None:
         tasks.append(asyncio.create_task(exporter.run(), name="otlp"))
     try:
@@ -200,6 +206,14 @@ def _take_in(
     if results.full():
         results.get_nowait()
     results.put_nowait(result)
+
+
+async def _recall_last_week(runtime: Runtime, started_at: float) -> None:
+    """Count the messages of earlier agents, beside the first runs: many take seconds to read."""
+    try:
+        await runtime.ledger.recall_last_week(started_at)
+    except LedgerError as error:  # the counts are only to be looked at
+        _log.warning("the pages count only messages from now on: %s", error)
 
 
 async def _purge(runtime: Runtime, clock: Clock) -> None:

@@ -49,6 +49,8 @@ class Route:
     version: int = 0
     last: dict[str, Any] | None = None
     findings: Sequence[Mapping[str, str]] = ()  # of the last run that could judge
+    failing_since: float | None = None  # unix seconds: when the first of the failed runs in a row began
+    failed_earlier: bool = False  # whether runs that are not known may have failed before it
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
     row: str = ""  # as drawn since it changed, or empty
     word: str = ""  # its state, as worked out since it changed, or empty
@@ -74,7 +76,13 @@ class Recent:
         route.last.pop("transcript", None)  # the ledger keeps what was said; here it would only take room
         if "findings" in run and run["outcome"] != Outcome.UNKNOWN:
             route.findings = run["findings"]
-        route.points.append(point_of(run))
+        point = point_of(run)
+        if run["outcome"] == Outcome.OK:
+            route.failing_since = None
+        elif run["outcome"] == Outcome.FAILED and route.failing_since is None:
+            route.failing_since = point.at
+            route.failed_earlier = all(known.word == Outcome.UNKNOWN for known in route.points)
+        route.points.append(point)
         self.touch(key)
 
     def keep_only(self, probe: str, targets: Container[str]) -> None:

@@ -16,7 +16,7 @@ from rich.live import Live
 from monitor.agent import Agent, running_agent
 from monitor.config.models import Configuration
 from monitor.demo.sandbox_process import Sandbox, started_sandbox
-from monitor.demo.view import DemoView, plain_line
+from monitor.demo.view import DemoView, plain_line, totals
 
 if TYPE_CHECKING:
     from monitor.runner import Result
@@ -37,6 +37,7 @@ async def run_demo(stop: asyncio.Event, *, interval: str = "2s") -> None:
                     await _live(view, agent, stop)
                 else:
                     await _plain(agent, stop)
+    click.echo(totals(agent.runtime.ledger.counters, view.route))
 
 
 def demo_configuration(sandbox: Sandbox, directory: Path, interval: str) -> Configuration:

@@ -33,7 +33,7 @@ class DemoView:
 
     def __init__(self, address: str, route: tuple[str, str]) -> None:
         self._address = address
-        self._route = route
+        self.route = route
         self._rows: deque[Result] = deque(maxlen=ROWS)
         self._seen = 0
 
@@ -44,7 +44,7 @@ class DemoView:
 
     def render(self, counters: Counters) -> Group:
         """Return the current view."""
-        probe, target = self._route
+        probe, target = self.route
         counts = Text()
         for state in MessageState:
             entered = counters.entered(probe, target, state)
@@ -96,6 +96,15 @@ def _bar(seconds: float, uncertainty: float) -> Text:
     sure = min(_BAR_CELLS, round(max(0.0, seconds - uncertainty) * scale))
     reach = min(_BAR_CELLS, max(1, round((seconds + uncertainty) * scale)))
     return Text.assemble(("█" * sure, "green"), ("▒" * (reach - sure), "green dim"))
+
+
+def totals(counters: Counters, route: tuple[str, str]) -> str:
+    """Return the final line: how many messages were made, and where each of them is."""
+    held = {state: total.held for state, total in counters.routes.get(route, {}).items()}
+    in_flight = held.pop(MessageState.INTENT, 0) + held.pop(MessageState.SENT, 0)
+    ends = [f"{held[state]} {state}" for state in MessageState if held.get(state)]
+    parts = ", ".join([*ends, f"{in_flight} in flight"])
+    return f"{counters.entered(*route, MessageState.INTENT)} messages: {parts}"
 
 
 def plain_line(result: Result) -> str:

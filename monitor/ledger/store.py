@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar, cast
 
@@ -17,6 +18,7 @@ from monitor.ledger import history, schema, transaction
 from monitor.ledger.backend import connected
 from monitor.ledger.counters import Counters, Total
 from monitor.ledger.database import Database, Locks
+from monitor.ledger.last_week import Ends, LastWeek, ends_since
 from monitor.ledger.recorded_run import RunReader
 from monitor.ledger.transaction import Transaction
 from monitor.ledger.writer import Writer
@@ -65,6 +67,7 @@ class SqlLedger:
     ) -> None:
         self.token_key = token_key
         self.runs_dropped = 0
+        self.last_week = LastWeek()
         self._location = location
         self._runs = RunReader(database.name)
         self._database = database
@@ -148,12 +151,24 @@ class SqlLedger:
 
         Totals stay as they are. The runs of routes that are gone go too, by number and not by age.
         """
+        self.last_week.forget_before(self._clock.time())
         self._write_runs(grown_by=1)  # so that no count is kept of a route that is gone
         await self._write(lambda connection, _: history.forget_gone_routes(connection, self._location))
         removed = 0
         while step := await self._write(lambda _, work: work.forget(before, PURGE_STEP)):
             removed += step
         return removed
+
+    async def recall_last_week(self, before: float) -> None:
+        """Add to ``last_week`` the messages of the ledger that ended before ``before`` (unix seconds)."""
+        now = self._clock.time()
+        for route in list(self._counters.routes):  # one by one, so that no other reader waits for long
+            await self._read(partial(self._recall_route, route, now, before))
+
+    def _recall_route(
+        self, route: tuple[str, str], now: float, before: float, connection: Connection
+    ) -> None:
+        self.last_week.add(ends_since(connection, self._location, route, now, before))
 
     async def discrepancies(self) -> list[str]:
         """Return a sentence for each count that does not add up: none, unless there is a defect."""
@@ -269,7 +284,7 @@ class SqlLedger:
     def _commit(self, operations: Sequence[_Operation]) -> Sequence[object]:
         """Make the operations durable in one transaction, on the writer's thread."""
 
-        def work(connection: Connection) -> tuple[list[object], list[Total]]:
+        def work(connection: Connection) -> tuple[list[object], list[Total], list[Ends]]:
             answers: list[object] = []
             transaction = Transaction(connection, self._location, self._clock.time())
             for kind, batch in groupby(operations, type):
@@ -279,10 +294,11 @@ class SqlLedger:
                     answers += [
                         operation(connection, transaction) for operation in batch if callable(operation)
                     ]
-            return answers, transaction.balanced()
+            return answers, transaction.balanced(), transaction.ends
 
-        answers, changed = self._database.write(work)
+        answers, changed, ended = self._database.write(work)
         self._counters = self._counters.updated(changed)
+        self.last_week.add(ended)
         return answers
 
 

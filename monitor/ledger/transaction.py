@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from monitor.ledger.counters import Total
+from monitor.ledger.last_week import ENDS, Ends, ends_of
 from monitor.ledger.schema import messages, totals
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
@@ -64,6 +65,8 @@ class Transaction:
         self._entered: Counter[tuple[str, str, str]] = Counter()
         self._left: Counter[tuple[str, str, str]] = Counter()
         self._purged: Counter[tuple[str, str, str]] = Counter()
+        self.ends: list[Ends] = []
+        """How messages ended in this transaction."""
 
     def intend(self, new: Sequence[Message]) -> list[LedgerError | None]:
         """Record new messages; the answer has an error for each one whose id is already taken.
@@ -93,7 +96,10 @@ class Transaction:
         if row is None or state not in SUCCESSORS.get(row.state, ()):
             return None
         self._move([row], state, changes)
-        return message_of(self._connection.execute(_SELECT_TO_CHANGE, of_message).one())
+        message = message_of(self._connection.execute(_SELECT_TO_CHANGE, of_message).one())
+        if state in ENDS and row.state != MessageState.LOST and (ends := ends_of(message)) is not None:
+            self.ends.append(ends)
+        return message
 
     def _move(
         self, rows: Iterable[Row[tuple[object, ...]]], state: MessageState, changes: Mapping[str, object]

@@ -22,11 +22,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from monitor.ledger.last_week import WEEK_HOURS
 from monitor.ledger.store import SqlLedger
 from monitor.recent import POINTS_KEPT, RouteKey, point_of, word_of
 from monitor.web.events import Events
 from monitor.web.fairness import RequestLimit, in_slices
-from monitor.web.status_text import capital, duration, explained
+from monitor.web.status_text import capital, duration, explained, share
 from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
 from probes.delivery.message_life import LedgerError
 
@@ -69,10 +70,12 @@ class Pages:
             "instant": _instant,
             "explained": explained,
             "capital": capital,
+            "share": share,
         }
         self._templates.globals |= {
             "agent_version": version("mailsonde"),
             "cells": POINTS_KEPT,
+            "week_cells": WEEK_HOURS,
             "spark": (WIDTH, HEIGHT),
             "word_of": word_of,
         }

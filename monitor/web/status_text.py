@@ -148,6 +148,11 @@ def _two_units(small: int, large_unit: str, small_unit: str) -> str:
     return f"{large} {large_unit} {rest} {small_unit}" if rest else f"{large} {large_unit}"
 
 
+def share(part: int, whole: int) -> str:
+    """Return a share in per cent, rounded down, so that 100 % means all."""
+    return f"{part * 1000 // whole / 10:g} % of {whole:,}"
+
+
 def capital(text: str) -> str:
     """Return ``text`` with its first letter in upper case and the rest unchanged."""
     return text[:1].upper() + text[1:]

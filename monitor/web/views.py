@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from monitor.ledger.last_week import DAY_HOURS, WEEK_HOURS, RouteWeek, Share
 from monitor.recent import POINTS_KEPT, InFlight, Point, Recent, Route, RouteKey
 from monitor.runtime import Runtime
 from monitor.web.status_text import Flight, sentence
@@ -15,11 +17,13 @@ from probes.delivery.message_probe import MessageProbe
 
 FROM_BAD_TO_GOOD = ("failed", "unknown", "late", "warning", "ok", "waiting")
 
+QUANTILES = (0.5, 0.95, 0.99)
+
 WIDTH, HEIGHT = 160.0, 28.0
 """Size of a sparkline, in its own units."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached properties
 class RouteView:
     """One row of the overview, and the header of a probe's page."""
 
@@ -36,6 +40,38 @@ class RouteView:
     has_routes: bool  # whether the probe may have several rows, one per route
     findings: Sequence[Mapping[str, str]] | None  # current ones; None if the kind has no checks
     deadline: float  # seconds
+    failing_since: float | None  # unix seconds
+    failed_earlier: bool  # whether runs before that may have failed, too
+    at: float  # unix seconds: when this was so
+    week: RouteWeek
+
+    @cached_property
+    def last_day(self) -> Share:
+        """How the messages of the last 24 hours ended."""
+        return self.week.share(self.at, DAY_HOURS)
+
+    @cached_property
+    def last_week(self) -> Share:
+        """How the messages of the last 7 days ended."""
+        return self.week.share(self.at, WEEK_HOURS)
+
+    @property
+    def within(self) -> Mapping[float, float] | None:
+        """The seconds in which a part of the last day's deliveries arrived, if any is known."""
+        return self.week.within(self.at, QUANTILES)
+
+    @property
+    def week_strip(self) -> dict[str, str]:
+        """The hours of the last 7 days: one path per word, as in `strip`."""
+        return _cells(enumerate(map(_word_of_share, self.week.by_hour(self.at))))
+
+    @property
+    def week_counts(self) -> str:
+        """The hours of the last 7 days in words."""
+        words = list(map(_word_of_share, self.week.by_hour(self.at)))
+        named = {"ok": "all", "warning": "not all", "failed": "none"}
+        each = [f"{words.count(word)} with {named[word]}" for word in named if word in words]
+        return f"hours by messages delivered: {', '.join(each) or 'none yet'}"
 
     @property
     def key(self) -> str:
@@ -53,12 +89,7 @@ class RouteView:
 
         Results that are not ok also differ in height, for people who cannot tell the colours apart.
         """
-        paths: dict[str, str] = {}
-        for number, point in enumerate(self.points, POINTS_KEPT - len(self.points)):
-            height = 12 if point.word == "ok" else 20
-            cell = f"M{number * 5} {10 - height // 2}h4v{height}h-4z"
-            paths[point.word] = paths.get(point.word, "") + cell
-        return paths
+        return _cells(enumerate((point.word for point in self.points), POINTS_KEPT - len(self.points)))
 
     @property
     def counts(self) -> str:
@@ -99,8 +130,33 @@ class RouteView:
             "oldest_in_flight_at": self.flight.oldest_at or None,
             "oldest_intent_at": self.flight.oldest_intent_at or None,
             "findings": self.findings,
+            "failing_since": self.failing_since,
+            "failed_earlier": self.failed_earlier,
+            "last_24h": _share_object(self.last_day, self.within) if self.states else None,
+            "last_7d": _share_object(self.last_week) if self.states else None,
             "last": self.last,
         }
+
+
+def _cells(words: Iterable[tuple[int, str]]) -> dict[str, str]:
+    """Return one path per word with the cells of all positions that have it; without those of no word."""
+    paths: dict[str, str] = {}
+    for number, word in words:
+        if word:
+            height = 12 if word == "ok" else 20
+            paths[word] = paths.get(word, "") + f"M{number * 5} {10 - height // 2}h4v{height}h-4z"
+    return paths
+
+
+def _word_of_share(share: Share) -> str:
+    if not share.ended:
+        return ""
+    return "ok" if share.delivered == share.ended else "warning" if share.delivered else "failed"
+
+
+def _share_object(share: Share, within: Mapping[float, float] | None = None) -> dict[str, Any]:
+    shown: dict[str, Any] = {"messages": share.ended, "delivered": share.delivered}
+    return shown | {f"p{part * 100:g}_seconds": seconds for part, seconds in (within or {}).items()}
 
 
 class Views:
@@ -169,6 +225,10 @@ class Views:
             has_routes=isinstance(probe, MessageProbe),
             findings=route.findings if probe.checks else None,
             deadline=probe.settings.deadline,
+            failing_since=route.failing_since,
+            failed_earlier=route.failed_earlier,
+            at=self._runtime.clock.time(),
+            week=self._runtime.ledger.last_week.route(*key),
         )
 
     def _ages(self, flight: InFlight, route: Route) -> Flight:

@@ -23,7 +23,7 @@ def _start(directory: Path) -> subprocess.Popen[str]:
 
 
 def test_demo_shows_deliveries_and_ends_cleanly(tmp_path: Path) -> None:
-    """Deliveries come with their error, page and metrics answer, and Ctrl-C ends all and leaves nothing."""
+    """Deliveries show their error, page and metrics answer, and Ctrl-C ends all but a line of totals."""
     demo = _start(tmp_path)
     assert demo.stdout is not None
     announced = r"live page: (http://127\.0\.0\.1:\d+)  metrics: \1/metrics  \(stop with Ctrl-C\)\n"
@@ -39,8 +39,11 @@ def test_demo_shows_deliveries_and_ends_cleanly(tmp_path: Path) -> None:
     )
     assert "Mail flows: the last message took" in httpx.get(address[1], trust_env=False).text
     demo.send_signal(signal.SIGINT)
-    _, errors = demo.communicate(timeout=15)
+    output, errors = demo.communicate(timeout=15)
     assert (demo.returncode, errors) == (0, "")
+    told = re.fullmatch(r"(\d+) messages: ((?:\d+ \w+, )+)(\d+) in flight", output.splitlines()[-1])
+    assert told is not None
+    assert int(told[1]) == sum(map(int, re.findall(r"\d+", told[2]))) + int(told[3]) > 0
     assert list(tmp_path.iterdir()) == []
 
 

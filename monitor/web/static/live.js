@@ -21,7 +21,7 @@ function tellAges(within = document) {
   const now = Date.now();
   for (const time of within.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
-    const text = age((now - at) / 1000);
+    const text = "exact" in time.dataset ? exactly.format(at) : age((now - at) / 1000);
     if (time.textContent !== text) time.textContent = text;
     if (!time.title) time.title = exactly.format(at);
   }

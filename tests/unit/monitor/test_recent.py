@@ -56,6 +56,28 @@ def test_findings_stay_until_a_run_can_judge_again() -> None:
     assert route.findings == []
 
 
+def test_since_when_a_route_fails() -> None:
+    """It is the start of the first failed run. Without a good run before it, others may have failed."""
+
+    def taken(*outcomes: str) -> tuple[float | None, bool]:
+        recent = Recent(now=0.0)
+        for minute, outcome in enumerate(outcomes):
+            of_minute = {"outcome": outcome, "started_at": f"2027-01-15T08:{minute:02}:00+00:00"}
+            recent.take_in(a_run("mail") | of_minute)
+        (route,) = recent.routes.values()
+        at = route.failing_since
+        return None if at is None else (at - 1_800_000_000.0) / 60, route.failed_earlier
+
+    assert taken("ok", "failed", "failed", "unknown", "failed") == (1.0, False)
+    assert taken("ok", "unknown", "failed") == (2.0, False)
+    assert taken("failed", "failed") == (0.0, True)
+    assert taken("unknown", "failed") == (1.0, True)
+    assert taken("failed", "ok")[0] is None
+    assert taken("failed", "ok", "failed") == (2.0, False)
+    assert taken("failed", "unknown") == (0.0, True)
+    assert taken("unknown")[0] is None
+
+
 def test_routes_that_are_gone_are_forgotten() -> None:
     """Of one probe, only the targets that there still are stay; other probes' routes are left alone."""
     recent = Recent(now=0.0)

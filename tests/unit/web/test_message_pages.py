@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import count
 from typing import Any
 
@@ -38,6 +39,12 @@ async def _intend(watched: Watched, *, seconds_ago: float = 0.0) -> str:
     return message.id
 
 
+async def _end(watched: Watched, *states: MessageState, **changes: object) -> None:
+    message = await _intend(watched)
+    for state in states:
+        assert await watched.agent.runtime.ledger.advance(message, state, **changes)
+
+
 async def _overview(watched: Watched) -> dict[str, Any]:
     answer = await watched.client.get("/", headers={"accept": "application/json"})
     (probe,) = answer.json()["probes"]
@@ -64,3 +71,47 @@ async def test_a_message_that_is_not_handed_over_is_told_as_such(start_agent: St
         assert probe["sentence"].startswith("Mail is late: a message has been between mail and mailbox")
         assert probe["oldest_intent_at"] is None
         assert "Not handed over yet" not in (await watched.client.get("/probes/hq-0")).text
+
+
+async def test_lost_mail_shows_however_well_the_last_message_went(start_agent: StartAgent) -> None:
+    """A route that is ok shows which share of the day's and the week's messages arrived, a restart or not."""
+    measured = {"delivery_seconds": 3.1, "uncertainty_seconds": 0.1}
+    for is_restarted in (False, True):
+        async with start_agent(SOUND, interval="1h") as watched:
+            await watched.result()
+            _send_messages(watched)
+            if not is_restarted:
+                for _ in range(28):
+                    await _end(watched, MessageState.SENT, MessageState.DELIVERED, **measured)
+                await _end(watched, MessageState.SENT, MessageState.LOST)
+            async with asyncio.timeout(30):
+                while (probe := await _overview(watched))["last_7d"]["messages"] < 29:
+                    pass  # the new agent is still reading
+            page = (await watched.client.get("/")).text
+            of_probe = (await watched.client.get("/probes/hq-0")).text
+        assert probe["state"] == "ok"
+        assert probe["last_7d"] == {"messages": 29, "delivered": 28}
+        assert probe["last_24h"] == {
+            **probe["last_7d"],
+            "p50_seconds": 3.15,
+            "p95_seconds": 3.15,
+            "p99_seconds": 3.15,
+        }
+        share = '<b class="short">96.5 % of 29</b> in 24&nbsp;h, 96.5 % of 29 in 7&nbsp;d.'
+        assert share in page
+        assert "<dt>Delivered in 24 h</dt><dd>96.5 % of 29</dd>" in of_probe
+        assert "<dd>50 % within 3.15 s, 95 % within 3.15 s, 99 % within 3.15 s</dd>" in of_probe
+        assert 'aria-label="hours by messages delivered: 1 with not all"' in of_probe
+
+
+async def test_a_route_without_messages_has_no_share(start_agent: StartAgent) -> None:
+    """A probe that sends nothing shows no share, nor does one whose first message is in flight."""
+    async with start_agent(SOUND, interval="1h") as watched:
+        await watched.result()
+        probe = await _overview(watched)
+        assert (probe["last_24h"], probe["last_7d"]) == (None, None)
+        _send_messages(watched)
+        await _intend(watched)
+        assert (await _overview(watched))["last_7d"] == {"messages": 0, "delivered": 0}
+        for path in ("/", "/probes/hq-0"):
+            assert "Delivered" not in (await watched.client.get(path)).text

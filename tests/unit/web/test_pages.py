@@ -6,6 +6,7 @@ import asyncio
 import html
 import re
 import socket
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -138,6 +139,8 @@ async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None
         result = await watched.result()
         overview = await _page(watched.client, "/")
         assert "<title>1 failed, mailsonde</title>" in overview
+        first = datetime.fromtimestamp(result.started_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert f'Failing since <time datetime="{first}" data-exact>{first}</time> or earlier' in overview
         assert "In phase greeting: 554" in overview
         probe = await _page(watched.client, "/probes/hq-0")
         assert probe.count(f"/probes/hq-0/runs/{result.run}") == 2  # under last failures and last runs

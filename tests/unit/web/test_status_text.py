@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from monitor.web.status_text import Flight, duration, sentence
+from monitor.web.status_text import Flight, duration, sentence, share
 
 DELIVERED = {
     "state": "delivered",
@@ -135,3 +135,13 @@ def test_other_kinds_tell_what_failed() -> None:
 def test_durations_for_people(seconds: float, shown: str) -> None:
     """Durations have a readable unit and the significant digits."""
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [(1959, 2027, "96.6 % of 2,027"), (100_000, 100_000, "100 % of 100,000"),
+     (99_999, 100_000, "99.9 % of 100,000"), (0, 3, "0 % of 3")],
+)  # fmt: skip
+def test_only_all_is_100_per_cent(part: int, whole: int, shown: str) -> None:
+    """A single loss among very many still shows."""
+    assert share(part, whole) == shown
