@@ -97,7 +97,7 @@ def read_document(
         data = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        line = mark.line if mark else 0
+        line = min(mark.line, raw.count(b"\n")) if mark else 0  # libyaml ends every file with a newline
         written = raw.splitlines()[line : line + 1]
         hint = "; indent with spaces" if written and b"\t" in written[0] else ""
         return Mistake(path, line + 1, "", f"is not valid YAML: {error.problem}{hint}")
