@@ -26,7 +26,7 @@ from probes.core.clock import Clock
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError, Message
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
 """Longest time that closing a ledger waits for what is still queued."""
 
 RUNS_EVERY = 5.0

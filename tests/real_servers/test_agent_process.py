@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -104,6 +106,22 @@ def test_sigterm_ends_within_ten_seconds_with_nothing_open_unrecorded(site: Site
         entered[state]
         for state in (MessageState.SENT, MessageState.REJECTED, MessageState.DEFERRED, MessageState.AMBIGUOUS)
     )
+
+
+def test_sigterm_ends_in_time_while_the_ledger_is_locked(site: Site) -> None:
+    """A ledger that another program keeps locked holds up the end of the agent within ten seconds."""
+    agent = site.start_agent()
+    _wait_for_another(agent, DELIVERED)
+    with closing(sqlite3.connect(site.directory / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        locked = time.monotonic()
+        wait_until(lambda: time.monotonic() - locked > 3, "runs that wait for the ledger")
+        begun = time.monotonic()
+        agent.stop(signal.SIGTERM)
+        took = time.monotonic() - begun
+    assert took < 10
+    site.start_agent().stop()
+    assert asyncio.run(_books(site))[0] == []
 
 
 def test_sighup_does_not_end_the_agent(site: Site) -> None:
