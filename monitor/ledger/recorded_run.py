@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fin
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
 
-UNKNOWN = "unknown"
+UNKNOWN_WORD = "unknown"
 """What is read in place of a word that this version does not know."""
 
 
@@ -57,7 +57,7 @@ class _BrokenRunError(Exception):
 
 def _one_of(words: type[StrEnum]) -> BeforeValidator:
     known = frozenset(words)
-    return BeforeValidator(lambda word: word if isinstance(word, str) and word in known else UNKNOWN)
+    return BeforeValidator(lambda word: word if isinstance(word, str) and word in known else UNKNOWN_WORD)
 
 
 def _instant(text: str) -> str:
@@ -68,7 +68,7 @@ def _instant(text: str) -> str:
 class _Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
-    state: Annotated[str, _one_of(MessageState)] = UNKNOWN
+    state: Annotated[str, _one_of(MessageState)] = UNKNOWN_WORD
     submission_seconds: FiniteFloat | None = None
     transit_seconds: FiniteFloat | None = None
     delivery_seconds: FiniteFloat | None = None
@@ -82,11 +82,11 @@ class _Run(BaseModel):
 
     run: str | None = None
     probe: str
-    kind: str = UNKNOWN
+    kind: str = UNKNOWN_WORD
     target: str
     location: str = ""
-    outcome: Annotated[str, _one_of(Outcome)] = UNKNOWN
-    reason: Annotated[str, _one_of(Reason)] = UNKNOWN
+    outcome: Annotated[str, _one_of(Outcome)] = UNKNOWN_WORD
+    reason: Annotated[str, _one_of(Reason)] = UNKNOWN_WORD
     detail: str = ""
     started_at: Annotated[str, AfterValidator(_instant)]
     duration_seconds: FiniteFloat
@@ -99,7 +99,7 @@ class _Run(BaseModel):
 def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
     """Return the run in ``document``, a JSON object as `monitor.runner.Result` makes it.
 
-    A reason, an outcome or a message's state that this version does not know reads `UNKNOWN`, and the
+    A reason, an outcome or a message's state that this version does not know reads `UNKNOWN_WORD`, and the
     detail tells the reason's own word. A member that an older version did not write has a value that
     says nothing; ``run``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
     """
@@ -117,7 +117,7 @@ def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
     for name in ("run", "message", "transcript"):
         if run[name] is None:
             del run[name]
-    if run["reason"] == UNKNOWN:
+    if run["reason"] == UNKNOWN_WORD:
         told = f"this version does not know the reason {written.get('reason')!r}"
         run["detail"] = f"{told}: {run['detail']}" if run["detail"] else told
     return run

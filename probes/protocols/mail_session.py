@@ -25,7 +25,7 @@ _WORKED: set[int] = set()
 """Hashes of the credentials that a server took in this process, with host and port."""
 
 _OTHER_TROUBLE = re.compile(
-    rb"temporar|\blater\b|unavailable|server error|internal|chdir|maildir|lock|"
+    rb"temporar|\blater\b|unavailable|server error|internal|chdir|maildir|maildrop|\block\b|locked by|"
     rb"too many|connections|timed? ?out|maintenance",
     re.IGNORECASE,
 )
