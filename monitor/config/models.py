@@ -22,7 +22,15 @@ from pydantic import (
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.ledger.backend import ledger_path
 from probes.core.secret import Secret
-from probes.core.setting_types import CertificateFile, Duration, HostName, Name, OrVariable, between
+from probes.core.setting_types import (
+    CertificateFile,
+    Duration,
+    HostName,
+    Name,
+    OrVariable,
+    ServerName,
+    between,
+)
 from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings, Site
 from probes.registry import KINDS
 
@@ -176,7 +184,7 @@ class Configuration(Settings):
     model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
 
     agent: AgentSettings = AgentSettings()
-    servers: dict[Name, ServerSettings] = Field(default_factory=dict)
+    servers: dict[ServerName, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
     probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]
 

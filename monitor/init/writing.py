@@ -11,6 +11,7 @@ from urllib.parse import quote
 import yaml
 
 from monitor.init.endpoint import Endpoint
+from probes.core.setting_types import SERVER_NAME
 from probes.protocols.dns import ResolverSettings
 
 _COMMENT_COLUMN = 46
@@ -53,15 +54,15 @@ def written(plan: Plan) -> str:
         ),
         "",
         "servers:",
-        *_server("submission", plan.submission, plan, credentials=True),
-        *_server(plan.incoming.protocol, plan.incoming, plan, credentials=False),
+        *_server(plan.submission, plan, credentials=True),
+        *_server(plan.incoming, plan, credentials=False),
         "",
         "mailboxes:",
         "  canary:",
         *_settings(
             "    ",
             ("address", plan.address, "where test messages arrive"),
-            ("server", plan.incoming.protocol, "the server of this mailbox"),
+            ("server", _name(plan.incoming), "the server of this mailbox"),
             *_credentials(plan),
         ),
         "",
@@ -71,7 +72,14 @@ def written(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _server(name: str, endpoint: Endpoint, plan: Plan, *, credentials: bool) -> list[str]:
+def _name(endpoint: Endpoint) -> str:
+    """Return what alerts call the server: ``imap@mail.example.com``, or what it is for if that is no name."""
+    purpose = "submission" if endpoint.protocol == "smtp" else endpoint.protocol
+    name = f"{purpose}@{endpoint.host}"
+    return name if SERVER_NAME.fullmatch(name) else purpose
+
+
+def _server(endpoint: Endpoint, plan: Plan, *, credentials: bool) -> list[str]:
     purpose = "to submit mail" if endpoint.protocol == "smtp" else "to read mail"
     settings: list[tuple[str, object, str]] = [
         ("protocol", endpoint.protocol, purpose),
@@ -85,7 +93,7 @@ def _server(name: str, endpoint: Endpoint, plan: Plan, *, credentials: bool) -> 
         settings.append(("allow_insecure_auth", True, "the password is sent unencrypted"))
     if credentials:
         settings += _credentials(plan)
-    return [f"  {name}:", *_settings("    ", *settings)]
+    return [f"  {_name(endpoint)}:", *_settings("    ", *settings)]
 
 
 def _credentials(plan: Plan) -> list[tuple[str, object, str]]:
@@ -113,14 +121,14 @@ def _probes(plan: Plan) -> list[str]:
             ("interval", "60s", "time between two messages"),
             ("deadline", "5m", "a message that takes longer is lost"),
             ("from", plan.address, "the envelope sender"),
-            ("send_via", "submission", "the server to submit to"),
+            ("send_via", _name(plan.submission), "the server to submit to"),
             ("to", "canary", "the mailbox where it must arrive"),
         ],
         [
             ("name", "submission", "does the server accept mail?"),
             ("kind", "smtp", "connects, encrypts, logs in; sends nothing"),
             ("interval", "60s", "time between two runs"),
-            ("server", "submission", "the server to check"),
+            ("server", _name(plan.submission), "the server to check"),
         ],
         [
             ("name", kind, "can the mailbox be opened?"),

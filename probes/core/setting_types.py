@@ -30,6 +30,7 @@ LABEL_LIMIT = 63
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}", re.IGNORECASE | re.ASCII)
@@ -115,6 +116,15 @@ def _name(value: str) -> str:
     return value
 
 
+def _server_name(value: str) -> str:
+    if not SERVER_NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name of a server; use up to 63 letters, digits, dots, dashes, underscores "
+            "and @, starting with a letter or digit"
+        )
+    return value
+
+
 def _line(value: str) -> str:
     if not 1 <= len(value) <= 255 or not value.isprintable():
         raise ValueError("must be one line of 1 to 255 printable characters")
@@ -167,6 +177,13 @@ Name = Annotated[
     str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
 ]
 """A name safe in labels, links and tokens: letters, digits, dot, dash, underscore; up to 63 characters."""
+
+ServerName = Annotated[
+    str,
+    AfterValidator(_server_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{SERVER_NAME.pattern}$"}),
+]
+"""A name safe in labels and links, as `Name`, with ``@`` besides: ``imap@mail.example.com``."""
 
 EmailAddress = Annotated[str, AfterValidator(_email_address), OrVariable()]
 HostName = Annotated[str, AfterValidator(_host_name), OrVariable()]

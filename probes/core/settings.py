@@ -22,6 +22,7 @@ from probes.core.setting_types import (
     HostName,
     Line,
     Name,
+    ServerName,
     between,
 )
 
@@ -45,12 +46,12 @@ class Reference:
     besides: frozenset[str] = frozenset()
 
 
-SmtpServerName = Annotated[Name, Reference("servers", frozenset({"smtp"}))]
-SendVia = Annotated[Name, Reference("servers", frozenset({"smtp"}), frozenset({"mx"}))]
+SmtpServerName = Annotated[ServerName, Reference("servers", frozenset({"smtp"}))]
+SendVia = Annotated[ServerName, Reference("servers", frozenset({"smtp"}), frozenset({"mx"}))]
 """A submission server, or ``mx`` for every MX host of the recipient's domain."""
-Pop3ServerName = Annotated[Name, Reference("servers", frozenset({"pop3"}))]
-ImapServerName = Annotated[Name, Reference("servers", frozenset({"imap"}))]
-MailboxServerName = Annotated[Name, Reference("servers", frozenset({"pop3", "imap"}))]
+Pop3ServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3"}))]
+ImapServerName = Annotated[ServerName, Reference("servers", frozenset({"imap"}))]
+MailboxServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3", "imap"}))]
 MailboxName = Annotated[Name, Reference("mailboxes")]
 Pop3MailboxName = Annotated[Name, Reference("mailboxes", frozenset({"pop3"}))]
 ImapMailboxName = Annotated[Name, Reference("mailboxes", frozenset({"imap"}))]

@@ -105,10 +105,10 @@ def test_from_an_address_and_a_password(place: Place) -> None:
     )
     assert validated.stdout == f"{place.config}: valid, 4 probes\n", validated.stderr
     made = load(place.config)
-    assert (made.servers["imap"].port, made.servers["submission"].port) == (
-        place.dovecot.imaps_port,
-        place.postfix.submission_port,
-    )
+    assert {name: server.port for name, server in made.servers.items()} == {
+        "submission@localhost": place.postfix.submission_port,
+        "imap@localhost": place.dovecot.imaps_port,
+    }
     assert [probe.kind for probe in made.probes] == ["roundtrip", "smtp", "imap", "mx"]
     assert list(place.temporary.iterdir()) == []
 
@@ -178,7 +178,7 @@ def test_without_any_question(place: Place) -> None:
     assert QUESTION.findall(done.stdout + done.stderr) == []
     written = yaml.safe_load(place.config.read_text())
     assert written["agent"]["location"] == "fra1"
-    assert written["servers"]["submission"]["password"] == {"env": "CANARY"}
+    assert next(iter(written["servers"].values()))["password"] == {"env": "CANARY"}
     assert "\x1b" not in done.stdout, "no colours or movements off a terminal"
 
 

@@ -91,3 +91,11 @@ def test_files_are_new_or_not_written(tmp_path: Path) -> None:
     files.discard()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "taken"]
     assert taken.read_text() == "mine"
+
+
+def test_servers_are_named_by_their_host(tmp_path: Path) -> None:
+    """Alerts call a server by what it is for and its host, as long as that is a valid name."""
+    assert set(loaded(PLAN, tmp_path)["servers"]) == {"submission@mail.example.com", "imap@mail.example.com"}
+    long = dataclasses.replace(PLAN.incoming, host=f"{'x' * 60}.example.com")
+    plan = dataclasses.replace(PLAN, incoming=long)
+    assert set(loaded(plan, tmp_path)["servers"]) == {"submission@mail.example.com", "imap"}
