@@ -8,6 +8,7 @@ import sys
 
 from tests.benchmarks import (
     alert_replay,
+    fault_to_page,
     first_minutes,
     latency,
     ledger_intents,
@@ -41,6 +42,7 @@ FIGURES = {
     "polling": polling.main,
     "page": live_page.main,
     "alerts": alert_replay.main,
+    "pages": fault_to_page.main,
     "start": first_minutes.main,
 }
 

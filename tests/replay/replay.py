@@ -9,6 +9,7 @@ from pathlib import Path
 
 from monitor.config.load import load
 from monitor.rendering import render_alerts, write_files
+from monitor.thresholds import load_thresholds
 from tests.replay.incidents import KINDS, Kind, schedule
 from tests.replay.judgement import firing, metrics_of
 from tests.replay.paging import Pager, Policy
@@ -19,22 +20,26 @@ SITE = Path(__file__).with_name("site.yaml")
 ALERTMANAGER = Path(__file__).parents[2] / "alerts/alertmanager.yaml"
 
 STEP = 60.0
-"""Seconds between two scrapes, and between two evaluations."""
+"""Seconds between two scrapes, and between two evaluations, unless told otherwise."""
 
 
-def replay(seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS) -> Score:
+def replay(
+    seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS, step: float = STEP
+) -> Score:
     """Play one incident of each kind within ``length`` seconds, and return what came of each.
 
-    What is told until ``aftermath`` seconds after an incident's end belongs to it.
+    What is told until ``aftermath`` seconds after an incident's end belongs to it. Prometheus scrapes and
+    evaluates every ``step`` seconds.
     """
     os.environ.setdefault("TEST_SECRET", "x")  # the password of accounts that nobody logs in to
     configuration = load(SITE)
     incidents = schedule(seed, length, aftermath, kinds)
     with tempfile.TemporaryDirectory() as directory:
         rules = Path(directory)
-        write_files(render_alerts(configuration), rules)
-        recorded = Week(configuration, incidents, seed, metrics_of(rules)).play(length, STEP)
-        evaluated = firing(rules, recorded, STEP)
+        thresholds = load_thresholds().model_copy(update={"scrape_interval": step})
+        write_files(render_alerts(configuration, thresholds), rules)
+        recorded = Week(configuration, incidents, seed, metrics_of(rules)).play(length, step)
+        evaluated = firing(rules, recorded, step)
     pager = Pager(Policy(ALERTMANAGER))
     told = [notification for now, alerts in evaluated for notification in pager.advance(now, alerts)]
     return score(incidents, told, aftermath)
