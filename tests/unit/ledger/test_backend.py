@@ -10,7 +10,7 @@ from sqlalchemy import ClauseElement, Executable, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from monitor.ledger import history, transaction
+from monitor.ledger import history, last_week, transaction
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.schema import metadata
 
@@ -67,7 +67,7 @@ def test_nothing_of_a_database_is_loaded_before_it_is_chosen() -> None:
 def statements() -> dict[str, ClauseElement]:
     """Return the tables, and every statement that the ledger's modules keep, by name."""
     found: dict[str, ClauseElement] = {f"create {t.name}": CreateTable(t) for t in metadata.sorted_tables}
-    for module in (transaction, history):
+    for module in (transaction, history, last_week):
         found |= {
             f"{module.__name__}.{name}": value
             for name, value in vars(module).items()
