@@ -9,7 +9,6 @@ from pathlib import Path
 
 from monitor.config.load import load
 from monitor.rendering import render_alerts, write_files
-from monitor.thresholds import load_thresholds
 from tests.replay.incidents import KINDS, Kind, schedule
 from tests.replay.judgement import firing, metrics_of
 from tests.replay.paging import Pager, Policy
@@ -36,8 +35,7 @@ def replay(
     incidents = schedule(seed, length, aftermath, kinds)
     with tempfile.TemporaryDirectory() as directory:
         rules = Path(directory)
-        thresholds = load_thresholds().model_copy(update={"scrape_interval": step})
-        write_files(render_alerts(configuration, thresholds), rules)
+        write_files(render_alerts(configuration), rules)
         recorded = Week(configuration, incidents, seed, metrics_of(rules)).play(length, step)
         evaluated = firing(rules, recorded, step)
     pager = Pager(Policy(ALERTMANAGER))
