@@ -16,7 +16,7 @@ from probes.core.finding import reported
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
-from probes.core.verdict import RESOLVE, TURN, PhaseTimer, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, RESOLVE, TURN, PhaseTimer, Run, Verdict
 
 BEAT = 0.1
 """Seconds between checks of the event loop's delay while runs are in progress."""
@@ -26,7 +26,7 @@ HELD_UP_SHARE = 0.25
 
 _LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
 
-_NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
+_NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, MX_LOOKUP: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
 """The reason of a timeout in phases that do not involve the mail system yet."""
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.setting_types import is_host_name
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import Run, Verdict
+from probes.core.verdict import MX_LOOKUP, Run, Verdict
 from probes.posture.mx import NULL, REASONS, Gathered, Host, MxRecord, conclude, judge
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 
@@ -114,7 +114,7 @@ class Mx(Probe):
         """Ask for the MX records, then for their hosts."""
         domain = self.settings.domain
         try:
-            with run.phases.phase("mx"):
+            with run.phases.phase(MX_LOOKUP):
                 answer = await self._resolver.ask(domain, "MX", until=until)
         except ProbeFault as fault:
             if fault.reason is not Reason.DNS_NXDOMAIN:

@@ -14,7 +14,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.setting_types import Duration, EmailAddress, between
 from probes.core.settings import ProbeSettings, SendVia
-from probes.core.verdict import MessageState, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import AWAITED, ArrivalIssue, LedgerError, Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
@@ -233,7 +233,7 @@ class MxRoundtrip(MessageProbe):
 
     async def run(self, run: Run) -> Verdict:
         """Query DNS; a known host keeps its route."""
-        with run.phases.phase("mx"):
+        with run.phases.phase(MX_LOOKUP):
             hosts, unreached = await self._delivery.hosts()
         self._routes = {
             host: self._routes.get(host) or Roundtrip(self.settings, self.context, host) for host in hosts

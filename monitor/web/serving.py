@@ -12,6 +12,8 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from probes.core.descriptors import kept
+
 MOST_CONNECTIONS = 100
 """Maximum concurrent connections, which leaves resources for the probes. Browsers and scrapers need fewer."""
 
@@ -38,7 +40,7 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
         super().connection_made(transport)
         self.made_at = self.loop.time()
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > min(MOST_CONNECTIONS, kept() * 3 // 4):
             others = [each for each in self.connections if isinstance(each, _Connection) and each.waits]
             min(others, key=lambda each: each.made_at, default=self).transport.abort()
 

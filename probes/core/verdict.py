@@ -87,6 +87,9 @@ class Verdict:
 RESOLVE = "resolve"
 """The phase that looks up a host's addresses."""
 
+MX_LOOKUP = "mx"
+"""The phase that looks up a domain's MX records."""
+
 
 TURN = "turn"
 """The phase in which a run waits for another session of ours to leave the mailbox."""

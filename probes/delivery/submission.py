@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from probes.core.clock import Clock
+from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
@@ -109,7 +110,12 @@ class Submission:
         self._unrecorded: dict[str, MessageState] = {}
 
     async def intend(self, message: Message) -> None:
-        """Make the intent durable, so that whatever happens after it is accounted for. Raises LedgerError."""
+        """Make the intent durable, so that whatever happens after it is accounted for.
+
+        Raises LedgerError, and `ProbeFault` with `LOCAL_RESOURCES` while a message that was sent might
+        not be watched.
+        """
+        require_descriptor(for_sending=True)
         for message_id, state in list(self._unrecorded.items()):
             await self._ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
             self._unrecorded.pop(message_id, None)  # another run may have been quicker

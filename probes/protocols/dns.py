@@ -22,6 +22,7 @@ import dns.rdata
 import dns.rdatatype
 from pydantic import AfterValidator, Field
 
+from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault, fault_of, legible
 from probes.core.reasons import Outcome, Reason
 from probes.core.setting_types import Duration, OrVariable, is_host_name
@@ -128,6 +129,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def _connected(address: str, port: int) -> AsyncIterator[_Datagrams]:
     """Yield a datagram socket, made here because event loops look even an IP address up on shared threads."""
+    require_descriptor()
     made = socket.socket(dns.inet.af_for_address(address), socket.SOCK_DGRAM)
     try:
         made.setblocking(False)
@@ -230,6 +232,7 @@ class Resolver:
 
     async def _over_tcp(self, query: dns.message.QueryMessage, ends: float) -> dns.message.Message:
         address, port = self._settings.address, self._settings.port
+        require_descriptor()
         try:
             async with asyncio.timeout_at(ends):
                 return await dns.asyncquery.tcp(query, address, port=port)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
+from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Outcome, Reason
 from probes.core.transcript import REPLY, Transcript
@@ -71,6 +72,7 @@ async def connect_tcp(
 async def _connect(
     make_protocol: Callable[[], ProtocolT], address: str, port: int, seconds: float
 ) -> ProtocolT:
+    require_descriptor()
     try:
         async with asyncio.timeout(seconds):
             _, protocol = await asyncio.get_running_loop().create_connection(make_protocol, address, port)

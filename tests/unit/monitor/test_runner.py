@@ -16,7 +16,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import RESOLVE, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, RESOLVE, Run, Verdict
 from tests.fakes.clock import InstantClock
 
 
@@ -138,20 +138,21 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
     assert result.verdict.detail == "in phase greeting: not done after 0.1 s"
 
 
+@pytest.mark.parametrize("phase", [RESOLVE, MX_LOOKUP])
 @pytest.mark.parametrize("held", [0.0, 5.0])
-async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float) -> None:
+async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float, phase: str) -> None:
     """While a name is looked up, nothing was asked of the mail system: that is unknown, whatever the load."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
-        with run.phases.phase(RESOLVE):
+        with run.phases.phase(phase):
             clock.now += held
             await asyncio.Event().wait()
         raise AssertionError
 
     result = await Runner(clock, "here").run(Scripted(act, deadline="100ms"))
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.DNS_TIMEOUT)
-    assert result.verdict.detail == "in phase resolve: not done after 0.1 s"
+    assert result.verdict.detail == f"in phase {phase}: not done after 0.1 s"
 
 
 @pytest.mark.parametrize(("resolving", "reason"), [(0.04, Reason.TIMEOUT), (0.06, Reason.DNS_TIMEOUT)])

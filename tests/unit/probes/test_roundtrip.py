@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -307,6 +308,22 @@ async def test_nothing_is_sent_when_the_intent_cannot_be_recorded(bench: Callabl
         result = await made.runner.run(made.probe)
         assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.LEDGER_UNAVAILABLE)
         assert made.smtp.connections == 0
+
+
+async def test_nothing_is_sent_while_few_descriptors_are_left(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that might not be watched is neither recorded nor sent, and the run is unknown."""
+    async with bench(dialogue(b"220 ready")) as made:
+        os.close(lowest := os.dup(1))
+        limit = lowest * 3 // 2  # a third is free: sending takes half, connecting a quarter
+        with monkeypatch.context() as patched:
+            patched.setattr("probes.core.descriptors.resource.getrlimit", lambda _: (limit, limit))
+            result = await made.runner.run(made.probe)
+        assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.LOCAL_RESOURCES)
+        assert result.verdict.detail.startswith("no message is sent while fewer than ")
+        assert made.smtp.connections == 0
+        assert made.probe.context.ledger.seen == {}
 
 
 async def test_what_could_not_be_recorded_is_recorded_before_the_next_intent(
