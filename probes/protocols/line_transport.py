@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
@@ -25,6 +26,8 @@ LINES_AT_ONCE = 100
 
 _NO_TLS_RECORD = "WRONG_VERSION_NUMBER"
 """How OpenSSL calls what does not begin as a TLS record, such as text."""
+
+_NOT_IN_A_LINE = re.compile(rb"[\r\n\0]")
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
@@ -129,6 +132,10 @@ class _Receiver(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
 
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
     async def news(self, until: float | None = None) -> None:
         """Wait for octets, for room to write, or for the end; where that is past, raise what the end was.
 
@@ -166,20 +173,20 @@ def _expire(waiter: asyncio.Future[None]) -> None:
 class _ClosingOnFailure(AbstractContextManager[None]):
     """Closes a transport for whatever breaks off the block, and turns that into the fault that it stands for.
 
-    A class, because each wait enters one and generators cost more.
+    A class, because each wait enters it and generators cost more.
     """
 
-    __slots__ = ("_transport", "_when_slow")
+    __slots__ = ("_receiver", "_timeout", "_when_slow")
 
-    def __init__(self, transport: LineTransport, when_slow: Reason) -> None:
-        self._transport, self._when_slow = transport, when_slow
+    def __init__(self, receiver: _Receiver, timeout: float, when_slow: Reason) -> None:
+        self._receiver, self._timeout, self._when_slow = receiver, timeout, when_slow
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None:
             return
-        self._transport.abort()
+        self._receiver.abort()
         if isinstance(error, TimeoutError) and error.errno is None:
-            raise ProbeFault(self._when_slow, f"no answer after {self._transport._timeout:g} s") from error
+            raise ProbeFault(self._when_slow, f"no answer after {self._timeout:g} s") from error
         if isinstance(error, Exception) and (fault := fault_of(error)) is not None:
             raise fault from error
 
@@ -196,6 +203,7 @@ class LineTransport:
         self._timeout = timeout
         self._transcript = transcript
         self._loop = asyncio.get_running_loop()
+        self._closing_on_failure = _ClosingOnFailure(receiver, timeout, Reason.COMMAND_TIMEOUT)
         self._lines_at_once = 0  # read since another task last had its chance
         self._has_written = False
         self.certificate_expiry: CertificateExpiry | None = None
@@ -224,7 +232,7 @@ class LineTransport:
         if self.unread:
             self.abort()
             raise ProbeFault(Reason.TLS_INJECTION, self.unread) if self._has_written else _in_clear()
-        with self._closing_on_failure(Reason.TLS_HANDSHAKE):
+        with _ClosingOnFailure(self._receiver, self._timeout, Reason.TLS_HANDSHAKE):
             try:
                 async with asyncio.timeout(self._timeout):
                     upgraded = await self._loop.start_tls(
@@ -267,55 +275,17 @@ class LineTransport:
 
         The transcript and the fault show the beginning of a line that is too long, unless it ``is_mail``.
         """
-        line = await self._next_line(limit, self._loop.time() + self._timeout)
-        if line is None:
-            raise self._too_long(limit, None if is_mail else self._cut_line(limit))
-        return line
-
-    async def read_lines(
-        self,
-        is_unfinished: Callable[[Sequence[bytes]], bool],
-        *,
-        line_limit: int,
-        limit: int,
-        seconds: float | None = None,
-    ) -> list[bytes]:
-        """Return the lines of one answer, as long as it ``is_unfinished``, and put it into the transcript.
-
-        All of them have to come within ``seconds``, by default the timeout. A line of more than
-        ``line_limit`` octets, or more than ``limit`` in all, are `LINE_TOO_LONG`.
-        """
-        until = self._loop.time() + (self._timeout if seconds is None else seconds)
-        lines: list[bytes] = []
-        left = limit
-        while not lines or is_unfinished(lines):
-            try:
-                line = await self._next_line(min(line_limit, left), until)
-            except ProbeFault:
-                if lines:
-                    self._transcript.received(b"\n".join(lines), cut=True)
-                raise
-            if line is None:
-                said = b"\n".join([*lines, self._cut_line(line_limit)])
-                raise self._too_long(line_limit if left > line_limit else limit, said)
-            lines.append(line)
-            left -= len(line) + 1
-        self._transcript.received(b"\n".join(lines))
-        return lines
-
-    async def _next_line(self, limit: int, until: float) -> bytes | None:
-        """Return the next line; ``None``, with the connection closed, where it is too long."""
         buffer = self._receiver.buffer
         end = buffer.find(b"\n")
         if end < 0:  # else nothing to wait for, and no timer to set up for each line of a long listing
-            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+            until = self._loop.time() + self._timeout
+            with self._closing_on_failure:
                 while end < 0 and len(buffer) <= limit:
                     searched = len(buffer)
                     await self._receiver.news(until)
                     end = buffer.find(b"\n", searched)
         if not 0 <= end <= limit:
-            self.abort()
-            return None
+            raise self._too_long(limit, None if is_mail else bytes(buffer[:end] if end >= 0 else buffer))
         line = bytes(buffer[:end]).removesuffix(b"\r")
         del buffer[: end + 1]
         self._lines_at_once += 1
@@ -324,11 +294,43 @@ class LineTransport:
             await asyncio.sleep(0)
         return line
 
-    def _cut_line(self, limit: int) -> bytes:
-        """Return the beginning of a line that is too long."""
-        return bytes(self._receiver.buffer[: limit + 1]).partition(b"\n")[0]
+    async def read_answer(
+        self, whole: re.Pattern[bytes], *, line_limit: int, limit: int, seconds: float | None = None
+    ) -> bytes:
+        """Return the lines that ``whole`` matches, with LF between them, and put them into the transcript.
+
+        What ``whole`` does not match yet is tried again from its last whole line when more came.
+        They have to come within ``seconds``, by default the timeout. A line of more than ``line_limit``
+        octets, or more than ``limit`` in all, are `LINE_TOO_LONG`.
+        """
+        until = self._loop.time() + (self._timeout if seconds is None else seconds)
+        buffer = self._receiver.buffer
+        begin, match = 0, whole.match(buffer)
+        try:
+            with self._closing_on_failure:
+                while match is None:
+                    last_line_end = buffer.rfind(b"\n")
+                    if len(buffer) > limit or len(buffer) - last_line_end > line_limit + 1:
+                        break
+                    begin = buffer.rfind(b"\n", 0, max(0, last_line_end)) + 1
+                    await self._receiver.news(until)
+                    match = whole.match(buffer, begin)
+        except ProbeFault:
+            if buffer:
+                self._transcript.received(bytes(buffer).rstrip(b"\r\n"), cut=True)
+            raise
+        end = match.end() if match else len(buffer)
+        said = bytes(buffer[:end]).replace(b"\r\n", b"\n").removesuffix(b"\n")
+        has_long_line = end > line_limit and max(map(len, said.split(b"\n"))) > line_limit
+        if match is None or end > limit or has_long_line:
+            raise self._too_long(limit if end > limit else line_limit, said)
+        del buffer[:end]
+        self._transcript.received(said)
+        return said
 
     def _too_long(self, limit: int, said: bytes | None) -> ProbeFault:
+        """Close the connection, and return the fault of an answer that is too long."""
+        self.abort()
         shown = "" if said is None else f": {self._transcript.quoted(said, cut=True)}"
         return ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets{shown}")
 
@@ -337,7 +339,7 @@ class LineTransport:
         buffer = self._receiver.buffer
         if len(buffer) < count:
             until = self._loop.time() + self._timeout
-            with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+            with self._closing_on_failure:
                 while len(buffer) < count:
                     await self._receiver.news(until)
         octets = bytes(buffer[:count])
@@ -347,7 +349,7 @@ class LineTransport:
     async def read_some(self, limit: int) -> bytes:
         """Wait for octets and return at most ``limit`` of them, or none at the end of the stream."""
         buffer, until = self._receiver.buffer, self._loop.time() + self._timeout
-        with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+        with self._closing_on_failure:
             while not buffer:
                 if isinstance(self._receiver.ended, EOFError):
                     return b""
@@ -375,9 +377,9 @@ class LineTransport:
         Of a line with credentials the transcript shows only its beginning ``public``, which may be empty.
         """
         line = b" ".join(words)
-        if any(octet in line for octet in (b"\r", b"\n", b"\0")):
+        if _NOT_IN_A_LINE.search(line):
             raise ValueError("a command line cannot hold CR, LF or NUL")
-        with self._closing_on_failure(Reason.CONNECTION_LOST):
+        with self._closing_on_failure:
             self._live().write(line + b"\r\n")
         self._has_written = True
         self._transcript.sent(line, public)
@@ -388,7 +390,7 @@ class LineTransport:
         Returns once the network takes more, or once something arrived that may be about them.
         """
         until = self._loop.time() + self._timeout
-        with self._closing_on_failure(Reason.COMMAND_TIMEOUT):
+        with self._closing_on_failure:
             self._live().write(octets)
             while self._receiver.is_congested and not self._receiver.buffer:
                 await self._receiver.news(until)
@@ -398,10 +400,6 @@ class LineTransport:
             raise self._receiver.ended or ConnectionResetError("the connection is closed")
         return self._receiver.transport
 
-    def _closing_on_failure(self, when_slow: Reason) -> _ClosingOnFailure:
-        return _ClosingOnFailure(self, when_slow)
-
     def abort(self) -> None:
         """Close the connection at once, whatever is under way; may be called again."""
-        if self._receiver.transport is not None:
-            self._receiver.transport.abort()
+        self._receiver.abort()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -20,7 +20,13 @@ REPLY_LIMIT = 32 * 1024
 COMMAND_LINE = 512
 """Longest command line, in octets, its CRLF included (RFC 5321 section 4.5.3.1.4)."""
 
-_REPLY_LINE = re.compile(rb"([2-5][0-9]{2})(?:([- ])(.*))?", re.DOTALL)
+WHOLE_REPLY = re.compile(rb"(?>([2-5][0-9]{2})-[^\n]*\n(?:\1-[^\n]*\n)*+)?+[^\n]*\n")
+"""Matches the lines of one reply, up to the first that announces no other one of the same code.
+
+That line may be anything: `Reply.parse` judges it, and nothing is worth waiting for after it.
+"""
+
+_REPLY = re.compile(rb"([2-5][0-9]{2})(?:-[^\n]*\n\1)*+(?: [^\n]*)?")
 _CLOSING = re.compile(rb"(?:421-[^\n]*\n)*421(?: [^\n]*)?\r?\n")
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s|$)")
 _OLD_AUTH = re.compile(r"^AUTH=", re.IGNORECASE)
@@ -34,14 +40,15 @@ class Reply:
     text: str
 
     @classmethod
-    def parse(cls, lines: Sequence[bytes]) -> Reply:
-        """Return the reply that all of ``lines`` are; raises `ProbeFault` where they are none."""
-        found = [_REPLY_LINE.fullmatch(line) for line in lines]
-        codes = {match[1] for match in found if match}
-        if not all(found) or len(codes) != 1 or is_unfinished(lines):
-            raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + b"\n".join(lines))
-        text = b"\n".join((match[3] or b"").strip(b" \t") for match in found if match)
-        return cls(int(codes.pop()), text.decode("utf-8", "backslashreplace"))
+    def parse(cls, said: bytes) -> Reply:
+        """Return the reply that ``said`` is, its lines with LF between them.
+
+        Raises `ProbeFault` where it is none, or where its lines have different codes.
+        """
+        if not _REPLY.fullmatch(said):
+            raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + said)
+        text = b"\n".join([line[4:].strip(b" \t") for line in said.split(b"\n")])
+        return cls(int(said[:3]), text.decode("utf-8", "backslashreplace"))
 
     @property
     def is_positive(self) -> bool:
@@ -74,15 +81,6 @@ def _reason_of(code: int) -> Reason:
     return Reason.PROTOCOL_ERROR
 
 
-def is_unfinished(lines: Sequence[bytes]) -> bool:
-    """Whether another line of the same reply has to follow ``lines``.
-
-    Nothing follows a line that is wrong in itself or has another code than the first: the reply is broken.
-    """
-    match = _REPLY_LINE.fullmatch(lines[-1])
-    return match is not None and match[2] == b"-" and lines[0].startswith(match[1])
-
-
 def closing_reply(octets: bytes) -> Reply | None:
     """Return the reply 421 that ``octets`` begin with, ``None`` where they begin with anything else.
 
@@ -90,7 +88,7 @@ def closing_reply(octets: bytes) -> Reply | None:
     (RFC 5321 section 3.8).
     """
     match = _CLOSING.match(octets)
-    return Reply.parse(match[0].replace(b"\r\n", b"\n").split(b"\n")[:-1]) if match else None
+    return Reply.parse(match[0].replace(b"\r\n", b"\n")[:-1]) if match else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,14 +96,10 @@ class SmtpSession(MailSession):
         return await self._reply(seconds)
 
     async def _reply(self, seconds: float | None = None) -> Reply:
-        return Reply.parse(
-            await self._transport.read_lines(
-                smtp.is_unfinished,
-                line_limit=smtp.REPLY_LINE_LIMIT,
-                limit=smtp.REPLY_LIMIT,
-                seconds=seconds,
-            )
+        said = await self._transport.read_answer(
+            smtp.WHOLE_REPLY, line_limit=smtp.REPLY_LINE_LIMIT, limit=smtp.REPLY_LIMIT, seconds=seconds
         )
+        return Reply.parse(said)
 
     def _require_turn(self, reason: Reason = Reason.PROTOCOL_ERROR) -> None:
         """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""

@@ -1,4 +1,7 @@
-"""``python -m tests.benchmarks [FIGURE]...``: the figures, beside other tools, in one run."""
+"""``python -m tests.benchmarks [FIGURE]...``: the figures, beside other tools, in one run.
+
+``python -m tests.benchmarks beside REVISION``: beside another revision of mailsonde.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 
 from tests.benchmarks import (
     alert_replay,
+    beside,
     fault_to_page,
     first_minutes,
     latency,
@@ -49,6 +53,9 @@ FIGURES = {
 
 def main(names: list[str]) -> None:
     """Print the figures named, or all."""
+    if names[:1] == ["beside"]:
+        beside.main(names[1:], _compare)
+        return
     if unknown := set(names) - FIGURES.keys():
         sys.exit(f"no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")
     print(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -45,13 +46,13 @@ MAILSONDE = (sys.executable, "-m", "monitor")
 
 
 class AgentProcess:
-    """`mailsonde run` as a process of its own."""
+    """`mailsonde run` as a process of its own, with ``options`` of `subprocess.Popen`."""
 
-    def __init__(self, config: Path, log: Path, port: int) -> None:
+    def __init__(self, config: Path, log: Path, port: int, **options: Any) -> None:
         self._log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*MAILSONDE, "run", "--config", config], stdout=output, stderr=output
+                [*MAILSONDE, "run", "--config", config], stdout=output, stderr=output, **options
             )
         self.address = f"http://127.0.0.1:{port}"
         wait_until(self._ready, "the agent is ready", log=log)

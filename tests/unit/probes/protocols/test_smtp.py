@@ -30,8 +30,7 @@ from probes.protocols.smtp import Extensions, Reply
 )
 def test_a_reply(lines: list[bytes], code: int, text: str) -> None:
     """A reply has one code and a text in lines; the code may stand alone (RFC 5321 section 4.2)."""
-    assert Reply.parse(lines) == Reply(code, text)
-    assert not smtp.is_unfinished(lines)
+    assert Reply.parse(b"\n".join(lines)) == Reply(code, text)
 
 
 @pytest.mark.parametrize(
@@ -53,24 +52,41 @@ def test_a_reply(lines: list[bytes], code: int, text: str) -> None:
         [b"250-a", b"ok"],
         [b"250-a", b"550 b"],
         [b"250-a", b"251-b", b"250 c"],
+        [b"250 a", b"250 b"],
+        [b"250-a"],
+        [b"250-a", b"250-b"],
     ],
 )
 def test_no_reply(lines: list[bytes]) -> None:
-    """What is no reply, or has lines of different codes, is quoted as sent, and no more is awaited."""
-    assert not smtp.is_unfinished(lines[:2])
+    """What is no reply, or has lines of different codes, is quoted as sent."""
     with pytest.raises(ProbeFault) as caught:
-        Reply.parse(lines)
+        Reply.parse(b"\n".join(lines))
     assert caught.value.reason is Reason.PROTOCOL_ERROR
     said = b"\n".join(lines).decode().encode("unicode_escape").decode() if lines[0].isascii() else "２２０ x"
     assert caught.value.detail == f"not an SMTP reply: {said}"
 
 
-@pytest.mark.parametrize("lines", [[b"250-a"], [b"250-a", b"250-b"], [b"250-"]])
-def test_a_reply_that_goes_on(lines: list[bytes]) -> None:
-    """A hyphen behind the code says that another line follows; without that line it is no reply."""
-    assert smtp.is_unfinished(lines)
-    with pytest.raises(ProbeFault):
-        Reply.parse(lines)
+@pytest.mark.parametrize(
+    ("octets", "rest"),
+    [
+        (b"250 ok\r\n", b""),
+        (b"250\n250 next\n", b"250 next\n"),
+        (b"250-a\r\n250-\r\n250 c\r\n250 next", b"250 next"),
+        (b"250-a\n550 b\n250 next\n", b"250 next\n"),
+        (b"250-a\n550-b\n550 c\n", b"550 c\n"),
+        (b"250-a\nwhat?\n250 b\n", b"250 b\n"),
+        (b"SSH-2.0-x\r\nmore\n", b"more\n"),
+        (b"\r\n250 ok\r\n", b"250 ok\r\n"),
+        (b"250 half a li", None),
+        (b"250-a\r\n", None),
+        (b"250-a\r\n250-b\r\n250 c", None),
+        (b"", None),
+    ],
+)
+def test_where_a_reply_ends(octets: bytes, rest: bytes | None) -> None:
+    """A reply ends with the first line that announces no other of its code, whatever that line is."""
+    match = smtp.WHOLE_REPLY.match(octets)
+    assert (octets[match.end() :] if match else None) == rest
 
 
 @pytest.mark.parametrize(
@@ -184,14 +200,25 @@ def test_stuffing_is_undone_by_the_receiver(lines: list[bytes]) -> None:
 def test_no_input_is_a_defect(lines: list[bytes]) -> None:
     """Whatever a server sends is a reply or a fault with a bounded, printable text, and no other error."""
     with suppress(ProbeFault):
-        reply = Reply.parse(lines)
+        reply = Reply.parse(b"\n".join(lines))
         assert 200 <= reply.code <= 599
         smtp.extensions_of(reply.text)
         assert reply.fault().detail.isprintable()
         return
     with pytest.raises(ProbeFault) as caught:
-        Reply.parse(lines)
+        Reply.parse(b"\n".join(lines))
     assert caught.value.reason is Reason.PROTOCOL_ERROR
     assert caught.value.detail.isprintable()
     assert len(caught.value.detail) <= DETAIL_LIMIT
-    assert smtp.closing_reply(b"\n".join(lines)) is None or b"421" in b"".join(lines)
+
+
+@given(st.lists(st.sampled_from([b"250-a", b"250 b", b"251-c", b"42", b"", b"\xff"]), max_size=8))
+def test_every_line_belongs_to_one_reply(lines: list[bytes]) -> None:
+    """However many lines come at once, each is in one reply or fault, and what is left is unfinished."""
+    octets = b"".join(line + b"\r\n" for line in lines)
+    taken = 0
+    while match := smtp.WHOLE_REPLY.match(octets):
+        taken += match[0].count(b"\n")
+        octets = octets[match.end() :]
+    assert all(line.startswith(b"25") and line[3:4] == b"-" for line in lines[taken:])
+    assert taken >= len(lines) - octets.count(b"\n")
