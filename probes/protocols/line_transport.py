@@ -323,7 +323,8 @@ class LineTransport:
         said = bytes(buffer[:end]).replace(b"\r\n", b"\n").removesuffix(b"\n")
         has_long_line = end > line_limit and max(map(len, said.split(b"\n"))) > line_limit
         if match is None or end > limit or has_long_line:
-            raise self._too_long(limit if end > limit else line_limit, said)
+            # Which limit is named must not depend on how much came at once.
+            raise self._too_long(limit if end > limit and not has_long_line else line_limit, said)
         del buffer[:end]
         self._transcript.received(said)
         return said

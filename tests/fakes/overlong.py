@@ -17,8 +17,8 @@ ONE_ANSWER = dialogue(
 )
 
 OVERLONG: dict[str, tuple[Script, str]] = {
-    "one line": (ONE_LINE, f"in phase greeting: longer than any sound reply: 220 {SHOWN}xxx"),
-    "many lines": (MANY_LINES, f"in phase greeting: longer than any sound reply: 554-{SHOWN}xxx"),
-    "one answer": (ONE_ANSWER, f"in phase ehlo: longer than any sound reply: 250-{SHOWN}xxx"),
+    "one line": (ONE_LINE, f"in phase greeting: more than 8192 octets: 220 {SHOWN}xxx"),
+    "many lines": (MANY_LINES, f"in phase greeting: more than 32768 octets: 554-{SHOWN}xxx"),
+    "one answer": (ONE_ANSWER, f"in phase ehlo: more than 32768 octets: 250-{SHOWN}xxx"),
 }
 """Each script, and how the detail of a run in front of it begins."""

@@ -76,12 +76,12 @@ IMAP = Dialogue(
     MappingProxyType(
         {
             "login": (rb"M1 AUTHENTICATE PLAIN .*", b"M1 OK [CAPABILITY IMAP4rev1 NAMESPACE] in"),
-            "namespace": (rb"M2 NAMESPACE", b'* NAMESPACE (("" "/")) NIL NIL\r\nM2 OK'),
-            "list": (rb"M3 LIST .*", b'* LIST () "/" INBOX\r\nM3 OK'),
             "select": (
-                rb"M4 EXAMINE .*",
-                b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 9] x\r\nM4 OK",
+                rb"M2 EXAMINE .*",
+                b"* 3 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 9] x\r\nM2 OK",
             ),
+            "namespace": (rb"M3 NAMESPACE", b'* NAMESPACE (("" "/")) NIL NIL\r\nM3 OK'),
+            "list": (rb"M4 LIST .*", b'* LIST () "/" INBOX\r\nM4 OK'),
             "logout": (rb"M5 LOGOUT", b"* BYE bye\r\nM5 OK"),
         }
     ),
