@@ -69,7 +69,7 @@ class TestTransit:
     )
     def test_impossible_settings_are_refused(self, wrong: dict[str, float]) -> None:
         """A chance beyond 1 or delays out of order are told at once."""
-        with pytest.raises(ValueError, match=r"is not a chance|do not rise"):
+        with pytest.raises(ValueError, match=r"is not a probability|do not rise"):
             transit(1, **wrong)
 
 
