@@ -305,14 +305,11 @@ class LineTransport:
         """
         until = self._loop.time() + (self._timeout if seconds is None else seconds)
         buffer = self._receiver.buffer
-        begin, match = 0, whole.match(buffer)
+        match = whole.match(buffer)
         try:
             with self._closing_on_failure:
-                while match is None:
-                    last_line_end = buffer.rfind(b"\n")
-                    if len(buffer) > limit or len(buffer) - last_line_end > line_limit + 1:
-                        break
-                    begin = buffer.rfind(b"\n", 0, max(0, last_line_end)) + 1
+                while match is None and len(buffer) <= limit:
+                    begin = buffer.rfind(b"\n", 0, max(0, buffer.rfind(b"\n"))) + 1
                     await self._receiver.news(until)
                     match = whole.match(buffer, begin)
         except ProbeFault:
@@ -322,7 +319,7 @@ class LineTransport:
         end = match.end() if match else len(buffer)
         said = bytes(buffer[:end]).replace(b"\r\n", b"\n").removesuffix(b"\n")
         has_long_line = end > line_limit and max(map(len, said.split(b"\n"))) > line_limit
-        if match is None or end > limit or has_long_line:
+        if end > limit or has_long_line:
             # Which limit is named must not depend on how much came at once.
             raise self._too_long(limit if end > limit and not has_long_line else line_limit, said)
         del buffer[:end]

@@ -20,7 +20,7 @@ REPLY_LIMIT = 32 * 1024
 COMMAND_LINE = 512
 """Longest command line, in octets, its CRLF included (RFC 5321 section 4.5.3.1.4)."""
 
-WHOLE_REPLY = re.compile(rb"(?>([2-5][0-9]{2})-[^\n]*\n(?:\1-[^\n]*\n)*+)?+[^\n]*\n")
+WHOLE_REPLY = re.compile(rb"(?:([2-5][0-9]{2})-[^\n]*\n(?:\1-[^\n]*\n)*+)?+[^\n]*\n")
 """Matches the lines of one reply, up to the first that announces no other one of the same code.
 
 That line may be anything: `Reply.parse` judges it, and nothing is worth waiting for after it.

@@ -10,6 +10,7 @@ import trustme
 
 from probes.core.clock import SystemClock
 from probes.core.reasons import Reason
+from probes.protocols.line_transport import LineTransport
 from probes.protocols.smtp_session import CONTENT_CHUNK
 from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server, server_context
 from tests.fakes.smtp_dialogue import BANNER, EHLO, SUBMISSION, Attempt, until_dot
@@ -24,6 +25,20 @@ HUGE = b"Subject: huge\r\n\r\n" + (b"y" * 998 + b"\r\n") * 25_000
 @pytest.fixture
 def context(certificate_authority: trustme.CA) -> ssl.SSLContext:
     return server_context(certificate_authority, "127.0.0.1")
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list of what is written of messages, chunk by chunk."""
+    chunks: list[bytes] = []
+    write = LineTransport.write_octets
+
+    async def noting(transport: LineTransport, octets: bytes) -> None:
+        chunks.append(octets)
+        await write(transport, octets)
+
+    monkeypatch.setattr(LineTransport, "write_octets", noting)
+    return chunks
 
 
 def up_to_content(tls: str, context: ssl.SSLContext, then: Script) -> Script:
@@ -61,7 +76,7 @@ async def test_a_large_message_arrives_whole(tls: str, server_tls: TlsFiles, con
 
 
 @pytest.mark.parametrize("length", [CONTENT_CHUNK - 3, CONTENT_CHUNK - 2, CONTENT_CHUNK, CONTENT_CHUNK + 1])
-async def test_no_chunk_is_empty_or_lost(length: int) -> None:
+async def test_no_chunk_is_empty_or_lost(length: int, written: list[bytes]) -> None:
     """The end is sent once, wherever the last chunk begins."""
     content = b"z" * (length - 2) + b"\r\n"
     done: asyncio.Queue[bytes] = asyncio.Queue()
@@ -74,7 +89,8 @@ async def test_no_chunk_is_empty_or_lost(length: int) -> None:
     async with scripted_server(script) as server:
         await Attempt(content).run(server.settings("smtp"))
         await server.peer_closed()
-    assert done.get_nowait() == content + b".\r\n"
+    assert done.get_nowait() == content + b".\r\n" == b"".join(written)
+    assert all(written)
 
 
 @each_way
@@ -131,9 +147,9 @@ async def test_the_dot_counts_when_it_goes_out(
 @pytest.mark.parametrize("then", ["reads no more", "ends"])
 @on_each_loop
 async def test_a_reply_before_the_final_dot(
-    reply: bytes, reason: Reason, code: int | None, then: str
+    reply: bytes, reason: Reason, code: int | None, then: str, written: list[bytes]
 ) -> None:
-    """What a server says in the middle of the content is told, and never that it has the message."""
+    """What a server says in the middle of the content ends that, and never means that it has the message."""
 
     async def interrupt(peer: Peer) -> None:
         await peer.expect(rb"Subject: huge")
@@ -150,6 +166,8 @@ async def test_a_reply_before_the_final_dot(
     assert reply.decode() in fault.detail
     assert attempt.session is not None
     assert attempt.session.dot_sent_at is None
+    assert sum(map(len, written)) < len(HUGE) - 2 * CONTENT_CHUNK
+    written.clear()
 
 
 @on_each_loop

@@ -138,6 +138,27 @@ async def test_what_is_no_reply_is_quoted(said: bytes, quoted: str) -> None:
     assert texts(attempt.phases)[1:] == [f"S: {line}" for line in quoted.split(r"\n")]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+@on_each_loop
+async def test_replies_do_not_depend_on_how_they_are_cut(size: int) -> None:
+    """However the network cuts a reply, it is read to its end, and a broken one no further."""
+
+    async def greet(peer: Peer, greeting: bytes) -> None:
+        await peer.chunks(*[greeting[at : at + size] for at in range(0, len(greeting), size)])
+
+    async def sound(peer: Peer) -> None:
+        await greet(peer, b"220-mail.example.com\r\n220-\n220 ESMTP\r\n")
+        await dialogue(*OPEN[1:], MAIL)(peer)
+
+    async def broken(peer: Peer) -> None:
+        await greet(peer, b"220-mail.example.com\r\n220-\n250-what\r\n")
+
+    session, _ = await opened(sound)
+    assert session.greeting.text == "mail.example.com\n\nESMTP"
+    fault = await fault_of(broken, timeout="5s")
+    assert fault.detail == r"not an SMTP reply: 220-mail.example.com\n220-\n250-what"
+
+
 @pytest.mark.parametrize("chunk", [b"220-\r\n", b"220-and so on\r\n" * 50, b"220-" + b"x" * 8000 + b"\r\n"])
 async def test_a_reply_without_end(chunk: bytes) -> None:
     """However its lines are cut, a reply of more than 32 KiB is given up on, and told as one."""
@@ -153,6 +174,12 @@ async def test_a_reply_without_end(chunk: bytes) -> None:
     assert fault.detail.startswith(f"more than {REPLY_LIMIT} octets: 220-")
     assert fault.detail.endswith("…")
     assert texts(attempt.phases)[-1].endswith("…")
+
+
+async def test_a_long_reply_that_is_there_at_once() -> None:
+    """A reply beyond the limit is refused whether or not its end is known already."""
+    fault = await fault_of(dialogue(b"220-and so on\r\n" * 3000 + b"220 ESMTP"))
+    assert fault.reason is Reason.LINE_TOO_LONG
 
 
 async def test_the_lines_before_one_that_is_too_long_are_shown() -> None:

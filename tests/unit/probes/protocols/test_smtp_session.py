@@ -196,7 +196,8 @@ async def test_quit_without_answer_changes_nothing(
             await then(peer)
 
     async with scripted_server(dialogue(BANNER, *SUBMISSION, then=accept)) as server:
-        await Attempt().run(server.settings("smtp", username=USER))
+        async with asyncio.timeout(1.0):
+            await Attempt().run(server.settings("smtp", username=USER))
         await server.peer_closed()
 
 
