@@ -162,6 +162,20 @@ def _schedule() -> list[AnyPanel]:
             unit="short",
         ),
         graph(
+            13,
+            (12, 32, 12, 8),
+            "Why probes fail",
+            [
+                Query(
+                    f"mailsonde_probe_failure{{{PROBE}}} == 1",
+                    "{{probe}} → {{target}}: {{outcome}}, {{reason}} in {{phase}} @ {{instance}}",
+                )
+            ],
+            "Reason and phase of the last run of each probe that failed or is unknown. The live page shows "
+            "the run.",
+            unit="short",
+        ),
+        graph(
             12,
             (0, 32, 12, 8),
             "Clock steps",
