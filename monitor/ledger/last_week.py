@@ -31,7 +31,7 @@ _STEPS = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
 BOUNDS = tuple(round(step * 10.0**power, 5) for power in range(-2, 6) for step in _STEPS)
 """Latencies, in seconds, up to which deliveries are counted: ten a decade (ISO 3, R10), to over a week."""
 
-LAST = len(BOUNDS) - 1
+LAST_BOUND = len(BOUNDS) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def ends_of(message: Message) -> Ends | None:
     if not is_delivered and message.reason in _NOT_MAILS_FAULT:
         return None
     measured = is_delivered and message.report().is_measured and message.delivery_seconds is not None
-    bound = bisect_left(BOUNDS, message.delivery_seconds or 0.0, hi=LAST) if measured else None
+    bound = bisect_left(BOUNDS, message.delivery_seconds or 0.0, hi=LAST_BOUND) if measured else None
     return Ends(message.probe, message.target, int(message.created_at // HOUR), is_delivered, bound, 1)
 
 
@@ -204,7 +204,9 @@ _IS_MEASURED = and_(  # as `MessageReport.is_measured` has it
     messages.c.created_at >= bindparam("day_ago"),
     or_(_uncertainty <= 1.0, _uncertainty <= _seconds / 2),
 )
-_BOUND = case(*((_seconds <= bound, position) for position, bound in enumerate(BOUNDS[:LAST])), else_=LAST)
+_BOUND = case(
+    *((_seconds <= bound, position) for position, bound in enumerate(BOUNDS[:LAST_BOUND])), else_=LAST_BOUND
+)
 _ENDS = (
     select(
         # Not FLOOR, which some builds of SQLite lack; a cast to an integer rounds in PostgreSQL.

@@ -62,7 +62,7 @@ def test_held_queue_fires_overdue_and_release_resolves(site: Site, prometheus: P
     fired = prometheus.alerts()["MailsondeMessageOverdue"]
     assert fired["labels"]["probe"] == "trip"
     assert fired["labels"]["severity"] == "critical"
-    assert "Mail of trip is late" in fired["annotations"]["summary"]
+    assert "Mail of trip is overdue" in fired["annotations"]["summary"]
     ((_, lost),) = prometheus.query('mailsonde_messages_total{state="lost"}')
     assert lost == 0
     site.postfix.release()
