@@ -131,7 +131,7 @@ def test_wrong_password_names_the_step_and_not_the_password(site: Site) -> None:
     runs = {run["probe"]: run for run in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 2
     assert {run["reason"] for run in runs.values()} == {"auth_failed"}
-    assert runs["smtp"]["detail"].startswith("in phase auth: 535 5.7.8")
+    assert runs["smtp"]["detail"].startswith("in phase auth: PLAIN: 535 5.7.8")
     assert runs["pop3"]["detail"].startswith("in phase login: ")
     assert "wr0ng-Passw0rd" not in done.stdout + done.stderr
 
