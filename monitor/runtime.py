@@ -56,12 +56,9 @@ class Runtime:
         flight are watched on where their mailbox is still configured.
         """
         earlier, self.assembly = self.assembly, self._assembled(configuration)
-        for name, watcher in earlier.watchers.items():
-            if name in self.assembly.watchers:
-                await watcher.close()  # one session a mailbox at a time
-                self.assembly.watchers[name].take_over(watcher)
-            else:
-                await watcher.close()
+        await earlier.close()  # first, for a mailbox has one session at a time
+        for name in earlier.watchers.keys() & self.assembly.watchers.keys():
+            self.assembly.watchers[name].take_over(earlier.watchers[name])
 
     async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
         """Run ``probe`` once, then its sub-probes, all at the same time; take in each result."""

@@ -20,6 +20,20 @@ from monitor.config.models import parse_listen
 from monitor.rendering import RULES, render_alerts, render_dashboards, render_prometheus, write_files
 from monitor.thresholds import load_thresholds
 
+_RUNBOOKS_ARE_PATHS = [
+    "the runbook links in alerts are only paths; publish the folder alerts/runbooks and set "
+    "`runbooks` in your --thresholds to its address"
+]
+_NO_ALERTMANAGER = ["alerts reach nobody without an Alertmanager; add --alertmanager HOST:PORT"]
+
+
+def _missing_rules(config: Path, out: Path) -> list[str]:
+    """Return a warning where Prometheus would find no rules next to its configuration in ``out``."""
+    if any((out / RULES).glob("mailsonde-*.rules.yaml")):
+        return []
+    options = shlex.join(("--config", str(config), "--out", str(out / RULES)))
+    return [f"there are no alert rules yet; run mailsonde render alerts {options}"]
+
 
 def _addresses(
     ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
@@ -86,22 +100,15 @@ def render(
     if alertmanagers and what != "prometheus":
         raise click.UsageError(f"--alertmanager is for prometheus, not for {what}")
     configuration = load_or_exit(config, secrets=not no_secrets)
-    warnings = []
+    warnings: list[str] = []
     if what == "alerts":
         limits = sound_or_exit(lambda: load_thresholds(thresholds))
         files = render_alerts(configuration, limits)
-        if "://" not in limits.runbooks:
-            warnings.append(
-                "the runbook links in alerts are only paths; publish the folder alerts/runbooks and set "
-                "`runbooks` in your --thresholds to its address"
-            )
+        warnings += _RUNBOOKS_ARE_PATHS if "://" not in limits.runbooks else []
     elif what == "prometheus":
         files = render_prometheus(configuration, alertmanagers)
-        if not alertmanagers:
-            warnings.append("alerts reach nobody without an Alertmanager; add --alertmanager HOST:PORT")
-        if not any((out / RULES).glob("mailsonde-*.rules.yaml")):
-            missing = shlex.join(("--config", str(config), "--out", str(out / RULES)))
-            warnings.append(f"there are no alert rules yet; run mailsonde render alerts {missing}")
+        warnings += [] if alertmanagers else _NO_ALERTMANAGER
+        warnings += _missing_rules(config, out)
     else:
         files = render_dashboards(configuration)
     try:

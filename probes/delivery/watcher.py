@@ -39,7 +39,7 @@ LONGEST_GAP = 300.0
 """Longest pause between polls, in seconds, for a message that is long overdue."""
 
 REPORT_GAP = 10.0
-"""Shortest pause, in seconds, between looks for nothing but a delivery report."""
+"""Shortest pause, in seconds, between polls for nothing but a delivery report."""
 
 NEWS_WORTHWHILE = 0.25
 """Shortest pause, in seconds, in which the server is asked to tell of news."""
