@@ -71,7 +71,7 @@ class Reason(StrEnum):
         "dns_no_address",
         Area.DNS,
         Outcome.FAILED,
-        ("The name exists but has no A or AAAA record."),
+        "The name exists but has no A or AAAA record, or none of the configured `family`.",
     )
     DNS_SERVFAIL = "dns_servfail", Area.DNS, Outcome.UNKNOWN, "The resolver answered SERVFAIL."
     DNS_REFUSED = "dns_refused", Area.DNS, Outcome.UNKNOWN, "The resolver refused the query."
@@ -311,13 +311,13 @@ class Reason(StrEnum):
         "mx_target_unresolved",
         Area.MX,
         Outcome.FAILED,
-        "No MX target has an A or AAAA record.",
+        "No MX target has an A or AAAA record, or none of the configured `family`.",
     )
     MX_TARGET_PARTLY_UNRESOLVED = (
         "mx_target_partly_unresolved",
         Area.MX,
         Outcome.OK,
-        "Some MX targets have neither A nor AAAA records.",
+        "Some MX targets have neither A nor AAAA records, or none of the configured `family`.",
     )
     MX_TARGET_CNAME = (
         "mx_target_cname",

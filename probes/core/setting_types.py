@@ -5,13 +5,14 @@ Their error messages are for administrators, who see them next to a file and lin
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -146,6 +147,15 @@ def is_host_name(text: str) -> bool:
     return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
 
+def is_ip_address(text: str) -> bool:
+    """Return whether ``text`` is an IPv4 or IPv6 address, with a zone (RFC 4007 section 11) or without."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _host_name(value: str) -> str:
     if not _HOST.fullmatch(value) or ".." in value or max(map(len, value.split("."))) > LABEL_LIMIT:
         raise ValueError(f"{value!r} is not a host name or IP address")
@@ -191,5 +201,7 @@ CertificateFile = Annotated[Path, BeforeValidator(_certificate_file), WithJsonSc
 """A PEM file of certificates to trust."""
 Line = Annotated[str, AfterValidator(_line), OrVariable()]
 """Text for a protocol line: 1 to 255 printable characters, including spaces."""
+AddressFamily = Literal["any", "ipv4", "ipv6"]
+"""Which addresses of a host name count: those of its A records, of its AAAA records, or both."""
 FolderName = Line
 """An IMAP folder's name as people write it, with the server's separator between its levels."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from probes.core.secret import Secret
 from probes.core.setting_types import (
+    AddressFamily,
     CertificateFile,
     Duration,
     EmailAddress,
@@ -24,6 +25,7 @@ from probes.core.setting_types import (
     Name,
     ServerName,
     between,
+    is_ip_address,
 )
 
 
@@ -90,6 +92,7 @@ class ServerSettings(Settings):
 
     protocol: Literal["smtp", "pop3", "imap"]
     host: HostName = Field(description="Host name or IP address.")
+    family: AddressFamily = Field(default="any", description="Which addresses of `host` are connected to.")
     port: int = Field(
         default=0,
         ge=1,
@@ -165,6 +168,8 @@ class ServerSettings(Settings):
             raise ValueError("password without username; add username or remove password")
         if self.username is not None and self.password is None and self.protocol == "smtp":
             raise ValueError("username without password; add password: {env: NAME} or {file: PATH}")
+        if self.family != "any" and is_ip_address(self.host):
+            raise ValueError("family does not apply to an IP address; remove it, or make host a name")
         if self.ehlo_name is not None and self.protocol != "smtp":
             raise ValueError(f"ehlo_name does not apply to {self.protocol}; remove it")
         if self.tls == "opportunistic" and self.protocol != "smtp":

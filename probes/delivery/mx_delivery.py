@@ -14,9 +14,10 @@ from pydantic import Field
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.core.setting_types import CertificateFile, HostName, is_host_name
+from probes.core.setting_types import AddressFamily, CertificateFile, HostName, is_host_name
 from probes.core.settings import ServerSettings, Settings
 from probes.protocols.dns import Resolver, ResolverSettings
+from probes.protocols.name_resolution import FAMILIES
 
 MOST_HOSTS = 20
 """Most MX hosts of a domain that are sent to, the most preferred first."""
@@ -26,6 +27,9 @@ class MxDeliverySettings(Settings):
     """How messages go to MX hosts."""
 
     port: int = Field(default=25, ge=1, le=65535, description="The TCP port of the MX hosts.")
+    family: AddressFamily = Field(
+        default="any", description="Which addresses of the MX hosts are connected to; IPv4 first with `any`."
+    )
     tls: Literal["opportunistic", "required"] = Field(
         default="opportunistic",
         description="`required` requires STARTTLS and a valid certificate for the host's name.",
@@ -57,6 +61,7 @@ class MxDelivery:
     def __init__(self, domain: str, settings: MxDeliverySettings) -> None:
         self.domain = domain.lower()
         self._settings = settings
+        self._family = FAMILIES[settings.family]
         self._resolver = Resolver(settings.resolver)
 
     async def hosts(self) -> tuple[list[MxHost], list[str]]:
@@ -73,7 +78,8 @@ class MxDelivery:
             else:
                 reached.append(MxHost(name, self._server(name, address)))
         if not reached:
-            raise ProbeFault(Reason.MX_TARGET_UNRESOLVED, f"no MX host of {self.domain} has an address")
+            lacking = f"the MX hosts of {self.domain} have no {self._family.address}"
+            raise ProbeFault(Reason.MX_TARGET_UNRESOLVED, lacking)
         return reached, unreached
 
     async def _names(self) -> Sequence[str]:
@@ -93,7 +99,7 @@ class MxDelivery:
 
     async def _address(self, name: str) -> str | None:
         """Return the first address of a host; ``None`` where it surely has none."""
-        for rdtype in ("A", "AAAA"):
+        for rdtype in sorted(self._family.rdtypes):  # A before AAAA
             try:
                 answer = await self._resolver.ask(dns.name.from_text(name), rdtype)
             except ProbeFault as fault:

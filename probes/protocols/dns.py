@@ -25,9 +25,9 @@ from pydantic import AfterValidator, Field
 from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault, fault_of, legible
 from probes.core.reasons import Outcome, Reason
-from probes.core.setting_types import Duration, OrVariable, is_host_name
+from probes.core.setting_types import Duration, OrVariable, is_host_name, is_ip_address
 from probes.core.settings import Settings
-from probes.protocols.resolver_files import SYSTEM_FILES, is_ip_address
+from probes.protocols.resolver_files import SYSTEM_FILES
 
 EDNS_PAYLOAD = 1232
 """Largest UDP answer, in octets, that is asked for (RFC 6891 section 6.2.5); it crosses every link whole."""

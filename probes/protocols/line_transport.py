@@ -12,10 +12,10 @@ from typing import TypeVar, cast
 from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Outcome, Reason
+from probes.core.setting_types import AddressFamily, is_ip_address
 from probes.core.transcript import REPLY, Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols import name_resolution
-from probes.protocols.resolver_files import is_ip_address
 from probes.protocols.tls import CertificateExpiry, certificate_expiry, description
 
 BUFFER_LIMIT = 64 * 1024
@@ -42,20 +42,24 @@ async def connect_tcp(
     phases: PhaseTimer,
     timeout: float,  # noqa: ASYNC109 # one budget for the name, and one for all addresses
     resolve: Resolve | None = None,
+    family: AddressFamily = "any",
 ) -> ProtocolT:
     """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
     The name is resolved within ``timeout`` seconds. Its addresses are then tried in the resolver's
     order (RFC 6724) within as many seconds altogether, each with an equal share of the time that is
     left, so that slow DNS never reads as a slow server. If none answers, raises `ProbeFault` with the
-    first fault that is the server's, else the first that is ours. ``resolve`` replaces the system's
-    resolver, also for IP literals.
+    first fault that is the server's, else the first that is ours. The name's addresses are those of
+    ``family``. ``resolve`` replaces the system's resolver, also for IP literals.
     """
     loop = asyncio.get_running_loop()
     places = [(host, port)]
     if resolve is not None or not is_ip_address(host):
         with phases.phase(RESOLVE):
-            places = await (resolve or name_resolution.system.resolve)(host, port, timeout)
+            if resolve is not None:
+                places = await resolve(host, port, timeout)
+            else:
+                places = await name_resolution.system.resolve(host, port, timeout, family)
     ends = loop.time() + timeout
     faults = []
     with phases.phase("connect"):
@@ -217,9 +221,10 @@ class LineTransport:
         phases: PhaseTimer,
         timeout: float,  # noqa: ASYNC109 # kept for every later wait
         resolve: Resolve | None = None,
+        family: AddressFamily = "any",
     ) -> LineTransport:
         """Connect as `connect_tcp` does."""
-        receiver = await connect_tcp(_Receiver, host, port, phases, timeout, resolve)
+        receiver = await connect_tcp(_Receiver, host, port, phases, timeout, resolve, family)
         return cls(receiver, timeout, phases.transcript)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:

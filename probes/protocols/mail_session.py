@@ -53,7 +53,9 @@ class MailSession(ABC):
     @classmethod
     async def connect(cls, server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Self:
         """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
-        transport = await LineTransport.connect(server.host, server.port, phases, server.timeout)
+        transport = await LineTransport.connect(
+            server.host, server.port, phases, server.timeout, family=server.family
+        )
         session = cls(server, transport, phases, clock)
         with session._aborted_on_failure():
             await session._begin()

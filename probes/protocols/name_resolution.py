@@ -12,16 +12,18 @@ import asyncio
 import random
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from math import inf
+from types import MappingProxyType
 
 from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Outcome, Reason
+from probes.core.setting_types import AddressFamily, is_ip_address
 from probes.protocols.dns import Resolver, ResolverSettings
-from probes.protocols.resolver_files import SYSTEM_FILES, ResolverFiles, StubResolver, is_ip_address
+from probes.protocols.resolver_files import SYSTEM_FILES, ResolverFiles, StubResolver
 
 TIMEOUT = 2.0
 """Seconds that a name server gets for its first answer, and twice as many at each further attempt.
@@ -52,6 +54,32 @@ _POLICIES = tuple(  # RFC 6724 section 2.1: prefix, precedence, label; the longe
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What an address family is called, and how DNS and the C library are asked for its addresses."""
+
+    address: str
+    rdtypes: tuple[str, ...]
+    for_c_library: socket.AddressFamily
+
+    def of(self, addresses: Iterable[str]) -> list[str]:
+        """Return those of ``addresses`` that belong to the family."""
+        return [address for address in addresses if ("AAAA" if ":" in address else "A") in self.rdtypes]
+
+    def absent(self, name: str) -> ProbeFault:
+        """Return the fault of a name that exists and has no address of the family."""
+        return ProbeFault(Reason.DNS_NO_ADDRESS, f"{name.removesuffix('.')} has no {self.address}")
+
+
+FAMILIES: Mapping[AddressFamily, Family] = MappingProxyType(
+    {
+        "any": Family("address", ("AAAA", "A"), socket.AF_UNSPEC),
+        "ipv4": Family("IPv4 address", ("A",), socket.AF_INET),
+        "ipv6": Family("IPv6 address", ("AAAA",), socket.AF_INET6),
+    }
+)
+
+
 @dataclass
 class _LookUp:
     """A lookup under way, for all who want the same name."""
@@ -68,57 +96,64 @@ class NameResolution:
         self._port = port
         self._stub_resolver: StubResolver | None = None
         self._nameservers: list[Resolver] = []
-        self._under_way: dict[tuple[asyncio.AbstractEventLoop, str], _LookUp] = {}
+        self._under_way: dict[tuple[asyncio.AbstractEventLoop, str, Family], _LookUp] = {}
         self._threads: set[threading.Thread] = set()
 
-    async def resolve(self, host: str, port: int, seconds: float) -> list[tuple[str, int]]:
-        """Return the addresses of ``host``, each with ``port``, in the order of RFC 6724.
+    async def resolve(
+        self, host: str, port: int, seconds: float, family: AddressFamily = "any"
+    ) -> list[tuple[str, int]]:
+        """Return the addresses of ``host`` of a family, each with ``port``, in the order of RFC 6724.
 
         A name is looked up once at a time, however many ask for it; the lookup ends with the last who
         waits for it. Raises `ProbeFault`: `DNS_NXDOMAIN` or `DNS_NO_ADDRESS` if the name surely has no
-        address. Every other reason has the outcome unknown.
+        such address. Every other reason has the outcome unknown.
         """
-        addresses = self._without_dns(host)
-        if addresses is None:
-            found = await self._shared(host.lower(), seconds)
-            if isinstance(found, ProbeFault):  # each run redacts its own
-                raise ProbeFault(found.reason, found.detail)
+        wanted = FAMILIES[family]
+        listed = self._without_dns(host)
+        addresses = in_order(wanted.of(listed))
+        if not addresses:
+            found = await self._shared(host.lower(), wanted, seconds)
+            if isinstance(found, ProbeFault):
+                if listed and found.reason is Reason.DNS_NXDOMAIN:  # DNS need not know it
+                    raise wanted.absent(host)
+                raise ProbeFault(found.reason, found.detail)  # each run redacts its own
             addresses = found
         return [(address, port) for address in addresses]
 
-    def _without_dns(self, host: str) -> list[str] | None:
+    def _without_dns(self, host: str) -> Sequence[str]:
         if is_ip_address(host):
             return [host]
         name = host.lower().removesuffix(".")
-        listed = self._files.hosts.get(name)
-        if listed is None and (name == "localhost" or name.endswith(".localhost")):
+        listed = self._files.hosts.get(name, ())
+        if not listed and (name == "localhost" or name.endswith(".localhost")):
             listed = ("::1", "127.0.0.1")  # RFC 6761 section 6.3: never a matter of DNS
-        return None if listed is None else in_order(listed)
+        return listed
 
-    async def _shared(self, host: str, seconds: float) -> list[str] | ProbeFault:
-        key = asyncio.get_running_loop(), host
+    async def _shared(self, host: str, family: Family, seconds: float) -> list[str] | ProbeFault:
+        key = asyncio.get_running_loop(), host, family
         if key not in self._under_way:
-            self._under_way[key] = _LookUp(asyncio.create_task(self._look_up(host), name=f"resolve {host}"))
+            task = asyncio.create_task(self._look_up(host, family), name=f"resolve {host}")
+            self._under_way[key] = _LookUp(task)
         look_up = self._under_way[key]
         look_up.waiting += 1
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.shield(look_up.task)
         except TimeoutError:
-            return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no addresses after {seconds:g} s")
+            return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: no {family.address} after {seconds:g} s")
         finally:
             look_up.waiting -= 1
             if (not look_up.waiting or look_up.task.done()) and self._under_way.get(key) is look_up:
                 del self._under_way[key]
                 look_up.task.cancel()
 
-    async def _look_up(self, host: str) -> list[str] | ProbeFault:
+    async def _look_up(self, host: str, family: Family) -> list[str] | ProbeFault:
         """Return the addresses of the first name of the search list that has any."""
         sources = self._files.host_sources
         names = self._files.stub_resolver.names_for(host) if "dns" in sources else []
         faults: list[ProbeFault] = []
         for name in names:
-            found = await self._ask_for_addresses(name)
+            found = await self._ask_for_addresses(name, family)
             if not isinstance(found, ProbeFault):
                 return in_order(found)
             faults.append(found)
@@ -128,12 +163,14 @@ class NameResolution:
             del faults[1:]  # what the search list adds to a full name is a guess
         fault = _most_telling(faults or [ProbeFault(Reason.DNS_NXDOMAIN, f"{host} is not a known name")])
         if fault.reason is Reason.DNS_NXDOMAIN and not {"files", "dns"}.issuperset(sources):
-            return await self._ask_other_sources(host, fault)
+            return await self._ask_other_sources(host, family, fault)
         return fault
 
-    async def _ask_for_addresses(self, name: str) -> list[str] | ProbeFault:
-        """Ask for the addresses of both families at once."""
-        tasks = [asyncio.create_task(self._ask_nameservers(name, rdtype)) for rdtype in ("AAAA", "A")]
+    async def _ask_for_addresses(self, name: str, family: Family) -> list[str] | ProbeFault:
+        """Ask for all types of address at once."""
+        tasks = [
+            asyncio.create_task(self._ask_nameservers(name, rdtype, family)) for rdtype in family.rdtypes
+        ]
         try:
             done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if pending:
@@ -146,7 +183,7 @@ class NameResolution:
         addresses = [address for result in results if isinstance(result, list) for address in result]
         return addresses or _most_telling(result for result in results if isinstance(result, ProbeFault))
 
-    async def _ask_nameservers(self, name: str, rdtype: str) -> list[str] | ProbeFault:
+    async def _ask_nameservers(self, name: str, rdtype: str, family: Family) -> list[str] | ProbeFault:
         """Ask one name server after the other, as often as resolv.conf says, until one gives an answer."""
         options, nameservers = self._name_servers()
         loop = asyncio.get_running_loop()
@@ -161,9 +198,7 @@ class NameResolution:
                         return fault
                     faults.append(fault)
                 else:
-                    addresses = [record.to_text() for record in answer.records]
-                    absent = ProbeFault(Reason.DNS_NO_ADDRESS, f"{name.removesuffix('.')} has no address")
-                    return addresses or absent
+                    return [record.to_text() for record in answer.records] or family.absent(name)
             if all(fault.reason is not Reason.DNS_TIMEOUT for fault in faults):
                 break  # a refusal is repeated, silence may end
         return faults[0]
@@ -182,7 +217,9 @@ class NameResolution:
             nameservers = random.sample(nameservers, len(nameservers))
         return options, nameservers
 
-    async def _ask_other_sources(self, host: str, absent: ProbeFault) -> list[str] | ProbeFault:
+    async def _ask_other_sources(
+        self, host: str, family: Family, absent: ProbeFault
+    ) -> list[str] | ProbeFault:
         """Return what the C library finds, or ``absent`` if it knows no more than DNS."""
         if len(self._threads) >= MOST_THREADS:
             return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: the other sources of names are busy")
@@ -194,7 +231,7 @@ class NameResolution:
                 found.set_result(result)
 
         def ask() -> None:
-            result = _from_c_library(host, absent)
+            result = _from_c_library(host, family, absent)
             self._threads.discard(threading.current_thread())
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(tell, result)
@@ -205,9 +242,9 @@ class NameResolution:
         return await found
 
 
-def _from_c_library(host: str, absent: ProbeFault) -> list[str] | ProbeFault:
+def _from_c_library(host: str, family: Family, absent: ProbeFault) -> list[str] | ProbeFault:
     try:
-        entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, None, family.for_c_library, socket.SOCK_STREAM)
     except OSError as error:
         fault = fault_of(error) or ProbeFault(Reason.DNS_SERVFAIL, str(error))
         return absent if fault.reason in _ABSENT else fault

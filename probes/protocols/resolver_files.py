@@ -5,7 +5,6 @@ Each file is read again when it changes. A line that makes no sense is skipped, 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from probes.core.file_version import FileVersion, version_of
+from probes.core.setting_types import is_ip_address
 
 T = TypeVar("T")
 
@@ -98,15 +98,6 @@ def host_sources_of(text: str) -> tuple[str, ...]:
         if database.strip() == "hosts":
             return tuple(_NSS_ACTION.sub(" ", sources).split())
     return ("files", "dns")
-
-
-def is_ip_address(text: str) -> bool:
-    """Return whether ``text`` is an IPv4 or IPv6 address, with a zone (RFC 4007 section 11) or without."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 class _Reread(Generic[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.reasons import Outcome, Reason
 from probes.core.redaction import WITHHELD
+from probes.core.setting_types import AddressFamily
 from probes.core.settings import Site
+from probes.protocols import name_resolution
 from probes.smtp import Smtp, SmtpSettings
+from tests.fakes.dns_server import dns_server, zone
+from tests.fakes.resolver_files import resolution
 from tests.fakes.scripted_server import PASSWORD, Script, Step, dialogue, scripted_server
 
 BANNER = b"220 mail.example.com ESMTP"
@@ -47,6 +52,26 @@ async def test_dialogue_without_sender() -> None:
         "features": ["8BITMIME", "AUTH PLAIN LOGIN", "SIZE 1000"],
     }
     assert result.verdict.certificate_not_after is None
+
+
+@pytest.mark.parametrize(("family", "reason"), [("ipv4", Reason.NONE), ("ipv6", Reason.DNS_NO_ADDRESS)])
+async def test_family_of_the_server(
+    family: AddressFamily, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's family decides which of its addresses are used, and the probe says where it has none."""
+    async with (
+        dns_server(zone("mail.test. 300 IN A 127.0.0.1")) as dns,
+        scripted_server(dialogue(BANNER, EHLO, QUIT)) as server,
+    ):
+        monkeypatch.setattr(name_resolution, "system", resolution(tmp_path, port=dns.port))
+        settings = server.settings("smtp").model_copy(update={"host": "mail.test", "family": family})
+        context = Context(SystemClock(), Site("here", {"mail": settings}, {}))
+        probe = Smtp(SmtpSettings(name="mail", kind="smtp", server="mail"), context)
+        verdict = (await Runner(SystemClock(), "here").run(probe)).verdict
+        assert {query.question[0].rdtype.name for query in dns.asked_over_udp} <= {"A", "AAAA"}
+        assert len(dns.asked_over_udp) == 1
+    assert verdict.reason is reason
+    assert ("mail.test has no IPv6 address" in verdict.detail) == (family == "ipv6")
 
 
 async def test_dialogue_up_to_the_recipient() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
+from probes.core.setting_types import AddressFamily
 from probes.protocols import name_resolution
 from probes.protocols.name_resolution import MOST_THREADS, NameResolution, in_order
 from tests.fakes.dns_server import Script, dns_server, response, zone
@@ -127,6 +128,48 @@ async def test_one_family_is_enough(six: Answer, tmp_path: Path, monkeypatch: py
     script = answering({("mail.test.", "A"): "192.0.2.1", ("mail.test.", "AAAA"): six})
     async with dns_server(script) as server, asyncio.timeout(1.5):  # less than the first attempt takes
         assert await addresses(resolution(tmp_path, port=server.port)) == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    ("family", "expected", "asked"),
+    [("ipv4", ["192.0.2.1", "192.0.2.2"], {"A"}), ("ipv6", ["2001:db8::1"], {"AAAA"})],
+)
+@on_each_loop
+async def test_only_one_family_is_asked_for(
+    family: AddressFamily, expected: list[str], asked: set[str], tmp_path: Path
+) -> None:
+    """With a family, DNS is asked for its addresses alone, and another's lookup is not taken for its own."""
+    async with dns_server(zone(*MAIL, SIX)) as server:
+        names = resolution(tmp_path, port=server.port)
+        found = await asyncio.gather(
+            names.resolve("mail.test", 25, 5.0, family), names.resolve("mail.test", 25, 5.0, family)
+        )
+        assert {query.question[0].rdtype.name for query in server.asked_over_udp} == asked
+        both = await names.resolve("mail.test", 25, 5.0)
+    assert found == [[(address, 25) for address in expected]] * 2
+    assert len(both) == 3
+
+
+@pytest.mark.parametrize("hosts", ["", "192.0.2.7 mail.test\n"])
+async def test_a_name_without_addresses_of_the_family(hosts: str, tmp_path: Path) -> None:
+    """A name with addresses of the other family only, in DNS or in the hosts file, surely has none."""
+    known = {("mail.test.", "A"): "192.0.2.1", ("mail.test.", "AAAA"): dns.rcode.NOERROR}
+    async with dns_server(answering(known if not hosts else {})) as server:
+        with pytest.raises(ProbeFault) as caught:
+            await resolution(tmp_path, port=server.port, hosts=hosts).resolve("mail.test", 25, 5.0, "ipv6")
+    assert caught.value.reason is Reason.DNS_NO_ADDRESS
+    assert caught.value.detail == "mail.test has no IPv6 address"
+
+
+async def test_the_hosts_file_has_addresses_of_both_families(tmp_path: Path) -> None:
+    """Of the hosts file too, only the family counts; what it lacks there, DNS may have."""
+    async with dns_server(zone(SIX)) as server:
+        names = resolution(tmp_path, port=server.port, hosts="192.0.2.7 mail.test\n::7 two.test\n")
+        assert await names.resolve("mail.test", 25, 5.0, "ipv4") == [("192.0.2.7", 25)]
+        assert await names.resolve("two.test", 25, 5.0, "ipv6") == [("::7", 25)]
+        assert await names.resolve("localhost", 25, 5.0, "ipv6") == [("::1", 25)]
+        assert server.asked_over_udp == []
+        assert await names.resolve("mail.test", 25, 5.0, "ipv6") == [("2001:db8::1", 25)]
 
 
 async def test_a_name_that_dns_cannot_hold(tmp_path: Path) -> None:
