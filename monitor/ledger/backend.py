@@ -13,27 +13,27 @@ _EXAMPLE = "write sqlite:///var/lib/mailsonde/ledger.db, or sqlite:ledger.db for
 
 
 def connected(url: str, instance: str) -> tuple[Database, Locks]:
-    """Return the database that ``url`` names, and the locks of this process at it as ``instance``.
+    """Return the database at ``url``, and this process's locks on it, held under the name ``instance``.
 
-    ``instance`` is 1 to 64 letters, digits, dots, dashes and underscores. ValueError for a URL as in
-    `ledger_path`; LedgerError when the database cannot be used, or another process has that name.
+    ``instance`` is 1 to 64 letters, digits, dots, dashes and underscores. Raises ValueError as `ledger_path`
+    does, and LedgerError if the database cannot be used or another process has this name.
     """
     path = ledger_path(url)
-    # A database's own code and driver are loaded only where a ledger is kept in it.
+    # Imported here, so that only the driver of the chosen database is loaded.
     from monitor.ledger.file_locks import FileLocks
     from monitor.ledger.sqlite import SqliteDatabase
 
-    # The locks lie beside the file itself: a symbolic link to it must not lead to other locks.
+    # The locks lie beside the real file, so that every symbolic link to it leads to the same locks.
     path = Path(os.path.realpath(path))
     return SqliteDatabase(path), FileLocks(path, instance)
 
 
 def ledger_path(url: str) -> Path:
-    """Return the path of the SQLite file that ``url`` names; ValueError says what is wrong with it.
+    """Return the path of the SQLite file at ``url``; raises ValueError, which says what is wrong.
 
-    Slashes count as in a ``file:`` URL (RFC 8089): ``sqlite:///var/x.db``, ``sqlite:/var/x.db`` and
-    ``sqlite:////var/x.db`` are the absolute path ``/var/x.db``; ``sqlite:x.db`` is relative to the
-    working directory. ``%20`` and the like are decoded.
+    Slashes work as in a ``file:`` URL (RFC 8089): ``sqlite:///var/x.db``, ``sqlite:/var/x.db`` and
+    ``sqlite:////var/x.db`` all give the absolute path ``/var/x.db``. ``sqlite:x.db`` is relative to the
+    working directory. Percent-encoding is decoded.
     """
     scheme, colon, rest = url.partition(":")
     if scheme.partition("+")[0] in {"postgresql", "postgres"}:

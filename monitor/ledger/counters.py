@@ -1,4 +1,4 @@
-"""The ledger's counts as metrics need them, kept in memory."""
+"""The ledger's counts, kept in memory for the metrics."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from probes.delivery.message_life import IN_FLIGHT
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """The counts of one probe, target and state, as the ``totals`` table has them."""
+    """The counts of one probe, target and state, from the ``totals`` table."""
 
     probe: str
     target: str
     state: MessageState
     entered: int
     held: int
-    oldest: float | None  # unix seconds: the earliest created_at among the messages in this state
+    oldest: float | None  # unix seconds: the earliest created_at of the messages in this state
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """One consistent picture of the ledger's counts, by probe and target; a commit replaces it with the next.
+    """A consistent snapshot of the ledger's counts, by probe and target. Each commit makes a new one.
 
-    The next shares with it what did not change: every commit makes one, and routes only become more.
+    Snapshots share what did not change, because commits are frequent and there may be many routes.
     """
 
     routes: Mapping[tuple[str, str], Mapping[MessageState, Total]] = field(default_factory=dict)
 
     def updated(self, totals: Iterable[Total]) -> Counters:
-        """Return the counters in which ``totals`` replace those of the same probe, target and state."""
+        """Return a snapshot in which ``totals`` replace those of the same probe, target and state."""
         changed: dict[tuple[str, str], dict[MessageState, Total]] = {}
         for total in totals:
             route = total.probe, total.target
@@ -39,26 +39,26 @@ class Counters:
         return Counters({**self.routes, **changed}) if changed else self
 
     def entered(self, probe: str, target: str, state: MessageState) -> int:
-        """Return how many times messages came into ``state``: it continues over restarts."""
+        """Return how many messages ever entered ``state``; the count continues across restarts."""
         total = self.routes.get((probe, target), {}).get(state)
         return total.entered if total is not None else 0
 
     def in_flight(self, probe: str, target: str) -> int:
-        """Return how many messages are under way."""
+        """Return how many messages are in flight."""
         return sum(total.held for total in self._in_flight(probe, target))
 
     def oldest_in_flight(self, probe: str, target: str) -> float:
-        """Return when the oldest message under way was created, in unix seconds; 0 when there is none."""
+        """Return when the oldest message in flight was created, in unix seconds; 0 if there is none."""
         instants = [total.oldest for total in self._in_flight(probe, target) if total.oldest is not None]
         return min(instants, default=0.0)
 
     def intents(self, probe: str, target: str) -> int:
-        """Return how many messages no server has accepted or refused yet."""
+        """Return how many messages wait for a server to accept or refuse them."""
         total = self._intents(probe, target)
         return total.held if total is not None else 0
 
     def oldest_intent(self, probe: str, target: str) -> float:
-        """Return when the oldest of these was created, in unix seconds; 0 if there is none."""
+        """Return when the oldest such message was created, in unix seconds; 0 if there is none."""
         total = self._intents(probe, target)
         return total.oldest or 0.0 if total is not None else 0.0
 

@@ -1,7 +1,7 @@
-"""What the ledger needs of the database that it is kept in: transactions, and knowing which processes use it.
+"""What the ledger needs from its database: transactions, and the names of the processes that use it.
 
 `monitor.ledger.backend` chooses an implementation by the ledger's URL. Nothing else in the ledger knows
-which database it is: statements are SQL that SQLite and PostgreSQL both take.
+which database it is: all statements are valid in both SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ T = TypeVar("T")
 
 
 class FullError(LedgerError):
-    """The database has no room for a whole transaction; it may have room for a part of it."""
+    """The database has no room for this transaction; a smaller one may still fit."""
 
 
 class Database(Protocol):
     """A database that holds a ledger. Its methods block, and any thread may call them.
 
-    Trouble of the database's own is a LedgerError that says what to do. Nothing has changed then, and the
-    next call tries again. The fault of a value that was to be written stays the driver's own error.
+    If the database itself fails, they raise a LedgerError that says what to do. In that case nothing has
+    changed, and the next call tries again. If a value cannot be written, the driver's own error is raised.
     """
 
     @property
     def name(self) -> str:
-        """What errors call the ledger, such as ``ledger /var/lib/mailsonde/ledger.db``; without passwords."""
+        """The ledger's name in errors, such as ``ledger /var/lib/mailsonde/ledger.db``; never a password."""
         ...
 
     @property
     def upgrades(self) -> Mapping[str, Sequence[str]]:
-        """The SQL that turns an older schema, by its version, into the next one.
+        """The SQL that upgrades each older version of the schema to the next one.
 
-        ``:location`` stands for the location that gets the rows of a ledger that had no locations.
+        Rows from before ledgers had locations are given the location ``:location``.
         """
         ...
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Return what ``work`` does in one transaction, which is durable by then.
+        """Run ``work`` in one transaction, and return its result once the transaction is durable.
 
-        It has the effect that it would have if no other transaction ran at the same time. ``work`` may be
-        called again where another transaction got in its way. FullError when there is no room.
+        Transactions are serializable. ``work`` may be called again after a conflict with another
+        transaction. Raises FullError if there is no room.
         """
         ...
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        """Return the answer of ``query``, which sees one consistent state of what is committed.
+        """Return the result of ``query``, which sees one consistent state of the committed data.
 
-        A ValueError or TypeError in ``query`` is a LedgerError too: the database holds what the ledger
-        never wrote.
+        A ValueError or TypeError in ``query`` is raised as LedgerError: the database contains something that
+        the ledger never wrote.
         """
         ...
 
@@ -63,28 +63,28 @@ class Database(Protocol):
 
 
 class Locks(Protocol):
-    """Which processes use a ledger. The locks of a process end with it, however it ends.
+    """Which processes use a ledger. A process's locks are released when it ends, even if it is killed.
 
-    Methods raise LedgerError when the locks cannot be reached.
+    Methods raise LedgerError if the locks cannot be accessed.
     """
 
     @property
     def instance(self) -> str:
-        """The name of this process, which no other living process has."""
+        """The name of this process, unique among the running ones."""
         ...
 
     def lock_for_agent(self) -> None:
-        """Hold the ledger for this agent until `release`; LedgerError when another agent has it."""
+        """Reserve the ledger for this agent until `release`; raises LedgerError if another agent has it."""
         ...
 
     def living(self) -> frozenset[str]:
-        """Return the instances whose processes are alive, this one among them."""
+        """Return the instances of all running processes, including this one."""
         ...
 
     def setting_up(self) -> AbstractContextManager[None]:
-        """Return what keeps other processes from setting up the same ledger at the same time."""
+        """Return a context manager that keeps other processes from setting up the ledger at the same time."""
         ...
 
     def release(self) -> None:
-        """Drop the locks of this process; never raises."""
+        """Release the locks of this process; never raises."""
         ...

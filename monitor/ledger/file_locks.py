@@ -1,10 +1,10 @@
-"""Which processes use an SQLite ledger, told by file locks that the kernel drops when a process ends.
+"""File locks that show which processes use an SQLite ledger. The kernel releases them when a process ends.
 
-Beside ``ledger.db`` lies the directory ``ledger.db.locks``. Each process that has the ledger open
-holds an exclusive ``flock`` on ``instance-NAME`` there, and the one agent holds another on
-``agent``. A lock that can be taken belongs to a process that is gone, however it ended; neither
-reused process ids nor a reboot can mislead. The directory itself is locked while its files are
-looked at or changed. Only the owner can open the files, whatever the umask: whoever can open one can lock it.
+Next to ``ledger.db`` is the directory ``ledger.db.locks``. Each process that has the ledger open holds an
+exclusive ``flock`` on its file ``instance-NAME`` there, and the agent also holds one on ``agent``. If a lock
+can be taken, its process is gone. Unlike process ids, locks are not misleading after a reboot. The directory
+itself is locked while its files are checked or changed. Only the owner can open the files, whatever the
+umask, because anyone who can open a file can lock it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _PREFIX = "instance-"
 
 
 class FileLocks(Locks):
-    """The locks of this process, which is ``instance``, at the ledger file ``path``.
+    """Locks of this process on the ledger file ``path``, held under the name ``instance``.
 
-    Names are 1 to 64 letters, digits, dots, dashes and underscores; LedgerError when another
-    process uses the name, or the directory cannot be made.
+    A name has 1 to 64 letters, digits, dots, dashes and underscores. Raises LedgerError if another process
+    has this name or the directory cannot be made.
     """
 
     def __init__(self, path: Path, instance: str) -> None:
@@ -37,21 +37,21 @@ class FileLocks(Locks):
         self._ledger = path
         self._directory = path.with_name(path.name + ".locks")
         self._held = ExitStack()
-        self._mark = self._directory / f"{_PREFIX}{instance}"
+        self._instance_file = self._directory / f"{_PREFIX}{instance}"
         with self._translated():
             self._directory.mkdir(mode=0o700, exist_ok=True)
-        with self._undisturbed():
-            if self._hold(self._mark) is None:
+        with self._directory_locked():
+            if self._hold(self._instance_file) is None:
                 raise LedgerError(f"ledger {path}: another process runs as instance {instance}")
 
     @property
     def instance(self) -> str:
-        """The name of this process among those that use the ledger."""
+        """The name of this process, unique among the running ones."""
         return self._instance
 
     def lock_for_agent(self) -> None:
-        """Hold the ledger for this agent until `release`; LedgerError when another agent has it."""
-        with self._undisturbed():
+        """Reserve the ledger for this agent until `release`; raises LedgerError if another agent has it."""
+        with self._directory_locked():
             file = self._hold(self._directory / "agent")
             if file is None:
                 pid = (self._directory / "agent").read_text().strip()
@@ -64,15 +64,15 @@ class FileLocks(Locks):
             file.flush()
 
     def living(self) -> frozenset[str]:
-        """Return the instances whose processes are alive, this one among them; remove the files of others."""
+        """Return the instances of all running processes, including this one; remove the files of others."""
         living = set()
-        with self._undisturbed():
-            for mark in self._directory.glob(f"{_PREFIX}*"):
-                with _opened(mark) as file:
+        with self._directory_locked():
+            for path in self._directory.glob(f"{_PREFIX}*"):
+                with _opened(path) as file:
                     if _locked(file):
-                        mark.unlink()
+                        path.unlink()
                     else:
-                        living.add(mark.name.removeprefix(_PREFIX))
+                        living.add(path.name.removeprefix(_PREFIX))
         return frozenset(living)
 
     @contextmanager
@@ -85,13 +85,13 @@ class FileLocks(Locks):
             yield
 
     def release(self) -> None:
-        """Drop the locks, even where the directory is gone."""
-        with suppress(LedgerError), self._undisturbed():
-            self._mark.unlink(missing_ok=True)
+        """Release the locks, even if the directory is gone."""
+        with suppress(LedgerError), self._directory_locked():
+            self._instance_file.unlink(missing_ok=True)
         self._held.close()
 
     def _hold(self, path: Path) -> TextIOWrapper | None:
-        """Return the locked file, which `release` closes, or ``None`` when it is locked already."""
+        """Return the locked file, which `release` closes, or ``None`` if another process has locked it."""
         file = _opened(path)
         if not _locked(file):
             file.close()
@@ -99,7 +99,7 @@ class FileLocks(Locks):
         return self._held.enter_context(file)
 
     @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
+    def _directory_locked(self) -> Iterator[None]:
         with self._translated():
             descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -120,7 +120,7 @@ class FileLocks(Locks):
 
 
 def _opened(path: Path) -> TextIOWrapper:
-    """Open a file for locking, made with mode 0600; one that an older mailsonde made gets that mode too."""
+    """Open a file for locking. It gets mode 0600, even if an older mailsonde made it with another."""
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a")
     if os.fstat(file.fileno()).st_mode & 0o077:
         os.fchmod(file.fileno(), 0o600)

@@ -1,4 +1,4 @@
-"""The last finished runs of each route, which is a probe and its target; failures are kept longer."""
+"""The latest finished runs of each route (a probe and its target). Failures are kept longer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sqlalchemy import (
 from monitor.ledger.schema import runs
 
 RUNS_KEPT = 100
-"""Runs, and failed runs besides, that are kept of each route."""
+"""How many of the latest runs, and of the latest failed runs, are kept for each route."""
 
 ROUTES_KEPT = 50
-"""Routes of one probe that are kept, those that ran last: twice as many as it can have at a time."""
+"""How many routes of a probe are kept, the latest to run: twice as many as it can have at a time."""
 
 Documents = tuple[str, str | None]
-"""A run as one JSON object, and its transcript as a JSON list of lines where it was asked for."""
+"""A run as one JSON object, and its transcript as a JSON list of lines if requested."""
 
 _ENCODER = json.JSONEncoder(default=dict)  # a mapping of another type than dict
 
@@ -39,7 +39,7 @@ def add_runs(connection: Connection, location: str, finished: Sequence[Mapping[s
 
 
 def _row(run: Mapping[str, object]) -> dict[str, object]:
-    """Return a run's row; the transcript has its own column, for it is most of a run and seldom read."""
+    """Return a run's row. The transcript has its own column, because it is large and rarely read."""
     transcript = run.get("transcript")
     return {
         "run": run["run"],
@@ -58,21 +58,21 @@ def forget_old_runs(connection: Connection, location: str, routes: Iterable[tupl
 
 
 def forget_gone_routes(connection: Connection, location: str) -> None:
-    """Remove all runs of those routes of a probe that are not among the last that ran."""
+    """Remove all runs of routes that are not among the latest `ROUTES_KEPT` of their probe to run."""
     connection.execute(_FORGET_GONE, {"of_location": location})
 
 
 def recent_runs(
     connection: Connection, location: str, route: tuple[str, str], limit: int, *, failures: bool
 ) -> list[Documents]:
-    """Return up to ``limit`` runs of a route, newest first, or its failures alone, without transcripts."""
+    """Return up to ``limit`` runs or failed runs of a route, newest first, without transcripts."""
     values = {"of_location": location, "of_probe": route[0], "of_target": route[1], "most": limit}
     found = connection.scalars(_RECENT_FAILURES if failures else _RECENT, values)
     return [(document, None) for document in found]
 
 
 def find_run(connection: Connection, location: str, probe: str, run: str) -> list[Documents]:
-    """Return the run of a probe that has this id, or nothing."""
+    """Return the run of a probe with this id; an empty list if there is none."""
     values = {"of_location": location, "of_probe": probe, "of_run": run}
     return [(row.document, row.transcript) for row in connection.execute(_FIND, values)]
 
@@ -82,7 +82,8 @@ def newest_runs(
 ) -> list[Documents]:
     """Return the newest runs of every route of these probes, oldest first in a route, without transcripts.
 
-    Up to ``each`` of a route; fewer, but at least one, where those would be more than ``most`` together.
+    There are up to ``each`` runs of a route. If that would be more than ``most`` in total, there are fewer,
+    but at least one.
     """
     known = connection.execute(_KNOWN_ROUTES, {"of_location": location})
     routes = [(probe, target) for probe, target in known if probe in probes]
@@ -106,7 +107,7 @@ _RECENT_FAILURES = _RECENT.where(runs.c.failed)
 
 
 def _newest_beyond(*, failures: bool) -> ScalarSelect[int]:
-    """Select the newest run that is too old to be kept; NULL, which deletes nothing, if all are kept."""
+    """Select the newest run that is too old to keep. If there is none, select NULL, which deletes nothing."""
     condition = and_(_OF_ROUTE, runs.c.failed) if failures else _OF_ROUTE
     ranked = (
         select(runs.c.id).where(condition).order_by(runs.c.id.desc()).limit(1).offset(RUNS_KEPT).subquery()

@@ -22,21 +22,21 @@ DAY_HOURS, WEEK_HOURS = 24, 168
 
 _S = MessageState
 ENDS = frozenset({_S.DELIVERED, _S.LATE, _S.LOST, _S.BOUNCED, _S.REJECTED, _S.DEFERRED})
-"""States in which a message counts. One that is `lost` first and `late` afterwards counts once."""
+"""States in which a message counts. A message that is `lost` and later `late` counts once."""
 
 _NOT_MAILS_FAULT = frozenset(str(reason) for reason in Reason if reason.outcome is Outcome.UNKNOWN)
-"""A message that is not delivered for one of these reasons says nothing about the mail system."""
+"""If a message is not delivered for one of these reasons, that says nothing about the mail system."""
 
 _STEPS = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
 BOUNDS = tuple(round(step * 10.0**power, 5) for power in range(-2, 6) for step in _STEPS)
-"""Latencies, in seconds, up to which deliveries are counted: ten a decade (ISO 3, R10), to over a week."""
+"""Upper bounds, in seconds, by which latencies are counted: ten per decade (ISO 3, R10), to over a week."""
 
 LAST_BOUND = len(BOUNDS) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many messages ended, and how many of them were delivered by their deadline."""
+    """How many messages ended, and how many of these were delivered by their deadline."""
 
     ended: int = 0
     delivered: int = 0
@@ -44,13 +44,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """A number of messages of a route that were created in the same hour and ended alike."""
+    """How many messages of a route were created in the same hour and ended in the same way."""
 
     probe: str
     target: str
     hour: int  # since the epoch
     is_delivered: bool
-    bound: int | None  # where the latency is in `BOUNDS`, if it is known well enough
+    bound: int | None  # position of the latency in `BOUNDS`, if it is known precisely enough
     count: int
 
 
@@ -58,7 +58,7 @@ class Ends:
 class _Hour:
     ended: int = 0
     delivered: int = 0
-    latencies: dict[int, int] | None = field(default_factory=dict)  # by position in `BOUNDS`; for a day
+    latencies: dict[int, int] | None = field(default_factory=dict)  # by position in `BOUNDS`; kept for a day
 
 
 class RouteWeek:
@@ -66,11 +66,11 @@ class RouteWeek:
 
     def __init__(self) -> None:
         self.newest = 0
-        """The latest hour that a message was created in, since the epoch."""
+        """The latest hour in which a message was created, in hours since the epoch."""
         self._hours: dict[int, _Hour] = {}
 
     def add(self, ends: Ends) -> None:
-        """Count these messages. The time that it takes does not depend on how many were counted before."""
+        """Count these messages. This takes the same time however many were counted before."""
         hour = self._hours.get(ends.hour)
         if hour is None:
             hour = self._hours[ends.hour] = _Hour()
@@ -92,7 +92,7 @@ class RouteWeek:
         return not self._hours
 
     def share(self, now: float, hours: int) -> Share:
-        """Return how the messages ended that were created in so many last hours, the current one included."""
+        """Return how the messages of the last ``hours`` ended, by creation and including the current hour."""
         current, ended, delivered = int(now // HOUR), 0, 0
         for number, hour in list(self._hours.items()):
             if 0 <= current - number < hours:
@@ -101,15 +101,15 @@ class RouteWeek:
         return Share(ended, delivered)
 
     def by_hour(self, now: float) -> list[Share]:
-        """Return each hour of the last seven days, oldest first, the current one included."""
+        """Return each hour of the last seven days, oldest first, including the current one."""
         current = int(now // HOUR)
         hours = (self._hours.get(number) for number in range(current - WEEK_HOURS + 1, current + 1))
         return [Share() if hour is None else Share(hour.ended, hour.delivered) for hour in hours]
 
     def within(self, now: float, parts: Iterable[float]) -> dict[float, float] | None:
-        """Return, for each part of the last day's deliveries, the seconds in which so many arrived.
+        """Return quantiles of the last day's latencies, in seconds, by the quantile (0 to 1).
 
-        They are the next of `BOUNDS` above the true quantile. ``None`` if no latency is known.
+        Each is rounded up to the next of `BOUNDS`. Returns ``None`` if no latency is known.
         """
         current, counts = int(now // HOUR), Counter[int]()
         for number, hour in list(self._hours.items()):
@@ -129,9 +129,10 @@ def _bound(counts: Counter[int], part: float) -> float:
 
 
 class LastWeek:
-    """The last seven days of every route, as far as this process saw or `ends_since` told it.
+    """The last seven days of every route: what this process has seen, and what `ends_since` found.
 
-    Of each probe, the `ROUTES_KEPT` most recent routes are kept: MX hosts come and go. Any thread may use it.
+    MX hosts come and go, so only the `ROUTES_KEPT` most recent routes of each probe are kept. Any thread may
+    use it.
     """
 
     def __init__(self) -> None:
@@ -158,7 +159,7 @@ class LastWeek:
         return self._probes.get(probe, {}).get(target) or RouteWeek()
 
     def forget_before(self, now: float) -> None:
-        """Forget what is older than seven days at ``now`` (unix seconds), and routes without any rest."""
+        """Forget what is older than seven days at ``now`` (unix seconds), and routes with nothing left."""
         with self._changing:
             for probe, targets in list(self._probes.items()):
                 for target, week in list(targets.items()):
@@ -169,7 +170,7 @@ class LastWeek:
 
 
 def ends_of(message: Message) -> Ends | None:
-    """Return how ``message`` counts now that it ended; ``None`` if it says nothing about the mail system."""
+    """Return how an ended message counts; ``None`` if it says nothing about the mail system."""
     is_delivered = message.state is _S.DELIVERED
     if not is_delivered and message.reason in _NOT_MAILS_FAULT:
         return None
@@ -181,9 +182,9 @@ def ends_of(message: Message) -> Ends | None:
 def ends_since(
     connection: Connection, location: str, route: tuple[str, str], now: float, before: float
 ) -> list[Ends]:
-    """Return how the messages of a route ended that were created in the seven days up to ``now``.
+    """Return how a route's messages ended, for those created in the seven days up to ``now``.
 
-    Only those whose state last changed before ``before``; both are in unix seconds.
+    Messages whose state changed at ``before`` or later are left out. Both times are in unix seconds.
     """
     values = {
         "of_location": location,
@@ -199,7 +200,7 @@ def ends_since(
 
 _seconds, _uncertainty = messages.c.delivery_seconds, messages.c.uncertainty_seconds
 _IS_DELIVERED = case((messages.c.state == _S.DELIVERED, 1), else_=0)
-_IS_MEASURED = and_(  # as `MessageReport.is_measured` has it
+_IS_MEASURED = and_(  # the same rule as `MessageReport.is_measured`
     messages.c.state == _S.DELIVERED,
     messages.c.created_at >= bindparam("day_ago"),
     or_(_uncertainty <= 1.0, _uncertainty <= _seconds / 2),
@@ -209,7 +210,7 @@ _BOUND = case(
 )
 _ENDS = (
     select(
-        # Not FLOOR, which some builds of SQLite lack; a cast to an integer rounds in PostgreSQL.
+        # Some builds of SQLite lack FLOOR, and PostgreSQL rounds when it casts to an integer.
         func.round(messages.c.created_at / HOUR - 0.5).label("hour"),
         _IS_DELIVERED.label("is_delivered"),
         case((_IS_MEASURED, _BOUND), else_=null()).label("bound"),

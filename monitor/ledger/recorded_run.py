@@ -1,4 +1,4 @@
-"""Reading a run of the history, which another version of mailsonde may have written."""
+"""Reads runs of the history, which another version of mailsonde may have written."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
 
 UNKNOWN_WORD = "unknown"
-"""What is read in place of a word that this version does not know."""
+"""Replaces words that this version does not know."""
 
 
 _log = logging.getLogger(__name__)
 
 
 class RunReader:
-    """Reads the runs of ``ledger``, by the name that messages call it, and leaves out what is broken.
+    """Reads runs and leaves out broken ones; ``ledger`` is the ledger's name in the log.
 
-    The history is only to be looked at: a broken row costs itself and a line in the log, and nothing else.
+    The history is only for display, so a broken row loses only that run, and the log says so.
     """
 
     def __init__(self, ledger: str) -> None:
@@ -32,7 +32,7 @@ class RunReader:
         self._told = False
 
     def read(self, documents: Iterable[tuple[str, str | None]]) -> list[dict[str, Any]]:
-        """Return the runs in pairs of document and transcript; the log tells once that some are broken."""
+        """Return the runs in these documents. The first time that some are broken, log it."""
         runs: list[dict[str, Any]] = []
         faults: list[_BrokenRunError] = []
         for document, transcript in documents:
@@ -52,7 +52,7 @@ class RunReader:
 
 
 class _BrokenRunError(Exception):
-    """A row holds no run that can be shown; the text says what is wrong with it."""
+    """A row contains no run that can be shown; the text says what is wrong."""
 
 
 def _one_of(words: type[StrEnum]) -> BeforeValidator:
@@ -76,7 +76,7 @@ class _Message(BaseModel):
 
 
 class _Run(BaseModel):
-    """What is shown of a run; other members are passed on as they are."""
+    """The members of a run that the pages rely on; others are passed on unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -99,16 +99,16 @@ class _Run(BaseModel):
 def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
     """Return the run in ``document``, a JSON object as `monitor.runner.Result` makes it.
 
-    A reason, an outcome or a message's state that this version does not know reads `UNKNOWN_WORD`, and the
-    detail tells the reason's own word. A member that an older version did not write has a value that
-    says nothing; ``run``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
+    If this version does not know the reason, the outcome or the message's state, it becomes `UNKNOWN_WORD`,
+    and the detail says what an unknown reason was. Members that an older version did not write get neutral
+    defaults; ``run``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
     """
     try:
         written = json.loads(document)
         if transcript is not None:
             written["transcript"] = json.loads(transcript)
         run = _Run.model_validate(written).model_dump()
-        json.dumps(run, ensure_ascii=False, allow_nan=False).encode()  # as it will be shown
+        json.dumps(run, ensure_ascii=False, allow_nan=False).encode()  # fails here if the page would fail
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _BrokenRunError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -1,6 +1,6 @@
-"""The ledger's tables, and bringing a database to them. A change to the tables raises `SCHEMA_VERSION`.
+"""The ledger's tables, and how a database gets them. Every change to them must raise `SCHEMA_VERSION`.
 
-Every row belongs to a location: an agent reads and writes its own location's rows, so that agents of
+Each row belongs to a location. An agent reads and writes only the rows of its own location, so agents at
 several locations can share a database.
 """
 
@@ -74,7 +74,7 @@ messages = Table(
     Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
     Index("messages_by_state", "location", "state", "probe", "target", "created_at"),
 )
-"""One row a message: ``location``, the fields of `probes.delivery.message_life.Message`, ``changed_at``."""
+"""One row per message: ``location``, the fields of `probes.delivery.message_life.Message`, ``changed_at``."""
 
 totals = Table(
     "totals",
@@ -87,16 +87,16 @@ totals = Table(
     Column("held", Integer, nullable=False),
     Column("purged", Integer, nullable=False),
 )
-"""Counts over all history, changed in the transaction that changes the message.
+"""Counts since the ledger was made, updated in the same transaction as the messages.
 
-``entered`` is how many times a message came into the state and never falls; ``held`` how many
-messages are in it, those included whose rows are purged; ``purged`` how many those are.
+``entered`` is how many messages ever entered the state; it never falls. ``held`` is how many are in it now,
+including those whose rows have been purged. ``purged`` is how many of these there are.
 """
 
 runs = Table(
     "runs",
     metadata,
-    Column("id", Integer, primary_key=True),  # greater than that of every older run
+    Column("id", Integer, primary_key=True),  # newer runs have greater ids
     Column("location", String, nullable=False),
     Column("run", String, nullable=False),
     Column("probe", String, nullable=False),
@@ -107,18 +107,17 @@ runs = Table(
     Index("runs_by_route", "location", "probe", "target", "id"),
     Index("failed_runs_by_route", "location", "probe", "target", "failed", "id"),
 )
-"""The last finished runs of each probe and target; ``failed`` means that the outcome was not ``ok``.
+"""The latest finished runs of each probe and target; ``failed`` means that the outcome was not ``ok``.
 
-One run is found by its id among those of its probe: an index for it would cost every run more than
-it would spare the few that are looked at.
+There is no index on ``run``: it would slow down every insert, and runs are rarely looked up by it.
 """
 
 
 def prepare(connection: Connection, database: Database, location: str) -> bytes:
-    """Make the tables in an empty database, or upgrade older ones; return the key that signs tokens.
+    """Make the tables in an empty database, or upgrade older ones; return the key for signing tokens.
 
-    The rows of a ledger that had no locations are given to ``location``. LedgerError for the tables of a
-    newer mailsonde or of another program, and for a ledger without a key.
+    Rows from before ledgers had locations are given the location ``location``. Raises LedgerError if the
+    tables belong to a newer mailsonde or another program, or if the key is missing.
     """
     tables = inspect(connection).get_table_names()
     if not tables:

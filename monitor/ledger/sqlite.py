@@ -1,7 +1,7 @@
-"""A ledger in an SQLite file: connections, transactions, what its errors mean, and upgrades of older files.
+"""A ledger in an SQLite file: connections, transactions, the meaning of errors, and upgrades of older files.
 
-SQLite 3.24 or later, in WAL mode with ``synchronous=FULL``: a commit that returned survives a
-power cut, and readers never wait for the writer.
+Needs SQLite 3.24 or later. The file is in WAL mode with ``synchronous=FULL``: once a commit has returned, it
+survives a power cut, and readers never wait for the writer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from monitor.ledger.database import Database, FullError
 from probes.delivery.message_life import LedgerError
 
 BUSY_SECONDS = 5.0
-"""How long a transaction waits for another process's before it fails."""
+"""How long a transaction waits for another process to finish its own before it fails."""
 
 T = TypeVar("T")
 _WRITING = "mailsonde_writing"
-_PLAIN = {
+_MEANINGS = {
     sqlite3.SQLITE_FULL: "its disk is full; free some space",
     sqlite3.SQLITE_READONLY: "it is read-only; check its file system, and its permissions",
     sqlite3.SQLITE_BUSY: f"another process kept it locked for {BUSY_SECONDS:g} seconds",
@@ -36,8 +36,8 @@ _PLAIN = {
     sqlite3.SQLITE_CORRUPT: "it is damaged; move it away, and mailsonde makes a new one",
     sqlite3.SQLITE_NOTADB: "its file is damaged or no SQLite database; move it away, or name another",
 }
-_PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY})
-"""Troubles after which the same connection is still good."""
+_TRANSIENT = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY})
+"""Errors after which the same connection can still be used."""
 
 _OF_A_MESSAGE = (
     "id, probe, target, mailbox, state, created_at, deadline_seconds, instance, boot, created_mono, "
@@ -66,7 +66,7 @@ _UPGRADES = MappingProxyType(
             "CREATE INDEX runs_by_route ON runs (probe, target, id)",
             "CREATE INDEX failed_runs_by_route ON runs (probe, target, id) WHERE failed = 1",
         ),
-        # SQLite cannot change a primary key: tables are made anew under another name, and take the old one.
+        # SQLite cannot change a primary key, so each table is copied into a new one that takes its name.
         "3": (
             "CREATE TABLE new_messages (location VARCHAR NOT NULL, id VARCHAR(32) NOT NULL, "
             "probe VARCHAR NOT NULL, target VARCHAR NOT NULL, mailbox VARCHAR NOT NULL, "
@@ -105,9 +105,9 @@ _UPGRADES = MappingProxyType(
 
 
 class SqliteDatabase(Database):
-    """The SQLite file at ``path``, made with mode 0600 if it is not there yet.
+    """The SQLite file at ``path``, made with mode 0600 if it does not exist.
 
-    LedgerError says what stands in the way, and what to do.
+    Raises LedgerError, which says what is wrong and what to do.
     """
 
     upgrades = _UPGRADES
@@ -126,16 +126,16 @@ class SqliteDatabase(Database):
 
     @property
     def name(self) -> str:
-        """What messages call the ledger: its file."""
+        """The ledger's name in errors: its file."""
         return f"ledger {self._path}"
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Return what ``work`` does in one transaction; see `Database`. Only one process writes at a time."""
+        """Run ``work`` in one transaction; see `Database`. Only one process writes at a time."""
         with self._transaction(writing=True) as connection:
             return work(connection)
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        """Return the answer of ``query`` to what is committed; see `Database`."""
+        """Return the result of ``query`` on the committed data; see `Database`."""
         with self._transaction(writing=False) as connection:
             try:
                 return query(connection)
@@ -150,7 +150,7 @@ class SqliteDatabase(Database):
                 with connection.begin():
                     yield connection
             except DBAPIError as error:
-                if _is_trouble(error) and _code(error) not in _PASSING:
+                if _is_database_failure(error) and _code(error) not in _TRANSIENT:
                     connection.invalidate()
                 raise
 
@@ -159,16 +159,16 @@ class SqliteDatabase(Database):
         try:
             yield
         except DBAPIError as error:
-            if not _is_trouble(error):
+            if not _is_database_failure(error):
                 raise
-            what = _PLAIN.get(_code(error), "the database failed")
+            what = _MEANINGS.get(_code(error), "the database failed")
             kind = FullError if _code(error) == sqlite3.SQLITE_FULL else LedgerError
             raise kind(f"{self.name}: {what} ({error.orig}); nothing was recorded") from error
-        except UnicodeDecodeError as error:  # even SQLite's own error texts quote what a damaged file holds
+        except UnicodeDecodeError as error:  # SQLite's own errors may quote the contents of a damaged file
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> LedgerError:
-        return LedgerError(f"{self.name}: {_PLAIN[sqlite3.SQLITE_CORRUPT]} ({error})")
+        return LedgerError(f"{self.name}: {_MEANINGS[sqlite3.SQLITE_CORRUPT]} ({error})")
 
     def dispose(self) -> None:
         """Close all connections."""
@@ -177,13 +177,13 @@ class SqliteDatabase(Database):
 
 def _make_file(path: Path) -> None:
     try:
-        # Never opened when it exists: closing it would drop the locks of a connection in this process.
+        # An existing file is not opened: closing it would drop the locks of this process's connections.
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         elif path.stat().st_mode & 0o077:
             path.chmod(0o600)
     except FileExistsError:
-        pass  # another process was quicker
+        pass  # another process made it first
     except FileNotFoundError:
         raise LedgerError(
             f"ledger {path}: directory {path.parent} does not exist; create it, owned by mailsonde's user"
@@ -200,13 +200,13 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at once, where waiting for it is possible; a later upgrade fails.
+    # IMMEDIATE takes the write lock at the start, where SQLite can wait for it. Later it would fail instead.
     writing = connection.get_execution_options().get(_WRITING)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _is_trouble(error: DBAPIError) -> bool:
-    """Tell the database's own trouble from the fault of a value that was to be written."""
+def _is_database_failure(error: DBAPIError) -> bool:
+    """Return whether the database itself failed, and not just a value that could not be written."""
     return not isinstance(error, (IntegrityError, DataError, InterfaceError, ProgrammingError))
 
 

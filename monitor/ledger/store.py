@@ -1,4 +1,4 @@
-"""The ledger as the rest of mailsonde uses it."""
+"""The ledger's interface to the rest of mailsonde."""
 
 from __future__ import annotations
 
@@ -27,33 +27,32 @@ from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError, Message
 
 CLOSE_SECONDS = 2.0
-"""Longest time that closing a ledger waits for what is still queued."""
+"""How long closing the ledger waits for queued changes to be written."""
 
 RUNS_EVERY = 5.0
-"""Seconds after which finished runs are written."""
+"""Seconds until a finished run is written, together with others."""
 
 FORGET_AFTER = 25
-"""Runs of a route after which its old ones are removed: it may hold so many more for a while."""
+"""How many new runs of a route are added before its old ones are removed."""
 
 PENDING_RUNS = 10_000
-"""Most runs that wait to be recorded; more are dropped and counted."""
+"""Maximum number of runs waiting to be recorded; any more are dropped and counted."""
 
 PURGE_STEP = 1000
-"""Most messages forgotten in one transaction, so that others are not kept waiting."""
+"""Maximum number of messages purged in one transaction, so that other changes need not wait long."""
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _Operation = Message | Callable[[Connection, Transaction], object]
-"""A message to intend, which goes in bulk with its neighbours, or anything else."""
+"""A new message, inserted together with those next to it in the queue, or any other change."""
 
 
 class SqlLedger:
-    """The ledger of one location: see `probes.delivery.message_life.Ledger`; made by `open_ledger`.
+    """The ledger of one location: see `probes.delivery.message_life.Ledger`. `open_ledger` makes it.
 
-    It reads and writes the messages, totals and runs of its own location only. Coroutines raise
-    LedgerError when the database is in trouble; the next call tries again. A cancelled caller's change
-    is made all the same.
+    It reads and writes only the messages, totals and runs of its own location. Coroutines raise LedgerError
+    if the database fails; the next call tries again. Cancelling a call does not cancel its change.
     """
 
     def __init__(
@@ -77,32 +76,32 @@ class SqlLedger:
         self._pending_runs: list[Mapping[str, object]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._closing = False
-        self._grown: Counter[tuple[str, str]] = Counter()  # runs of a route since its old ones were removed
+        self._grown: Counter[tuple[str, str]] = Counter()  # runs added since the last removal
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
         self._writer: Writer[_Operation] = Writer(self._commit, database.name)
 
     @property
     def counters(self) -> Counters:
-        """The counts as of the last commit of this process, from memory; any thread may read it.
+        """The counts after this process's last commit, from memory; any thread may read them.
 
-        What another process did to the same probe and target shows with this one's next change to them.
+        Another process's changes to a probe and target appear with this one's next change to the same.
         """
         return self._counters
 
     def lock_for_agent(self) -> None:
-        """Make this process the ledger's one agent until it closes; LedgerError when another is."""
+        """Reserve the ledger for this agent until `close`; raises LedgerError if another agent has it."""
         self._locks.lock_for_agent()
 
     async def intend(self, message: Message) -> None:
-        """Record a new message in state ``intent``; LedgerError when its id is taken."""
+        """Record a new message in state ``intent``; raises LedgerError if its id is taken."""
         if message.state is not MessageState.INTENT:
             raise ValueError(f"a message begins as intent, not as {message.state}")
         await self._writer.submit(message)
 
     async def advance(self, message_id: str, state: MessageState, **changes: object) -> Message | None:
-        """Move a message to ``state``; ``None`` with nothing changed where that is not allowed.
+        """Move a message to ``state``; if that is not allowed, change nothing and return ``None``.
 
-        ``changes`` are fields of `Message`; TypeError for one that never changes.
+        ``changes`` are fields of `Message`. Raises TypeError for a field that must not change.
         """
         if unfit := changes.keys() - transaction.CHANGEABLE:
             raise TypeError(f"not to be changed with a message's state: {', '.join(sorted(unfit))}")
@@ -111,34 +110,33 @@ class SqlLedger:
     async def find(self, message_id: str) -> Message | None:
         """Return the message with this id.
 
-        ``None`` where there is none, or a newer version left it in a state that this one does not know.
+        Returns ``None`` if there is none, or if a newer version left it in a state unknown to this one.
         """
         return await self._read(lambda connection: transaction.find(connection, self._location, message_id))
 
     async def is_others(self, message: Message) -> bool:
-        """Return whether another process that still lives answers for the message."""
+        """Return whether another running process is responsible for the message."""
         if message.instance == self._locks.instance:
             return False
         living = await self._in_background(self._locks.living)
         return message.instance in living
 
     async def open_messages(self, since: float = 0.0) -> list[Message]:
-        """Return, oldest first, each message that is under way or may still arrive.
+        """Return, oldest first, the messages of all processes that are in flight or may still arrive.
 
-        Only those created at ``since`` (unix seconds) or later; other processes' are among them.
+        Only messages created at ``since`` (unix seconds) or later are included.
         """
         return await self._read(
             lambda connection: transaction.open_messages(connection, self._location, since)
         )
 
     async def adopt(self) -> list[Message]:
-        """Answer from now on for the open messages of processes that are gone, and return them.
+        """Take over the open messages of processes that are gone, and return them.
 
-        One that was in ``intent`` becomes ``ambiguous`` with reason ``interrupted``. Messages of other
-        locations, and those in states that this version does not know, stay as they are; the log tells
-        how many.
+        Messages in ``intent`` become ``ambiguous`` with reason ``interrupted``. Messages of other locations,
+        and those in states that this version does not know, stay as they are; the log says how many.
         """
-        # Asked inside the transaction: whoever wrote a message seen there has registered before.
+        # `living` is called inside the transaction: a process registers before it writes its first message.
         adopted = await self._write(lambda _, work: work.adopt(self._locks.instance, self._locks.living()))
         for sentence in await self._read(
             lambda connection: transaction.left_alone(connection, self._location, self._locks.living())
@@ -149,10 +147,10 @@ class SqlLedger:
     async def forget(self, before: float) -> int:
         """Remove messages that ended, and were due, before ``before`` (unix seconds); return how many.
 
-        Totals stay as they are. The runs of routes that are gone go too, by number and not by age.
+        Totals do not change. The runs of routes beyond the latest `ROUTES_KEPT` of a probe are removed too.
         """
         self.last_week.forget_before(self._clock.time())
-        self._write_runs(grown_by=1)  # so that no count is kept of a route that is gone
+        self._write_runs(grown_by=1)  # so that no count remains for a route that is gone
         await self._write(lambda connection, _: history.forget_gone_routes(connection, self._location))
         removed = 0
         while step := await self._write(lambda _, work: work.forget(before, PURGE_STEP)):
@@ -160,9 +158,9 @@ class SqlLedger:
         return removed
 
     async def recall_last_week(self, before: float) -> None:
-        """Add to ``last_week`` the messages of the ledger that ended before ``before`` (unix seconds)."""
+        """Add the messages that ended before ``before`` (unix seconds) to ``last_week``."""
         now = self._clock.time()
-        for route in list(self._counters.routes):  # one by one, so that no other reader waits for long
+        for route in list(self._counters.routes):  # one by one, so that other readers need not wait long
             await self._read(partial(self._recall_route, route, now, before))
 
     def _recall_route(
@@ -171,15 +169,15 @@ class SqlLedger:
         self.last_week.add(ends_since(connection, self._location, route, now, before))
 
     async def discrepancies(self) -> list[str]:
-        """Return a sentence for each count that does not add up: none, unless there is a defect."""
+        """Return a sentence for each count that does not add up. Any sentence means a defect."""
         return await self._read(lambda connection: transaction.discrepancies(connection, self._location))
 
     def record_run(self, run: Mapping[str, object]) -> None:
-        """Keep a finished run, with at least ``run``, ``probe``, ``target`` and ``outcome``; returns at once.
+        """Queue a finished run, with at least ``run``, ``probe``, ``target`` and ``outcome``.
 
-        ``run`` is not to be changed any more: runs are written together every `RUNS_EVERY` seconds,
-        so that a busy agent does not pay for a transaction with each. What cannot be recorded is
-        counted in ``runs_dropped``. Called on the event loop.
+        The caller must not change ``run`` afterwards: runs are written together every `RUNS_EVERY` seconds,
+        so that a busy agent does not need a transaction for each. Runs that cannot be recorded are counted
+        in ``runs_dropped``. Must be called on the event loop.
         """
         if self._closing or len(self._pending_runs) >= PENDING_RUNS:
             self.runs_dropped += 1
@@ -189,9 +187,9 @@ class SqlLedger:
             self._flush_timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._write_runs)
 
     def _write_runs(self, grown_by: int = FORGET_AFTER) -> asyncio.Future[Any] | None:
-        """Queue the pending runs, and the removal of old ones where ``grown_by`` runs came since the last.
+        """Queue the pending runs, and the removal of old ones from routes with ``grown_by`` new runs.
 
-        The future tells when it is done; ``None`` where nothing is to do.
+        Returns a future that ends when this is done, or ``None`` if there is nothing to do.
         """
         if self._flush_timer is not None:
             self._flush_timer.cancel()
@@ -221,10 +219,7 @@ class SqlLedger:
     async def recent_runs(
         self, probe: str, target: str, limit: int = 100, *, failures: bool = False
     ) -> list[dict[str, Any]]:
-        """Return up to ``limit`` runs of a route, newest first, and only what failed if asked.
-
-        They come without their transcripts.
-        """
+        """Return up to ``limit`` runs or failed runs of a route, newest first, without transcripts."""
         return await self._read_runs(
             lambda connection: history.recent_runs(
                 connection, self._location, (probe, target), limit, failures=failures
@@ -232,7 +227,7 @@ class SqlLedger:
         )
 
     async def find_run(self, probe: str, run: str) -> dict[str, Any] | None:
-        """Return the run of a probe that has this id, with its transcript, or ``None``."""
+        """Return the run of a probe with this id and its transcript; ``None`` if there is none."""
         found = await self._read_runs(
             lambda connection: history.find_run(connection, self._location, probe, run)
         )
@@ -241,8 +236,8 @@ class SqlLedger:
     async def newest_runs(self, probes: Collection[str], each: int, most: int) -> list[dict[str, Any]]:
         """Return the newest runs of every route of these probes, oldest first within a route.
 
-        Up to ``each`` of a route; fewer, but at least one, where those would be more than ``most`` together.
-        They come without their transcripts.
+        There are up to ``each`` runs of a route. If that would be more than ``most`` in total, there are
+        fewer, but at least one. They do not include transcripts.
         """
         return await self._read_runs(
             lambda connection: history.newest_runs(connection, self._location, probes, each, most)
@@ -251,13 +246,13 @@ class SqlLedger:
     async def _read_runs(
         self, query: Callable[[Connection], list[history.Documents]]
     ) -> list[dict[str, Any]]:
-        """Return the runs that ``query`` finds and that are not broken, once those that wait are written."""
+        """Write the pending runs, then return the runs that ``query`` finds, without broken ones."""
         if (writing := self._write_runs()) is not None:
             await asyncio.wait([writing])
         return await self._read(lambda connection: self._runs.read(query(connection)))
 
     async def close(self) -> None:
-        """Write what is queued, within `CLOSE_SECONDS`, and release the ledger."""
+        """Write queued changes, within `CLOSE_SECONDS`, and release the ledger."""
         self._write_runs(grown_by=1)
         self._closing = True
         await self._writer.close(CLOSE_SECONDS)
@@ -277,7 +272,7 @@ class SqlLedger:
     async def _in_background(self, work: Callable[[], T]) -> T:
         try:
             reading = asyncio.get_running_loop().run_in_executor(self._reader, work)
-        except RuntimeError:  # shut down
+        except RuntimeError:  # the executor is shut down
             raise LedgerError(f"{self._database.name} is closed") from None
         return await reading
 
@@ -294,7 +289,7 @@ class SqlLedger:
                     answers += [
                         operation(connection, transaction) for operation in batch if callable(operation)
                     ]
-            return answers, transaction.balanced(), transaction.ends
+            return answers, transaction.update_totals(), transaction.ends
 
         answers, changed, ended = self._database.write(work)
         self._counters = self._counters.updated(changed)
@@ -304,12 +299,12 @@ class SqlLedger:
 
 @asynccontextmanager
 async def open_ledger(url: str, clock: Clock, instance: str, location: str) -> AsyncIterator[SqlLedger]:
-    """Open the ledger of ``location`` that ``url`` names, made if it is not there; closed after the block.
+    """Open the ledger of ``location`` at ``url`` for the block; make it if it does not exist.
 
-    ``instance`` names this process among those that use the ledger: 1 to 64 letters, digits,
-    dots, dashes and underscores. What an older mailsonde kept without a location becomes that of the
-    first ``location`` that opens it. ValueError for a URL as in `monitor.ledger.backend.ledger_path`;
-    LedgerError when the ledger cannot be used, with what to do.
+    ``instance`` is the name of this process, unique among those that use the ledger: 1 to 64 letters,
+    digits, dots, dashes and underscores. Rows that an older mailsonde wrote without a location are given the
+    first ``location`` that opens the ledger. Raises ValueError as `monitor.ledger.backend.ledger_path` does,
+    and LedgerError, which says what to do, if the ledger cannot be used.
     """
     database, locks, token_key, counters = await asyncio.to_thread(_open, url, instance, location)
     ledger = SqlLedger(database, locks, clock, location, token_key, counters)

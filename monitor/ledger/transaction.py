@@ -1,7 +1,7 @@
-"""What is done to the messages and totals of one location inside one transaction of the ledger.
+"""Changes to the messages and totals of one location, in one transaction of the ledger.
 
-A newer mailsonde may have left messages in states that this version does not know. They are counted
-among the rows, and otherwise left alone: they are not shown, moved, adopted or forgotten.
+A newer mailsonde may have left messages in states that this version does not know. These are counted as
+rows, but never shown, moved, adopted or purged.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ CHANGEABLE = frozenset(_FIELDS) - {
     "instance",
     "boot",
 }
-"""The fields that may change when a message moves to another state."""
+"""Fields that may change when a message moves to another state."""
 
 
 class Transaction:
-    """The messages and totals of ``location``, inside the one transaction of ``connection``.
+    """The messages and totals of ``location``, in the current transaction of ``connection``.
 
-    Message rows change at once, the totals once `balanced` is called; an exception in
-    between leaves both to the rollback.
+    Message rows change at once, totals when `update_totals` is called. An exception in between rolls back
+    both.
     """
 
     def __init__(self, connection: Connection, location: str, now: float) -> None:
@@ -69,9 +69,9 @@ class Transaction:
         """How messages ended in this transaction."""
 
     def intend(self, new: Sequence[Message]) -> list[LedgerError | None]:
-        """Record new messages; the answer has an error for each one whose id is already taken.
+        """Record new messages; return an error in place of ``None`` for each message whose id is taken.
 
-        IntegrityError when two of them share an id, or one has a value that no column takes.
+        Raises IntegrityError if two of them share an id, or if one has a value that its column cannot hold.
         """
         ids = [message.id for message in new]
         taken = set(self._connection.scalars(_TAKEN, {"of_location": self._location, "ids": ids}))
@@ -122,9 +122,9 @@ class Transaction:
             self._entered[row.probe, row.target, state] += 1
 
     def adopt(self, instance: str, living: Container[str]) -> list[Message]:
-        """Make ``instance`` answer for each open message whose own instance is not ``living``.
+        """Make ``instance`` responsible for the open messages of instances that are not ``living``.
 
-        Those in ``intent`` become ``ambiguous``: nobody can tell whether they were sent.
+        Messages in ``intent`` become ``ambiguous``, because nobody knows whether they were sent.
         """
         here = {"of_location": self._location}
         opened = self._connection.execute(_OPEN_MESSAGES.with_for_update(), here | {"since": 0.0})
@@ -159,8 +159,8 @@ class Transaction:
         self._purged.update((row.probe, row.target, row.state) for row in rows)
         return len(rows)
 
-    def balanced(self) -> list[Total]:
-        """Bring the totals up to date; return all those of each probe and target that changed."""
+    def update_totals(self) -> list[Total]:
+        """Update the totals; return all totals of each probe and target that changed."""
         changed = self._entered.keys() | self._left.keys() | self._purged.keys()
         if not changed:
             return []
@@ -182,11 +182,11 @@ class Transaction:
         )
 
 
-# What each message needs is built once: building a statement costs more than running it.
+# Statements for single messages are built once, because building one costs more than running it.
 _HERE = messages.c.location == bindparam("of_location")
 _TAKEN = select(messages.c.id).where(_HERE, messages.c.id.in_(bindparam("ids", expanding=True)))
 _SELECT = select(*_COLUMNS).where(_HERE, messages.c.id == bindparam("of_id"))
-# FOR UPDATE says nothing in SQLite, where the transaction holds the whole file.
+# SQLite has no FOR UPDATE and needs none: the transaction locks the whole file.
 _SELECT_TO_CHANGE = _SELECT.with_for_update()
 _MOVE = update(messages).where(
     _HERE, messages.c.id == bindparam("of_id"), messages.c.state == bindparam("from_state")
@@ -196,7 +196,7 @@ _OPEN_MESSAGES = (
     .where(_HERE, messages.c.state.in_(_OPEN), messages.c.created_at >= bindparam("since"))
     .order_by(messages.c.created_at, messages.c.id)
 )
-# As text, for SQLAlchemy has such an insert only by dialect; the words are the same in SQLite and PostgreSQL.
+# Text, because SQLAlchemy has upserts only by dialect; this one is valid in SQLite and PostgreSQL.
 _ADD_TO_TOTALS = text(
     "INSERT INTO totals (location, probe, target, state, entered, held, purged) "
     "VALUES (:location, :probe, :target, :state, :entered, :held, :purged) "
@@ -227,7 +227,7 @@ _TOTALS_OF = _TOTALS.where(tuple_(totals.c.probe, totals.c.target).in_(bindparam
 def read_totals(
     connection: Connection, location: str, targets: Iterable[tuple[str, str]] | None = None
 ) -> list[Total]:
-    """Return the totals of known states, of all or of the given pairs of probe and target."""
+    """Return the totals of known states, for the given pairs of probe and target or for all."""
     here = {"of_location": location}
     result = (
         connection.execute(_TOTALS, here)
@@ -242,13 +242,13 @@ def read_totals(
 
 
 def find(connection: Connection, location: str, message_id: str) -> Message | None:
-    """Return the message with this id; ``None`` where there is none, or none in a known state."""
+    """Return the message with this id; ``None`` if there is none or its state is unknown."""
     row = connection.execute(_SELECT, {"of_location": location, "of_id": message_id}).one_or_none()
     return None if row is None or row.state not in _STATES else message_of(row)
 
 
 def open_messages(connection: Connection, location: str, since: float) -> list[Message]:
-    """Return, oldest first, what is under way or may still arrive and was created at ``since`` or later."""
+    """Return, oldest first, messages created since ``since`` that are in flight or may still arrive."""
     return [
         message_of(row)
         for row in connection.execute(_OPEN_MESSAGES, {"of_location": location, "since": since})
@@ -256,10 +256,10 @@ def open_messages(connection: Connection, location: str, since: float) -> list[M
 
 
 def left_alone(connection: Connection, location: str, living: Container[str]) -> list[str]:
-    """Return a sentence for each sort of messages that `Transaction.adopt` leaves alone and nobody settles.
+    """Return a sentence for each group of messages that `Transaction.adopt` leaves and no process settles.
 
-    They are those of ``location`` in states that this version does not know, and those of other locations
-    that are not settled while their instance is not ``living``.
+    These are messages of ``location`` in states that this version does not know, and unsettled messages of
+    other locations whose instance is not ``living``.
     """
     held = select(totals.c.location, totals.c.state, func.sum(totals.c.held - totals.c.purged).label("n"))
     rows = connection.execute(held.group_by(totals.c.location, totals.c.state)).all()
@@ -286,10 +286,10 @@ def left_alone(connection: Connection, location: str, living: Container[str]) ->
 
 
 def discrepancies(connection: Connection, location: str) -> list[str]:
-    """Return a sentence for each count that does not add up: none, unless there is a defect.
+    """Return a sentence for each count that does not add up. Any sentence means a defect.
 
-    For each probe and target, intents must equal the sum of messages held in all states, and
-    for each state the rows present plus those purged must equal the messages held.
+    For each probe and target, the intents must equal the sum of the messages held in all states. For each
+    state, the rows present plus those purged must equal the messages held.
     """
     columns = (messages.c.probe, messages.c.target, messages.c.state)
     counts = select(*columns, func.count().label("n")).where(messages.c.location == location)
@@ -312,6 +312,6 @@ def discrepancies(connection: Connection, location: str) -> list[str]:
 
 
 def message_of(row: Row[tuple[object, ...]]) -> Message:
-    """Return the message that a row holds."""
+    """Return the message in a row."""
     values = dict(row._mapping)
     return Message(**{**values, "state": MessageState(row.state)})

@@ -1,4 +1,4 @@
-"""The one thread that writes the ledger: whatever is queued while a commit runs shares the next one."""
+"""The only thread that writes to the ledger. All operations queued during a commit share the next one."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from monitor.ledger.database import FullError
 from probes.delivery.message_life import LedgerError
 
 GROUP_LIMIT = 500
-"""Most operations in one transaction."""
+"""Maximum number of operations in one transaction."""
 
 OperationT = TypeVar("OperationT")
 _Request = tuple[OperationT, "asyncio.Future[Any]"]
 
 
 class Writer(Generic[OperationT]):
-    """Hands groups of operations to ``commit`` on a thread of its own, first come, first served.
+    """Passes groups of operations to ``commit`` on its own thread, first come, first served.
 
-    ``commit`` makes all operations of a group durable in one transaction and returns an answer
-    for each; an answer that is an exception is raised to that caller alone. When ``commit``
-    raises LedgerError, the database is in trouble and everyone of the group is told so. When it
-    raises FullError or anything else, one operation is too large or at fault: each is tried alone.
+    ``commit`` makes a group of operations durable in one transaction and returns an answer for each. If an
+    answer is an exception, only its caller gets it. If ``commit`` raises LedgerError, the database has
+    failed, and all callers of the group get the error. If it raises FullError or anything else, an operation
+    is too large or at fault, and each is tried alone.
 
-    All methods are called on the event loop that made the writer.
+    All methods must be called on the event loop on which the writer was made.
     """
 
     def __init__(self, commit: Callable[[Sequence[OperationT]], Sequence[object]], name: str) -> None:
@@ -42,9 +42,9 @@ class Writer(Generic[OperationT]):
         self._thread.start()
 
     def submit(self, operation: OperationT) -> asyncio.Future[Any]:
-        """Queue an operation; the future has its answer once it is durable.
+        """Queue an operation; the future gets its answer once the operation is durable.
 
-        Cancelling the future gives up the answer, not the operation.
+        Cancelling the future does not cancel the operation.
         """
         if self._closed:
             raise LedgerError(f"{self._name} is closed; nothing was recorded")
@@ -53,7 +53,7 @@ class Writer(Generic[OperationT]):
         return future
 
     async def close(self, seconds: float) -> None:
-        """Write what is queued and end the thread; after so many ``seconds``, the rest gets LedgerError."""
+        """Write queued operations and end the thread; after ``seconds``, the rest get LedgerError."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
@@ -71,7 +71,7 @@ class Writer(Generic[OperationT]):
         self._on_loop(_settle, [self._ended], [None])
 
     def _next_group(self) -> tuple[list[_Request[OperationT]], bool]:
-        """Wait for an operation, take along what else is queued, and tell whether more may come."""
+        """Wait for an operation; return it with all others queued, and whether more may come."""
         request = self._queue.get()
         group: list[_Request[OperationT]] = []
         with suppress(queue.Empty):
@@ -87,7 +87,7 @@ class Writer(Generic[OperationT]):
             return []
         try:
             if self._abandoned:
-                raise LedgerError(f"{self._name} was closed before this was recorded")  # noqa: TRY301 # told as any other
+                raise LedgerError(f"{self._name} was closed before this was recorded")  # noqa: TRY301 # handled like any other
             return self._commit(operations)
         except Exception as error:
             together = isinstance(error, LedgerError) and not isinstance(error, FullError)
@@ -100,7 +100,7 @@ class Writer(Generic[OperationT]):
             return [refusal]
 
     def _on_loop(self, callback: Callable[..., object], *args: object) -> None:
-        with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so nobody is waiting
             self._loop.call_soon_threadsafe(callback, *args)
 
 
