@@ -1,6 +1,6 @@
 """``python -m dashboards.preview``: pictures of the dashboards' panels, without Grafana.
 
-Prometheus scrapes the agent of a site in trouble for a while. Its answers to every query of every panel go
+Prometheus scrapes the agent of a site in trouble for a while. Its answers to all panels' queries are put
 into one page, and Chromium takes a picture of each dashboard. The page says that it is an approximation.
 """
 
@@ -44,7 +44,7 @@ def boards() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def panel_of(panel: Mapping[str, Any], prometheus: Prometheus, window: float) -> dict[str, Any]:
-    """Return what the page draws for a panel: its data, and anything that it cannot draw."""
+    """Return the panel's data for the page, and a list of what the page cannot draw."""
     defaults = panel["fieldConfig"]["defaults"]
     overrides = panel["fieldConfig"]["overrides"]
     return {

@@ -1,4 +1,4 @@
-"""Writes the pictures of the live page, of an agent that watches the sandbox server for a while.
+"""Takes the pictures of the live page, from an agent that watches the sandbox server for a while.
 
 ``python docs/screenshot.py [SECONDS]``; needs Chromium and the packages for developers.
 """
@@ -25,7 +25,7 @@ CHROMIUM = "/usr/bin/chromium"
 
 
 def _with_trouble(configuration: Configuration) -> Configuration:
-    """Return the demo's configuration with a server beside it that is down."""
+    """Return the demo's configuration with an additional server that is down."""
     down = Configuration.model_validate(
         {
             "servers": {"old-relay": {"protocol": "smtp", "host": "127.0.0.1", "port": 1, "tls": "none"}},

@@ -62,7 +62,7 @@ class StartError(Exception):
 
 @asynccontextmanager
 async def running_agent(configuration: Configuration, clock: Clock | None = None) -> AsyncIterator[Agent]:
-    """Run the agent during the block; leaving it stops everything within 10 s and accounts for every message.
+    """Run the agent during the block; then stop everything within 10 s, with every message accounted for.
 
     Raises `StartError`.
     """
@@ -103,7 +103,7 @@ async def _at_work(
             await runtime.run(probe, lambda result: _take_in(runtime, recent, result, results, clock))
         except asyncio.CancelledError:
             return  # the agent is stopping; the scheduler would log it as an error
-        if probe.sub_probes:  # only these come and go
+        if probe.sub_probes:  # only their targets come and go
             recent.keep_only(probe.settings.name, probe.targets)
 
     schedule = Schedule(run, runtime.state, clock)
@@ -117,8 +117,8 @@ async def _at_work(
         names.add(str(urlsplit(settings.url).hostname))
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
     async with served(app, bound), _housekeeping(runtime, exporter, clock, started_at):
-        # What was made by now lives as long as the agent: looking through it for garbage
-        # again and again would cost a tenth of a probe's processor time.
+        # All objects made so far live as long as the agent. If the garbage collector kept scanning them,
+        # that would take a tenth of a probe's processor time.
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE)
@@ -141,11 +141,11 @@ async def _at_work(
 
 
 async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
-    """Return what the pages show at start: the newest runs of each route by an earlier agent."""
+    """Return the newest runs of each route by an earlier agent, for the pages to show at start."""
     recent = Recent(clock.time())
     try:
         newest = await runtime.ledger.newest_runs(runtime.assembly.probes.keys(), POINTS_KEPT, RUNS_RECALLED)
-    except LedgerError as error:  # the history is only to be looked at
+    except LedgerError as error:  # the history is only for display
         _log.warning("the pages begin without the runs of an earlier agent: %s", error)
         return recent
     for earlier in newest:
@@ -178,7 +178,7 @@ def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) 
         return None
     try:
         from monitor.otlp import OtlpExporter
-    except ImportError as error:  # an extra, for most sites are scraped
+    except ImportError as error:  # an extra, because most sites do not need it
         raise StartError(
             f"agent.otlp needs the package {error.name}; run: pip install 'mailsonde[otlp]'"
         ) from error
@@ -209,10 +209,10 @@ def _take_in(
 
 
 async def _recall_last_week(runtime: Runtime, started_at: float) -> None:
-    """Count the messages of earlier agents, beside the first runs: many take seconds to read."""
+    """Count the messages of earlier agents, during the first runs, because many take seconds to read."""
     try:
         await runtime.ledger.recall_last_week(started_at)
-    except LedgerError as error:  # the counts are only to be looked at
+    except LedgerError as error:  # the counts are only for display
         _log.warning("the pages count only messages from now on: %s", error)
 
 

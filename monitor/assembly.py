@@ -1,4 +1,4 @@
-"""What a configuration makes: its probes, and one watcher a mailbox."""
+"""Makes the probes of a configuration, and one watcher per mailbox."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from probes.registry import KINDS
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """The probes and watchers of one configuration; another one can take its place while the agent runs."""
+    """The probes and watchers of one configuration; another assembly can replace it while the agent runs."""
 
     configuration: Configuration
     probes: Mapping[str, Probe]
@@ -41,7 +41,7 @@ class Assembly:
         return self.configuration.agent.retention
 
     def resume(self, messages: list[Message]) -> None:
-        """Watch on for messages that were sent before, where their mailbox is still configured."""
+        """Resume watching for messages sent earlier, if their mailbox is still configured."""
         for message in messages:
             probe = self.probes.get(message.probe)
             if message.mailbox not in self.watchers:
@@ -59,12 +59,12 @@ class Assembly:
 def assemble(
     configuration: Configuration, clock: Clock, ledger: SqlLedger, observer: Observer, instance: str
 ) -> Assembly:
-    """Make the probes and watchers of a configuration. Nothing of them runs yet."""
+    """Make the probes and watchers of a configuration, without starting them."""
     site, agent = configuration.site, configuration.agent
     for server in site.servers.values():
         if server.tls in {"implicit", "starttls"}:
-            with suppress(ProbeFault):  # each run says so then
-                client_context(server.tls_ca)  # costs 20 ms: now, and not in the first run's latency
+            with suppress(ProbeFault):  # if this fails, each run will report it
+                client_context(server.tls_ca)  # takes 20 ms, which would count in the first run's latency
     key = agent.token_key.get_secret_value().encode() if agent.token_key else ledger.token_key
     signer = TokenSigner(key)
     watchers: dict[str, MailboxWatcher] = {}
@@ -106,7 +106,7 @@ def _probe(settings: ProbeSettings, context: Context, message_context: MessageCo
 
 
 def _mailboxes(configuration: Configuration, clock: Clock) -> dict[str, Mailbox]:
-    """Return each configured mailbox, as its server's protocol reads it, on its server's budget of logins."""
+    """Return each configured mailbox, with its server's protocol and login budget."""
     site = configuration.site
     budgets = {name: LoginBudget(server.logins_per_minute, clock) for name, server in site.servers.items()}
     mailboxes: dict[str, Mailbox] = {}

@@ -22,7 +22,7 @@ def set_up_logs(form: LogFormat = "auto", level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.types.Processor] = (
-        # Rich tracebacks would show every frame's locals, and so the password that a login has at hand.
+        # Rich tracebacks would show every frame's locals, including passwords.
         [
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
@@ -40,5 +40,5 @@ def set_up_logs(form: LogFormat = "auto", level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):  # httpx tells each URL, token and all
+    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):  # httpx logs URLs with their tokens
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -85,8 +85,8 @@ class OtlpExporter:
             "content-encoding": "gzip",
         }
         if origin_of(settings.endpoint).scheme == "https":
-            with suppress(ProbeFault):  # the first export says so then
-                http_context(settings.tls_ca)  # takes 20 ms: now, and not while probes run
+            with suppress(ProbeFault):  # if this fails, the first export will report it
+                http_context(settings.tls_ca)  # takes 20 ms, which should not delay probes later
 
     async def run(self) -> None:
         """Export until cancelled, and then once more."""

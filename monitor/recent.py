@@ -1,4 +1,4 @@
-"""The latest runs of each route in memory: what the live page draws without asking the ledger."""
+"""The latest runs of each route, kept in memory so that the live page need not query the ledger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probes.core.reasons import Outcome, Reason
 from probes.registry import MESSAGE_KINDS
 
 POINTS_KEPT = 40
-"""Runs of each route that are kept."""
+"""Number of runs to keep for each route."""
 
 RouteKey = tuple[str, str]
 """A probe's name and its target."""
@@ -21,7 +21,7 @@ RouteKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One finished run; ``seconds`` is the delivery where ``uncertainty`` is known, else how long it took."""
+    """One finished run; ``seconds`` is the delivery latency of a message, else the duration of the run."""
 
     run: str
     at: float  # unix seconds
@@ -44,23 +44,23 @@ class InFlight:
 
 @dataclass(slots=True)
 class Route:
-    """The latest runs of one route, oldest first, the last of them as a whole, and what was made of them."""
+    """The latest runs of one route, oldest first, the last one in full, and what is derived from them."""
 
     version: int = 0
     last: dict[str, Any] | None = None
-    findings: Sequence[Mapping[str, str]] = ()  # of the last run that could judge
-    failing_since: float | None = None  # unix seconds: when the first of the failed runs in a row began
-    failed_earlier: bool = False  # whether runs that are not known may have failed before it
+    findings: Sequence[Mapping[str, str]] = ()  # of the last run with a known result
+    failing_since: float | None = None  # unix seconds: when the first of the current failed runs began
+    failed_earlier: bool = False  # whether runs before it, which are no longer known, may have failed too
     points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
-    row: str = ""  # as drawn since it changed, or empty
-    word: str = ""  # its state, as worked out since it changed, or empty
-    flight: InFlight = InFlight()  # as `Views.flight_of` last told who watched
+    row: str = ""  # the rendered row; empty if the route has changed since
+    word: str = ""  # the state in one word; empty if the route has changed since
+    flight: InFlight = InFlight()  # the last result of `Views.flight_of` that clients were sent
 
 
 class Recent:
-    """The latest runs by route. Every change has a version, greater than all before it.
+    """The latest runs by route. Every change has a version, greater than all earlier ones.
 
-    Versions go on increasing over restarts of the agent, because they begin at its time in milliseconds.
+    Versions keep increasing across restarts of the agent: they start from the current time in milliseconds.
     """
 
     def __init__(self, now: float) -> None:
@@ -69,11 +69,11 @@ class Recent:
         self._news = asyncio.Event()
 
     def take_in(self, run: Mapping[str, Any]) -> None:
-        """Take in a finished run, as `Result.with_transcript` or the ledger's history gives it."""
+        """Add a finished run, from `Result.with_transcript` or the ledger's history."""
         key = run["probe"], run["target"]
         route = self.route(key)
         route.last = {**run}
-        route.last.pop("transcript", None)  # the ledger keeps what was said; here it would only take room
+        route.last.pop("transcript", None)  # large, and the ledger keeps it
         if "findings" in run and run["outcome"] != Outcome.UNKNOWN:
             route.findings = run["findings"]
         point = point_of(run)
@@ -86,19 +86,19 @@ class Recent:
         self.touch(key)
 
     def keep_only(self, probe: str, targets: Container[str]) -> None:
-        """Forget the routes of ``probe`` to targets that are gone."""
+        """Forget the routes of ``probe`` except those to ``targets``."""
         for key in [key for key in self.routes if key[0] == probe and key[1] not in targets]:
             del self.routes[key]
 
     def touch(self, key: RouteKey) -> None:
-        """Count what is shown of a route as changed."""
+        """Mark a route as changed, so that it is rendered again."""
         self.version += 1
         route = self.route(key)
         route.version, route.row, route.word = self.version, "", ""
         self._news.set()
 
     def route(self, key: RouteKey) -> Route:
-        """Return what is kept of a route that there is."""
+        """Return the data of an existing route."""
         return self.routes.get(key) or self.routes.setdefault(key, Route())
 
     def changed_since(self, version: int) -> list[RouteKey]:
@@ -106,23 +106,23 @@ class Recent:
         return [key for key, route in self.routes.items() if route.version > version]
 
     async def beyond(self, version: int) -> None:
-        """Return once something is newer than ``version``."""
+        """Return as soon as there is a change after ``version``."""
         while self.version <= version:
             self._news.clear()
             await self._news.wait()
 
 
 def word_of(run: Mapping[str, Any]) -> str:
-    """Return a run's outcome in a word, with a warning told apart from ok, as `Reason.word` does.
+    """Return a run's outcome in one word: ok, warning, failed or unknown, as `Reason.word` does.
 
-    The run may be an older or newer version's, and its reason none of ours.
+    The run may be from an older or newer version, with a reason that this one does not know.
     """
     is_warning = run["outcome"] == Outcome.OK and run["reason"] != Reason.NONE
     return "warning" if is_warning else str(run["outcome"])
 
 
 def point_of(run: Mapping[str, Any]) -> Point:
-    """Return what is kept of a run."""
+    """Return the point for a run."""
     message = run.get("message") or {}
     measured = message.get("uncertainty_seconds") is not None
     sends = "message" in run or run["kind"] in MESSAGE_KINDS

@@ -59,7 +59,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
     environment = Environment(
         loader=FileSystemLoader(shipped("alerts")),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 # PromQL in YAML, not HTML; what is inserted is quoted by the filters
+        autoescape=False,  # noqa: S701 # PromQL in YAML, not HTML; filters quote what is inserted
         block_start_string="<%",
         block_end_string="%>",
         variable_start_string="<<",
@@ -104,7 +104,7 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
             probe.interval,
             probe.run_limit,
             own.overdue or thresholds.overdue_share_of_deadline * probe.deadline,
-            # Of longer deliveries the histogram tells only that they were longer.
+            # The histogram cannot distinguish deliveries longer than its last bound.
             own.slow or min(thresholds.slow_share_of_deadline * probe.deadline, DELIVERY_BUCKETS[-1]),
             probe.alerts.down or thresholds.down_intervals * probe.interval,
             probe.alerts.down or thresholds.refused_intervals * probe.interval,
@@ -125,7 +125,7 @@ def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> I
             slow_bucket=str(
                 max((bound for bound in DELIVERY_BUCKETS if bound <= slow), default=DELIVERY_BUCKETS[0])
             ),
-            # A window that has no run in it would show the probe as neither up nor down.
+            # In a window without a run, the probe would be neither up nor down.
             down_window=window(max(down, 1.5 * interval)),
             down_runs=2 if down > interval else 1,
             refused_window=window(max(refused, 1.5 * interval)),
@@ -165,7 +165,7 @@ def _addresses(
         server = getattr(probe, "server", None) or getattr(probe, "send_via", None)
         if mailbox is not None:
             server = configuration.mailboxes[mailbox].server
-        if server in configuration.servers:  # not an MX host, which its own name shows
+        if server in configuration.servers:  # MX hosts are not in it; their target is already a host name
             settings = configuration.servers[server]
             names[_address(settings.host, settings.port)].append(probe.name)
     for address in sorted(names):

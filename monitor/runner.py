@@ -137,7 +137,7 @@ class Runner:
         except TimeoutError:
             reason = _NOT_OF_MAIL.get(run.phases.current or "", Reason.TIMEOUT)
             if reason is Reason.TIMEOUT and run.phases.seconds.get(RESOLVE, 0.0) > limit / 2:
-                reason = Reason.DNS_TIMEOUT  # which left the server too little time
+                reason = Reason.DNS_TIMEOUT  # this left the server too little time
             return Verdict(reason, _placed(run, f"not done after {limit:g} s"))
         except Exception as error:
             _log.exception("defect in probe %s", probe.settings.name)

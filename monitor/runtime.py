@@ -1,4 +1,4 @@
-"""What lives as long as the process, whatever configuration it runs: ledger, state, runner and clock."""
+"""What lives as long as the process and outlasts a reload: ledger, state, runner and clock."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from probes.core.probe import Probe
 
 
 class Runtime:
-    """Runs probes on an open ledger; ``assembly`` is what the configuration of the moment makes.
+    """Runs probes on an open ledger; ``assembly`` has the probes and watchers of the current configuration.
 
-    ``instance`` names this process in the ledger. ``runs_all`` tells whether probes that the agent
-    leaves to `check` and `/probe` have metrics, too.
+    ``instance`` is this process's name in the ledger. ``runs_all`` says whether probes that are not
+    scheduled, and run only by `check` and `/probe`, have metrics too.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Runtime:
         return assembly
 
     async def replace(self, configuration: Configuration) -> None:
-        """Let ``configuration`` take effect in place of the one before it.
+        """Replace the current configuration with ``configuration``.
 
-        Routes that it still has keep their counts. Runs that go on are not stopped, and messages in
-        flight are watched on where their mailbox is still configured.
+        Routes that are in both keep their counts. Runs in progress continue. Messages in flight are still
+        watched for if their mailbox is still configured.
         """
         earlier, self.assembly = self.assembly, self._assembled(configuration)
-        await earlier.close()  # first, for a mailbox has one session at a time
+        await earlier.close()  # first, because a mailbox allows one session at a time
         for name in earlier.watchers.keys() & self.assembly.watchers.keys():
             self.assembly.watchers[name].take_over(earlier.watchers[name])
 
     async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
-        """Run ``probe`` once, then its sub-probes, all at the same time; take in each result."""
+        """Run ``probe`` once, then its sub-probes concurrently; pass each result to ``take_in``."""
         take_in(await self.runner.run(probe))
         if not probe.sub_probes:
             return
@@ -77,9 +77,9 @@ class Runtime:
 
 @asynccontextmanager
 async def open_runtime(configuration: Configuration, clock: Clock, role: str) -> AsyncIterator[Runtime]:
-    """Open the ledger and make what the configuration asks for; closed when the block is left.
+    """Open the ledger and make the configured probes and watchers, for the block.
 
-    ``role`` begins this process's name in the ledger, such as ``agent``. Raises LedgerError.
+    The process's name in the ledger begins with ``role``, such as ``agent``. Raises LedgerError.
     """
     instance = f"{role}-{secrets.token_hex(8)}"
     agent = configuration.agent

@@ -61,12 +61,12 @@ class ProbeState:
     runs: Counter[Reason]
     last_run: float  # when it ended, or when the agent started
     duration: Histogram = field(default_factory=Histogram)
-    success: float | None = None  # the last known; an unknown run changes nothing
+    success: float | None = None  # of the last run with a known result
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
-    """Reason and phase of the last failed and the last unknown run since one was ok."""
+    """Reason and phase of the last failed and the last unknown run since the last ok one."""
     phases: dict[str, float] = field(default_factory=dict)
     certificate_not_after: float | None = None
-    findings: frozenset[tuple[Check, Severity]] = frozenset()  # as the last run that could judge has them
+    findings: frozenset[tuple[Check, Severity]] = frozenset()  # of the last run with a known result
 
 
 @dataclass(slots=True)
@@ -92,13 +92,13 @@ class AgentState:
     """All that the agent has observed since its start. Changed on the event loop, read from any thread."""
 
     def __init__(self, mailboxes: Iterable[str] = ()) -> None:
-        self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, as all below
+        self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, like all below
         self.deliveries: dict[tuple[str, str], DeliveryState] = {}
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
         self.skipped: Counter[tuple[str, str]] = Counter()
         self.schedule_lag = Histogram(LAG_BUCKETS)
         self.clock_steps = 0
-        """How often the machine's wall clock was set by more than drift explains."""
+        """How often the wall clock was set by more than its drift."""
         self._keep_mailboxes(mailboxes)
 
     def keep_only(self, probes: Iterable[Probe], mailboxes: Iterable[str], now: float) -> None:
@@ -158,7 +158,7 @@ class AgentState:
         """Record a finished run, with its end (unix seconds) and its duration (seconds)."""
         state = self.probes.get((name, target))
         if state is None:
-            return  # an MX host that DNS ceased to name while the run was going on
+            return  # an MX host that DNS stopped naming during the run
         state.runs[verdict.reason] += 1
         state.duration.observe(duration)
         state.phases = dict(verdict.phases)

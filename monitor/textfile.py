@@ -44,7 +44,7 @@ refuse.
 
 
 class TextfileError(Exception):
-    """The file could not be written and the old one is intact; the text says why."""
+    """The file could not be written, and the old one is unchanged; the text says why."""
 
 
 class _OneShot(Collector):

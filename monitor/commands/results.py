@@ -44,7 +44,7 @@ def show_json(result: Result) -> None:
 
 
 def show_json_dialogue(result: Result) -> None:
-    """Print the same with the run's id and transcript, as in the ledger's history."""
+    """Print the same object with the run's id and transcript, as in the ledger's history."""
     click.echo(json.dumps(result.with_transcript()))
 
 

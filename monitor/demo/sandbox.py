@@ -51,11 +51,11 @@ reactor: Any = installed_reactor  # its static type lacks what the platform's re
 
 def main() -> None:
     """Serve until standard input closes; the exit code is then 0."""
-    # Ctrl-C reaches the whole foreground group; the parent handles it.
+    # Ctrl-C goes to the whole foreground process group; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = _arguments()
     transit = Transit(
-        Random(arguments.seed),  # noqa: S311 - decides delays, guards nothing
+        Random(arguments.seed),  # noqa: S311 - for delays, not for security
         loss=arguments.loss,
         shortest=arguments.delay_min,
         longest=arguments.delay_max,
@@ -118,7 +118,7 @@ def _listen(build: Callable[[], Protocol]) -> int:
 
 
 def _stop_at_end_of_input() -> None:
-    # Below Python's own buffer, whose lock would be held by this thread when the interpreter ends at SIGTERM.
+    # Read the descriptor directly: this thread would still hold the lock of Python's buffer at SIGTERM.
     while os.read(0, 4096):
         pass
     reactor.callFromThread(reactor.stop)

@@ -59,7 +59,7 @@ class Transit:
         # Reflected at both ends, so that the walk does not stick there.
         position = abs(self._position + self._chance.gauss(0.0, _STEP))
         self._position = min(1.0, 1.0 - abs(1.0 - position) if position > 1.0 else position)
-        # Squared, so that quick deliveries are commoner than slow ones.
+        # Squared, so that quick deliveries are more common than slow ones.
         return self._shortest + (self._longest - self._shortest) * self._position**2
 
 

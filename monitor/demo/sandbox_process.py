@@ -62,7 +62,7 @@ async def started_sandbox(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C before the child ignores it would end it with a traceback
+        start_new_session=True,  # otherwise a Ctrl-C at the start would end it with a traceback
     )
     stderr = asyncio.create_task(_tail(process.stderr))
     try:

@@ -113,7 +113,7 @@ class SandboxSMTP(ESMTP):
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
         if self._after_starttls:
-            # Neither may a half line sent in plain text be completed under TLS.
+            # A partial line sent in plain text must not be completed under TLS.
             self._after_starttls, self._buffer = False, b""
 
     @override
@@ -130,7 +130,7 @@ class SandboxSMTP(ESMTP):
 
     @override
     def lineLengthExceeded(self, line: bytes) -> None:
-        # The library would go on and take the rest of a message for commands.
+        # The library would continue, and read the rest of a message as commands.
         self.sendCode(500, b"5.5.6 Line too long")
         self.transport.loseConnection()
 
@@ -239,8 +239,8 @@ class SandboxPOP3(LineReceiver, TimeoutMixin):
 
     @override
     def pauseProducing(self) -> None:
-        # While the client does not read, none of its commands is answered. The library would stop reading as
-        # well, and with it a TLS handshake that waits for the client.
+        # Answer no commands while the client does not read. The library would also stop reading, which could
+        # stall a TLS handshake.
         self.paused = True
 
     @override
@@ -331,7 +331,7 @@ class SandboxPOP3(LineReceiver, TimeoutMixin):
         if self._maildrop is not None:
             self._maildrop.commit()
         self._ok(b"Bye")
-        self.transport.unregisterProducer()  # TLS closes only once nothing is going to produce
+        self.transport.unregisterProducer()  # TLS closes only without a producer
         self.transport.loseConnection()
 
     def _ok(self, text: bytes = b"") -> None:

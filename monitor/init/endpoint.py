@@ -37,7 +37,7 @@ _HOST = TypeAdapter(HostName)
 class Endpoint:
     """A server's port and its encryption.
 
-    ``source`` says who named it. ``vouched`` says whether the mail domain vouches for it: the host is
+    ``source`` says where it was found. ``vouched`` says whether the mail domain vouches for it: the host is
     within the domain, or was named over verified https (RFC 6186 section 6 describes the risk).
     ``username`` is the login name that came with it.
     """

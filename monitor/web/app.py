@@ -24,7 +24,7 @@ from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
 
 SHARED_FOR = 1.0
-"""Seconds from the start of a rendering of the metrics, or until it is done, that all clients share it."""
+"""Minimum seconds, from the start of a rendering of the metrics, for which all clients share it."""
 
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")  # RFC 9110 section 7.2
 
@@ -64,7 +64,7 @@ class _Metrics:
 class _OwnNames:
     """Admits requests for an IP address, localhost or one of ``names``; raises HTTPException 421 for others.
 
-    Otherwise another site could point a name of its own at the agent's address and read the pages through
+    Otherwise another site could point one of its names at the agent's address and read the pages through
     a visitor's browser (DNS rebinding).
     """
 

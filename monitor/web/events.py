@@ -26,7 +26,7 @@ KEEP_ALIVE = 15.0
 
 
 class Events:
-    """The application at ``/events``: sends the changed rows to every open stream.
+    """The application at ``/events``, which sends changed rows to every open stream.
 
     ``render_row`` returns a route's row as HTML.
     """

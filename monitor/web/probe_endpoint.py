@@ -109,7 +109,7 @@ class ProbeEndpoint:
         ]
 
     def _what_there_is(self, fitting: Sequence[Probe]) -> str:
-        """Return an error that lists the choices; it repeats nothing of the request."""
+        """Return an error that lists the choices, without quoting the request."""
         wrong = "more than one probe matches" if fitting else "no configured probe matches"
         lines = [
             f"{wrong}; module is a probe's name or kind, target its server or domain. There are:",

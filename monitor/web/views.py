@@ -42,7 +42,7 @@ class RouteView:
     deadline: float  # seconds
     failing_since: float | None  # unix seconds
     failed_earlier: bool  # whether runs before that may have failed, too
-    at: float  # unix seconds: when this was so
+    at: float  # unix seconds: the time of this view
     week: RouteWeek
 
     @cached_property
@@ -57,7 +57,7 @@ class RouteView:
 
     @property
     def within(self) -> Mapping[float, float] | None:
-        """The seconds in which a part of the last day's deliveries arrived, if any is known."""
+        """Quantiles of the last day's latencies in seconds, by the quantile; ``None`` if none is known."""
         return self.week.within(self.at, QUANTILES)
 
     @property
@@ -117,7 +117,7 @@ class RouteView:
         return [" ".join(line if len(line) > 1 else line * 2) for line in lines if line]
 
     def as_object(self) -> dict[str, Any]:
-        """Return what JSON shows."""
+        """Return the object for JSON."""
         return {
             "probe": self.probe,
             "kind": self.kind,
@@ -139,7 +139,7 @@ class RouteView:
 
 
 def _cells(words: Iterable[tuple[int, str]]) -> dict[str, str]:
-    """Return one path per word with the cells of all positions that have it; without those of no word."""
+    """Return one path per word, with a cell at each of its positions; an empty word draws nothing."""
     paths: dict[str, str] = {}
     for number, word in words:
         if word:
