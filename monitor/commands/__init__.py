@@ -1,20 +1,36 @@
-"""The command line: one module per command."""
+"""The command line: one module per command, imported when the command is used."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 import click
 
-from monitor.commands.check import check
-from monitor.commands.completion import completion
-from monitor.commands.demo import demo
-from monitor.commands.init import init
-from monitor.commands.render import render
-from monitor.commands.run import run
-from monitor.commands.schema import schema
-from monitor.commands.validate import validate
+
+class _Commands(Mapping[str, click.Command]):
+    """The commands by name. To import them all takes a second, which `--version` and TAB must not cost."""
+
+    _names = ("demo", "init", "run", "check", "validate", "render", "schema", "completion")
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._names:
+            raise KeyError(name)
+        command = getattr(import_module(f"{__name__}.{name}"), name)
+        assert isinstance(command, click.Command)  # noqa: S101 # each module has the command of its name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    commands=_Commands(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="mailsonde", prog_name="mailsonde")
 def main() -> None:
     """Know within a minute when mail is late, lost or stuck, and where.
@@ -30,7 +46,3 @@ def main() -> None:
       mailsonde check --config mailsonde.yaml    # run every probe once, now
       mailsonde run --config mailsonde.yaml      # run the agent
     """
-
-
-for command in (demo, init, run, check, validate, render, schema, completion):
-    main.add_command(command)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import click
@@ -128,3 +130,14 @@ def test_configuration_from_the_environment() -> None:
     """MAILSONDE_CONFIG stands in for --config."""
     result = _run("check", env={"MAILSONDE_CONFIG": "/nonexistent/site.yaml"})
     assert result.stderr.startswith("/nonexistent/site.yaml: cannot be read: No such file or directory")
+
+
+def test_version_loads_no_command() -> None:
+    """A command costs no other its time: to print the version takes neither a database nor a web server."""
+    told = "; print(*{name.partition('.')[0] for name in sys.modules})"
+    program = (
+        f"import sys; from monitor.commands import main; main(['--version'], standalone_mode=False){told}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "mailsonde" in done.stdout
+    assert not {"sqlalchemy", "pydantic", "starlette", "rich"} & set(done.stdout.split())
