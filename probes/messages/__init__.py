@@ -1,1 +1,1 @@
-"""The synthetic message, and what becomes of its copy."""
+"""The synthetic message, its copies, and reports about it."""

@@ -1,4 +1,4 @@
-"""What the receiving host found of SPF, DKIM and DMARC: the field Authentication-Results (RFC 8601)."""
+"""The receiving host's SPF, DKIM and DMARC results, from the field Authentication-Results (RFC 8601)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _OLDEST_HOP = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class AuthenticationResults:
-    """Results by method: words of RFC 8601, or ``other``; a method that was not checked is not there."""
+    """Results by method: words of RFC 8601, or ``other``. Methods that were not checked are absent."""
 
-    authserv_id: str  # who says so, fit to show; empty where Exchange writes the field, which names nobody
+    authserv_id: str  # the host that checked, safe to show; empty for Exchange, which omits it
     methods: Mapping[str, str]
 
     def as_object(self) -> dict[str, object]:
-        """Return what JSON shows."""
+        """Return the object for JSON."""
         return {"authserv_id": self.authserv_id, **{method: self.methods.get(method) for method in METHODS}}
 
 
 def results(header_section: bytes, authserv_id: str | None = None) -> AuthenticationResults | None:
-    """Return what the host ``authserv_id`` found, or, without one, the host of the topmost field.
+    """Return the results of the host ``authserv_id`` or, without one, of the host in the topmost field.
 
-    A field below the oldest Received came with the message, and counts for nothing (RFC 8601 section
-    7.1). A host in between can still have forged one: to name the receiving host's
-    ``authserv_id`` rules that out where that host removes fields in its name, as section 5 wants.
+    Fields below the oldest Received came with the message and are ignored (RFC 8601 section 7.1). A host on
+    the route can still forge a field. To rule this out, name the receiving host's ``authserv_id``: section 5
+    requires that host to remove other fields with its name.
     """
     hops = list(_OLDEST_HOP.finditer(header_section))
     above = header_section[: hops[-1].start()] if hops else header_section
@@ -56,7 +56,7 @@ def results(header_section: bytes, authserv_id: str | None = None) -> Authentica
 
 
 def _statements(value: str) -> list[str]:
-    """Return the authserv-id and the statements; Exchange leaves the id out."""
+    """Return the authserv-id and the statements; Exchange omits the id."""
     first, *others = value.split(";")
     if "=" in first:
         return ["", first, *others]

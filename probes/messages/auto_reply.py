@@ -1,4 +1,4 @@
-"""Whether an auto-responder made a message (RFC 3834)."""
+"""Recognizes messages from auto-responders (RFC 3834)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from probes.messages.header_section import first_value_of, values_of, without_co
 
 
 def is_auto_reply(header_section: bytes) -> bool:
-    """Return whether an auto-responder made the message (RFC 3834 section 5, and what came before it).
+    """Return whether an auto-responder made the message (RFC 3834 section 5, and older conventions).
 
-    ``Auto-Submitted: auto-generated``, which our own messages carry, is no reply.
+    ``Auto-Submitted: auto-generated``, which our own messages have, does not mean a reply.
     """
     submitted = (without_comments(value) for value in values_of(header_section, "Auto-Submitted"))
     if any(value.partition(";")[0].strip().lower() == "auto-replied" for value in submitted):

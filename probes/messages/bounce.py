@@ -1,4 +1,4 @@
-"""Delivery reports (RFC 3464, and older forms): what became of which message, and why."""
+"""Reads delivery reports (RFC 3464, and older forms): which message, whether it failed, and why."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from probes.messages.synthetic_message import token_text
 from probes.messages.token import HEADER
 
 REPORT_LIMIT = 256 * 1024
-"""How much of a report is read, in octets."""
+"""Maximum octets to read of a report."""
 
 RECIPIENTS_LIMIT = 50
-"""Most recipients of one report that are looked at."""
+"""Maximum number of recipients to examine in a report."""
 
 NOTICE_OCTETS = 16 * 1024
-"""How much of what a report tells people is read, in octets."""
+"""Maximum octets to read of the notice, the part of a report that is written for people."""
 
 _CODE_OF_ACTION = {
     "failed": "5.0.0",
-    "expired": "5.4.7",  # no word of RFC 3464's, but some gateways'
+    "expired": "5.4.7",  # not in RFC 3464, but some gateways use it
     "delayed": "4.0.0",
     "delivered": "2.0.0",
     "relayed": "2.0.0",
@@ -60,32 +60,32 @@ _TOKEN_FIELD = re.compile(rb"^%s[ \t]*:" % HEADER.encode(), re.IGNORECASE | re.M
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What a report says of its first recipient that failed, or of its first. All texts are fit to show."""
+    """What a report says about the first failed recipient, or else the first. All texts are safe to show."""
 
     action: str  # failed, delayed, delivered, relayed or expanded
     enhanced_status_code: str  # such as 5.1.1
     diagnostic: str
     reporting_mta: str
     recipient: str
-    token: str | None  # what our token field in the returned message holds; not verified
-    envelope_id: str | None  # what MAIL gave as ENVID (RFC 3461 section 4.4); not verified
-    reason: Reason | None  # why it failed; None for every other action
+    token: str | None  # from our token field in the returned message; not verified
+    envelope_id: str | None  # the ENVID of the MAIL command (RFC 3461 section 4.4); not verified
+    reason: Reason | None  # why it failed; None for all other actions
 
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What the parts of a report hold."""
+    """The contents of a report's parts."""
 
-    groups: Sequence[bytes] = ()  # of fields, about the message and then about each recipient
+    groups: Sequence[bytes] = ()  # groups of fields: one for the message, then one for each recipient
     token: str | None = None
     notice: str = ""
 
 
 def may_be_report(header_section: bytes) -> bool:
-    """Return whether the header section is that of a delivery report.
+    """Return whether the header section may be that of a delivery report.
 
-    Either its type says so (RFC 6522, RFC 3464 section 2), or a mail system wrote it: a text, or parts of any
-    other type. See `is_from_mail_system`.
+    Either its media type says so (RFC 6522, RFC 3464 section 2), or it is a text or multipart from a mail
+    system; see `is_from_mail_system`.
     """
     media_type, parameters = content_type(header_section)
     if media_type == "multipart/report" and "report-type" in parameters:
@@ -96,18 +96,17 @@ def may_be_report(header_section: bytes) -> bool:
 def is_from_mail_system(header_section: bytes) -> bool:
     """Return whether a mail system wrote the message, and not a person or an auto-responder.
 
-    Two things have to be true. The message comes from MAILER-DAEMON or postmaster, or names the recipients
-    that failed. And its return path, which the delivering host adds (RFC 5321 section 4.4), is null. Neither
-    is enough alone: auto-responders use the null return path too, and a postmaster may be a person who
-    forwards our message. Where the host adds no return path, MAILER-DAEMON alone is enough, because nobody
-    else uses that name. Other messages have to say that they were made automatically (``Auto-Submitted``,
-    RFC 3834 section 5).
+    Two conditions must hold. The message is from MAILER-DAEMON or postmaster, or it names failed recipients.
+    And its return path, which the delivering host adds (RFC 5321 section 4.4), is null. Neither is enough
+    alone: auto-responders also use the null return path, and a postmaster may be a person who forwards our
+    message. If there is no return path, MAILER-DAEMON is enough, because nobody else uses that name. Other
+    messages must then say that they were generated automatically (``Auto-Submitted``, RFC 3834 section 5).
     """
     sender = _local_part(first_value_of(header_section, "From"))
     if sender not in _MAIL_SYSTEMS and not first_value_of(header_section, "X-Failed-Recipients"):
         return False
     return_paths = values_of(header_section, "Return-Path")
-    if return_paths:  # some hosts put MAILER-DAEMON in place of the null one
+    if return_paths:  # some hosts write MAILER-DAEMON for the null path
         return _local_part(return_paths[0]) in {"", *_DAEMONS}
     if sender in _DAEMONS:
         return True
@@ -124,9 +123,9 @@ def _local_part(value: str) -> str:
 
 
 def read_report(raw: bytes) -> DeliveryReport | None:
-    """Return what the report says; ``raw`` may be cut off anywhere. ``None`` where it is no sound report.
+    """Return the contents of a report, which may be truncated anywhere; ``None`` if it is not a valid report.
 
-    Not more than `REPORT_LIMIT` octets and `RECIPIENTS_LIMIT` recipients of it are looked at.
+    At most `REPORT_LIMIT` octets and `RECIPIENTS_LIMIT` recipients are examined.
     """
     header_section, body = split(raw[:REPORT_LIMIT])
     if not may_be_report(header_section):
@@ -138,7 +137,7 @@ def read_report(raw: bytes) -> DeliveryReport | None:
 
 
 def _contents_of(header_section: bytes, body: bytes) -> _Contents:
-    """Return what the report's parts hold; the first of each kind counts."""
+    """Return the contents of the report's parts: of each kind, the first part."""
     media_type, parameters = content_type(header_section)
     if not media_type.startswith("multipart/"):
         return _without_parts(_content(header_section, body))
@@ -157,7 +156,7 @@ def _contents_of(header_section: bytes, body: bytes) -> _Contents:
 
 
 def _parts_of_report(found: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the parts of the report, also where a gateway wrapped it in another message."""
+    """Return the parts of the report, even if a gateway wrapped it in another message."""
     if not _has_status(found):
         for part_header, part_body in found:
             inner = parts(part_body, content_type(part_header)[1].get("boundary", ""))
@@ -171,20 +170,20 @@ def _has_status(found: list[tuple[bytes, bytes]]) -> bool:
 
 
 def _without_parts(text: bytes) -> _Contents:
-    """Return what a report without parts holds: below the notice, our header section has the token field."""
+    """Return the contents of a report without parts: a notice, then perhaps our header section."""
     text = text.replace(b"\r\n", b"\n")
     field = _TOKEN_FIELD.search(text)
     if field is None:
         return _Contents(notice=_text(text))
     begin = text.rfind(b"\n\n", 0, field.start())
     returned = text[begin + 2 :] if begin >= 0 else text
-    # A lone token field is a quotation, and no returned message.
+    # A token field alone is a quotation, not a returned message.
     token = token_text(returned) if first_value_of(returned, "Message-ID") else None
     return _Contents(token=token, notice=_text(text[: max(begin, 0)]))
 
 
 def _content(header_section: bytes, body: bytes) -> bytes:
-    """Return what a part holds, also of base64 that is cut off within a quantum."""
+    """Return the decoded content of a part, even if its base64 is truncated."""
     if first_value_of(header_section, "Content-Transfer-Encoding").lower() == "base64":
         body = b"".join(body.split())
         body = body[: len(body) // 4 * 4]
@@ -196,7 +195,7 @@ def _text(octets: bytes) -> str:
 
 
 def _from_status(contents: _Contents) -> DeliveryReport | None:
-    """Read the fields of RFC 3464 section 2.2 and 2.3, and where they say nothing, the notice."""
+    """Read the fields of RFC 3464 sections 2.2 and 2.3 and, for what they leave out, the notice."""
     recipients = [group for group in contents.groups if first_value_of(group, "Action")]
     actions = [_ACTION.match(first_value_of(group, "Action")) for group in recipients]
     words = [action[1].lower() if action else "" for action in actions]
@@ -206,7 +205,7 @@ def _from_status(contents: _Contents) -> DeliveryReport | None:
     recipient, action = recipients[wanted], words[wanted]
     has_expired = action == "expired"
     kind, diagnostic = _typed(first_value_of(recipient, "Diagnostic-Code"))
-    said = "" if kind == "x-unix" else diagnostic  # its numbers are exit statuses of a program
+    said = "" if kind == "x-unix" else diagnostic  # contains only a program's exit status
     code = _code_of(first_value_of(recipient, "Status"), action, said or contents.notice)
     reason = Reason.BOUNCE_EXPIRED if has_expired else reason_of(code, diagnostic, contents.notice)
     action = "failed" if has_expired else action
@@ -223,7 +222,7 @@ def _from_status(contents: _Contents) -> DeliveryReport | None:
 
 
 def _from_notice(header_section: bytes, contents: _Contents) -> DeliveryReport | None:
-    """Read a report that was written for people only; it has to tell of a failure and return a token."""
+    """Read a report for people only; it must mention a failure or delay and return our token."""
     said = f"{decoded_subject(header_section)}\n{contents.notice}"
     action = action_in(said)
     if contents.token is None or action is None:
@@ -243,24 +242,25 @@ def _from_notice(header_section: bytes, contents: _Contents) -> DeliveryReport |
 
 
 def _code_of(status: str, action: str, said: str) -> str:
-    """Return the status, or where it has no detail, as Exim's, a code of the same class that was ``said``.
+    """Return the enhanced status code.
 
-    Without either, the action gives the class.
+    If the status is vague, as Exim's is, a code of the same class in ``said`` replaces it. Without either,
+    the action gives the class.
     """
     code = sound_code(status)
     if code is not None and not is_vague(code):
         return code
     by_action = _CODE_OF_ACTION[action]
-    classes = code[0] if code else by_action[0].replace("5", "45")  # what fails for long enough has failed
+    classes = code[0] if code else by_action[0].replace("5", "45")  # a persistent 4.x.x becomes a failure
     return code_in(said, classes) or code or by_action
 
 
 def _typed(value: str) -> tuple[str, str]:
-    """Return the type in front of a value, in lower case and empty where there is none, and the value."""
+    """Return the type before a value, in lower case (empty if there is none), and the value."""
     match = _TYPE.match(value)
     return (match[1].lower(), value[match.end() :]) if match else ("", value)
 
 
 def _shown(text: str) -> str:
-    """Return a text fit to show."""
+    """Return a text that is safe to show."""
     return legible(" ".join(text[:TEXT_CHARACTERS].split()))

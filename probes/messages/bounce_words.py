@@ -1,4 +1,4 @@
-"""What the enhanced status codes (RFC 3463) and the words of a delivery report mean, read together."""
+"""Interprets the enhanced status codes (RFC 3463) and the wording of delivery reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from probes.core.reasons import Reason
 
 TEXT_CHARACTERS = 16 * 1024
-"""How much of a text is searched for a cause, in characters."""
+"""Maximum characters of a text to search for a cause."""
 
 _CODE = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?![\w.-])")
 _SAID_CODE = re.compile(
@@ -41,12 +41,12 @@ _BY_VAGUE_CODE = {
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
-    """Return what matches any of ``patterns``; a blank in them matches a line break too."""
+    """Return a pattern that matches any of ``patterns``; a space in them also matches a line break."""
     return re.compile("|".join(patterns).replace(" ", r"(?:\s{1,20})"), re.IGNORECASE)
 
 
 _DIALECTS = (
-    # Codes that a mail system uses for something else than RFC 3463 does, told by its words.
+    # Codes that some mail systems use against RFC 3463, recognized by their wording.
     ("2.2", _any(r"submission quota"), Reason.BOUNCE_POLICY),  # Exchange Online
     ("4.1", _any(r"recipient address rejected: access denied"), Reason.BOUNCE_NO_MAILBOX),  # Exchange Online
     ("1.1", _any(r"over quota", r"mailbox (?:is )?full"), Reason.BOUNCE_MAILBOX_FULL),  # qmail's patches
@@ -190,7 +190,7 @@ _FAILED = _any(
 
 
 def action_in(text: str) -> str | None:
-    """Return the action (RFC 3464 section 2.3.3) that a notice tells of, if that is failed or delayed."""
+    """Return the action (RFC 3464 section 2.3.3) in a notice, if it is failed or delayed."""
     text = text[:TEXT_CHARACTERS]
     if _DELAYED.search(text) and not _PERMANENT.search(text):
         return "delayed"
@@ -198,7 +198,7 @@ def action_in(text: str) -> str | None:
 
 
 def sound_code(text: str) -> str | None:
-    """Return the enhanced status code that ``text`` begins with, without leading zeros, if it has one."""
+    """Return the enhanced status code at the start of ``text``, without leading zeros, if there is one."""
     match = _CODE.match(text)
     return ".".join(str(int(number)) for number in match.groups()) if match else None
 
@@ -206,8 +206,8 @@ def sound_code(text: str) -> str | None:
 def code_in(text: str, classes: str = "45") -> str | None:
     """Return the first enhanced status code of one of the ``classes`` that ``text`` quotes from a reply.
 
-    It begins the text, follows a reply code of its class (RFC 2034 section 4), or stands as ``(#5.1.1)``, as
-    qmail writes it. Other numbers with dots are versions and addresses.
+    The code is at the start of the text, after a reply code of its class (RFC 2034 section 4), or written as
+    ``(#5.1.1)``, as in qmail. Other numbers with dots are versions and addresses.
     """
     for match in _SAID_CODE.finditer(text[:TEXT_CHARACTERS]):
         code = match["code"] or match["qmail"]
@@ -217,17 +217,17 @@ def code_in(text: str, classes: str = "45") -> str | None:
 
 
 def is_vague(code: str) -> bool:
-    """Return whether the code says no more than whether the fault is permanent."""
+    """Return whether the code says only whether the failure is permanent."""
     return code.endswith(".0.0")
 
 
 def reason_of(code: str, diagnostic: str = "", notice: str = "") -> Reason:
-    """Return the reason of a failed delivery by its enhanced status code, such as 5.1.1, and its texts.
+    """Return the reason of a failed delivery, from its enhanced status code, such as 5.1.1, and its texts.
 
-    ``diagnostic`` is what a mail system said about the recipient, and ``notice`` is what a report tells
+    ``diagnostic`` is what a mail system said about the recipient, and ``notice`` is the report's text for
     people. A precise code decides, unless a mail system is known to use it for something else. If the code
-    is not precise, the diagnostic decides. A notice may list causes that are only possible, so it counts only
-    where the code says nothing.
+    is vague, the diagnostic decides. A notice may list several possible causes, so it is used only if the
+    code says nothing.
     """
     subject, _, detail = code.partition(".")[2].partition(".")
     detail = f"{subject}.{detail}"
@@ -236,7 +236,7 @@ def reason_of(code: str, diagnostic: str = "", notice: str = "") -> Reason:
             return reason
     if detail in _BY_CODE:
         return _BY_CODE[detail]
-    if subject != "7":  # a policy's words may name any fault, as in "too many unknown users"
+    if subject != "7":  # a policy may mention any fault, as in "too many unknown users"
         found = _cause_in(diagnostic) or (_cause_in(notice) if is_vague(code) else None)
         if found:
             return found[0]
@@ -244,7 +244,7 @@ def reason_of(code: str, diagnostic: str = "", notice: str = "") -> Reason:
 
 
 def excerpt(notice: str) -> str:
-    """Return the lines of a notice that tell the cause; empty where it tells none that is known."""
+    """Return the lines of a notice that state the cause; empty if there is no known cause."""
     notice = notice[:TEXT_CHARACTERS]
     said = _SAID_CODE.search(notice)
     found = _cause_in(notice)
@@ -256,7 +256,7 @@ def excerpt(notice: str) -> str:
 
 
 def _cause_in(text: str) -> tuple[Reason, int] | None:
-    """Return the cause that ``text`` names, and where; the more certain words come first."""
+    """Return the cause in ``text`` and its position. More reliable wordings are tried first."""
     text = text[:TEXT_CHARACTERS]
     for reason, words in _CAUSES:
         if match := words.search(text):

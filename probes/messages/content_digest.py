@@ -1,4 +1,4 @@
-"""A digest of what a message says, to tell whether it was changed on the way."""
+"""A digest of a message's content, which shows whether the message was altered on the way."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from probes.messages.mime import content_type, decoded, decoded_subject, parts
 PART_HEADER_LIMIT = 256 * 1024
 """Longest header section of a message or part, in octets, for which a digest is computed."""
 
-_SLICE = 256 * 1024  # octets of base64 decoded at once: Python runs nothing else meanwhile
+_SLICE = 256 * 1024  # octets of base64 to decode at once, because this blocks all other threads
 _SPACE = re.compile(r"[ \t\r\n]+")
-_TRAILING = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)  # each run is read once, however long
+_TRAILING = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)  # reads each run once: linear time
 
 
 def digest(subject: str, body: bytes, attachment: bytes) -> str:
-    """Return 32 hex digits over what a message says: subject, text and attachment.
+    """Return the digest of subject, text and attachment: 32 hex digits.
 
-    White space that mail systems change by right does not count: runs of it in the subject, line
-    ends, and what ends lines and the text.
+    It ignores white space that mail systems may change: runs of it in the subject, line ends, and white
+    space at the end of lines and of the text.
     """
     text = _TRAILING.sub(b"", body.replace(b"\r\n", b"\n")).rstrip(b"\n")
     heading = _SPACE.sub(" ", subject).strip(" ").encode("utf-8", "surrogatepass")
@@ -30,9 +30,9 @@ def digest(subject: str, body: bytes, attachment: bytes) -> str:
 
 
 def digest_of(raw: bytes) -> str | None:
-    """Return the `digest` of a stored message, whatever transfer encodings it has now.
+    """Return the `digest` of a stored message in any transfer encoding.
 
-    ``None`` where it is neither one text/plain nor a multipart/mixed of one text/plain and one attachment.
+    Returns ``None`` unless it is a text/plain, or a multipart/mixed of one text/plain and one attachment.
     """
     header_section, body = split(raw)
     if len(header_section) > PART_HEADER_LIMIT:
@@ -57,7 +57,7 @@ def _text(header_section: bytes, body: bytes) -> bytes:
 
 
 def _content(header_section: bytes, body: bytes) -> bytes:
-    """Return what a part holds; base64 that is not sound stays as it is."""
+    """Return the decoded content of a part; invalid base64 is returned as it is."""
     if first_value_of(header_section, "Content-Transfer-Encoding").lower() != "base64":
         return decoded(header_section, body)
     kept, rest = bytearray(), b""

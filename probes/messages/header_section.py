@@ -1,11 +1,11 @@
-"""Reading single fields of a header section, whoever wrote it (RFC 5322 section 2.2)."""
+"""Reads single fields of untrusted header sections (RFC 5322 section 2.2)."""
 
 from __future__ import annotations
 
 import re
 
 FIELDS_EXAMINED = 200
-"""Most fields of one name that are looked at, the topmost first."""
+"""Maximum number of fields of one name to read, from the top."""
 
 _BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
 
@@ -13,8 +13,8 @@ _BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
 def values_of(header_section: bytes, name: str) -> list[str]:
     """Return the values of all fields called ``name``, unfolded, topmost first.
 
-    White space before the colon is read as of old (RFC 5322 section 4.5). Octets that are not UTF-8 come as
-    escapes. What follows the first blank line is not part of the header section.
+    White space before the colon is allowed (RFC 5322 section 4.5). Octets that are not UTF-8 are escaped.
+    Anything after the first blank line is ignored.
     """
     wanted = name.lower().encode("ascii")
     found: list[list[bytes]] = []
@@ -36,12 +36,12 @@ def values_of(header_section: bytes, name: str) -> list[str]:
 
 
 def first_value_of(header_section: bytes, name: str) -> str:
-    """Return the value of the topmost field called ``name``; empty where there is none."""
+    """Return the value of the topmost field called ``name``; empty if there is none."""
     return next(iter(values_of(header_section, name)), "")
 
 
 def split(raw: bytes) -> tuple[bytes, bytes]:
-    """Return header section and body of a message or of a MIME part; no blank line means no body."""
+    """Return header section and body of a message or MIME part; without a blank line, there is no body."""
     blank_line = _BLANK_LINE.search(raw)
     return (raw, b"") if blank_line is None else (raw[: blank_line.start()], raw[blank_line.end() :])
 

@@ -1,7 +1,7 @@
-"""Where a message waited, as the hosts on its way stamped it on their own clocks (RFC 5321 section 4.4).
+"""Where a message waited, by the Received timestamps of the hosts on its route (RFC 5321 section 4.4).
 
-These figures are never mixed with our own clock's. Stamps are mostly whole seconds, so a difference of
-less than one says nothing.
+The hosts' clocks are never mixed with our own. Most timestamps are in whole seconds, so a difference of less
+than one second is meaningless.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from probes.core.faults import legible
 from probes.messages.header_section import values_of, without_comments
 
 HOPS_LIMIT = 50
-"""Most hops that are looked at, the newest."""
+"""Maximum number of hops to examine, the newest."""
 
 ROUNDING = 1.0
-"""What whole seconds can hide, in seconds."""
+"""Maximum rounding error of the difference of two timestamps in whole seconds."""
 
 _VALUE_LIMIT = 4000
 _DATE_LIMIT = 100
@@ -33,28 +33,26 @@ _EARLIEST, _LATEST = 631_152_000.0, 4_102_444_800.0  # the years 1990 to 2099
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One Received field. Texts are fit to show, and empty where the field does not say."""
+    """One Received field. Texts are safe to show, and empty if the field lacks them."""
 
-    by: str  # the host that stamped it
-    sender: str  # the host that it had the message from
+    by: str  # the host that added the field
+    sender: str  # the host that it received the message from
     protocol: str  # such as ESMTPS or LMTP
-    stamped_at: float | None  # unix seconds on its clock; None where there is no readable date
-    delay_seconds: float | None  # since the stamp of the hop before; None where one is missing
-    skewed: bool  # the stamp cannot be true
-    clock_error_seconds: (
-        float  # how far at least its clock is fast (or, below 0, slow); 0 where none is proven
-    )
+    stamped_at: float | None  # unix seconds on its clock; None if the date is missing or unreadable
+    delay_seconds: float | None  # since the previous hop's timestamp; None if either is missing
+    skewed: bool  # the timestamp is impossible
+    clock_error_seconds: float  # minimum by which its clock is fast (below 0: slow); 0 if not proven
 
     def as_object(self) -> dict[str, object]:
-        """Return what JSON shows."""
+        """Return the object for JSON."""
         return asdict(self)
 
 
 def hops(header_section: bytes, *, sent_at: float, arrived_by: float) -> list[Hop]:
     """Return the hops, oldest first.
 
-    ``sent_at`` and ``arrived_by``, in unix seconds, are when we handed the message over and when we saw it:
-    a stamp outside of them proves that its clock is off ours.
+    ``sent_at`` and ``arrived_by``, in unix seconds, are when we handed the message over and when we saw it.
+    A timestamp outside this range proves that its clock differs from ours.
     """
     found: list[Hop] = []
     previous: float | None = None
@@ -81,11 +79,11 @@ def hops(header_section: bytes, *, sent_at: float, arrived_by: float) -> list[Ho
 
 
 def waits(found: Sequence[Hop]) -> dict[str, float]:
-    """Return seconds by position, from the hops whose stamps can be true.
+    """Return delays in seconds by position, from hops with possible timestamps.
 
-    ``submission`` is the wait at the host that took the message from us, ``final`` the way into the last
-    host, where there are more than two, and ``relay`` all between. Their sum is the time from the
-    first stamp to the last.
+    ``submission`` is the delay at the host that accepted the message from us. If there are more than two
+    hosts, ``final`` is the delay before the last one, and ``relay`` is all in between. Their sum is the time
+    from the first timestamp to the last.
     """
     seconds: dict[str, float] = {}
     for number, hop in enumerate(found):
@@ -112,10 +110,10 @@ def _clauses(value: str) -> tuple[dict[str, str], str]:
 
 
 def _unix_seconds(date: str) -> float | None:
-    """Return the instant of a date (RFC 5322 section 3.3); ``None`` where it or its zone cannot be read.
+    """Return a date (RFC 5322 section 3.3) in unix seconds; ``None`` if it or its zone cannot be read.
 
-    Of the names of zones, only UTC and those in section 4.3 mean the same everywhere. IST, for example, is
-    used in India, Ireland and Israel.
+    The only names of zones that mean the same everywhere are UTC and those in section 4.3. IST, for example,
+    is used in India, Ireland and Israel.
     """
     date = date.strip()[:_DATE_LIMIT]
     fraction = _FRACTION.search(date)
@@ -123,7 +121,7 @@ def _unix_seconds(date: str) -> float | None:
         return None
     try:
         instant = parsedate_to_datetime(_FRACTION.sub(r"\1", date))
-        # -0000 says that the zone is not known, and the time is UTC.
+        # -0000 means UTC with an unknown local zone.
         seconds = (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
         return None

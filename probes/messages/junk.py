@@ -1,4 +1,4 @@
-"""Whether a spam filter on the way took the message for junk, by the fields that it added."""
+"""Whether a spam filter on the route classified the message as junk, by the fields that it added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ JUNK_LEVEL = 5
 """Spam confidence level, from -1 to 9, at which Exchange starts to move messages to the junk folder."""
 
 MAILSCANNER_FIELDS_EXAMINED = 10
-"""Most names of MailScanner's fields that are looked at."""
+"""Maximum number of MailScanner's field names to examine."""
 
 _YES = re.compile(r"yes(?![\w-])", re.IGNORECASE)
 _SPAM = re.compile(r"(?:spam|yes)(?![\w-])", re.IGNORECASE)
@@ -26,9 +26,9 @@ _CATEGORIES = frozenset({"SPM", "HSPM", "PHSH", "HPHISH", "HPHSH"})
 
 
 def junk_mark(header_section: bytes) -> str | None:
-    """Return the name of the first field by which a filter marked the message as junk; ``None`` if none did.
+    """Return the name of the first field that marks the message as junk; ``None`` if there is none.
 
-    Of several fields of one name, as of several filters on the way, any counts.
+    If several filters added fields of the same name, any of them may mark it.
     """
     for name in _YES_OR_NO:
         if any(_YES.match(value) for value in values_of(header_section, name)):
@@ -53,15 +53,15 @@ def junk_mark(header_section: bytes) -> str | None:
 
 
 def _mailscanner_fields(header_section: bytes) -> list[str]:
-    """Return the names under which MailScanner says what it found: they hold the site's own name."""
+    """Return the names of MailScanner's result fields, which contain the site's own name."""
     names = {match[0].decode("ascii").lower() for match in _MAILSCANNER.finditer(header_section)}
     return sorted(names)[:MAILSCANNER_FIELDS_EXAMINED]
 
 
 def _is_spam_to_proofpoint(details: str) -> bool:
-    """Return whether the rule that decided is for spam or phishing, such as ``inbound_spam``.
+    """Return whether the deciding rule is for spam or phishing, such as ``inbound_spam``.
 
-    Sites name their own rules after those of the product, of which ``notspam`` is one.
+    Sites name their own rules like the product's, which include ``notspam``.
     """
     rule = _PROOFPOINT_RULE.search(details)
     words = re.split(r"[_-]", rule[1].lower()) if rule else []
@@ -73,6 +73,6 @@ def _is_junk_level(text: str) -> bool:
 
 
 def _pairs(report: str) -> dict[str, str]:
-    """Return what stands in ``CIP:192.0.2.1;SCL:5;SFV:SPM``, in upper case."""
+    """Return the pairs of a report such as ``CIP:192.0.2.1;SCL:5;SFV:SPM``, in upper case."""
     pairs = (pair.partition(":") for pair in report.upper().split(";"))
     return {name.strip(): value.strip() for name, _, value in pairs}

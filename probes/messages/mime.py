@@ -1,6 +1,6 @@
-"""The little of MIME that we read: one level of parts, and what they hold (RFC 2045, 2046).
+"""A small part of MIME: one level of parts, and their decoded contents (RFC 2045, 2046).
 
-Nested parts are not entered and nothing is recursive, so any input takes time linear in its length.
+Nested parts are not parsed, so any input takes time linear in its length.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from probes.messages.header_section import first_value_of, split, without_comments
 
 PARTS_LIMIT = 20
-"""Most parts of one message that are looked at."""
+"""Maximum number of parts of a message to read."""
 
 _SUBJECT_LIMIT = 4096  # characters
 _ENCODED_WORD = re.compile(r"=\?([\w-]{1,40})(?:\*[\w-]{1,20})?\?([bq])\?([ ->@-~]*)\?=", re.IGNORECASE)
@@ -30,7 +30,7 @@ def content_type(header_section: bytes) -> tuple[str, dict[str, str]]:
 
 
 def parts(body: bytes, boundary: str) -> list[tuple[bytes, bytes]]:
-    """Return header section and body of each part (RFC 2046 section 5.1.1); the last may be cut off."""
+    """Return header section and body of each part (RFC 2046 section 5.1.1); the last may be truncated."""
     if not 1 <= len(boundary) <= 70 or not boundary.isascii():
         return []
     delimiter = b"\n--" + boundary.encode("ascii")
@@ -40,14 +40,14 @@ def parts(body: bytes, boundary: str) -> list[tuple[bytes, bytes]]:
         if rest.startswith(b"--") or not line_end:
             break
         if rest.strip():
-            continue  # a longer boundary that begins as ours
+            continue  # a longer boundary with the same beginning
         header_section, text = split(content)
         found.append((header_section, text.removesuffix(b"\r")))
     return found
 
 
 def decoded(header_section: bytes, body: bytes) -> bytes:
-    """Return what a part holds, without its transfer encoding (RFC 2045 section 6)."""
+    """Return a part's content with its transfer encoding removed (RFC 2045 section 6)."""
     encoding = first_value_of(header_section, "Content-Transfer-Encoding").lower()
     if encoding == "quoted-printable":
         return binascii.a2b_qp(body)
@@ -62,8 +62,8 @@ def decoded(header_section: bytes, body: bytes) -> bytes:
 def decoded_subject(header_section: bytes) -> str:
     """Return the subject with its encoded words decoded (RFC 2047).
 
-    No codec is looked up by a foreign name: there are ones that misbehave, and Python keeps each name for
-    good. Octets of other charsets than UTF-8 and ISO 8859-1 come as escapes, where they are not ASCII.
+    Python's codecs are never looked up by a foreign name: some misbehave, and Python caches every name
+    for ever. In charsets other than UTF-8 and ISO 8859-1, octets that are not ASCII are escaped.
     """
     value = first_value_of(header_section, "Subject")[:_SUBJECT_LIMIT]
     pieces: list[tuple[str, bytes]] = []
@@ -74,7 +74,7 @@ def decoded_subject(header_section: bytes) -> str:
         except binascii.Error:
             continue
         between = value[end : word.start()]
-        if end == 0 or not between.isspace():  # white space between encoded words is not shown, section 6.2
+        if end == 0 or not between.isspace():  # section 6.2: white space between encoded words is dropped
             pieces.append(("utf-8", between.encode("utf-8", "surrogatepass")))
         charset = "latin-1" if word[1].lower() == "iso-8859-1" else "utf-8"
         if pieces and pieces[-1][0] == charset:  # a character may be split between two words

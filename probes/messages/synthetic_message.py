@@ -1,4 +1,4 @@
-"""The text of a synthetic message (RFC 5322), and finding our token in the headers of a stored one."""
+"""Composes the synthetic message (RFC 5322), and finds our token in the header section of a stored one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ the agent that should collect them may have stopped.
 
 @dataclass(frozen=True, slots=True)
 class SyntheticMessage:
-    """A composed message: its octets with CRLF line ends, and the digest of what it says."""
+    """A composed message: its octets with CRLF line ends, and the digest of its content."""
 
     content: bytes
     digest: str
@@ -55,9 +55,9 @@ def compose(
 ) -> SyntheticMessage:
     """Return the message. ``created_at`` is in unix seconds.
 
-    The token stands in a field of its own, in the subject and in the body. ``Auto-Submitted``
-    (RFC 3834) and Exchange's ``X-Auto-Response-Suppress`` keep auto-responders quiet, unless the
-    message ``invites_reply``. An attachment of random octets makes it as large as wanted.
+    The token is in a field of its own, in the subject and in the body. ``Auto-Submitted`` (RFC 3834) and
+    Exchange's ``X-Auto-Response-Suppress`` prevent automatic replies, unless the message
+    ``invites_reply``. An attachment of random octets gives it the required size.
     """
     quiet = ["Auto-Submitted: auto-generated", "X-Auto-Response-Suppress: All"]
     fields = [
@@ -72,8 +72,8 @@ def compose(
         "MIME-Version: 1.0",
     ]
     body = _BODY.format(probe=probe, location=location, token=token).replace("\n", "\r\n")
-    # Random, so that no gateway can make it smaller on the way; seeded, so that it is known.
-    attachment = random.Random(run).randbytes(attachment_octets)  # noqa: S311 # nothing is kept secret by it
+    # Random, so that gateways cannot compress it; seeded, so that it is reproducible.
+    attachment = random.Random(run).randbytes(attachment_octets)  # noqa: S311 # not for security
     text_fields = ["Content-Type: text/plain; charset=us-ascii", "Content-Transfer-Encoding: 7bit"]
     head = "\r\n".join(fields) + "\r\n"
     text = "\r\n".join(text_fields) + "\r\n\r\n" + body
@@ -100,9 +100,9 @@ def _with_attachment(text: str, attachment: bytes, boundary: str) -> str:
 
 
 def token_text(header_section: bytes) -> str | None:
-    """Return what the token field of a header section holds, unfolded; ``None`` where there is no such field.
+    """Return the unfolded value of the token field in a header section; ``None`` if there is no such field.
 
-    Only a field counts, never the body: a person's reply quotes subject and body, and is not ours.
+    The body does not count: a person's reply quotes subject and body, and is not ours.
     """
     header_section = re.split(rb"\r?\n\r?\n", header_section, maxsplit=1)[0]
     match = _TOKEN_FIELD.search(header_section)
@@ -110,7 +110,7 @@ def token_text(header_section: bytes) -> str | None:
 
 
 def subject_token(header_section: bytes) -> str | None:
-    """Return the text of a token that stands anywhere in the subject, whatever was put around it."""
+    """Return the text of a token anywhere in the subject; ``None`` if there is none."""
     subject = decoded_subject(header_section)
-    # A gateway that folds anew may have put white space into the token, which has none.
+    # A gateway that refolds the subject may insert white space into the token, which has none.
     return token_in(subject) or token_in(_SPACE.sub("", subject))

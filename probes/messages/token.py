@@ -1,7 +1,7 @@
-"""The signed token that makes a message provably ours (HMAC-SHA-256, RFC 2104, cut to 128 bits).
+"""The signed token that proves that a message is ours (HMAC-SHA-256, RFC 2104, truncated to 128 bits).
 
-A token reads ``mailsonde1:PROBE:RUN:MICROSECONDS:MAC``. It has no white space, so no
-header folding can split it, and every part that is believed is under the signature.
+Its form is ``mailsonde1:PROBE:RUN:MICROSECONDS:MAC``. It has no white space, so header folding cannot split
+it, and the MAC covers all other parts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a verified token says: the probe, its run, and when the message was made (unix microseconds)."""
+    """A verified token: the probe, its run, and when the message was made (unix microseconds)."""
 
     probe: str
     run: str
@@ -29,13 +29,13 @@ class Token:
 
 
 def token_in(text: str) -> str | None:
-    """Return the first thing in ``text`` that looks like a token; whether it is one, only `verify` tells."""
+    """Return the first string in ``text`` with the form of a token; `verify` decides whether it is one."""
     match = _PATTERN.search(text)
     return match[0] if match else None
 
 
 class TokenSigner:
-    """Signs and verifies tokens under the agent's key, which no repr shows."""
+    """Signs and verifies tokens with the agent's key, which no repr shows."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -46,7 +46,7 @@ class TokenSigner:
         return f"{signed}:{self._mac(signed)}"
 
     def verify(self, text: str) -> Token | None:
-        """Return the token that ``text`` is, or ``None`` if it is none or another key signed it."""
+        """Return the token in ``text``; ``None`` if it is not a token or another key signed it."""
         match = _PATTERN.fullmatch(text)
         if match is None:
             return None
@@ -56,17 +56,17 @@ class TokenSigner:
         return Token(match[1], match[2], int(match[3]))
 
     def envelope_id(self, run: str) -> str:
-        """Return the envelope identifier of a run's message, as ENVID carries it (RFC 3461 section 4.4).
+        """Return the envelope identifier of a run's message, for the parameter ENVID (RFC 3461 section 4.4).
 
-        A delivery report names it as Original-Envelope-Id, even where it does not return the message. It has
-        85 of the 100 characters that are allowed, and none that xtext would encode. It is signed, so that
-        nobody can report on a message whose envelope they have not seen.
+        Delivery reports have it in Original-Envelope-Id, even if they do not return the message. It has 85 of
+        the 100 characters allowed, and needs no encoding in xtext. It is signed, so that nobody can fake a
+        report about a message without having seen its envelope.
         """
         signed = f"mailsonde-envelope1:{run}"
         return f"{signed}:{self._mac(signed)}"
 
     def verify_envelope_id(self, text: str) -> str | None:
-        """Return the run that an envelope identifier names, or ``None`` if we did not sign it."""
+        """Return the run in an envelope identifier, or ``None`` if we did not sign it."""
         match = _ENVELOPE_ID.fullmatch(text)
         if match is None or not hmac.compare_digest(text, self.envelope_id(match[1])):
             return None

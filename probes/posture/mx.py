@@ -33,7 +33,7 @@ REASONS: Mapping[tuple[Check, Severity], Reason] = MappingProxyType(
         (Check.MX_TARGET_CNAME, _W): Reason.MX_TARGET_CNAME,
     }
 )
-"""The reason of a run whose worst finding is of this check and severity, the worst first."""
+"""The reason of a run by the check and severity of its worst finding, the worst first."""
 
 _WORST_FIRST = tuple(REASONS)
 
