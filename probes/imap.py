@@ -44,7 +44,7 @@ class Imap(MailboxCheck):
     )
 
     async def run(self, run: Run) -> Verdict:
-        """Connect, encrypt, learn the capabilities; with credentials log in and open the folder."""
+        """Connect, encrypt, and read the capabilities; with credentials, log in and open the folder."""
         session = await ImapSession.connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {"greeting": legible(session.greeting)}
@@ -80,7 +80,7 @@ class Imap(MailboxCheck):
 
 
 async def _told(session: ImapSession, ask: Callable[[], Awaitable[list[T]]]) -> list[T] | None:
-    """Return what the server lists; ``None`` where it refuses, or its listing is too large or not sound."""
+    """Return the server's list; ``None`` if it refuses, or if the list is too large or invalid."""
     if not session.is_open:
         return None
     try:
@@ -112,4 +112,4 @@ _OF_A_LISTING = frozenset(
         Reason.RESPONSE_TOO_LARGE,
     }
 )
-"""What the names of other folders can bring about, which says nothing of the folder that is opened."""
+"""Faults that a listing can cause, which say nothing about the folder that was opened."""

@@ -1,6 +1,6 @@
-"""The ``mx`` kind: whether a domain's MX records lead mail to hosts that can take it.
+"""The ``mx`` kind: whether a domain's MX records name hosts that can accept its mail.
 
-This module gathers what DNS says; `probes.posture.mx` judges it.
+This module queries DNS; `probes.posture.mx` judges the answers.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from probes.posture.mx import NULL, REASONS, Gathered, Host, MxRecord, conclude,
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
 
 RECORDS_EXAMINED = 50
-"""Most MX records that one run examines, the most preferred first."""
+"""Maximum number of MX records that a run examines, the most preferred first."""
 
 ADDRESSES_SHOWN = 20
-"""Most addresses of one host that a verdict shows. All of them are judged."""
+"""Maximum number of addresses of a host that a verdict shows. All of them are judged."""
 
 HOSTS_AT_ONCE = 10
-"""Most hosts that are looked up at the same time."""
+"""Maximum number of concurrent lookups of hosts."""
 
-_SHARE_FOR_DNS = 0.9  # of the deadline: a resolver too slow for it must end as unknown, not as a timeout
+_SHARE_FOR_DNS = 0.9  # of the deadline: a slow resolver must end the run as unknown, not as a timeout
 
 
 def _host_pattern(value: str) -> str:
@@ -81,7 +81,7 @@ class MxSettings(ProbeSettings):
 
 
 class Mx(Probe):
-    """Looks at a domain's MX records and at the hosts that they name."""
+    """Checks a domain's MX records and the hosts that they name."""
 
     settings: MxSettings
     settings_model = MxSettings
@@ -98,7 +98,7 @@ class Mx(Probe):
         return self.settings.domain
 
     async def run(self, run: Run) -> Verdict:
-        """Ask for the MX records and for their hosts' addresses, and judge them."""
+        """Query the MX records and the addresses of their hosts, and judge them."""
         settings = self.settings
         gathered = await self._gather(
             run, asyncio.get_running_loop().time() + _SHARE_FOR_DNS * settings.deadline
@@ -111,7 +111,7 @@ class Mx(Probe):
         return Verdict(reason, detail, values=_values(gathered), findings=tuple(findings))
 
     async def _gather(self, run: Run, until: float) -> Gathered:
-        """Ask for the MX records, then for their hosts."""
+        """Query the MX records, then their hosts."""
         domain = self.settings.domain
         try:
             with run.phases.phase(MX_LOOKUP):
@@ -151,18 +151,18 @@ class Mx(Probe):
         return Gathered(examined, len(records), {name: task.result() for name, task in tasks.items()})
 
     async def _look_up(self, name: dns.name.Name, until: float) -> Host:
-        """Ask for a host's alias and addresses, one after the other."""
+        """Query a host's alias and addresses, one after the other."""
         addresses: list[str] = []
         ttls: list[int] = []
         alias_of = fault = None
-        # Some resolvers follow an alias silently. Asking for the CNAME itself reveals it.
+        # Some resolvers follow an alias silently; a query for the CNAME itself reveals it.
         for rdtype in ("CNAME", "A", "AAAA"):
             try:
                 answer = await self._resolver.ask(name, rdtype, until=until)
             except ProbeFault as caught:
                 if caught.reason is Reason.DNS_NXDOMAIN:
                     fault = None
-                    break  # it holds for every type
+                    break  # the same for all types
                 if rdtype != "CNAME":  # the answers for addresses show most aliases too
                     fault = caught
                 continue
@@ -183,7 +183,7 @@ def _text(name: dns.name.Name) -> str:
 
 
 def _values(gathered: Gathered) -> dict[str, object]:
-    """Return what people and programs read beside the verdict."""
+    """Return the verdict's values, for people and programs."""
     ttls = [host.ttl for host in gathered.hosts.values() if host.ttl is not None]
     if not gathered.implicit:
         ttls += [record.ttl for record in gathered.records]

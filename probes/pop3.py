@@ -15,7 +15,7 @@ from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.tls import expiry_warning
 
 MOST_LISTED = 1000
-"""Most messages whose unique ids a run asks for: with more, the listing would be most of the run."""
+"""Maximum number of messages for which a run requests UIDL: beyond this, the list would dominate the run."""
 
 
 class Pop3Settings(MailboxCheckSettings):
@@ -41,7 +41,7 @@ class Pop3(MailboxCheck):
     )
 
     async def run(self, run: Run) -> Verdict:
-        """Connect, encrypt, learn the capabilities; with credentials log in and count."""
+        """Connect, encrypt, and read the capabilities; with credentials, log in and count the messages."""
         session = await Pop3Session.connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {
@@ -62,7 +62,7 @@ class Pop3(MailboxCheck):
 
 
 async def _unreadable_ids(session: Pop3Session) -> int | None:
-    """Return how many messages have ids that cannot be read; ``None`` without UIDL, which is optional."""
+    """Return how many messages have unreadable unique ids; ``None`` without UIDL, which is optional."""
     try:
         await session.uidl()
     except ProbeFault as fault:

@@ -24,12 +24,12 @@ from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
 
 POLL_GRACE = 30.0
-"""Seconds after a message's deadline in which a poll may still show whether it arrived."""
+"""Seconds after a message's deadline for a last poll to show whether it arrived."""
 
 ATTACHMENTS = MappingProxyType({"none": 0, "100KB": 100_000, "1MB": 10**6, "10MB": 10**7, "25MB": 25 * 10**6})
 """Attachment size of each class in octets, before encoding."""
 
-_IN_A_THREAD = 256 * 1024  # octets from which on composing would hold up the event loop
+_IN_A_THREAD = 256 * 1024  # octets from which composing would block the event loop too long
 
 
 class RoundtripSettings(MessageProbeSettings):
@@ -92,7 +92,7 @@ class RoundtripSettings(MessageProbeSettings):
 
     @property
     def is_loop(self) -> bool:
-        """Whether only the token in the subject comes back."""
+        """Whether messages come back from elsewhere, with only the token in the subject."""
         return self.arrives_as != "message"
 
 
@@ -129,7 +129,7 @@ class Roundtrip(MessageProbe):
         return self._target
 
     async def run(self, run: Run) -> Verdict:
-        """Record the intent, send, and wait for the message to arrive or its deadline to pass."""
+        """Record the intent, send the message, and wait until it arrives or its deadline passes."""
         created_at = round(self.context.clock.time(), 6)
         composed = await self._compose(run, created_at)
         message = self._message(run, created_at, composed)
@@ -146,7 +146,7 @@ class Roundtrip(MessageProbe):
         return _verdict(settled)
 
     async def _settled(self, run: Run, handover: Handover) -> Settled | None:
-        """Send the message and watch for it; ``None`` where its fate is not known in time."""
+        """Send the message and watch for it; return ``None`` if the outcome is not known in time."""
         clock, created = self.context.clock, handover.message.created_mono
         try:
             await self._submission.send(run, handover)
@@ -204,7 +204,7 @@ class Roundtrip(MessageProbe):
 
 
 class MxRoundtrip(MessageProbe):
-    """Finds the MX hosts of the recipient's domain. Each is a route of its own, and runs next."""
+    """Finds the MX hosts of the recipient's domain, each of which is a sub-probe with its own route."""
 
     settings: RoundtripSettings
     settings_model = RoundtripSettings

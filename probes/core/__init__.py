@@ -1,1 +1,1 @@
-"""What every kind of probe stands on; knows no protocol."""
+"""The basis of all kinds of probe, independent of any protocol."""

@@ -11,7 +11,7 @@ from typing import Protocol
 class Clock(Protocol):
     """The agent's view of time."""
 
-    boot: str  # names the period in which monotonic readings can be compared, across processes too
+    boot: str  # identifies the boot: its monotonic readings are comparable, even across processes
 
     def monotonic(self) -> float:
         """Seconds on a clock that never steps; only differences are meaningful."""
@@ -26,7 +26,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after ``seconds``; other tasks run meanwhile."""
+        """Return after ``seconds``, while other tasks run."""
         ...
 
 

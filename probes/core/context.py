@@ -1,4 +1,4 @@
-"""What every probe gets besides its settings."""
+"""What every probe gets in addition to its settings."""
 
 from __future__ import annotations
 

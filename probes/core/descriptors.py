@@ -1,7 +1,7 @@
-"""File descriptors: some are kept for serving and the ledger, whatever the probes do.
+"""Reserves some file descriptors for serving and the ledger, however many the probes use.
 
-The system hands out the lowest number that is free. So once the lowest free number is near the limit,
-that many are in use, whoever holds them.
+The system always assigns the lowest free number. So if the lowest free number is near the limit, nearly all
+are in use.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Reason
 
 MOST_KEPT = 160
-"""Most descriptors that probes leave to others: to scrapers and browsers, and to the ledger."""
+"""Maximum number of descriptors that probes leave for scrapers, browsers and the ledger."""
 
 
 def raise_limit() -> None:
-    """Raise this process's limit as far as it may: the usual 1024 is for programs that use select(2)."""
+    """Raise this process's limit to the maximum allowed. The usual 1024 is for programs with select(2)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # some systems have a lower limit that they do not tell
+    except (OSError, ValueError):  # some systems have a lower limit that they do not report
         return
 
 
 def kept() -> int:
-    """Return how many descriptors probes leave to others: a quarter where few are allowed."""
+    """Return how many descriptors probes leave for others: `MOST_KEPT`, or a quarter of a low limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_KEPT if limit == resource.RLIM_INFINITY else min(MOST_KEPT, limit // 4)
 
@@ -34,7 +34,7 @@ def kept() -> int:
 def require_descriptor(*, for_sending: bool = False) -> None:
     """Raise `ProbeFault` with `LOCAL_RESOURCES` if a probe may not open another socket now.
 
-    Sending needs twice as many free ones: polls for the message come after it.
+    Sending a message needs twice as many free descriptors, because polls for it will follow.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:

@@ -61,7 +61,7 @@ _BY_RESOLUTION = {
 
 
 def legible(text: str | bytes, limit: int = DETAIL_LIMIT) -> str:
-    """Return foreign text fit to show: control characters escaped, cut to ``limit`` characters."""
+    """Return untrusted text in a form safe to show: controls escaped, cut to ``limit`` characters."""
     if isinstance(text, bytes):
         text = text[: limit * 2].decode("utf-8", "backslashreplace")
     if len(text) <= limit and text.isprintable():
@@ -71,10 +71,10 @@ def legible(text: str | bytes, limit: int = DETAIL_LIMIT) -> str:
 
 
 class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an error of the code
-    """An expected failure of a check: its reason, and what the server said where it said anything.
+    """An expected failure of a check: its reason, and the server's text if there is any.
 
-    ``reply_code`` is SMTP's (RFC 5321 section 4.2), ``enhanced_status_code`` RFC 3463's.
-    ``retry_after`` is how many seconds the server asked to be left alone.
+    ``reply_code`` is from SMTP (RFC 5321 section 4.2), ``enhanced_status_code`` from RFC 3463.
+    ``retry_after`` is the pause in seconds that the server asked for.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
 
     @property
     def asks_to_wait(self) -> bool:
-        """Whether the server put us off and nothing was read, so that this tells nothing of mail."""
+        """Whether the server only asked us to try later, which says nothing about the mail."""
         return self.reason in _ASKS_TO_WAIT
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
 
 
 def fault_of(error: Exception) -> ProbeFault | None:
-    """Return the fault that a socket, TLS or stream error stands for, or ``None`` if it stands for none."""
+    """Return the fault for a socket, TLS or stream error, or ``None`` for any other exception."""
     if isinstance(error, ssl.SSLCertVerificationError):
         untrusted = _BY_VERIFY_CODE.get(error.verify_code, Reason.CERTIFICATE_UNTRUSTED)
         return ProbeFault(untrusted, error.verify_message or str(error))
@@ -117,6 +117,6 @@ def fault_of(error: Exception) -> ProbeFault | None:
     ):
         return ProbeFault(Reason.CONNECTION_LOST, str(error))
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
-        # asyncio puts the address in place of the system's words
+        # asyncio replaces the system's text with the address
         return ProbeFault(_BY_ERRNO[error.errno], os.strerror(error.errno))
     return None

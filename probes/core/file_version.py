@@ -1,17 +1,17 @@
-"""Noticing that a file has changed, so that it is read again."""
+"""Detects changes to a file, so that it can be read again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 FileVersion = tuple[int, ...]
-"""Values that change with a file's content."""
+"""Attributes of a file that change together with its content."""
 
 
 def version_of(file: Path) -> FileVersion | None:
     """Return the version of ``file``, or ``None`` if it cannot be found.
 
-    It also changes if a symbolic link is redirected.
+    The version also changes if a symbolic link points elsewhere.
     """
     try:
         found = file.stat()

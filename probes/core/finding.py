@@ -11,10 +11,10 @@ from probes.core.faults import legible
 from probes.core.redaction import Redaction
 
 SUBJECT_LIMIT = 255
-"""Longest subject in characters: a name in DNS is no longer (RFC 1035 section 2.3.4)."""
+"""Maximum characters of a subject: the longest name in DNS (RFC 1035 section 2.3.4)."""
 
 FINDINGS_PER_CHECK = 10
-"""Most findings of one check and severity that a run reports: many of one never push out another."""
+"""Maximum findings of one check and severity in a run, so that many of one do not displace others."""
 
 
 class Severity(StrEnum):
@@ -26,7 +26,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """Its place among the severities; 0 is the worst."""
+        """Its rank among the severities; 0 is the worst."""
         return tuple(Severity).index(self)
 
 
@@ -36,8 +36,8 @@ _C, _W = Severity.CRITICAL, Severity.WARNING
 class Check(StrEnum):
     """The closed list of checks that can have findings.
 
-    Each has the severities that its findings may have, what is wrong when it has one, the rule
-    that it comes from, and what to do about it.
+    Each has the possible severities of its findings, a sentence that says what is wrong, the source of the
+    rule, and the remedy.
     """
 
     severities: tuple[Severity, ...]
@@ -139,9 +139,9 @@ class Check(StrEnum):
 class Finding:
     """One thing that is wrong with one subject, such as a host.
 
-    ``subject`` and ``seen`` hold foreign text. They are made legible and cut here, are shown only
-    where text is escaped, and are never a metric's label. ValueError for a severity that ``check``
-    does not declare.
+    ``subject`` and ``seen`` contain untrusted text. They are made legible and cut here, shown only where text
+    is escaped, and never used as a metric's label. Raises ValueError for a severity that ``check`` does not
+    declare.
     """
 
     check: Check
@@ -163,7 +163,7 @@ class Finding:
         return self.check.remedy
 
     def redacted(self, redaction: Redaction) -> Finding:
-        """Return a copy that shows no piece of a secret."""
+        """Return a copy without any piece of a secret."""
         return replace(
             self,
             subject=redaction.text(self.subject),
@@ -172,7 +172,7 @@ class Finding:
         )
 
     def as_object(self) -> dict[str, str]:
-        """Return what JSON, the ledger's history and the pages show."""
+        """Return the object for JSON, the ledger's history and the pages."""
         return {
             "check": str(self.check),
             "severity": str(self.severity),
@@ -184,7 +184,7 @@ class Finding:
 
 
 def reported(findings: Iterable[Finding], redaction: Redaction) -> tuple[Finding, ...]:
-    """Return what a run may show of its findings: the worst first, few of each check, no secrets."""
+    """Return a run's findings for display: the worst first, a limited number of each check, no secrets."""
     counts: Counter[tuple[Check, Severity]] = Counter()
     shown = []
     for finding in sorted(findings, key=lambda finding: finding.severity.rank):

@@ -1,4 +1,4 @@
-"""What probes of a mailbox server have in common: a mailbox to open, or a server alone."""
+"""The common part of probes of mailbox servers: they open a mailbox, or only check a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probes.core.settings import ProbeSettings
 
 
 class MailboxCheckSettings(ProbeSettings):
-    """Settings of a probe that opens a mailbox and reads nothing; kinds narrow the two references."""
+    """Settings of a probe that opens a mailbox and reads nothing; each kind narrows the two references."""
 
     mailbox: str | None = None
     server: str | None = None
@@ -27,7 +27,7 @@ class MailboxCheckSettings(ProbeSettings):
 
 
 class MailboxCheck(Probe):
-    """Knows the server to talk to, and the credentials where there are any."""
+    """A probe with a server and, if configured, credentials."""
 
     settings: MailboxCheckSettings
 

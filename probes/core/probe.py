@@ -1,4 +1,4 @@
-"""What every probe is: settings and a context in, one verdict a run out."""
+"""The interface of all probes: made from settings and a context, they return a verdict for each run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from probes.core.verdict import Run, Verdict
 class Probe(ABC):
     """One named, scheduled check.
 
-    A subclass names its settings model, the areas that its reasons come from and the checks
-    that it may have findings of. It raises `probes.core.faults.ProbeFault` for an expected
-    failure: the runner makes the verdict, with the phases measured so far. Any other exception
-    counts as a defect.
+    A subclass names its settings model, the areas of its possible reasons, and the checks that it may have
+    findings for. For an expected failure it raises `probes.core.faults.ProbeFault`; the runner makes the
+    verdict, with the phases measured so far. Any other exception counts as a defect.
     """
 
     settings: ProbeSettings
@@ -34,18 +33,18 @@ class Probe(ABC):
     @property
     @abstractmethod
     def target(self) -> str:
-        """The configured server or domain that the run is about: the metrics' ``target`` label."""
+        """The server or domain that the probe checks; the ``target`` label of its metrics."""
 
     @property
     def sub_probes(self) -> Sequence[Probe]:
-        """The probes that the latest run found and that run next, each with a target of its own."""
+        """The probes that the latest run found, each with its own target. They run after it."""
         return ()
 
     @property
     def targets(self) -> frozenset[str]:
-        """Its own target and those of its sub-probes: each is a route."""
+        """The targets of this probe and its sub-probes, one per route."""
         return frozenset({self.target, *(sub_probe.target for sub_probe in self.sub_probes)})
 
     @abstractmethod
     async def run(self, run: Run) -> Verdict:
-        """Do the check once, within the deadline that the caller holds."""
+        """Do the check once. The caller enforces the deadline."""

@@ -43,10 +43,10 @@ def read_secret(value: object, info: ValidationInfo) -> SecretStr:
 
 
 def sound_secret(text: str, named: str) -> SecretStr:
-    """Return ``text`` as a secret; raises ValueError, with the name ``named``, if no protocol can send it."""
+    """Return ``text`` as a secret; if no protocol can send it, raise ValueError, which calls it ``named``."""
     if not text or any(c in text for c in "\r\n\0"):
         raise ValueError(f"{named} is empty or has line breaks; it must be one line of text")
-    if any("\ud800" <= c <= "\udfff" for c in text):  # what Python makes of octets that are no UTF-8
+    if any("\ud800" <= c <= "\udfff" for c in text):  # surrogates: octets that are not UTF-8
         raise ValueError(f"{named} is not UTF-8 text; write it in UTF-8, or choose another")
     return SecretStr(text)
 

@@ -50,14 +50,14 @@ def read_variable(name: str, remedy: str = "set it for mailsonde") -> str:
 
 
 def _text_or_variable(value: object) -> object:
-    """Return the value of the environment variable where ``value`` is ``{env: NAME}``; else ``value``."""
+    """Return the environment variable's value if ``value`` is ``{env: NAME}``; otherwise ``value``."""
     if isinstance(value, Mapping) and set(value) == {"env"} and isinstance(name := value["env"], str):
         return read_variable(name)
     return value
 
 
 class OrVariable:
-    """Marks a text that may also be written ``{env: NAME}``, for the value of an environment variable."""
+    """Marks a text that may also be ``{env: NAME}``, for the value of an environment variable."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -81,7 +81,7 @@ def reference_schema(source: str) -> JsonSchemaValue:
 
 
 def parse_duration(value: object) -> float:
-    """Return the seconds of a duration such as ``500ms``, ``30s``, ``5m`` or ``1d``; else ValueError."""
+    """Return a duration such as ``500ms``, ``30s``, ``5m`` or ``1d`` in seconds; raises ValueError."""
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(match[1]) * _UNIT_SECONDS[match[2]]
     raise ValueError(
@@ -193,7 +193,7 @@ ServerName = Annotated[
     AfterValidator(_server_name),
     WithJsonSchema({"type": "string", "pattern": f"^{SERVER_NAME.pattern}$"}),
 ]
-"""A name safe in labels and links, as `Name`, with ``@`` besides: ``imap@mail.example.com``."""
+"""A name that may also contain ``@``, such as ``imap@mail.example.com``; otherwise like `Name`."""
 
 EmailAddress = Annotated[str, AfterValidator(_email_address), OrVariable()]
 HostName = Annotated[str, AfterValidator(_host_name), OrVariable()]

@@ -1,4 +1,4 @@
-"""Settings shared by all kinds of probe: servers, mailboxes, references, and what every probe has.
+"""Settings shared by all kinds of probe: servers, mailboxes, references, and every probe's own settings.
 
 Models are frozen and refuse unknown keys. Their error messages are for administrators, who see them
 next to a file and line number.
@@ -245,7 +245,7 @@ class ProbeSettings(Settings):
     )
 
     runs_overlap: ClassVar[bool] = False
-    """Whether the next run may start while this one is still waiting."""
+    """Whether the next run may start while this one is waiting."""
 
     @property
     def run_limit(self) -> float:

@@ -23,17 +23,17 @@ REPLY = 4096
 CUT = "…"
 """Marks where an answer is cut."""
 
-_BEYOND = 32  # characters looked at beyond what is kept, so that a secret that the cut divides is found
+_BEYOND = 32  # characters to search beyond the cut, so that a secret across it is found
 
 _Entry = tuple[float, str, str, bool, bool]
-"""Seconds, who, what, whether that is cut, and whether it may repeat credentials."""
+"""Seconds, speaker, text, whether the text is cut, and whether it may contain credentials."""
 
 
 class Transcript:
     """Keeps the lines of a dialogue, each with the seconds since the run began.
 
-    What a server sent is shown with its control characters escaped and cut to `LINE` characters, and
-    without what ``redaction`` withholds.
+    A server's text is shown with control characters escaped, lines cut to `LINE` characters, and secrets
+    removed by ``redaction``.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -45,23 +45,23 @@ class Transcript:
         self.redaction = Redaction()
 
     def sent(self, line: bytes, public: str | None = None) -> None:
-        """Keep a command; of one with credentials only its beginning ``public``, which may be empty."""
+        """Keep a command; if it has credentials, keep only its beginning ``public``, which may be empty."""
         self._keep("C", _kept(line) if public is None else f"{public} {WITHHELD}".lstrip())
 
     def received(self, reply: str | bytes, *, cut: bool = False) -> None:
-        """Keep what a server answered: one line, or several between line feeds.
+        """Keep a server's answer: one line, or several with line feeds between them.
 
-        ``cut`` marks what is no more than the beginning of an answer, as one beyond `REPLY` is in any case.
+        ``cut`` says that this is only the beginning of the answer. Anything beyond `REPLY` is always cut.
         """
         self._keep("S", _kept(reply), cut, self.redaction.has_secrets)
 
     def quoted(self, reply: str | bytes, *, cut: bool = False) -> str:
-        """Keep the same, and return what is shown of it, for a fault that tells what was said."""
+        """Keep an answer as `received` does, and return its text as shown, for the detail of a fault."""
         self.received(reply, cut=cut)
         return self._told(_kept(reply), cut, may_be_secret=True)
 
     def note(self, text: str) -> None:
-        """Keep a remark on what is no line: a connection, a handshake, a message's content."""
+        """Keep a remark about an event without a line: a connection, a handshake, a message's content."""
         self._keep("#", text)
 
     def _keep(self, who: str, text: str, cut: bool = False, may_be_secret: bool = False) -> None:
@@ -81,7 +81,7 @@ class Transcript:
         return "\n".join(shown).split("\n") if shown else []
 
     def _shown(self, seconds: float, who: str, text: str, cut: bool, may_be_secret: bool) -> str:
-        """Return an entry's lines; most are harmless as a whole, and every run pays for this."""
+        """Return an entry's lines. The first case is a fast path, because every run needs this."""
         begin = f"{seconds:8.3f} {who}: "
         text = self._told(text, cut, may_be_secret=may_be_secret)
         if len(text) <= LINE and text.replace("\n", "").isprintable():
@@ -89,7 +89,7 @@ class Transcript:
         return "\n".join(begin + legible(line.removesuffix("\r"), LINE) for line in text.split("\n"))
 
     def _told(self, text: str, cut: bool, *, may_be_secret: bool) -> str:
-        """Return what is shown of a text, which is as long as what is looked at for secrets."""
+        """Return a text as shown; ``text`` is what was kept, including the part to search beyond the cut."""
         shown = self.redaction.text(text) if may_be_secret else text
         is_cut = len(shown) > REPLY or (cut and shown == text)
         return shown[:REPLY] + CUT if is_cut else shown

@@ -31,10 +31,10 @@ class MessageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MessageReport:
-    """The message of a round trip as a verdict shows it; times in seconds, ``None`` where not known.
+    """A round trip's message in a verdict. Times are in seconds, and ``None`` if not known.
 
-    ``delivery_seconds`` is the middle of the interval between the last poll without the
-    message and the first poll with it; ``uncertainty_seconds`` is half that interval's width.
+    ``delivery_seconds`` is the middle of the interval between the last poll without the message and the first
+    poll with it, and ``uncertainty_seconds`` is half the width of this interval.
     """
 
     id: str
@@ -46,10 +46,10 @@ class MessageReport:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the latency is known well enough to count in a histogram or objective.
+        """Whether the latency is known precisely enough to count in a histogram or objective.
 
-        An interval wider than the latency itself (the agent was down, or the mailbox could not be
-        read) says that the message arrived, and no more.
+        If the interval is wider than the latency itself (because the agent was down, or the mailbox could not
+        be read), it only shows that the message arrived.
         """
         if self.delivery_seconds is None or self.uncertainty_seconds is None:
             return False
@@ -58,15 +58,15 @@ class MessageReport:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one run found. ``phases`` are seconds; ``values`` numbers, texts or lists for people and JSON.
+    """What one run found. ``phases`` are in seconds. ``values`` has numbers, texts or lists for display.
 
-    ``findings`` has everything that is wrong, while ``reason`` names only the worst. It is ``None`` if the
-    run broke off before it could judge, so that earlier findings still hold, or if the kind has no checks.
+    ``findings`` lists everything that is wrong, while ``reason`` is only the worst. ``findings`` is ``None``
+    if the kind has no checks, or if the run ended before it could judge: then earlier findings remain valid.
     """
 
     reason: Reason
     detail: str = ""
-    broken_phase: str = ""  # the phase that the run broke off in, if it did
+    broken_phase: str = ""  # the phase in which the run failed, if any
     phases: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     values: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     certificate_not_after: float | None = None  # unix seconds
@@ -92,15 +92,15 @@ MX_LOOKUP = "mx"
 
 
 TURN = "turn"
-"""The phase in which a run waits for another session of ours to leave the mailbox."""
+"""The phase in which a run waits for another of our own sessions to leave the mailbox."""
 
 
 class PhaseTimer:
     """Times the named phases of a run in seconds, on the monotonic clock.
 
-    When a run breaks off, ``seconds`` holds what was measured, the broken phase included,
-    and ``current`` names the phase that it broke in. ``transcript`` holds what was said meanwhile;
-    the secrets that it withholds are kept out of every fault that breaks a phase off.
+    When a run fails, ``seconds`` has all phases so far, including the failed one, and ``current`` is that
+    phase's name. ``transcript`` has the dialogue. Its redaction also applies to every fault that ends a
+    phase.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -110,12 +110,12 @@ class PhaseTimer:
         self.transcript = Transcript(clock)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Return what adds the time spent inside to phase ``name``; phases do not nest."""
+        """Return a context manager that adds the time inside to phase ``name``. Phases do not nest."""
         return _Phase(self, name, self._clock)
 
 
 class _Phase(AbstractContextManager[None]):
-    """One stretch of a phase; a class, because a run enters ten of them and generators cost more."""
+    """One part of a phase. A class, because a run uses about ten and a generator would cost more."""
 
     __slots__ = ("_begun", "_clock", "_name", "_timer")
 
@@ -144,11 +144,11 @@ class Run:
     started_at: float  # unix seconds
     phases: PhaseTimer
     can_stop: bool = False
-    """Whether stopping the run now loses nothing; see `waiting`."""
+    """Whether the run can be stopped now without losing anything; see `waiting`."""
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Mark a part in which the run only waits, so that a stopping agent can end it at once."""
+        """Mark the block as only waiting, so that the agent can end the run at once when it stops."""
         self.can_stop = True
         try:
             yield
