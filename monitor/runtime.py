@@ -61,18 +61,21 @@ class Runtime:
             self.assembly.watchers[name].take_over(earlier.watchers[name])
 
     async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
-        """Run ``probe`` once, then its sub-probes concurrently; pass each result to ``take_in``."""
-        take_in(await self.runner.run(probe))
+        """Run ``probe`` and its siblings once, then its sub-probes; pass each result to ``take_in``."""
+
+        async def run_one(one: Probe) -> None:
+            take_in(await self.runner.run(one))
+
+        async with asyncio.TaskGroup() as group:
+            for sibling in probe.siblings:
+                group.create_task(run_one(sibling))
+            await run_one(probe)
         if not probe.sub_probes:
             return
         self.state.keep_sub_probes(probe, self.clock.time())
-
-        async def run_sub_probe(sub_probe: Probe) -> None:
-            take_in(await self.runner.run(sub_probe))
-
         async with asyncio.TaskGroup() as group:
             for sub_probe in probe.sub_probes:
-                group.create_task(run_sub_probe(sub_probe))
+                group.create_task(run_one(sub_probe))
 
 
 @asynccontextmanager

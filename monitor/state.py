@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
@@ -113,7 +114,7 @@ class AgentState:
         for name, cause in list(self.skipped):
             if name not in by_name:
                 del self.skipped[name, cause]
-        for probe in by_name.values():
+        for probe in chain.from_iterable((each, *each.siblings) for each in by_name.values()):
             known = self.probes.get((probe.settings.name, probe.target))
             if known is None or known.kind != probe.settings.kind:
                 self.add(probe, now)

@@ -6,6 +6,7 @@ This module queries DNS; `probes.posture.mx` judges the answers.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import dns.name
@@ -13,7 +14,7 @@ import dns.rdtypes.ANY.CNAME
 import dns.rdtypes.ANY.MX
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
@@ -25,6 +26,9 @@ from probes.core.settings import ProbeSettings
 from probes.core.verdict import MX_LOOKUP, Run, Verdict
 from probes.posture.mx import NULL, REASONS, Gathered, Host, MxRecord, conclude, judge
 from probes.protocols.dns import Answer, DomainName, Resolver, ResolverSettings, a_labels
+
+MOST_DOMAINS = 50
+"""Maximum number of domains in a list, because they are looked up at the same time."""
 
 RECORDS_EXAMINED = 50
 """Maximum number of MX records that a run examines, the most preferred first."""
@@ -45,6 +49,19 @@ def _host_pattern(value: str) -> str:
     return wildcard + a_labels(value.removeprefix("*."))
 
 
+def _listed(value: object) -> object:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _each_once(domains: tuple[str, ...]) -> tuple[str, ...]:
+    if not 1 <= len(domains) <= MOST_DOMAINS:
+        raise ValueError(f"lists {len(domains)} domains; write 1 to {MOST_DOMAINS}")
+    for position, domain in enumerate(domains):
+        if domain in domains[:position]:
+            raise ValueError(f"{domain} is listed twice; keep one")
+    return domains
+
+
 HostPattern = Annotated[str, AfterValidator(_host_pattern)]
 """A host name, ``*.`` and a suffix, or ``.`` for the null MX."""
 
@@ -53,7 +70,14 @@ class MxSettings(ProbeSettings):
     """Settings of an ``mx`` probe."""
 
     kind: Literal["mx"]
-    domain: DomainName = Field(description="The domain to check.")
+    domains: Annotated[
+        tuple[DomainName, ...],
+        BeforeValidator(_listed, json_schema_input_type=DomainName | tuple[DomainName, ...]),
+        AfterValidator(_each_once),
+    ] = Field(
+        alias="domain",
+        description=f"The domain to check, or a list of up to {MOST_DOMAINS}, each a target of its own.",
+    )
     resolver: ResolverSettings = Field(
         default_factory=ResolverSettings,
         description=("The resolver to ask. Default: the system's first name server."),
@@ -62,8 +86,8 @@ class MxSettings(ProbeSettings):
         default=None,
         min_length=1,
         description=(
-            "All allowed MX hosts: names, or `*.` and a suffix. `.` alone means that the domain accepts no "
-            "mail."
+            "All allowed MX hosts of each domain: names, or `*.` and a suffix. `.` alone means that the "
+            "domain accepts no mail."
         ),
     )
     allow_private: bool = Field(
@@ -88,14 +112,23 @@ class Mx(Probe):
     areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.MX})
     checks: ClassVar[frozenset[Check]] = frozenset(check for check, _ in REASONS)
 
-    def __init__(self, settings: MxSettings, context: Context) -> None:
+    def __init__(self, settings: MxSettings, context: Context, domain: str | None = None) -> None:
+        """Make the probe of ``domain``; without one, that of the first domain, with the others beside it."""
         super().__init__(settings, context)
+        first, *others = settings.domains
+        self._domain = domain or first
+        self._siblings = [Mx(settings, context, other) for other in others if domain is None]
         self._resolver = Resolver(settings.resolver)
 
     @property
     def target(self) -> str:
         """The domain, in A-labels."""
-        return self.settings.domain
+        return self._domain
+
+    @property
+    def siblings(self) -> Sequence[Probe]:
+        """The probes of the other domains in the list."""
+        return self._siblings
 
     async def run(self, run: Run) -> Verdict:
         """Query the MX records and the addresses of their hosts, and judge them."""
@@ -106,16 +139,15 @@ class Mx(Probe):
         for record in gathered.records:
             addresses = gathered.hosts.get(record.host, Host()).addresses
             run.phases.transcript.note(f"MX {record.preference} {record.host}: {', '.join(addresses) or '-'}")
-        findings = judge(settings.domain, gathered, settings.expect, settings.allow_private)
+        findings = judge(self._domain, gathered, settings.expect, settings.allow_private)
         reason, detail = conclude(gathered, findings)
         return Verdict(reason, detail, values=_values(gathered), findings=tuple(findings))
 
     async def _gather(self, run: Run, until: float) -> Gathered:
         """Query the MX records, then their hosts."""
-        domain = self.settings.domain
         try:
             with run.phases.phase(MX_LOOKUP):
-                answer = await self._resolver.ask(domain, "MX", until=until)
+                answer = await self._resolver.ask(self._domain, "MX", until=until)
         except ProbeFault as fault:
             if fault.reason is not Reason.DNS_NXDOMAIN:
                 raise
@@ -126,7 +158,7 @@ class Mx(Probe):
     async def _look_up_targets(self, answer: Answer, until: float) -> Gathered:
         """Look up the hosts of an MX answer, or the domain itself if the answer is empty."""
         if not answer.records:
-            domain = self.settings.domain
+            domain = self._domain
             itself = await self._look_up(dns.name.from_text(domain), until)
             implicit = MxRecord(0, domain, itself.ttl or 0)
             return Gathered((implicit,) if itself.addresses else (), 0, {domain: itself})

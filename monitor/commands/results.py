@@ -69,7 +69,9 @@ class LiveTable:
         """Return the current table, with a summary of finished runs below."""
         table = Table("probe", "kind", "target", "result", "time", "detail")
         now, ended = self._clock.monotonic(), dict(self._ended)
-        rows = list(chain.from_iterable((probe, *probe.sub_probes) for probe in self._probes))
+        rows = list(
+            chain.from_iterable((probe, *probe.siblings, *probe.sub_probes) for probe in self._probes)
+        )
         for probe in rows:
             key = probe.settings.name, probe.target
             # Text, not str, because names from DNS are not markup.

@@ -28,7 +28,7 @@ def mistakes_of(error: ValidationError, document: Document, model: type[BaseMode
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another mistake of the same entry
-        location = _location(detail["loc"])
+        location = _location(detail["loc"], document)
         cause = detail.get("ctx", {}).get("error")
         same = (type(cause), str(cause)) if isinstance(cause, SourceError) else len(places)
         places.setdefault(same, []).append((document.line_of(location), location, detail))
@@ -55,11 +55,13 @@ def _mistake(
     return Mistake(document.path, line, key_of(location), text, is_of_secret=is_of_secret)
 
 
-def _location(loc: tuple[int | str, ...]) -> Location:
-    """Drop what pydantic adds to a path: the kind after a probe's index, and ``[key]``."""
+def _location(loc: tuple[int | str, ...], document: Document) -> Location:
+    """Drop what is not in the file: the kind after a probe's index, ``[key]``, the index of a lone item."""
     parts = [part for part in loc if part != "[key]"]
     if len(parts) > 2 and parts[0] == "probes" and parts[2] in KINDS:
         del parts[2]
+    if isinstance(parts[-1], int) and tuple(parts) not in document.lines:
+        del parts[-1]
     return tuple(parts)
 
 

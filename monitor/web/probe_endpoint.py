@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import ceil, inf
 
 from prometheus_client import generate_latest
@@ -45,8 +46,8 @@ class ProbeEndpoint:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._running: set[str] = set()
-        self._kept: dict[str, tuple[float, Response]] = {}  # until when (monotonic seconds), by probe
+        self._running: set[tuple[str, str]] = set()  # by probe and target
+        self._kept: dict[tuple[str, str], tuple[float, Response]] = {}  # until when (monotonic seconds)
 
     def routes(self) -> Sequence[Route]:
         """Return the routes for the application."""
@@ -66,17 +67,17 @@ class ProbeEndpoint:
         if len(fitting) != 1:
             return PlainTextResponse(self._what_there_is(fitting), 400)
         (probe,) = fitting
-        name = probe.settings.name
-        if name in self._kept and self._runtime.clock.monotonic() < self._kept[name][0]:
-            return self._kept[name][1]
-        if name in self._running or len(self._running) >= MOST_AT_ONCE:
-            busy = f"{name} is running" if name in self._running else f"{MOST_AT_ONCE} probes are running"
+        key = probe.settings.name, probe.target
+        if key in self._kept and self._runtime.clock.monotonic() < self._kept[key][0]:
+            return self._kept[key][1]
+        if key in self._running or len(self._running) >= MOST_AT_ONCE:
+            busy = f"{key[0]} is running" if key in self._running else f"{MOST_AT_ONCE} probes are running"
             return _again(busy, 1)
-        self._running.add(name)
+        self._running.add(key)
         try:
             return await self._run(probe, _limit(request))
         finally:
-            self._running.discard(name)
+            self._running.discard(key)
 
     async def _run(self, probe: Probe, limit: float) -> Response:
         """Run ``probe`` within ``limit`` seconds; return the answer and keep it for the pause."""
@@ -91,13 +92,14 @@ class ProbeEndpoint:
             answer = Response(_metrics(probe, result, clock.time()), media_type=CONTENT_TYPE_LATEST)
         cut_short = verdict.reason is Reason.TIMEOUT and limit < settings.run_limit
         for_others = _again("another client's timeout cut the last run short", pause) if cut_short else answer
-        self._kept[settings.name] = clock.monotonic() + pause, for_others
+        self._kept[settings.name, probe.target] = clock.monotonic() + pause, for_others
         return answer
 
     @property
     def _probes(self) -> list[Probe]:
         probes = self._runtime.assembly.probes.values()
-        return [probe for probe in probes if not isinstance(probe, MessageProbe)]
+        own = [probe for probe in probes if not isinstance(probe, MessageProbe)]
+        return list(chain.from_iterable((probe, *probe.siblings) for probe in own))
 
     def _fitting(self, module: str, target: str) -> list[Probe]:
         if not module and not target:

@@ -222,7 +222,7 @@ class Views:
             states={str(each): entered(*key, each) for each in MessageState}
             if delivery is not None
             else None,
-            has_routes=isinstance(probe, MessageProbe),
+            has_routes=isinstance(probe, MessageProbe) or bool(probe.siblings),
             findings=route.findings if probe.checks else None,
             deadline=probe.settings.deadline,
             failing_since=route.failing_since,

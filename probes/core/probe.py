@@ -36,14 +36,19 @@ class Probe(ABC):
         """The server or domain that the probe checks; the ``target`` label of its metrics."""
 
     @property
+    def siblings(self) -> Sequence[Probe]:
+        """The other probes of its entry, each with its own target. They run at the same time."""
+        return ()
+
+    @property
     def sub_probes(self) -> Sequence[Probe]:
         """The probes that the latest run found, each with its own target. They run after it."""
         return ()
 
     @property
     def targets(self) -> frozenset[str]:
-        """The targets of this probe and its sub-probes, one per route."""
-        return frozenset({self.target, *(sub_probe.target for sub_probe in self.sub_probes)})
+        """The targets of this probe, its siblings and its sub-probes, one per route."""
+        return frozenset(probe.target for probe in (self, *self.siblings, *self.sub_probes))
 
     @abstractmethod
     async def run(self, run: Run) -> Verdict:

@@ -213,7 +213,7 @@ def test_texts_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert configuration.agent.listen == ("::1", 9725)
     assert configuration.servers["out"].host == "a.example"
     smtp, mx = (probe.model_dump() for probe in configuration.probes)
-    assert (smtp["mail_from"], mx["domain"]) == ("a@b.example", "b.example")
+    assert (smtp["mail_from"], mx["domains"]) == ("a@b.example", ("b.example",))
 
 
 def test_texts_from_the_environment_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
