@@ -1,4 +1,4 @@
-"""DNS as probes ask it: one resolver, no cache, and every kind of absence told apart."""
+"""DNS queries for probes: to one resolver, without a cache, distinguishing every kind of absence."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from probes.core.settings import Settings
 from probes.protocols.resolver_files import SYSTEM_FILES
 
 EDNS_PAYLOAD = 1232
-"""Largest UDP answer, in octets, that is asked for (RFC 6891 section 6.2.5); it crosses every link whole."""
+"""Maximum UDP answer to request, in octets (RFC 6891 section 6.2.5); no link fragments it."""
 
 WITHOUT_EDNS = 600.0
-"""Seconds in which a resolver is asked without EDNS after it answered only that (RFC 6891 section 6.2.2)."""
+"""Seconds to query without EDNS after a resolver answered only without it (RFC 6891 section 6.2.2)."""
 
 MOST_DATAGRAMS = 100
-"""Most datagrams that wait to be read; more are a flood."""
+"""Maximum number of unread datagrams; any more are a flood and dropped."""
 
 _NO_EDNS = (dns.rcode.FORMERR, dns.rcode.NOTIMP)
 
 
 def a_labels(value: str) -> str:
-    """Return a domain name in A-labels (RFC 5890), lower case, without a final dot; else ValueError."""
+    """Return a domain name in A-labels (RFC 5890), lower case, without a final dot; raises ValueError."""
     try:
         name = dns.name.from_text(value, idna_codec=dns.name.IDNA_2008).to_text(omit_final_dot=True).lower()
     except (dns.exception.DNSException, UnicodeError):
@@ -59,13 +59,13 @@ def _ip_address(value: str) -> str:
 
 
 DomainName = Annotated[str, AfterValidator(a_labels), OrVariable()]
-"""A domain name; one with letters beyond ASCII is turned into A-labels."""
+"""A domain name; letters beyond ASCII are converted to A-labels."""
 
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 
 
 class ResolverSettings(Settings):
-    """The recursive resolver that questions go to."""
+    """The recursive resolver to query."""
 
     address: IpAddress = Field(
         default_factory=lambda: SYSTEM_FILES.stub_resolver.nameservers[0],
@@ -79,10 +79,10 @@ class ResolverSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a resolver answered to one question; without ``records`` the name exists and lacks that type.
+    """A resolver's answer to one query. Without ``records``, the name exists but has none of that type.
 
-    ``ttl`` is in seconds, the smallest on the way. ``aliases`` are the names that CNAME
-    records led to, in order.
+    ``ttl`` is the smallest on the way, in seconds. ``aliases`` are the names that CNAME records led to, in
+    order.
     """
 
     records: tuple[dns.rdata.Rdata, ...]
@@ -91,11 +91,11 @@ class Answer:
 
 
 class _EdnsRefusedError(Exception):
-    """The resolver does not know EDNS, and says so."""
+    """The resolver says that it does not support EDNS."""
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    """A socket that hears of ICMP errors, and of nobody but its peer."""
+    """A connected socket: it receives only from its peer, and reports ICMP errors."""
 
     def __init__(self) -> None:
         self._arrived: asyncio.Queue[bytes | Exception] = asyncio.Queue(MOST_DATAGRAMS)
@@ -128,7 +128,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def _connected(address: str, port: int) -> AsyncIterator[_Datagrams]:
-    """Yield a datagram socket, made here because event loops look even an IP address up on shared threads."""
+    """Yield a datagram socket, made here because event loops resolve even IP addresses on shared threads."""
     require_descriptor()
     made = socket.socket(dns.inet.af_for_address(address), socket.SOCK_DGRAM)
     try:
@@ -147,17 +147,17 @@ async def _connected(address: str, port: int) -> AsyncIterator[_Datagrams]:
 
 
 def _question(name: dns.name.Name | str, rdtype: str, has_edns: bool) -> dns.message.QueryMessage:
-    """Return a query, with or without EDNS; raises DNSException for a name that DNS cannot hold."""
+    """Return a query, with or without EDNS; raises DNSException for a name that is not valid in DNS."""
     return dns.message.make_query(name, rdtype, use_edns=has_edns, payload=EDNS_PAYLOAD)
 
 
 def _refuses(datagram: bytes) -> bool:
-    """Return whether a response says FORMERR or NOTIMP, however broken the rest of it is."""
+    """Return whether a response says FORMERR or NOTIMP, even if the rest of it is malformed."""
     return len(datagram) > 3 and datagram[2] & 0x80 != 0 and datagram[3] & 0x0F in _NO_EDNS
 
 
 class Resolver:
-    """Asks one recursive resolver, over UDP and, where an answer does not fit, TCP (RFC 7766 section 5)."""
+    """Queries one recursive resolver over UDP, or TCP if an answer does not fit (RFC 7766 section 5)."""
 
     def __init__(self, settings: ResolverSettings) -> None:
         self._settings = settings
@@ -165,11 +165,11 @@ class Resolver:
         self._without_edns_until = -inf  # in the event loop's seconds
 
     async def ask(self, name: dns.name.Name | str, rdtype: str, *, until: float | None = None) -> Answer:
-        """Ask for the records of type ``rdtype`` at ``name``, following aliases.
+        """Query the records of type ``rdtype`` at ``name``, following aliases.
 
-        ``until``, in the event loop's seconds, cuts the timeout short. Raises `ProbeFault`
-        with `DNS_NXDOMAIN` where the name, or what it is an alias of, does not exist;
-        every other reason says that nothing was learnt about the name: its outcome is unknown.
+        ``until``, in the event loop's seconds, shortens the timeout. Raises `ProbeFault` with `DNS_NXDOMAIN`
+        if the name or its alias does not exist. Every other reason has the outcome unknown, because it says
+        nothing about the name.
         """
         begun = asyncio.get_running_loop().time()
         ends = begun + self._settings.timeout
@@ -191,9 +191,9 @@ class Resolver:
     async def _over_udp(
         self, questions: Sequence[dns.message.QueryMessage], begun: float, ends: float
     ) -> tuple[dns.message.QueryMessage, dns.message.Message | None]:
-        """Return the question that was answered, and its response, or ``None`` if that was cut.
+        """Return the query that was answered, and the response, or ``None`` if it was truncated.
 
-        Each question has an equal share of the time; a late answer to an earlier one still counts.
+        Each query has an equal share of the time; a late answer to an earlier one still counts.
         Raises OSError, ProbeFault.
         """
         async with _connected(self._settings.address, self._settings.port) as datagrams:
@@ -210,9 +210,9 @@ class Resolver:
     def _response(
         self, asked: Sequence[dns.message.QueryMessage], datagram: bytes
     ) -> tuple[dns.message.QueryMessage, dns.message.Message | None] | None:
-        """Return the question that a datagram answers, and the response; ``None`` if it answers none.
+        """Return the query that a datagram answers, and the response; ``None`` if it answers none.
 
-        Raises `_EdnsRefusedError` if that is the whole answer to the latest question.
+        Raises `_EdnsRefusedError` if the datagram only refuses EDNS in the latest query.
         """
         question = next((each for each in asked if datagram[:2] == each.id.to_bytes(2, "big")), None)
         if question is None:
@@ -243,7 +243,7 @@ class Resolver:
             raise self._fault(Reason.DNS_MALFORMED, query, f"over TCP: {error}") from error
 
     def _answer(self, query: dns.message.QueryMessage, response: dns.message.Message) -> Answer:
-        """Return what a response says of the name, or raise what it says of the resolver."""
+        """Return what a response says about the name; raises `ProbeFault`."""
         rcode = response.rcode()
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             reason = Reason.DNS_SERVFAIL if rcode == dns.rcode.SERVFAIL else Reason.DNS_REFUSED
@@ -263,7 +263,7 @@ class Resolver:
         return Answer(tuple(chain.answer or ()), chain.minimum_ttl, aliases)
 
     def _unreachable(self, query: dns.message.QueryMessage, error: OSError) -> ProbeFault:
-        """Return the fault of a resolver that cannot be reached: never one of the mail system."""
+        """Return the fault of an unreachable resolver, which is never a fault of the mail system."""
         fault = fault_of(error)
         known = fault is not None and fault.reason.outcome is Outcome.UNKNOWN
         reason = fault.reason if fault is not None and known else Reason.DNS_TIMEOUT
@@ -276,9 +276,9 @@ class Resolver:
 
 
 def _leaves_it_to_others(response: dns.message.Message, through_alias: bool) -> bool:
-    """Return whether an answer without data is a referral, or an alias not followed, and so no absence.
+    """Return whether an answer without data is a referral or an alias not followed, which proves no absence.
 
-    RFC 2308 section 2.2: without an SOA record, NS records mark a referral.
+    RFC 2308 section 2.2: NS records without an SOA record mean a referral.
     """
     kinds = {rrset.rdtype for rrset in response.authority}
     if dns.rdatatype.SOA in kinds:

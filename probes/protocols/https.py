@@ -29,7 +29,7 @@ from probes.protocols.line_transport import LineTransport, Resolve
 from probes.protocols.tls import client_context
 
 BODY_LIMIT = 256 * 1024
-"""Most octets of a body that are kept, unless a request sets another limit."""
+"""Maximum octets to keep of a body, unless a request sets another limit."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(

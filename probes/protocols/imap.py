@@ -1,4 +1,4 @@
-"""IMAP as pure functions: what the octets of a server mean (RFC 9051, 3501, 5530, 6154)."""
+"""IMAP parsing as pure functions (RFC 9051, 3501, 5530, 6154)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from probes.core.reasons import Reason
 from probes.protocols.pop3 import LONGEST_PAUSE
 
 RESPONSE_LIMIT = 8192
-"""Most octets of a response, its literals left out; RFC 9051 wants clients to keep to it as well."""
+"""Maximum octets of a response without its literals; RFC 9051 gives clients the same limit."""
 
 SEARCH_LIMIT = 2**20
-"""Most octets of the line that answers SEARCH, which holds every number."""
+"""Maximum octets of the answer to SEARCH, a single line with all the numbers."""
 
 MOST_MESSAGES = 100_000
-"""Most messages that a search may find."""
+"""Maximum number of messages that a search may find."""
 
 Value: TypeAlias = "bytes | list[Value] | None"
 """A parsed value: an atom, number or string; a parenthesized list; or NIL."""
@@ -32,7 +32,7 @@ _BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGN
 _THROTTLING = re.compile(
     rb"too many (?:[a-z]+ ){0,2}(?:connections|sessions)|connection limit|bandwidth limit", re.IGNORECASE
 )
-# Alternatives: a parenthesis, a quoted string, a literal's place, and an atom or a FETCH item's name.
+# Alternatives: a parenthesis, a quoted string, a literal's placeholder, and an atom or a FETCH item's name.
 _TOKEN = re.compile(
     rb' *(?:([()])|"((?:[^"\\\n]|\\[^\n])*+)"|(\n)|'
     rb'(BODY\[[^\]\n]{0,400}\](?:<\d{1,10}>)?|[^\x00-\x20()"\x7f]+))',
@@ -52,16 +52,16 @@ _REASON_OF_CODE: Mapping[bytes, Reason] = {
     b"CONTACTADMIN": Reason.IMAP_UNAVAILABLE,
     b"SERVERBUG": Reason.IMAP_UNAVAILABLE,
     b"INUSE": Reason.IMAP_IN_USE,
-    b"LIMIT": Reason.IMAP_IN_USE,  # what Dovecot says of a session too many
+    b"LIMIT": Reason.IMAP_IN_USE,  # Dovecot's answer to one session too many
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response; ``tag`` is ``*``, ``+`` or a command's, ``kind`` is in upper case.
+    """One response. ``tag`` is ``*``, ``+`` or a command's tag; ``kind`` is in upper case.
 
-    ``number`` stands before the kind, as in ``3 EXISTS``, else it is 0. In ``text``, which is
-    what follows the kind, a line feed stands in the place of each of the ``literals``.
+    ``number`` is the number before the kind, as in ``3 EXISTS``, or 0. ``text`` is everything after the kind,
+    with a line feed in place of each of the ``literals``.
     """
 
     tag: bytes
@@ -72,7 +72,7 @@ class Response:
 
     @classmethod
     def parse(cls, text: bytes, literals: Iterable[bytes] = ()) -> Response:
-        """Return the response that ``text`` is; raises `ProbeFault` where it is none (RFC 9051 section 7)."""
+        """Return the response in ``text``; raises `ProbeFault` if it is not one (RFC 9051 section 7)."""
         tag, _, rest = text.partition(b" ")
         if tag == b"+":
             return cls(tag, b"", rest)
@@ -88,20 +88,21 @@ class Response:
 
     @property
     def is_status(self) -> bool:
-        """Whether its text is for people, so that nothing in it is a literal (RFC 9051 section 7.1)."""
+        """Whether its text is for people and contains no literals (RFC 9051 section 7.1)."""
         return self.tag == b"+" or self.kind in _TEXTS
 
     @property
     def code(self) -> tuple[bytes, bytes]:
-        """The response code of a status, in upper case, and its arguments; empty where there is none."""
+        """The response code of a status, in upper case, and its arguments; empty if there is none."""
         match = _RESPONSE_CODE.match(self.text) if self.is_status else None
         return (match[1].upper(), match[2] or b"") if match else (b"", b"")
 
 
 def literal_size(line: bytes) -> int | None:
-    """Return the octets of the literal that ``line`` announces at its end (RFC 9051 section 4.3).
+    """Return the octets of the literal announced at the end of ``line`` (RFC 9051 section 4.3).
 
-    A size beyond ten digits comes back as 2**63. Raises `ProbeFault` for what no server may send here.
+    A size of more than ten digits is returned as 2**63. Raises `ProbeFault` for forms that servers must not
+    send.
     """
     start = line.rfind(b"{")
     if start < 0 or not line.endswith(b"}"):
@@ -113,10 +114,10 @@ def literal_size(line: bytes) -> int | None:
 
 
 def refusal(response: Response, otherwise: Reason) -> ProbeFault:
-    """Return the fault that a NO, BAD or BYE stands for.
+    """Return the fault for a NO, BAD or BYE.
 
-    Its response code decides (RFC 5530). Without one that is known, a text that tells of throttling
-    does, and else it is ``otherwise``.
+    A known response code decides (RFC 5530), or else a text about throttling. Without either, the reason is
+    ``otherwise``.
     """
     reason, retry_after = _REASON_OF_CODE.get(response.code[0], otherwise), None
     backoff = _BACKOFF.search(response.text)  # Exchange's throttling, which has no response code
@@ -128,7 +129,7 @@ def refusal(response: Response, otherwise: Reason) -> ProbeFault:
 
 
 def capabilities_of(response: Response) -> frozenset[str] | None:
-    """Return the capabilities, in upper case, that a response or its response code tells of."""
+    """Return the capabilities in a response or its response code, in upper case; ``None`` without any."""
     code, arguments = response.code
     if response.kind == b"CAPABILITY" or code == b"CAPABILITY":
         text = arguments if code else response.text
@@ -137,9 +138,9 @@ def capabilities_of(response: Response) -> frozenset[str] | None:
 
 
 def parse_values(response: Response) -> list[Value]:
-    """Return the values that a response's text holds; raises `ProbeFault` where it is not well-formed."""
+    """Return the values in a response's text; raises `ProbeFault` if it is malformed."""
     values: list[Value] = []
-    lists = [values]  # those that are open, outermost first
+    lists = [values]  # the open lists, outermost first
     literals = iter(response.literals)
     text = response.text.rstrip(b" ")
     position = 0
@@ -173,14 +174,14 @@ def _malformed(response: Response) -> ProbeFault:
 
 
 def number_of(value: Value) -> int:
-    """Return a number of at most ten digits; `ProbeFault` for anything else."""
+    """Return a number of at most ten digits; raises `ProbeFault` for anything else."""
     if not isinstance(value, bytes) or not _NUMBER.fullmatch(value):
         raise ProbeFault(Reason.PROTOCOL_ERROR, b"no number where one belongs")
     return int(value)
 
 
 def identifier_of(value: bytes) -> int | None:
-    """Return a UIDVALIDITY or UIDNEXT, which is never 0 (RFC 9051 section 9); ``None`` for anything else."""
+    """Return a UIDVALIDITY or UIDNEXT, which are never 0 (RFC 9051 section 9); ``None`` for anything else."""
     return (int(value) or None) if _NUMBER.fullmatch(value) else None
 
 
@@ -193,9 +194,9 @@ def _items(response: Response, value: Value) -> dict[bytes, Value]:
 
 
 def parse_fetch(response: Response) -> tuple[int, bytes] | None:
-    """Return uid and octets of a FETCH with ``BODY[…]``, ``None`` for any other response.
+    """Return uid and octets of a FETCH with ``BODY[…]``; ``None`` for any other response.
 
-    It is ``None``, too, where NIL says that the text is not there any more.
+    Also ``None`` if the text is NIL, because it no longer exists.
     """
     if response.kind != b"FETCH":
         return None
@@ -207,7 +208,7 @@ def parse_fetch(response: Response) -> tuple[int, bytes] | None:
 
 
 def parse_search(response: Response) -> list[int] | None:
-    """Return the numbers of a SEARCH, ``None`` for any other response."""
+    """Return the numbers of a SEARCH; ``None`` for any other response."""
     if response.kind != b"SEARCH":
         return None
     return [number_of(word) for word in response.text.partition(b"(")[0].split()]  # (MODSEQ …) may follow
@@ -215,7 +216,7 @@ def parse_search(response: Response) -> list[int] | None:
 
 @dataclass(frozen=True, slots=True)
 class FolderStatus:
-    """What STATUS tells of a folder; ``None`` is what it does not tell."""
+    """The attributes of a folder in a STATUS response; ``None`` if missing."""
 
     messages: int | None
     uid_next: int | None
@@ -223,9 +224,9 @@ class FolderStatus:
 
 
 def parse_status(response: Response) -> FolderStatus | None:
-    """Return what a STATUS tells, ``None`` for any other response.
+    """Return the attributes in a STATUS; ``None`` for any other response.
 
-    The items stand in the last list, whatever the folder's name before it looks like.
+    They are in the last list, after a folder name in any form.
     """
     if response.kind != b"STATUS":
         return None
@@ -242,7 +243,7 @@ def parse_status(response: Response) -> FolderStatus | None:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder as LIST shows it; attributes in upper case, such as ``\\JUNK`` (RFC 6154)."""
+    """A folder in a LIST response; attributes in upper case, such as ``\\JUNK`` (RFC 6154)."""
 
     name: str
     delimiter: str | None
@@ -250,7 +251,7 @@ class Folder:
 
 
 def parse_list(response: Response) -> Folder | None:
-    """Return the folder of a LIST, ``None`` for any other response."""
+    """Return the folder of a LIST; ``None`` for any other response."""
     if response.kind != b"LIST":
         return None
     match parse_values(response):
@@ -277,7 +278,7 @@ def parse_namespace(response: Response) -> list[str] | None:
 
 
 def decode_folder(name: bytes) -> str:
-    """Return a folder's name out of modified UTF-7 (RFC 3501 section 5.1.3), or as it is where it is none."""
+    """Decode a folder's name from modified UTF-7 (RFC 3501 section 5.1.3); an invalid one stays as it is."""
     if name.upper() == b"INBOX":  # in any case (RFC 9051 section 5.1)
         return "INBOX"
     parts = _SHIFTED.split(name)
@@ -297,7 +298,7 @@ def _unshifted(part: bytes) -> str:
 
 
 def encode_folder(name: str) -> bytes:
-    """Return a folder's name in modified UTF-7, as a quoted string; it holds printable ASCII only."""
+    """Return a folder's name in modified UTF-7, as a quoted string of printable ASCII."""
     parts = _UNPRINTABLE.split(name.replace("&", "&-"))
     return quoted(
         b"".join(_shifted(part) if index % 2 else part.encode("ascii") for index, part in enumerate(parts))
@@ -315,9 +316,9 @@ def quoted(octets: bytes) -> bytes:
 
 
 def login_lines(username: str, password: str) -> list[bytes]:
-    """Return the lines of LOGIN; each after the first begins with a literal, and waits for its ``+``.
+    """Return the lines of LOGIN. Each line after the first begins with a literal, and is sent after a ``+``.
 
-    Only what is not printable ASCII becomes a literal.
+    An argument becomes a literal only if it is not printable ASCII.
     """
     lines = [b"LOGIN"]
     for text in (username, password):
@@ -331,7 +332,7 @@ def login_lines(username: str, password: str) -> list[bytes]:
 
 
 def uid_set(uids: Iterable[int]) -> bytes:
-    """Return a sequence set (RFC 9051 section 9) of exactly these uids, neighbours as ranges."""
+    """Return a sequence set (RFC 9051 section 9) of exactly these uids, with ranges."""
     ranges: list[list[int]] = []
     for uid in sorted(set(uids)):
         if ranges and ranges[-1][1] == uid - 1:

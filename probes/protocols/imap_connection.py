@@ -23,7 +23,7 @@ from probes.protocols.mail_session import MailSession
 from probes.protocols.sasl import Mechanism
 
 FAREWELL_TIMEOUT = 2.0
-"""Longest wait, in seconds, for the answer to LOGOUT."""
+"""Maximum seconds to wait for the answer to LOGOUT."""
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ _REFUSALS = {b"NO": Reason.IMAP_NO, b"BAD": Reason.IMAP_BAD}
 
 @dataclass(slots=True)
 class _Idle:
-    """A running IDLE: whether its ``+`` came, and whether DONE went out."""
+    """A running IDLE: whether its ``+`` has arrived, and whether DONE has been sent."""
 
     tag: bytes
     ready: bool = False
@@ -43,7 +43,7 @@ class _Idle:
 class ImapConnection(MailSession):
     """One connection to an IMAP server, for one command at a time.
 
-    A fault or a cancellation in a command closes the connection; only a NO or BAD leaves it open.
+    A fault or a cancellation during a command closes the connection; only NO and BAD leave it open.
     """
 
     own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"LOGIN": False})
@@ -54,30 +54,30 @@ class ImapConnection(MailSession):
         super().__init__(server, transport, phases, clock)
         self._dialogue = ImapDialogue(transport, phases.transcript, clock)
         self._leaving = False
-        self._unasked = Budget()  # for what comes between two commands
+        self._unasked = Budget()  # for responses between two commands
         self._idle: _Idle | None = None
         self._idle_usable = True
         self._complaint = ""  # the latest untagged NO or BAD (RFC 9051 section 7.1) of this command
-        self._hearing: asyncio.Task[None] | None = None  # what a cancelled `news` began to read
+        self._hearing: asyncio.Task[None] | None = None  # a read that a cancelled `news` began
         self.greeting = b""
         self.capabilities: frozenset[str] = frozenset()
         self._capabilities_before_login = self.capabilities
         self.folder: str | None = None
         self.exists = 0
         self.uid_validity: int | None = None
-        """Of the open folder; ``None`` where the server tells none (RFC 3501 section 6.3.1)."""
+        """UIDVALIDITY of the open folder; ``None`` if the server sent none (RFC 3501 section 6.3.1)."""
         self.uid_next: int | None = None
         self.changed = False
         """Whether an EXISTS, EXPUNGE or VANISHED came since SELECT, or since the caller last cleared it."""
         self.heard_at = float("-inf")
-        """Monotonic reading taken when the latest EXISTS was read."""
+        """Monotonic time at which the latest EXISTS was read."""
 
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
             greeting = await self._dialogue.read(self._unasked)
-            if greeting.tag == b"*" and greeting.kind in (b"NO", b"BAD"):  # neither is one, and both are sent
+            if greeting.tag == b"*" and greeting.kind in (b"NO", b"BAD"):  # not valid, but seen
                 raise imap.refusal(greeting, _REFUSALS[greeting.kind])
-            if greeting.tag != b"*" or greeting.kind not in (b"OK", b"BYE"):  # PREAUTH is nobody's login
+            if greeting.tag != b"*" or greeting.kind not in (b"OK", b"BYE"):  # PREAUTH is not our login
                 said = b" ".join([greeting.kind, greeting.text])
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a greeting: " + said)
             self._take_in(greeting)
@@ -96,7 +96,7 @@ class ImapConnection(MailSession):
         await self._command("capability", b"CAPABILITY")
 
     async def log_in(self, username: str, password: SecretStr) -> None:
-        """Log in as `MailSession.log_in` does, and know the capabilities after it (RFC 9051 section 6.2)."""
+        """Log in as `MailSession.log_in` does, and learn the new capabilities (RFC 9051 section 6.2)."""
         await super().log_in(username, password)
         if self.capabilities is self._capabilities_before_login:
             await self._learn_capabilities()
@@ -115,7 +115,7 @@ class ImapConnection(MailSession):
         await self._log_in_with(first, respond=lambda _: next(rest, None), public="LOGIN")
 
     async def _authenticate(self, mechanism: Mechanism) -> None:
-        """Do an exchange by AUTHENTICATE (RFC 9051 section 6.2.2)."""
+        """Do the exchange by AUTHENTICATE (RFC 9051 section 6.2.2)."""
         command = b"AUTHENTICATE " + mechanism.name.encode()
         words, public, initial = [command], None, mechanism.initial_response()
         if initial is not None and self._offers("SASL-IR"):  # RFC 4959
@@ -127,13 +127,13 @@ class ImapConnection(MailSession):
     async def _log_in_with(
         self, *words: bytes, respond: Callable[[Response], bytes | None], public: str | None
     ) -> None:
-        """Send a command that logs in; a refusal whose code does not blame the credentials is not theirs."""
+        """Send a login command. A refusal with a code blames the credentials only if its code does."""
         _, status = await self._exchange(*words, respond=respond, public=public)
         is_coded = status.code[0] not in (b"", b"CAPABILITY")
         _require_ok(status, Reason.LOGIN_REFUSED if is_coded else self.refusal_of(status.text))
 
     async def log_out(self) -> None:
-        """End the session in order; however the server answers that, it changes no result."""
+        """Log out; whatever the server answers, the result stays the same."""
         self._leaving = True
         try:
             async with asyncio.timeout(FAREWELL_TIMEOUT):
@@ -146,24 +146,24 @@ class ImapConnection(MailSession):
             self.abort()
 
     def start_idle(self) -> bool:
-        """Begin IDLE (RFC 2177) where the server has it and none runs; return whether one runs."""
+        """Begin IDLE (RFC 2177) if the server has it and none is running; return whether one is running."""
         if self._idle is None and self._idle_usable and "IDLE" in self.capabilities:
             self._unasked = Budget()
             self._idle = _Idle(self._dialogue.send(b"IDLE"))
         return self._idle is not None
 
     async def news(self) -> None:
-        """Return once `changed` is set; IDLE asks the server to tell, and the next command ends it.
+        """Return once `changed` is set. IDLE makes the server report changes until the next command.
 
-        Without IDLE only what the server tells unasked is heard. Waits for ever; may be cancelled at
-        any moment, and nothing is lost by it.
+        Without IDLE, only changes that the server reports by itself are noticed. This waits for ever and may
+        be cancelled at any time without losing anything.
         """
         while not self.changed:
             if self._hearing is None:
                 if not self._transport.unread:
                     self.start_idle()
                 await self._transport.readable()
-                # A task of its own, because a cancelled read would close the connection.
+                # A separate task, because a cancelled read would close the connection.
                 self._hearing = asyncio.create_task(self._hear())
                 self._hearing.add_done_callback(_retrieve)
             await asyncio.wait([self._hearing])
@@ -171,7 +171,7 @@ class ImapConnection(MailSession):
             heard.result()
 
     async def _hear(self) -> None:
-        """Take in one response outside of a command's answer."""
+        """Handle one response outside a command's answer."""
         with self._dialogue.closing_on_failure(self._server.timeout):
             response, idle = await self._dialogue.read(self._unasked), self._idle
             if response.tag == b"*":
@@ -185,7 +185,7 @@ class ImapConnection(MailSession):
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"an answer to no command: " + response.text)
 
     async def _end_idle(self) -> None:
-        """End a running IDLE; before its ``+`` came, DONE would be taken for a command."""
+        """End a running IDLE, but only after its ``+``: before, the server would read DONE as a command."""
         while self._idle is not None:
             if self._idle.ready and not self._idle.done:
                 self._transport.write_line(b"DONE")
@@ -193,7 +193,7 @@ class ImapConnection(MailSession):
             await self._hear()
 
     async def _settle(self) -> None:
-        """Take in all that was said before the next command, so that an answer is never to an earlier one."""
+        """Handle all responses that arrived before the next command, so that none is taken for its answer."""
         if self._hearing is not None:
             hearing, self._hearing = self._hearing, None
             await hearing
@@ -210,7 +210,7 @@ class ImapConnection(MailSession):
         budget: Budget | None = None,
         refusal: Reason = Reason.IMAP_NO,
     ) -> list[T]:
-        """Send a command in a phase of its own, as `_exchange` does; a NO means its code, or ``refusal``."""
+        """Send a command as `_exchange` does, in its own phase. A NO has its code's reason or ``refusal``."""
         with self._phases.phase(phase):
             answers, status = await self._exchange(*words, read=read, budget=budget)
             _require_ok(status, refusal)
@@ -224,11 +224,11 @@ class ImapConnection(MailSession):
         budget: Budget | None = None,
         public: str | None = None,
     ) -> tuple[list[T], Response]:
-        """Send a command; return what ``read`` makes of the untagged responses to it, and the tagged one.
+        """Send a command; return the results of ``read`` for its untagged responses, and the tagged response.
 
-        ``respond`` returns the line with credentials that answers a ``+``, or ``None`` if none is due;
-        ``public`` is what may be shown of a command with credentials. Everything together may take the
-        server's timeout.
+        ``respond`` returns the line with credentials that answers a ``+``, or ``None`` if none is due.
+        ``public`` is the part of a command with credentials that may be shown. The server's timeout applies
+        to the whole exchange.
         """
         timeout, self._complaint = self._server.timeout, ""
         try:
@@ -263,12 +263,12 @@ class ImapConnection(MailSession):
         return answers, response
 
     def _take_in(self, response: Response) -> None:
-        """Keep what a response tells of the session; a BYE that nobody asked for ends it."""
+        """Update the session's state from a response; a BYE without LOGOUT ends the session."""
         code, argument = response.code
         if response.tag == b"*" and response.kind in _REFUSALS and not self._dialogue.may_hold_mail:
             self._complaint = legible(b" ".join([response.kind, response.text]))
         if response.kind == b"EXISTS":
-            if response.number != self.exists:  # else nothing came: a server may repeat itself
+            if response.number != self.exists:  # servers may repeat it without any change
                 self.exists, self.heard_at, self.changed = response.number, self._clock.monotonic(), True
         elif response.kind == b"EXPUNGE":
             self.exists, self.changed = max(0, self.exists - 1), True
@@ -284,9 +284,9 @@ class ImapConnection(MailSession):
             self.capabilities = capabilities
 
     def _take_in_validity(self, validity: int | None) -> None:
-        """Keep UIDVALIDITY; a new one for the open folder ends the session (RFC 9051 section 2.3.1.1).
+        """Keep UIDVALIDITY; if it changes for the open folder, end the session (RFC 9051 section 2.3.1.1).
 
-        The uids that were told before it may be other messages' now.
+        The uids sent before may then belong to other messages.
         """
         if self.folder is not None and validity != self.uid_validity:
             told = f"UIDVALIDITY changed from {self.uid_validity} to {validity}"
@@ -300,6 +300,6 @@ def _require_ok(status: Response, refusal: Reason) -> None:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Take a task's fault as seen, for asyncio would log it where no command comes that raises it."""
+    """Retrieve a task's exception; otherwise asyncio logs it if no later command raises it."""
     if not task.cancelled():
         task.exception()

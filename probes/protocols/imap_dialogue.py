@@ -1,4 +1,4 @@
-"""The lines of an IMAP connection: tagged commands out, bounded responses with their literals in."""
+"""The lines of an IMAP connection: tagged commands, and bounded responses with their literals."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from probes.protocols.imap import RESPONSE_LIMIT, Response
 from probes.protocols.line_transport import LineTransport
 
 MOST_RESPONSES = 20_000
-"""Most responses that a server may send for one command."""
+"""Maximum number of responses to one command."""
 
 LINES_LIMIT = 4 * 2**20
-"""Most octets in lines that a server may send for one command; parsing them takes about a second."""
+"""Maximum octets of lines in the answer to one command; parsing them takes about a second."""
 
 LITERALS_LIMIT = 32 * 2**20
-"""Most octets in literals that a server may send for one command."""
+"""Maximum octets of literals in the answer to one command."""
 
 
 @dataclass(slots=True)
 class Budget:
-    """What a server may send: the longest response and literal, and what is left of each in all."""
+    """Limits on a server's responses: for a single response or literal, and what remains for all."""
 
     line: int = RESPONSE_LIMIT
     literal: int = 0
@@ -36,21 +36,21 @@ class Budget:
 
 
 class ImapDialogue:
-    """Sends commands and reads responses, and shows the transcript whatever is neither mail nor secret."""
+    """Sends commands and reads responses. Everything except mail and secrets is put in the transcript."""
 
     def __init__(self, transport: LineTransport, transcript: Transcript, clock: Clock) -> None:
         self._transport = transport
         self._transcript = transcript
         self._clock = clock
         self._commands = 0
-        self._octets = 0  # of the latest response, its literals left out
+        self._octets = 0  # of the latest response, without its literals
         self.may_hold_mail = False
-        """Whether octets that are no well-formed response may belong to a message."""
+        """Whether octets that are not a valid response may belong to a message."""
         self.sent_at = float("-inf")
-        """Monotonic reading taken right before the latest command went out."""
+        """Monotonic time right before the latest command was sent."""
 
     def send(self, *words: bytes, public: str | None = None) -> bytes:
-        """Send a command and return its tag; ``public`` is what may be shown of one with credentials."""
+        """Send a command and return its tag; ``public`` is the part of a secret command that may be shown."""
         self._commands += 1
         tag = f"M{self._commands}"
         self.sent_at = self._clock.monotonic()
@@ -58,7 +58,7 @@ class ImapDialogue:
         return tag.encode()
 
     async def read(self, budget: Budget) -> Response:
-        """Read a response with its literals; the sizes of those are judged before they are read."""
+        """Read a response with its literals. Their sizes are checked before they are read."""
         line = await self._transport.read_line(budget.line, is_mail=self.may_hold_mail)
         length = self._octets = len(line)
         response, texts, literals = self._parsed(line), [line], []
@@ -89,20 +89,20 @@ class ImapDialogue:
             raise ProbeFault(fault.reason, f"not an IMAP response: {said}") from None
 
     def _fit_to_show(self, response: Response, texts: Sequence[bytes]) -> bytes:
-        """Return the response for the transcript; of what may be mail, no more than its octets."""
+        """Return the response for the transcript; if it may contain mail, only the number of octets."""
         is_ours = not self.may_hold_mail or response.tag == b"M%d" % self._commands
         if response.kind == b"FETCH" or not is_ours:
             return b"* %d octets, not shown" % sum(map(len, texts))
         return b" ".join(texts)
 
     def too_large(self, detail: str) -> ProbeFault:
-        """Close the connection, and return the fault of an answer beyond its limit."""
+        """Close the connection, and return the fault for an answer that exceeds a limit."""
         self._transport.abort()
         return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
 
     @contextmanager
     def closing_on_failure(self, timeout: float) -> Iterator[None]:
-        """Close the connection on whatever ends the block; a `TimeoutError` means ``timeout`` seconds."""
+        """Close the connection on any exception in the block; a `TimeoutError` means ``timeout`` seconds."""
         try:
             yield
         except TimeoutError as error:
@@ -113,7 +113,7 @@ class ImapDialogue:
             if self.may_hold_mail and fault.reason is Reason.PROTOCOL_ERROR:
                 told = f"no sound response: {self._octets} octets, not shown because they may be mail"
                 raise ProbeFault(fault.reason, told) from None
-            self._transcript.redaction.fault(fault)  # what comes between commands is in no phase
+            self._transcript.redaction.fault(fault)  # outside a command there is no phase to redact it
             raise
         except BaseException:
             self._transport.abort()

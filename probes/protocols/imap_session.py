@@ -1,4 +1,4 @@
-"""An IMAP session: the commands on folders and messages that a mailbox is watched by (RFC 9051, 4315)."""
+"""An IMAP session: the commands on folders and messages for watching a mailbox (RFC 9051, 4315)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from probes.protocols.imap_connection import ImapConnection
 from probes.protocols.imap_dialogue import MOST_RESPONSES, Budget
 
 FETCHED_FIELDS_LIMIT = 16 * 1024
-"""Most octets that are read of the header fields asked for; a foreign mail may hold huge ones."""
+"""Maximum octets to read of the requested header fields, which may be huge in foreign mail."""
 
 NAME_LIMIT = 4096
-"""Longest folder name, in octets, that may come as a literal."""
+"""Maximum octets of a folder name in a literal."""
 
 MOST_FOLDERS = 50_000
-"""Most folders that a server may list."""
+"""Maximum number of folders that a server may list."""
 
 LISTING_LIMIT = 8 * 2**20
-"""Most octets in lines that a list of folders may have."""
+"""Maximum octets of lines in a list of folders."""
 
 BATCH = 500
-"""Most messages that one FETCH asks for by their uids."""
+"""Maximum number of uids in one FETCH."""
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class ImapSession(ImapConnection):
     """Reads and deletes the messages of one folder at a time.
 
-    As with every command, a NO or BAD leaves the session open; so does a header section beyond its limit.
+    A NO, a BAD, or a header section over the limit leaves the session open.
     """
 
     @property
@@ -44,22 +44,22 @@ class ImapSession(ImapConnection):
 
     @property
     def is_open(self) -> bool:
-        """Whether the session goes on: after a fault, whether that was about no more than its command."""
+        """Whether the session can continue; after a fault, whether that affected only its command."""
         return self._transport.is_open
 
     async def folders(self) -> list[Folder]:
-        """Return the folders, with their special uses where the server tells them (RFC 6154).
+        """Return the folders, with their special uses if the server reports them (RFC 6154).
 
-        Those that it tells of in a way that cannot be read are left out.
+        Malformed entries are left out.
         """
         words = [b"LIST", b'""', b'"*"']
-        if {"SPECIAL-USE", "LIST-EXTENDED"} <= self.capabilities:  # else LIST shows them unasked, or never
+        if {"SPECIAL-USE", "LIST-EXTENDED"} <= self.capabilities:  # otherwise in LIST by default, or never
             words.append(b"RETURN (SPECIAL-USE)")
         budget = Budget(literal=NAME_LIMIT, responses=MOST_FOLDERS, lines=LISTING_LIMIT)
         return await self._command("list", *words, read=_if_sound(imap.parse_list), budget=budget)
 
     async def namespace(self) -> list[str]:
-        """Return the prefixes of the personal namespaces (RFC 2342); empty where the server tells none."""
+        """Return the prefixes of the personal namespaces (RFC 2342); empty if the server reports none."""
         if not {"NAMESPACE", "IMAP4REV2"} & self.capabilities:
             return []
         budget, read = Budget(literal=NAME_LIMIT), _if_sound(imap.parse_namespace)
@@ -67,7 +67,7 @@ class ImapSession(ImapConnection):
         return [prefix for prefixes in answers for prefix in prefixes]
 
     async def select(self, folder: str, *, read_only: bool = False) -> None:
-        """Open a folder; a NO is `IMAP_NO_FOLDER`, names the folder, and leaves none open."""
+        """Open a folder. A NO is `IMAP_NO_FOLDER` with the folder's name, and no folder is open then."""
         self.folder, self.exists, self.uid_validity, self.uid_next = None, 0, None, None
         verb = b"EXAMINE" if read_only else b"SELECT"
         with _named(folder):
@@ -75,9 +75,9 @@ class ImapSession(ImapConnection):
         self.folder, self.changed = folder, False
 
     async def status_of(self, folder: str) -> FolderStatus:
-        """Return what STATUS tells of a folder that need not be open; a NO is `IMAP_NO_FOLDER`.
+        """Return the STATUS of a folder, open or not; a NO is `IMAP_NO_FOLDER`.
 
-        An answer without UIDNEXT is a `PROTOCOL_ERROR`, and leaves the session open.
+        An answer without UIDNEXT is a `PROTOCOL_ERROR` that leaves the session open.
         """
         with _named(folder):
             answers = await self._command(
@@ -94,12 +94,12 @@ class ImapSession(ImapConnection):
         return answers[-1]
 
     async def noop(self) -> float:
-        """Hear what is new; return the monotonic reading taken right before NOOP went out."""
+        """Learn of any changes; return the monotonic time right before NOOP was sent."""
         await self._command("noop", b"NOOP")
         return self._dialogue.sent_at
 
     async def uid_search(self, *criteria: bytes) -> list[int]:
-        """Return the uids that fit, at most `MOST_MESSAGES`; more close the session."""
+        """Return the matching uids. More than `MOST_MESSAGES` close the session."""
         budget = Budget(line=SEARCH_LIMIT)
         answers = await self._command(
             "search", b"UID SEARCH", *criteria, read=imap.parse_search, budget=budget
@@ -112,20 +112,20 @@ class ImapSession(ImapConnection):
     async def fetch_fields(
         self, first: int, names: Sequence[str], most: int = MOST_RESPONSES
     ) -> dict[int, bytes]:
-        """Return the named header fields of every message from uid ``first`` on, as `fetch_fields_of` does.
+        """Return the named header fields of all messages from uid ``first``, as `fetch_fields_of` does.
 
-        More than ``most`` messages, at most 20,000, close the session.
+        More than ``most`` messages (at most 20,000) close the session.
         """
         fetched = await self._fetch(b"%d:*" % first, _fields(names), FETCHED_FIELDS_LIMIT)
-        found = {uid: fields for uid, fields in fetched.items() if uid >= first}  # the last one comes always
+        found = {uid: fields for uid, fields in fetched.items() if uid >= first}  # has the last message too
         if len(found) > most:
             raise self._dialogue.too_large(f"more than {most} messages")
         return found
 
     async def fetch_fields_of(self, uids: Sequence[int], names: Sequence[str]) -> dict[int, bytes]:
-        """Return the named header fields of those of the messages that are there, by uid.
+        """Return the named header fields of the messages that exist, by uid.
 
-        Each is a header section of at most 16 KiB; what is beyond is cut off.
+        Each result is a header section, cut to 16 KiB.
         """
         found: dict[int, bytes] = {}
         for begin in range(0, len(uids), BATCH):
@@ -135,7 +135,10 @@ class ImapSession(ImapConnection):
         return found
 
     async def header_section(self, uid: int, *, limit: int) -> bytes | None:
-        """Return a message's header section, ``None`` if it is gone; over ``limit`` octets is too large."""
+        """Return a message's header section, or ``None`` if the message is gone.
+
+        More than ``limit`` octets are `RESPONSE_TOO_LARGE`.
+        """
         fetched = await self._fetch(b"%d" % uid, b"BODY.PEEK[HEADER]<0.%d>" % (limit + 1), limit + 1)
         header_section = fetched.get(uid)
         if header_section is not None and len(header_section) > limit:
@@ -143,7 +146,7 @@ class ImapSession(ImapConnection):
         return header_section
 
     async def part_of(self, uid: int, offset: int, octets: int) -> bytes | None:
-        """Return at most ``octets`` of a message from ``offset`` on, up to 32 MiB; ``None`` if it is gone."""
+        """Return at most ``octets`` (up to 32 MiB) of a message from ``offset``; ``None`` if it is gone."""
         item = b"BODY.PEEK[]<%d.%d>" % (offset, octets)
         return (await self._fetch(b"%d" % uid, item, octets)).get(uid)
 
@@ -154,9 +157,9 @@ class ImapSession(ImapConnection):
         return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
 
     async def delete(self, uid: int) -> bool:
-        """Delete one message, and no other that is marked; without UIDPLUS (RFC 4315) it is only marked.
+        """Delete one message, and no others with the flag \\Deleted. Return whether it is gone.
 
-        Return whether it is gone.
+        Without UIDPLUS (RFC 4315), the message only gets the flag.
         """
         await self._command("store", b"UID STORE %d +FLAGS.SILENT (\\Deleted)" % uid)
         if not self.has_uidplus:
@@ -166,7 +169,7 @@ class ImapSession(ImapConnection):
 
 
 def _if_sound(parse: Callable[[Response], T | None]) -> Callable[[Response], T | None]:
-    """Return ``parse`` for answers of many parts, of which one that is not well-formed costs no other."""
+    """Return ``parse`` for answers with many parts: it skips a malformed part and keeps the others."""
 
     def parsed(response: Response) -> T | None:
         try:
@@ -179,7 +182,7 @@ def _if_sound(parse: Callable[[Response], T | None]) -> Callable[[Response], T |
 
 @contextmanager
 def _named(folder: str) -> Iterator[None]:
-    """Let the fault of a folder that cannot be opened tell which one that is."""
+    """Add the folder's name to the fault if it cannot be opened."""
     try:
         yield
     except ProbeFault as fault:

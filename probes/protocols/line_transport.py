@@ -1,4 +1,4 @@
-"""A line transport for text protocols: every wait timed, every read capped, no injected bytes believed."""
+"""A line transport for text protocols: with a limit on every wait and read, and safe from injected bytes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from probes.protocols import name_resolution
 from probes.protocols.tls import CertificateExpiry, certificate_expiry, description
 
 BUFFER_LIMIT = 64 * 1024
-"""Most octets that wait unread, beyond one chunk from the network; a faster server has to wait."""
+"""Maximum unread octets, beyond one chunk from the network; a faster server must wait."""
 
 LINES_AT_ONCE = 100
-"""Waiting lines that are read before other tasks run, so that a flood does not hold them up."""
+"""Number of waiting lines to read before other tasks get a turn, so that a flood cannot delay them."""
 
 _NO_TLS_RECORD = "WRONG_VERSION_NUMBER"
-"""How OpenSSL calls what does not begin as a TLS record, such as text."""
+"""OpenSSL's names for data that is not a TLS record, such as text."""
 
 _NOT_IN_A_LINE = re.compile(rb"[\r\n\0]")
 
@@ -40,17 +40,17 @@ async def connect_tcp(
     host: str,
     port: int,
     phases: PhaseTimer,
-    timeout: float,  # noqa: ASYNC109 # one budget for the name, and one for all addresses
+    timeout: float,  # noqa: ASYNC109 # for the name, and again for all addresses
     resolve: Resolve | None = None,
     family: AddressFamily = "any",
 ) -> ProtocolT:
     """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
-    The name is resolved within ``timeout`` seconds. Its addresses are then tried in the resolver's
-    order (RFC 6724) within as many seconds altogether, each with an equal share of the time that is
-    left, so that slow DNS never reads as a slow server. If none answers, raises `ProbeFault` with the
-    first fault that is the server's, else the first that is ours. The name's addresses are those of
-    ``family``. ``resolve`` replaces the system's resolver, also for IP literals.
+    The name is resolved to addresses of ``family`` within ``timeout`` seconds. These are then tried in the
+    resolver's order (RFC 6724), again within ``timeout`` seconds in total, so that slow DNS never looks like
+    a slow server. Each address has an equal share of the remaining time. If none answers, raises `ProbeFault`
+    with the first fault of the server, or else the first of our own. ``resolve`` replaces the system's
+    resolver, even for IP literals.
     """
     loop = asyncio.get_running_loop()
     places = [(host, port)]
@@ -83,24 +83,24 @@ async def _connect(
     try:
         async with asyncio.timeout(seconds):
             _, protocol = await asyncio.get_running_loop().create_connection(make_protocol, address, port)
-    except OSError as error:  # a timeout is one too
+    except OSError as error:  # includes TimeoutError
         silent = isinstance(error, TimeoutError) and error.errno is None
         said = ProbeFault(Reason.CONNECT_TIMEOUT, "no answer in time") if silent else fault_of(error)
-        # What the kernel refuses for a cause of its own, such as a missing IPv6, is no server's fault.
+        # If this machine is the cause, for example without IPv6, it is not the server's fault.
         said = said or ProbeFault(Reason.NETWORK_UNREACHABLE, error.strerror or str(error))
         raise ProbeFault(said.reason, f"{address} port {port}: {said.detail}") from error
     return protocol
 
 
 class _Receiver(asyncio.Protocol):
-    """Keeps what arrives until it is read, and stops the network while too much waits."""
+    """Buffers arriving octets until they are read, and pauses the connection if there are too many."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
         self.transport: asyncio.Transport | None = None
         self.ended: Exception | None = None
         self.is_congested = False
-        """Whether more is written already than the network takes."""
+        """Whether the network cannot take more octets now."""
         self._waiters: set[asyncio.Future[None]] = set()
         self._paused = False
 
@@ -141,10 +141,10 @@ class _Receiver(asyncio.Protocol):
             self.transport.abort()
 
     async def news(self, until: float | None = None) -> None:
-        """Wait for octets, for room to write, or for the end; where that is past, raise what the end was.
+        """Wait for octets, for room to write, or for the end; if it has already ended, raise the cause.
 
-        Raises `TimeoutError` at the loop's time ``until``. A timer of its own is a fifth of the cost of
-        `asyncio.timeout`, and a session waits a dozen times.
+        Raises `TimeoutError` at the loop's time ``until``. This uses its own timer because it costs a fifth
+        of `asyncio.timeout`, and a session waits a dozen times.
         """
         if self._paused and self.transport is not None:
             self._paused = False
@@ -152,7 +152,7 @@ class _Receiver(asyncio.Protocol):
         if self.ended is not None:
             raise self.ended
         loop = asyncio.get_running_loop()
-        if until is not None and loop.time() >= until:  # a server that drips is always quicker than a timer
+        if until is not None and loop.time() >= until:  # a dripping server would beat the timer
             raise TimeoutError
         waiter = loop.create_future()
         self._waiters.add(waiter)
@@ -175,9 +175,9 @@ def _expire(waiter: asyncio.Future[None]) -> None:
 
 
 class _ClosingOnFailure(AbstractContextManager[None]):
-    """Closes a transport for whatever breaks off the block, and turns that into the fault that it stands for.
+    """Closes a transport on any exception in the block, and raises the corresponding fault.
 
-    A class, because each wait enters it and generators cost more.
+    A class, because every wait uses it and a generator would cost more.
     """
 
     __slots__ = ("_receiver", "_timeout", "_when_slow")
@@ -196,10 +196,10 @@ class _ClosingOnFailure(AbstractContextManager[None]):
 
 
 class LineTransport:
-    """A connection that is read and written in lines that end in CRLF.
+    """A connection for reading and writing lines that end in CRLF.
 
-    ``timeout`` is the longest wait in seconds for what one call needs. Every method raises
-    `ProbeFault`; a fault or a cancellation closes the connection at once, but for `readable`.
+    ``timeout`` limits each call, in seconds. Every method raises `ProbeFault`. A fault or a cancellation
+    closes the connection at once, except in `readable`.
     """
 
     def __init__(self, receiver: _Receiver, timeout: float, transcript: Transcript) -> None:
@@ -208,10 +208,10 @@ class LineTransport:
         self._transcript = transcript
         self._loop = asyncio.get_running_loop()
         self._closing_on_failure = _ClosingOnFailure(receiver, timeout, Reason.COMMAND_TIMEOUT)
-        self._lines_at_once = 0  # read since another task last had its chance
+        self._lines_at_once = 0  # read since other tasks last had a turn
         self._has_written = False
         self.certificate_expiry: CertificateExpiry | None = None
-        """The earliest end of a certificate in the server's chain; ``None`` without TLS."""
+        """The earliest expiry in the server's certificate chain; ``None`` without TLS."""
 
     @classmethod
     async def connect(
@@ -219,7 +219,7 @@ class LineTransport:
         host: str,
         port: int,
         phases: PhaseTimer,
-        timeout: float,  # noqa: ASYNC109 # kept for every later wait
+        timeout: float,  # noqa: ASYNC109 # also for every later call
         resolve: Resolve | None = None,
         family: AddressFamily = "any",
     ) -> LineTransport:
@@ -230,9 +230,8 @@ class LineTransport:
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection.
 
-        After a command, octets that already wait were injected (RFC 2595 section 2.1): `TLS_INJECTION`.
-        Where TLS comes first, they are the greeting of a server that speaks in clear: `TLS_HANDSHAKE`, as
-        when that arrives later.
+        After a command, octets that are already there were injected (RFC 2595 section 2.1): `TLS_INJECTION`.
+        With implicit TLS they are an unencrypted greeting: `TLS_HANDSHAKE`, as if they arrived later.
         """
         if self.unread:
             self.abort()
@@ -245,7 +244,7 @@ class LineTransport:
                         self._receiver,
                         context,
                         server_hostname=server_name,
-                        ssl_handshake_timeout=self._timeout + 1,  # the loop's own, which must not come first
+                        ssl_handshake_timeout=self._timeout + 1,  # our own timeout must come first
                     )
             except ssl.SSLError as error:
                 if error.reason == _NO_TLS_RECORD and not self._has_written:
@@ -260,13 +259,13 @@ class LineTransport:
 
     @property
     def is_open(self) -> bool:
-        """Whether neither side has closed the connection, as far as is known here."""
+        """Whether the connection is open, as far as is known here."""
         transport = self._receiver.transport
         return transport is not None and not transport.is_closing() and self._receiver.ended is None
 
     @property
     def unread(self) -> bytes:
-        """The beginning of what arrived and was not read yet: more than a transcript keeps of it."""
+        """The beginning of the unread octets: more than a transcript keeps."""
         return bytes(self._receiver.buffer[: 2 * REPLY])
 
     @property
@@ -278,11 +277,11 @@ class LineTransport:
     async def read_line(self, limit: int, *, is_mail: bool = False) -> bytes:
         """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`.
 
-        The transcript and the fault show the beginning of a line that is too long, unless it ``is_mail``.
+        If a line is too long, the transcript and the fault show its beginning, unless it ``is_mail``.
         """
         buffer = self._receiver.buffer
         end = buffer.find(b"\n")
-        if end < 0:  # else nothing to wait for, and no timer to set up for each line of a long listing
+        if end < 0:  # otherwise there is no need to wait or to set a timer
             until = self._loop.time() + self._timeout
             with self._closing_on_failure:
                 while end < 0 and len(buffer) <= limit:
@@ -302,11 +301,11 @@ class LineTransport:
     async def read_answer(
         self, whole: re.Pattern[bytes], *, line_limit: int, limit: int, seconds: float | None = None
     ) -> bytes:
-        """Return the lines that ``whole`` matches, with LF between them, and put them into the transcript.
+        """Return the lines that ``whole`` matches, with LF between them, and add them to the transcript.
 
-        What ``whole`` does not match yet is tried again from its last whole line when more came.
-        They have to come within ``seconds``, by default the timeout. A line of more than ``line_limit``
-        octets, or more than ``limit`` in all, are `LINE_TOO_LONG`.
+        If ``whole`` does not match yet, it is tried again, from the last complete line, when more arrives.
+        The lines must arrive within ``seconds``, by default the timeout. A line of more than ``line_limit``
+        octets, or more than ``limit`` octets in total, are `LINE_TOO_LONG`.
         """
         until = self._loop.time() + (self._timeout if seconds is None else seconds)
         buffer = self._receiver.buffer
@@ -325,20 +324,20 @@ class LineTransport:
         said = bytes(buffer[:end]).replace(b"\r\n", b"\n").removesuffix(b"\n")
         has_long_line = end > line_limit and max(map(len, said.split(b"\n"))) > line_limit
         if end > limit or has_long_line:
-            # Which limit is named must not depend on how much came at once.
+            # The limit in the fault must not depend on how the octets were split on arrival.
             raise self._too_long(limit if end > limit and not has_long_line else line_limit, said)
         del buffer[:end]
         self._transcript.received(said)
         return said
 
     def _too_long(self, limit: int, said: bytes | None) -> ProbeFault:
-        """Close the connection, and return the fault of an answer that is too long."""
+        """Close the connection, and return the fault for an answer that is too long."""
         self.abort()
         shown = "" if said is None else f": {self._transcript.quoted(said, cut=True)}"
         return ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets{shown}")
 
     async def read_exactly(self, count: int) -> bytes:
-        """Return the next ``count`` octets, whatever they are; the caller bounds how many it asks for."""
+        """Return the next ``count`` octets; the caller must limit ``count``."""
         buffer = self._receiver.buffer
         if len(buffer) < count:
             until = self._loop.time() + self._timeout
@@ -350,7 +349,7 @@ class LineTransport:
         return octets
 
     async def read_some(self, limit: int) -> bytes:
-        """Wait for octets and return at most ``limit`` of them, or none at the end of the stream."""
+        """Wait for octets, and return at most ``limit`` of them; empty at the end of the stream."""
         buffer, until = self._receiver.buffer, self._loop.time() + self._timeout
         with self._closing_on_failure:
             while not buffer:
@@ -367,17 +366,17 @@ class LineTransport:
         return self._receiver.ended is not None
 
     async def readable(self) -> None:
-        """Return once something unread waits or the connection has ended, however long that takes.
+        """Return once there are unread octets or the connection has ended; there is no time limit.
 
-        Unlike every other wait, one that is cancelled leaves the connection as it is.
+        Unlike in other methods, a cancellation does not close the connection.
         """
         if not self._receiver.buffer and self._receiver.ended is None:
             await self._receiver.news()
 
     def write_line(self, *words: bytes, public: str | None = None) -> None:
-        """Send one line; ValueError for words with CR, LF or NUL, which could smuggle in another command.
+        """Send one line. Raises ValueError for words with CR, LF or NUL, which could inject a command.
 
-        Of a line with credentials the transcript shows only its beginning ``public``, which may be empty.
+        If the line has credentials, the transcript shows only its beginning ``public``, which may be empty.
         """
         line = b" ".join(words)
         if _NOT_IN_A_LINE.search(line):
@@ -388,9 +387,9 @@ class LineTransport:
         self._transcript.sent(line, public)
 
     async def write_octets(self, octets: bytes) -> None:
-        """Send octets as they are; the transcript does not show them.
+        """Send octets as they are, without showing them in the transcript.
 
-        Returns once the network takes more, or once something arrived that may be about them.
+        Returns once the network can take more, or when something arrives, which may be a reply to them.
         """
         until = self._loop.time() + self._timeout
         with self._closing_on_failure:
@@ -404,5 +403,5 @@ class LineTransport:
         return self._receiver.transport
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is under way; may be called again."""
+        """Close the connection at once, in any state; may be called repeatedly."""
         self._receiver.abort()

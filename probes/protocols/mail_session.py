@@ -1,4 +1,4 @@
-"""What sessions with mail servers share: connecting, the greeting, TLS and the login."""
+"""The common part of sessions with mail servers: connecting, greeting, TLS and login."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probes.protocols.sasl import Mechanism
 from probes.protocols.tls import CertificateExpiry, client_context, opportunistic_context
 
 _WORKED: set[int] = set()
-"""Hashes of the credentials that a server took in this process, with host and port."""
+"""Hashes of credentials that a server has accepted in this process, together with host and port."""
 
 _OTHER_TROUBLE = re.compile(
     rb"temporar|\blater\b|unavailable|server error|internal|chdir|maildir|maildrop|\block\b|locked by|"
@@ -32,13 +32,13 @@ _OTHER_TROUBLE = re.compile(
 
 
 class MailSession(ABC):
-    """One connection to a mail server. Every method raises `ProbeFault`; `abort` ends it at once."""
+    """One connection to a mail server. Every method raises `ProbeFault`; `abort` closes it at once."""
 
     starttls: ClassVar[str] = "STARTTLS"
-    """The capability, and the command, that begins TLS on a connection in clear."""
+    """The name of the capability and command that starts TLS on an unencrypted connection."""
     login_phase: ClassVar[str] = "login"
     own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({})
-    """The protocol's own methods to log in, beside SASL, and whether each is safe in clear."""
+    """The protocol's own login methods, in addition to SASL, and whether each is safe without TLS."""
 
     def __init__(
         self, server: ServerSettings, transport: LineTransport, phases: PhaseTimer, clock: Clock
@@ -52,7 +52,7 @@ class MailSession(ABC):
 
     @classmethod
     async def connect(cls, server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Self:
-        """Return a session that is greeted and encrypted as ``server`` says, not logged in."""
+        """Return a session after the greeting and TLS, if configured, without a login."""
         transport = await LineTransport.connect(
             server.host, server.port, phases, server.timeout, family=server.family
         )
@@ -65,7 +65,7 @@ class MailSession(ABC):
     async def open(
         cls, server: ServerSettings, *, username: str, password: SecretStr, phases: PhaseTimer, clock: Clock
     ) -> Self:
-        """Return a session that is logged in; closed again if that fails."""
+        """Return a session that is logged in; if that fails, close it."""
         session = await cls.connect(server, phases, clock)
         with session._aborted_on_failure():
             await session.log_in(username, password)
@@ -102,25 +102,26 @@ class MailSession(ABC):
 
     @abstractmethod
     async def _greet(self) -> None:
-        """Take in the greeting, and learn the capabilities."""
+        """Read the greeting, and learn the capabilities."""
 
     @abstractmethod
     async def _learn_capabilities(self) -> None:
-        """Ask for the capabilities; what was said before TLS counts no more (RFC 3207 section 4.2)."""
+        """Request the capabilities. Those from before TLS must be discarded (RFC 3207 section 4.2)."""
 
     @abstractmethod
     def _offers(self, capability: str) -> bool: ...
 
     @abstractmethod
     async def _ask_for_tls(self) -> None:
-        """Send ``starttls`` and return once the server agreed; octets in clear behind that are an attack."""
+        """Send ``starttls``, and return once the server agrees. Unencrypted octets after it are an attack."""
 
     async def log_in(self, username: str, password: SecretStr) -> None:
         """Log in by the configured method, or by the best one offered.
 
-        Where that is refused, another one may follow, once: see `sasl.choose`. Raises `ProbeFault`:
-        `AUTH_FAILED` where the credentials are to blame, as far as the server lets us know, and
-        `LOGIN_REFUSED` where it refuses for another reason, or without one what it took before.
+        If that is refused, another method may be tried once: see `sasl.choose`. Raises `ProbeFault` with
+        `AUTH_FAILED` if the credentials are wrong, as far as the server says so. The reason is
+        `LOGIN_REFUSED` if the server gives another reason, or gives none for credentials that it has accepted
+        before.
         """
         secret = password.get_secret_value()
         credentials = hash((self._server.host, self._server.port, username, secret))
@@ -138,20 +139,20 @@ class MailSession(ABC):
         _WORKED.add(credentials)
 
     def refusal_of(self, text: bytes) -> Reason:
-        """Return what a refusal to log in stands for that has no code which says why.
+        """Return the reason of a login refusal whose code does not explain it.
 
-        Credentials that worked before in this process do not turn wrong by themselves, and a text that
-        tells of other trouble is believed.
+        Credentials that worked before in this process do not become wrong by themselves, and a text about
+        other trouble is trusted.
         """
         is_unclear = self._worked_before or _OTHER_TROUBLE.search(text)
         return Reason.LOGIN_REFUSED if is_unclear else Reason.AUTH_FAILED
 
     @abstractmethod
     def _login_methods(self) -> Collection[str]:
-        """Return the methods that the server offers, in upper case, those that we do not know included."""
+        """Return all methods that the server offers, in upper case, including ones unknown to us."""
 
     async def _log_in_by(self, method: str, username: str, password: str) -> None:
-        """Log in by one method; a refusal is `AUTH_FAILED`. Protocols add their own methods here."""
+        """Log in by one method; a refusal is `AUTH_FAILED`. Subclasses add their protocol's own methods."""
         redaction = self._phases.transcript.redaction
         await self._authenticate(sasl.MECHANISMS[method](username, password, redaction))
 
@@ -161,7 +162,7 @@ class MailSession(ABC):
 
     @property
     def certificate_expiry(self) -> CertificateExpiry | None:
-        """The earliest end of a certificate in the server's chain; ``None`` without TLS."""
+        """The earliest expiry in the server's certificate chain; ``None`` without TLS."""
         return self._transport.certificate_expiry
 
     def abort(self) -> None:

@@ -1,9 +1,9 @@
-"""Addresses of host names, as this machine's own settings have them, without threads.
+"""Resolves host names with this machine's own settings, without threads.
 
-The C library's getaddrinfo blocks a thread until DNS has answered. Few names whose DNS is silent
-would keep all others waiting, and nobody could cancel it. So the hosts file, the search list and the
-name servers are used from here. Only a name that DNS does not know, on a machine that has other sources
-of names (nsswitch.conf), such as multicast DNS or LDAP, is left to the C library, on threads of its own.
+The C library's getaddrinfo blocks a thread until DNS answers, and cannot be cancelled. A few names whose DNS
+does not answer would delay all others. So this module reads the hosts file, the search list and the name
+servers itself. The C library is used, on separate threads, only for names that DNS does not know, and only
+if the machine has other sources of names (nsswitch.conf), such as multicast DNS or LDAP.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from probes.protocols.dns import Resolver, ResolverSettings
 from probes.protocols.resolver_files import SYSTEM_FILES, ResolverFiles, StubResolver
 
 TIMEOUT = 2.0
-"""Seconds that a name server gets for its first answer, and twice as many at each further attempt.
+"""Seconds to wait for a name server's answer at the first attempt; each further attempt doubles them.
 
-Shorter than the C library's 5 s: a name server that is down must not use up the time of a probe.
+The C library waits 5 s. Here a name server that is down must not use up a probe's time.
 """
 
 ATTEMPTS = 3
-"""How often each name server is asked before its silence counts."""
+"""Number of queries to each name server before it counts as not answering."""
 
 OTHER_FAMILY = 1.0
-"""Seconds that the addresses of one family wait for those of the other: some servers drop AAAA queries."""
+"""Seconds to wait for the other family's addresses: some servers drop AAAA queries."""
 
 MOST_THREADS = 4
-"""Names at once that other sources than DNS are asked for."""
+"""Maximum number of concurrent lookups in sources other than DNS."""
 
 _ABSENT = frozenset({Reason.DNS_NXDOMAIN, Reason.DNS_NO_ADDRESS})
 _POLICIES = tuple(  # RFC 6724 section 2.1: prefix, precedence, label; the longest prefix first
@@ -56,18 +56,18 @@ _POLICIES = tuple(  # RFC 6724 section 2.1: prefix, precedence, label; the longe
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What an address family is called, and how DNS and the C library are asked for its addresses."""
+    """An address family: its name, and how to query its addresses in DNS and in the C library."""
 
     address: str
     rdtypes: tuple[str, ...]
     for_c_library: socket.AddressFamily
 
     def of(self, addresses: Iterable[str]) -> list[str]:
-        """Return those of ``addresses`` that belong to the family."""
+        """Return the ``addresses`` of this family."""
         return [address for address in addresses if ("AAAA" if ":" in address else "A") in self.rdtypes]
 
     def absent(self, name: str) -> ProbeFault:
-        """Return the fault of a name that exists and has no address of the family."""
+        """Return the fault for a name that exists but has no address of this family."""
         return ProbeFault(Reason.DNS_NO_ADDRESS, f"{name.removesuffix('.')} has no {self.address}")
 
 
@@ -82,14 +82,14 @@ FAMILIES: Mapping[AddressFamily, Family] = MappingProxyType(
 
 @dataclass
 class _LookUp:
-    """A lookup under way, for all who want the same name."""
+    """A lookup in progress, shared by all callers that need the same name."""
 
     task: asyncio.Task[list[str] | ProbeFault]
     waiting: int = 0
 
 
 class NameResolution:
-    """Resolves host names by what ``files`` say. ``port`` is the name servers'."""
+    """Resolves host names according to ``files``; ``port`` is the name servers' port."""
 
     def __init__(self, files: ResolverFiles = SYSTEM_FILES, port: int = 53) -> None:
         self._files = files
@@ -102,11 +102,11 @@ class NameResolution:
     async def resolve(
         self, host: str, port: int, seconds: float, family: AddressFamily = "any"
     ) -> list[tuple[str, int]]:
-        """Return the addresses of ``host`` of a family, each with ``port``, in the order of RFC 6724.
+        """Return the addresses of ``host`` in a family, each with ``port``, in the order of RFC 6724.
 
-        A name is looked up once at a time, however many ask for it; the lookup ends with the last who
-        waits for it. Raises `ProbeFault`: `DNS_NXDOMAIN` or `DNS_NO_ADDRESS` if the name surely has no
-        such address. Every other reason has the outcome unknown.
+        Concurrent calls for the same name share one lookup, which is cancelled when nobody waits for it.
+        Raises `ProbeFault` with `DNS_NXDOMAIN` or `DNS_NO_ADDRESS` if the name definitely has no such
+        address. Every other reason has the outcome unknown.
         """
         wanted = FAMILIES[family]
         listed = self._without_dns(host)
@@ -114,9 +114,9 @@ class NameResolution:
         if not addresses:
             found = await self._shared(host.lower(), wanted, seconds)
             if isinstance(found, ProbeFault):
-                if listed and found.reason is Reason.DNS_NXDOMAIN:  # DNS need not know it
+                if listed and found.reason is Reason.DNS_NXDOMAIN:  # it is in the hosts file, so it exists
                     raise wanted.absent(host)
-                raise ProbeFault(found.reason, found.detail)  # each run redacts its own
+                raise ProbeFault(found.reason, found.detail)  # a copy, because each run redacts its own
             addresses = found
         return [(address, port) for address in addresses]
 
@@ -126,7 +126,7 @@ class NameResolution:
         name = host.lower().removesuffix(".")
         listed = self._files.hosts.get(name, ())
         if not listed and (name == "localhost" or name.endswith(".localhost")):
-            listed = ("::1", "127.0.0.1")  # RFC 6761 section 6.3: never a matter of DNS
+            listed = ("::1", "127.0.0.1")  # RFC 6761 section 6.3: never resolved by DNS
         return listed
 
     async def _shared(self, host: str, family: Family, seconds: float) -> list[str] | ProbeFault:
@@ -157,17 +157,17 @@ class NameResolution:
             if not isinstance(found, ProbeFault):
                 return in_order(found)
             faults.append(found)
-            if found.reason is Reason.DNS_TIMEOUT:  # the next name would fare no better
+            if found.reason is Reason.DNS_TIMEOUT:  # the next name would also time out
                 break
         if names and names[0].removesuffix(".") == host.removesuffix("."):
-            del faults[1:]  # what the search list adds to a full name is a guess
+            del faults[1:]  # names from the search list are only guesses
         fault = _most_telling(faults or [ProbeFault(Reason.DNS_NXDOMAIN, f"{host} is not a known name")])
         if fault.reason is Reason.DNS_NXDOMAIN and not {"files", "dns"}.issuperset(sources):
             return await self._ask_other_sources(host, family, fault)
         return fault
 
     async def _ask_for_addresses(self, name: str, family: Family) -> list[str] | ProbeFault:
-        """Ask for all types of address at once."""
+        """Query all types of address concurrently."""
         tasks = [
             asyncio.create_task(self._ask_nameservers(name, rdtype, family)) for rdtype in family.rdtypes
         ]
@@ -184,7 +184,7 @@ class NameResolution:
         return addresses or _most_telling(result for result in results if isinstance(result, ProbeFault))
 
     async def _ask_nameservers(self, name: str, rdtype: str, family: Family) -> list[str] | ProbeFault:
-        """Ask one name server after the other, as often as resolv.conf says, until one gives an answer."""
+        """Query the name servers in turn, as many times as resolv.conf says, until one answers."""
         options, nameservers = self._name_servers()
         loop = asyncio.get_running_loop()
         for attempt in range(options.get("attempts", ATTEMPTS)):
@@ -200,11 +200,11 @@ class NameResolution:
                 else:
                     return [record.to_text() for record in answer.records] or family.absent(name)
             if all(fault.reason is not Reason.DNS_TIMEOUT for fault in faults):
-                break  # a refusal is repeated, silence may end
+                break  # a refusal is final; only silence is worth another attempt
         return faults[0]
 
     def _name_servers(self) -> tuple[Mapping[str, int], list[Resolver]]:
-        """Return the options, and the name servers in the order to ask them."""
+        """Return the options, and the name servers in the order in which to query them."""
         stub_resolver = self._files.stub_resolver
         if stub_resolver is not self._stub_resolver:
             self._stub_resolver = stub_resolver
@@ -220,23 +220,23 @@ class NameResolution:
     async def _ask_other_sources(
         self, host: str, family: Family, absent: ProbeFault
     ) -> list[str] | ProbeFault:
-        """Return what the C library finds, or ``absent`` if it knows no more than DNS."""
+        """Return what the C library finds, or ``absent`` if it finds nothing either."""
         if len(self._threads) >= MOST_THREADS:
             return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: the other sources of names are busy")
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[str] | ProbeFault] = loop.create_future()
 
         def tell(result: list[str] | ProbeFault) -> None:
-            if not found.done():  # else nobody waits any more
+            if not found.done():  # otherwise nobody is waiting
                 found.set_result(result)
 
         def ask() -> None:
             result = _from_c_library(host, family, absent)
             self._threads.discard(threading.current_thread())
-            with suppress(RuntimeError):  # the loop has ended meanwhile
+            with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(tell, result)
 
-        thread = threading.Thread(target=ask, name=f"resolve {host}", daemon=True)  # nobody can stop it
+        thread = threading.Thread(target=ask, name=f"resolve {host}", daemon=True)  # it cannot be stopped
         self._threads.add(thread)
         thread.start()
         return await found
@@ -252,7 +252,7 @@ def _from_c_library(host: str, family: Family, absent: ProbeFault) -> list[str] 
 
 
 def _most_telling(faults: Iterable[ProbeFault]) -> ProbeFault:
-    """Return the first fault that leaves open what is true, or else one that says that the name exists."""
+    """Return the first fault that proves nothing, or else one that says that the name exists."""
     return min(
         faults,
         key=lambda fault: (fault.reason.outcome is not Outcome.UNKNOWN, fault.reason is Reason.DNS_NXDOMAIN),
@@ -260,10 +260,10 @@ def _most_telling(faults: Iterable[ProbeFault]) -> ProbeFault:
 
 
 def in_order(addresses: Iterable[str]) -> list[str]:
-    """Return addresses in the order to try them, without repetitions.
+    """Return addresses in the order in which to try them, without duplicates.
 
-    Of RFC 6724 section 6: what this machine can reach comes first (rule 1), then what matches the label
-    of its own address (rule 5), then by precedence (rule 6), then as it was found (rule 10).
+    The order follows RFC 6724 section 6: addresses that this machine can reach first (rule 1), then those
+    with the label of its own address (rule 5), then by precedence (rule 6), then as found (rule 10).
     """
     found = list(dict.fromkeys(addresses))
     if any(":" in address for address in found) and len(found) > 1:
@@ -284,15 +284,15 @@ def _policy(address: str) -> tuple[int, int]:
 
 
 def _source_for(address: str) -> str | None:
-    """Return the address that this machine would send from, or ``None`` if it has no route."""
+    """Return the address from which this machine would send, or ``None`` if it has no route."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as unsent:
-            unsent.connect((address, 53))  # a datagram socket sends nothing by that
+            unsent.connect((address, 53))  # for a datagram socket, this sends nothing
             return str(unsent.getsockname()[0])
     except OSError:
         return None
 
 
 system = NameResolution()
-"""How this process resolves host names."""
+"""This process's resolver for host names."""

@@ -1,4 +1,4 @@
-"""POP3 as pure functions: what the octets of a server mean (RFC 1939, 2449, 3206, 5034)."""
+"""POP3 parsing as pure functions (RFC 1939, 2449, 3206, 5034)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 
 POP3_LINE_LIMIT = 2048
-"""Longest status or listing line, in octets; RFC 2449 allows 512."""
+"""Maximum octets of a status or listing line; RFC 2449 allows 512."""
 
 MOST_MESSAGES = 100_000
-"""Most messages of a mailbox that a listing may hold."""
+"""Maximum number of messages in a listing."""
 
 LONGEST_PAUSE = 3600.0
-"""Longest time in seconds that a server can ask to be left alone; beyond it we look again all the same."""
+"""Maximum pause in seconds that a server can ask for; after this, it is polled again anyway."""
 
 _ATOMS = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _RESPONSE_CODE = re.compile(rb"\[([A-Z][A-Z0-9/-]{0,30})\]", re.IGNORECASE)
 _BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
 _TIMESTAMP = re.compile(rb"<%s@(?:%s|\[[\x21-\x5a\x5e-\x7e]+\])>" % (_ATOMS, _ATOMS))
-_UNIQUE_ID = re.compile(rb"[\x21-\x7e]+")  # RFC 1939 allows 70, and servers send more
+_UNIQUE_ID = re.compile(rb"[\x21-\x7e]+")  # RFC 1939 allows 70, but servers send more
 
 _REASON_OF_CODE: Mapping[bytes, Reason] = {
     b"IN-USE": Reason.POP3_IN_USE,
@@ -35,9 +35,9 @@ _REASON_OF_CODE: Mapping[bytes, Reason] = {
 
 
 def status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
-    """Return the text after ``+OK``; an ``-ERR`` raises `ProbeFault`.
+    """Return the text after ``+OK``; raises `ProbeFault` for ``-ERR``.
 
-    Its reason is what its response code says, else ``refusal``. Anything else is `PROTOCOL_ERROR`.
+    The reason is that of the response code, or else ``refusal``. Any other line is a `PROTOCOL_ERROR`.
     """
     word, _, text = line.partition(b" ")
     if word == b"+OK":
@@ -55,18 +55,18 @@ def status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server says in answer to CAPA (RFC 2449); empty for a server that has no CAPA."""
+    """A server's answer to CAPA (RFC 2449); empty if the server has no CAPA."""
 
     words: Mapping[str, str]
 
     @classmethod
     def parse(cls, lines: Iterable[bytes]) -> Capabilities:
-        """Return the capabilities of CAPA's lines."""
+        """Return the capabilities in the lines of CAPA."""
         shown = [legible(line, 200) for line in lines]
         return cls({word.upper(): rest for line in shown for word, _, rest in [line.partition(" ")] if word})
 
     def has(self, word: str) -> bool:
-        """Whether the capability is there."""
+        """Whether the server has the capability."""
         return word in self.words
 
     @property
@@ -76,36 +76,36 @@ class Capabilities:
 
     @property
     def login_delay(self) -> float | None:
-        """Seconds that the server wants between two logins, where it says so."""
+        """Minimum seconds between two logins, if the server requires them."""
         first = self.words.get("LOGIN-DELAY", "").split(" ")[0]
         known = first.isascii() and first.isdecimal() and len(first) < 7
         return min(float(first), LONGEST_PAUSE) if known else None
 
     def listed(self) -> list[str]:
-        """Return the capabilities as a server writes them, sorted."""
+        """Return the capabilities as the server wrote them, sorted."""
         return sorted(f"{word} {rest}".strip() for word, rest in self.words.items())
 
 
 def unstuffed(line: bytes) -> bytes | None:
-    """Return a line of a multi-line response without its stuffed dot; ``None`` for the line that ends it."""
+    """Return a line of a multi-line response without its stuffed dot; ``None`` for the terminating line."""
     if line == b".":
         return None
     return line[1:] if line.startswith(b".") else line
 
 
 def parse_stat(text: bytes) -> tuple[int, int | None]:
-    """Return messages and octets of STAT's answer; octets are ``None`` where that is no number."""
+    """Return messages and octets of STAT's answer; octets are ``None`` if they are not a number."""
     messages = _number(text, 0)
     try:
         return messages, _number(text, 1)
     except ProbeFault:
-        return messages, None  # seen: a negative number, of a count that ran over
+        return messages, None  # seen in practice: a negative number after an overflow
 
 
 def parse_unique_id(line: bytes) -> tuple[int, str] | None:
     """Return message number and unique id of a line of UIDL (RFC 1939 section 7).
 
-    ``None`` for a line that cannot be read: it costs its message, and no other.
+    Returns ``None`` for an unreadable line, so that it affects only its own message.
     """
     number, _, unique_id = line.partition(b" ")
     unique_id = unique_id.strip()
@@ -122,15 +122,15 @@ def _number(text: bytes, position: int) -> int:
 
 
 def timestamp_of(banner: bytes) -> bytes | None:
-    """Return the time stamp of a banner that offers APOP, ``None`` without one (RFC 1939 section 7).
+    """Return the timestamp of a banner that offers APOP; ``None`` without one (RFC 1939 section 7).
 
-    It must be a sound message id (RFC 5322 section 3.6.4, without its obsolete forms): other octets
-    let who sits in between learn the password from MD5 collisions.
+    It must be a valid message id (RFC 5322 section 3.6.4, without obsolete forms). Otherwise someone in
+    between could learn the password by means of MD5 collisions.
     """
     match = _TIMESTAMP.search(banner)
     return match[0] if match else None
 
 
 def apop_digest(timestamp: bytes, password: str) -> bytes:
-    """Return APOP's answer to the banner's time stamp."""
+    """Return APOP's answer to the banner's timestamp."""
     return hashlib.md5(timestamp + password.encode(), usedforsecurity=False).hexdigest().encode()

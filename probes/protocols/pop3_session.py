@@ -22,21 +22,21 @@ from probes.protocols.pop3 import MOST_MESSAGES, POP3_LINE_LIMIT, Capabilities
 from probes.protocols.sasl import Mechanism
 
 INITIAL_RESPONSE_LINE = 255
-"""Longest AUTH line, in octets, that may carry an initial response (RFC 5034 section 4)."""
+"""Maximum octets of an AUTH line with an initial response (RFC 5034 section 4)."""
 
 READ_PAST = 64 * 1024 * 1024
-"""Most octets of one answer that are read for the sake of its beginning; more close the session."""
+"""Maximum octets to read of an answer of which only the beginning is needed; more close the session."""
 
 CAPABILITY_LINES = 200
-"""Most lines that CAPA may answer."""
+"""Maximum number of lines in the answer to CAPA."""
 
 
 _TURNS: WeakValueDictionary[tuple[str, int, str], asyncio.Lock] = WeakValueDictionary()
-"""Held by the session that is in a mailbox, by host, port and username."""
+"""Held by the session that has a mailbox open, by host, port and username."""
 
 
 class Pop3Session(MailSession):
-    """One connection to a POP3 server; deletions of a session that `abort` ends do not hold."""
+    """One connection to a POP3 server. If `abort` ends it, its deletions do not take effect."""
 
     starttls = "STLS"
     own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"USER": False, "APOP": True})
@@ -47,15 +47,15 @@ class Pop3Session(MailSession):
         super().__init__(server, transport, phases, clock)
         self.greeting = b""
         self.gave_up = False
-        """Whether an answer beyond its limit made us close the connection."""
-        self._may_hold_mail = False  # whether octets out of their turn may belong to a message
+        """Whether the connection was closed because an answer exceeded its limit."""
+        self._may_hold_mail = False  # whether unexpected octets may belong to a message
         self.capabilities = Capabilities({})
         self.unreadable_ids = 0
         self._has_deleted = False
         self._turn: asyncio.Lock | None = None
         self.login_sent_at = float("-inf")
-        """Monotonic reading right before the login's last line went out: the server takes its picture of
-        the mailbox after it, so what the session does not show was not there at some moment after it."""
+        """Monotonic time right before the login's last line was sent. The server takes its snapshot of the
+        mailbox after it, so a message that the session does not show was absent at some later moment."""
 
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
@@ -87,16 +87,16 @@ class Pop3Session(MailSession):
 
     def _login_methods(self) -> set[str]:
         methods = set(self.capabilities.sasl_mechanisms)
-        if self.capabilities.has("USER") or not methods:  # one that names no method at all has to know it
+        if self.capabilities.has("USER") or not methods:  # a server that names no method must support it
             methods.add("USER")
         if pop3.timestamp_of(self.greeting) is not None:
             methods.add("APOP")
         return methods
 
     async def log_in(self, username: str, password: SecretStr) -> None:
-        """Log in as `MailSession.log_in` does, once no other session of this process is in the mailbox.
+        """Log in as `MailSession.log_in` does, once no other session of this process has the mailbox open.
 
-        Many servers let one session in at a time (RFC 1939 section 4): a probe and a watcher of one
+        Many servers allow one session at a time (RFC 1939 section 4), so a probe and a watcher of the same
         mailbox would lock each other out.
         """
         account = self._server.host, self._server.port, username
@@ -130,12 +130,12 @@ class Pop3Session(MailSession):
         self._require_login(await self._login_line(b"APOP", username.encode(), digest, public="APOP"))
 
     def _require_login(self, answer: bytes) -> None:
-        """Raise if a login was refused; with AUTH-RESP-CODE, only `[AUTH]` blames the credentials."""
+        """Raise if the login was refused. With AUTH-RESP-CODE, only `[AUTH]` blames the credentials."""
         coded = self.capabilities.has("AUTH-RESP-CODE")  # RFC 3206 section 4
         pop3.status(answer, Reason.LOGIN_REFUSED if coded else self.refusal_of(answer))
 
     async def _authenticate(self, mechanism: Mechanism) -> None:
-        """Do an exchange by AUTH (RFC 5034)."""
+        """Do the exchange by AUTH (RFC 5034)."""
         command = b"AUTH " + mechanism.name.encode()
         initial = mechanism.initial_response()
         if initial is not None and len(command) + len(initial) + 3 <= INITIAL_RESPONSE_LINE:
@@ -152,7 +152,7 @@ class Pop3Session(MailSession):
         return await self._answer()
 
     def _send(self, *words: bytes, public: str | None = None) -> None:
-        """Send a line; a reply that waits already would be taken for its reply, and ends the session."""
+        """Send a line. If a reply is already there, end the session: it would be taken for this line's."""
         if unread := self._transport.unread:
             shown = f"{len(unread)} octets or more, not shown"
             if not self._may_hold_mail:
@@ -165,7 +165,7 @@ class Pop3Session(MailSession):
         return pop3.status(await self._answer())
 
     async def _answer(self) -> bytes:
-        """Return the line that says how a command went; what may follow it is mail, and is not kept."""
+        """Return the status line of a command. Anything after it may be mail, which is not kept."""
         line = await self._transport.read_line(POP3_LINE_LIMIT, is_mail=self._may_hold_mail)
         if self._may_hold_mail and not line.startswith((b"+OK", b"-ERR")):
             raise ProbeFault(
@@ -175,7 +175,7 @@ class Pop3Session(MailSession):
         return line
 
     async def _lines(self, most: int) -> AsyncIterator[bytes]:
-        """Yield a multi-line response about the server; more than ``most`` lines close the session."""
+        """Yield a multi-line response without mail; more than ``most`` lines close the session."""
         count = 0
         while (line := pop3.unstuffed(await self._transport.read_line(POP3_LINE_LIMIT))) is not None:
             count += 1
@@ -185,7 +185,7 @@ class Pop3Session(MailSession):
             yield line
 
     async def _content(self, limit: int, keep: int | None = None) -> bytes:
-        """Return mail, or its first ``keep`` octets; over ``limit`` close the session."""
+        """Return mail, or its first ``keep`` octets; more than ``limit`` octets close the session."""
         text, length = bytearray(), 0
         self._may_hold_mail = True
         try:
@@ -196,7 +196,7 @@ class Pop3Session(MailSession):
                 if keep is None or len(text) < keep:
                     text += line + b"\r\n"
         except ProbeFault as fault:
-            if fault.reason is Reason.LINE_TOO_LONG:  # a mail may hold such a line, and no server is to blame
+            if fault.reason is Reason.LINE_TOO_LONG:  # in mail this is not the server's fault
                 raise self._too_large(f"a line of more than {limit} octets") from fault
             raise
         return bytes(text[:keep])
@@ -207,15 +207,15 @@ class Pop3Session(MailSession):
         return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
 
     async def stat(self) -> tuple[int, int | None]:
-        """Return how many messages the mailbox holds, and their octets where the server can tell."""
+        """Return the number of messages in the mailbox, and their octets if the server reports them."""
         with self._phases.phase("stat"):
             return pop3.parse_stat(await self._command(b"STAT"))
 
     async def uidl(self) -> dict[int, str]:
-        """Return the unique id of each message by its number; two messages may have the same one.
+        """Return the unique id of each message by its number; messages may share an id.
 
-        ``unreadable_ids`` is then how many lines could not be read. Where none can be, raises
-        `ProbeFault`: an answer that is no listing is not taken for an empty mailbox.
+        ``unreadable_ids`` is then the number of unreadable lines. If all lines are unreadable, raises
+        `ProbeFault`, so that such an answer does not look like an empty mailbox.
         """
         with self._phases.phase("uidl"):
             await self._command(b"UIDL")
@@ -227,9 +227,9 @@ class Pop3Session(MailSession):
         return listing
 
     async def top(self, number: int, *, limit: int) -> bytes:
-        """Return a message's header section; one of more than ``limit`` octets closes the session.
+        """Return a message's header section; more than ``limit`` octets close the session.
 
-        A server whose CAPA names no TOP must send the whole message for it, which is read past.
+        If CAPA has no TOP, the server must send the whole message, and the body is skipped.
         """
         if self.capabilities.words and not self.capabilities.has("TOP"):
             return await self._header_of_whole(number, limit)
@@ -250,10 +250,10 @@ class Pop3Session(MailSession):
         return header_section + blank_line
 
     async def beginning(self, number: int, *, octets: int) -> bytes:
-        """Return about the first ``octets`` of a message, which may be more in the server's answer."""
+        """Return about the first ``octets`` of a message; the server may send more."""
         if self.capabilities.words and not self.capabilities.has("TOP"):
             return await self._beginning(b"RETR", b"%d" % number, keep=octets)
-        # RFC 5322 section 2.1.1 asks for lines of 78 octets; what longer ones bring too much is read past.
+        # RFC 5322 section 2.1.1 recommends lines of 78 octets. If they are longer, the excess is skipped.
         return await self._beginning(b"TOP", b"%d %d" % (number, octets // 78), keep=octets)
 
     async def _beginning(self, *words: bytes, keep: int) -> bytes:
@@ -262,21 +262,21 @@ class Pop3Session(MailSession):
             return await self._content(READ_PAST, keep)
 
     async def retr(self, number: int, *, limit: int) -> bytes:
-        """Return a whole message; more than ``limit`` octets close the session."""
+        """Return a complete message; more than ``limit`` octets close the session."""
         with self._phases.phase("retr"):
             await self._command(b"RETR", b"%d" % number)
             return await self._content(limit)
 
     async def dele(self, number: int) -> None:
-        """Mark a message as deleted; it is gone only after `quit` returned."""
+        """Mark a message as deleted; it is gone only after `quit` has returned."""
         with self._phases.phase("dele"):
             await self._command(b"DELE", b"%d" % number)
         self._has_deleted = True
 
     async def quit(self) -> None:
-        """End the session; deletions hold once this returns (RFC 1939 section 6).
+        """End the session; deletions take effect once this returns (RFC 1939 section 6).
 
-        A farewell that goes wrong raises `ProbeFault` only where it leaves deletions in doubt.
+        If QUIT fails, raises `ProbeFault` only if that leaves deletions in doubt.
         """
         try:
             with self._phases.phase("quit"):
@@ -289,7 +289,7 @@ class Pop3Session(MailSession):
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection at once, and let the next session of this account in."""
+        """Close the connection at once, and let the next session of this account log in."""
         super().abort()
         if self._turn is not None:
             self._turn.release()

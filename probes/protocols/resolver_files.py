@@ -1,6 +1,6 @@
-"""What this machine's files say about names: hosts(5), resolv.conf(5) and nsswitch.conf(5).
+"""Reads this machine's settings for names: hosts(5), resolv.conf(5) and nsswitch.conf(5).
 
-Each file is read again when it changes. A line that makes no sense is skipped, as the C library does.
+Each file is read again when it changes. Invalid lines are skipped, as in the C library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from probes.core.setting_types import is_ip_address
 T = TypeVar("T")
 
 MOST_NAMESERVERS = 3
-"""How many name servers are used, as in the C library."""
+"""Maximum number of name servers to use, as in the C library."""
 
 _OPTION_LIMITS = {"ndots": (0, 15), "timeout": (1, 30), "attempts": (1, 5)}  # as in the C library
 _NSS_ACTION = re.compile(r"\[[^\]]*\]")
@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StubResolver:
-    """How DNS is to be asked by resolv.conf(5).
+    """How to query DNS, from resolv.conf(5).
 
-    ``options`` may hold ``ndots``, ``timeout`` (seconds), ``attempts`` and ``rotate``.
+    ``options`` may have ``ndots``, ``timeout`` (seconds), ``attempts`` and ``rotate``.
     """
 
     nameservers: tuple[str, ...]
@@ -39,7 +39,7 @@ class StubResolver:
     options: Mapping[str, int]
 
     def names_for(self, host: str) -> list[str]:
-        """Return the absolute names to ask for, in order. A host with a final dot is absolute already."""
+        """Return the absolute names to query, in order. A host with a final dot is already absolute."""
         if host.endswith("."):
             return [host]
         searched = [f"{host}.{domain}." for domain in self.search]
@@ -48,7 +48,7 @@ class StubResolver:
 
 
 def stub_resolver_of(text: str, own_name: str) -> StubResolver:
-    """Return what a resolv.conf says. Its defaults: this machine's name server, and ``own_name``'s domain."""
+    """Parse a resolv.conf. By default it means a local name server, and the domain of ``own_name``."""
     nameservers: list[str] = []
     search = [own_name.partition(".")[2]]
     options: dict[str, int] = {}
@@ -80,7 +80,7 @@ def _options(words: list[str]) -> dict[str, int]:
 
 
 def hosts_of(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the addresses by name, names in lower case, that a hosts file lists."""
+    """Return the addresses in a hosts file, by name in lower case."""
     found: dict[str, tuple[str, ...]] = {}
     for line in text.splitlines():
         address, *names = line.partition("#")[0].split() or [""]
@@ -92,7 +92,7 @@ def hosts_of(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def host_sources_of(text: str) -> tuple[str, ...]:
-    """Return where an nsswitch.conf lets host names come from, in order; ``files`` and ``dns`` by default."""
+    """Return the sources of host names in an nsswitch.conf, in order; by default ``files`` and ``dns``."""
     for line in text.splitlines():
         database, _, sources = line.partition("#")[0].partition(":")
         if database.strip() == "hosts":
@@ -101,7 +101,7 @@ def host_sources_of(text: str) -> tuple[str, ...]:
 
 
 class _Reread(Generic[T]):
-    """What a file says, read again when it changes; a file that is missing or unreadable is empty."""
+    """The content of a file, read again when it changes; a missing or unreadable file counts as empty."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path, self._parse = path, parse
@@ -123,7 +123,7 @@ class _Reread(Generic[T]):
 
 @dataclass
 class ResolverFiles:
-    """The files that say how names are resolved."""
+    """The files that configure the resolution of names."""
 
     hosts_path: Path = Path("/etc/hosts")
     resolv_conf_path: Path = Path("/etc/resolv.conf")
@@ -146,14 +146,14 @@ class ResolverFiles:
 
     @property
     def stub_resolver(self) -> StubResolver:
-        """How DNS is to be asked."""
+        """How to query DNS."""
         return self._stub_resolver.content()
 
     @property
     def host_sources(self) -> tuple[str, ...]:
-        """Where host names may come from."""
+        """The sources of host names."""
         return self._host_sources.content()
 
 
 SYSTEM_FILES = ResolverFiles()
-"""This machine's own."""
+"""This machine's own files."""

@@ -1,8 +1,8 @@
 """SASL (RFC 4422): the mechanisms, which of them to use, and what to do when one is refused.
 
-A protocol brings its own lines around this. It sends ``AUTH`` or ``AUTHENTICATE`` with a mechanism's name
-and, where there is room for it, its initial response; then it answers challenges until the server decides.
-SMTP, POP3 and IMAP carry responses and challenges in base64 (RFC 4954, 5034, 9051), and so does `Mechanism`.
+The protocols do the dialogue. They send ``AUTH`` or ``AUTHENTICATE`` with a mechanism's name and, if
+possible, its initial response; then they answer challenges until the server decides. Responses and
+challenges are in base64, as in SMTP, POP3 and IMAP (RFC 4954, 5034, 9051).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from probes.core.redaction import Redaction
 
 
 class Mechanism(ABC):
-    """One exchange by one mechanism. What it sends is withheld by ``redaction`` before it returns it."""
+    """One exchange by one mechanism. Each secret is added to ``redaction`` before it is returned."""
 
     name: ClassVar[str]
-    """As on the wire, in upper case."""
+    """The mechanism's registered name, in upper case."""
     safe_in_clear: ClassVar[bool]
-    """Whether somebody who listens does not learn the password."""
+    """Whether the password stays secret from someone who records an unencrypted connection."""
     challenges: ClassVar[int]
-    """Most challenges of a sound exchange, the empty one that asks for the initial response included."""
+    """Maximum number of challenges in a valid exchange, including an empty one for the initial response."""
 
     def __init__(self, username: str, password: str, redaction: Redaction) -> None:
         self._username = username
@@ -36,13 +36,13 @@ class Mechanism(ABC):
         self._answered = 0
 
     def initial_response(self) -> bytes | None:
-        """Return the initial response in base64; ``None`` where the server begins with a challenge."""
+        """Return the initial response in base64; ``None`` if the mechanism begins with a challenge."""
         return None
 
     def answer(self, challenge: bytes) -> bytes:
         """Return the response to a challenge, both in base64.
 
-        Raises `ProbeFault` with `PROTOCOL_ERROR` for one challenge too many, or one that makes no sense.
+        Raises `ProbeFault` with `PROTOCOL_ERROR` for too many challenges or a malformed one.
         """
         self._answered += 1
         if self._answered > self.challenges:
@@ -53,29 +53,29 @@ class Mechanism(ABC):
     def _answer(self, challenge: bytes) -> bytes: ...
 
     def _secret(self, response: bytes, *parts: str) -> bytes:
-        """Return a response in base64; it and its ``parts`` are withheld from now on."""
+        """Return a response in base64; withhold it and its ``parts`` from now on."""
         encoded = base64.b64encode(response)
         self._redaction.add(self._password, encoded.decode(), *parts)
         return encoded
 
 
 class Plain(Mechanism):
-    """PLAIN (RFC 4616): one message with all of it. Prompts are ignored, for some servers send text."""
+    """PLAIN (RFC 4616): one message with username and password. Some servers prompt; that is ignored."""
 
     name = "PLAIN"
     safe_in_clear = False
-    challenges = 1  # also after an initial response: some servers ask all the same
+    challenges = 1  # some servers ask even after an initial response
 
     def initial_response(self) -> bytes:
-        """Return username and password, each behind a NUL."""
+        """Return username and password, each after a NUL."""
         return self._secret(f"\0{self._username}\0{self._password}".encode())
 
-    def _answer(self, challenge: bytes) -> bytes:  # noqa: ARG002 # it only asks for the response
+    def _answer(self, challenge: bytes) -> bytes:  # noqa: ARG002 # only asks for the response
         return self.initial_response()
 
 
 class Login(Mechanism):
-    """LOGIN (draft-murchison-sasl-login): username, then password. What the prompts say is ignored."""
+    """LOGIN (draft-murchison-sasl-login): username, then password. The text of prompts is ignored."""
 
     name = "LOGIN"
     safe_in_clear = False
@@ -109,7 +109,7 @@ def _decoded(challenge: bytes) -> bytes:
 MECHANISMS: Mapping[str, type[Mechanism]] = MappingProxyType(
     {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5)}
 )
-"""The mechanisms by name, best first among those that are alike in clear."""
+"""The mechanisms by name; among those that are equally safe without TLS, the best comes first."""
 
 
 def choose(
@@ -119,16 +119,16 @@ def choose(
     encrypted: bool,
     own: Mapping[str, bool] = MappingProxyType({}),
 ) -> list[str]:
-    """Return the methods to log in by, from the names ``offered``: the best and perhaps one to fall back on.
+    """Return the login methods to try, from the names ``offered``: the best one, and perhaps a fallback.
 
-    ``wanted`` is a name in lower case, or ``auto``. ``own`` are the protocol's own methods, such as APOP, and
-    whether each is safe in clear. Methods that are come first in clear. Encrypted they come last, because
-    they need a server that can recover the password.
+    ``wanted`` is a name in lower case, or ``auto``. ``own`` has the protocol's own methods, such as APOP, and
+    whether each is safe without TLS. Safe methods come first without TLS. With TLS they come last, because
+    they need a server that stores recoverable passwords.
 
-    There is a fallback only from a method that proves knowledge of the password to one that hands it over:
-    the first also fails where the server cannot recover the password. After one that hands it over, every
-    other would be refused alike and bring the account closer to being locked. Raises `ProbeFault` with
-    `AUTH_NOT_OFFERED` where nothing fits.
+    The only fallback is from a method that proves knowledge of the password to one that sends it, because the
+    former also fails if the server cannot recover the password. If a method that sends the password fails,
+    any other would fail too, and bring the account closer to being locked. Raises `ProbeFault` with
+    `AUTH_NOT_OFFERED` if no method fits.
     """
     safe = {**{name: mechanism.safe_in_clear for name, mechanism in MECHANISMS.items()}, **own}
     usable = [name for name in safe if name in offered and wanted in ("auto", name.lower())]
@@ -143,10 +143,10 @@ def choose(
 async def log_in(
     methods: Sequence[str], attempt: Callable[[str], Awaitable[None]], redaction: Redaction
 ) -> None:
-    """Log in by the first of ``methods``; each that is refused gives way to the next.
+    """Log in by the first of ``methods`` that the server accepts.
 
-    Raises the `ProbeFault` of the last attempt. Its detail names every method that failed, and what the
-    server said to it. A server that hangs up after a refusal has refused.
+    Raises the `ProbeFault` of the last attempt; its detail has every failed method with the server's answer.
+    If the server hangs up after a refusal, the refusal counts.
     """
     refused: ProbeFault | None = None
     for method in methods:
@@ -155,7 +155,7 @@ async def log_in(
         except ProbeFault as fault:
             if refused is not None and fault.reason is Reason.CONNECTION_LOST:
                 break
-            redaction.fault(fault)  # first, for it keeps the codes that a text begins with
+            redaction.fault(fault)  # first, because it keeps the codes at the start of a text
             before = f"{legible(refused.detail, DETAIL_LIMIT // 2)}; " if refused is not None else ""
             fault.detail = legible(f"{before}{method}: {fault.detail}".removesuffix(": "))
             if fault.reason not in {Reason.AUTH_FAILED, Reason.LOGIN_REFUSED}:

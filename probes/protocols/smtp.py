@@ -1,4 +1,4 @@
-"""SMTP as pure functions: what the octets of a server mean (RFC 5321, 2034, 3463, 4954)."""
+"""SMTP parsing as pure functions (RFC 5321, 2034, 3463, 4954)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 
 REPLY_LINE_LIMIT = 8192
-"""Longest line of a reply that is read, in octets; RFC 5321 section 4.5.3.1.5 allows 512."""
+"""Maximum octets of a reply's line; RFC 5321 section 4.5.3.1.5 allows 512."""
 
 REPLY_LIMIT = 32 * 1024
-"""Most octets of all lines of one reply; a long answer to EHLO has 2,000."""
+"""Maximum octets of all lines of a reply; a long answer to EHLO has 2,000."""
 
 COMMAND_LINE = 512
-"""Longest command line, in octets, its CRLF included (RFC 5321 section 4.5.3.1.4)."""
+"""Maximum octets of a command line, including CRLF (RFC 5321 section 4.5.3.1.4)."""
 
 WHOLE_REPLY = re.compile(rb"(?:([2-5][0-9]{2})-[^\n]*\n(?:\1-[^\n]*\n)*+)?+[^\n]*\n")
-"""Matches the lines of one reply, up to the first that announces no other one of the same code.
+"""Matches the lines of one reply, up to the first that does not announce another line of the same code.
 
-That line may be anything: `Reply.parse` judges it, and nothing is worth waiting for after it.
+The last line may be anything; `Reply.parse` checks it.
 """
 
 _REPLY = re.compile(rb"([2-5][0-9]{2})(?:-[^\n]*\n\1)*+(?: [^\n]*)?")
@@ -34,16 +34,16 @@ _OLD_AUTH = re.compile(r"^AUTH=", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's answer: reply code (RFC 5321 section 4.2), 200 to 599, and its text in lines."""
+    """A server's reply: its code (RFC 5321 section 4.2), 200 to 599, and the lines of its text."""
 
     code: int
     text: str
 
     @classmethod
     def parse(cls, said: bytes) -> Reply:
-        """Return the reply that ``said`` is, its lines with LF between them.
+        """Return the reply in ``said``, lines with LF between them.
 
-        Raises `ProbeFault` where it is none, or where its lines have different codes.
+        Raises `ProbeFault` if it is not a reply, or if its lines have different codes.
         """
         if not _REPLY.fullmatch(said):
             raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + said)
@@ -52,17 +52,17 @@ class Reply:
 
     @property
     def is_positive(self) -> bool:
-        """Whether the server did what it was asked (a 2yz reply)."""
+        """Whether the command was successful (a 2yz reply)."""
         return self.code // 100 == 2
 
     @property
     def enhanced_status_code(self) -> str | None:
-        """The code such as ``5.1.1`` that begins the text, where the server gives one (RFC 2034)."""
+        """The code at the start of the text, such as ``5.1.1``, if there is one (RFC 2034)."""
         match = _ENHANCED.match(self.text)
         return match[1] if match else None
 
     def fault(self, reason: Reason | None = None) -> ProbeFault:
-        """Return the fault that this reply means; ``reason`` overrides what the code alone says."""
+        """Return the fault for this reply; ``reason`` overrides the reason of its code."""
         return ProbeFault(
             reason or _reason_of(self.code),
             f"{self.code} {self.text}",
@@ -82,9 +82,9 @@ def _reason_of(code: int) -> Reason:
 
 
 def closing_reply(octets: bytes) -> Reply | None:
-    """Return the reply 421 that ``octets`` begin with, ``None`` where they begin with anything else.
+    """Return the reply 421 at the start of ``octets``, or ``None`` if there is something else.
 
-    It is the one reply that a server may send without a command: it closes the connection then
+    This is the only reply that a server may send without a command, before it closes the connection
     (RFC 5321 section 3.8).
     """
     match = _CLOSING.match(octets)
@@ -93,25 +93,25 @@ def closing_reply(octets: bytes) -> Reply | None:
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """What a server offers in answer to EHLO (RFC 5321 section 4.1.1.1); empty after HELO."""
+    """A server's extensions, from its reply to EHLO (RFC 5321 section 4.1.1.1); empty after HELO."""
 
     features: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Parameters by keyword, keywords in upper case."""
     auth_mechanisms: tuple[str, ...] = ()
-    """In lower case."""
+    """SASL mechanisms, in lower case."""
     listed: tuple[str, ...] = ()
-    """Keywords with their parameters, fit to show, sorted."""
+    """Keywords with their parameters, safe to show, sorted."""
 
 
 @lru_cache(maxsize=64)
 def extensions_of(text: str) -> Extensions:
-    """Return what the text of an answer to EHLO offers; a server answers the same run after run.
+    """Return the extensions in the text of a reply to EHLO. Cached, because servers repeat it in each run.
 
-    ``AUTH=`` is how drafts of RFC 4954 wrote it; for old clients some servers offer both forms.
+    ``AUTH=`` is from drafts of RFC 4954; some servers offer both forms for the sake of old clients.
     """
     features: dict[str, str] = {}
-    mechanisms: dict[str, None] = {}  # in order, each once
-    for line in text.split("\n")[1:]:  # the first names the server
+    mechanisms: dict[str, None] = {}  # without duplicates, in order
+    for line in text.split("\n")[1:]:  # the first line has the server's name
         keyword, _, parameters = _OLD_AUTH.sub("AUTH ", line.strip()).partition(" ")
         keyword = keyword.upper()
         if keyword == "AUTH":
@@ -124,9 +124,9 @@ def extensions_of(text: str) -> Extensions:
 
 
 def stuffed(content: bytes) -> bytes:
-    """Return a message, whose lines end in CRLF, as DATA carries it (RFC 5321 section 4.5.2).
+    """Return a message with lines ending in CRLF in the form for DATA (RFC 5321 section 4.5.2).
 
-    Each line that begins with a dot gets another one, and a line of one dot is the end.
+    Each line that begins with a dot gets another dot, and a single dot is the last line.
     """
     content = content.replace(b"\n.", b"\n..")
     ends = b".\r\n" if content.endswith(b"\n") or not content else b"\r\n.\r\n"

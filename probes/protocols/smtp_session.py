@@ -17,18 +17,18 @@ from probes.protocols.sasl import Mechanism
 from probes.protocols.smtp import Extensions, Reply
 
 QUIT_TIMEOUT = 5.0
-"""Longest wait, in seconds, for the answer to QUIT: by then the result is known."""
+"""Maximum seconds to wait for the reply to QUIT, which does not change the result."""
 
 CONTENT_CHUNK = 64 * 1024
-"""Most octets of a message that are written before the network has to take them."""
+"""Maximum octets of a message to write before waiting for the network to take them."""
 
 _UNKNOWN_COMMAND = frozenset({500, 502})
-_UNKNOWN_PARAMETERS = frozenset({501, 504, 555})  # RFC 5321 section 4.1.1.11, and what came before it
+_UNKNOWN_PARAMETERS = frozenset({501, 504, 555})  # RFC 5321 section 4.1.1.11, and older usage
 _REFUSED_CREDENTIALS = frozenset({530, 534, 535, 538})
 
 
 class SmtpSession(MailSession):
-    """One connection to an SMTP server, as far as its phases went; made by `smtp_session`."""
+    """One connection to an SMTP server, made by `smtp_session`."""
 
     login_phase = "auth"
 
@@ -39,7 +39,7 @@ class SmtpSession(MailSession):
         self.greeting = Reply(0, "")
         self.extensions = Extensions()
         self.dot_sent_at: float | None = None
-        """Monotonic reading right before the final dot went out, with what came last before it."""
+        """Monotonic time right before the final dot was sent, together with the end of the message."""
 
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
@@ -49,7 +49,7 @@ class SmtpSession(MailSession):
         await self._learn_capabilities()
 
     async def _learn_capabilities(self) -> None:
-        """Say EHLO, or HELO to a server that does not know EHLO (RFC 5321 section 3.2)."""
+        """Send EHLO, or HELO if the server does not know EHLO (RFC 5321 section 3.2)."""
         name = self._server.ehlo_name or _address_literal(self._transport.local_address)
         with self._phases.phase("ehlo"):
             reply = await self.command("EHLO", name)
@@ -74,7 +74,7 @@ class SmtpSession(MailSession):
         return [name.upper() for name in self.extensions.auth_mechanisms]
 
     async def _authenticate(self, mechanism: Mechanism) -> None:
-        """Do an exchange by AUTH (RFC 4954)."""
+        """Do the exchange by AUTH (RFC 4954)."""
         command, initial = f"AUTH {mechanism.name}", mechanism.initial_response()
         if initial is not None and len(command) + len(initial) + 3 <= smtp.COMMAND_LINE:
             reply = await self.command(command, initial.decode(), public=command)
@@ -86,10 +86,10 @@ class SmtpSession(MailSession):
             raise reply.fault(Reason.AUTH_FAILED if reply.code in _REFUSED_CREDENTIALS else None)
 
     async def command(self, *words: str, public: str | None = None, seconds: float | None = None) -> Reply:
-        """Send one command line and return the reply, whatever its code, within the server's timeout.
+        """Send one command and return the reply, with any code, within the server's timeout.
 
-        Of a line with credentials the transcript shows only its beginning ``public``, which may be empty.
-        ``seconds`` shortens the timeout.
+        If the command has credentials, the transcript shows only its beginning ``public``, which may be
+        empty. ``seconds`` shortens the timeout.
         """
         self._require_turn()
         self._transport.write_line(" ".join(words).encode("ascii"), public=public)
@@ -102,7 +102,7 @@ class SmtpSession(MailSession):
         return Reply.parse(said)
 
     def _require_turn(self, reason: Reason = Reason.PROTOCOL_ERROR) -> None:
-        """Raise if a reply waits already: taken for the next command's, it would confirm what it does not."""
+        """Raise if a reply is already there, because it would be taken for the next command's reply."""
         if not (unread := self._transport.unread):
             return
         said = self._phases.transcript.quoted(unread.rstrip(b"\r\n"))
@@ -111,12 +111,12 @@ class SmtpSession(MailSession):
         raise ProbeFault(reason, f"a reply before its command: {said}")
 
     async def mail(self, sender: str, size: int | None = None, envelope_id: str | None = None) -> Reply:
-        """Name the envelope sender; raises unless the server accepts it.
+        """Send the envelope sender; raises unless the server accepts it.
 
-        ``size``, the message's octets, is declared where the server offers SIZE (RFC 1870): what is too
-        large can be refused here already. ``envelope_id``, at most 100 characters of xtext, is given where
-        the server offers DSN (RFC 3461 section 4.4), for its delivery reports to name. A server that does
-        not know the parameters that it offers is asked again without them.
+        If the server offers SIZE (RFC 1870), ``size``, the message's octets, is declared, so that a message
+        that is too large can be refused now. If it offers DSN (RFC 3461 section 4.4), ``envelope_id``, at
+        most 100 characters of xtext, is declared for delivery reports. If the server then rejects the
+        parameters that it offered, the command is repeated without them.
         """
         sends, parameters = f"MAIL FROM:<{sender}>", []
         if size is not None and self._offers("SIZE"):
@@ -130,15 +130,15 @@ class SmtpSession(MailSession):
             return _accepted(reply)
 
     async def rcpt(self, recipient: str) -> Reply:
-        """Name the recipient; raises unless the server accepts it."""
+        """Send the recipient; raises unless the server accepts it."""
         with self._phases.phase("rcpt"):
             return _accepted(await self.command(f"RCPT TO:<{recipient}>"))
 
     async def data(self, content: bytes) -> Reply:
         """Send the message ``content`` (lines end in CRLF) and return the reply to its final dot.
 
-        ``dot_sent_at`` is set right before the dot: a fault that leaves it ``None`` means that the server
-        does not have the message; after it only a reply tells.
+        ``dot_sent_at`` is set right before the dot. If it is ``None`` after a fault, the server does not have
+        the message. Otherwise only a reply can show whether it does.
         """
         with self._phases.phase("data"):
             reply = await self.command("DATA")
@@ -156,10 +156,10 @@ class SmtpSession(MailSession):
             return _accepted(await self._reply())
 
     async def quit(self) -> None:
-        """End the session politely; a server that does not answer changes no result.
+        """Send QUIT; if the server does not answer, the result stays the same.
 
-        A reply that waits before it raises, for it makes the ones before it doubtful, unless the server
-        accepted a message: that stays accepted.
+        Raises if a reply is already there, because that casts doubt on the earlier ones, unless the server
+        has accepted a message: it stays accepted.
         """
         with self._phases.phase("quit"):
             if self.dot_sent_at is None:
@@ -174,10 +174,7 @@ class SmtpSession(MailSession):
 async def smtp_session(
     server: ServerSettings, phases: PhaseTimer, clock: Clock
 ) -> AsyncIterator[SmtpSession]:
-    """Open a session as the server is configured; however the block ends, it is closed.
-
-    It is logged in where the server has credentials.
-    """
+    """Open a session as configured for the block, logged in if the server has credentials."""
     session = await SmtpSession.connect(server, phases, clock)
     try:
         if server.username is not None and server.password is not None:
@@ -194,6 +191,6 @@ def _accepted(reply: Reply) -> Reply:
 
 
 def _address_literal(address: str | None) -> str:
-    """Return this end's address as an address literal (RFC 5321 section 4.1.4), for want of a host name."""
+    """Return this end's address as a literal for EHLO without a host name (RFC 5321 section 4.1.4)."""
     address = address or "127.0.0.1"
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"

@@ -19,7 +19,7 @@ from probes.core.file_version import FileVersion, version_of
 from probes.core.reasons import Reason
 
 CERTIFICATE_SUBJECT_LIMIT = 120
-"""Longest subject of a certificate, in characters, that is shown."""
+"""Maximum characters to show of a certificate's subject."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _loaded(
 
 @cache
 def opportunistic_context() -> ssl.SSLContext:
-    """Return the context that takes any certificate, as between mail servers (RFC 7435)."""
+    """Return the context that accepts any certificate, as between mail servers (RFC 7435)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -95,7 +95,7 @@ def description(connection: ssl.SSLObject | ssl.SSLSocket) -> str:
 
 
 class CertificateExpiry(NamedTuple):
-    """When a certificate ends, in unix seconds, and its subject, fit to show."""
+    """When a certificate expires, in unix seconds, and its subject, safe to show."""
 
     not_after: float
     subject: str
@@ -105,9 +105,9 @@ class CertificateExpiry(NamedTuple):
 
 
 def certificate_expiry(connection: ssl.SSLObject | ssl.SSLSocket) -> CertificateExpiry | None:
-    """Return the earliest end in the chain of ``connection``'s peer, including the trusted root.
+    """Return the earliest expiry in the chain of ``connection``'s peer, including the trusted root.
 
-    Where nothing is verified, only the peer's own certificate counts. ``None`` if it cannot be read.
+    Without verification, only the peer's own certificate counts. Returns ``None`` if it cannot be read.
     """
     return min((read.expiry for read in _readable(_chain(connection))), default=None)
 
@@ -118,7 +118,7 @@ class _Read(NamedTuple):
 
 
 def _chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
-    """Return the verified chain in DER, the peer's certificate first; else that alone."""
+    """Return the verified chain in DER, the peer's certificate first; if not verified, only that."""
     if connection.context.verify_mode is not ssl.CERT_NONE:
         if sys.version_info >= (3, 13):
             return connection.get_verified_chain()
@@ -135,7 +135,7 @@ def _readable(chain: Iterable[bytes]) -> list[_Read]:
 
 @lru_cache(maxsize=1024)
 def _read(der: bytes) -> _Read | None:
-    """Read a certificate; the same few come again with every run. ``None`` if it is broken."""
+    """Parse a certificate; ``None`` if it is broken. Cached, because each run has the same few."""
     try:
         certificate = load_der_x509_certificate(der)
         subject = certificate.subject.rfc4514_string() or f"the certificate {certificate.serial_number:x}"
@@ -152,7 +152,7 @@ def _date(at: float) -> str:
 
 
 class _TellingObject(ssl.SSLObject):
-    """Says which certificate of the chain is not valid now: OpenSSL only says that one is not."""
+    """Adds to OpenSSL's error which certificate of the chain is not valid now."""
 
     def do_handshake(self) -> None:
         try:
@@ -169,7 +169,7 @@ class _TellingObject(ssl.SSLObject):
 
 
 def expiry_warning(expiry: CertificateExpiry | None, now: float, warning: float) -> tuple[Reason, str]:
-    """Return a warning and its detail if ``expiry`` is within ``warning`` seconds of ``now``, else none."""
+    """Return a warning and its detail if ``expiry`` is within ``warning`` seconds of ``now``, or `NONE`."""
     if expiry is not None and expiry.not_after - now < warning:
         return Reason.CERTIFICATE_EXPIRING, str(expiry)
     return Reason.NONE, ""
