@@ -1,1 +1,1 @@
-"""Handing messages over, and watching them arrive."""
+"""Sends messages and watches for their arrival."""

@@ -1,7 +1,6 @@
-"""What a copy found in a mailbox means to us, and its record in the ledger.
+"""Identifies the copies found in a mailbox, and records them in the ledger.
 
-A copy counts only by a token that verifies. Whatever else it holds is read within bounds
-and changes nothing.
+A copy counts only if its token verifies. All other contents are read within limits and change nothing.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from probes.messages.synthetic_message import subject_token, token_text
 from probes.messages.token import TokenSigner
 
 REPORT_OCTETS = bounce.REPORT_LIMIT
-"""How much of a delivery report is read, in octets."""
+"""Maximum octets to read of a delivery report."""
 
 CONTENT_SECONDS = 20.0
-"""Longest time, in seconds, that fetching one message's content may take; a slower one is not compared."""
+"""Maximum seconds to fetch a message's content; if it takes longer, the content is not compared."""
 
-_IN_A_THREAD = 256 * 1024  # octets from which on working out a digest would hold up the event loop
+_IN_A_THREAD = 256 * 1024  # octets from which computing a digest would block the event loop too long
 
 _log = logging.getLogger(__name__)
 
 
 class Unexpected(StrEnum):
-    """What a message with our token field can be, other than an awaited arrival."""
+    """What a message with our token field may be, other than an awaited arrival."""
 
     FORGED = "forged"
     UNKNOWN = "unknown"
@@ -50,16 +49,16 @@ class Unexpected(StrEnum):
 
 
 class Fate(Enum):
-    """What is to be done with a copy."""
+    """What to do with a copy."""
 
-    FOREIGN = auto()  # left alone for good
-    PENDING = auto()  # read again next time
-    OURS = auto()  # deleted: provably ours, and accounted for
+    FOREIGN = auto()  # never touch it
+    PENDING = auto()  # read it again at the next poll
+    OURS = auto()  # delete it: it is provably ours and accounted for
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """When a copy came into the mailbox: between these two monotonic readings."""
+    """When a copy arrived in the mailbox: between these two monotonic times."""
 
     earliest: float
     latest: float
@@ -67,9 +66,9 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A message whose end is known, and what its header section says of its way if it arrived.
+    """A message with a known outcome and, if it arrived, what its header section says about its route.
 
-    ``doubt`` is what could not be read of the mailbox that it is missing from.
+    If it is missing from a mailbox, ``doubt`` says which part of that mailbox could not be read.
     """
 
     message: Message
@@ -80,7 +79,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Accounted:
-    """What is to be done with a copy; the message that it settled, or why nobody awaited it."""
+    """What to do with a copy; the message that it settled, if any; and the kind, if it was unexpected."""
 
     fate: Fate
     settled: Settled | None = None
@@ -91,7 +90,7 @@ _FOREIGN, _PENDING, _OURS = map(Accounted, (Fate.FOREIGN, Fate.PENDING, Fate.OUR
 
 
 def shift_of(message: Message, clock: Clock) -> float:
-    """Return what turns the message's monotonic readings into this boot's."""
+    """Return the difference that converts the message's monotonic times to this boot's clock."""
     if message.boot == clock.boot:
         return 0.0
     age = clock.time() - message.created_at
@@ -99,10 +98,10 @@ def shift_of(message: Message, clock: Clock) -> float:
 
 
 class Arrivals:
-    """Accounts for the copies that one mailbox shows.
+    """Accounts for the copies in one mailbox.
 
-    ``loops`` names the probes whose messages come back through a forwarder or an auto-responder,
-    which keeps only the token in the subject. ``authserv_id`` is whose Authentication-Results count.
+    ``loops`` has the names of the probes whose messages come back through a forwarder or auto-responder, with
+    only the token in the subject. ``authserv_id`` is the host whose Authentication-Results count.
     """
 
     def __init__(
@@ -127,9 +126,9 @@ class Arrivals:
     async def account(
         self, folder: Folder, uid: str, fields: bytes, sighting: Sighting, *, counted: bool
     ) -> Accounted:
-        """Tell what a copy is by its identifying ``fields``, and record it unless it was ``counted`` before.
+        """Identify a copy by its ``fields``, and record it unless it was ``counted`` before.
 
-        Raises `ProbeFault` and `probes.delivery.message_life.LedgerError`; nothing is recorded then.
+        Raises `ProbeFault` or `probes.delivery.message_life.LedgerError`, without recording anything.
         """
         text = token_text(fields)
         if text is not None:
@@ -152,16 +151,16 @@ class Arrivals:
             return Accounted(Fate.FOREIGN, unexpected=Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
         if await self._ledger.is_others(record):
             return _FOREIGN
-        if record.state is MessageState.INTENT:  # not yet recorded as sent: the next poll counts it
+        if record.state is MessageState.INTENT:  # not recorded as sent yet: the next poll counts it
             return _PENDING
         if record.probe not in self._loops and is_auto_reply(fields):
             return _FOREIGN
-        if record.mailbox_uid == uid or counted:  # it was counted before a crash or a lost session
+        if record.mailbox_uid == uid or counted:  # counted before a crash or a lost session
             return _OURS
         return await self._count(folder, uid, record, sighting)
 
     async def _loop(self, folder: Folder, uid: str, text: str, sighting: Sighting) -> Accounted:
-        """Count the first copy that came back; others quote the token, and are not surely ours to delete."""
+        """Count the first copy that came back. Others may only quote the token, so they are not deleted."""
         token = self._signer.verify(text)
         record = await self._ledger.find(token.run) if token is not None else None
         if record is None or record.probe not in self._loops or record.mailbox != self._mailbox:
@@ -198,7 +197,7 @@ class Arrivals:
         return Accounted(Fate.OURS, Settled(arrived, tuple(found), authentication))
 
     async def _is_altered(self, folder: Folder, uid: str, record: Message) -> bool:
-        """Compare the content with what was sent; what cannot be fetched in time counts as unaltered."""
+        """Compare the content with what was sent. If it cannot be fetched in time, it counts as unaltered."""
         try:
             async with asyncio.timeout(CONTENT_SECONDS):
                 raw = await folder.whole(uid, 2 * (record.octets or 0) + 64 * 1024)
@@ -208,13 +207,13 @@ class Arrivals:
             _log.warning("message %s was not compared: fetching it took too long", record.id)
             return False
         if raw is None:
-            return False  # somebody took it away meanwhile
+            return False  # somebody has deleted it
         if len(raw) > _IN_A_THREAD:
             return await asyncio.to_thread(digest_of, raw) != record.digest
         return digest_of(raw) != record.digest
 
     async def _report(self, folder: Folder, uid: str) -> Accounted:
-        """Match a delivery report to its message, by the token or the envelope id in it."""
+        """Match a delivery report to its message, by its token or envelope id."""
         report = bounce.read_report(await folder.beginning(uid, REPORT_OCTETS))
         run = self._run_of(report) if report is not None else None
         record = await self._ledger.find(run) if run is not None else None
@@ -227,7 +226,7 @@ class Arrivals:
         return Accounted(Fate.OURS, await self._bounced(record, report))
 
     def _run_of(self, report: DeliveryReport) -> str | None:
-        """Return the run whose message the report proves to be about, if it proves that."""
+        """Return the run whose message the report is about, if the report proves it."""
         token = self._signer.verify(report.token) if report.token is not None else None
         if token is not None:
             return token.run
@@ -247,18 +246,18 @@ class Arrivals:
         return Settled(bounced)
 
     async def give_up(self, message: Message, doubt: str = "") -> Settled:
-        """Settle a message that a poll after its deadline did not show. Raises LedgerError."""
-        # Where our own end left it open, nobody can say that a server ever had the message.
+        """Settle a message that was absent at a poll after its deadline. Raises LedgerError."""
+        # If the agent itself was interrupted, nobody knows whether a server ever had the message.
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
         lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
-        if lost is None:  # it is ours, or an earlier poll that broke off has counted it already
+        if lost is None:  # an earlier, failed poll has already counted it
             lost = await self._ledger.find(message.id)
         found = lost or message
         return Settled(found, doubt=doubt if found.state is MessageState.LOST else "")
 
 
 def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[MessageState, dict[str, object]]:
-    """Return state and latencies of a message that came in between the two readings of ``sighting``."""
+    """Return state and latencies of a message that arrived between the two times of ``sighting``."""
     created = record.created_mono + shift
     connected = record.connected_mono + shift if record.connected_mono is not None else created
     dot = record.dot_mono + shift if record.dot_mono is not None else connected
@@ -266,7 +265,7 @@ def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[Messag
     latest = max(sighting.latest, earliest)
     middle = (earliest + latest) / 2
     accepted = record.accepted_mono
-    # Only what provably came late is late: an interval that we widened ourselves proves nothing.
+    # A message is late only if that is proven. An interval that we widened ourselves proves nothing.
     late = record.state is MessageState.LOST or earliest > created + record.deadline_seconds
     return MessageState.LATE if late else MessageState.DELIVERED, {
         "delivery_seconds": middle - connected,

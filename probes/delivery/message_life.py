@@ -1,4 +1,4 @@
-"""The life of a synthetic message: its states, which may follow which, and the record that is kept."""
+"""The life of a synthetic message: its states, their order, and its record in the ledger."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SUCCESSORS: Mapping[MessageState, frozenset[MessageState]] = MappingProxyType(
 )
 
 IN_FLIGHT = frozenset({_S.INTENT, _S.SENT})
-"""States of a message that is under way; `ambiguous` is counted apart."""
+"""States of messages in flight; `ambiguous` is counted separately."""
 
 AWAITED = frozenset({_S.SENT, _S.AMBIGUOUS, _S.LOST})
-"""States whose message may still turn up in its mailbox."""
+"""States of messages that may still arrive."""
 
 
 class ArrivalIssue(StrEnum):
-    """What can be wrong with a message that arrived."""
+    """What may be wrong with a message that arrived."""
 
     JUNKED = "junked"
     ALTERED = "altered"
@@ -44,10 +44,10 @@ class ArrivalIssue(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """The ledger's record of one message. Instants ``*_at`` are unix seconds, ``*_mono`` monotonic seconds.
+    """The ledger's record of one message. Times ``*_at`` are unix seconds, ``*_mono`` monotonic seconds.
 
-    ``boot`` tells in which boot of the machine the monotonic readings were taken, and
-    ``instance`` which process of mailsonde answers for the message.
+    ``boot`` identifies the machine's boot to which the monotonic times belong. ``instance`` is the process of
+    mailsonde that is responsible for the message.
     """
 
     id: str  # the run's id, 32 hex digits
@@ -56,18 +56,18 @@ class Message:
     mailbox: str
     state: MessageState
     created_at: float  # the send time that the token signs
-    deadline_seconds: float  # from created_at; not in the mailbox by then means lost
+    deadline_seconds: float  # from created_at; a message that is not in the mailbox by then is lost
     instance: str
     boot: str
     created_mono: float
     connected_mono: float | None = None  # delivery is measured from here
-    dot_mono: float | None = None  # the final dot went out: not in the mailbox before this
-    accepted_mono: float | None = None  # the 250 after DATA came in: transit is measured from here
-    greylisted_seconds: float | None = None  # from the first refusal for now to the 250 after DATA
-    octets: int | None = None  # size of the message as it was sent
+    dot_mono: float | None = None  # the final dot was sent: the message cannot arrive before this
+    accepted_mono: float | None = None  # the 250 after DATA arrived: transit is measured from here
+    greylisted_seconds: float | None = None  # from the first temporary refusal to the 250 after DATA
+    octets: int | None = None  # size of the message as sent
     digest: str | None = None  # of subject, body and attachment; see messages.content_digest
     mailbox_uid: str | None = None  # the stored copy that counted as the arrival; see delivery.mailboxes
-    findings: str = ""  # each `ArrivalIssue` of the arrival, with spaces between
+    findings: str = ""  # each `ArrivalIssue` of the arrival, separated by spaces
     reason: str = ""
     detail: str = ""
     reply_code: int | None = None  # RFC 5321 section 4.2
@@ -78,7 +78,7 @@ class Message:
     uncertainty_seconds: float | None = None
 
     def report(self) -> MessageReport:
-        """Return what a verdict shows of the message."""
+        """Return the message's part of a verdict."""
         return MessageReport(
             id=self.id,
             state=self.state,
@@ -90,13 +90,13 @@ class Message:
 
 
 class LedgerError(Exception):
-    """The ledger could not record or read; nothing was recorded, and the text says why."""
+    """The ledger could not be written or read. Nothing was recorded; the text says why."""
 
 
 class Ledger(Protocol):
-    """What probes ask of the ledger. Every call returns only after its change is durable.
+    """The ledger's interface for probes. Every call returns only after its change is durable.
 
-    All raise `LedgerError`.
+    All methods raise `LedgerError`.
     """
 
     async def intend(self, message: Message) -> None:
@@ -106,8 +106,8 @@ class Ledger(Protocol):
     async def advance(self, message_id: str, state: MessageState, **changes: object) -> Message | None:
         """Move a message to ``state`` and set the fields in ``changes``.
 
-        Returns the message as it now is, or ``None`` with nothing changed when the move is
-        not in `SUCCESSORS` or the message is not known: a second arrival is such a case.
+        Returns the changed message. If the message is unknown, or the move is not in `SUCCESSORS`, as for a
+        second arrival, nothing changes and the result is ``None``.
         """
         ...
 
@@ -116,5 +116,5 @@ class Ledger(Protocol):
         ...
 
     async def is_others(self, message: Message) -> bool:
-        """Return whether another process that still lives answers for the message."""
+        """Return whether another running process is responsible for the message."""
         ...

@@ -1,4 +1,4 @@
-"""What every kind that sends messages stands on: context, settings, and the watch for its messages."""
+"""The basis of all kinds that send messages: context, settings, and watching for the messages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from probes.messages.token import TokenSigner
 
 @dataclass(frozen=True, slots=True)
 class MessageContext(Context):
-    """What a probe that sends messages gets besides: the ledger, the signer and the watchers by mailbox.
+    """The context of a probe that sends messages: also the ledger, the signer, and the watchers by mailbox.
 
-    ``instance`` names this process in the ledger: it answers for the messages that carry it.
+    ``instance`` is this process's name in the ledger, and marks the messages that it is responsible for.
     """
 
     ledger: Ledger
@@ -35,7 +35,7 @@ class MessageContext(Context):
 
 
 class DeliveryAlertSettings(AlertSettings):
-    """When the alerts of a route fire. Times lie within its deadline, at which a message counts as lost."""
+    """When the alerts of a route fire. Times must be within its deadline, when a message counts as lost."""
 
     overdue: Annotated[Duration, between(1, 86400)] | None = Field(
         default=None,
@@ -53,7 +53,7 @@ class DeliveryAlertSettings(AlertSettings):
 
 
 class MessageProbeSettings(ProbeSettings):
-    """Settings of every kind that sends messages. ``deadline`` is the message's: later means lost."""
+    """Settings of every kind that sends messages. ``deadline`` is for the message: later, it is lost."""
 
     deadline: Annotated[Duration, between(1, 86400)] = Field(
         default=300.0, description="A message that takes longer is lost."
@@ -105,27 +105,27 @@ class MessageProbe(Probe):
 
     @classmethod
     def made_for(cls, settings: ProbeSettings, context: MessageContext) -> MessageProbe:
-        """Return the probe that does what ``settings``, of this kind's model, ask for."""
+        """Return the probe for ``settings``, which are of this kind's model."""
         assert isinstance(settings, cls.settings_model)  # noqa: S101 # the registry pairs kind and settings
         return cls(settings, context)
 
     @property
     def sends_messages(self) -> bool:
-        """Whether its own runs send messages, and not its sub-probes' alone."""
+        """Whether its own runs send messages, not only those of its sub-probes."""
         return True
 
     @property
     def mailbox(self) -> str:
-        """The mailbox that the messages arrive in."""
+        """The mailbox where the messages arrive."""
         return self.settings.to
 
     @property
     def objective(self) -> SloSettings | None:
-        """The service level objective of each of its routes, where one is configured."""
+        """The service level objective of each of its routes, if configured."""
         return self.settings.slo
 
     def follow(self, message: Message) -> asyncio.Future[Settled]:
-        """Watch for a message, and for a delivery report about it; the future tells how it ended."""
+        """Watch for a message, and for a delivery report about it; the future gets the outcome."""
         watchers = self.context.watchers
         arrival = watchers[self.mailbox].await_arrival(message)
         sender = self.settings.sender.lower()

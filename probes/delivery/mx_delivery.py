@@ -1,4 +1,4 @@
-"""Sending to the MX hosts of a domain as mail servers do (RFC 5321 section 5.1), to each by itself."""
+"""Sends to each MX host of a domain, as mail servers do (RFC 5321 section 5.1)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from probes.protocols.dns import Resolver, ResolverSettings
 from probes.protocols.name_resolution import FAMILIES
 
 MOST_HOSTS = 20
-"""Most MX hosts of a domain that are sent to, the most preferred first."""
+"""Maximum number of MX hosts of a domain to send to, the most preferred first."""
 
 
 class MxDeliverySettings(Settings):
-    """How messages go to MX hosts."""
+    """How to send messages to MX hosts."""
 
     port: int = Field(default=25, ge=1, le=65535, description="The TCP port of the MX hosts.")
     family: AddressFamily = Field(
@@ -49,7 +49,7 @@ class MxDeliverySettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class MxHost:
-    """An MX host that mail can be sent to: its name, and how to reach its first address."""
+    """An MX host that can be sent to: its name, and how to reach its first address."""
 
     name: str
     server: ServerSettings
@@ -65,10 +65,10 @@ class MxDelivery:
         self._resolver = Resolver(settings.resolver)
 
     async def hosts(self) -> tuple[list[MxHost], list[str]]:
-        """Return the hosts that have an address, most preferred first, and the names of those that have none.
+        """Return the hosts with an address, most preferred first, and the names of those without.
 
-        Raises `ProbeFault`: `MX_NULL` or `MX_MISSING` where the domain takes no mail, what DNS says where it
-        gives no answer, `MX_TARGET_UNRESOLVED` where no host has an address.
+        Raises `ProbeFault`: `MX_NULL` or `MX_MISSING` if the domain accepts no mail, `MX_TARGET_UNRESOLVED`
+        if no host has an address, and the resolver's fault if DNS does not answer.
         """
         reached, unreached = [], []
         for name in await self._names():
@@ -98,7 +98,7 @@ class MxDelivery:
         return list(dict.fromkeys(names))[:MOST_HOSTS]
 
     async def _address(self, name: str) -> str | None:
-        """Return the first address of a host; ``None`` where it surely has none."""
+        """Return the first address of a host; ``None`` if it definitely has none."""
         for rdtype in sorted(self._family.rdtypes):  # A before AAAA
             try:
                 answer = await self._resolver.ask(dns.name.from_text(name), rdtype)

@@ -1,12 +1,12 @@
-"""When to look for a message: what a route learnt of its latency, turned into the time of the next poll.
+"""When to poll for a message: plans polls from the latencies that a route has shown.
 
-Polls are spent so that the error is expected to be smallest for their number. Let r(t) be the rate of polls
-and h(t) the hazard: the rate at which arrives what has not arrived yet. The expected width of the interval is
-the mean of 1 / r(t), the expected number of polls that of the integral of r up to the arrival; the rate that
-minimises the one for a given other is proportional to sqrt(h(t)). For the width relative to the delay it is
-sqrt(h(t) / t). We stand between the two, for the sake of routes with a quick and a slow way, at
-sqrt(h(t) / t^(1/3)): over bins of equal width in log t, a bin with probability p of arrival, while S are
-still under way, then gets polls proportional to sqrt(p / S * t^(2/3)).
+The plan minimizes the expected error for a given number of polls. Let r(t) be the rate of polls and h(t) the
+hazard: the rate of arrival of a message that has not arrived yet. The expected width of the interval is the
+mean of 1 / r(t), and the expected number of polls is the mean of the integral of r up to the arrival. For a
+given number of polls, the width is smallest if r is proportional to sqrt(h(t)); the width relative to the
+delay is smallest for sqrt(h(t) / t). We use sqrt(h(t) / t^(1/3)), in between, for the sake of routes where
+some messages are quick and others slow. In bins of equal width in log t, a bin with probability p of arrival
+then gets polls in proportion to sqrt(p / S * t^(2/3)), where S is the share still in flight.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from itertools import accumulate
 from operator import add, mul
 
 SHORTEST = 0.01
-"""Lower end of the first bin, in seconds after the final dot; what is younger counts as this old."""
+"""Lower end of the first bin, in seconds after the final dot; younger messages count as this old."""
 
 PER_OCTAVE = 8
-"""Bins between an age and its double: each is 9 % wide."""
+"""Number of bins between an age and its double; each is 9 % wide."""
 
 BINS = 192
-"""Bins in all, up to some 168,000 s."""
+"""Total number of bins, up to about 168,000 s."""
 
-_KEPT = 0.96  # of the weight of earlier arrivals, with each new one: about the last 25 count
-_KEPT_SURPRISED = 0.7  # with one that was hardly looked for: what was learnt may hold no more
-_WIDE = 4.0  # times its beginning, the end of an interval that was hardly looked for
-_UNSEEN = 0.1  # arrivals, spread over all bins, that stand for what was never seen
-_BLUR = 1.0  # bins that an arrival is spread to either side: the next one will be a little different
-_BESIDES = 0.8  # polls a message that the plan does not count: half the last, and where it expects wrongly
-_LATE = 0.02  # share still under way from which on a message counts as later than usual
-_LATE_HAZARD = 0.02  # a bin, there
-_LATE_POLLS = 0.5  # a bin, there, at least: a gap is then at most a fifth of the age
-_LATE_SHARE = 0.05  # of the budget, a bin, there, at most: a lost message must not cost looks for ever
-_ROUNDS = 5  # until the plan spends the budget, nearly
+_KEPT = 0.96  # share of earlier arrivals' weight that remains after a new one: about the last 25 count
+_KEPT_SURPRISED = 0.7  # the same after an arrival that the plan did not expect, because latencies may change
+_WIDE = 4.0  # an arrival was not expected if its interval ends at more than this times its beginning
+_UNSEEN = 0.1  # number of arrivals, spread over all bins, that represent latencies never seen
+_BLUR = 1.0  # number of bins by which an arrival is widened on both sides, because the next will differ
+_BESIDES = 0.8  # polls per message beyond the plan: half of the last one, and those at unexpected times
+_LATE = 0.02  # a message counts as later than usual once this share is still in flight
+_LATE_HAZARD = 0.02  # minimum hazard of a bin for late messages
+_LATE_POLLS = 0.5  # minimum polls in such a bin, which limits gaps to a fifth of the age
+_LATE_SHARE = 0.05  # maximum share of the budget in such a bin, because a lost message must not cost too much
+_ROUNDS = 5  # iterations until the plan nearly uses the budget
 
 _EDGES = [SHORTEST * 2.0 ** (index / PER_OCTAVE) for index in range(BINS)]
 _WIDTHS = [edge * (2.0 ** (1 / PER_OCTAVE) - 1.0) for edge in _EDGES]
 _FACTORS = [edge ** (1 / 3) for edge in _EDGES]  # sqrt(t^(2/3))
-_UNKNOWN = [0.4 if edge < 2.0 else 1.0 for edge in _EDGES]  # polls before anything is learnt
+_UNKNOWN = [0.4 if edge < 2.0 else 1.0 for edge in _EDGES]  # polls before the first arrival
 
 
 def _position(age: float) -> float:
-    """Return where an age lies on the axis of bins."""
+    """Return the position of an age on the axis of bins."""
     return min(max(0.0, math.log2(max(age, 1e-9) / SHORTEST) * PER_OCTAVE), float(BINS))
 
 
 class ArrivalModel:
-    """What a route learnt about how long its messages take, and when to poll next.
+    """The latencies that a route has shown, and the resulting plan of polls.
 
-    ``polls`` is the budget of polls a message, on average, once the route is known; gaps are from
-    ``shortest_gap`` to ``longest_gap`` seconds, which may cost some of the budget its use.
+    ``polls`` is the budget: the average number of polls per message once the route is known. Gaps are from
+    ``shortest_gap`` to ``longest_gap`` seconds, so part of the budget may remain unused.
     """
 
     def __init__(self, polls: float, shortest_gap: float, longest_gap: float = 300.0) -> None:
@@ -64,11 +64,11 @@ class ArrivalModel:
         self._plan: array[float] | None = None
 
     def learn(self, earliest: float, latest: float) -> None:
-        """Take in an arrival between two ages, in seconds since the final dot; 0 <= earliest <= latest."""
+        """Learn from an arrival between two ages, in seconds since the final dot; 0 <= earliest <= latest."""
         low = max(0.0, _position(earliest) - _BLUR)
         high = min(float(BINS), _position(latest) + _BLUR)
         total = max(sum(self._weights), 1.0)
-        parts = {  # a wide interval counts where others arrived as much as where nothing is known
+        parts = {  # half spread evenly over the interval, half by where others arrived
             index: (min(high, index + 1.0) - max(low, index))
             * (1 / (high - low) + self._weights[index] / total)
             for index in range(int(low), math.ceil(high))
@@ -82,7 +82,7 @@ class ArrivalModel:
         self._plan = None
 
     def gap(self, age: float) -> float:
-        """Return the seconds from a look at ``age``, which did not show the message, to the next one."""
+        """Return the seconds from a poll at ``age`` that did not show the message to the next poll."""
         if self._plan is None:
             self._plan = self._planned()
         plan, at = self._plan, _position(age)
@@ -96,7 +96,7 @@ class ArrivalModel:
         return min(max(until - age, self._shortest_gap), self._longest_gap)
 
     def _planned(self) -> array[float]:
-        """Return how many polls are done by each edge between bins."""
+        """Return the number of polls up to each edge between bins."""
         total = sum(self._weights)
         if total == 0.0:
             return array("d", accumulate(_UNKNOWN, initial=0.0))
@@ -110,7 +110,7 @@ class ArrivalModel:
         return plan
 
     def _bounds(self, total: float) -> list[tuple[float, float, float]]:
-        """Return of each bin its share of the polls, and the fewest and the most that it gets."""
+        """Return each bin's share of the polls, and its minimum and maximum number of polls."""
         late_polls = max(_LATE_POLLS, _LATE_SHARE * self._polls)
         bounds, after = [], 0.0
         for weight, width, factor in zip(*map(reversed, (self._weights, _WIDTHS, _FACTORS)), strict=True):

@@ -1,4 +1,4 @@
-"""What share of messages is to arrive within what time, and whether a run kept to that."""
+"""Service level objectives: which share of messages must arrive within which time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PERCENTAGE = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,4})?)\s?%")
 
 
 def parse_percentage(value: object) -> float:
-    """Return the ratio of a percentage such as ``99.5%``, above 0 and below 100; else ValueError."""
+    """Return a percentage above 0 and below 100, such as ``99.5%``, as a ratio; raises ValueError."""
     match = _PERCENTAGE.fullmatch(value) if isinstance(value, str) else None
     if match is None or float(match[1]) <= 0.0:
         raise ValueError(f"{value!r} is not a percentage below 100 such as 99.5%")
@@ -24,7 +24,7 @@ def parse_percentage(value: object) -> float:
 
 
 class SloSettings(Settings):
-    """A service level objective: the share of a route's messages that is to arrive in time."""
+    """A service level objective: the share of a route's messages that must arrive in time."""
 
     objective: Annotated[
         float, BeforeValidator(parse_percentage), WithJsonSchema({"type": "string", "examples": ["99.5%"]})
@@ -34,10 +34,10 @@ class SloSettings(Settings):
     )
 
     def is_good(self, verdict: Verdict) -> bool | None:
-        """Return whether a run's message arrived in time; ``None`` where nobody can say.
+        """Return whether a run's message arrived in time; ``None`` if this is not known.
 
-        Nobody can where a fault of ours hid the outcome, or where the message arrived and the interval of
-        its arrival reaches to both sides of the limit and is wider than the latency.
+        It is not known if our own fault hid the outcome, or if the interval of the arrival contains the limit
+        and is wider than the latency.
         """
         if verdict.outcome is Outcome.UNKNOWN:
             return None

@@ -1,4 +1,4 @@
-"""Handing one message over to a server, with every way that it can end in the ledger."""
+"""Hands one message over to a server, and records every possible outcome in the ledger."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from probes.messages.synthetic_message import SyntheticMessage
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 
 RETRY_FACTOR = 2.0
-"""How much longer each pause between tries is than the one before it."""
+"""Factor from one pause between tries to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Sender and recipient as SMTP names them (RFC 5321 section 2.3.1)."""
+    """Sender and recipient in SMTP (RFC 5321 section 2.3.1)."""
 
     sender: str
     recipient: str
 
 
 class Handover:
-    """One message on its way to a server, over all tries; leaving the block closes its connection.
+    """The submission of one message to a server, over all tries. Leaving the block closes its connection.
 
-    ``message`` is the ledger's record of it, brought up to date with every step.
+    ``message`` is its record in the ledger, updated at every step.
     """
 
     def __init__(self, message: Message, composed: SyntheticMessage, begun: float, envelope_id: str) -> None:
         self.message = message
         self.composed = composed
         self.envelope_id = envelope_id
-        """What a delivery report names that does not return the message; see `TokenSigner.envelope_id`."""
+        """Identifies the message in delivery reports that do not return it; see `TokenSigner.envelope_id`."""
         self.refused_at: float | None = None
-        """Monotonic reading of the first refusal for now."""
+        """Monotonic time of the first temporary refusal."""
         self.session: SmtpSession | None = None
-        """Of the latest try."""
+        """The session of the latest try."""
         self._begun = begun
         self._connected: float | None = None
         self._connection = AsyncExitStack()
@@ -54,27 +54,27 @@ class Handover:
         await self.disconnect()
 
     async def connect(self, server: ServerSettings, run: Run, clock: Clock) -> SmtpSession:
-        """Open a session for the next try, in place of the one before it. Raises `ProbeFault`."""
+        """Open a session for the next try, replacing the previous one. Raises `ProbeFault`."""
         await self.disconnect()
         session = smtp_session(server, run.phases, clock)
         self.session = await self._connection.enter_async_context(session)
         return self.session
 
     async def disconnect(self) -> None:
-        """Close the connection, so that no server keeps one open between two tries."""
+        """Close the connection, so that it does not stay open between two tries."""
         self.session = None
         await self._connection.aclose()
 
     async def quit(self) -> None:
-        """End the session politely, where one is open: its result is known by now."""
+        """Send QUIT if a session is open; the result is already known."""
         if self.session is not None:
             await self.session.quit()
             await self.disconnect()
 
     def connected_at(self, run: Run) -> float:
-        """Return when the first try connected, a monotonic reading: what people wait for begins there.
+        """Return the monotonic time at which the first try connected, after name resolution.
 
-        Name resolution before it does not count.
+        The delivery latency is measured from here.
         """
         if self._connected is None:
             self._connected = self._begun + run.phases.seconds.get(RESOLVE, 0.0)
@@ -82,15 +82,14 @@ class Handover:
 
     @property
     def dot_sent_at(self) -> float | None:
-        """Monotonic reading right before the latest try's final dot went out, if it did."""
+        """Monotonic time right before the latest try's final dot was sent, if it was."""
         return self.session.dot_sent_at if self.session is not None else None
 
 
 class Submission:
-    """Hands messages over to one server, and records what became of each.
+    """Hands messages over to one server, and records the outcome of each.
 
-    ``retry`` is the first pause in seconds before a message that was refused for now is tried
-    again; ``None`` means that it is not.
+    ``retry`` is the first pause in seconds after a temporary refusal; ``None`` means no further try.
     """
 
     def __init__(
@@ -110,22 +109,22 @@ class Submission:
         self._unrecorded: dict[str, MessageState] = {}
 
     async def intend(self, message: Message) -> None:
-        """Make the intent durable, so that whatever happens after it is accounted for.
+        """Make the intent durable, so that the message is accounted for whatever happens later.
 
-        Raises LedgerError, and `ProbeFault` with `LOCAL_RESOURCES` while a message that was sent might
-        not be watched.
+        Raises LedgerError, and `ProbeFault` with `LOCAL_RESOURCES` if there are too few resources to watch
+        for the message after sending it.
         """
         require_descriptor(for_sending=True)
         for message_id, state in list(self._unrecorded.items()):
             await self._ledger.advance(message_id, state, reason=str(Reason.LEDGER_UNAVAILABLE))
-            self._unrecorded.pop(message_id, None)  # another run may have been quicker
+            self._unrecorded.pop(message_id, None)  # another run may have done this already
         await self._ledger.intend(message)
 
     async def send(self, run: Run, handover: Handover) -> None:
-        """Hand the message over; its record is then ``sent`` or ``ambiguous``, and its session still open.
+        """Hand the message over. Afterwards its state is ``sent`` or ``ambiguous``, and the session is open.
 
-        Raises `ProbeFault` when it surely was not handed over, and LedgerError. When the run is ended
-        by force, the record says what may have gone out.
+        Raises `ProbeFault` if it was definitely not handed over, and LedgerError. If the run is cancelled,
+        the record says whether the message may have been sent.
         """
         try:
             await self._send(run, handover)
@@ -188,7 +187,7 @@ class Submission:
             raise fault
 
     async def _record(self, handover: Handover, state: MessageState, **changes: object) -> None:
-        """Move the message on in the ledger; what cannot be recorded now is owed before the next intent."""
+        """Move the message to ``state``. A change that cannot be recorded is made before the next intent."""
         message_id = handover.message.id
         try:
             moved = await self._ledger.advance(message_id, state, **changes)
@@ -200,14 +199,14 @@ class Submission:
         handover.message = moved
 
     async def _interrupted(self, handover: Handover) -> None:
-        """Record where the run's end by force caught the message."""
+        """Record the message's state when the run is cancelled."""
         message_id, dot = handover.message.id, handover.dot_sent_at
         if handover.message.state is not MessageState.INTENT:
             return
         state = MessageState.DEFERRED if dot is None else MessageState.AMBIGUOUS
         recording = self._ledger.advance(message_id, state, dot_mono=dot, reason=str(Reason.INTERRUPTED))
         try:
-            # Nothing is recorded where the run was ended while it recorded `sent`: that holds.
+            # If the run was cancelled while recording `sent`, that remains valid.
             recorded = await asyncio.shield(recording) or await self._ledger.find(message_id)
         except LedgerError:
             self._unrecorded[message_id] = state
@@ -216,7 +215,7 @@ class Submission:
 
 
 def _is_refused_for_now(fault: ProbeFault, handover: Handover) -> bool:
-    """Whether the server asked to try again later before it was given the content."""
+    """Whether the server asked us to try again later, before it received the content."""
     code = fault.reply_code
     return code is not None and 400 <= code < 500 and handover.dot_sent_at is None
 
@@ -224,8 +223,8 @@ def _is_refused_for_now(fault: ProbeFault, handover: Handover) -> bool:
 def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:
     """Return the state of a message whose submission failed with ``fault``.
 
-    Before the final dot nothing was handed over, and a mail server would keep trying: that is
-    ``deferred`` (``rejected`` after a 5xx). After the dot only a reply tells (RFC 5321 section 4.2.5).
+    Before the final dot, nothing was handed over, and a mail server would try again: ``deferred``, or
+    ``rejected`` after a 5xx. After the dot, only a reply decides (RFC 5321 section 4.2.5).
     """
     if fault.reply_code is not None and 500 <= fault.reply_code < 600:
         return MessageState.REJECTED

@@ -1,8 +1,7 @@
-"""Watching a mailbox for our messages: one session at a time, however many messages are awaited.
+"""Watches a mailbox for our messages, with one session at a time for any number of messages.
 
-A message that a poll does not show was not in the mailbox at some moment after the poll
-began; a message that it shows was there before the listing came in. The arrival lies between
-those two readings of our own monotonic clock.
+If a poll does not show a message, it was absent at some moment after the poll began. If a poll shows it, it
+arrived before the listing did. So the arrival is between these two times on our own monotonic clock.
 """
 
 from __future__ import annotations
@@ -24,61 +23,61 @@ from probes.delivery.message_life import AWAITED, LedgerError, Message
 from probes.delivery.polling import ArrivalModel
 
 HEADERS_PER_POLL = 500
-"""Most header sections that one poll reads; older messages wait for the next poll."""
+"""Maximum number of header sections that a poll reads; older messages wait for the next poll."""
 
 POLL_TIMEOUT = 60.0
-"""Longest poll, in seconds."""
+"""Time limit for a poll, in seconds."""
 
 PAUSE_AFTER_DEFECT = 5.0
-"""Seconds until watching goes on after a defect of its own."""
+"""Seconds before watching continues after a defect of ours."""
 
 CLOSE_GRACE = 2.0
-"""Longest time, in seconds, that closing waits for a poll to end."""
+"""Maximum seconds that closing waits for a poll to end."""
 
 LONGEST_GAP = 300.0
-"""Longest pause between polls, in seconds, for a message that is long overdue."""
+"""Maximum seconds between polls for a message that is long overdue."""
 
 REPORT_GAP = 10.0
-"""Shortest pause, in seconds, between polls for nothing but a delivery report."""
+"""Minimum seconds between polls only for a delivery report."""
 
 NEWS_WORTHWHILE = 0.25
-"""Shortest pause, in seconds, in which the server is asked to tell of news."""
+"""Minimum seconds of a pause in which to ask the server to report changes."""
 
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
 _PAUSES_AFTER_REFUSED_LOGIN = (10.0, 60.0, 300.0)
-_PAUSE_AFTER_WRONG_CREDENTIALS = 300.0  # a wrong password tried often locks the account
+_PAUSE_AFTER_WRONG_CREDENTIALS = 300.0  # repeated attempts may lock the account
 
 _log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Who is told what watching a mailbox brought to light."""
+    """Receives the results of watching a mailbox."""
 
     def settled(self, settled: Settled) -> None:
-        """Take in that a message was found, bounced or given up."""
+        """Record that a message was found, bounced or given up."""
         ...
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
-        """Take in that a message with our token field turned up that nobody awaited."""
+        """Record that an unexpected message with our token field was found."""
         ...
 
 
 @dataclass(slots=True)
 class _Awaited:
     message: Message
-    since: float  # monotonic, here: the message is not in the mailbox before this
-    deadline: float  # monotonic, here
+    since: float  # monotonic, in this boot: the message cannot arrive before this
+    deadline: float  # monotonic, in this boot
     settled: asyncio.Future[Settled]
-    awaited_at: float  # monotonic: an earlier poll may have seen a copy that it could not count yet
+    awaited_at: float  # monotonic: earlier polls may have seen a copy but could not count it yet
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What earlier polls learnt of one folder."""
+    """What earlier polls found in one folder."""
 
-    complete_at: float = float("-inf")  # when the latest poll that read all there was began
-    counted: set[str] = field(default_factory=set)  # uids accounted for, and not yet surely deleted
-    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies that are to be read again
+    complete_at: float = float("-inf")  # when the latest poll that read everything began
+    counted: set[str] = field(default_factory=set)  # uids that are accounted for but perhaps not deleted
+    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies to read again
 
     def keep_only(self, present: set[str]) -> None:
         self.counted &= present
@@ -89,8 +88,8 @@ class _Memory:
 class MailboxWatcher:
     """Polls one mailbox while messages are awaited in it, and settles each in the ledger.
 
-    ``peers`` are the watchers of all mailboxes by name: a delivery report may lie in another
-    mailbox than its message.
+    ``peers`` are the watchers of all mailboxes by name, because a delivery report may arrive in a different
+    mailbox from its message.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class MailboxWatcher:
     ) -> None:
         self.name = name
         self.fault: ProbeFault | None = None
-        """Why the latest poll failed; ``None`` after a good one."""
+        """Why the latest poll failed; ``None`` if it succeeded."""
         self._mailbox = mailbox
         self._arrivals = arrivals
         self._observer = observer
@@ -118,9 +117,9 @@ class MailboxWatcher:
         self._reports: dict[str, _Awaited] = {}
         self._memories: dict[str, _Memory] = {}
         self._polled_at = float("-inf")  # when the latest poll ended
-        self._not_before = float("-inf")  # no poll before this: a fault, or a server's wish
+        self._not_before = float("-inf")  # no poll before this, after a fault or at the server's request
         self._failures = 0
-        self._doubts = 0  # polls in a row whose deletions may not hold
+        self._doubts = 0  # consecutive polls whose deletions may have failed
         self._wake = asyncio.Event()
         self._misconfigured = asyncio.Event()
         self._polling = asyncio.Lock()
@@ -128,28 +127,29 @@ class MailboxWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def await_arrival(self, message: Message) -> asyncio.Future[Settled]:
-        """Watch for ``message``, which is in an awaited state; the future gives it when it is settled.
+        """Watch for ``message``, which is in one of the states `AWAITED`; the future gets the outcome.
 
-        Settled means delivered, late, bounced, or not in the mailbox at a poll after its deadline. A
-        lost message is watched on, up to the retention, and turns ``late`` in the ledger if it comes.
+        The outcome is delivered, late, bounced, or lost: not in the mailbox at a poll after the deadline. The
+        watcher keeps looking for a lost message until the retention ends, and records it as ``late`` if it
+        arrives.
         """
-        self._misconfigured.clear()  # an earlier poll's folder may be there by now
+        self._misconfigured.clear()  # the folder that was missing may exist by now
         awaited = self._entry(message, asyncio.get_running_loop().create_future())
         self._awaited[message.id] = awaited
         self._start()
         return awaited.settled
 
     async def misconfigured(self) -> None:
-        """Return once a poll fails because the configured folder is not there: waiting does not mend that."""
+        """Return once a poll fails because a configured folder does not exist, so waiting is pointless."""
         await self._misconfigured.wait()
 
     def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
-        """Poll now and then for a delivery report about ``message``, until it is ``settled``."""
+        """Poll occasionally for a delivery report about ``message``, until it is ``settled``."""
         self._reports[message.id] = self._entry(message, settled)
         self._start()
 
     def take_over(self, earlier: MailboxWatcher) -> None:
-        """Watch on for what an ``earlier`` watcher of this mailbox, now closed, awaits, by what it learnt."""
+        """Take over messages and learnt latencies from an ``earlier`` watcher of this mailbox, now closed."""
         self._awaited |= earlier._awaited
         self._reports |= earlier._reports
         self._models |= earlier._models
@@ -170,7 +170,7 @@ class MailboxWatcher:
     async def close(self) -> None:
         """Stop watching; open messages stay in the ledger as they are.
 
-        For `CLOSE_GRACE` seconds a poll that is going on may end: what it counted it also deletes.
+        A poll in progress has `CLOSE_GRACE` seconds to finish, so that it deletes the messages it counted.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE):
@@ -190,20 +190,20 @@ class MailboxWatcher:
                 pause = self._next_poll() - self._clock.monotonic()
                 if pause > 0:
                     await self._pause(pause)
-                    continue  # a new message may want an earlier poll, and never a later one
+                    continue  # a new message may need an earlier poll
                 await self.poll_now()
             except Exception:
-                # Whoever waits must not take a watcher that died for mail that does not come.
+                # A dead watcher must not look like missing mail.
                 _log.exception("defect while watching mailbox %s", self.name)
                 self.fault = ProbeFault(Reason.INTERNAL, "the log has the traceback")
                 await self._clock.sleep(PAUSE_AFTER_DEFECT)
 
     def _undeleted(self) -> bool:
-        """Whether copies that are accounted for may still be in the mailbox."""
+        """Whether the mailbox may still have copies that are accounted for."""
         return any(memory.counted for memory in self._memories.values())
 
     async def _pause(self, seconds: float) -> None:
-        """Wait ``seconds``, or until a new message is awaited or the server tells of news."""
+        """Wait ``seconds``, or until there is a new message to watch for or the server reports a change."""
         sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
         waking = asyncio.ensure_future(self._wake.wait())
         telling = asyncio.ensure_future(self._news(worthwhile=seconds >= NEWS_WORTHWHILE))
@@ -213,7 +213,7 @@ class MailboxWatcher:
             sleeping.cancel()
             waking.cancel()
             telling.cancel()
-            await asyncio.wait({telling})  # it talks to the server, and nothing else may meanwhile
+            await asyncio.wait({telling})  # nothing else may use the session before it ends
 
     async def _news(self, *, worthwhile: bool) -> None:
         if not worthwhile:
@@ -246,7 +246,7 @@ class MailboxWatcher:
         due = latest + self._model_of(awaited.message).gap(latest - awaited.since)
         if awaited.settled.done():
             return due
-        # Whether it is lost shall be told as soon as it can be: by a poll that begins after the deadline.
+        # Report a loss as early as possible: by a poll that begins right after the deadline.
         return min(due, max(latest + self._mailbox.shortest_gap, awaited.deadline + 0.001))
 
     def _model_of(self, message: Message) -> ArrivalModel:
@@ -256,7 +256,7 @@ class MailboxWatcher:
         return self._models[route]
 
     async def poll_now(self) -> None:
-        """Poll once, now; whatever goes wrong is kept as ``fault`` and puts off the next poll."""
+        """Poll once, now. Any failure is kept as ``fault`` and delays the next poll."""
         self._has_news = False
         try:
             async with self._polling:
@@ -285,7 +285,7 @@ class MailboxWatcher:
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
 
     def _pause_after(self, fault: ProbeFault) -> float:
-        """Return the seconds until the next poll after so many that failed in a row."""
+        """Return the seconds until the next poll, which grow with consecutive failures."""
         growing = 2.0 ** min(self._failures, 10)
         if fault.reason is Reason.AUTH_FAILED:
             return _PAUSE_AFTER_WRONG_CREDENTIALS
@@ -305,7 +305,7 @@ class MailboxWatcher:
         except ProbeFault as fault:
             if not is_read:
                 raise
-            # All was read and recorded. Only whether the deletions hold is in doubt.
+            # Everything was read and recorded, but the deletions may have failed.
             self._doubts += 1
             self._not_before = self._clock.monotonic() + min(2.0 ** min(self._doubts - 1, 10), 60.0)
             _log.warning("mailbox %s: deletions may not hold: %s", self.name, fault)
@@ -313,10 +313,10 @@ class MailboxWatcher:
         if is_read:
             self._doubts = 0
             for memory in self._memories.values():
-                memory.counted.clear()  # what they name is surely deleted now
+                memory.counted.clear()  # the deletions have taken effect
 
     def _is_overdue(self) -> bool:
-        """Whether a poll now may find that a message is lost, for which all is looked through again."""
+        """Whether a poll now may find a message lost, so that it must search the whole mailbox again."""
         now = self._clock.monotonic()
         return any(
             max(awaited.deadline, awaited.awaited_at) < now and not awaited.settled.done()
@@ -324,14 +324,14 @@ class MailboxWatcher:
         )
 
     async def _read(self, due: Sequence[OpenFolder], *, afresh: bool) -> bool:
-        """Read the folders, and give up what is overdue; return whether all could be read."""
+        """Read the folders, and give up overdue messages; return whether everything could be read."""
         try:
             for open_folder in due:
                 await self._read_folder(open_folder)
         except ProbeFault as fault:
             if fault.reason is not Reason.RESPONSE_TOO_LARGE:
                 raise
-            # Whoever sends us such a thing must not blind us: the next poll goes on without it.
+            # One oversized message must not stop the watching: the next poll skips it.
             _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
             return False
         await self._give_up_overdue(afresh=afresh)
@@ -348,7 +348,7 @@ class MailboxWatcher:
                 raise
 
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
-        """Read the headers of what is new, newest first; return whether nothing new was left unread."""
+        """Read the headers of new messages, newest first; return whether all of them were read."""
         memory.keep_only(set(folder.uids))
         unread = list(folder.uids)
         async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:
@@ -377,7 +377,7 @@ class MailboxWatcher:
             await folder.delete(uid)
 
     async def _give_up_overdue(self, *, afresh: bool) -> None:
-        """Call lost what no folder showed in a complete poll, begun ``afresh`` after the deadline."""
+        """Give up messages that a complete poll, begun ``afresh`` after the deadline, did not show."""
         complete_at = min(
             (self._memories.setdefault(name, _Memory()).complete_at for name in self._mailbox.folders),
             default=float("-inf"),
@@ -392,12 +392,12 @@ class MailboxWatcher:
                 self._tell(await self._arrivals.give_up(awaited.message, self._mailbox.doubt))
 
     def _tell(self, settled: Settled) -> None:
-        """Tell the observer and who waits, also where the message is awaited in another mailbox."""
+        """Tell the observer and the watcher of the message's own mailbox."""
         self._observer.settled(settled)
         self._peers.get(settled.message.mailbox, self).settle(settled)
 
     def settle(self, settled: Settled) -> None:
-        """Tell who waits; keep watching for a message that may yet come."""
+        """Resolve the message's future; keep watching if the message may still arrive."""
         message = settled.message
         awaited = self._awaited.get(message.id)
         if awaited is None:
@@ -410,7 +410,7 @@ class MailboxWatcher:
             awaited.settled.set_result(settled)
 
     def _learn(self, message: Message) -> None:
-        """Let the route's model know when the message arrived, counted from its final dot."""
+        """Teach the route's model when the message arrived, relative to its final dot."""
         if message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
         connected = message.connected_mono if message.connected_mono is not None else message.created_mono

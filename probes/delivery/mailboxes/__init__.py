@@ -1,1 +1,1 @@
-"""Mailboxes as the watcher reads them, one module a protocol."""
+"""The watcher's interface to mailboxes, with one module per protocol."""

@@ -1,8 +1,8 @@
-"""A mailbox read by IMAP: one connection that stays, a NOOP a poll, and IDLE in the pauses between.
+"""A mailbox read by IMAP: one lasting connection, a NOOP per poll, and IDLE in the pauses.
 
-IDLE alone measures badly: servers may tell of an arrival late (Dovecot by half a second). A NOOP
-costs no login and proves presence or absence at once, so polls are NOOPs, dense where arrival
-is likely, and IDLE is for the rest of the time.
+IDLE alone is imprecise, because servers may report an arrival late (Dovecot by half a second). A NOOP needs
+no login and shows at once whether a message is there. So each poll is a NOOP, frequent when an arrival is
+likely, and IDLE is used the rest of the time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from probes.protocols.imap import FolderStatus
 from probes.protocols.imap_session import ImapSession
 
 JUNK_GAP = 1.0
-"""Shortest pause, in seconds, between polls of the junk folder."""
+"""Minimum seconds between polls of the junk folder."""
 
 JUNK_PAUSE = 60.0
-"""Seconds until a junk folder that could not be read is tried again; they double each time."""
+"""Seconds before an unreadable junk folder is tried again; they double each time."""
 
 LONGEST_JUNK_PAUSE = 3600.0
-"""Most seconds until it is tried again: one that makes the server hang would hold up the main folder."""
+"""Maximum seconds before it is tried again. A folder that makes the server hang delays the main folder."""
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _CLOSED = frozenset({"\\NOSELECT", "\\NONEXISTENT"})  # RFC 9051 section 7.3.1
@@ -44,19 +44,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Junk:
-    """The junk folder: which one it is, and whether it can be read. A mailbox is watched without it, too."""
+    """The junk folder: its name, and whether it can be read. A mailbox can be watched without it."""
 
     name: str | None = None
     trouble: str = ""  # why it is not read
-    pause: float = JUNK_PAUSE  # seconds, after the next trouble; the log has the first trouble only
-    due_at: float = float("-inf")  # monotonic: no look at it before this
-    status: FolderStatus | None = None  # as of the latest look
+    pause: float = JUNK_PAUSE  # seconds after the next failure; only the first failure is logged
+    due_at: float = float("-inf")  # monotonic: not polled before this
+    status: FolderStatus | None = None  # at the latest poll
 
 
 class ImapMailbox:
-    """Polls by IMAP on one connection, into the folder and the junk folder (`mailbox.Mailbox`).
+    """Polls the folder and the junk folder by IMAP on one connection (see `mailbox.Mailbox`).
 
-    ``retention`` is how many seconds back, by the server's date of arrival, copies can be ours.
+    ``retention`` is the maximum age of our copies in seconds, by the server's date of arrival.
     """
 
     stays_open = True
@@ -80,11 +80,11 @@ class ImapMailbox:
         self._views: dict[str, View] = {}
         self._junk = _Junk(settings.junk_folder)
         self._is_in_junk = False
-        self._exists = 0  # how many messages the main folder had when it was left
+        self._exists = 0  # number of messages in the main folder when another was selected
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folder, and the junk folder where there is one that can be read."""
+        """The folder, and the junk folder if there is one that can be read."""
         junk, main = self._junk, self._settings.folder
         return (main,) if junk.name is None or junk.trouble else (main, junk.name)
 
@@ -95,13 +95,13 @@ class ImapMailbox:
         return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
 
     async def admit(self) -> None:
-        """Wait for a login within the server's budget, where one is needed."""
+        """Wait for a login within the server's budget, if a login is needed."""
         if self._session is None:
             await self._budget.take()
 
     @asynccontextmanager
     async def poll(self, *, afresh: bool = False) -> AsyncIterator[Sequence[OpenFolder]]:
-        """Give the folders that are due; the main one comes first, and is what IDLE watches afterwards."""
+        """Yield the folders that are due, the main folder first. IDLE watches that one afterwards."""
         session = self._session = self._session or await self._open()
         due: list[OpenFolder] = [partial(self._main, session, afresh=afresh)]
         now = self._clock.monotonic()
@@ -146,7 +146,7 @@ class ImapMailbox:
         )
 
     async def _marked_as_junk(self, session: ImapSession) -> str | None:
-        """Return the folder that the server marks as the one for junk (RFC 6154), if it can be opened."""
+        """Return the folder that the server marks as junk (RFC 6154), if it can be opened."""
         for folder in await session.folders():
             is_other = folder.name != self._settings.folder and not folder.attributes & _CLOSED
             if is_other and "\\JUNK" in folder.attributes:
@@ -154,7 +154,7 @@ class ImapMailbox:
         return None
 
     def _do_without_junk(self, trouble: str) -> None:
-        """Go on without the junk folder for a while; the log has it once."""
+        """Continue without the junk folder for a while; log this once."""
         junk = self._junk
         if junk.pause == JUNK_PAUSE:
             _log.warning("mailbox %s is watched without its junk folder: %s", self._settings.address, trouble)
@@ -162,7 +162,7 @@ class ImapMailbox:
         junk.pause = min(2 * junk.pause, LONGEST_JUNK_PAUSE)
 
     def excuses(self, fault: ProbeFault) -> bool:
-        """Take in a fault of the junk folder, which costs no more than that; throttling is for all."""
+        """Accept a fault that affects only the junk folder; throttling affects the whole mailbox."""
         if not self._is_in_junk or fault.reason is Reason.IMAP_THROTTLED:
             return False
         self._is_in_junk = False
@@ -178,7 +178,7 @@ class ImapMailbox:
         return await self._with_news(view, name, absent_at, afresh=afresh)
 
     async def _open_junk(self, session: ImapSession, name: str, *, afresh: bool) -> ImapFolder:
-        """Check whether anything came into the junk folder, and select it only then."""
+        """Check whether anything arrived in the junk folder, and select it only then."""
         self._is_in_junk, self._exists = True, session.exists
         asked_at = self._clock.monotonic()
         self._junk.due_at = asked_at + JUNK_GAP
@@ -193,9 +193,9 @@ class ImapMailbox:
         return folder
 
     async def _leave_junk(self, session: ImapSession) -> None:
-        """Open the main folder again for IDLE to watch it; what goes wrong there is the next poll's fault."""
+        """Select the main folder again, so that IDLE watches it. The next poll reports any failure."""
         if self._is_in_junk:
-            self._junk.pause = JUNK_PAUSE  # it was read, to the end
+            self._junk.pause = JUNK_PAUSE  # it was read completely
         if session.is_open and session.folder != self._settings.folder:
             with contextlib.suppress(ProbeFault):
                 await session.select(self._settings.folder)
@@ -218,7 +218,7 @@ class ImapMailbox:
         return self._folder(view, name, absent_at, self._clock.monotonic())
 
     async def _with_news(self, view: View, name: str, absent_at: float, *, afresh: bool) -> ImapFolder:
-        """Return the open folder with what came since the last poll, or with all that is there ``afresh``."""
+        """Return the open folder with what arrived since the last poll or, ``afresh``, with everything."""
         session, fields, overlooked = view.session, dict[int, bytes](), set[int]()
         if session.changed:
             session.changed = False
@@ -250,31 +250,31 @@ class ImapMailbox:
         )
 
     async def _search(self, session: ImapSession) -> set[int]:
-        """Return the copies in the open folder that can be ours."""
+        """Return the copies in the open folder that may be ours."""
         since = datetime.fromtimestamp(self._clock.time() - self._retention - 86400.0, UTC)
         date = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}".encode()
-        # One that an earlier session marked and did not come to expunge is to be found again.
+        # With UIDPLUS, also find copies that an earlier session marked as deleted but did not expunge.
         marked = [] if session.has_uidplus else [b"UNDELETED"]
         return set(await session.uid_search(*marked, b"SINCE", date))
 
     async def _new(self, view: View) -> dict[int, bytes]:
-        """Take in the copies that came since the last poll; return their fields, where they are known."""
+        """Add the copies that arrived since the last poll; return their fields if they are known."""
         session, fields = view.session, dict[int, bytes]()
         try:
             fields = await session.fetch_fields(view.next_uid, IDENTIFYING)
         except ProbeFault as fault:
             if fault.asks_to_wait or not session.is_open:
-                raise  # else there is one that the server cannot show; `ImapFolder.identify` finds it
+                raise  # otherwise the server cannot show one of them, which `ImapFolder.identify` finds
         view.add(fields.keys())
         if not fields and session.heard_at > view.heard_at:
-            # More messages, but none with a new uid: the server's UIDNEXT was too high.
+            # There are more messages, but none with a new uid, so the server's UIDNEXT was too high.
             new = view.take_in(await self._search(session))
             view.next_uid = max(new) + 1 if new else view.next_uid
         view.heard_at = session.heard_at
         return fields
 
     async def news(self) -> None:
-        """Return once the server tells of a change, by IDLE where it has that."""
+        """Return once the server reports a change, by IDLE if it has that."""
         session = self._session
         if session is None or session.folder != self._settings.folder:
             await asyncio.get_running_loop().create_future()
@@ -287,7 +287,7 @@ class ImapMailbox:
 
     @contextmanager
     def _naming(self, folder: str) -> Iterator[None]:
-        """Let the fault of a folder that cannot be opened tell what names it."""
+        """If a folder cannot be opened, add the setting that names it to the fault."""
         try:
             yield
         except ProbeFault as fault:

@@ -1,4 +1,4 @@
-"""One folder of an IMAP mailbox: what is known of its copies, and what a poll shows of them."""
+"""One folder of an IMAP mailbox: what is known about its copies, and what a poll shows."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, REFUSAL
 from probes.protocols.imap_session import BATCH, ImapSession
 
 PIECE_SIZE = 1024 * 1024
-"""Octets of a large message that are asked for at a time."""
+"""Octets of a large message to request at a time."""
 
 SECOND_CHANCE = 60.0
-"""Shortest time, in seconds, after which a copy that could not be read is tried again."""
+"""Minimum seconds before an unreadable copy is tried again."""
 
-_NARROWING = 8  # how many times fewer copies are asked for at once after a failure
+_NARROWING = 8  # after a failure, the number of copies to request at once is divided by this
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class View:
-    """What is known of a folder: which copies are still to be dealt with, and which never again."""
+    """What is known about a folder: which copies are pending, and which are done."""
 
-    session: ImapSession  # the one that listed it
+    session: ImapSession  # the session that listed it
     validity: int | None
-    epoch: str  # with the folder's name it tells uids apart for good
-    next_uid: int  # the first that was not listed yet
-    heard_at: float  # when the EXISTS came that was dealt with last
+    epoch: str  # makes uids unique for ever, together with the folder's name
+    next_uid: int  # the first uid that is not listed yet
+    heard_at: float  # when the latest EXISTS that was handled arrived
     pending: set[int] = field(default_factory=set)
     set_aside: set[int] = field(default_factory=set)
-    unreadable: dict[int, float] = field(default_factory=dict)  # monotonic: when each was given up
+    unreadable: dict[int, float] = field(default_factory=dict)  # when each was given up (monotonic)
     refusals: Counter[int] = field(default_factory=Counter)
-    batch: int = BATCH  # how many copies are asked for at once
+    batch: int = BATCH  # how many copies to request at once
 
     @classmethod
     def of(cls, session: ImapSession, before: View | None, heard_at: float) -> View:
-        """Return an empty view of the folder that is open, with what still holds of the one ``before``."""
+        """Return an empty view of the open folder, with what remains valid of the view ``before``."""
         validity = session.uid_validity
-        # Without UIDVALIDITY, uids mean something within one session only (RFC 3501 section 6.3.1).
+        # Without UIDVALIDITY, uids are valid within one session only (RFC 3501 section 6.3.1).
         epoch = str(validity) if validity is not None else f"session-{secrets.token_hex(8)}"
         view = cls(session, validity, epoch, session.uid_next or 1, heard_at)
         if before is not None and before.epoch == epoch:
@@ -53,11 +53,11 @@ class View:
         return view
 
     def holds_in(self, session: ImapSession) -> bool:
-        """Whether it is about the folder that ``session`` has open, with the uids as they are."""
+        """Whether this view is of the folder that ``session`` has open, with the same uids."""
         return self.session is session and self.validity == session.uid_validity
 
     def take_in(self, found: Set[int]) -> set[int]:
-        """Take in everything that a search found; return what was not known yet."""
+        """Update the view with all uids that a search found; return the new ones."""
         new = found - self.pending - self.set_aside - self.unreadable.keys()
         self.pending &= found
         self.set_aside &= found
@@ -69,12 +69,12 @@ class View:
         return new
 
     def add(self, uids: Set[int]) -> None:
-        """Add copies that came, and look for those after them next time."""
+        """Add new copies; the next poll asks for the uids after them."""
         self.pending |= uids - self.set_aside - self.unreadable.keys()
         self.next_uid = max(self.next_uid, max(uids, default=0) + 1)
 
     def refuse(self, uid: int, fault: ProbeFault, now: float) -> bool:
-        """Count a refusal to deal with one copy; return whether it is left alone from now on."""
+        """Count a server's refusal of one copy; return whether to ignore the copy from now on."""
         self.refusals[uid] += 1
         if self.refusals[uid] < REFUSALS:
             return False
@@ -85,7 +85,7 @@ class View:
         return True
 
     def give_second_chances(self, now: float) -> None:
-        """Let copies that could not be read some time ago be tried once more."""
+        """Allow another try for copies that could not be read some time ago."""
         for uid, since in list(self.unreadable.items()):
             if now - since >= SECOND_CHANCE:
                 del self.unreadable[uid]
@@ -94,10 +94,10 @@ class View:
 
 
 class ImapFolder:
-    """A selected folder, or the knowledge that nothing new is in it (see `mailbox.Folder`).
+    """A selected folder, or a folder known to have nothing new (see `mailbox.Folder`).
 
-    ``fields`` are those of copies that were identified already, ``overlooked`` is what earlier polls
-    ought to have shown.
+    ``fields`` are those of copies already identified. ``overlooked`` has the uids that earlier polls should
+    have shown.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ImapFolder:
         self.overlooked = frozenset(map(self._text, overlooked))
 
     def _text(self, uid: int) -> str:
-        """Return a uid that stays unique when UIDVALIDITY changes (RFC 9051 section 2.3.1.1)."""
+        """Return a uid that stays unique if UIDVALIDITY changes (RFC 9051 section 2.3.1.1)."""
         return f"{self.name}/{self._view.epoch}/{uid}"
 
     @staticmethod
@@ -135,8 +135,8 @@ class ImapFolder:
     async def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """Yield uids with their identifying fields (see `mailbox.Folder`).
 
-        Where a FETCH of many fails, fewer are asked for at once, until the one that the server cannot
-        show is known. Those that were refused before come last, for they may end the session.
+        If a FETCH of many copies fails, fewer are requested at once, until the copy that the server cannot
+        show is found. Copies that were refused before come last, because they may end the session.
         """
         view, faults = self._view, dict[int, ProbeFault]()
         waiting = sorted(map(self._number, uids), key=lambda uid: (view.refusals[uid], -uid))
@@ -163,13 +163,13 @@ class ImapFolder:
                 else:
                     view.pending.discard(uid)  # it is gone
         view.batch = BATCH
-        if 1 < len(faults) == len(uids):  # that tells of the server, and not of its messages
+        if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
             raise next(iter(faults.values()))
         for uid in faults:
             self._refuse(uid, faults[uid])
 
     def _next_batch(self, waiting: Sequence[int]) -> Sequence[int]:
-        """Return the copies to ask for at once; one that was refused is asked for alone."""
+        """Return the copies to request at once; one that was refused before is requested alone."""
         refusals = self._view.refusals
         together = [uid for uid in waiting[: self._view.batch] if not refusals[uid]]
         return together or waiting[:1]
@@ -180,7 +180,7 @@ class ImapFolder:
         return known | await self._session.fetch_fields_of(unknown, IDENTIFYING) if unknown else known
 
     async def header_section(self, uid: str) -> bytes:  # noqa: D102 # as in Folder
-        # Of one that is too large, the beginning will do: the newest fields stand on top.
+        # If it is too large, the beginning is enough: the newest fields are at the top.
         return await self.beginning(uid, HEADER_LIMIT)
 
     async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
@@ -211,12 +211,12 @@ class ImapFolder:
         self._view.set_aside.add(self._number(uid))
 
     async def delete(self, uid: str) -> None:
-        """Delete a copy; where the server has no UIDPLUS it stays, marked ``\\Deleted``."""
+        """Delete a copy; without UIDPLUS, it only gets the flag ``\\Deleted``."""
         number = self._number(uid)
         try:
             await self._session.delete(number)
         except ProbeFault as fault:
             if self._view.refusals[number] + 1 >= REFUSALS and not fault.asks_to_wait:
-                self.set_aside(uid)  # it was read and counted, and stays where it is
+                self.set_aside(uid)  # it is counted, and stays there
             raise
         self._view.pending.discard(number)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from probes.core.clock import Clock
 
 BURST = 20
-"""Logins that may come at once after a quiet time."""
+"""Number of logins allowed at once after a quiet period."""
 
 
 class LoginBudget:
-    """Lets logins through at a steady rate, in the order in which they asked, after a first burst."""
+    """Allows logins at a steady rate, first come, first served, after an initial burst."""
 
     def __init__(self, per_minute: float, clock: Clock) -> None:
         self._spacing = 60.0 / per_minute
         self._clock = clock
-        self._spent_until = float("-inf")  # monotonic; how far the logins so far reach at the steady rate
+        self._spent_until = float("-inf")  # monotonic: when the logins so far would end at the steady rate
 
     async def take(self) -> None:
-        """Return when a login may begin, and count it."""
+        """Wait until a login is allowed, and count it."""
         now = self._clock.monotonic()
         self._spent_until = max(self._spent_until, now - (BURST - 1) * self._spacing) + self._spacing
         begins = self._spent_until - self._spacing
@@ -25,5 +25,5 @@ class LoginBudget:
             try:
                 await self._clock.sleep(begins - now)
             except BaseException:
-                self._spent_until -= self._spacing  # nobody logs in by it
+                self._spent_until -= self._spacing  # cancelled, so there is no login
                 raise

@@ -1,4 +1,4 @@
-"""What watching asks of a mailbox, whichever protocol opens it."""
+"""The watcher's interface to mailboxes of any protocol."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Protocol
 from probes.core.faults import ProbeFault
 
 HEADER_LIMIT = 64 * 1024
-"""Most octets of a message's header section that are read."""
+"""Maximum octets to read of a message's header section."""
 
 REFUSALS = 3
-"""Polls in which a server may refuse to deal with a copy before it is set aside."""
+"""Number of polls in which a server may refuse a copy before the copy is set aside."""
 
 IDENTIFYING = (
     *("X-Mailsonde-Token", "Content-Type", "Subject"),
     *("Auto-Submitted", "X-Autoreply", "X-Autorespond", "X-Autoresponse", "Precedence"),
     *("Return-Path", "From", "X-Failed-Recipients"),
 )
-"""The header fields that tell what a copy may be to us; see `Folder.identify`.
+"""The header fields that identify a copy; see `Folder.identify`.
 
-The last three tell a bounce from people's mail, for about 100 octets a message. Without them, every message
-with an attachment would have to be read to find out whether it is a report.
+The last three distinguish bounces from people's mail and cost about 100 octets per message. Without them,
+every message with an attachment would have to be read to find out whether it is a report.
 """
 
 
 def unread(count: int) -> str:
-    """Return the doubt that copies leave which could not be read, so many of them."""
+    """Return a `Mailbox.doubt` for ``count`` unreadable copies; empty for none."""
     if count == 1:
         return "a message could not be read"
     return f"{count} messages could not be read" if count else ""
 
 
 class Folder(Protocol):
-    """One folder as one poll shows it. Methods that ask the server raise `probes.core.faults.ProbeFault`."""
+    """One folder in one poll. Methods that query the server raise `probes.core.faults.ProbeFault`."""
 
     @property
     def name(self) -> str:
@@ -43,34 +43,34 @@ class Folder(Protocol):
 
     @property
     def is_junk(self) -> bool:
-        """Whether this is where the server puts what it takes for junk."""
+        """Whether this is the server's junk folder."""
         ...
 
     @property
     def absent_at(self) -> float:
-        """Monotonic reading: what the folder does not show was not there at some moment after this."""
+        """Monotonic time: copies that the folder does not show were absent at some moment after this."""
         ...
 
     @property
     def listed_at(self) -> float:
-        """Monotonic reading: what the folder shows was there before this."""
+        """Monotonic time: copies that the folder shows arrived before this."""
         ...
 
     @property
     def overlooked(self) -> Collection[str]:
-        """Those of ``uids`` that earlier polls ought to have shown: nobody knows when they came."""
+        """The ``uids`` that earlier polls should have shown, so that their time of arrival is unknown."""
         ...
 
     @property
     def uids(self) -> Sequence[str]:
-        """Newest first, without what was set aside; unique over the mailbox's life."""
+        """The copies, newest first, without those set aside; unique for the mailbox's lifetime."""
         ...
 
     def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Yield uids with a header section that has at least the fields in `IDENTIFYING`.
+        """Yield each uid with a header section that has at least the fields in `IDENTIFYING`.
 
-        A copy that is gone is left out, and so is one that the server refuses to show. One whose header
-        section is beyond `HEADER_LIMIT` is set aside; the fault that says so may have ended the session.
+        Copies that are gone, or that the server refuses to show, are left out. A copy with a header section
+        over `HEADER_LIMIT` is set aside; the fault raised for it may have ended the session.
         """
         ...
 
@@ -79,31 +79,31 @@ class Folder(Protocol):
         ...
 
     async def beginning(self, uid: str, octets: int) -> bytes:
-        """Return about the first ``octets`` of a copy, headers included, or what there is of them."""
+        """Return about the first ``octets`` of a copy, including headers, or all if it is shorter."""
         ...
 
     async def whole(self, uid: str, limit: int) -> bytes | None:
-        """Return a whole copy, ``None`` if it is gone; over ``limit`` octets is `RESPONSE_TOO_LARGE`."""
+        """Return a whole copy, or ``None`` if it is gone; over ``limit`` octets is `RESPONSE_TOO_LARGE`."""
         ...
 
     def refused(self, uid: str, fault: ProbeFault) -> bool:
-        """Take in a fault in dealing with one copy; return whether it costs that copy only.
+        """Record a fault with one copy; return whether it affects only that copy.
 
-        Where it does not, the session is over. A copy that is refused again and again is set aside.
+        If not, the session is over. A copy that is refused repeatedly is set aside.
         """
         ...
 
     @property
     def is_whole(self) -> bool:
-        """Whether every copy was shown or set aside, so that what was not seen is not there."""
+        """Whether every copy was shown or set aside, so that any other message is absent."""
         ...
 
     def set_aside(self, uid: str) -> None:
-        """Never show this copy again: it is not ours, or not ours to delete."""
+        """Never show this copy again, because it is not ours or must not be deleted."""
         ...
 
     async def delete(self, uid: str) -> None:
-        """Delete a copy; that holds once the poll has ended without a fault."""
+        """Delete a copy; this takes effect once the poll ends without a fault."""
         ...
 
 
@@ -111,47 +111,47 @@ OpenFolder = Callable[[], Awaitable[Folder]]
 
 
 class Mailbox(Protocol):
-    """A mailbox that is polled again and again, by one session at a time."""
+    """A mailbox that is polled repeatedly, by one session at a time."""
 
     polls: float
-    """Polls to be spent on a message, on average."""
+    """Average number of polls per message."""
 
     shortest_gap: float
-    """Shortest pause between polls, in seconds."""
+    """Minimum seconds between polls."""
 
     stays_open: bool
-    """Whether the session lives on between polls, and so wants polls that keep it alive."""
+    """Whether the session stays open between polls, so that it needs polls to keep it alive."""
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders that are read; known after the first poll."""
+        """The folders to read; known after the first poll."""
         ...
 
     @property
     def doubt(self) -> str:
-        """What could not be read, so that a message may lie there unseen; empty where all was read."""
+        """What could not be read, where a message may be unnoticed; empty if everything was read."""
         ...
 
     async def admit(self) -> None:
-        """Return when a poll may begin; its wait is no part of the poll."""
+        """Wait until a poll may begin; this wait is not part of the poll."""
         ...
 
     def poll(self, *, afresh: bool = False) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
-        """Poll once: the folders that are due now, each to be opened and done with before the next.
+        """Poll once; returns the folders that are due now. Finish with each before opening the next.
 
-        ``afresh`` looks through all folders again, without relying on what the server said is new.
+        ``afresh`` searches all folders again, without relying on the server's reports of changes.
         Raises `probes.core.faults.ProbeFault`.
         """
         ...
 
     def excuses(self, fault: ProbeFault) -> bool:
-        """Take in a fault in the folder that was opened last; return whether the poll holds without it."""
+        """Record a fault in the last opened folder; return whether the poll remains valid without it."""
         ...
 
     async def news(self) -> None:
-        """Return once the server says that the mailbox changed; wait for ever where it cannot say that.
+        """Return once the server reports a change of the mailbox; if it cannot, wait for ever.
 
-        Cancelling it costs nothing. Raises `probes.core.faults.ProbeFault` when the session ended.
+        May be cancelled without losing anything. Raises `probes.core.faults.ProbeFault` if the session ends.
         """
         ...
 

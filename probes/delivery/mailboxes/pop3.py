@@ -1,4 +1,4 @@
-"""A mailbox read by POP3: each poll is one session, and the server's picture of the mailbox at login."""
+"""A mailbox read by POP3: each poll is one session, with the server's snapshot of the mailbox at login."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_ONE_COPY = frozenset({Reason.POP3_ERROR, Reason.POP3_SYS_TEMP, Reason.POP3_S
 
 @dataclass(slots=True)
 class _Memory:
-    """What earlier sessions learnt of copies, by the key that `_keyed` gives them."""
+    """What earlier sessions found out about copies, by the keys of `_keyed`."""
 
     set_aside: set[str] = field(default_factory=set)
     refusals: Counter[str] = field(default_factory=Counter)
@@ -37,11 +37,11 @@ class _Memory:
 
 
 class Pop3Folder:
-    """The one folder that POP3 shows, in one session (see `mailbox.Folder`)."""
+    """The only folder in POP3, in one session (see `mailbox.Folder`)."""
 
     name = ""
     is_junk = False
-    overlooked: frozenset[str] = frozenset()  # every poll lists the mailbox anew
+    overlooked: frozenset[str] = frozenset()  # every poll lists the whole mailbox
 
     def __init__(
         self, session: Pop3Session, numbers: dict[str, int], listed_at: float, memory: _Memory
@@ -61,7 +61,7 @@ class Pop3Folder:
             try:
                 header_section = await self._session.top(self._numbers[uid], limit=HEADER_LIMIT)
             except ProbeFault as fault:
-                if fault.reason is Reason.RESPONSE_TOO_LARGE:  # no message of ours has such a header section
+                if fault.reason is Reason.RESPONSE_TOO_LARGE:  # our own messages have short header sections
                     self.set_aside(uid)
                 if fault.reason not in _OF_ONE_COPY:
                     raise
@@ -69,7 +69,7 @@ class Pop3Folder:
             else:
                 self._headers = {uid: header_section}
                 yield uid, header_section
-        if 1 < len(faults) == len(uids):  # that tells of the server, and not of its messages
+        if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
             raise faults[uids[-1]]
         for uid in faults:
             self.refused(uid, faults[uid])
@@ -113,10 +113,10 @@ class Pop3Folder:
 
 
 def _keyed(listing: Mapping[int, str]) -> dict[str, int]:
-    """Return message numbers, ascending, by a key for each copy.
+    """Return message numbers, ascending, by a unique key for each copy.
 
-    It is the unique id. Identical messages may share one (RFC 1939 section 7); all but the oldest of
-    them get their place among them besides.
+    The key is the unique id. Identical messages may share an id (RFC 1939 section 7), so all but the oldest
+    of them also have their position among these.
     """
     numbers: dict[str, int] = {}
     seen: Counter[str] = Counter()
@@ -151,7 +151,7 @@ class Pop3Mailbox:
         return unread(sum(count >= REFUSALS for count in self._memory.refusals.values()))
 
     def excuses(self, fault: ProbeFault) -> bool:  # noqa: ARG002 # there is one folder
-        """No fault costs less than the whole mailbox."""
+        """Every fault affects the whole mailbox."""
         return False
 
     async def admit(self) -> None:
@@ -160,7 +160,7 @@ class Pop3Mailbox:
 
     @asynccontextmanager
     async def poll(self, *, afresh: bool = False) -> AsyncIterator[Sequence[OpenFolder]]:  # noqa: ARG002 # always
-        """Log in, and give the folder; leaving the block quits, and so makes deletions hold."""
+        """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
         session = await Pop3Session.open(
             self._server,
             username=self._settings.username,
@@ -185,7 +185,7 @@ class Pop3Mailbox:
         return Pop3Folder(session, numbers, listed_at, self._memory)
 
     async def news(self) -> None:
-        """Wait for ever: POP3 cannot tell of news."""
+        """Wait for ever: POP3 cannot report changes."""
         await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
