@@ -55,6 +55,17 @@ _DIALECTS = (
 _WORD = r"(?:\S{1,100} )"
 _GONE = r"(?:not found|unknown|(?:does ?n[o']t|do not|not) exist|invalid|no longer exists?)"
 _CAUSES = (
+    # Before the expiry: what waits for room in a mailbox until it expires found the mailbox full.
+    (
+        Reason.BOUNCE_MAILBOX_FULL,
+        _any(
+            r"mail ?(?:box|folder) (?:is |was )?(?:over)?full",
+            r"(?:over|exceed(?:s|ed|ing)?) (?:(?:its|the|their|allowed|disk|storage|mailbox) ){0,3}quota",
+            r"quota (?:has been |is )?exce+d",
+            r"mailbox size limit (?:is )?exceeded",
+            r"out of (?:mailbox )?storage space",
+        ),
+    ),
     (
         Reason.BOUNCE_EXPIRED,
         _any(
@@ -65,16 +76,6 @@ _CAUSES = (
             r"delivery (?:time|period|attempts?) (?:has |have )?(?:expired|exceeded|ran out)",
             r"(?:queue|message) life ?time (?:has )?(?:expired|exceeded)",
             r"after a long failure period",
-        ),
-    ),
-    (
-        Reason.BOUNCE_MAILBOX_FULL,
-        _any(
-            r"mail ?(?:box|folder) (?:is |was )?(?:over)?full",
-            r"(?:over|exceed(?:s|ed|ing)?) (?:(?:its|the|their|allowed|disk|storage|mailbox) ){0,3}quota",
-            r"quota (?:has been |is )?exce+d",
-            r"mailbox size limit (?:is )?exceeded",
-            r"out of (?:mailbox )?storage space",
         ),
     ),
     (

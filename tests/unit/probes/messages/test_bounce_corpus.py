@@ -37,6 +37,7 @@ FAILED = {
     "exchange-online-unknown-recipient": ("5.1.351", NO_MAILBOX),
     "exchange-too-large": ("5.2.3", TOO_LARGE),
     "exchange-unknown-user": ("5.1.1", NO_MAILBOX),
+    "exim-full-after-retries": ("5.0.0", FULL),
     "exim-full-in-the-text": ("5.0.0", FULL),
     "exim-quota-in-the-diagnostic": ("5.2.2", FULL),
     "exim-relay-denied": ("5.0.0", POLICY),
