@@ -17,6 +17,9 @@ from tests.real_servers.greylist import Greylist
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Relay, Treatment, untouched
+from tests.real_servers.tried import pytest_terminal_summary
+
+__all__ = ["pytest_terminal_summary"]  # hooks that pytest finds here
 
 # A time limit would test the machine, and not the code.
 hypothesis.settings.register_profile("mailsonde", deadline=None)

@@ -1,4 +1,4 @@
-"""A browser for the tests of pages."""
+"""A browser for the tests of pages, and a note of what was tried against which server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
 from tests.real_servers.browser import chromium
+from tests.real_servers.tried import tried
+
+__all__ = ["tried"]  # fixtures that pytest finds here
 
 expect.set_options(timeout=30_000)  # the page is not wrong where the machine is slow
 

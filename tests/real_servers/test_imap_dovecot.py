@@ -21,6 +21,8 @@ from probes.protocols.imap import FolderStatus, encode_folder
 from probes.protocols.imap_session import ImapSession
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
+pytestmark = pytest.mark.tried("imap", "Dovecot")
+
 MESSAGE = b"From: a@example.test\r\nSubject: %s\r\nX-Long: %s\r\n\r\nbody\r\n"
 UMLAUTS = "Entwürfe & Ablage"
 JUNK = """

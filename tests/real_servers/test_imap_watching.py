@@ -29,6 +29,8 @@ from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until
 
+pytestmark = pytest.mark.tried("roundtrip", "Postfix", "Dovecot")
+
 JUNK = """
 namespace inbox {
   inbox = yes

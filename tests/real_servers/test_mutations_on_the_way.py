@@ -25,6 +25,8 @@ from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until
 from tests.real_servers.relay import Relay, Treatment
 
+pytestmark = pytest.mark.tried("roundtrip", "Postfix", "Dovecot")
+
 S = MessageState
 
 

@@ -16,6 +16,8 @@ from probes.core.verdict import PhaseTimer, Run, Verdict
 from probes.mx import RECORDS_EXAMINED, Mx, MxSettings
 from tests.real_servers.bind import Named
 
+pytestmark = pytest.mark.tried("mx", "BIND")
+
 # Hosts of `pool.test` are resolved or not; the other zones point there. Addresses are mere data.
 ZONES = {
     "pool.test": "\n".join(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from monitor.collector import AgentCollector
@@ -19,6 +20,8 @@ from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.greylist import Greylist
 from tests.real_servers.postfix import Postfix
+
+pytestmark = pytest.mark.tried("roundtrip", "Postfix", "Dovecot", "BIND")
 
 
 def configuration(directory: Path, dovecot: Dovecot, tls: TlsFiles, **trip: object) -> Path:

@@ -22,6 +22,8 @@ from probes.pop3 import Pop3, Pop3Settings
 from probes.protocols.pop3_session import Pop3Session
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 
+pytestmark = pytest.mark.tried("pop3", "Dovecot")
+
 MESSAGE = b"From: a@example.test\r\nSubject: %s\r\n\r\n.one dot\r\n..two dots\r\nlast line\r\n"
 
 

@@ -21,6 +21,8 @@ from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until
 
+pytestmark = pytest.mark.tried("roundtrip", "Postfix", "Dovecot")
+
 ROUTES = 500
 FOREIGN = 5000
 CLIENTS = 50

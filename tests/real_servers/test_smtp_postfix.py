@@ -19,6 +19,8 @@ from probes.smtp import Smtp, SmtpSettings
 from tests.real_servers.dovecot import PASSWORD, Dovecot, TlsFiles
 from tests.real_servers.postfix import DEFERRED, REJECTED, Postfix
 
+pytestmark = pytest.mark.tried("smtp", "Postfix")
+
 USER = Dovecot.username
 
 

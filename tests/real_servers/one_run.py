@@ -1,0 +1,71 @@
+"""A configuration of real servers whose probes run once, as `mailsonde check` runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from monitor.config.load import load
+from monitor.runner import Result
+from monitor.runtime import open_runtime
+from probes.core.clock import SystemClock
+from tests.real_servers.dovecot import DOMAIN, PASSWORD, USERS, TlsFiles
+
+SENDER = f"sender@{DOMAIN}"
+"""Where round trips come from, and bounces go to."""
+
+Settings = dict[str, Any]
+
+
+def server(protocol: str, port: int, tls: TlsFiles, how: str = "starttls", **settings: object) -> Settings:
+    """Return the settings of a server on 127.0.0.1, with TLS as ``how`` says."""
+    return {
+        "protocol": protocol,
+        "host": "127.0.0.1",
+        "port": port,
+        "tls": how,
+        "tls_ca": str(tls.authority),
+        "timeout": "20s",
+        **settings,
+    }
+
+
+def trip(name: str = "trip", **settings: object) -> Settings:
+    """Return the settings of a round trip from `SENDER` through the server ``out`` to ``canary``.
+
+    A bounce is found at once where the message is awaited in the mailbox of ``sender``.
+    """
+    probe = {"name": name, "kind": "roundtrip", "interval": "60s", "deadline": "30s"}
+    return {**probe, "from": SENDER, "send_via": "out", "to": "canary", **settings}
+
+
+async def run_once(
+    directory: Path, servers: dict[str, Settings], *probes: Settings, password: str = PASSWORD
+) -> list[Result]:
+    """Return the results of ``probes``, run at the same time, in their order.
+
+    Servers log in as `SENDER`, and the mailboxes of `USERS` are on the server ``in``, all with ``password``.
+    """
+    secret = {"password": {"file": "password"}}
+    (directory / "password").write_text(password)
+    document = {
+        "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
+        "servers": {name: {"username": SENDER, **secret, **given} for name, given in servers.items()},
+        "mailboxes": {
+            user: {"address": f"{user}@{DOMAIN}", "server": "in", "username": f"{user}@{DOMAIN}", **secret}
+            for user in USERS
+        }
+        if "in" in servers
+        else {},
+        "probes": list(probes),
+    }
+    path = directory / "mailsonde.yaml"
+    path.write_text(yaml.safe_dump(document))
+    async with open_runtime(load(path), SystemClock(), "check") as runtime:
+        async with asyncio.timeout(90):
+            results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
+        assert await runtime.ledger.discrepancies() == []
+    return results

@@ -1,0 +1,71 @@
+"""The POP3 and IMAP probes against a real Courier, also when something is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from monitor.runner import Result
+from probes.core.reasons import Reason
+from tests.real_servers.courier import Courier
+from tests.real_servers.dovecot import DOMAIN, PASSWORD, TlsFiles
+from tests.real_servers.maildirs import Maildirs
+from tests.real_servers.one_run import Settings, run_once, server
+
+pytestmark = [pytest.mark.tried("pop3", "Courier"), pytest.mark.tried("imap", "Courier")]
+
+WORDS = "in phase login: PLAIN: Temporary problem, please try again later"
+"""What Courier says of every fault at login that is its own."""
+
+
+@pytest.fixture
+def courier(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Courier]:
+    """A Courier for one test; of its users, only ``sender`` has a maildir, with one message."""
+    maildirs = Maildirs(server_directory("mail"))
+    maildirs.put("sender", "1.message.host", b"Subject: foreign\n\nnot ours\n")
+    running = Courier(server_directory("courier"), server_tls, maildirs)
+    yield running
+    running.stop()
+
+
+async def run(
+    courier: Courier, tls: TlsFiles, directory: Path, password: str = PASSWORD, **login: str
+) -> tuple[Result, Result]:
+    """Return the results of a POP3 probe with STLS, and of an IMAP probe with implicit TLS."""
+    servers = {
+        "pop3": server("pop3", courier.pop3_port, tls, **login),
+        "imap": server("imap", courier.imaps_port, tls, "implicit", **login),
+    }
+    probes: list[Settings] = [{"name": kind, "kind": kind, "server": kind} for kind in servers]
+    pop3, imap = await run_once(directory, servers, *probes, password=password)
+    return pop3, imap
+
+
+async def test_probes(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
+    """Both probes are ok, and count the message."""
+    for result in await run(courier, server_tls, tmp_path):
+        assert (result.verdict.reason, result.verdict.values["messages"]) == (Reason.NONE, 1)
+
+
+async def test_wrong_password(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
+    """A wrong password is told as such, by both protocols."""
+    for result in await run(courier, server_tls, tmp_path, "wrong-Pa55word"):
+        assert result.verdict.reason is Reason.AUTH_FAILED
+        assert "wrong-Pa55word" not in str(result.as_object())
+
+
+async def test_no_maildir(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
+    """A mailbox that cannot be opened is a fault of the server, not of the credentials."""
+    pop3, imap = await run(courier, server_tls, tmp_path, username=f"staff@{DOMAIN}")
+    assert (pop3.verdict.reason, pop3.verdict.detail) == (Reason.LOGIN_REFUSED, WORDS)
+    assert (imap.verdict.reason, imap.verdict.detail) == (Reason.IMAP_BYE, WORDS)
+
+
+async def test_no_authentication(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
+    """Without its authentication daemon, Courier has a temporary problem, and the credentials none."""
+    courier.end_authentication()
+    pop3, imap = await run(courier, server_tls, tmp_path)
+    assert (pop3.verdict.reason, pop3.verdict.detail) == (Reason.LOGIN_REFUSED, WORDS)
+    assert (imap.verdict.reason, imap.verdict.detail) == (Reason.IMAP_BYE, WORDS)

@@ -1,0 +1,48 @@
+"""Servers that cannot be installed beside others: unpacked by ``install``, and started from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path("/var/cache/mailsonde-tests")
+"""Where ``install`` unpacks each server into a folder of its own."""
+
+# Programs look for their parts and settings in fixed places. In a mount namespace these show the unpacked
+# files over the system's, which stay as they are. Arguments: the unpacked folder, our etc, then the command.
+_ENTER = """
+set -e
+mount -t overlay -o "lowerdir=$1/usr:/usr" overlay /usr
+mount -t overlay -o "lowerdir=$2:/etc" overlay /etc
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/spool
+shift 2
+exec "$@"
+"""
+
+
+class Unpacked:
+    """The unpacked ``server`` with ``directory``/etc over /etc, and with ``users`` that the system lacks.
+
+    Users are names and their numbers; each has a group of its own name and number.
+    """
+
+    def __init__(self, server: str, directory: Path, users: dict[str, int]) -> None:
+        self._files = ROOT / server
+        if not (self._files / "packages").exists():
+            pytest.fail(f"{server} is not unpacked: run `make test-servers` as root")
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        self.etc = directory / "etc"
+        self.etc.mkdir()
+        self._add("passwd", [f"{name}:x:{number}:{number}::/:/bin/sh\n" for name, number in users.items()])
+        self._add("group", [f"{name}:x:{number}:\n" for name, number in users.items()])
+
+    def _add(self, name: str, lines: list[str]) -> None:
+        (self.etc / name).write_text("".join([Path("/etc", name).read_text(), *lines]))
+
+    def command(self, *command: str | Path) -> Sequence[str | Path]:
+        """Return what starts ``command`` with the unpacked files in their places; needs root."""
+        return ["unshare", "--mount", "sh", "-c", _ENTER, "sh", self._files, self.etc, *command]
