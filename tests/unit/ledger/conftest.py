@@ -53,7 +53,7 @@ class StandingClock:
 
 
 def entered(counters: Counters) -> dict[tuple[str, str, MessageState], int]:
-    """Return how often each state was entered, of every route that the ledger knows."""
+    """Return how often each state was entered, over all routes in the ledger."""
     return {
         (*route, state): counters.entered(*route, state)
         for route in counters.routes
@@ -85,7 +85,7 @@ def opened(path: Path, clock: StandingClock) -> OpenLedger:
 
 @pytest.fixture
 def new_message(clock: StandingClock) -> NewMessage:
-    """Make messages with ids of their own."""
+    """Make messages with unique ids."""
     numbers = count(1)
 
     def make(probe: str = "hq", target: str = "submission", **fields: object) -> Message:

@@ -22,14 +22,14 @@ STATES = st.sampled_from(MessageState)
 
 @dataclass
 class Kept:
-    """What the model knows of a message: the message, and when it came into its state."""
+    """The model's record of a message: the message, and when it entered its state."""
 
     message: Message
     changed_at: float
 
 
 class LedgerAgainstModel(RuleBasedStateMachine):
-    """The ledger does what a dictionary would do, whatever the order of calls, restarts and purges."""
+    """The ledger behaves like a dictionary for any order of calls, restarts and purges."""
 
     ids = Bundle("ids")
 
@@ -88,7 +88,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
 
     @rule(moves=st.lists(st.tuples(ids, STATES, st.floats(0, 1e6)), min_size=1, max_size=6))
     def advance(self, moves: list[tuple[str, MessageState, float]]) -> None:
-        """Several at once share a transaction, and take effect in the order of the calls."""
+        """Several moves at once share a transaction, and take effect in the order of the calls."""
 
         async def together() -> list[Message | None]:
             calls = [self.ledger.advance(key, state, delivery_seconds=taken) for key, state, taken in moves]

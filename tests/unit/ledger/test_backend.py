@@ -27,7 +27,7 @@ from monitor.ledger.schema import metadata
     ],
 )
 def test_sqlite_urls(url: str, path: str) -> None:
-    """Slashes count as in a file URL, so that three of them already mean an absolute path."""
+    """Slashes work as in a file URL, so three of them mean an absolute path."""
     assert ledger_path(url) == Path(path)
 
 
@@ -49,13 +49,13 @@ def test_sqlite_urls(url: str, path: str) -> None:
     ],
 )
 def test_other_urls_are_refused(url: str, fault: str) -> None:
-    """A URL that names no SQLite file is refused with the fault and an example to copy."""
+    """A URL without an SQLite file is refused with the reason and an example."""
     with pytest.raises(ValueError, match=f"^{re.escape(fault)}.*; write sqlite:///var/lib/"):
         ledger_path(url)
 
 
 def test_nothing_of_a_database_is_loaded_before_it_is_chosen() -> None:
-    """The ledger's own code knows no dialect: only opening a ledger loads a database's code and driver."""
+    """A database's code and driver are loaded only when a ledger is opened in it."""
     program = (
         "import sys, monitor.ledger.store\n"
         "print([name for name in sys.modules if 'sqlite' in name or name == 'monitor.ledger.file_locks'])"
@@ -65,7 +65,7 @@ def test_nothing_of_a_database_is_loaded_before_it_is_chosen() -> None:
 
 
 def statements() -> dict[str, ClauseElement]:
-    """Return the tables, and every statement that the ledger's modules keep, by name."""
+    """Return the tables, and every statement in the ledger's modules, by name."""
     found: dict[str, ClauseElement] = {f"create {t.name}": CreateTable(t) for t in metadata.sorted_tables}
     for module in (transaction, history, last_week):
         found |= {
@@ -78,5 +78,5 @@ def statements() -> dict[str, ClauseElement]:
 
 @pytest.mark.parametrize("name", statements())
 def test_statements_are_those_of_either_database(name: str) -> None:
-    """PostgreSQL takes the ledger's SQL too, so that it needs transactions of its own and no statements."""
+    """The ledger's SQL is valid in PostgreSQL too, which will need only its own transactions."""
     assert str(statements()[name].compile(dialect=postgresql.dialect()))

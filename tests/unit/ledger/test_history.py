@@ -19,7 +19,7 @@ async def shown(ledger: SqlLedger, probe: str = "hq", target: str = "mail", **ho
 
 
 async def test_failures_are_kept_longer_than_successes(opened: OpenLedger) -> None:
-    """A failure can still be looked at when a hundred good runs have followed it."""
+    """A failure can still be found after a hundred good runs."""
     async with opened() as ledger:
         ledger.record_run(a_run(0, probe="quiet"))
         for n in range(1, 3 * RUNS_KEPT + 1):
@@ -47,7 +47,7 @@ async def test_failures_are_bounded_too(opened: OpenLedger) -> None:
 
 
 async def test_each_route_of_a_probe_has_its_own_history(opened: OpenLedger) -> None:
-    """Each of many targets has its hundred runs and its hundred failures, however the others fare."""
+    """Each target of a probe keeps its own hundred runs and hundred failures."""
     targets = [f"mx{number}" for number in range(20)]
     last_of_200 = [f"run {n}" for n in range(2 * RUNS_KEPT - 1, RUNS_KEPT - 1, -1)]
     async with opened() as ledger:
@@ -68,7 +68,7 @@ async def test_each_route_of_a_probe_has_its_own_history(opened: OpenLedger) -> 
 
 
 async def test_old_runs_go_while_the_agent_runs(opened: OpenLedger) -> None:
-    """What is too old does not wait for a restart to be removed, whichever routes run."""
+    """Old runs are removed without a restart, for all routes."""
     async with opened() as ledger:
         for n in range(3 * RUNS_KEPT):
             for target in ("mx1", "mx2"):
@@ -80,7 +80,7 @@ async def test_old_runs_go_while_the_agent_runs(opened: OpenLedger) -> None:
 
 
 async def test_hosts_that_come_and_go_do_not_fill_the_ledger(opened: OpenLedger) -> None:
-    """Of a probe's routes those stay that ran last; others go with all their runs, and leave no count."""
+    """Only the latest routes of a probe are kept. The others are removed with all runs and counts."""
     async with opened() as ledger:
         ledger.record_run(a_run(0, target="example.com"))
         ledger.record_run(a_run(0, probe="other", target="mail"))
@@ -91,12 +91,12 @@ async def test_hosts_that_come_and_go_do_not_fill_the_ledger(opened: OpenLedger)
         assert not ledger._grown
         assert await shown(ledger, target="example.com") == ["run 1", "run 0"]
         kept = [bool(await shown(ledger, target=f"mx{n}")) for n in range(2 * ROUTES_KEPT)]
-        assert kept == [n > ROUTES_KEPT for n in range(2 * ROUTES_KEPT)]  # example.com is one of those kept
+        assert kept == [n > ROUTES_KEPT for n in range(2 * ROUTES_KEPT)]  # example.com is one of them
         assert await shown(ledger, probe="other") == ["run 0"]
 
 
 async def test_a_run_is_found_by_its_id_with_what_was_said(opened: OpenLedger) -> None:
-    """A run's own page has its dialogue, lists do not; an id is good for the probe that it belongs to."""
+    """A single run has its dialogue, lists of runs do not, and an id is valid only for its own probe."""
     async with opened() as ledger:
         for n in range(3):
             ledger.record_run(a_run(n, target=f"mx{n}") | {"transcript": [f"S: 220 {n}", "C: QUIT"]})
@@ -112,7 +112,7 @@ async def test_a_run_is_found_by_its_id_with_what_was_said(opened: OpenLedger) -
 
 @pytest.mark.parametrize(("most", "each"), [(1000, 40), (30, 10), (2, 1)], ids=["all", "fewer", "one"])
 async def test_the_newest_runs_of_every_route(opened: OpenLedger, most: int, each: int) -> None:
-    """Every route has as many of the newest runs, and one at least, however much more often others ran."""
+    """Every route has its newest runs, at least one, even if other routes ran far more often."""
     async with opened() as ledger:
         for n in range(50):
             ledger.record_run(a_run(n, target="slow"))
@@ -132,7 +132,7 @@ async def test_the_newest_runs_of_every_route(opened: OpenLedger, most: int, eac
 
 
 async def test_a_run_of_read_only_mappings_is_kept(opened: OpenLedger) -> None:
-    """Verdicts hold read-only mappings, which are recorded like any other."""
+    """Verdicts with read-only mappings are recorded like any other."""
     async with opened() as ledger:
         phases = MappingProxyType({"connect": 0.25})
         ledger.record_run(MappingProxyType({**a_run(1), "phases": phases}))

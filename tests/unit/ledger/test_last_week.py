@@ -1,4 +1,4 @@
-"""The last seven days of a route: what counts, what is forgotten, and that a restart changes nothing."""
+"""The last seven days of a route: what counts, what is forgotten, and the effect of restarts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _week(ledger: SqlLedger) -> RouteWeek:
 
 
 async def test_every_end_counts_once(opened: OpenLedger, new_message: NewMessage) -> None:
-    """Each end of a message counts, lost and then late once. Open messages and our own faults do not."""
+    """Each outcome counts once, even lost and then late. Open messages and our own faults do not count."""
     async with opened() as ledger:
         await _end(ledger, new_message(), S.SENT, S.DELIVERED)
         await _end(ledger, new_message(), S.SENT, S.LATE)
@@ -46,7 +46,7 @@ async def test_every_end_counts_once(opened: OpenLedger, new_message: NewMessage
 async def test_a_restart_changes_nothing(
     opened: OpenLedger, new_message: NewMessage, clock: StandingClock
 ) -> None:
-    """What the ledger tells a new agent is what the one before had counted, hour by hour."""
+    """A new agent reads from the ledger what the previous agent had counted, hour by hour."""
     clock.now = HALF_PAST
     async with opened() as ledger:
         for hours_ago in (0, 1, 5, 23, 25, 100, 167):
@@ -77,7 +77,7 @@ async def test_a_restart_changes_nothing(
 async def test_what_ends_while_an_agent_recalls_counts_once(
     opened: OpenLedger, new_message: NewMessage, clock: StandingClock
 ) -> None:
-    """Messages that end after the start, and before the ledger is read, are not counted again."""
+    """Messages that end between the start and the reading of the ledger are counted once."""
     async with opened() as ledger:
         await _end(ledger, new_message(), S.SENT, S.DELIVERED)
     async with opened() as ledger:
@@ -104,14 +104,14 @@ def _counted(week: LastWeek, *messages: Message) -> RouteWeek:
     ("part", "seconds"), [(0.5, 2.5), (0.9, 2.5), (0.95, 20.0), (0.99, 20.0), (1.0, 20.0)]
 )
 def test_so_many_deliveries_arrived_within(new_message: NewMessage, part: float, seconds: float) -> None:
-    """The time for a part of the deliveries is one in which so many did arrive, at most 28 % above."""
+    """A quantile is a time within which that share arrived, at most 28 % too high."""
     latencies = [2.1] * 90 + [17.0] * 10
     route = _counted(LastWeek(), *(_delivered(new_message, START, latency) for latency in latencies))
     assert route.within(START, [part]) == {part: seconds}
 
 
 def test_what_is_kept_is_bounded(new_message: NewMessage) -> None:
-    """However long an agent runs, a route has 168 hours, latencies of 24, and ends with its last message."""
+    """A route keeps 168 hours and 24 hours of latencies, and is removed after its last message."""
     week = LastWeek()
     for hour in range(400):
         route = _counted(week, _delivered(new_message, HALF_PAST + hour * HOUR, 1.0))
@@ -126,7 +126,7 @@ def test_what_is_kept_is_bounded(new_message: NewMessage) -> None:
 
 
 def test_mx_hosts_that_come_and_go_are_forgotten(new_message: NewMessage) -> None:
-    """Of a probe, the 50 routes whose messages are the latest are kept."""
+    """For each probe, the 50 routes with the latest messages are kept."""
     week = LastWeek()
     for number in range(200):
         ends = ends_of(new_message(state=S.LOST, target=f"mx{number}", created_at=START + number * HOUR))
@@ -137,7 +137,7 @@ def test_mx_hosts_that_come_and_go_are_forgotten(new_message: NewMessage) -> Non
 
 
 def test_a_clock_that_was_wrong_for_a_while_costs_no_later_hour(new_message: NewMessage) -> None:
-    """After a message from next year, today's messages count again, and next year's do not show."""
+    """After a message dated next year, today's messages count again, and that one does not show."""
     route = _counted(
         LastWeek(),
         _delivered(new_message, START + 365 * 86400.0, 1.0),

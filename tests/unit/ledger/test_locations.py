@@ -16,10 +16,10 @@ S = MessageState
 async def test_locations_do_not_see_each_other(
     opened: OpenLedger, new_message: NewMessage, clock: StandingClock
 ) -> None:
-    """Two agents with the same probes share a database, and each has its own messages, counts and runs."""
+    """Two agents with the same probes can share a database without sharing messages, counts or runs."""
     async with opened("agent-1", "fra1") as fra, opened("agent-2", "ams1") as ams:
         await fra.intend(of_both := new_message())
-        later = replace(of_both, created_at=START + 10)  # even under the same id
+        later = replace(of_both, created_at=START + 10)  # even with the same id
         await ams.intend(later)
         await fra.intend(of_fra := new_message())
         assert await fra.advance(of_both.id, S.REJECTED)
@@ -49,7 +49,7 @@ async def test_locations_do_not_see_each_other(
 
 
 async def test_the_runs_of_another_location_do_not_push_out_ours(opened: OpenLedger) -> None:
-    """A location's history is bounded by its own runs and routes."""
+    """A location's history is limited only by its own runs and routes."""
     async with opened("agent-1", "fra1") as fra, opened("agent-2", "ams1") as ams:
         ours = {target: RUN | {"target": target} for target in ("mail", "mx0", "of-fra")}
         for run in ours.values():
@@ -70,7 +70,7 @@ async def test_the_runs_of_another_location_do_not_push_out_ours(opened: OpenLed
 async def test_messages_of_an_earlier_location_are_told(
     path: Path, opened: OpenLedger, new_message: NewMessage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An agent whose location was changed says which messages it left open, and going back takes them up."""
+    """After a change of location, the log names the open messages, and changing back resumes them."""
     async with opened("agent-1", "fra1") as fra:
         for state in (S.SENT, S.AMBIGUOUS, S.LOST, S.REJECTED):
             await fra.intend(message := new_message())
@@ -96,7 +96,7 @@ async def test_living_agents_of_other_locations_are_no_trouble(
     clock: StandingClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What another location's running agent awaits is settled by that one, and nothing is said of it."""
+    """Messages of another location's running agent are that agent's business and not logged."""
     async with opened("agent-1", "fra1") as fra:
         await fra.intend(new_message(instance="agent-1"))
         async with open_ledger(f"sqlite://{path}", clock, "agent-2", "ams1") as ams:

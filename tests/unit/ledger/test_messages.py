@@ -28,12 +28,12 @@ WAYS = {
 
 
 def test_every_field_of_a_message_has_its_column() -> None:
-    """A field added to Message without a column would be lost over a restart."""
+    """A field of Message without a column would be lost at a restart."""
     assert {field.name for field in fields(Message)} | {"location", "changed_at"} == set(messages.c.keys())
 
 
 async def test_a_message_is_found_as_it_was_recorded(opened: OpenLedger, new_message: NewMessage) -> None:
-    """All fields come back, after a restart too."""
+    """All fields are read back, even after a restart."""
     message = new_message(
         connected_mono=1.5, detail="ünïcode ✉", reply_code=250, enhanced_status_code="2.0.0"
     )
@@ -49,7 +49,7 @@ async def test_a_message_is_found_as_it_was_recorded(opened: OpenLedger, new_mes
 async def test_moves_follow_the_rule(
     opened: OpenLedger, new_message: NewMessage, origin: MessageState, goal: MessageState
 ) -> None:
-    """A move in SUCCESSORS returns the message as it now is; any other returns None and changes nothing."""
+    """A move in SUCCESSORS returns the changed message; any other returns None and changes nothing."""
     async with opened() as ledger:
         message = new_message()
         await ledger.intend(message)
@@ -67,13 +67,13 @@ async def test_moves_follow_the_rule(
 
 
 async def test_an_unknown_message_cannot_move(opened: OpenLedger) -> None:
-    """A token of a ledger that was lost moves nothing and is no error."""
+    """A token from a lost ledger changes nothing and is not an error."""
     async with opened() as ledger:
         assert await ledger.advance("0" * 32, S.SENT) is None
 
 
 async def test_what_a_message_is_cannot_be_changed(opened: OpenLedger, new_message: NewMessage) -> None:
-    """Its id, probe, target or send time never change with its state."""
+    """A message's id, probe, target and send time never change."""
     async with opened() as ledger:
         await ledger.intend(message := new_message())
         with pytest.raises(TypeError, match="not to be changed with a message's state: created_at, probe"):
@@ -85,7 +85,7 @@ async def test_what_a_message_is_cannot_be_changed(opened: OpenLedger, new_messa
 async def test_one_bad_request_leaves_its_neighbours_alone(
     opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """A duplicate id, a value that no column takes: each fails alone, though all share a transaction."""
+    """Invalid requests in a shared transaction fail alone, such as a duplicate id or an invalid value."""
     async with opened() as ledger:
         first, second, third, broken = (new_message() for _ in range(4))
         answers = await asyncio.gather(
@@ -116,7 +116,7 @@ async def test_one_bad_request_leaves_its_neighbours_alone(
 async def test_an_answer_comes_after_the_commit(
     path: Path, opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """Another connection sees the row at the very moment that the caller goes on."""
+    """Another connection already sees the row when the caller continues."""
     async with opened() as ledger:
         with sqlite3.connect(path) as other:
             for _ in range(20):
@@ -130,7 +130,7 @@ async def test_an_answer_comes_after_the_commit(
 
 
 async def test_a_cancelled_caller_loses_only_the_answer(opened: OpenLedger, new_message: NewMessage) -> None:
-    """The record is made all the same, and the others of its group get their answers."""
+    """After a cancellation, the record is still made, and the other callers get their answers."""
     async with opened() as ledger:
         given_up, kept = new_message(), new_message()
         caller = asyncio.create_task(ledger.intend(given_up))
@@ -146,7 +146,7 @@ async def test_a_cancelled_caller_loses_only_the_answer(opened: OpenLedger, new_
 
 
 async def test_closing_writes_what_is_queued(opened: OpenLedger, new_message: NewMessage) -> None:
-    """Shutdown drains the queue; what comes after it is refused in plain words."""
+    """Closing writes all queued changes; later ones are refused with a clear error."""
     new = [new_message() for _ in range(1200)]
     async with opened() as ledger:
         tasks = [asyncio.create_task(ledger.intend(message)) for message in new]
@@ -161,7 +161,7 @@ async def test_closing_writes_what_is_queued(opened: OpenLedger, new_message: Ne
 
 
 async def test_only_one_of_two_moves_wins(opened: OpenLedger, new_message: NewMessage) -> None:
-    """Two ledgers on one file that settle the same message at once never both succeed."""
+    """If two ledgers on one file settle the same message at once, only one succeeds."""
     async with opened() as one, opened("check-1") as two:
         for _ in range(20):
             await one.intend(message := new_message())
@@ -176,7 +176,7 @@ async def test_only_one_of_two_moves_wins(opened: OpenLedger, new_message: NewMe
 async def test_a_commit_leaves_the_earlier_picture_as_it_is(
     opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """A reader of the counters keeps one consistent picture, and what did not change is shared."""
+    """A reader keeps a consistent snapshot of the counters, and unchanged parts are shared."""
     async with opened() as ledger:
         await ledger.intend(first := new_message())
         await ledger.intend(new_message(probe="branch"))
@@ -190,7 +190,7 @@ async def test_a_commit_leaves_the_earlier_picture_as_it_is(
 async def test_the_counters_continue_over_restarts(
     opened: OpenLedger, new_message: NewMessage, clock: StandingClock
 ) -> None:
-    """Counters for metrics go on where they were, and tell the oldest message under way."""
+    """The counters continue after a restart, and show the oldest message in flight."""
     async with opened() as ledger:
         await ledger.intend(old := new_message())
         clock.now += 10
@@ -227,7 +227,7 @@ async def test_the_counters_continue_over_restarts(
 async def test_forgetting_keeps_the_totals(
     opened: OpenLedger, new_message: NewMessage, clock: StandingClock
 ) -> None:
-    """What ended and was due long ago goes; what is under way, or not yet due, stays; counts stay exact."""
+    """Only messages that ended and were due long ago are purged, and the counts stay exact."""
     async with opened() as ledger:
         ended, lost, _under_way, not_due = new = [
             *(new_message() for _ in range(3)),
@@ -255,7 +255,7 @@ async def test_forgetting_keeps_the_totals(
 async def test_counts_that_do_not_add_up_are_named(
     path: Path, opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """The check over all history would see a row that came, went or moved without its total."""
+    """The check of the counts finds a row added, removed or moved without its total."""
     async with opened() as ledger:
         await ledger.intend(new_message())
         await ledger.intend(new_message(probe="branch"))

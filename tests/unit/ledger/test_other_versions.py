@@ -1,4 +1,4 @@
-"""What another version of mailsonde left in a ledger of the same schema, and what is broken in it."""
+"""Rows that another version of mailsonde wrote with the same schema, and broken rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FROM_THE_FUTURE = RUN | {
 
 
 def write_runs(path: Path, *documents: object, transcript: str | None = None) -> None:
-    """Put runs into the history past the ledger: objects as JSON, and texts and octets as they are."""
+    """Write runs directly into the history: objects as JSON, and text and bytes as they are."""
     with sqlite3.connect(path) as other:
         for document in documents:
             run = document.get("run", "") if isinstance(document, Mapping) else ""
@@ -47,7 +47,7 @@ def write_runs(path: Path, *documents: object, transcript: str | None = None) ->
 
 
 async def test_a_run_of_a_newer_version_is_shown(path: Path, opened: OpenLedger) -> None:
-    """Words that this version does not know read "unknown", the reason's own stands in the detail."""
+    """Unknown words become "unknown", and the detail has the original reason."""
     async with opened():
         pass
     write_runs(path, FROM_THE_FUTURE, RUN | {"outcome": "splendid", "reason": "sunny", "detail": ""})
@@ -65,7 +65,7 @@ async def test_a_run_of_a_newer_version_is_shown(path: Path, opened: OpenLedger)
 
 
 async def test_a_newer_version_finds_its_own_words_again(path: Path, opened: OpenLedger) -> None:
-    """Reading changes nothing: after a step back and forth the newer version's words are still there."""
+    """Reading does not change the history, so a newer version still finds its own words later."""
     async with opened():
         pass
     write_runs(path, FROM_THE_FUTURE)
@@ -79,7 +79,7 @@ async def test_a_newer_version_finds_its_own_words_again(path: Path, opened: Ope
 
 
 async def test_a_run_of_an_older_version_is_shown(path: Path, opened: OpenLedger) -> None:
-    """What an older version did not write has a value that says nothing."""
+    """Members that an older version did not write get neutral defaults."""
     needed = {name: RUN[name] for name in ("probe", "target", "started_at", "duration_seconds")}
     async with opened():
         pass
@@ -130,7 +130,7 @@ BROKEN: tuple[object, ...] = (
 async def test_a_broken_run_is_left_out_and_told(
     path: Path, opened: OpenLedger, caplog: pytest.LogCaptureFixture, broken: object
 ) -> None:
-    """The history is only to be looked at: a broken row costs a line in the log, and nothing else."""
+    """A broken row is left out and logged, and has no other effect."""
     async with opened():
         pass
     write_runs(path, RUN, broken, broken)
@@ -146,7 +146,7 @@ async def test_a_broken_run_is_left_out_and_told(
 async def test_a_run_with_a_broken_transcript_is_not_found(
     path: Path, opened: OpenLedger, transcript: str
 ) -> None:
-    """A page that cannot be drawn is no page, and no fault of the agent."""
+    """A run that cannot be shown counts as not found, and is not an internal error."""
     async with opened():
         pass
     write_runs(path, RUN, transcript=transcript)
@@ -161,7 +161,7 @@ async def test_messages_in_states_of_a_newer_version_are_kept(
     clock: StandingClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """They are counted, and not shown, moved, adopted or forgotten: a newer version finds them again."""
+    """They are counted, but not shown, moved, adopted or purged, so a newer version finds them again."""
     async with opened("gone") as ledger:
         await ledger.intend(kept := new_message(instance="gone"))
         await ledger.intend(other := new_message(instance="gone"))

@@ -24,7 +24,7 @@ ENDS = (S.DELIVERED, S.LOST, S.BOUNCED)
 
 
 def send_for_ever(path: str, pipe: Connection) -> None:
-    """Intend and advance with 20 senders, telling each change through the pipe once it is acknowledged."""
+    """Intend and advance with 20 senders, and report each acknowledged change through the pipe."""
     asyncio.run(_send_for_ever(path, pipe))
 
 
@@ -57,7 +57,7 @@ async def _send_for_ever(path: str, pipe: Connection) -> None:
 
 
 def acknowledged(pipe: Connection) -> list[tuple[str, MessageState]]:
-    """Read what the child managed to tell before it died."""
+    """Read what the child reported before it died."""
     told = []
     try:
         while True:
@@ -67,7 +67,7 @@ def acknowledged(pipe: Connection) -> list[tuple[str, MessageState]]:
 
 
 def kill_a_sender(path: Path, changes: int) -> list[tuple[str, MessageState]]:
-    """Kill a child with SIGKILL after it told of so many changes; return all that it told."""
+    """Kill a child with SIGKILL after it has reported so many changes; return all its reports."""
     receiver, sender = SPAWN.Pipe(duplex=False)
     child = SPAWN.Process(target=send_for_ever, args=(str(path), sender))
     child.start()
@@ -84,7 +84,7 @@ def kill_a_sender(path: Path, changes: int) -> list[tuple[str, MessageState]]:
 
 
 async def test_nothing_acknowledged_is_lost_by_a_kill(path: Path, opened: OpenLedger) -> None:
-    """After each of 20 kills, what was acknowledged is there, counts add up, and no intent stays open."""
+    """After each of 20 kills, all acknowledged changes exist, counts add up, and no intent is open."""
     known: dict[str, MessageState] = {}
     random = Random(20)  # noqa: S311 # moments of a kill, no secret
     for _ in range(20):
@@ -109,7 +109,7 @@ async def test_nothing_acknowledged_is_lost_by_a_kill(path: Path, opened: OpenLe
 
 
 def followers(state: MessageState) -> frozenset[MessageState]:
-    """Return the states that the child, or adopting, may have reached without the child telling."""
+    """Return the states that the child or an adoption may have reached without a report."""
     return {
         S.INTENT: frozenset({S.SENT, S.AMBIGUOUS}),
         S.SENT: frozenset(ENDS),
@@ -117,7 +117,7 @@ def followers(state: MessageState) -> frozenset[MessageState]:
 
 
 async def test_living_processes_keep_their_messages(opened: OpenLedger, new_message: NewMessage) -> None:
-    """The agent adopts what a gone process left, and leaves alone what a running check waits for."""
+    """The agent adopts the messages of ended processes, but not those of a running check."""
     async with opened("gone") as gone:
         await gone.intend(orphan := new_message(instance="gone"))
         await gone.intend(sent := new_message(instance="gone"))
@@ -138,7 +138,7 @@ async def test_living_processes_keep_their_messages(opened: OpenLedger, new_mess
 
 
 async def test_one_agent_at_a_time(opened: OpenLedger) -> None:
-    """A second agent is refused while the first runs, a check is not; closing lets the next one in."""
+    """While an agent runs, a second agent is refused and a check is not. After closing, one can start."""
     async with opened("first") as first, opened("check-1"):
         first.lock_for_agent()
         async with opened("second") as second:
@@ -151,7 +151,7 @@ async def test_one_agent_at_a_time(opened: OpenLedger) -> None:
 async def test_a_symbolic_link_does_not_get_round_the_one_agent(
     path: Path, opened: OpenLedger, clock: StandingClock
 ) -> None:
-    """A ledger under two names is one ledger, for its locks and for what is in it."""
+    """A ledger with two names is one ledger, both for its locks and for its content."""
     link = path.with_name("link.db")
     link.symlink_to(path)
     async with opened("first") as first, open_ledger(f"sqlite://{link}", clock, "second", "fra1") as second:
@@ -163,7 +163,7 @@ async def test_a_symbolic_link_does_not_get_round_the_one_agent(
 
 
 async def test_an_instance_is_one_process(opened: OpenLedger) -> None:
-    """Two processes under one name could not tell whose messages are whose."""
+    """A second process cannot use the same instance name."""
     async with opened("twin"):
         with pytest.raises(LedgerError, match="another process runs as instance twin"):
             async with opened("twin"):
@@ -178,7 +178,7 @@ async def test_an_instance_is_one_process(opened: OpenLedger) -> None:
 async def test_a_locked_ledger_recovers(
     path: Path, opened: OpenLedger, new_message: NewMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process holds the file for long, callers are told; afterwards all works again."""
+    """While another process locks the file, callers get errors; afterwards everything works again."""
     monkeypatch.setattr("monitor.ledger.sqlite.BUSY_SECONDS", 0.05)
     async with opened() as ledger:
         other = sqlite3.connect(path, isolation_level=None)

@@ -20,7 +20,7 @@ PRAGMAS = {"journal_mode": "wal", "synchronous": 2}
 
 
 def prepare(ledger: SqlLedger, pragma: str) -> Callable[[], None]:
-    """Set a pragma of SQLite on all connections made from now on, until the returned function is called."""
+    """Set an SQLite pragma on all new connections, until the returned function is called."""
 
     def set_pragma(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
@@ -40,7 +40,7 @@ def open_to_all(path: Path) -> None:
 
 
 def damage(path: Path, start: int) -> None:
-    """Overwrite what the file holds from byte ``start`` on."""
+    """Overwrite the file from byte ``start``."""
     content = path.read_bytes()
     path.write_bytes(content[:start] + b"\xff" * (len(content) - start))
 
@@ -56,7 +56,7 @@ def remove(path: Path) -> None:
 async def test_a_full_disk_is_told_and_survived(
     path: Path, opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """Callers learn that nothing was recorded; when there is room again, the same call succeeds."""
+    """Callers get an error that nothing was recorded; once there is room, the same call succeeds."""
     async with opened() as ledger:
         await ledger.intend(first := new_message())
         prepare(ledger, "max_page_count = 30")
@@ -69,7 +69,7 @@ async def test_a_full_disk_is_told_and_survived(
             "nothing was recorded"
         }
         ledger.record_run(RUN | {"detail": "x" * 200_000})
-        advancing = ledger.advance(first.id, MessageState.SENT)  # small enough, beside a run that is not
+        advancing = ledger.advance(first.id, MessageState.SENT)  # small enough, next to a run that is not
         _, advanced = await asyncio.gather(ledger.recent_runs("hq", "mail"), advancing)
         assert advanced
         assert ledger.runs_dropped == 1
@@ -82,7 +82,7 @@ async def test_a_full_disk_is_told_and_survived(
 
 
 async def test_a_read_only_ledger_is_told(opened: OpenLedger, new_message: NewMessage) -> None:
-    """A file system that was mounted read-only stops recording only while it is."""
+    """Recording stops while the file system is mounted read-only, and then continues."""
     async with opened() as ledger:
         end = prepare(ledger, "query_only = 1")
         with pytest.raises(
@@ -97,7 +97,7 @@ async def test_a_read_only_ledger_is_told(opened: OpenLedger, new_message: NewMe
 async def test_a_ledger_that_vanished_is_told(
     path: Path, opened: OpenLedger, new_message: NewMessage
 ) -> None:
-    """A file deleted under the agent is not silently made anew, without the messages it answers for."""
+    """If the file is deleted while the agent runs, it is not silently recreated without its messages."""
     async with opened() as ledger:
         await ledger.intend(new_message())
         ledger._database.dispose()
@@ -109,7 +109,7 @@ async def test_a_ledger_that_vanished_is_told(
 
 
 async def test_a_damaged_file_is_told(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
-    """Damage at the start is found on opening, damage further in when it is read."""
+    """Damage at the start is found on opening, and other damage on reading."""
     async with opened() as ledger:
         await asyncio.gather(*(ledger.intend(new_message()) for _ in range(100)))
     damage(path, start=2 * 4096)
@@ -123,7 +123,7 @@ async def test_a_damaged_file_is_told(path: Path, opened: OpenLedger, new_messag
 
 
 async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
-    """Damage that SQLite itself does not notice is told, wherever it is read."""
+    """Damage that SQLite does not notice is reported by every read."""
     async with opened() as ledger:
         await ledger.intend(message := new_message())
         with sqlite3.connect(path) as other:
@@ -143,7 +143,7 @@ async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_mes
 
 
 async def test_an_empty_token_key_is_refused(path: Path, opened: OpenLedger) -> None:
-    """Anyone could sign messages with an empty key, so that no agent takes one."""
+    """An empty key is refused, because anyone could sign messages with it."""
     async with opened():
         pass
     with sqlite3.connect(path) as other:
@@ -155,7 +155,7 @@ async def test_an_empty_token_key_is_refused(path: Path, opened: OpenLedger) -> 
 
 
 async def test_a_commit_survives_a_power_cut(opened: OpenLedger) -> None:
-    """SQLite is told to have each commit on the disk before it returns, which no kill could show."""
+    """SQLite must sync each commit to the disk, which killing a process cannot test."""
     async with opened() as ledger:
         settings = ledger._database.write(
             lambda connection: [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in PRAGMAS]
@@ -165,7 +165,7 @@ async def test_a_commit_survives_a_power_cut(opened: OpenLedger) -> None:
 
 @pytest.mark.parametrize("table", ["songs (title)", "meta (name, value)"])
 async def test_a_foreign_database_is_left_alone(path: Path, opened: OpenLedger, table: str) -> None:
-    """An SQLite file of another program gets no tables of ours."""
+    """No tables are created in another program's SQLite file."""
     with sqlite3.connect(path) as other:
         other.execute(f"CREATE TABLE {table}")
     other.close()
@@ -178,7 +178,7 @@ async def test_a_foreign_database_is_left_alone(path: Path, opened: OpenLedger, 
 
 
 async def test_a_newer_schema_is_refused(path: Path, opened: OpenLedger) -> None:
-    """An older mailsonde does not touch what it does not understand."""
+    """An older mailsonde refuses a ledger with a newer schema."""
     async with opened():
         pass
     with sqlite3.connect(path) as other:
@@ -190,7 +190,7 @@ async def test_a_newer_schema_is_refused(path: Path, opened: OpenLedger) -> None
 
 
 async def test_the_key_is_made_once_and_kept_private(path: Path, opened: OpenLedger) -> None:
-    """The token key outlives restarts, and only the owner can read any file that holds it."""
+    """The token key survives restarts, and only the owner can read the files that contain it."""
     async with opened() as one, opened("check-1") as two:
         assert len(one.token_key) == 32
         assert two.token_key == one.token_key
@@ -203,7 +203,7 @@ async def test_the_key_is_made_once_and_kept_private(path: Path, opened: OpenLed
 
 
 async def test_the_locks_are_private(path: Path, opened: OpenLedger) -> None:
-    """Another user of the machine can lock nothing of ours, whatever the umask, and after an upgrade too."""
+    """Other users cannot take our locks, whatever the umask, even after an upgrade."""
     locks = path.with_name("ledger.db.locks")
     before = os.umask(0)
     try:
@@ -221,7 +221,7 @@ async def test_the_locks_are_private(path: Path, opened: OpenLedger) -> None:
 
 
 async def test_many_processes_may_make_the_same_ledger(opened: OpenLedger) -> None:
-    """A new file opened by several at once gets one schema and one key."""
+    """If several processes create the file at once, it gets one schema and one key."""
 
     async def key(instance: str) -> bytes:
         async with opened(instance) as ledger:
@@ -231,14 +231,14 @@ async def test_many_processes_may_make_the_same_ledger(opened: OpenLedger) -> No
 
 
 async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
-    """The administrator reads which directory to make."""
+    """The error says which directory to create."""
     with pytest.raises(LedgerError, match=r"directory .*/missing does not exist; create it"):
         async with open_ledger(f"sqlite://{tmp_path}/missing/ledger.db", SystemClock(), "agent-1", "fra1"):
             pass
 
 
 async def test_a_place_that_takes_no_file_is_told(tmp_path: Path) -> None:
-    """The administrator reads which place has to be made writable."""
+    """The error says which directory must be writable."""
     (tmp_path / "file").touch()
     with pytest.raises(LedgerError, match=r"Not a directory; make .*/file and it writable for user \d+"):
         async with open_ledger(f"sqlite://{tmp_path}/file/ledger.db", SystemClock(), "agent-1", "fra1"):
@@ -246,7 +246,7 @@ async def test_a_place_that_takes_no_file_is_told(tmp_path: Path) -> None:
 
 
 async def test_runs_beyond_the_queue_are_dropped_and_counted(opened: OpenLedger) -> None:
-    """Runs never pile up without bound in front of a slow disk."""
+    """With a slow disk, the queue of runs is bounded, and dropped runs are counted."""
     async with opened() as ledger:
         for _ in range(PENDING_RUNS + 3):
             ledger.record_run(RUN)
@@ -258,7 +258,7 @@ async def test_runs_beyond_the_queue_are_dropped_and_counted(opened: OpenLedger)
 async def test_closing_a_stuck_ledger_ends(
     path: Path, opened: OpenLedger, new_message: NewMessage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shutdown is bounded: what could not be written in time is answered with an error."""
+    """Closing has a time limit; changes that could not be written in time get an error."""
     monkeypatch.setattr("monitor.ledger.sqlite.BUSY_SECONDS", 0.3)
     monkeypatch.setattr("monitor.ledger.store.CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("monitor.ledger.writer.GROUP_LIMIT", 1)

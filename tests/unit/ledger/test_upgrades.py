@@ -1,4 +1,4 @@
-"""Ledgers of older mailsondes, made here as those made them."""
+"""Upgrades of ledgers with older schemas, which these tests create."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ OURS = " WHERE m.name NOT LIKE 'sqlite_%'"
 
 
 def make_older(path: Path, version: int, *documents: str) -> None:
-    """Make a ledger as an older mailsonde did, with a message, two runs, and these broken ones."""
+    """Make a ledger with an older schema, a message, two runs, and these broken runs."""
     since_2 = "" if version < 2 else "greylisted_seconds FLOAT, octets INTEGER, digest VARCHAR,"
     findings = "" if version < 2 else "findings VARCHAR DEFAULT '' NOT NULL,"
     with sqlite3.connect(path) as other:
@@ -108,7 +108,7 @@ def add_run(other: sqlite3.Connection, version: int, run: dict[str, object], sai
 
 
 def layout(path: Path) -> list[tuple[object, ...]]:
-    """Return a file's tables and indexes with their columns, whatever the order of those in a table."""
+    """Return a file's tables and indexes with their columns, without regard to the order in a table."""
     with sqlite3.connect(path) as other:
         found = sorted(row for query in (TABLES, INDEXES) for row in other.execute(query + OURS))
     other.close()
@@ -119,7 +119,7 @@ def layout(path: Path) -> list[tuple[object, ...]]:
 async def test_an_older_schema_is_upgraded(
     path: Path, opened: OpenLedger, clock: StandingClock, version: int
 ) -> None:
-    """A ledger of an older mailsonde keeps its messages, its totals, its runs and its key."""
+    """An older ledger keeps its messages, totals, runs and key."""
     new = path.with_name("new.db")
     async with open_ledger(f"sqlite://{new}", clock, "agent-1", "fra1"):
         pass
@@ -147,7 +147,7 @@ async def test_an_older_schema_is_upgraded(
 async def test_what_had_no_location_belongs_to_the_first_that_opens_it(
     path: Path, opened: OpenLedger, version: int
 ) -> None:
-    """The agent whose ledger it was goes on with it, and no other location ever gets it."""
+    """Rows without a location go to the first location that opens the ledger, and to no other."""
     make_older(path, version)
     async with opened("agent-1", "fra1") as first, opened("agent-2", "ams1") as second:
         assert [message.id for message in await second.adopt()] == []
@@ -160,7 +160,7 @@ async def test_what_had_no_location_belongs_to_the_first_that_opens_it(
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_broken_run_does_not_stop_an_upgrade(path: Path, opened: OpenLedger, version: int) -> None:
-    """The history is only to be looked at: what is broken in it costs nothing else."""
+    """Broken runs in the history do not stop an upgrade."""
     make_older(path, version, "", "{", "[]", "null")
     async with opened() as ledger:
         assert await ledger.newest_runs({"hq"}, 40, 1000) == [RUN, FAILED]
@@ -169,7 +169,7 @@ async def test_a_broken_run_does_not_stop_an_upgrade(path: Path, opened: OpenLed
 async def test_an_upgrade_that_fails_changes_nothing(
     path: Path, opened: OpenLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk in the middle of an upgrade leaves the older ledger as it was, for the next try."""
+    """If the disk fills up during an upgrade, the older ledger is unchanged, and a retry is possible."""
     make_older(path, 1)
     before = layout(path)
     halfway = dict(SqliteDatabase.upgrades)

@@ -1,4 +1,4 @@
-"""A running agent with smtp probes of a server that follows a script, and a client of its pages."""
+"""A running agent with smtp probes of a scripted server, and a client for its pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fakes.scripted_server import Script, scripted_server
 
 @dataclass
 class Watched:
-    """An agent, and who looks at it."""
+    """An agent and a client for its pages."""
 
     agent: Agent
     client: httpx.AsyncClient
@@ -34,7 +34,7 @@ StartAgent = Callable[..., AbstractAsyncContextManager[Watched]]
 
 @pytest.fixture
 def start_agent(tmp_path: Path) -> StartAgent:
-    """Return what starts an agent with ``probes`` smtp probes of a server that follows ``script``."""
+    """Return a function that starts an agent with ``probes`` smtp probes of a scripted server."""
 
     @asynccontextmanager
     async def start(

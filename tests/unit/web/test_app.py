@@ -1,4 +1,4 @@
-"""What the agent answers over HTTP besides its pages."""
+"""The agent's HTTP answers other than its pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Return what serves an application of one probe that never runs, and makes a client of it."""
+    """Return a function that serves an application with one probe that never runs, and makes a client."""
     configuration = Configuration.model_validate(
         {
             "agent": {"ledger": f"sqlite://{tmp_path}/ledger.db"},
@@ -66,7 +66,7 @@ async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class Slow(Collector):
-    """Metrics that are not done before they may, and say how often they were made, and how many at once."""
+    """Metrics that wait for permission to finish, and count how often and how many at once were made."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -82,7 +82,7 @@ class Slow(Collector):
 
 
 async def test_metrics_in_prometheus_text(client: httpx.AsyncClient) -> None:
-    """A scraper that asks for text gets Prometheus' text format."""
+    """A scraper that accepts text gets Prometheus' text format."""
     answer = await client.get("/metrics", headers={"accept": "text/plain;version=0.0.4"})
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -90,7 +90,7 @@ async def test_metrics_in_prometheus_text(client: httpx.AsyncClient) -> None:
 
 
 async def test_metrics_in_openmetrics(client: httpx.AsyncClient) -> None:
-    """A scraper that asks for OpenMetrics gets it, with its end mark."""
+    """A scraper that accepts OpenMetrics gets it, with its end mark."""
     answer = await client.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.text.endswith("# EOF\n")
@@ -101,7 +101,7 @@ async def test_metrics_in_openmetrics(client: httpx.AsyncClient) -> None:
 async def test_a_format_that_nobody_knows_is_answered_in_the_plain_one(
     media_type: str, version: str, client: httpx.AsyncClient
 ) -> None:
-    """A version that makes no sense is answered with metrics, and not with a defect."""
+    """A malformed version in Accept is answered with plain metrics."""
     accept = f"{media_type}; version={version}; escaping=values"
     answer = await client.get("/metrics", headers={"accept": accept})
     assert answer.status_code == 200
@@ -109,7 +109,7 @@ async def test_a_format_that_nobody_knows_is_answered_in_the_plain_one(
 
 
 async def test_who_asks_at_the_same_time_gets_the_same_text(serve: Serve) -> None:
-    """Thirty scrapers at once all get the metrics, which are made once; the next who asks gets new ones."""
+    """Thirty concurrent scrapers share one rendering; a later one gets a new rendering."""
     slow = Slow()
     async with serve(slow) as client:
         asked = [asyncio.create_task(client.get("/metrics")) for _ in range(30)]
@@ -125,7 +125,7 @@ async def test_who_asks_at_the_same_time_gets_the_same_text(serve: Serve) -> Non
 
 
 async def test_two_texts_are_made_at_once_and_a_few_wait(serve: Serve) -> None:
-    """Of forty who want a format each, two are served, twenty wait, and the others are told to come again."""
+    """Of forty requests in different formats, two run, twenty wait, and the others get 503."""
     slow = Slow()
     async with serve(slow) as client:
         accepts = [f"application/openmetrics-text; version=1.0.{number}" for number in range(40)]
@@ -141,7 +141,7 @@ async def test_two_texts_are_made_at_once_and_a_few_wait(serve: Serve) -> None:
 
 
 async def test_ready_follows_the_agent(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/-/healthy says that the process lives, /-/ready whether probes are run."""
+    """/-/healthy says that the process is alive, /-/ready whether probes run."""
     assert (await client.get("/-/healthy")).status_code == 200
     assert (await client.get("/-/ready")).status_code == 200
     monkeypatch.setattr(Switch, "on", False)
@@ -160,7 +160,7 @@ PAGES = ["/", "/probes/hq-mx", "/probes/hq-mx/runs/x", "/events", "/static/live.
 async def test_a_name_that_is_not_the_agents_shows_nothing(
     path: str, host: str, client: httpx.AsyncClient
 ) -> None:
-    """A page that made its own name resolve to the agent reads nothing, and people read what to set."""
+    """The pages are refused under an unknown host name, with the setting that would allow it."""
     answer = await client.get(path, headers={"host": host})
     assert answer.status_code == 421
     assert "add the name to agent.hosts" in answer.text
@@ -184,20 +184,20 @@ async def test_a_name_that_is_not_the_agents_shows_nothing(
     ],
 )
 async def test_the_agents_own_names_show_its_pages(host: str, client: httpx.AsyncClient) -> None:
-    """An address, localhost and the names that were given open the page, whatever the port and the case."""
+    """IP addresses, localhost and the configured names open the pages, with any port and case."""
     assert (await client.get("/", headers={"host": host})).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready", "/probe"])
 async def test_programs_may_call_the_agent_what_they_like(path: str, client: httpx.AsyncClient) -> None:
-    """Prometheus in a cluster, where the agent is called by its service's name, needs no setting."""
+    """Prometheus in a cluster may use the service's name without any setting."""
     answer = await client.get(path, headers={"host": "mailsonde.monitoring.svc:9725"})
-    assert answer.status_code == (400 if path == "/probe" else 200)  # which says what there is to ask for
+    assert answer.status_code == (400 if path == "/probe" else 200)  # the answer lists the choices
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/-/ready/", "/probes/hq-mx/", "/static/"])
 async def test_nobody_is_sent_elsewhere(path: str, client: httpx.AsyncClient) -> None:
-    """An address with a slash too many is not there: a redirect would lead to whatever host was named."""
+    """A trailing slash is 404, because a redirect would lead to any host in the request."""
     answer = await client.get(path, headers={"host": "localhost"})
     assert answer.status_code == 404
     assert "location" not in answer.headers
@@ -207,7 +207,7 @@ async def test_nobody_is_sent_elsewhere(path: str, client: httpx.AsyncClient) ->
     "path", ["/%3Cscript%3E", "/probes/%3Cscript%3E", "/probes/hq-mx/runs/../../x", "/static/../app.py"]
 )
 async def test_unknown_address_is_a_clean_404(path: str, client: httpx.AsyncClient) -> None:
-    """What is not there is said without a traceback and without markup from the address."""
+    """An unknown path is 404 without a traceback or markup from the path."""
     answer = await client.get(path)
     assert answer.status_code == 404
     assert "<script>" not in answer.text
@@ -215,7 +215,7 @@ async def test_unknown_address_is_a_clean_404(path: str, client: httpx.AsyncClie
 
 @pytest.mark.parametrize("run", ["0" * 32, "x", "%00", "a" * 5000, "' OR 1=1"])
 async def test_unknown_run_is_a_clean_404(run: str, client: httpx.AsyncClient) -> None:
-    """A run id that does not exist is told in a sentence, as HTML or JSON."""
+    """An unknown run id is 404 with a sentence, as HTML or JSON."""
     answer = await client.get(f"/probes/hq-mx/runs/{run}")
     assert answer.status_code == 404
     assert "no such run" in answer.text
@@ -224,7 +224,7 @@ async def test_unknown_run_is_a_clean_404(run: str, client: httpx.AsyncClient) -
 
 
 async def test_pages_before_the_first_run(client: httpx.AsyncClient) -> None:
-    """A probe that has not run yet has its row and its page, which say so."""
+    """A probe that has not run yet has a row and a page, which say so."""
     for path in ("/", "/probes/hq-mx"):
         answer = await client.get(path)
         assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""Events of a running agent: what changed, to a bounded number of pages, and never in the probes' way."""
+"""Server-sent events of a running agent: what they contain, and their limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _events(lines: AsyncIterator[str]) -> AsyncIterator[tuple[int, dict[st
 
 
 async def test_changed_rows_come_as_they_are_on_the_page(start_agent: StartAgent) -> None:
-    """After a run the stream brings the row that the overview has then."""
+    """After a run, the stream sends the same row as the overview."""
     async with start_agent(SOUND) as watched, watched.client.stream("GET", "/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         async for _, told in _events(stream.aiter_lines()):
@@ -42,7 +42,7 @@ async def test_changed_rows_come_as_they_are_on_the_page(start_agent: StartAgent
 
 
 async def test_a_stream_that_comes_back_misses_nothing(start_agent: StartAgent) -> None:
-    """With the last event's id, even from before the agent began, all that changed comes at once."""
+    """A stream that reconnects with the last event's id gets all changes, even across a restart."""
     async with start_agent(SOUND, probes=2) as watched:
         for _ in range(2):
             await watched.result()
@@ -54,7 +54,7 @@ async def test_a_stream_that_comes_back_misses_nothing(start_agent: StartAgent) 
 
 
 async def test_head_is_no_stream(start_agent: StartAgent) -> None:
-    """Who asks for the header section alone is refused at once, and takes no place from those who watch."""
+    """A HEAD request is refused at once and does not count as a stream."""
     async with start_agent(SOUND) as watched:
         for _ in range(2 * MOST_STREAMS):
             answer = await watched.client.head("/events")
@@ -64,7 +64,7 @@ async def test_head_is_no_stream(start_agent: StartAgent) -> None:
 
 
 async def test_a_probes_page_hears_of_that_probe_alone(start_agent: StartAgent) -> None:
-    """A stream for one probe has no rows of others."""
+    """A stream for one probe has only that probe's rows."""
     async with (
         start_agent(SOUND, probes=3) as watched,
         watched.client.stream("GET", "/events?since=1&probe=hq-1") as stream,
@@ -93,7 +93,7 @@ sys.stdin.read()
 async def test_streams_are_bounded_and_probes_stay_on_time(
     start_agent: StartAgent, bursts: list[int]
 ) -> None:
-    """However many pages watch, and however they come: a few are told, and no run or scrape is left out."""
+    """However many pages are open, only some get streams, and no run or scrape is missed."""
     async with start_agent(SOUND, probes=5) as watched:
         port = watched.agent.address.rpartition(":")[2]
         pipe = asyncio.subprocess.PIPE
@@ -104,7 +104,7 @@ async def test_streams_are_bounded_and_probes_stay_on_time(
         assert crowd.stdout is not None
         taken, refused = map(int, (await crowd.stdout.readline()).split())
         assert (taken, refused) == (MOST_STREAMS, sum(bursts) - MOST_STREAMS)
-        for _ in range(watched.agent.results.qsize() + 15):  # three rounds of all five, with the streams open
+        for _ in range(watched.agent.results.qsize() + 15):  # three runs of each probe, with open streams
             result = await asyncio.wait_for(watched.result(), 10)
             assert result.verdict.outcome == "ok"
         assert sum(watched.agent.runtime.state.skipped.values()) == 0
@@ -114,7 +114,7 @@ async def test_streams_are_bounded_and_probes_stay_on_time(
 
 
 async def test_a_stream_that_ended_leaves_its_place_to_others(start_agent: StartAgent) -> None:
-    """Who closes the page makes room for the next, also one that left before the stream began."""
+    """Closing a page makes room for another stream, even if it closed before the stream began."""
     async with start_agent(SOUND) as watched:
         port = int(watched.agent.address.rpartition(":")[2])
         for _ in range(3 * MOST_STREAMS):
@@ -128,7 +128,7 @@ async def test_a_stream_that_ended_leaves_its_place_to_others(start_agent: Start
 
 
 async def _until_granted(client: httpx.AsyncClient) -> AsyncIterator[None]:
-    """Ask for a stream until one is granted; the test's own limit ends a wait in vain."""
+    """Request a stream until one is granted; the test's time limit ends a wait in vain."""
     while True:
         async with client.stream("GET", "/events") as stream:
             if stream.status_code == 200:

@@ -1,4 +1,4 @@
-"""What the live page and JSON show of a domain's findings, over a restart too."""
+"""A domain's findings on the live page and in JSON, including after a restart."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRONG = zone(
 
 @asynccontextmanager
 async def _agent(directory: Path, names: DnsServer, interval: str = "1h") -> AsyncIterator[Watched]:
-    """Run an agent with one ``mx`` probe that asks ``names``."""
+    """Run an agent with one ``mx`` probe that queries ``names``."""
     resolver = {"address": "127.0.0.1", "port": names.port, "timeout": "2s"}
     probe = {"name": "hq-mx", "kind": "mx", "interval": interval, "domain": "example.com"}
     configuration = Configuration.model_validate(
@@ -43,7 +43,7 @@ async def _agent(directory: Path, names: DnsServer, interval: str = "1h") -> Asy
 
 
 async def test_every_finding_is_listed_and_escaped(tmp_path: Path) -> None:
-    """The pages of a probe and of its run list each finding, as text; JSON and the history have them too."""
+    """The pages of a probe and its run list each finding as text, and so do JSON and the history."""
     async with dns_server(WRONG) as names, _agent(tmp_path, names) as watched:
         result = await watched.result()
         run = f"/probes/hq-mx/runs/{result.run}"
@@ -66,7 +66,7 @@ async def test_every_finding_is_listed_and_escaped(tmp_path: Path) -> None:
 
 
 async def test_findings_outlast_silence_and_a_restart(tmp_path: Path) -> None:
-    """While nothing can be said, the page lists what was last found; after a restart it still does."""
+    """While results are unknown, the page keeps the last findings, even after a restart."""
     silent = False
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
@@ -86,7 +86,7 @@ async def test_findings_outlast_silence_and_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_domain_in_order_has_an_empty_list(tmp_path: Path) -> None:
-    """Where nothing is wrong the page says so, and JSON has a list without entries."""
+    """Without findings, the page says so, and JSON has an empty list."""
     sound: Script = zone("example.com. 60 IN MX 10 mx1.example.com.", "mx1.example.com. 60 IN A 9.9.9.9")
     async with dns_server(sound) as names, _agent(tmp_path, names) as watched:
         await watched.result()

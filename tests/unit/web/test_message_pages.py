@@ -1,4 +1,4 @@
-"""What the pages show of a route's messages."""
+"""A route's messages on the pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS = count(1)
 
 
 def _send_messages(watched: Watched) -> None:
-    """Let the probe of the conftest be one that sends messages, which the test then makes itself."""
+    """Make the conftest's probe one that sends messages, which the test creates itself."""
     watched.agent.runtime.state.deliveries["hq-0", "mail"] = DeliveryState()
 
 
@@ -52,7 +52,7 @@ async def _overview(watched: Watched) -> dict[str, Any]:
 
 
 async def test_a_message_that_is_not_handed_over_is_told_as_such(start_agent: StartAgent) -> None:
-    """Until the server accepts a message, the pages say that it waits for that; then it is under way."""
+    """Until the server accepts a message, the pages show it as waiting for that; then as in flight."""
     async with start_agent(SOUND, interval="1h") as watched:
         await watched.result()
         _send_messages(watched)
@@ -74,7 +74,7 @@ async def test_a_message_that_is_not_handed_over_is_told_as_such(start_agent: St
 
 
 async def test_lost_mail_shows_however_well_the_last_message_went(start_agent: StartAgent) -> None:
-    """A route that is ok shows which share of the day's and the week's messages arrived, a restart or not."""
+    """Even an ok route shows the share that arrived in a day and a week, also after a restart."""
     measured = {"delivery_seconds": 3.1, "uncertainty_seconds": 0.1}
     for is_restarted in (False, True):
         async with start_agent(SOUND, interval="1h") as watched:
@@ -86,7 +86,7 @@ async def test_lost_mail_shows_however_well_the_last_message_went(start_agent: S
                 await _end(watched, MessageState.SENT, MessageState.LOST)
             async with asyncio.timeout(30):
                 while (probe := await _overview(watched))["last_7d"]["messages"] < 29:
-                    pass  # the new agent is still reading
+                    pass  # the new agent is still reading the ledger
             page = (await watched.client.get("/")).text
             of_probe = (await watched.client.get("/probes/hq-0")).text
         assert probe["state"] == "ok"
@@ -105,7 +105,7 @@ async def test_lost_mail_shows_however_well_the_last_message_went(start_agent: S
 
 
 async def test_a_route_without_messages_has_no_share(start_agent: StartAgent) -> None:
-    """A probe that sends nothing shows no share, nor does one whose first message is in flight."""
+    """Without an ended message there is no share to show."""
     async with start_agent(SOUND, interval="1h") as watched:
         await watched.result()
         probe = await _overview(watched)

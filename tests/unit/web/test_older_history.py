@@ -1,4 +1,4 @@
-"""The pages of an agent that finds a history which it did not write itself."""
+"""The pages of an agent with a history from another version."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Waiting = Callable[[], AbstractAsyncContextManager[Watched]]
 
 @pytest.fixture
 def start_waiting(start_agent: StartAgent) -> Waiting:
-    """Return what starts an agent whose first run does not end: its pages show what was before."""
+    """Return a function that starts an agent whose first run does not end: its pages show only history."""
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Watched]:
@@ -83,7 +83,7 @@ def spoil(directory: Path, statement: str) -> None:
 async def test_runs_of_other_versions_are_shown(
     tmp_path: Path, start_waiting: Waiting, last: dict[str, object], word: str, said: str
 ) -> None:
-    """After an upgrade, or a step back, the agent starts, and its pages say what it does not know."""
+    """After an upgrade or downgrade the agent starts, and its pages show unknown words as unknown."""
     await write_history(tmp_path, RUN, last)
     async with start_waiting() as watched:
         (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
@@ -97,7 +97,7 @@ async def test_runs_of_other_versions_are_shown(
 
 
 async def test_a_broken_history_keeps_no_agent_from_starting(tmp_path: Path, start_waiting: Waiting) -> None:
-    """A broken row is left out; where no row can be read, the pages begin empty, and probes run."""
+    """Broken rows are left out. If no row is readable, the pages start empty, and probes still run."""
     await write_history(tmp_path, RUN, RUN | {"run": "c" * 32})
     spoil(tmp_path, f"UPDATE runs SET document = '' WHERE run = '{'c' * 32}'")  # noqa: S608 # no input
     async with start_waiting() as watched:

@@ -1,4 +1,4 @@
-"""The pages of a running agent, and the same as JSON."""
+"""The pages of a running agent, as HTML and JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ POLICY = {
 
 
 class Inline(HTMLParser):
-    """Notes what a page runs, or how it looks, by its own text rather than by a file of the agent's."""
+    """Collects inline scripts and styles of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Inline(HTMLParser):
 
 
 async def test_nothing_runs_or_loads_but_what_the_agent_serves(start_agent: StartAgent) -> None:
-    """Every page, errors and JSON too, has the strictest policy, and needs no looser one."""
+    """Every page, including errors and JSON, has the strictest policy and complies with it."""
     async with start_agent(SOUND) as watched:
         result = await watched.result()
         for path in ("/", "/probes/hq-0", f"/probes/hq-0/runs/{result.run}", "/nowhere"):
@@ -78,7 +78,7 @@ async def test_nothing_runs_or_loads_but_what_the_agent_serves(start_agent: Star
 
 
 async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
-    """JSON at the pages' own addresses tells the same: the state, the last runs, and what was said."""
+    """The pages' addresses give the same content as JSON: state, last runs, and dialogue."""
     async with start_agent(SOUND) as watched:
         await watched.result()
         (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
@@ -98,7 +98,7 @@ SCRIPTS = [SOUND, REFUSING, *(script for script, _ in OVERLONG.values())]
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=["sound", "refusing", *OVERLONG])
 async def test_what_servers_say_is_escaped_and_cut(script: Script, start_agent: StartAgent) -> None:
-    """Markup, terminal escapes and 100 KB from a server are text on every page, and little of it."""
+    """Markup, terminal escapes and 100 KB from a server are shown as short text on every page."""
     async with start_agent(script) as watched:
         result = await watched.result()
         run = f"/probes/hq-0/runs/{result.run}"
@@ -114,7 +114,7 @@ async def test_what_servers_say_is_escaped_and_cut(script: Script, start_agent: 
 
 @pytest.mark.parametrize(("script", "begins"), OVERLONG.values(), ids=OVERLONG)
 async def test_of_100_kb_the_beginning_is_shown(script: Script, begins: str, start_agent: StartAgent) -> None:
-    """Pages and JSON tell how an answer of 100 KB begins, as detail and in the dialogue, marked as cut."""
+    """Pages and JSON show the beginning of a 100 KB answer, in detail and dialogue, marked as cut."""
     async with start_agent(script) as watched:
         result = await watched.result()
         overview = await _page(watched.client, "/")
@@ -125,7 +125,7 @@ async def test_of_100_kb_the_beginning_is_shown(script: Script, begins: str, sta
     assert len(told["detail"]) < 400
     assert told["detail"].endswith("…")
     assert shown["last"]["detail"] == told["detail"]
-    assert html.escape(begins[1:], quote=True) in overview  # it begins with a capital there
+    assert html.escape(begins[1:], quote=True) in overview  # there it begins with a capital letter
     said = [line[10:] for line in told["transcript"] if line[9:10] == "S"]
     assert any(begins.rpartition(": ")[2] in line for line in said)
     assert said[-1].endswith("…")
@@ -134,7 +134,7 @@ async def test_of_100_kb_the_beginning_is_shown(script: Script, begins: str, sta
 
 
 async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None:
-    """A refused run is failed on the overview, with what the server said, and listed among the failures."""
+    """A failed run is failed on the overview, with the server's answer, and is among the failures."""
     async with start_agent(REFUSING) as watched:
         result = await watched.result()
         overview = await _page(watched.client, "/")
@@ -143,11 +143,11 @@ async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None
         assert f'Failing since <time datetime="{first}" data-exact>{first}</time> or earlier' in overview
         assert "In phase greeting: 554" in overview
         probe = await _page(watched.client, "/probes/hq-0")
-        assert probe.count(f"/probes/hq-0/runs/{result.run}") == 2  # under last failures and last runs
+        assert probe.count(f"/probes/hq-0/runs/{result.run}") == 2  # in both last failures and last runs
 
 
 async def test_names_of_the_machine_and_of_the_configuration_open_the_pages(start_agent: StartAgent) -> None:
-    """An agent is known by its machine's name and those in agent.hosts and agent.url, and by no other."""
+    """The pages open only under the machine's name and those in agent.hosts and agent.url."""
     names = {"hosts": ("mail.monitor.example",), "url": "https://Sonde.example:8443/mail"}
     async with start_agent(SOUND, **names) as watched:
         for host in (socket.gethostname(), "mail.monitor.example:8080", "sonde.example:8443"):
@@ -156,7 +156,7 @@ async def test_names_of_the_machine_and_of_the_configuration_open_the_pages(star
 
 
 async def test_a_hundred_runs_are_listed(start_agent: StartAgent) -> None:
-    """Of more runs the last hundred are on a probe's page, and the last hundred failures besides."""
+    """A probe's page lists the last hundred runs, and also the last hundred failures."""
     async with start_agent(REFUSING, interval="1h") as watched:
         ran = (await watched.result()).with_transcript()
         for number in range(110):
@@ -169,7 +169,7 @@ async def test_a_hundred_runs_are_listed(start_agent: StartAgent) -> None:
 
 
 async def test_a_row_has_a_line_of_its_latencies(start_agent: StartAgent) -> None:
-    """The overview draws how long the recent runs took: a line with a point for each cell of the strip."""
+    """Each row of the overview has a line of durations, with a point for each cell of the strip."""
     async with start_agent(SOUND) as watched:
         for _ in range(3):
             await watched.result()
@@ -180,7 +180,7 @@ async def test_a_row_has_a_line_of_its_latencies(start_agent: StartAgent) -> Non
 
 
 async def test_a_probe_says_its_deadline(start_agent: StartAgent) -> None:
-    """The time that a run may take is among the facts, and JSON has it in seconds."""
+    """A probe's page and its JSON have the deadline."""
     async with start_agent(SOUND) as watched:
         page = await _page(watched.client, "/probes/hq-0")
         assert "<dt>Deadline</dt><dd>1 s</dd>" in page
@@ -189,7 +189,7 @@ async def test_a_probe_says_its_deadline(start_agent: StartAgent) -> None:
 
 
 async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
-    """The form narrows the table by name, and to what is wrong."""
+    """The form filters the table by name and by problems."""
     async with start_agent(SOUND, probes=3) as watched:
         for _ in range(3):
             await watched.result()
@@ -201,7 +201,7 @@ async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
 
 
 async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: StartAgent) -> None:
-    """Two hundred routes are on the page, whose counts are of all; names find others, JSON has all."""
+    """The page shows 200 routes and counts all; a search finds the others, and JSON has all."""
     async with start_agent(SOUND, probes=250, interval="1h") as watched:
         page = await _page(watched.client, "/")
         assert page.count("data-route=") == 200
@@ -214,7 +214,7 @@ async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: Star
 
 
 async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
-    """A probe's page shows the runs of the route asked for, however many came of others, and finds each."""
+    """A probe's page shows the runs of the requested route, however many other routes have."""
     async with start_agent(SOUND, interval="1h") as watched:
         result = await watched.result()
         mine = result.with_transcript()
@@ -236,7 +236,7 @@ async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
 async def test_a_ledger_that_fails_is_told_in_words(
     start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the ledger cannot be read, a probe's page and a run's say so with 503, and the overview works."""
+    """If the ledger cannot be read, pages of probes and runs say so with 503; the overview works."""
 
     async def fail(*_: object) -> None:
         raise LedgerError("disk I/O error")
@@ -256,7 +256,7 @@ async def test_a_ledger_that_fails_is_told_in_words(
 
 
 async def test_errors_are_called_what_they_are(start_agent: StartAgent) -> None:
-    """What is not there, and what may not be asked, have their own titles; a refused method is told which."""
+    """Each kind of error has its own title, and a refused method is named."""
     async with start_agent(SOUND) as watched:
         missing = await watched.client.get("/probes/hq-1")
         assert missing.status_code == 404
@@ -271,7 +271,7 @@ async def test_errors_are_called_what_they_are(start_agent: StartAgent) -> None:
 async def test_pages_are_made_one_after_the_other(
     start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of forty views of a probe one is made at a time and twenty wait; the others are told to come again."""
+    """Of forty concurrent requests for a page, one runs, twenty wait, and the others get 503."""
     go_on, reads, most = asyncio.Event(), 0, 0
 
     async def slow(*_: object) -> list[object]:
@@ -289,7 +289,7 @@ async def test_pages_are_made_one_after_the_other(
             answer = await first
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert answer.json() == {"error": "the agent is busy with other requests; try again"}
-        assert (await watched.client.get("/")).status_code == 200  # it does not wait for the ledger
+        assert (await watched.client.get("/")).status_code == 200  # this one does not need the ledger
         go_on.set()
         statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
         assert (statuses.count(200), most) == (21, 1)
@@ -298,7 +298,7 @@ async def test_pages_are_made_one_after_the_other(
 async def test_probes_have_their_turn_while_a_page_is_made(
     start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop comes round while a page is rendered, so that no run waits for the whole of it."""
+    """While a page is rendered, the event loop runs other tasks, so no run waits for all of it."""
     rounds, rendered_in = 0, set()
 
     def instant(_: object) -> str:
@@ -324,7 +324,7 @@ async def test_probes_have_their_turn_while_a_page_is_made(
 async def test_a_new_agent_shows_the_last_runs_of_every_route(
     start_agent: StartAgent, tmp_path: Path
 ) -> None:
-    """After a restart each strip begins with its route's last runs, a slow one's beside many busy too."""
+    """After a restart, each strip starts with the last runs of its route, even for slow probes."""
     async with start_agent(SOUND, interval="1h") as watched:
         before = (await watched.result()).as_object()
     async with open_ledger(f"sqlite://{tmp_path}/ledger.db", SystemClock(), "earlier", "local") as ledger:

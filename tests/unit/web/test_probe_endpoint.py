@@ -1,4 +1,4 @@
-"""One run of a configured probe when Prometheus asks: what it tells, and what it refuses."""
+"""Runs of configured probes at Prometheus' request: the answers, and what is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def silence(peer: Peer) -> None:
 
 
 class Standing(SystemClock):
-    """A clock whose monotonic reading is what the test says."""
+    """A clock whose monotonic time is set by the test."""
 
     now = 1000.0
 
@@ -38,7 +38,7 @@ def _value(answer: httpx.Response, name: str) -> float:
 
 
 async def test_a_run_tells_what_blackbox_users_expect(start_agent: StartAgent) -> None:
-    """The answer has probe_success and probe_duration_seconds, and our own metrics of that run alone."""
+    """The answer has probe_success, probe_duration_seconds, and our own metrics of this run only."""
     async with start_agent(SOUND, probes=2) as watched:
         before = (await watched.client.get("/metrics")).text
         answer = await watched.client.get("/probe", params={"module": "hq-1"})
@@ -53,7 +53,7 @@ async def test_a_run_tells_what_blackbox_users_expect(start_agent: StartAgent) -
 
 
 async def test_a_failure_is_told_and_not_counted(start_agent: StartAgent) -> None:
-    """A failed run is probe_success 0 with status 200, and the agent's own counters do not move by it."""
+    """A failed run has probe_success 0 and status 200, and does not change the agent's counters."""
     async with start_agent(refuse) as watched:
         await watched.result()
         runs = watched.agent.runtime.state.probes["hq-0", "mail"].runs.total()
@@ -65,7 +65,7 @@ async def test_a_failure_is_told_and_not_counted(start_agent: StartAgent) -> Non
 
 
 async def test_a_fault_of_ours_is_no_outage(start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect in mailsonde fails the scrape, and has no probe_success that would read as an outage."""
+    """A defect in mailsonde fails the scrape, without a probe_success that would look like an outage."""
 
     async def broken(*_: object) -> None:
         raise RuntimeError("a defect")
@@ -78,7 +78,7 @@ async def test_a_fault_of_ours_is_no_outage(start_agent: StartAgent, monkeypatch
 
 
 async def test_what_is_not_configured_is_refused(start_agent: StartAgent) -> None:
-    """Another host, an unknown name, or what fits several probes is refused with what there is."""
+    """Unknown hosts and names, and ambiguous requests, are refused with the list of choices."""
     async with start_agent(SOUND, probes=2) as watched:
         for query in (
             "",
@@ -95,7 +95,7 @@ async def test_what_is_not_configured_is_refused(start_agent: StartAgent) -> Non
 
 
 async def test_a_run_ends_before_prometheus_gives_up(start_agent: StartAgent) -> None:
-    """A server that says nothing is a failed run in time for the answer, whatever its own deadline is."""
+    """If a server does not answer, the run fails before Prometheus' timeout, whatever its deadline."""
     async with start_agent(silence) as watched:
         patience = {"x-prometheus-scrape-timeout-seconds": "0.7"}
         answer = await watched.client.get("/probe?module=hq-0", headers=patience)
@@ -104,7 +104,7 @@ async def test_a_run_ends_before_prometheus_gives_up(start_agent: StartAgent) ->
 
 
 async def test_one_run_at_a_time(start_agent: StartAgent) -> None:
-    """While a run is under way another of the same probe is told to try again."""
+    """While a run is in progress, another request for the same probe is told to retry."""
     async with start_agent(silence) as watched:
         patience = {"x-prometheus-scrape-timeout-seconds": "1"}
         asked = [watched.client.get("/probe?module=hq-0", headers=patience) for _ in range(3)]
@@ -116,7 +116,7 @@ async def test_one_run_at_a_time(start_agent: StartAgent) -> None:
 async def test_who_asks_again_soon_gets_the_same_answer(
     interval: str, pause: float, start_agent: StartAgent
 ) -> None:
-    """Nobody can make the agent log in again and again: for a while a run's answer is for all who ask."""
+    """Clients cannot cause repeated logins: for a while, a run's answer is reused."""
     clock = Standing()
     async with start_agent(SOUND, interval=interval, clock=clock) as watched:
         first = await watched.client.get("/probe?module=hq-0")
@@ -130,14 +130,14 @@ async def test_who_asks_again_soon_gets_the_same_answer(
 
 
 async def test_another_probe_does_not_wait(start_agent: StartAgent) -> None:
-    """A run of one probe says nothing of another, which is run when it is asked for."""
+    """A run of one probe does not delay or answer requests for another."""
     async with start_agent(SOUND, probes=2, interval="1h") as watched:
         for name in ("hq-0", "hq-1"):
             assert f'probe="{name}"' in (await watched.client.get(f"/probe?module={name}")).text
 
 
 async def test_a_run_cut_short_by_one_is_no_outage_for_others(start_agent: StartAgent) -> None:
-    """Who waits for 100 ms alone is told of a timeout; others are told to come again, and then get a run."""
+    """A timeout caused by one client's limit of 100 ms is not reported to other clients."""
     clock = Standing()
 
     async def late(peer: Peer) -> None:
@@ -157,7 +157,7 @@ async def test_a_run_cut_short_by_one_is_no_outage_for_others(start_agent: Start
 
 @pytest.mark.parametrize(("site", "status"), [("cross-site", 403), ("same-origin", 200), ("none", 200)])
 async def test_a_page_of_another_site_runs_nothing(site: str, status: int, start_agent: StartAgent) -> None:
-    """A browser that asks for a foreign page is refused; who follows a link here, or types it, is not."""
+    """Requests from other sites' pages are refused; following a link or typing the address works."""
     async with start_agent(SOUND, interval="1h") as watched:
         answer = await watched.client.get("/probe?module=hq-0", headers={"sec-fetch-site": site})
         assert answer.status_code == status

@@ -1,4 +1,4 @@
-"""Who gets a connection, and who has to go for others."""
+"""The limits on connections and unread answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGE = 20_000_000
 
 
 class Slow:
-    """An application with an answer that waits to be let go, and a large one."""
+    """An application with an answer that waits for permission, and a large one."""
 
     def __init__(self) -> None:
         self.asked, self.go = asyncio.Event(), asyncio.Event()
@@ -57,7 +57,7 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Slow, int
     ids=["silent", "half a request", "kept alive", "not reading"],
 )
 async def test_idle_connections_keep_nobody_out(slow: tuple[Slow, int], said: bytes) -> None:
-    """With three times the connections that there may be, all held without a use, a scrape is answered."""
+    """With three times the maximum of connections, all idle, a scrape is still answered."""
     _, port = slow
     writers = []
     for _ in range(3 * MOST):
@@ -73,7 +73,7 @@ async def test_idle_connections_keep_nobody_out(slow: tuple[Slow, int], said: by
 async def test_unread_answers_take_bounded_memory(
     slow: tuple[Slow, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many that do not read what they asked for the first are given up, and the last get all of it."""
+    """If many clients do not read their answers, the first are dropped; the last get all of theirs."""
     monkeypatch.setattr(serving, "MOST_UNREAD", 3.5 * LARGE)
     _, port = slow
     crowd = []
@@ -92,7 +92,7 @@ async def test_unread_answers_take_bounded_memory(
 
 
 async def test_an_answer_in_the_making_is_not_given_up_for_idle_connections(slow: tuple[Slow, int]) -> None:
-    """A request that is being worked on gets its answer, however many connect meanwhile."""
+    """A request in progress gets its answer, however many clients connect meanwhile."""
     made, port = slow
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         answer = asyncio.create_task(client.get("/slow"))
@@ -105,7 +105,7 @@ async def test_an_answer_in_the_making_is_not_given_up_for_idle_connections(slow
 
 
 async def test_who_connects_early_waits() -> None:
-    """Nobody is refused from the moment that the port is taken: who says it is ready can be reached."""
+    """Once the port is bound, early connections wait and are not refused."""
     bound = bind("127.0.0.1", 0)
     with socket.create_connection(bound.getsockname(), timeout=10) as early:
         early.sendall(b"GET / HTTP/1.0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The status text: one sentence for each state that mail can be in."""
+"""The status text: one sentence for each possible state of mail."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: 
     ],
 )  # fmt: skip
 def test_each_way_that_mail_can_stand(last: dict[str, Any] | None, expected: str) -> None:
-    """The sentence says where mail is and names the places before and after it."""
+    """The sentence says where mail is, between which two places."""
     assert _told(last, flight=Flight(0, 0.0, None)) == expected
 
 
@@ -81,12 +81,12 @@ def test_the_longest_hop_is_named() -> None:
     ],
 )
 def test_when_mail_is_late(flight: Flight, is_overdue: bool) -> None:
-    """Mail is late when it takes twice as long as any of the latest, but never within 5 s."""
+    """Mail is late after twice the longest recent delivery, but never within 5 s."""
     assert flight.is_overdue == is_overdue
 
 
 def test_late_mail_is_told_before_the_last_run() -> None:
-    """Late mail matters more than the last arrival."""
+    """Late mail takes precedence over the last arrival."""
     assert _told(run(**DELIVERED), flight=Flight(3, 42.0, 3.2)) == (
         "Mail is late: 3 messages have been between submission and mailbox canary for 42 s; "
         "recent ones took at most 3.2 s."
@@ -112,12 +112,12 @@ def test_late_mail_is_told_before_the_last_run() -> None:
 def test_mail_is_not_past_a_server_that_has_not_accepted_it(
     last: dict[str, Any] | None, flight: Flight, expected: str
 ) -> None:
-    """Only accepted messages are told as being behind the submission server."""
+    """Only accepted messages are described as past the submission server."""
     assert _told(last, flight=flight) == expected
 
 
 def test_other_kinds_tell_what_failed() -> None:
-    """The status text of a probe that sends no mail is about its last run."""
+    """For a probe that sends no mail, the status text is about its last run."""
     assert sentence(run(), target="mail") == "All ok: the last run took 250 ms."
     told = sentence(run("certificate_expiring"), target="mail")
     assert told.startswith("Warning: ")
@@ -133,7 +133,7 @@ def test_other_kinds_tell_what_failed() -> None:
      (7200, "2 h"), (9000, "2 h 30 min")],
 )  # fmt: skip
 def test_durations_for_people(seconds: float, shown: str) -> None:
-    """Durations have a readable unit and the significant digits."""
+    """Durations have a readable unit and significant digits."""
     assert duration(seconds) == shown
 
 
@@ -143,5 +143,5 @@ def test_durations_for_people(seconds: float, shown: str) -> None:
      (99_999, 100_000, "99.9 % of 100,000"), (0, 3, "0 % of 3")],
 )  # fmt: skip
 def test_only_all_is_100_per_cent(part: int, whole: int, shown: str) -> None:
-    """A single loss among very many still shows."""
+    """A single loss among very many messages still shows."""
     assert share(part, whole) == shown
