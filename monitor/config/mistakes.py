@@ -60,7 +60,7 @@ def _location(loc: tuple[int | str, ...], document: Document) -> Location:
     parts = [part for part in loc if part != "[key]"]
     if len(parts) > 2 and parts[0] == "probes" and parts[2] in KINDS:
         del parts[2]
-    if isinstance(parts[-1], int) and tuple(parts) not in document.lines:
+    if parts and isinstance(parts[-1], int) and tuple(parts) not in document.lines:
         del parts[-1]
     return tuple(parts)
 
