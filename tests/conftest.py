@@ -1,4 +1,4 @@
-"""Real servers for tests: shared ones for the session, and factories for tests that disturb theirs."""
+"""Real servers for tests: shared ones for the session, and factories for tests that need their own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.real_servers.tried import pytest_terminal_summary
 
 __all__ = ["pytest_terminal_summary"]  # hooks that pytest finds here
 
-# A time limit would test the machine, and not the code.
+# A time limit would test the machine, not the code.
 hypothesis.settings.register_profile("mailsonde", deadline=None)
 hypothesis.settings.load_profile("mailsonde")
 
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[str], Path]]:
-    """Make directories that servers can enter under users of their own, unlike pytest's, which are root's."""
+    """Make directories that servers can enter as their own users; pytest's belong to root."""
     with tempfile.TemporaryDirectory(prefix="mailsonde-tests-") as root:
         Path(root).chmod(0o755)
         yield lambda name: Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
@@ -54,7 +54,7 @@ def server_tls(certificate_authority: trustme.CA, server_directory: Callable[[st
 
 @pytest.fixture(scope="session")
 def dovecot(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Dovecot]:
-    """A Dovecot that tests share; they leave no message behind that others could mistake for theirs."""
+    """A Dovecot that tests share; each test must remove its messages."""
     server = Dovecot(server_directory("dovecot"), server_tls)
     yield server
     server.stop()
@@ -113,7 +113,7 @@ def start_relay() -> Iterator[Callable[..., Relay]]:
 
 @pytest.fixture
 def start_greylist() -> Iterator[Callable[[float], Greylist]]:
-    """Start a policy server for one test, which greylists for as many seconds as said."""
+    """Start a policy server for one test, which greylists for the given seconds."""
     with ExitStack() as stack:
         yield lambda seconds: stack.enter_context(Greylist(seconds))
 

@@ -1,4 +1,4 @@
-"""What an installed mailsonde can do without its checkout."""
+"""The wheel contains everything that an installed mailsonde needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel, and lay it out as an installation would."""
+    """Build the wheel, and unpack it like an installation."""
     directory = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", directory, ROOT], check=True, capture_output=True)
@@ -39,7 +39,7 @@ def _run(installed: Path, *arguments: str, cwd: Path) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("what", ["alerts", "dashboards", "prometheus"])
 def test_installed_mailsonde_renders(installed: Path, tmp_path: Path, what: str) -> None:
-    """Rules, dashboards, the Prometheus configuration and the examples come from the wheel alone."""
+    """Rules, dashboards, the Prometheus configuration and the examples are in the wheel."""
     example = installed / "monitor" / "_shipped" / "config" / "minimal.yaml"
     done = _run(installed, "render", what, "--config", str(example), "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -48,13 +48,13 @@ def test_installed_mailsonde_renders(installed: Path, tmp_path: Path, what: str)
 
 
 def test_wheel_takes_only_its_own_names(installed: Path) -> None:
-    """The wheel puts two packages into an installation, and no folder named config, alerts or tests."""
+    """The wheel installs two packages, and no folder named config, alerts or tests."""
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"monitor", "probes"}
 
 
 def test_the_live_page_is_in_the_wheel(installed: Path) -> None:
-    """Templates, scripts, styles and the licence of what is vendored come with the wheel."""
+    """The wheel has the templates, scripts, styles and the licence of vendored code."""
     source = ROOT / "monitor/web"
     parts = {
         path.relative_to(source) for folder in ("static", "templates") for path in (source / folder).iterdir()

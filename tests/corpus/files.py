@@ -1,4 +1,4 @@
-"""Reports of mail systems and mail that only looks like them, written after the real forms, one file each."""
+"""Bounces, and mail that only looks like them, modelled on real ones, one file each."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def text(folder: str, name: str) -> str:
 
 
 def octets(folder: str, name: str) -> bytes:
-    """Return a file as a mailbox stores it, with CRLF line ends."""
+    """Return a file as stored in a mailbox, with CRLF line ends."""
     return text(folder, name).replace("\n", "\r\n").encode()

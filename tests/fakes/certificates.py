@@ -1,4 +1,4 @@
-"""Chains of certificates with validity and keys as a test wants them."""
+"""Chains of certificates with any validity and keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FAR = timedelta(days=400)
 
 
 def in_days(days: float) -> datetime:
-    """Return that time from now, in whole seconds as certificates have them."""
+    """Return that time from now, in whole seconds as in certificates."""
     return datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
 
 
@@ -46,9 +46,9 @@ def certify(
     not_after: datetime | None = None,
     key: Key | None = None,
 ) -> Certified:
-    """Return a certificate; without an issuer it signs itself, and a leaf is for 127.0.0.1.
+    """Return a certificate, self-signed without an issuer; a leaf is for 127.0.0.1.
 
-    Its common name is ``name``, or ``subject`` where that is given.
+    Its common name is ``name``, or ``subject`` if given.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     common_name = name if subject is None else subject
@@ -80,6 +80,6 @@ def chain_context(folder: Path, leaf: Certified, *intermediates: Certified) -> s
     certificates.write_bytes(b"".join(each.pem for each in (leaf, *intermediates)))
     key.write_bytes(leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # else it would refuse to send a weak key
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # otherwise OpenSSL refuses to use a weak key
     context.load_cert_chain(certificates, key)
     return context

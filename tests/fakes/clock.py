@@ -1,4 +1,4 @@
-"""A clock that stands still until somebody sleeps, and then is there at once."""
+"""A clock that stands still until somebody sleeps, and then jumps ahead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class InstantClock:
-    """Sleeping moves this clock on without waiting, so that hours pass in a test's milliseconds."""
+    """Sleeping moves this clock without waiting, so that hours pass in milliseconds."""
 
     def __init__(self, boot: str = "boot-1", wall: float = 1_700_000_000.0) -> None:
         self.boot = boot

@@ -1,4 +1,4 @@
-"""A DNS server on 127.0.0.1 whose every answer a test writes, over UDP and TCP on one port."""
+"""A DNS server on 127.0.0.1 with scripted answers over UDP and TCP on one port."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def zone(*records: str) -> Script:
 
 @dataclass
 class DnsServer:
-    """A running server: its port, and what it was asked, in order."""
+    """A running server: its port, and the queries that it received, in order."""
 
     port: int
     asked_over_udp: list[dns.message.Message] = field(default_factory=list)
@@ -93,7 +93,7 @@ class _Udp(asyncio.DatagramProtocol):
 
 @asynccontextmanager
 async def dns_server(over_udp: Script, over_tcp: Script | None = None) -> AsyncIterator[DnsServer]:
-    """Serve two scripts; without ``over_tcp`` nothing listens there, and with no reply it hangs up."""
+    """Serve two scripts. Without ``over_tcp`` TCP is refused; without a reply the server hangs up."""
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))  # holds the port for both
     server = DnsServer(listener.getsockname()[1])

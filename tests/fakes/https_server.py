@@ -1,4 +1,4 @@
-"""An https server on 127.0.0.1 whose every answer a test writes."""
+"""An https server on 127.0.0.1 with scripted answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Answer = bytes | Iterable[bytes] | None
 
 @dataclass
 class HttpsServer:
-    """A running server: its port, and the requests that it got, each as ``HOST METHOD PATH``."""
+    """A running server: its port, and the requests that it received, each as ``HOST METHOD PATH``."""
 
     port: int
     requests: list[str] = field(default_factory=list)
@@ -23,7 +23,7 @@ class HttpsServer:
 
 
 def page(body: bytes | str, status: str = "200 OK", *headers: str) -> bytes:
-    """Return a whole response."""
+    """Return a complete response."""
     content = body.encode() if isinstance(body, str) else body
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", *headers, "Connection: close"]
     return "\r\n".join([*head, "", ""]).encode() + content
@@ -37,7 +37,7 @@ def redirect(where: str) -> bytes:
 async def https_server(
     context: ssl.SSLContext, answer: Callable[[str], Answer]
 ) -> AsyncIterator[HttpsServer]:
-    """Serve what ``answer`` gives for ``HOST METHOD PATH``; without an answer, stay silent."""
+    """Serve the result of ``answer`` for ``HOST METHOD PATH``; if there is none, stay silent."""
     served: set[asyncio.Task[None]] = set()
     server = HttpsServer(0)
 
@@ -57,7 +57,7 @@ async def https_server(
                 writer.write(chunk)
                 await writer.drain()
                 server.sent += len(chunk)
-        except (OSError, EOFError):  # the client had enough
+        except (OSError, EOFError):  # the client hung up
             pass
         finally:
             writer.transport.abort()

@@ -1,4 +1,4 @@
-"""An IMAP server in memory that does what a test tells it to at the worst moment."""
+"""An IMAP server in memory that can misbehave at any moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fakes.scripted_server import Peer
 
 @dataclass
 class StoredFolder:
-    """A folder: its messages by uid, and those that carry ``\\Deleted``."""
+    r"""A folder: its messages by uid, and those with the flag ``\Deleted``."""
 
     uid_validity: int | None = 7
     messages: dict[int, bytes] = field(default_factory=dict)
@@ -20,7 +20,7 @@ class StoredFolder:
     claimed_uid_next: int | None = None
 
     def add(self, raw: bytes) -> int:
-        """Store a message, and return its uid."""
+        """Store a message and return its uid."""
         uid, self.uid_next = self.uid_next, self.uid_next + 1
         self.messages[uid] = raw
         return uid
@@ -28,12 +28,12 @@ class StoredFolder:
 
 @dataclass
 class ImapServer:
-    """Serves ``folders``; ``before`` is called with each command's words before it is answered.
+    """Serves ``folders``; ``before`` is called with the words of each command before the answer.
 
-    What it raises ends the connection, after the server has said what it was raised with. What it
-    returns is the tagged answer in place of OK. New messages are told of with the answer to any
-    command, unless the server is ``quiet``. ``listing`` is what LIST answers in place of the folders.
-    ``unasked`` lines go out with the next answer: before its tagged line, or behind that if ``is_late``.
+    If it raises, the server sends the exception's text and ends the connection. What it returns replaces the
+    tagged OK. New messages are announced in the answer to any command, unless the server is ``quiet``.
+    ``listing`` replaces the answer to LIST. ``unasked`` lines go out with the next answer, before its tagged
+    line, or after it if ``is_late``.
     """
 
     folders: dict[str, StoredFolder] = field(
@@ -141,7 +141,7 @@ def _is_in(uid: int, uids: str, folder: StoredFolder) -> bool:
     for part in uids.split(","):
         low, _, high = part.partition(":")
         if high == "*" and (uid >= int(low) or uid == max(folder.messages, default=0)):
-            return True  # as RFC 9051 section 9 has it: n:* always has the last message
+            return True  # RFC 9051 section 9: n:* always includes the last message
         if high != "*" and int(low) <= uid <= int(high or low):
             return True
     return False

@@ -1,4 +1,4 @@
-"""A mailbox in memory, read through sessions that behave as a POP3 server's: a snapshot at login."""
+"""A mailbox in memory, with sessions like those of a POP3 server: a snapshot at login."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Stored:
 
 @dataclass
 class FakeMailbox:
-    """What the mailbox holds, and what sessions did to it. Each login and each command takes time."""
+    """The content of the mailbox, and what sessions did to it. Each login and command takes time."""
 
     clock: InstantClock
     command_seconds: float = 0.01

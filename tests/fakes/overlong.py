@@ -1,4 +1,4 @@
-"""SMTP servers that say 100 KB where a line would do, with markup and terminal escapes in it."""
+"""SMTP servers that send 100 KB, with markup and terminal escapes, where one line is expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions of our POP3 client with a server that follows a script."""
+"""Sessions of our POP3 client with a scripted server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode())
 
 
 def capa(*capabilities: str) -> tuple[bytes, bytes]:
-    """Return the step of a dialogue in which CAPA is answered."""
+    """Return the step of a dialogue that answers CAPA."""
     return b"CAPA", "\r\n".join(["+OK", *capabilities, "."]).encode()
 
 
@@ -38,7 +38,7 @@ async def enter(
     password: str = PASSWORD,
     **options: Any,
 ) -> Pop3Session:
-    """Log in to ``server``, which is configured with ``options``."""
+    """Log in to ``server``, configured with ``options``."""
     clock = clock or InstantClock()
     configured = server.settings("pop3", **options)
     phases = phases or PhaseTimer(clock)
@@ -48,14 +48,14 @@ async def enter(
 
 @asynccontextmanager
 async def entered(script: Script, **options: Any) -> AsyncIterator[Pop3Session]:
-    """Yield a session that is logged in; the block must leave it closed."""
+    """Yield a session that is logged in; the block must close it."""
     async with scripted_server(script) as server:
         yield await enter(server, **options)
         await server.peer_closed()
 
 
 async def fault_of_entering(script: Script, **options: Any) -> ProbeFault:
-    """Return the fault of a login, after which the connection is closed."""
+    """Return the fault of a login; the connection is closed after it."""
     async with scripted_server(script) as server:
         with pytest.raises(ProbeFault) as caught:
             await enter(server, **options)

@@ -1,4 +1,4 @@
-"""A line server on 127.0.0.1 that follows a script, so that tests decide every octet and every silence."""
+"""A scripted line server on 127.0.0.1, so that tests control every octet and every silence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LARGEST_READ = 2**20
 
 
 class Peer:
-    """The server's end of one connection, with the verbs that scripts are written in."""
+    """The server's end of one connection, with the operations for scripts."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -38,14 +38,14 @@ class Peer:
         await self.chunks(b"".join(line + b"\r\n" for line in lines))
 
     async def chunks(self, *chunks: bytes) -> None:
-        """Send octets as they are, each chunk by itself."""
+        """Send octets unchanged, with each chunk sent separately."""
         for chunk in chunks:
             self._writer.write(chunk)
             await self._writer.drain()
             await asyncio.sleep(0)
 
     async def expect(self, pattern: bytes) -> bytes:
-        """Read a line, and hold it against a regular expression."""
+        """Read a line, and compare it with a regular expression."""
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
             raise ConnectionError("the client went away")
@@ -54,17 +54,17 @@ class Peer:
         return self.received[-1]
 
     async def octets(self) -> bytes:
-        """Read what comes next, such as the first message of a TLS handshake, and leave it unrecorded."""
+        """Read the next octets, such as the first message of a TLS handshake, without recording them."""
         return await self._reader.read(_LARGEST_READ)
 
     async def start_tls(self, context: ssl.SSLContext) -> ssl.SSLObject:
-        """Do the server's part of a TLS handshake; return what it agreed on."""
+        """Do the server's part of a TLS handshake; return the connection's parameters."""
         await self._writer.start_tls(context)
         encrypted: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
         return encrypted
 
     async def flood(self, chunk: bytes) -> None:
-        """Send the same chunk until the client has enough."""
+        """Send the same chunk until the client closes the connection."""
         while True:
             await self.chunks(chunk)
 
@@ -73,7 +73,7 @@ class Peer:
         self._writer.close()
 
     async def reset(self) -> None:
-        """Close the connection with a reset, where what was received allows it."""
+        """Close the connection with a reset, if the received data allows it."""
         self._writer.transport.abort()
 
     async def until_closed(self) -> None:
@@ -107,7 +107,7 @@ class ScriptedServer:
         password: str = PASSWORD,
         **options: Any,
     ) -> ServerSettings:
-        """Return what a client needs to come here; the certificates' authority is trusted."""
+        """Return settings for a client of this server; the certificate's authority is trusted."""
         options.setdefault("timeout", "2s")
         made = ServerSettings.model_validate(
             {"protocol": protocol, "host": "127.0.0.1", "port": self.port, "tls": tls, **options}
@@ -121,7 +121,7 @@ class ScriptedServer:
         )
 
     async def peer_closed(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109 # a test's patience
-        """Wait until the client closed its connection; TimeoutError if it does not."""
+        """Wait until the client has closed its connection; raises TimeoutError if it does not."""
         async with asyncio.timeout(timeout):
             await self._closed.wait()
 
@@ -135,14 +135,14 @@ class ScriptedServer:
             await peer.until_closed()
         except AssertionError as mismatch:
             self._mismatches.append(mismatch)
-        except (OSError, EOFError):  # the client closed or refused, which is what many tests are about
+        except (OSError, EOFError):  # the client closed or refused, as in many tests
             pass
         finally:
             writer.transport.abort()
             self._closed.set()
 
     def judge(self) -> None:
-        """Raise what did not go as the script says."""
+        """Raise the first deviation from the script."""
         if self._mismatches:
             raise self._mismatches[0]
 
@@ -177,7 +177,7 @@ def server_context(authority: trustme.CA, *names: str, not_after: datetime | Non
 
 
 def on_each_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test that runs on asyncio's own loop, and again on uvloop's."""
+    """Run a test on asyncio's own loop, and again on uvloop's."""
 
     @wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

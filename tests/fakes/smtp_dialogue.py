@@ -1,4 +1,4 @@
-"""Sessions of our SMTP client with a server that follows a script."""
+"""Sessions of our SMTP client with a scripted server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTENT = b"Subject: x\r\n\r\n.dot\r\n..\r\nend\r\n"
 
 
 class Attempt:
-    """One submission, and what came of it."""
+    """One submission and its result."""
 
     def __init__(self, content: bytes = CONTENT) -> None:
         self.content = content
@@ -51,7 +51,7 @@ class Attempt:
             await session.quit()
 
     async def fault(self, server: ServerSettings) -> ProbeFault:
-        """Submit the message, which fails, and return the fault."""
+        """Submit the message, which must fail, and return the fault."""
         with pytest.raises(ProbeFault) as caught:
             await self.run(server)
         assert PASSWORD not in str(caught.value)
@@ -60,7 +60,7 @@ class Attempt:
 
 
 async def fault_of(script: Script, **settings: Any) -> ProbeFault:
-    """Return what a client meets in front of ``script``, which has to see the connection closed."""
+    """Return the fault of a client of ``script``, which must see the connection closed."""
     async with scripted_server(script) as server:
         fault = await Attempt().fault(server.settings("smtp", **settings))
         await server.peer_closed()
@@ -68,7 +68,7 @@ async def fault_of(script: Script, **settings: Any) -> ProbeFault:
 
 
 async def until_dot(peer: Peer) -> None:
-    """Take the content of a message."""
+    """Read the content of a message."""
     while await peer.expect(rb".*") != b".":
         pass
 

@@ -1,4 +1,4 @@
-"""Numbers in text that people or servers write consist of ASCII digits, as their formats say."""
+"""Numbers in text from people or servers must be ASCII digits, as their formats say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _faults(tree: ast.Module) -> Iterator[int]:
 
 
 def test_digits_are_ascii_everywhere() -> None:
-    r"""No module takes a full-width or Arabic digit for a number: ``\d`` and str.isdecimal would."""
+    r"""No module accepts full-width or Arabic digits, as ``\d`` and str.isdecimal would."""
     found = {
         f"{path.relative_to(ROOT)}:{line}"
         for path in MODULES
@@ -55,13 +55,13 @@ def test_check_finds_what_it_looks_for(code: str) -> None:
 
 @pytest.mark.parametrize("text", ["１s", "1２s", "٣m", "1.５s"])
 def test_duration_of_other_digits_is_refused(text: str) -> None:
-    """A duration has ASCII digits, which is what the schema for editors says as well."""
+    """A duration must have ASCII digits, as the schema for editors says."""
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 
 def test_other_settings_of_other_digits_are_refused() -> None:
-    """Ports and percentages have ASCII digits, host names ASCII letters: K (U+212A) is no k, ſ no s."""
+    """Ports and percentages need ASCII digits, and host names ASCII letters: K (U+212A) is not k."""
     with pytest.raises(ValueError, match="must be HOST:PORT"):
         parse_listen("127.0.0.1:９７２５")
     with pytest.raises(ValueError, match="objective"):

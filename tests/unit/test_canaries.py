@@ -108,7 +108,7 @@ def _inherited_names() -> Iterator[str]:
 
 
 def test_every_private_name_has_a_canary() -> None:
-    """The code uses no private name of a library that is not listed in this file."""
+    """The code uses no private name of a library without a canary in this file."""
     assert {*_undefined_names(), *_inherited_names()} == PRIVATE, (
         "Use the library's documented interface. If there is none, add a canary and list the name in "
         "PRIVATE. Remove names that are no longer used."
@@ -254,7 +254,7 @@ def test_twisted_keeps_half_a_line_and_the_recipients() -> None:
 
 
 def test_sqlalchemys_rows_are_mappings() -> None:
-    """SQLAlchemy has `Row._mapping`. It is documented; the underscore avoids clashes with column names."""
+    """SQLAlchemy has `Row._mapping`. It is documented; the underscore avoids clashes with columns."""
     with create_engine("sqlite://").connect() as connection:
         row = connection.execute(text("SELECT 1 AS a, 'x' AS b")).one()
     assert dict(row._mapping) == {"a": 1, "b": "x"}, advice(
@@ -267,7 +267,7 @@ def test_sqlalchemys_rows_are_mappings() -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="get_verified_chain is documented there")
 def test_ssl_has_the_verified_chain(tmp_path: Path) -> None:
-    """Before 3.13, `SSLObject._sslobj` has the chain that was verified, also after a failed verification."""
+    """Before 3.13, `SSLObject._sslobj` has the verified chain, even after a failed verification."""
     root = certify("root")
     leaf = certify("localhost", root, is_ca=False)
     (tmp_path / "ca.pem").write_bytes(root.pem)

@@ -1,4 +1,4 @@
-"""What people read is true: links lead somewhere, names exist, command lines parse, references are fresh."""
+"""The documentation is correct: links work, names exist, commands parse, and references are up to date."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def relative(path: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that a rendered page has: its headings in lower case, with dashes for spaces."""
+    """Return the anchors of a rendered page: its headings in lower case, with dashes for spaces."""
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Each relative link names a file that is there, and a heading that it has."""
+    """Each relative link leads to an existing file and heading."""
     for link in _LINK.findall(_FENCE.sub("", page.read_text())):
         if "://" in link or link.startswith("mailto:"):
             continue
@@ -61,14 +61,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_generated_pages_are_what_the_code_says() -> None:
-    """Nobody reads a reference that is older than the code."""
+    """The generated reference is up to date."""
     command = [sys.executable, str(DOCS / "generate.py"), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_every_setting_is_documented() -> None:
-    """Each setting is in the reference under its part, and in the example with its place in the file."""
+    """Each setting is in the reference and, in its place, in the example."""
     reference = (DOCS / "reference" / "settings.md").read_text()
     example = (ROOT / "config" / "example.yaml").read_text()
     for definition in Configuration.model_json_schema(by_alias=True)["$defs"].values():
@@ -78,7 +78,7 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_every_default_is_documented() -> None:
-    """Each default in the reference is the one that applies; only prose and "none" stand for what depends."""
+    """Each default in the reference applies; only prose and "none" stand for variable ones."""
     section, shown = "", {}
     for line in (DOCS / "reference" / "settings.md").read_text().splitlines():
         if line.startswith("## "):
@@ -98,14 +98,14 @@ def test_every_default_is_documented() -> None:
 
 
 def test_every_reason_is_documented() -> None:
-    """Each reason that a run can end with is explained, with its outcome."""
+    """Each possible reason of a run is explained, with its outcome."""
     reference = (DOCS / "reference" / "reasons.md").read_text()
     for reason in Reason:
         assert f"| `{reason}` | {reason.outcome} | {reason.meaning} |" in reference
 
 
 def test_every_check_is_documented() -> None:
-    """Each check that can have a finding is explained, with its severities, its source and its remedy."""
+    """Each check is explained, with its severities, source and remedy."""
     reference = (DOCS / "reference" / "checks.md").read_text()
     for check in Check:
         severities = ", ".join(check.severities)
@@ -114,13 +114,13 @@ def test_every_check_is_documented() -> None:
 
 
 def metrics() -> set[str]:
-    """Return the names on the reference page: a histogram without suffixes, a counter with its own."""
+    """Return the names on the reference page: histograms without suffixes, counters with their own."""
     reference = (DOCS / "reference" / "metrics.md").read_text()
     return set(re.findall(r"^\| `(mailsonde_\w+)` \|", reference, re.MULTILINE))
 
 
 def test_every_metric_is_documented() -> None:
-    """Each name in the collector's code is in the reference, also one that is exported only now and then."""
+    """Each metric name in the collector's code is in the reference, even if it is rarely exported."""
     tree = ast.parse((ROOT / "monitor" / "collector.py").read_text())
     constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     named = {text for text in constants if isinstance(text, str) and re.fullmatch(r"mailsonde_\w+", text)}
@@ -132,13 +132,13 @@ def test_every_metric_is_documented() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_no_page_names_a_metric_that_does_not_exist(page: Path) -> None:
-    """Whoever copies a name from a page finds a series under it."""
+    """Every metric name on a page exists."""
     for name in _METRIC.findall(page.read_text()):
         assert _HISTOGRAM_SERIES.sub("", name) in metrics() or name in metrics(), name
 
 
 def test_every_alert_is_documented() -> None:
-    """Each alert has its section and a runbook, and each threshold is told with an alert that it decides."""
+    """Each alert has a section and a runbook, and each threshold is shown with an alert that uses it."""
     templates = "".join(path.read_text() for path in (ROOT / "alerts").glob("*.j2"))
     names = set(re.findall(r"\bMailsonde[A-Z]\w+", templates))
     page = (DOCS / "reference" / "alerts.md").read_text()
@@ -153,7 +153,7 @@ def test_every_alert_is_documented() -> None:
 def parse(line: str) -> None:
     """Parse a command line as the command would, without running it; raises click.UsageError."""
     words = re.sub(r"\s[#>|] .*$", "", line).replace("\\|", "|").replace("[", "").replace("]", "").split()
-    arguments = [word.partition("|")[0] for word in words[1:]]  # of alternatives, the first
+    arguments = [word.partition("|")[0] for word in words[1:]]  # the first of the alternatives
     with click.Context(main) as context:
         _, command, rest = main.resolve_command(context, arguments)
         assert command is not None
@@ -162,10 +162,10 @@ def parse(line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_command_lines_parse(page: Path) -> None:
-    """Each command line can be typed as it is shown; in a sentence, one may leave out what is required."""
+    """Each command line is valid as shown; in a sentence, required parts may be missing."""
     text = page.read_text()
     for line in _TYPED_IN_A_BLOCK.findall(text):
-        if "`" not in line and not line.endswith("."):  # else a sentence that goes on in a list
+        if "`" not in line and not line.endswith("."):  # not a sentence that continues in a list
             parse(line)
     for line in _TYPED_INLINE.findall(text):
         try:

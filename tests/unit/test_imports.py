@@ -1,4 +1,4 @@
-"""Who imports what: the tables of docs/develop.md, held against every import.
+"""Checks every import against the tables in docs/develop.md.
 
 ``pytest -s tests/unit/test_imports.py`` prints the rooms with their floors, the circles of imports, and the
 lengths of functions and files.
@@ -25,7 +25,7 @@ Graph = Mapping[str, Iterable[str]]
 
 
 def table(head: str) -> list[tuple[list[str], list[str]]]:
-    """Return the names in the first and in the last column of each row of the page's table under ``head``."""
+    """Return the first and last column of each row of the page's table under ``head``."""
     rows = PAGE.partition(f"{head}\n")[2].partition("\n\n")[0].splitlines()[1:]
     cells = [row.strip("|").split("|") for row in rows]
     return [(re.findall(r"`([^`]+)`", row[0]), re.findall(r"`([^`]+)`", row[-1])) for row in cells]
@@ -52,11 +52,11 @@ def parsed(root: Path) -> dict[str, ast.Module]:
 
 
 def graph_of(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
-    """Return the paths of the modules that each module imports by itself."""
+    """Return the paths of the modules that each module imports itself."""
     paths = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in trees}
 
     def module(name: str) -> str | None:
-        """Return the module that ``name`` is, or is defined in."""
+        """Return the module with this name, or the one that defines it."""
         while name not in paths and "." in name:
             name = name.rpartition(".")[0]
         return paths.get(name)
@@ -67,7 +67,7 @@ def graph_of(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
 
 
 def room_of(path: str) -> str:
-    """Return the room of a file: its own row of the table, or else that of its folder."""
+    """Return the room of a file: its own row of the table, or that of its folder."""
     return path if path in ROOMS else f"{path.rpartition('/')[0]}/"
 
 
@@ -79,7 +79,7 @@ def by_room(graph: Graph) -> dict[str, set[str]]:
 
 
 def floors(graph: Graph) -> dict[str, int]:
-    """Return how many floors each entry stands above those that import nothing; raises CycleError."""
+    """Return each entry's floor: 0 if it imports nothing, else one above its imports; raises CycleError."""
     found: dict[str, int] = {}
     for entry in TopologicalSorter(graph).static_order():
         found[entry] = 1 + max((found[below] for below in graph[entry]), default=0)
@@ -87,7 +87,7 @@ def floors(graph: Graph) -> dict[str, int]:
 
 
 def reached(graph: Graph, start: str) -> set[str]:
-    """Return every module that is imported when ``start`` is."""
+    """Return every module that ``start`` imports, directly or not."""
     found, waiting = {start}, [start]
     while waiting:
         new = set(graph[waiting.pop()]) - found
@@ -101,13 +101,13 @@ GRAPH = graph_of(TREES)
 
 
 def test_every_file_has_a_room() -> None:
-    """Each file is in a room of the table, and each row is about a file or folder that is there."""
+    """Each file is in a room of the table, and each row has an existing file or folder."""
     assert {room_of(path) for path in GRAPH} == set(ROOMS)
     assert {room for may_import in ROOMS.values() for room in may_import} <= set(ROOMS)
 
 
 def test_the_tables_keep_the_boundary() -> None:
-    """Probes know neither the agent nor its metrics, schedule, web or database, whatever else is changed."""
+    """Probes never import the agent, its metrics, schedule, web or database."""
     assert [
         room for room in ROOMS if room.startswith("probes/") for may in ROOMS[room] if "monitor" in may
     ] == []
@@ -118,7 +118,7 @@ def test_the_tables_keep_the_boundary() -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_what_it_may(room: str) -> None:
-    """No file imports from a room that the table keeps from its own."""
+    """Each file imports only from the rooms that the table allows."""
     strays = {
         (path, found)
         for path, imports in GRAPH.items()
@@ -130,7 +130,7 @@ def test_a_room_imports_what_it_may(room: str) -> None:
 
 @pytest.mark.parametrize(("library", "places"), LIBRARIES)
 def test_a_library_is_imported_only_there(library: str, places: list[str]) -> None:
-    """No file imports a library that the table keeps from it, and no row is about what is gone."""
+    """Each library is imported only where the table allows, and every row is in use."""
     users = {
         path
         for path, tree in TREES.items()
@@ -147,7 +147,7 @@ def test_a_library_is_imported_only_there(library: str, places: list[str]) -> No
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - MESSAGE_KINDS))
 def test_a_kind_that_sends_nothing_is_free_of_messages(kind: str) -> None:
-    """A kind that sends no message loads nothing about messages and delivery, not even through others."""
+    """A kind that sends no message loads nothing of messages and delivery, even indirectly."""
     module = KINDS[kind].__module__.replace(".", "/") + ".py"
     strays = {
         path for path in reached(GRAPH, module) if path.startswith(("probes/messages", "probes/delivery"))
@@ -163,14 +163,14 @@ def test_a_kind_needs_no_other_kind(kind: str) -> None:
 
 
 def test_nothing_goes_in_circles() -> None:
-    """Neither modules nor rooms import each other in a circle: each can be understood after those below."""
+    """Neither modules nor rooms import each other in a circle."""
     print("\n" + "\n".join(report(TREES)))
     assert circle(GRAPH) == []
     assert circle(by_room(GRAPH)) == []
 
 
 def circle(graph: Graph) -> list[str]:
-    """Return one circle of imports, or nothing if there is none."""
+    """Return one circle of imports; empty if there is none."""
     try:
         floors(graph)
     except CycleError as error:
@@ -179,7 +179,7 @@ def circle(graph: Graph) -> list[str]:
 
 
 def report(trees: Mapping[str, ast.Module]) -> Iterator[str]:
-    """Yield lines about rooms, top floor first, circles of imports, and lengths of functions and files."""
+    """Yield lines about rooms, from the top floor, circles of imports, and lengths of functions and files."""
     graph = graph_of(trees)
     rooms = by_room(graph)
     lines = {path: tree.body[-1].end_lineno or 0 for path, tree in trees.items() if tree.body}

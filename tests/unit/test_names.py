@@ -26,7 +26,7 @@ def constants(source: str) -> Iterator[tuple[str, str]]:
 
 
 def test_one_name_has_one_value() -> None:
-    """No two modules give the same public constant different values: a reader may search for its name."""
+    """No two modules define the same public constant with different values."""
     found: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in SOURCES:
         for name, value in constants(path.read_text()):

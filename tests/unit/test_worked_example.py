@@ -1,4 +1,4 @@
-"""Following docs/develop.md to the letter gives a kind of probe that works."""
+"""Following docs/develop.md exactly gives a working kind of probe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMMANDS = re.compile(r"^### Run the checks\n((?:    .*\n)+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """Text that the page puts into a file: a whole new one, or after a line of it, or at its end."""
+    """Text that the page adds: a new file, or text after a line of a file or at its end."""
 
     path: str
     text: str
@@ -57,12 +57,12 @@ def blocks() -> Iterator[Block]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git tracks or would track, with the page's blocks in it."""
+    """A copy of all files that git tracks or would track, with the page's blocks added."""
     copy = tmp_path_factory.mktemp("tree")
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():  # a file that was removed and is still in git's index is not
+        if (ROOT / name).is_file():  # not a removed file that is still in git's index
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
     for block in blocks():
@@ -71,7 +71,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tree: Path, *command: str) -> str:
-    """Run a command in the tree, whose packages come before the installed ones; return what it printed."""
+    """Run a command in the tree, with its packages before the installed ones; return its output."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
@@ -79,7 +79,7 @@ def run(tree: Path, *command: str) -> str:
 
 
 def test_the_page_touches_what_a_kind_may_touch(tree: Path) -> None:
-    """A kind is its module, the registry, its test, its bad files and a stanza, and nothing else."""
+    """A new kind touches only its module, the registry, its test, its bad files and a stanza."""
     touched = {block.path for block in blocks()}
     allowed = (
         r"probes/(registry|managesieve)\.py|config/example\.yaml"
@@ -90,7 +90,7 @@ def test_the_page_touches_what_a_kind_may_touch(tree: Path) -> None:
 
 
 def test_the_stanza_is_valid(tree: Path, tmp_path: Path) -> None:
-    """`mailsonde validate` takes the stanza as it stands on the page."""
+    """`mailsonde validate` accepts the stanza as shown."""
     (stanza,) = (block.text for block in blocks() if block.path == "config/example.yaml")
     path = tmp_path / "mailsonde.yaml"
     path.write_text(f"probes:\n{stanza}")
@@ -98,7 +98,7 @@ def test_the_stanza_is_valid(tree: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_commands_are_green(tree: Path) -> None:
-    """The commands that end the page succeed: reference made, code formatted, linted, typed, tests green."""
+    """The page's last commands succeed: reference generated, code formatted, linted, typed, tests pass."""
     found = _COMMANDS.search(PAGE)
     assert found is not None
     commands = [line.split() for line in found[1].splitlines()]

@@ -1,4 +1,4 @@
-"""What ``mailsonde check`` shows of a server that says 100 KB where a line would do."""
+"""Output of ``mailsonde check`` for a server that sends 100 KB where one line is expected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ probes: [{{name: hq, kind: smtp, server: out}}]
 
 
 async def _checked(script: Script, directory: Path, *options: str) -> str:
-    """Return what a check of a server that follows ``script`` prints, as a process of its own."""
+    """Return the output of a check of a server that follows ``script``, in a separate process."""
     async with scripted_server(script) as server:
         (directory / "site.yaml").write_text(SITE.format(port=server.port, directory=directory))
         command = [
@@ -42,7 +42,7 @@ async def _checked(script: Script, directory: Path, *options: str) -> str:
 
 @pytest.mark.parametrize(("script", "begins"), OVERLONG.values(), ids=OVERLONG)
 async def test_the_beginning_is_shown_and_no_more(script: Script, begins: str, tmp_path: Path) -> None:
-    """Text, the dialogue and JSON have the beginning of 100 KB, escaped, cut and marked as such."""
+    """Text, dialogue and JSON have the beginning of the 100 KB, escaped, cut and marked as cut."""
     result, *dialogue = (await _checked(script, tmp_path, "--verbose")).splitlines()
     assert result.startswith("hq  smtp  out  failed  ")
     assert f"line_too_long: {begins}"[:200] in result

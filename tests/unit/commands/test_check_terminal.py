@@ -1,4 +1,4 @@
-"""`mailsonde check` on a terminal and elsewhere, in front of a server that is slow, or hostile."""
+"""`mailsonde check` on a terminal and elsewhere, with a slow or hostile server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Configured = Callable[[ScriptedServer], Path]
 
 @pytest.fixture
 def configured(tmp_path: Path) -> Configured:
-    """Write a configuration whose one probe looks at the scripted server."""
+    """Write a configuration with one probe of the scripted server."""
 
     def write(server: ScriptedServer) -> Path:
         path = tmp_path / "site.yaml"
@@ -45,7 +45,7 @@ async def _hostile(peer: Peer) -> None:
 
 
 class Terminal:
-    """A process whose output is a terminal 160 columns wide, and all that it wrote there."""
+    """A process with a terminal of 160 columns as its output, and everything that it wrote there."""
 
     def __init__(self, *command: str | Path, **environment: str) -> None:
         self._master, slave = pty.openpty()
@@ -60,7 +60,7 @@ class Terminal:
         self.written = b""
 
     async def until(self, pattern: bytes) -> bytes:
-        """Read until what was written matches the regular expression; at the end of all without one."""
+        """Read until the output matches the regular expression, or to the end without one."""
         async with asyncio.timeout(30):
             while not re.search(pattern, self.written, re.DOTALL):
                 chunk = await asyncio.to_thread(self._read)
@@ -69,7 +69,7 @@ class Terminal:
         return self.written
 
     async def end(self) -> int:
-        """Read all that is written yet, and return the exit status."""
+        """Read all remaining output, and return the exit status."""
         while chunk := await asyncio.to_thread(self._read):
             self.written += chunk
         os.close(self._master)
@@ -78,12 +78,12 @@ class Terminal:
     def _read(self) -> bytes:
         try:
             return os.read(self._master, 65536)
-        except OSError:  # Linux's way to tell that the other end is closed
+        except OSError:  # on Linux: the other end is closed
             return b""
 
 
 def _plain() -> dict[str, str]:
-    """Return the environment without what would decide on colours and width."""
+    """Return the environment without variables that affect colours and width."""
     ours = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "MAILSONDE_CONFIG"}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
@@ -99,7 +99,7 @@ async def _piped(config: Path, *arguments: str, **environment: str) -> subproces
 
 
 async def test_live_table_counts_the_seconds(configured: Configured) -> None:
-    """While a probe runs, a terminal shows for how long already; then its result, and a summary."""
+    """A terminal shows how long a probe has been running, then its result and a summary."""
     answer = asyncio.Event()
 
     async def slow(peer: Peer) -> None:
@@ -120,7 +120,7 @@ async def test_live_table_counts_the_seconds(configured: Configured) -> None:
 async def test_banner_cannot_speak_to_the_terminal(
     configured: Configured, environment: dict[str, str]
 ) -> None:
-    """A banner's escapes and markup are shown as text; with NO_COLOR nothing has a colour."""
+    """Escapes and markup in a banner are shown as text; with NO_COLOR there is no colour."""
     async with scripted_server(_hostile) as server:
         terminal = Terminal(*CHECK, "--config", configured(server), **environment)
         assert await terminal.end() == 2
@@ -133,7 +133,7 @@ async def test_banner_cannot_speak_to_the_terminal(
 
 @pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}], ids=["plain", "FORCE_COLOR"])
 async def test_plain_line_elsewhere(configured: Configured, environment: dict[str, str]) -> None:
-    """In a pipe there is one plain line a run, without any escape, whatever the environment asks for."""
+    """In a pipe there is one plain line per run, without escapes, whatever the environment says."""
     async with scripted_server(_hostile) as server:
         done = await _piped(configured(server), **environment)
     assert done.returncode == 2
@@ -144,7 +144,7 @@ async def test_plain_line_elsewhere(configured: Configured, environment: dict[st
 
 
 async def test_dumb_terminal_gets_lines(configured: Configured) -> None:
-    """A terminal that cannot move its cursor gets the line, and not a table again and again."""
+    """A terminal that cannot move its cursor gets a line, not a repeated table."""
     async with scripted_server(_hostile) as server:
         terminal = Terminal(*CHECK, "--config", configured(server), TERM="dumb")
         assert await terminal.end() == 2
@@ -153,7 +153,7 @@ async def test_dumb_terminal_gets_lines(configured: Configured) -> None:
 
 @pytest.mark.parametrize("form", ["json", "nagios"])
 async def test_other_forms_are_harmless_on_a_terminal(configured: Configured, form: str) -> None:
-    """JSON and Nagios are the same on a terminal: one line, no escapes."""
+    """JSON and Nagios output on a terminal is also one line without escapes."""
     async with scripted_server(_hostile) as server:
         terminal = Terminal(*CHECK, "--config", configured(server), "--format", form)
         assert await terminal.end() == 2
@@ -163,7 +163,7 @@ async def test_other_forms_are_harmless_on_a_terminal(configured: Configured, fo
 
 @pytest.mark.parametrize("form", ["text", "json"])
 async def test_reader_that_goes_away(configured: Configured, form: str) -> None:
-    """When the reader of the output is gone, as `head` soon is, the check ends without a traceback."""
+    """If the reader of the output ends, as `head` does, the check ends without a traceback."""
     async with scripted_server(_hostile) as server:
         reading, writing = os.pipe()
         os.close(reading)
@@ -180,7 +180,7 @@ async def test_reader_that_goes_away(configured: Configured, form: str) -> None:
 
 
 async def test_interrupted(configured: Configured) -> None:
-    """Ctrl-C ends a check at once, gives the cursor back, and says what becomes of the messages."""
+    """Ctrl-C ends a check at once, restores the cursor, and says what happens to the messages."""
     asked = asyncio.Event()
 
     async def silent(_: Peer) -> None:

@@ -1,4 +1,4 @@
-"""Completion as a shell asks for it: a real bash, zsh and fish with the script sourced."""
+"""Completion in real shells: bash, zsh and fish, with the script sourced."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def complete(tmp_path: Path, environment: dict[str, str]) -> Complete:
-    """Ask bash, with the script sourced, what it offers for the last word of a command line."""
+    """Ask bash, with the script sourced, for completions of the last word of a command line."""
     script = subprocess.run(
         ["mailsonde", "completion", "bash"], capture_output=True, check=True, env=environment
     ).stdout
@@ -71,7 +71,7 @@ def complete(tmp_path: Path, environment: dict[str, str]) -> Complete:
 
 
 def test_commands_and_options(complete: Complete) -> None:
-    """Bash completes commands, options, the words that an option takes, and files."""
+    """Bash completes commands, options, their values, and files."""
     assert set(complete("mailsonde", "")) == set(main.commands)
     assert complete("mailsonde", "ch") == ["check"]
     assert complete("mailsonde", "check", "--te") == ["--textfile"]
@@ -81,7 +81,7 @@ def test_commands_and_options(complete: Complete) -> None:
 
 
 def test_names_of_probes(complete: Complete, site: Path) -> None:
-    """After --config, or with MAILSONDE_CONFIG, bash completes the probes that were not named yet."""
+    """After --config, or with MAILSONDE_CONFIG, bash completes the probes not named yet."""
     everything = ["hq-roundtrip", "hq-mx", "branch.smtp"]
     assert complete("mailsonde", "check", "--config", str(site), "") == everything
     assert complete("mailsonde", "check", "-c", "site.yaml", "hq-") == everything[:2]
@@ -107,7 +107,7 @@ def test_names_of_probes(complete: Complete, site: Path) -> None:
     ids=["absent", "directory", "empty", "not YAML", "binary", "number", "strange", "list", "hostile"],
 )
 def test_bad_file_offers_nothing(complete: Complete, tmp_path: Path, content: object) -> None:
-    """A file that is no good, or is made to harm, puts neither names nor errors on the command line."""
+    """An invalid or malicious file causes neither names nor errors on the command line."""
     path = tmp_path / "bad.yaml"
     if content is Path:
         path.mkdir()
@@ -118,13 +118,13 @@ def test_bad_file_offers_nothing(complete: Complete, tmp_path: Path, content: ob
 
 
 def test_named_pipe_does_not_keep_the_shell_waiting(complete: Complete, tmp_path: Path) -> None:
-    """A configuration that could only be waited for is left alone."""
+    """A named pipe is not read, because that could block."""
     os.mkfifo(tmp_path / "pipe")
     assert complete("mailsonde", "check", "--config", str(tmp_path / "pipe"), "") == []
 
 
 def test_huge_file_does_not_keep_the_shell_waiting(complete: Complete, site: Path) -> None:
-    """Of a file that would take long to read no names are offered."""
+    """A file that would take long to read gives no names."""
     site.write_text(SITE + "#" * (READ_LIMIT - len(SITE)))
     assert complete("mailsonde", "check", "--config", str(site), "branch") == ["branch.smtp"]
     site.write_text(SITE + "#" * READ_LIMIT)
@@ -133,13 +133,13 @@ def test_huge_file_does_not_keep_the_shell_waiting(complete: Complete, site: Pat
 
 @pytest.mark.parametrize("path", ["~no-such-user/site.yaml", "a\nb", "x" * 5000])
 def test_impossible_path(complete: Complete, path: str) -> None:
-    """A path that can name no file offers nothing."""
+    """An invalid path gives no names."""
     assert complete("mailsonde", "check", "--config", path, "") == []
 
 
 @pytest.mark.parametrize("secret", ["{env: NO_SUCH_VARIABLE}", "{file: /nonexistent}"])
 def test_names_need_no_secrets(complete: Complete, tmp_path: Path, secret: str) -> None:
-    """The shell in which a command line is typed need not have the agent's passwords."""
+    """Completion works without the agent's passwords in the shell's environment."""
     path = tmp_path / "site.yaml"
     path.write_text(SITE + f"mailboxes: {{canary: {{password: {secret}}}}}\n")
     assert complete("mailsonde", "check", "-c", str(path), "branch") == ["branch.smtp"]
@@ -154,7 +154,7 @@ def test_names_need_no_secrets(complete: Complete, tmp_path: Path, secret: str) 
     ],
 )
 def test_script_is_for_mailsonde(shell: str, marks: tuple[str, ...], environment: dict[str, str]) -> None:
-    """Each script registers itself for the command `mailsonde`, whatever way it was printed."""
+    """Each script registers itself for the command `mailsonde`, however it was started."""
     for command in (["mailsonde"], [sys.executable, "-m", "monitor"]):
         done = subprocess.run(
             [*command, "completion", shell], capture_output=True, text=True, env=environment
@@ -187,7 +187,7 @@ complete -C "$argv[2..]" | string replace -r '\\t.*' ''
     [("zsh", ("zsh", "-f", "-c", ZSH, "zsh")), ("fish", ("fish", "--no-config", "-c", FISH))],
 )
 def test_other_shells(shell: str, command: tuple[str, ...], environment: dict[str, str], site: Path) -> None:
-    """Zsh and fish complete commands, options, an option's words, files, and names of probes."""
+    """Zsh and fish complete commands, options, their values, files, and probe names."""
     require(shell, shell)
     script = site.with_name(f"mailsonde.{shell}")
     script.write_bytes(

@@ -1,4 +1,4 @@
-"""Each error that a user can meet in a command says what is wrong and what to do next."""
+"""Each error message of a command says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def _ended(*arguments: str | Path) -> tuple[int, str, str]:
-    """Run the command as a process of its own, for it sets up logs and signals; return status and output."""
+    """Run the command in its own process, because it sets up logs and signals; return status and output."""
     done = subprocess.run(
         [sys.executable, "-m", "monitor", *arguments], capture_output=True, text=True, timeout=30
     )
@@ -41,7 +41,7 @@ def _ended(*arguments: str | Path) -> tuple[int, str, str]:
 
 @contextmanager
 def _agent(config: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run an agent while the block runs, from the moment that it says it is there."""
+    """Run an agent during the block, once it has reported that it is running."""
     command = [sys.executable, "-m", "monitor", "run", "--config", config]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         try:
@@ -53,7 +53,7 @@ def _agent(config: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_port_is_taken(site: Path, tmp_path: Path) -> None:
-    """An agent whose port is taken names it, and the setting to change."""
+    """If the port is in use, the error has the port and the setting to change."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         site.write_text(SITE.format(port=port, ledger=tmp_path / "ledger.db"))
@@ -66,7 +66,7 @@ def test_port_is_taken(site: Path, tmp_path: Path) -> None:
 
 
 def test_ledger_of_a_running_agent(site: Path, tmp_path: Path) -> None:
-    """A second agent on the ledger is told the first one's process, and may have a ledger of its own."""
+    """A second agent on the ledger is refused with the first one's process and the remedy."""
     with _agent(site) as agent:
         assert _ended("run", "--config", site) == (
             2,
@@ -78,7 +78,7 @@ def test_ledger_of_a_running_agent(site: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_directory_of_the_ledger_is_missing(site: Path, tmp_path: Path, command: str) -> None:
-    """Who has not made the ledger's directory is told to."""
+    """If the ledger's directory is missing, the error says to create it."""
     site.write_text(SITE.format(port=0, ledger=tmp_path / "absent" / "ledger.db"))
     status, output, told = _ended(command, "--config", site)
     assert (status, output) == ((2, "") if command == "run" else (3, ""))
@@ -89,7 +89,7 @@ def test_directory_of_the_ledger_is_missing(site: Path, tmp_path: Path, command:
 
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_ledger_is_another_file(site: Path, tmp_path: Path, command: str) -> None:
-    """A file that is no ledger is neither changed nor a traceback."""
+    """A file that is not a ledger is not changed and causes no traceback."""
     (tmp_path / "ledger.db").write_text("my notes\n" * 200)
     status, _, told = _ended(command, "--config", site)
     assert status == (2 if command == "run" else 3)
@@ -99,7 +99,7 @@ def test_ledger_is_another_file(site: Path, tmp_path: Path, command: str) -> Non
 
 
 def test_trouble_of_ours_is_unknown_to_nagios(site: Path, tmp_path: Path) -> None:
-    """Nagios is told UNKNOWN, and not that mail is down, for whatever keeps a check from being made."""
+    """If a check cannot be made, Nagios gets UNKNOWN, not that mail is down."""
     check = ("check", "--format", "nagios", "--config")
     for arguments, told in (
         ((*check, site, "hq-smpt"), "no probe is named 'hq-smpt', did you mean hq-smtp?"),
@@ -117,7 +117,7 @@ def test_trouble_of_ours_is_unknown_to_nagios(site: Path, tmp_path: Path) -> Non
 
 
 def test_mistyped_probe(site: Path) -> None:
-    """A name that no probe has is told with the nearest one and all that there are."""
+    """An unknown probe name is refused with the most similar name and all others."""
     done = CliRunner().invoke(main, ["check", "--config", str(site), "hq-baner"])
     assert done.exit_code == 2
     assert done.stderr == (
@@ -128,7 +128,7 @@ def test_mistyped_probe(site: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "check", "validate", "render"])
 @pytest.mark.parametrize("what", ["absent", "directory", "empty", "not YAML"])
 def test_configuration_is_no_file(tmp_path: Path, command: str, what: str) -> None:
-    """Whichever command is given something that is no configuration, it says so in two lines and exits 2."""
+    """Each command refuses what is not a configuration file in two lines, and exits 2."""
     path = tmp_path / "site.yaml"
     if what == "directory":
         path.mkdir()
@@ -147,7 +147,7 @@ def test_configuration_is_no_file(tmp_path: Path, command: str, what: str) -> No
 
 
 def test_render_into_what_is_no_directory(site: Path, tmp_path: Path) -> None:
-    """Files that cannot be written are told with what --out must be."""
+    """If files cannot be written, the error says what --out must be."""
     for out, why in (
         (tmp_path / "site.yaml", "File exists"),
         (tmp_path / "site.yaml" / "x", "Not a directory"),
@@ -161,7 +161,7 @@ def test_render_into_what_is_no_directory(site: Path, tmp_path: Path) -> None:
 
 
 def test_thresholds_are_for_alerts(site: Path, tmp_path: Path) -> None:
-    """Thresholds in a place where they would be ignored are refused."""
+    """Thresholds are refused where they would be ignored."""
     done = CliRunner().invoke(
         main,
         [*("render", "dashboards", "--config", str(site)), "--out", str(tmp_path), "--thresholds", "x.yaml"],
@@ -171,7 +171,7 @@ def test_thresholds_are_for_alerts(site: Path, tmp_path: Path) -> None:
 
 
 def test_thresholds_are_no_file(site: Path, tmp_path: Path) -> None:
-    """A file of thresholds that is not there is told as a configuration is."""
+    """A missing file of thresholds has the same error as a missing configuration."""
     done = CliRunner().invoke(
         main,
         [
@@ -184,7 +184,7 @@ def test_thresholds_are_no_file(site: Path, tmp_path: Path) -> None:
 
 
 def test_password_variable_is_not_set(tmp_path: Path) -> None:
-    """Who names a variable that is not there is told the option that does without one."""
+    """If the variable is not set, the error names the alternative option."""
     made = tmp_path / "site.yaml"
     assert _ended("init", "--address", "a@example.com", "--out", made, "--password-env", "UNSET") == (
         2,
@@ -196,7 +196,7 @@ def test_password_variable_is_not_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("domain", ["foo-.com", "1.2.3.4", "x" * 64 + ".com"])
 def test_address_in_no_domain(domain: str) -> None:
-    """An address whose domain DNS cannot hold is refused before anything is asked or looked for."""
+    """An address with an invalid domain is refused before any question or search."""
     status, output, told = _ended("init", "--yes", "--address", f"a@{domain}")
     assert (status, output) == (2, "")
     assert f"'a@{domain}' is not an e-mail address such as canary@example.com" in told
@@ -204,7 +204,7 @@ def test_address_in_no_domain(domain: str) -> None:
 
 
 def test_file_name_that_no_file_can_have() -> None:
-    """A name for the configuration that the file system does not take is told before anything else."""
+    """An invalid file name for the configuration is refused first."""
     name = "x" * 300
     assert _ended("init", "--yes", "--address", "a@example.com", "--out", name) == (
         2,
@@ -216,7 +216,7 @@ def test_file_name_that_no_file_can_have() -> None:
 
 @pytest.mark.parametrize("username", ["canary\x85x", "canary\u2028x", "canary\tx", "canary\x1b[31m"])
 def test_login_name_that_cannot_be_seen(username: str) -> None:
-    """A login name with characters that a file or a terminal would change is refused."""
+    """A login name with characters that a file or terminal would change is refused."""
     status, output, told = _ended("init", "--yes", "--address", "a@example.com", "--username", username)
     assert (status, output) == (2, "")
     assert "must be one line of 1 to 255 printable characters" in told

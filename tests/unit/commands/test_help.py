@@ -1,4 +1,4 @@
-"""What `mailsonde` says to who does not know it yet, or mistypes it."""
+"""Help, and the errors for mistyped commands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALL = list(_commands(main))
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "mailsonde")
 def test_examples_in_help_can_be_typed(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command's help has examples, of that command, that its own parser takes as they stand."""
+    """Each command's help has examples of that command, and its parser accepts them."""
     text = _run(*path, "--help").output
     block = re.search(r"^ *Examples:\n((?: +\S.*\n)+)", text, re.MULTILINE)
     assert block, text
@@ -49,25 +49,25 @@ def test_examples_in_help_can_be_typed(path: tuple[str, ...], monkeypatch: pytes
 
 
 def test_summaries_are_whole() -> None:
-    """At 80 columns the list of commands has a whole sentence for each."""
+    """At 80 columns, the list of commands has a complete sentence for each."""
     listed = _run("--help", env={"COLUMNS": "80"}).output.partition("Commands:\n")[2].splitlines()
     assert {line.split()[0] for line in listed} == set(main.commands)
     assert [line for line in listed if line[-1] != "." or line.endswith("...")] == []
 
 
 def test_help_begins_with_what_comes_first() -> None:
-    """The examples of the bare command lead from the demo over a configuration to the agent."""
+    """The main help's examples go from the demo and a configuration to the agent."""
     examples = re.findall(r"^    mailsonde (\w+)", _run("--help").output, re.MULTILINE)
     assert examples == ["demo", "init", "validate", "check", "run"]
 
 
 def test_demo_names_its_extra() -> None:
-    """Who installed mailsonde alone learns what the demo needs besides."""
+    """The help of the demo says which additional packages it needs."""
     assert "pip install 'mailsonde[demo]'" in _run("demo", "--help").output
 
 
 def test_every_option_is_explained() -> None:
-    """No option stands in a help text without a word on what it does."""
+    """Every option has a help text."""
     for path in ALL:
         command: click.Command = main
         for name in path:
@@ -94,7 +94,7 @@ def test_every_option_is_explained() -> None:
     ids=" ".join,
 )
 def test_mistyped_word_gets_a_suggestion(arguments: tuple[str, ...], suggestion: str) -> None:
-    """A mistyped command or option ends with exit status 2 and what was probably meant."""
+    """A mistyped command or option exits 2 with the likely one."""
     result = _run(*arguments)
     assert result.exit_code == 2
     assert re.search(rf"Did you mean .*'{suggestion}'", result.stderr), result.stderr
@@ -111,7 +111,7 @@ def test_mistyped_word_gets_a_suggestion(arguments: tuple[str, ...], suggestion:
     ids=" ".join,
 )
 def test_word_from_a_list(arguments: tuple[str, ...], choices: tuple[str, ...]) -> None:
-    """Where one of a few words is wanted, the words are told, with exit status 2."""
+    """An invalid choice exits 2 with the possible values."""
     result = _run(*arguments)
     assert result.exit_code == 2
     assert all(choice in result.stderr for choice in choices), result.stderr
@@ -119,7 +119,7 @@ def test_word_from_a_list(arguments: tuple[str, ...], choices: tuple[str, ...]) 
 
 @pytest.mark.parametrize("command", ["check", "run", "render"])
 def test_missing_configuration(command: str) -> None:
-    """Who names no configuration is told the two ways to name one."""
+    """Without a configuration, the error has the two ways to give one."""
     result = _run(command, *(["alerts", "--out", "x"] if command == "render" else []))
     assert result.exit_code == 2
     assert "Missing option '--config' / '-c'. Pass your configuration with it, or set " in result.stderr
@@ -127,7 +127,7 @@ def test_missing_configuration(command: str) -> None:
 
 
 def test_configuration_from_the_environment() -> None:
-    """MAILSONDE_CONFIG stands in for --config."""
+    """MAILSONDE_CONFIG replaces --config."""
     result = _run("check", env={"MAILSONDE_CONFIG": "/nonexistent/site.yaml"})
     assert result.stderr.startswith("/nonexistent/site.yaml: cannot be read: No such file or directory")
 

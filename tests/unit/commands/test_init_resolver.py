@@ -1,4 +1,4 @@
-"""What `mailsonde init --resolver` is for, and what it is not for."""
+"""The use of `mailsonde init --resolver`, and its limits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from monitor.init.endpoint import Endpoint
 def test_name_that_only_the_resolver_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolver: list[str]
 ) -> None:
-    """A server whose name does not resolve here is refused, and the error says that --resolver is no help.
+    """A server that does not resolve here is refused, and the error says that --resolver does not help.
 
-    With a trial through that resolver, init would write a file with which the agent cannot connect.
+    If the trial used that resolver, init would write a file with which the agent cannot connect.
     """
 
     async def unknown(endpoints: Sequence[Endpoint], *_: object) -> list[tuple[Endpoint, str]]:

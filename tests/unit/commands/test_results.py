@@ -1,4 +1,4 @@
-"""How results are shown, and that nothing that a server says can do more than be read."""
+"""The output of results, in which text from servers is harmless."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _result(
 
 
 class _Still(Probe):
-    """A probe that only stands in a table."""
+    """A probe that is only in a table."""
 
     def __init__(self, target: str = "out", sub_probes: tuple[Probe, ...] = ()) -> None:
         self.settings = SmtpSettings(name="smtp", kind="smtp", interval="60s", server="out")
@@ -70,7 +70,7 @@ def _rendered(table: LiveTable, *, terminal: bool = False) -> str:
 
 
 def test_running_probe_shows_how_long_it_runs() -> None:
-    """A row says for how long its probe runs already; the line below, how many of all are done."""
+    """A row shows how long its probe has been running, and the last line how many are done."""
     clock = InstantClock()
     table = LiveTable([_Still("out"), _Still("other")], clock)
     assert "0 of 2 done after 0.0 s\n" in _rendered(table)
@@ -89,7 +89,7 @@ def test_running_probe_shows_how_long_it_runs() -> None:
 
 
 def test_sub_probe_runs_from_when_it_was_found() -> None:
-    """A sub-probe, such as an MX host, has a row of its own, and its time begins when it appears."""
+    """A sub-probe, such as an MX host, has its own row, with the time since it appeared."""
     clock = InstantClock()
     probe = _Still("example.com")
     table = LiveTable([probe], clock)
@@ -107,7 +107,7 @@ def test_sub_probe_runs_from_when_it_was_found() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.SMTP_REJECTED, Reason.NONE])
 def test_hostile_text_is_only_read(reason: Reason) -> None:
-    """No escape, markup or line end of a server or a name in DNS reaches terminal, pipe or Nagios."""
+    """No escape, markup or line end from a server or DNS reaches terminal, pipe or Nagios."""
     result = _result(reason, HOSTILE, target=HOSTILE)
     table = LiveTable([_Still(HOSTILE)], InstantClock())
     running = _rendered(table)
@@ -126,7 +126,7 @@ def _with_findings(*findings: Finding) -> Result:
 
 
 def test_every_finding_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Text shows each finding below the result: how bad, which check, seen, expected, and the remedy."""
+    """Each finding has a line below the result: severity, check, seen, expected, remedy."""
     missing = Finding(
         Check.MX_MISSING, Severity.CRITICAL, "example.com", "example.com has none", "MX records"
     )
@@ -145,7 +145,7 @@ def test_every_finding_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_hostile_findings_are_only_read(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a zone puts into a finding is no escape, markup or line end on a terminal or in a pipe."""
+    """No escape, markup or line end in a zone reaches a terminal or a pipe."""
     result = _with_findings(Finding(Check.MX_UNEXPECTED, Severity.CRITICAL, HOSTILE, HOSTILE, HOSTILE))
     show_line(result)
     table = LiveTable([_Still("out")], InstantClock())
@@ -157,18 +157,18 @@ def test_hostile_findings_are_only_read(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_nagios_has_one_bar() -> None:
-    """What a server says cannot begin the performance data."""
+    """A server's text cannot begin the performance data."""
     assert nagios_line([_result(Reason.SMTP_REJECTED, HOSTILE)]).count("|") == 1
     assert "|" not in nagios_unknown(HOSTILE)
 
 
 def test_long_text_is_cut() -> None:
-    """What a server says at length is cut, so that one line stays a line."""
+    """A server's long text is cut to fit on one line."""
     assert len(plain_line(_result(Reason.SMTP_REJECTED, "x" * 10_000))) < 400
 
 
 def test_colour_tells_what_went_wrong() -> None:
-    """On a terminal a failure is red, and what is well is green."""
+    """On a terminal, a failure is red and an ok result is green."""
     table = LiveTable([_Still("out"), _Still("other")], InstantClock())
     table.show(_result(Reason.AUTH_FAILED))
     table.show(_result(Reason.NONE, target="other"))
@@ -178,7 +178,7 @@ def test_colour_tells_what_went_wrong() -> None:
 
 
 def test_delivery_comes_with_its_error() -> None:
-    """A round trip shows its delivery with the measurement error, and not how long its run took."""
+    """A round trip shows its delivery latency with the error, not the duration of its run."""
     report = MessageReport("1" * 32, MessageState.DELIVERED, 0.1, 1.9, 2.0, 0.004)
     assert "2.000 s ± 0.004 s" in plain_line(_result(Reason.NONE, message=report))
     assert "'smtp_delivery'=2.000000s" in nagios_line([_result(Reason.NONE, message=report)])

@@ -1,4 +1,4 @@
-"""The textfile for node_exporter: which metrics it has, and that it is always whole."""
+"""The textfile for node_exporter: its metrics, and that it is always complete."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def state() -> AgentState:
 
 
 def _families(text: bytes) -> dict[str, dict[tuple[str, ...], float]]:
-    """Return each family's values by the values of its labels, in the order of the labels' names."""
+    """Return each family's values by label values, in the order of the label names."""
     return {
         family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
         for family in text_string_to_metric_families(text.decode())
@@ -61,14 +61,14 @@ def _families(text: bytes) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def test_every_family_is_kept_or_left_out_on_purpose() -> None:
-    """A metric that is new must be decided on: whether it means the same in a process that runs once."""
+    """Every metric is explicitly included or excluded, by its meaning in a one-shot process."""
     families = {family.name for family in AgentCollector(AgentState(), Counters).collect()}
     assert families == ONE_SHOT | LEFT_OUT
     assert not ONE_SHOT & LEFT_OUT
 
 
 def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
-    """A probe that was not asked for has no series, least of all a time of a run that was none."""
+    """A probe that did not run has no series, not even a last run."""
     state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
     text = one_shot_text(AgentCollector(state, Counters), {"smtp"})
     assert _families(text) == {
@@ -79,7 +79,7 @@ def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
 
 
 def test_messages_are_the_ledgers_totals(state: AgentState) -> None:
-    """Messages continue over runs, because the ledger counts them."""
+    """Counts of messages continue across runs, because they come from the ledger."""
     state.deliveries["smtp", "out"] = DeliveryState()
     counters = Counters().updated(
         [Total("smtp", "out", MessageState.DELIVERED, entered=41, held=0, oldest=None)]
@@ -89,7 +89,7 @@ def test_messages_are_the_ledgers_totals(state: AgentState) -> None:
 
 
 def test_unknown_run_has_no_success(state: AgentState) -> None:
-    """A fault of ours reads neither as an outage nor as health: the series is not there."""
+    """A fault of ours is neither success nor failure: the series is missing."""
     state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1060.0, duration=0.3)
     families = _families(one_shot_text(AgentCollector(state, Counters), {"smtp"}))
     assert "mailsonde_probe_success" not in families
@@ -97,7 +97,7 @@ def test_unknown_run_has_no_success(state: AgentState) -> None:
 
 
 def test_no_sample_has_a_timestamp(state: AgentState) -> None:
-    """A sample is a series and a value, and nothing after it: node_exporter refuses more."""
+    """No sample has a timestamp, which node_exporter would refuse."""
     state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
     lines = one_shot_text(AgentCollector(state, Counters), {"smtp"}).decode().splitlines()
     samples = [line for line in lines if not line.startswith("#")]
@@ -106,7 +106,7 @@ def test_no_sample_has_a_timestamp(state: AgentState) -> None:
 
 
 def test_written_file_is_readable_for_all(tmp_path: Path) -> None:
-    """The exporter runs as another user: whatever the umask, the mode is 0644, and nothing else remains."""
+    """The mode is 0644 for any umask, because the exporter is another user; no other file remains."""
     path = tmp_path / "mail.prom"
     path.write_text("old")
     path.chmod(0o600)
@@ -122,7 +122,7 @@ def test_written_file_is_readable_for_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["fdopen", "fchmod", "fsync"])
 def test_failed_write_leaves_the_old_file(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the disk is full the old file stays whole, nothing lies beside it, and the text says why."""
+    """If the disk is full, the old file is unchanged, no other file remains, and the error says why."""
     path = tmp_path / "mail.prom"
     path.write_text("old")
 
@@ -139,7 +139,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, step: str, monkeypatch
 
 
 def test_directory_that_is_missing_or_in_the_way(tmp_path: Path) -> None:
-    """Neither a missing directory nor one of the file's own name is a traceback."""
+    """A missing directory, or one with the file's name, is an error without a traceback."""
     with pytest.raises(TextfileError, match=r"cannot write .*/absent/mail.prom: No such file or directory"):
         write_textfile(tmp_path / "absent" / "mail.prom", b"new")
     (tmp_path / "mail.prom").mkdir()
@@ -187,7 +187,7 @@ write_textfile(pathlib.Path(sys.argv[1]), b"new" * 100_000)
     ],
 )
 def test_killed_while_writing(tmp_path: Path, step: str, left: bytes) -> None:
-    """A kill -9 at any step leaves the old file or the new one, and nothing that the exporter would read."""
+    """After kill -9 at any step, the old or the new file is there, and nothing else for the exporter."""
     path = tmp_path / "mail.prom"
     path.write_bytes(b"old")
     done = subprocess.run([sys.executable, "-c", KILLED, path, step], check=False)
@@ -206,7 +206,7 @@ for number in range(10**9):
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """Killed while it writes as fast as it can, the file that remains is one whole version."""
+    """After a kill during rapid writing, the file is one complete version."""
     path = tmp_path / "mail.prom"
     for count in range(1, 8):
         with subprocess.Popen([sys.executable, "-c", REWRITING, path], stdout=subprocess.PIPE) as writer:
@@ -221,7 +221,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mail.txt", "mail", "mail.prom.txt", ".prom"])
 def test_other_name_is_refused(name: str, tmp_path: Path) -> None:
-    """A name that node_exporter would pass over is refused before anything is sent, and a good one told."""
+    """A name that node_exporter would ignore is refused before the run, with a valid one."""
     done = CliRunner().invoke(main, ["check", "-c", "absent.yaml", "--textfile", str(tmp_path / name)])
     assert done.exit_code == 2
     assert f"{name!r} does not end in .prom, and node_exporter reads only such files; name it " in done.stderr

@@ -1,4 +1,4 @@
-"""One file for each rule of the configuration, with the whole of what the administrator is told."""
+"""One bad file for each rule of the configuration, with the complete error message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAD = Path(__file__).parent / "bad"
 
 @pytest.mark.parametrize("path", sorted(BAD.glob("*.yaml")), ids=lambda path: path.stem)
 def test_bad_file_is_refused_with_its_message(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rule refuses its bad file, and says file, line, key and what would be right."""
+    """Each rule refuses its bad file with file, line, key and remedy."""
     monkeypatch.setenv("TEST_SECRET", "s3cret-of-the-test")
     monkeypatch.setenv("TEST_SECRET_TWO_LINES", "two\nlines")
     with pytest.raises(ConfigurationError) as caught:

@@ -1,4 +1,4 @@
-"""The parts of a configuration agree with each other, whichever way the configuration is made."""
+"""The parts of a configuration must agree, however the configuration is made."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ MISTAKES = {
 
 
 def written(*change: Any) -> dict[str, Any]:
-    """Return the data of a good configuration; ``change`` is a path into it and what to put there."""
+    """Return the data of a valid configuration; ``change`` has a path in it and the new value."""
     data: dict[str, Any] = {
         "servers": {
             "out": {"protocol": "smtp", "host": "mail.example.com", "tls": "starttls"},
@@ -93,7 +93,7 @@ def written(*change: Any) -> dict[str, Any]:
 
 
 def from_models(data: dict[str, Any]) -> Configuration:
-    """Make each part by itself, as Python code does that has no file."""
+    """Make each part separately, as Python code without a file does."""
     return Configuration(
         servers=TypeAdapter(dict[str, ServerSettings]).validate_python(data["servers"]),
         mailboxes=TypeAdapter(dict[str, MailboxSettings]).validate_python(data["mailboxes"]),
@@ -102,7 +102,7 @@ def from_models(data: dict[str, Any]) -> Configuration:
 
 
 def from_a_generator(data: dict[str, Any]) -> Configuration:
-    """Pass probes that can be read only once."""
+    """Pass probes that can be iterated only once."""
     return Configuration.model_validate({**data, "probes": (probe for probe in data["probes"])})
 
 
@@ -116,7 +116,7 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("make", ROADS)
 def test_agreement_is_accepted(make: Callable[[dict[str, Any]], Configuration]) -> None:
-    """A configuration that agrees with itself can be made in each of the ways that the next test refuses."""
+    """A consistent configuration can be made in each of the ways of the next test."""
     assert [probe.name for probe in make(written()).probes] == ["trip", "smtp"]
 
 
@@ -128,7 +128,7 @@ def test_disagreement_is_refused(
     place: tuple[Any, ...],
     told: str,
 ) -> None:
-    """However a configuration is made, parts that disagree are refused with their place and the remedy."""
+    """However it is made, inconsistent parts are refused with their place and the remedy."""
     with pytest.raises(ValidationError) as caught:
         make(written(*change))
     errors = caught.value.errors()
@@ -136,7 +136,7 @@ def test_disagreement_is_refused(
 
 
 def test_all_is_told_at_once() -> None:
-    """A part that is wrong in itself hides no disagreement, neither its own nor that of other parts."""
+    """A mistake within a part hides no inconsistency of this or other parts."""
     data = written("servers", "pop", "tls", "perhaps")
     data["probes"][0] |= {"to": "nobody", "deadline": "soon"}
     data["probes"][1] |= {"server": "pop", "name": "trip", "kind": "smpt"}
@@ -152,7 +152,7 @@ def test_all_is_told_at_once() -> None:
 
 
 def test_what_may_be_sound_is_not_refused_twice() -> None:
-    """Beside other mistakes, a setting in an unusual form that pydantic takes is not told as a mistake."""
+    """In a file with mistakes, a valid setting in an unusual form is not reported."""
     data = written("servers", "pop", "tls", "none")
     data["servers"]["pop"]["allow_insecure_auth"] = "yes"
     assert Configuration.model_validate(data).servers["pop"].allow_insecure_auth
@@ -163,7 +163,7 @@ def test_what_may_be_sound_is_not_refused_twice() -> None:
 
 
 def test_no_secret_is_in_the_error() -> None:
-    """An error about parts that disagree holds neither what was written nor the secrets that it led to."""
+    """The error has neither the input nor its secrets."""
     with pytest.raises(ValidationError) as caught:
         Configuration.model_validate(written("probes", 1, "server", "outt") | {"token_kye": "hunter2"})
     told = f"{caught.value} {caught.value.errors()}"
@@ -173,9 +173,9 @@ def test_no_secret_is_in_the_error() -> None:
 
 
 def test_thousands_of_disagreements_stay_bounded() -> None:
-    """With thousands of names, a mistake lists a few, and only the first mistakes get a suggestion.
+    """With thousands of names, a mistake lists a few, and only the first have a suggestion.
 
-    Both would otherwise cost time and memory by the square of the number of names.
+    Otherwise, time and memory would grow with the square of the number of names.
     """
     count = 3000
     server = {"protocol": "smtp", "host": "mail.example.com", "tls": "starttls"}

@@ -1,4 +1,4 @@
-"""A file that is no configuration at all is told with what to do, and mistyped keys with the right one."""
+"""Errors for files that are not a configuration, and for mistyped keys."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_file_that_is_no_configuration(tmp_path: Path, content: Any, told: str) 
 
 
 def test_tab_is_told_with_its_remedy(tmp_path: Path) -> None:
-    """YAML's words on a tab do not say that spaces are wanted, and so we do."""
+    """The error for a tab says to use spaces, which YAML's own error does not."""
     path = tmp_path / "site.yaml"
     path.write_text("agent:\n\tlisten: x\n")
     mistake = read_document(path)
@@ -67,14 +67,14 @@ def test_tab_is_told_with_its_remedy(tmp_path: Path) -> None:
 
 
 def test_large_file_without_aliases_is_valid(tmp_path: Path) -> None:
-    """Only what aliases repeat is bounded: a file of 300,000 nodes that are all written out is read."""
+    """The limit is on repeated nodes: a file of 300,000 nodes without aliases is valid."""
     path = tmp_path / "site.yaml"
     path.write_text("x: [" + "0, " * 300_000 + "0]\n")
     assert not isinstance(read_document(path), Mistake)
 
 
 def test_many_mistakes_are_counted(tmp_path: Path) -> None:
-    """Of thousands of unknown keys the first are described, and the rest are counted in one line."""
+    """Of thousands of unknown keys, the first are described and the others counted in one line."""
     path = tmp_path / "site.yaml"
     path.write_text("agent:\n" + "".join(f"  unknown{n}: 1\n" for n in range(3_000)) + "probes: []\n")
     with pytest.raises(ConfigurationError) as caught:
@@ -86,12 +86,12 @@ def test_many_mistakes_are_counted(tmp_path: Path) -> None:
 
 
 def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file without permission is told with the user that needs it."""
+    """An unreadable file is reported with the user who needs permission."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # root, as tests may be, is refused no file
+    monkeypatch.setattr(Path, "open", refuse)  # root, which may run the tests, can read every file
     monkeypatch.setattr("os.geteuid", lambda: 991)
     mistake = read_document(tmp_path / "site.yaml")
     assert isinstance(mistake, Mistake)
@@ -106,14 +106,14 @@ def _settings_in(annotation: Any) -> Iterator[type[Settings]]:
 
 
 def _levels(model: type[BaseModel], wrap: Any, at: str) -> Iterator[tuple[str, Any, type[BaseModel]]]:
-    """Yield every level of the file: its place, what builds a file around an entry there, and its model."""
+    """Yield every level of the file: location, function to build a file with an entry there, and model."""
     yield at or "top", wrap, model
     for key, field in model.model_fields.items():
         if key == "probes":
             continue
         named = get_origin(field.annotation) in {dict, Mapping}
         for found in _settings_in(field.annotation):
-            # The name is a key as well, which must not lead astray.
+            # The name is also a key, which must not confuse the lookup.
             name = next(iter(found.model_fields))
             yield from _levels(
                 found,
@@ -140,7 +140,7 @@ LEVELS = [
     ("wrap", "model"), [level[1:] for level in LEVELS], ids=[level[0] for level in LEVELS]
 )
 def test_mistyped_key_gets_a_suggestion(wrap: Any, model: type[BaseModel], tmp_path: Path) -> None:
-    """At every level of the file each key that is mistyped by a letter or its case gets the right one."""
+    """At every level, a key with a wrong letter or case gets the right suggestion."""
     path = tmp_path / "site.yaml"
     for name, field in model.model_fields.items():
         key = field.alias or name

@@ -1,4 +1,4 @@
-"""Good configurations load, and secrets stay out of sight."""
+"""Valid configurations load, and secrets stay hidden."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_minimal_example_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file that the README tells to begin with is valid as it stands."""
+    """The minimal example from the README is valid as it is."""
     monkeypatch.setenv("CANARY_PASSWORD", SECRET)
     configuration = load(CONFIG / "minimal.yaml")
     assert [probe.kind for probe in configuration.probes] == ["roundtrip"]
@@ -40,7 +40,7 @@ def test_minimal_example_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_full_example_is_valid_and_has_every_kind(example: Path) -> None:
-    """The full example shows every kind of probe, and every setting of each."""
+    """The full example has every kind of probe, and every setting of each."""
     from probes.registry import KINDS
 
     configuration = load(example)
@@ -52,7 +52,7 @@ def test_full_example_is_valid_and_has_every_kind(example: Path) -> None:
 
 
 def test_secret_is_in_no_repr_and_no_dump(example: Path) -> None:
-    """The password is read, and shows in no repr, text or JSON of the configuration."""
+    """The password is read, but is in no repr, text or JSON of the configuration."""
     configuration = load(example)
     password = configuration.servers["submission"].password
     assert password is not None
@@ -63,7 +63,7 @@ def test_secret_is_in_no_repr_and_no_dump(example: Path) -> None:
 
 
 def test_secret_is_in_no_traceback(example: Path) -> None:
-    """A mistake elsewhere brings up no secret, in the message or the traceback."""
+    """A mistake elsewhere shows no secret, in the message or the traceback."""
     example.write_text(example.read_text().replace("kind: mx", "kind: mz"))
     with pytest.raises(ConfigurationError) as caught:
         load(example)
@@ -71,7 +71,7 @@ def test_secret_is_in_no_traceback(example: Path) -> None:
 
 
 def test_secret_must_be_utf8(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password that is not UTF-8 text is refused by its place, in the environment as in a file."""
+    """A password that is not UTF-8 is refused with its source, a variable or a file."""
     monkeypatch.setitem(os.environb, b"CANARY_PASSWORD", b"p\xe4ss")
     (example.parent / "canary.password").write_bytes(b"p\xe4ss\n")
     with pytest.raises(ConfigurationError) as caught:
@@ -87,7 +87,7 @@ def test_secret_must_be_utf8(example: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_missing_secret_is_one_mistake(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that 20 servers share is one mistake, which names every place; so is a file."""
+    """A variable or file that 20 servers share is one mistake with all places."""
     monkeypatch.delenv("CANARY_PASSWORD")
     server = "{protocol: imap, host: a.example, tls: implicit, username: u, password: {%s}}"
     servers = [
@@ -108,7 +108,7 @@ def test_missing_secret_is_one_mistake(example: Path, monkeypatch: pytest.Monkey
 
 
 def test_shipped_example_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newcomer learns in a line each which secrets are missing, and how to check the rest: it is valid."""
+    """The example without its secrets lists each missing one, and says how to check the rest."""
     monkeypatch.delenv("CANARY_PASSWORD", raising=False)
     path = CONFIG / "example.yaml"
     result = CliRunner().invoke(validate, [str(path)])
@@ -125,7 +125,7 @@ def test_shipped_example_without_its_secrets(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_secrets_everything_else_is_checked(example: Path) -> None:
-    """Without secrets, other mistakes are found, and so are secrets that are written into the file."""
+    """Without secrets, other mistakes are found, including secrets written in the file."""
     example.write_text(
         example.read_text()
         .replace("kind: mx", "kind: mz")
@@ -143,7 +143,7 @@ def test_without_secrets_everything_else_is_checked(example: Path) -> None:
 
 @pytest.mark.parametrize("what", ["alerts", "dashboards", "prometheus"])
 def test_render_without_secrets(example: Path, tmp_path: Path, what: str) -> None:
-    """What is rendered without secrets is what is rendered with them: a build machine needs none."""
+    """Rendering gives the same files with and without secrets, so a build machine needs none."""
     for flags, out in ((["--no-secrets"], "without"), ([], "with")):
         path = CONFIG / "example.yaml" if flags else example
         arguments = [what, "--config", str(path), "--out", str(tmp_path / out), *flags]
@@ -153,7 +153,7 @@ def test_render_without_secrets(example: Path, tmp_path: Path, what: str) -> Non
 
 
 def test_validate_prints_all_mistakes_and_exits_2(example: Path) -> None:
-    """`mailsonde validate` names every mistake with its line, and exits 2; a good file exits 0."""
+    """`mailsonde validate` lists every mistake with its line, and exits 2; for a valid file, 0."""
     assert CliRunner().invoke(validate, [str(example)]).exit_code == 0
     example.write_text(example.read_text().replace("kind: mx", "kind: mz").replace("587", "five"))
     result = CliRunner().invoke(validate, [str(example)])
@@ -164,7 +164,7 @@ def test_validate_prints_all_mistakes_and_exits_2(example: Path) -> None:
 
 
 def test_wrong_configuration_starts_nothing(example: Path) -> None:
-    """`mailsonde run` with a mistake in its file says it, exits 2, and makes no ledger."""
+    """`mailsonde run` with a mistake in its file reports it, exits 2, and creates no ledger."""
     example.write_text(
         example.read_text().replace("/var/lib/mailsonde", str(example.parent)).replace("kind: mx", "kind: mz")
     )
@@ -175,14 +175,14 @@ def test_wrong_configuration_starts_nothing(example: Path) -> None:
 
 
 def test_missing_file_is_a_message(tmp_path: Path) -> None:
-    """A file that is not there is said in one line."""
+    """A missing file is reported in one line."""
     result = CliRunner().invoke(validate, [str(tmp_path / "absent.yaml")])
     assert result.exit_code == 2
     assert "absent.yaml: cannot be read: No such file or directory" in result.stderr
 
 
 def test_schema_describes_the_example(example: Path) -> None:
-    """The JSON Schema accepts the example's keys, kind by kind, and knows no key that the model lacks."""
+    """The JSON Schema accepts the example's keys for each kind, and has no others than the model."""
     printed = json.loads(CliRunner().invoke(schema).stdout)
     data = yaml.safe_load(example.read_text())
     definitions = printed["$defs"]
@@ -196,7 +196,7 @@ def test_schema_describes_the_example(example: Path) -> None:
 
 
 def test_texts_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file serves several machines: texts such as location and host may come from the environment."""
+    """One file works on several machines: texts such as location and host may be variables."""
     path = tmp_path / "site.yaml"
     path.write_text(
         "agent: {location: {env: PLACE}, listen: {env: LISTEN}}\n"
@@ -217,7 +217,7 @@ def test_texts_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_texts_from_the_environment_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that is not set is one mistake, also without secrets, and a wrong value is refused."""
+    """An unset variable is one mistake, even without secrets, and a wrong value is refused."""
     path = tmp_path / "site.yaml"
     path.write_text(
         "agent: {location: {env: PLACE}}\n"
@@ -239,7 +239,7 @@ def test_texts_from_the_environment_are_checked(tmp_path: Path, monkeypatch: pyt
 
 
 def test_own_keys_hold_anchors(tmp_path: Path) -> None:
-    """Keys at the top that begin with x- are the site's own, for settings that several entries repeat."""
+    """Top-level keys that begin with x- are for the site's own anchors."""
     path = tmp_path / "site.yaml"
     path.write_text(
         "x-every: &every {tls: implicit, timeout: 5s}\n"

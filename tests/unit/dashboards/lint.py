@@ -1,4 +1,4 @@
-"""Rules for dashboards, many of them after grafana/dashboard-linter. Each yields what is wrong."""
+"""Rules for dashboards, many of them from grafana/dashboard-linter. Each yields its violations."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def targets(board: Board) -> Iterator[tuple[Board, Board]]:
 
 
 def data_source_variable(board: Board) -> Iterator[str]:
-    """The first variable chooses a Prometheus."""
+    """The first variable selects a Prometheus."""
     first = board["templating"]["list"][0]
     if (first["name"], first["type"], first["query"]) != ("datasource", "datasource", "prometheus"):
         yield f"the first variable is {first['name']}"
 
 
 def location_and_probe_variables(board: Board) -> Iterator[str]:
-    """Location and probe can be chosen, several or all, and follow the time range."""
+    """Locations and probes can be selected, one or more or all, and follow the time range."""
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
     for name in ("location", "probe"):
         variable = variables.get(name, {})
@@ -54,7 +54,7 @@ def location_and_probe_variables(board: Board) -> Iterator[str]:
 
 
 def data_source_used(board: Board) -> Iterator[str]:
-    """Every panel, query and annotation asks the chosen data source."""
+    """Every panel, query and annotation uses the selected data source."""
     for asking in (
         *board["panels"],
         *(target for _, target in targets(board)),
@@ -65,7 +65,7 @@ def data_source_used(board: Board) -> Iterator[str]:
 
 
 def title_description_unit(board: Board) -> Iterator[str]:
-    """Every panel has a title, a unit, and a description that says what it shows and then what to do."""
+    """Every panel has a title, a unit, and a description of its content and what to do."""
     for panel in board["panels"]:
         if not panel.get("title"):
             yield f"panel {panel['id']} has no title"
@@ -76,7 +76,7 @@ def title_description_unit(board: Board) -> Iterator[str]:
 
 
 def identities(board: Board) -> Iterator[str]:
-    """Panels have ids and titles of their own, and queries of a panel letters of their own."""
+    """Panels have unique ids and titles, and the queries of a panel unique letters."""
     ids = [panel.get("id") or 0 for panel in board["panels"]]
     titles = [panel["title"] for panel in board["panels"]]
     if min(ids) < 1 or len(set(ids)) < len(ids) or len(set(titles)) < len(titles):
@@ -88,7 +88,7 @@ def identities(board: Board) -> Iterator[str]:
 
 
 def grid(board: Board) -> Iterator[str]:
-    """Panels lie within the 24 columns and not over each other."""
+    """Panels are within the 24 columns and do not overlap."""
     for panel in board["panels"]:
         place = panel["gridPos"]
         if min(place["x"], place["y"]) < 0 or min(place["w"], place["h"]) < 1 or place["x"] + place["w"] > 24:
@@ -105,7 +105,7 @@ def grid(board: Board) -> Iterator[str]:
 
 
 def known_metrics_and_labels(board: Board) -> Iterator[str]:
-    """Queries are PromQL, and name only metrics, labels and values of labels that the agent exports."""
+    """Queries are valid PromQL, with only metrics, labels and label values that the agent exports."""
     for panel, target in targets(board):
         try:
             expression = parse(target["expr"])
@@ -117,9 +117,9 @@ def known_metrics_and_labels(board: Board) -> Iterator[str]:
 
 
 def counters_are_rated(board: Board) -> Iterator[str]:
-    """Counters are read by rate or increase, over a window that fits, and nothing else is.
+    """Counters, and only counters, are read by rate or increase, with the right window.
 
-    A line over time takes $__rate_interval, a number $__range; an objective has windows of its own.
+    A line over time uses $__rate_interval, a number $__range; objectives have their own windows.
     """
     for panel, target in targets(board):
         for read in reads(parse(target["expr"])):
@@ -133,7 +133,7 @@ def counters_are_rated(board: Board) -> Iterator[str]:
 
 
 def chosen_location_and_probe(board: Board) -> Iterator[str]:
-    """Every selector keeps to the chosen locations, and to the chosen probes where the metric has them."""
+    """Every selector filters by the selected locations and, if it can, probes."""
     for panel, target in targets(board):
         for read in reads(parse(target["expr"])):
             matchers = {(name, op): value.removesuffix("|") for name, op, value in read.matchers}
@@ -146,9 +146,9 @@ def chosen_location_and_probe(board: Board) -> Iterator[str]:
 
 
 def series_can_be_told_apart(board: Board) -> Iterator[str]:
-    """Where there may be several series, a legend names every label that tells them apart.
+    """If there may be several series, the legend has every label that distinguishes them.
 
-    A probe and its target have just one kind, and an agent one job.
+    A probe and its target have only one kind, and an agent one job.
     """
     for panel, target in targets(board):
         labels = given(parse(target["expr"])) - {"job"}
@@ -165,7 +165,7 @@ def series_can_be_told_apart(board: Board) -> Iterator[str]:
 
 
 def links_keep_variables(board: Board) -> Iterator[str]:
-    """Links lead to dashboards that there are, and take the variables and the time range with them."""
+    """Links lead to existing dashboards, and keep the variables and the time range."""
     for panel in board["panels"]:
         given_labels = frozenset[str]().union(*(given(parse(t["expr"])) for t in panel["targets"]))
         for link in panel["fieldConfig"]["defaults"].get("links", []):
@@ -183,7 +183,7 @@ def links_keep_variables(board: Board) -> Iterator[str]:
 
 
 def alerts_annotated(board: Board) -> Iterator[str]:
-    """Alerts that fire are drawn over the graphs, but not the heartbeat, which fires always."""
+    """Firing alerts are drawn over the graphs, except the heartbeat, which always fires."""
     wanted = {
         ("alertname", "Re", "Mailsonde.*"),
         ("alertname", "NotEqual", "MailsondeHeartbeat"),

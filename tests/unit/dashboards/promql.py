@@ -1,4 +1,4 @@
-"""What the query of a dashboard or a rule reads and gives, from its parsed expression."""
+"""What the queries of dashboards and rules read and return, from their parsed expressions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _VALUES: dict[str, set[str]] = {
 
 @dataclass(frozen=True)
 class Read:
-    """A selector: the metric, its matchers, and by which function over which window it is read, if any."""
+    """A selector: the metric, its matchers, and the function and window that read it, if any."""
 
     metric: str
     matchers: frozenset[tuple[str, str, str]]
@@ -46,7 +46,7 @@ class Read:
 
 
 def parse(promql: str) -> promql_parser.Expr:
-    """Return the parsed expression; ValueError for what is no PromQL."""
+    """Return the parsed expression; raises ValueError if it is not PromQL."""
     for variable, time in _STAND_INS.items():
         promql = promql.replace(variable, promql_parser.display_duration(time))
     return promql_parser.parse(promql)
@@ -85,7 +85,7 @@ def _children(node: object) -> list[object]:
 
 
 def given(node: object) -> frozenset[str]:
-    """Return the labels that the series of an expression have; none where it gives one number."""
+    """Return the labels of an expression's series; none if it returns one number."""
     if isinstance(node, promql_parser.VectorSelector):
         return labels_of(node.name)
     if isinstance(node, promql_parser.MatrixSelector):
@@ -101,12 +101,12 @@ def given(node: object) -> frozenset[str]:
 
 
 def labels_of(metric: str) -> frozenset[str]:
-    """Return the labels of a metric once scraped; KeyError for one that is not exported."""
+    """Return the labels of a scraped metric; raises KeyError if it is not exported."""
     return exported()[metric]
 
 
 def strange(expression: promql_parser.Expr, known: Mapping[str, frozenset[str]]) -> Iterator[str]:
-    """Yield what an expression names that is not there: metrics, their labels, values of labels."""
+    """Yield the unknown metrics, labels and label values in an expression."""
     labels = set[str]()
     for read in reads(expression):
         labels |= known.get(read.metric, frozenset())
@@ -122,12 +122,12 @@ def strange(expression: promql_parser.Expr, known: Mapping[str, frozenset[str]])
 
 
 def counters() -> set[str]:
-    """Return the names of what only ever counts up."""
+    """Return the names of all counters."""
     return {name for name in exported() if name.endswith(("_total", "_bucket", "_count", "_sum"))}
 
 
 def exported() -> dict[str, frozenset[str]]:
-    """Return the labels of every metric in the reference page, which is made from the code."""
+    """Return the labels of every metric, from the generated reference."""
     scraped = {"job", "instance"}
     alert = {*scraped, "alertname", "alertstate", "probe", "kind", "target"}
     known = {"up": frozenset(scraped), "ALERTS": frozenset(alert)}

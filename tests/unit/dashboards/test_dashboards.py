@@ -1,4 +1,4 @@
-"""The committed dashboards: made by their builders, sound by the rules, and understood by the SDK."""
+"""The committed dashboards are up to date, follow the rules, and are valid for the SDK."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ BREAKAGES: list[tuple[Rule, str, Callable[[lint.Board], Any]]] = [
 @pytest.mark.parametrize("rule", lint.RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("name", lint.NAMES)
 def test_dashboards_keep_to_the_rules(name: str, rule: Rule) -> None:
-    """Every committed dashboard keeps to every rule."""
+    """Every committed dashboard follows every rule."""
     assert list(rule(lint.load(name))) == []
 
 
@@ -163,19 +163,19 @@ def test_dashboards_keep_to_the_rules(name: str, rule: Rule) -> None:
     ("rule", "what", "damage"), BREAKAGES, ids=lambda value: getattr(value, "__name__", value)
 )
 def test_rules_see_what_is_broken(rule: Rule, what: str, damage: Callable[[lint.Board], Any]) -> None:
-    """A dashboard that is broken in one place is complained of by the rule for it: rules can fail."""
+    """A dashboard with one defect violates the rule for it, so rules can fail."""
     board = lint.load("overview")
     damage(board)
     assert list(rule(board)) != []
 
 
 def test_every_rule_is_seen_to_fail() -> None:
-    """No rule is without a dashboard that breaks it."""
+    """Every rule has a dashboard that violates it."""
     assert {rule for rule, _, _ in BREAKAGES} == set(lint.RULES)
 
 
 def test_files_are_what_the_builders_make() -> None:
-    """The committed JSON is current, so that what is tested is what the code says."""
+    """The committed JSON is what the builders make."""
     done = subprocess.run(
         [sys.executable, ROOT / "dashboards" / "generate.py", "--check"],
         capture_output=True,
@@ -186,7 +186,7 @@ def test_files_are_what_the_builders_make() -> None:
 
 
 def test_stale_file_is_found(tmp_path: Path) -> None:
-    """A dashboard that was edited by hand, or that no builder makes, does not pass the check."""
+    """A dashboard that was edited by hand, or has no builder, fails the check."""
     for path in lint.FOLDER.iterdir():
         if path.suffix in {".py", ".json"}:
             (tmp_path / path.name).write_text(path.read_text())
@@ -201,13 +201,13 @@ def test_stale_file_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", lint.NAMES)
 def test_sdk_reads_what_it_wrote(name: str) -> None:
-    """Each dashboard comes back unchanged from the SDK's own models: they know every key of it."""
+    """Each dashboard survives a round trip through the SDK's models, which know all its keys."""
     board = lint.load(name)
     assert _through_models(board) == board
 
 
 def test_sdk_drops_what_it_does_not_know() -> None:
-    """The round trip can fail: a misspelt key of a panel, a query or a place does not come back."""
+    """The round trip can fail: a misspelt key of a panel, query or position is lost."""
     for misspell in (
         lambda b: b["panels"][0].update(gridpos={}),
         lambda b: b["panels"][0]["gridPos"].update(width=3),
@@ -221,7 +221,7 @@ def test_sdk_drops_what_it_does_not_know() -> None:
 
 def _through_models(board: lint.Board) -> lint.Board:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the SDK would rather have its newer schema
+        warnings.simplefilter("ignore", DeprecationWarning)  # the SDK uses a newer schema
         from grafana_foundation_sdk.cog.encoder import JSONEncoder
         from grafana_foundation_sdk.cog.plugins import register_default_plugins
         from grafana_foundation_sdk.models.dashboard import Dashboard
@@ -232,7 +232,7 @@ def _through_models(board: lint.Board) -> lint.Board:
 
 
 def test_uids_are_stable_and_titles_differ() -> None:
-    """Links and bookmarks hold: a dashboard's uid is made of its file's name."""
+    """Links and bookmarks stay valid: a dashboard's uid follows from its file name."""
     boards = {name: lint.load(name) for name in lint.NAMES}
     assert {name: board["uid"] for name, board in boards.items()} == {
         name: f"mailsonde-{name}" for name in ("agent", "delivery", "overview", "server", "slo")
@@ -241,7 +241,7 @@ def test_uids_are_stable_and_titles_differ() -> None:
 
 
 def test_overview_leads_to_deliveries_and_servers() -> None:
-    """From the failing probe of the overview one click leads to its deliveries, and one to its server."""
+    """A failing probe on the overview links to its deliveries and to its server."""
     table = _first(lint.load("overview"), "table")
     urls = [link["url"] for link in table["fieldConfig"]["defaults"]["links"]]
     assert [url.partition("?")[0] for url in urls] == ["/d/mailsonde-delivery", "/d/mailsonde-server"]
@@ -250,7 +250,7 @@ def test_overview_leads_to_deliveries_and_servers() -> None:
 
 
 def test_every_metric_is_on_a_dashboard() -> None:
-    """What the agent exports is shown somewhere."""
+    """Every exported metric is on some dashboard."""
     shown = {
         read.metric
         for name in lint.NAMES
@@ -263,7 +263,7 @@ def test_every_metric_is_on_a_dashboard() -> None:
 
 
 def test_rendered_dashboards_are_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A site's dashboards refresh as its probes run, those over days seldom, and bear its location."""
+    """A site's dashboards refresh as often as its probes run (slower if over days), with its location."""
     monkeypatch.setenv("CANARY_PASSWORD", "x")
     configuration = load_configuration(ROOT / "config" / "minimal.yaml")
     boards = {name: json.loads(text) for name, text in render_dashboards(configuration).items()}
@@ -276,7 +276,7 @@ def test_rendered_dashboards_are_of_the_site(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_provisioning_fits_the_dashboards() -> None:
-    """Grafana is told of one Prometheus, scraped as rendered, and of a folder of dashboards."""
+    """Grafana is provisioned with one Prometheus, scraped as rendered, and a dashboard folder."""
     folder = lint.FOLDER / "provisioning"
     sources = yaml.safe_load((folder / "datasources" / "mailsonde.yaml").read_text())
     providers = yaml.safe_load((folder / "dashboards" / "mailsonde.yaml").read_text())

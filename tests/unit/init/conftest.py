@@ -1,4 +1,4 @@
-"""A mail domain of the test's own: its DNS, and its https server, with a certificate for each host name."""
+"""A test's own mail domain: DNS, and an https server with a certificate for each host name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTS = ("autoconfig.example.com", "example.com", "autodiscover.example.com", "p
 
 @dataclass
 class Domain:
-    """What answers for example.com."""
+    """The DNS and https servers for example.com."""
 
     resolver: Resolver
     web: Web
@@ -34,7 +34,7 @@ Served = Callable[..., AbstractAsyncContextManager[Domain]]
 
 @pytest.fixture
 def serve_domain(certificate_authority: trustme.CA, tmp_path: Path) -> Served:
-    """Serve DNS records and pages by ``HOST METHOD PATH``, its query left out; other pages are 404."""
+    """Serve DNS records, and pages by ``HOST METHOD PATH`` without the query; other pages are 404."""
     authority = tmp_path / "ca.pem"
     certificate_authority.cert_pem.write_to_path(authority)
 

@@ -1,4 +1,4 @@
-"""Which servers are found for an address, in which order, and who stands behind them."""
+"""Which servers are found for an address, in which order, and who vouches for them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_srv_records_in_the_order_of_rfc_6186(serve_domain: Served) -> Non
 
 
 async def test_usual_names_that_exist(serve_domain: Served) -> None:
-    """Without any hint, usual names and the MX host are tried, as far as DNS knows them."""
+    """Without other sources, common names and the MX host are tried if DNS knows them."""
     records = (
         "example.com. 60 IN MX 20 backup.provider.test.",
         "example.com. 60 IN MX 10 mx.provider.test.",
@@ -89,7 +89,7 @@ async def test_usual_names_that_exist(serve_domain: Served) -> None:
 
 
 async def test_autoconfig(serve_domain: Served) -> None:
-    """The provider's file names servers and login; what is unencrypted, or no server, is left out."""
+    """The provider's file names servers and login; unencrypted or invalid servers are left out."""
     pages = {
         AUTOCONFIG: config(
             server("imap", "imap.%EMAILDOMAIN%", 993, "SSL", "%EMAILLOCALPART%"),
@@ -119,7 +119,7 @@ async def test_autoconfig(serve_domain: Served) -> None:
     ],
 )
 async def test_autoconfig_that_is_none(serve_domain: Served, answer: bytes, why: str) -> None:
-    """A page that is no such file says why, and the other sources go on."""
+    """A page that is not autoconfig is reported, and the other sources continue."""
     async with serve_domain({AUTOCONFIG: answer}) as domain:
         with pytest.raises(PageError, match=why):
             await ask_autoconfig(AUTOCONFIG_URL, ADDRESS, domain.web)
@@ -127,7 +127,7 @@ async def test_autoconfig_that_is_none(serve_domain: Served, answer: bytes, why:
 
 
 async def test_many_servers(serve_domain: Served) -> None:
-    """However many servers a file names, a bounded number of each protocol is tried, each once."""
+    """If a file names many servers, a limited number of each protocol is tried, each once."""
     many = [server("imap", f"h{n % 40}.example.com", 993) for n in range(80)]
     async with serve_domain({AUTOCONFIG: config(*many)}) as domain:
         names = await found(domain)
@@ -135,7 +135,7 @@ async def test_many_servers(serve_domain: Served) -> None:
 
 
 async def test_autodiscover_version_2(serve_domain: Served) -> None:
-    """The host of the JSON answer is tried for every protocol; no credentials go out."""
+    """The host of the JSON answer is tried for every protocol; no credentials are sent."""
     answer = page(json.dumps({"Protocol": "AutodiscoverV1", "Url": "https://mail.example.com/autodiscover"}))
     async with serve_domain({DISCOVER_V2: answer}) as domain:
         endpoints = await ask_autodiscover("autodiscover.example.com", ADDRESS, domain.web)
@@ -154,7 +154,7 @@ async def test_autodiscover_version_2(serve_domain: Served) -> None:
     "body", ["", "[]", "7", '{"Url": 7}', '{"Url": "https://[::1]/"}', '{"Url": null}', "[" * 100_000]
 )
 async def test_autodiscover_with_hostile_json(serve_domain: Served, body: str) -> None:
-    """JSON that names no host is as good as none: version 1 is asked, which is not there either."""
+    """JSON without a host name is ignored, and version 1 is tried, which is missing too."""
     async with serve_domain({DISCOVER_V2: page(body)}) as domain:
         with pytest.raises(PageError, match="HTTP status 404"):
             await ask_autodiscover("autodiscover.example.com", ADDRESS, domain.web)
@@ -176,7 +176,7 @@ async def test_autodiscover_version_1(serve_domain: Served) -> None:
 
 
 async def test_autodiscover_that_wants_a_login(serve_domain: Served) -> None:
-    """A 401 is not answered with credentials: it tells that this host is an Exchange server."""
+    """A 401 gets no credentials; it shows that this host is an Exchange server."""
     async with serve_domain({DISCOVER_V1: page("", "401 Unauthorized")}) as domain:
         endpoints = await ask_autodiscover("autodiscover.example.com", ADDRESS, domain.web)
     assert {endpoint.host for endpoint in endpoints} == {"autodiscover.example.com"}
@@ -193,7 +193,7 @@ LISTED = page(f"<Autodiscover><Response><Account>{SERVERS}</Account></Response><
 
 
 async def test_autodiscover_at_the_host_of_an_srv_record(serve_domain: Served) -> None:
-    """The preferred host is asked; one outside vouches for nobody, but what lies in the domain is ours."""
+    """The preferred host is asked. If it is outside the domain, it vouches for nothing outside."""
     records = (f"{SRV} 20 0 443 autoconfig.example.com.", f"{SRV} 10 0 443 provider.test.")
     async with serve_domain({FOREIGN_V1: LISTED}, *records) as domain:
         assert await found(domain) == [
@@ -205,7 +205,7 @@ async def test_autodiscover_at_the_host_of_an_srv_record(serve_domain: Served) -
 
 
 async def test_autodiscover_at_an_srv_host_of_the_domain(serve_domain: Served) -> None:
-    """A host in the domain that proves its name speaks for it, and comes before guesses."""
+    """A verified host in the domain vouches for its answer, which precedes guesses."""
     records = (
         f"{SRV} 0 0 443 owa.example.com.",
         "owa.example.com. 60 IN A 127.0.0.1",
@@ -234,7 +234,7 @@ async def test_autodiscover_at_an_srv_host_of_the_domain(serve_domain: Served) -
 async def test_srv_record_that_leads_to_no_autodiscover(
     serve_domain: Served, record: str, names: tuple[str, ...]
 ) -> None:
-    """A host that does not prove its name, or is not where the record says, is asked for nothing."""
+    """A host that is unverified, or not at the record's target, is not asked."""
     async with serve_domain({FOREIGN_V1: LISTED}, record, names=names) as domain:
         assert await found(domain) == []
         assert not [request for request in domain.https.requests if request.startswith("provider.")]
@@ -253,7 +253,7 @@ async def test_srv_record_that_leads_to_no_autodiscover(
     ],
 )
 def test_what_a_named_server_may_mean(text: str, insecure: bool, meant: list[str]) -> None:
-    """The most secure reading comes first, and an unencrypted one only where the user allows it."""
+    """The most secure interpretation comes first; unencrypted only if the user allows it."""
     endpoints = given_endpoints(text, "smtp", insecure)
     assert [f"{endpoint.port} {endpoint.tls}" for endpoint in endpoints] == meant
 
@@ -263,7 +263,7 @@ def test_what_a_named_server_may_mean(text: str, insecure: bool, meant: list[str
     ["", "a b:25", "host:0", "host:x", "host:70000", "http://host", "smtp://me:secret@host", "host/inbox"],
 )
 def test_what_names_no_server(text: str) -> None:
-    """What is no server is refused with how to write one, and without a password that stands in it."""
+    """An invalid server is refused with the right form, and without a password in it."""
     with pytest.raises(ValueError, match="write HOST:PORT or smtp://HOST:PORT") as refused:
         given_endpoints(text, "smtp", allow_insecure=False)
     assert "secret" not in str(refused.value)

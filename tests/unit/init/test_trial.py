@@ -1,4 +1,4 @@
-"""Trying servers: what is said to them before the user agreed, and what keeps one from being used."""
+"""Trying servers: what is sent before the user agrees, and why a server is not used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def endpoint(port: int, tls: TlsMode = "none") -> Endpoint:
     ],
 )
 async def test_server_is_looked_at_without_credentials(offer: bytes, obstacle: str) -> None:
-    """A server hears EHLO and QUIT and nothing else; what it lacks is told, without control characters."""
+    """A server gets only EHLO and QUIT, and its obstacle has no control characters."""
     script = dialogue(
         b"220 mail", (b"EHLO .*", offer), *([(b"QUIT", b"221 bye")] if offer[:3] == b"250" else [])
     )
@@ -53,19 +53,19 @@ async def test_server_is_looked_at_without_credentials(offer: bytes, obstacle: s
 
 
 async def test_server_without_starttls_is_not_used() -> None:
-    """A server from which STARTTLS was taken away is none to log in at."""
+    """A server with STARTTLS removed is not used for a login."""
     async with scripted_server(dialogue(b"220 mail", (b"EHLO .*", b"250 AUTH PLAIN"))) as server:
         ((_, obstacle),) = await reach([endpoint(server.port, "starttls")], None, SystemClock())
     assert obstacle.startswith("tls_not_offered: ")
 
 
 async def test_nobody_is_asked() -> None:
-    """Where nothing was found there is nothing to try."""
+    """If nothing was found, nothing is tried."""
     assert await reach([], None, SystemClock()) == []
 
 
 async def test_no_message_is_sent_where_the_login_fails() -> None:
-    """After a login that cannot be made, no message goes out, and no secret or ledger stays behind."""
+    """If the login fails, no message is sent, and no secret or ledger remains."""
     seen: list[Result] = []
     text = written(PLAN).replace("mail.example.com", "127.0.0.1").replace("port: 587", "port: 9")
     text = text.replace("port: 993", "port: 9")
@@ -77,7 +77,7 @@ async def test_no_message_is_sent_where_the_login_fails() -> None:
 
 
 async def test_password_is_never_tried_in_clear_unasked() -> None:
-    """A configuration that would send the password in clear without the user's word is not even tried."""
+    """A configuration that would send the password unencrypted without permission is not tried."""
     text = written(PLAN).replace("tls: starttls", "tls: none")
     with pytest.raises(ValidationError, match="credentials would be sent unencrypted"):
         await try_out(text, PASSWORD, SystemClock(), lambda _: None)

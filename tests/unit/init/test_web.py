@@ -1,4 +1,4 @@
-"""Pages of a stranger's web server: verified, bounded, timed, and XML that can do no harm."""
+"""Pages from untrusted web servers: verified, limited in size and time, with harmless XML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAUGHS = """<?xml version="1.0"?>
 
 
 async def test_page_of_a_verified_host(serve_domain: Served) -> None:
-    """A page comes from the address that the resolver tells, under the host's own name."""
+    """A page comes from the address that the resolver returns, under the host's own name."""
     async with serve_domain({"example.com GET /x": page("hello")}) as domain:
         found = await domain.web.fetch("https://example.com/x?emailaddress=a%40example.com")
     assert (found.host, found.status, found.body) == ("example.com", 200, b"hello")
@@ -27,7 +27,7 @@ async def test_page_of_a_verified_host(serve_domain: Served) -> None:
 
 
 async def test_certificate_of_another_host(serve_domain: Served) -> None:
-    """A server whose certificate is for somebody else is not believed, and not even asked."""
+    """A server with another host's certificate is not trusted, and gets no request."""
     async with serve_domain(
         {"example.com GET /x": page("lies")}, names=("autoconfig.example.com",)
     ) as domain:
@@ -60,7 +60,7 @@ async def test_redirect_to_another_host(serve_domain: Served) -> None:
     ],
 )
 async def test_redirect_that_is_not_followed(serve_domain: Served, where: str, why: str) -> None:
-    """A redirect out of https, to a bare address, to nowhere or in a circle ends there."""
+    """Redirects to plain http, an IP address, nowhere or in a circle are refused."""
     async with serve_domain({"example.com GET /x": redirect(where)}) as domain:
         with pytest.raises(PageError, match=why):
             await domain.web.fetch("https://example.com/x")
@@ -68,7 +68,7 @@ async def test_redirect_that_is_not_followed(serve_domain: Served, where: str, w
 
 
 async def test_page_without_end(serve_domain: Served) -> None:
-    """Of a page without end, or of 10 MB, little more than the limit is read."""
+    """Of an endless page, or one of 10 MB, little more than the limit is read."""
     flood = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b"x" * 65536))
     async with serve_domain(
         {"example.com GET /x": flood, "example.com GET /y": page(b"x" * 10**7)}
@@ -87,7 +87,7 @@ async def test_compressed_page(serve_domain: Served) -> None:
 
 
 async def test_silent_server(serve_domain: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes the request and says nothing costs no more than the time for a page."""
+    """A server that does not answer takes only the time limit of a page."""
     monkeypatch.setattr(web, "PAGE_SECONDS", 1.5)  # TLS is done by then, on a busy machine as well
     async with serve_domain({"example.com GET /x": None}) as domain, asyncio.timeout(30):
         with pytest.raises(PageError, match=r"command_timeout: no answer within 1\.5 s"):
@@ -105,7 +105,7 @@ async def test_silent_server(serve_domain: Served, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_document_type_is_refused(document: str, encoding: str) -> None:
-    """A document with a DTD, in whatever encoding, is refused before any entity can be expanded."""
+    """A DTD in any encoding is refused before any entity can be expanded."""
     with pytest.raises(PageError, match="document type declaration"):
         parse_xml(document.replace('<?xml version="1.0"?>\n', "").encode(encoding))
 
@@ -123,19 +123,19 @@ def test_document_type_is_refused(document: str, encoding: str) -> None:
     ],
 )
 def test_broken_document(document: bytes) -> None:
-    """What is not well-formed is an error of the page and nothing else."""
+    """Malformed XML is an error of the page only."""
     with pytest.raises(PageError, match="not well-formed"):
         parse_xml(document)
 
 
 def test_deep_document() -> None:
-    """A document as deep as the limit allows is parsed and searched without trouble."""
+    """A document as deep as the limit allows is parsed and searched."""
     depth = PAGE_LIMIT // 7
     root = parse_xml(b"<a>" * depth + b"</a>" * depth)
     assert sum(1 for _ in root.iter("a")) == depth
 
 
 def test_names_lose_their_namespace() -> None:
-    """Elements are found by their plain names, whatever namespaces a provider declares."""
+    """Elements are found by their plain names, with any namespace."""
     root = parse_xml(b'<x xmlns="urn:a" xmlns:b="urn:b"><b:y>z</b:y></x>')
     assert (root.tag, root.findtext("y")) == ("x", "z")

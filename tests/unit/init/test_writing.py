@@ -1,4 +1,4 @@
-"""The file that is written: valid for any sound answer, commented in every setting, never over another."""
+"""The written file is valid for any answers, fully commented, and never replaces another file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def loaded(plan: Plan, directory: Path) -> dict[str, object]:
 
 
 def test_every_setting_has_a_comment(tmp_path: Path) -> None:
-    """Each line with a value says behind it what the setting does, and the file is valid as it is."""
+    """Each setting has a comment on its line, and the file is valid."""
     loaded(PLAN, tmp_path)
     settings = [line for line in written(PLAN).splitlines() if re.match(r" +(- )?\w+: ", line)]
     assert len(settings) > 30
@@ -49,7 +49,7 @@ def test_every_setting_has_a_comment(tmp_path: Path) -> None:
     "username", ["yes", "null", "1e3", "a: b", "#x", "DOM\\user", "it's", '"', "ü@x", " x "]
 )
 def test_username_is_what_was_typed(tmp_path: Path, username: str) -> None:
-    """A login name that YAML would read as something else comes back as the same text."""
+    """A login name with a special meaning in YAML is read back as the same text."""
     plan = dataclasses.replace(PLAN, username=username)
     loaded(plan, tmp_path)
     assert load(tmp_path / "mailsonde.yaml").mailboxes["canary"].username == username
@@ -57,7 +57,7 @@ def test_username_is_what_was_typed(tmp_path: Path, username: str) -> None:
 
 @pytest.mark.parametrize("tls", ["implicit", "starttls", "none"])
 def test_each_kind_of_server_and_resolver(tmp_path: Path, tls: TlsMode) -> None:
-    """POP3, a private resolver and even an unencrypted server make a valid file."""
+    """POP3, a private resolver and even an unencrypted server give a valid file."""
     plan = dataclasses.replace(
         PLAN,
         submission=dataclasses.replace(PLAN.submission, tls=tls),
@@ -72,13 +72,13 @@ def test_each_kind_of_server_and_resolver(tmp_path: Path, tls: TlsMode) -> None:
 
 
 def test_ledger_path_comes_back(tmp_path: Path) -> None:
-    """The ledger lies where it was said, whatever characters the path has."""
+    """The ledger is at the given path, with any characters."""
     path = tmp_path / "a b%20?#ü.db"
     assert ledger_path(ledger_url(path)) == path
 
 
 def test_files_are_new_or_not_written(tmp_path: Path) -> None:
-    """A file that is there, or a link in its place, is left alone; what was written can be taken back."""
+    """An existing file or link is not touched, and written files can be removed again."""
     files = Files()
     taken, link, new = tmp_path / "taken", tmp_path / "link", tmp_path / "new"
     taken.write_text("mine")
@@ -94,7 +94,7 @@ def test_files_are_new_or_not_written(tmp_path: Path) -> None:
 
 
 def test_servers_are_named_by_their_host(tmp_path: Path) -> None:
-    """Alerts call a server by what it is for and its host, as long as that is a valid name."""
+    """Servers are named after their protocol and host, if that is a valid name."""
     assert set(loaded(PLAN, tmp_path)["servers"]) == {"submission@mail.example.com", "imap@mail.example.com"}
     long = dataclasses.replace(PLAN.incoming, host=f"{'x' * 60}.example.com")
     plan = dataclasses.replace(PLAN, incoming=long)

@@ -1,4 +1,4 @@
-"""What /metrics says, as Prometheus reads it."""
+"""The content of /metrics, as Prometheus reads it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def state() -> AgentState:
 
 
 def _reader(state: AgentState, counters: Counters | None = None) -> Read:
-    """Return what looks a sample up by name and labels in the exposed text."""
+    """Return a function that looks up a sample in the exposed text by name and labels."""
     registry = CollectorRegistry()
     registry.register(AgentCollector(state, lambda: counters or Counters()))
     families = list(text_string_to_metric_families(generate_latest(registry).decode()))
@@ -56,7 +56,7 @@ def _reader(state: AgentState, counters: Counters | None = None) -> Read:
 
 
 def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
-    """Before the first run every reason of the kind is there with 0, so that its first increase is seen."""
+    """Before the first run, every reason of the kind is 0, so that its first increase is seen."""
     read = _reader(state)
     for reason in Reason:
         if reason.area in Smtp.areas:
@@ -70,7 +70,7 @@ def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
 
 
 def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
-    """A fault of ours never reads as a mail outage: success keeps what was last known."""
+    """An unknown run leaves the success metric unchanged: our own fault must not look like an outage."""
     state.ran("smtp", "out", Verdict(Reason.NONE), ended_at=1060.0, duration=0.1)
     state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1120.0, duration=0.1)
     read = _reader(state)
@@ -80,7 +80,7 @@ def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
 
 
 def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
-    """A failed run sets success to 0, counts its reason, and shows the phases that it reached."""
+    """A failed run sets success to 0, counts its reason, and has the phases that it reached."""
     state.ran(
         "smtp", "out", Verdict(Reason.AUTH_FAILED, phases={"connect": 0.2}), ended_at=1060.0, duration=0.3
     )
@@ -94,7 +94,7 @@ def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
 
 
 def test_expiry_of_the_last_certificate_seen_stays(state: AgentState) -> None:
-    """When the handshake fails, the alert on expiry keeps its data."""
+    """If a handshake fails, the certificate's expiry remains, so that its alert keeps its data."""
     state.ran("smtp", "out", Verdict(Reason.NONE, certificate_not_after=5000.0), ended_at=1.0, duration=0.1)
     state.ran("smtp", "out", Verdict(Reason.CERTIFICATE_EXPIRED), ended_at=2.0, duration=0.1)
     assert _reader(state)("mailsonde_tls_certificate_not_after_timestamp_seconds") == 5000.0
@@ -130,7 +130,7 @@ def _message(state: MessageState, latency: float, uncertainty: float) -> Message
 def test_only_measured_deliveries_enter_the_histogram(
     state: MessageState, latency: float, uncertainty: float, counted: int
 ) -> None:
-    """A late message, or one whose arrival nobody watched, is no latency; the last values show it."""
+    """Late messages and unobserved arrivals have no latency in the histogram; the last values show it."""
     agent = AgentState()
 
     agent.deliveries["trip", "out"] = DeliveryState()
@@ -150,7 +150,7 @@ Received: from x by a with ESMTP; Thu, 19 Jun 2020 12:00:00 +0000
 
 
 def test_what_an_arrival_says_of_its_way() -> None:
-    """Arrival issues are counted; the last arrival's waits, clocks and authentication have closed labels."""
+    """Arrival issues are counted; the last arrival's delays, clocks and authentication have fixed labels."""
     agent = AgentState()
     agent.deliveries["trip", "out"] = DeliveryState()
     read = _reader(agent)
@@ -176,7 +176,7 @@ def _found(*pairs: tuple[Check, Severity]) -> tuple[Finding, ...]:
 
 
 def test_a_finding_has_its_series_while_it_holds(state: AgentState) -> None:
-    """Every finding of the last judgement has one series, which ends with it; no foreign text is a label."""
+    """Every current finding has one series, which ends with it; no label has foreign text."""
     missing, alias = (Check.MX_MISSING, Severity.CRITICAL), (Check.MX_TARGET_CNAME, Severity.WARNING)
     assert _reader(state)("mailsonde_finding") is None
     found = Verdict(Reason.MX_MISSING, findings=_found(missing, alias, alias))
@@ -206,7 +206,7 @@ def test_a_finding_has_its_series_while_it_holds(state: AgentState) -> None:
     ids=["judged in part", "unknown", "broken off"],
 )
 def test_a_run_that_could_not_judge_leaves_findings_as_they_were(state: AgentState, verdict: Verdict) -> None:
-    """A resolver that is silent, or a run that broke off, ends no alert."""
+    """Runs that could not judge, such as with a silent resolver, end no alert."""
     found = Verdict(Reason.MX_MISSING, findings=_found((Check.MX_MISSING, Severity.CRITICAL)))
     state.ran("smtp", "out", found, ended_at=1.0, duration=0.1)
     state.ran("smtp", "out", verdict, ended_at=2.0, duration=0.1)
@@ -214,7 +214,7 @@ def test_a_run_that_could_not_judge_leaves_findings_as_they_were(state: AgentSta
 
 
 def test_objectives_are_counted_by_run() -> None:
-    """A route with an objective exposes it with its good and bad runs; unknown runs are neither."""
+    """A route with an objective exposes it with good and bad runs; unknown runs are neither."""
     agent = AgentState()
     agent.add(_SubProbe("out", slo={"objective": "99.5%", "within": "30s"}), now=1.0)
     read = _reader(agent)
@@ -231,7 +231,7 @@ def test_objectives_are_counted_by_run() -> None:
 
 
 class _SubProbe(MessageProbe):
-    """A sub-probe, with a target of its own."""
+    """A sub-probe with its own target."""
 
     areas = Smtp.areas
 
@@ -254,7 +254,7 @@ class _SubProbe(MessageProbe):
 
 
 def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
-    """An MX host that DNS no longer names goes from the metrics, and so raises no alert as stale."""
+    """The metrics of an MX host that DNS no longer names end, so it raises no alert as stale."""
     agent = AgentState()
     agent.add(_SubProbe("example.com"), now=1.0)
     agent.keep_sub_probes(_SubProbe("example.com", (_SubProbe("mx1"), _SubProbe("mx2"))), now=2.0)
@@ -262,7 +262,7 @@ def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
     agent.keep_sub_probes(_SubProbe("example.com", (_SubProbe("mx1"), _SubProbe("mx3"))), now=4.0)
     assert sorted(agent.probes) == [("mx", "example.com"), ("mx", "mx1"), ("mx", "mx3")]
     assert ("mx", "mx2") not in agent.deliveries
-    agent.ran("mx", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was going on meanwhile
+    agent.ran("mx", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was still in progress
     assert ("mx", "mx2") not in agent.probes
     read = _reader(agent)
     assert read("mailsonde_probe_runs_total", target="mx1", reason="none") == 1
@@ -270,7 +270,7 @@ def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
 
 
 def test_message_counts_come_from_the_ledger() -> None:
-    """Counts and the oldest message in flight are the ledger's; a state that no message entered is 0."""
+    """Counts and the oldest message in flight come from the ledger; states without messages are 0."""
     agent = AgentState()
     agent.deliveries["trip", "out"] = DeliveryState()
     sent = Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)
@@ -287,7 +287,7 @@ def test_message_counts_come_from_the_ledger() -> None:
 
 
 def test_every_value_is_finite(state: AgentState) -> None:
-    """A fresh agent exposes numbers only."""
+    """All values of a fresh agent are finite."""
     registry = CollectorRegistry()
     registry.register(AgentCollector(state, Counters))
     samples = [
@@ -298,7 +298,7 @@ def test_every_value_is_finite(state: AgentState) -> None:
 
 
 def test_outcome_follows_from_the_reason() -> None:
-    """No reason of our own faults counts as a failure of mail."""
+    """No reason for a fault of ours counts as a failure of mail."""
     ours = {
         Reason.INTERNAL,
         Reason.INTERRUPTED,
@@ -310,7 +310,7 @@ def test_outcome_follows_from_the_reason() -> None:
 
 
 def test_failures_are_told_with_reason_and_phase_until_a_run_is_ok(state: AgentState) -> None:
-    """The last failed run says why, whatever fault of ours follows it, and a run that is ok ends that."""
+    """The last failed run's reason remains despite later faults of ours, until a run is ok."""
     for reason, phase in ((Reason.CONNECT_REFUSED, "connect"), (Reason.AUTH_FAILED, "auth")):
         state.ran("smtp", "out", Verdict(reason, broken_phase=phase), ended_at=1.0, duration=0.1)
     state.ran("smtp", "out", Verdict(Reason.DNS_TIMEOUT, broken_phase="resolve"), ended_at=2.0, duration=0.1)

@@ -1,4 +1,4 @@
-"""An agent that runs out of file descriptors says so, sends nothing, and is scraped all the same."""
+"""An agent short of file descriptors says so, sends nothing, and still answers scrapes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ main(["run", "--config", sys.argv[1]])
 
 @pytest.fixture
 def few_allowed() -> Iterator[int]:
-    """Allow this process some descriptors more than it has, and as many at most; yield the limit."""
+    """Allow this process a few more descriptors than it has open; yield the limit."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 100
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
@@ -45,7 +45,7 @@ def few_allowed() -> Iterator[int]:
 
 
 def files_until(number: int) -> ExitStack:
-    """Open files until ``number`` is the lowest descriptor that is free."""
+    """Open files until ``number`` is the lowest free descriptor."""
     opened = ExitStack()
     while True:
         opened.callback(os.close, latest := os.open(os.devnull, os.O_RDONLY))
@@ -54,7 +54,7 @@ def files_until(number: int) -> ExitStack:
 
 
 def refused(*, for_sending: bool = False) -> str | None:
-    """Return why no descriptor may be had, for want of local resources, if that is so."""
+    """Return the detail of the refusal for lack of local resources, if there is one."""
     try:
         require_descriptor(for_sending=for_sending)
     except ProbeFault as fault:
@@ -63,7 +63,7 @@ def refused(*, for_sending: bool = False) -> str | None:
 
 
 def test_sends_stop_before_probes_and_probes_before_the_limit(few_allowed: int) -> None:
-    """The last descriptors are for serving and the ledger, and those before them are not for sending."""
+    """Near the limit, first sending stops, then all probes, while serving continues."""
     left = kept()
     assert left == few_allowed // 4
     assert (refused(), refused(for_sending=True)) == (None, None)
@@ -82,7 +82,7 @@ def test_sends_stop_before_probes_and_probes_before_the_limit(few_allowed: int) 
 
 
 def test_the_limit_is_raised_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The soft limit becomes the hard one; a system that refuses that changes nothing."""
+    """The soft limit is raised to the hard limit; if the system refuses, nothing changes."""
     set_to: list[tuple[int, int]] = []
 
     def setrlimit(_: int, limits: tuple[int, int]) -> None:
@@ -97,7 +97,7 @@ def test_the_limit_is_raised_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_metrics_are_served_when_probes_use_up_the_descriptors(tmp_path: Path) -> None:
-    """With more silent servers than descriptors, scrapes are answered, and the runs left out are unknown."""
+    """With more silent servers than descriptors, scrapes work, and runs without one are unknown."""
     port = free_port()
     peers: list[asyncio.StreamWriter] = []
 
@@ -120,7 +120,7 @@ async def test_metrics_are_served_when_probes_use_up_the_descriptors(tmp_path: P
         async with asyncio.timeout(60):
             while ended(await metrics(port)).get("local_resources", 0.0) < TARGETS - SOME:  # noqa: ASYNC110 # of a process
                 await asyncio.sleep(0.1)
-        for _ in range(20):  # none of which is lucky
+        for _ in range(20):  # none of them gets one
             reasons = ended(await metrics(port, patience=False))
     finally:
         with suppress(ProcessLookupError):
@@ -143,7 +143,7 @@ def ended(text: str) -> dict[str, float]:
 
 
 async def metrics(port: int, *, patience: bool = True) -> str:
-    """Return the metrics; with ``patience`` nothing while the agent does not listen yet."""
+    """Return the metrics; with ``patience``, return nothing if the agent does not listen yet."""
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"http://127.0.0.1:{port}/metrics")

@@ -1,4 +1,4 @@
-"""What the logs show of a defect: enough to mend it, and no secret."""
+"""Logs of defects: enough to fix them, and no secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fakes.scripted_server import PASSWORD, dialogue, scripted_server
 
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
-    """Give the root logger back to pytest."""
+    """Restore pytest's root logger."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -37,7 +37,7 @@ def loggers_as_before() -> Iterator[None]:
 async def test_a_defect_in_a_login_is_logged_without_the_password(
     form: Literal["text", "json"], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the log's form, a defect while logging in brings its traceback and never the password."""
+    """In each log format, a defect during a login is logged with its traceback but without the password."""
 
     def broken(mechanism: CramMd5, challenge: bytes) -> bytes:
         raise RuntimeError("a defect of ours")
@@ -59,7 +59,7 @@ async def test_a_defect_in_a_login_is_logged_without_the_password(
 
 
 async def test_no_request_is_logged_with_its_url(capsys: pytest.CaptureFixture[str]) -> None:
-    """A URL may hold a token, so that the HTTP library's own lines stay out of the log."""
+    """The HTTP library's own log lines are suppressed, because URLs may contain tokens."""
     set_up_logs("json")
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
         await client.post("https://collector.example.com/v1/metrics?token=s3cret-token")

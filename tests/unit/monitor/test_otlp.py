@@ -1,4 +1,4 @@
-"""Metrics by OTLP, as a receiver decodes them with OpenTelemetry's own definitions."""
+"""OTLP exports, decoded by the receiver with OpenTelemetry's own definitions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOKEN = "s3cret-collector-token"
 
 
 class Receiver:
-    """Answers exports as it is told to, and keeps what it decodes."""
+    """Answers exports as told by the test, and keeps the decoded requests."""
 
     def __init__(self) -> None:
         self.bound = bind("127.0.0.1", 0)
@@ -88,7 +88,7 @@ def _labels(point: object) -> frozenset[tuple[str, str]]:
 
 
 async def test_every_sample_is_there_with_its_value(receiver: Receiver) -> None:
-    """What a scrape would give arrives under the same names and labels, counters as monotonic sums."""
+    """Exports have the same names, labels and values as a scrape, with counters as monotonic sums."""
     state = _state()
     assert await exporter_with_token(receiver.url, state).export() is None
     found = {}
@@ -119,7 +119,7 @@ async def test_every_sample_is_there_with_its_value(receiver: Receiver) -> None:
 
 
 async def test_histograms_count_each_bucket_by_itself(receiver: Receiver) -> None:
-    """A histogram has one count for each bucket, one beyond its bounds, and their sum."""
+    """A histogram has a separate count per bucket, one beyond its bounds, and the sum."""
     await exporter_with_token(receiver.url, _state()).export()
     metric = _metrics(receiver.requests[0])["mailsonde_schedule_lag_seconds"]
     (point,) = metric.histogram.data_points
@@ -147,7 +147,7 @@ async def test_histograms_count_each_bucket_by_itself(receiver: Receiver) -> Non
     ],
 )
 async def test_what_is_tried_again_soon(answer: Response, waits: float | None, receiver: Receiver) -> None:
-    """Only the answers that the specification names are tried again before the next interval."""
+    """Only the statuses in the specification are retried before the next interval."""
     receiver.answers.append(answer)
     assert await exporter_with_token(receiver.url, _state()).export() == waits
 
@@ -155,7 +155,7 @@ async def test_what_is_tried_again_soon(answer: Response, waits: float | None, r
 async def test_a_failure_is_logged_once_and_without_secrets(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log tells when exports begin to fail and when they work again, and never the token."""
+    """The log says when exports begin to fail and when they work again, without the token."""
     caplog.set_level(logging.INFO, "mailsonde.otlp")
     receiver.answers += [Response(status_code=401), Response(TOKEN, status_code=503)]
     exporting = exporter_with_token(receiver.url, _state())
@@ -178,8 +178,8 @@ NO_GZIP = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r
 async def raw_receiver(*answers: bytes, then: bytes = b"") -> AsyncIterator[tuple[str, asyncio.Queue[int]]]:
     """Answer each connection with the octets of one of ``answers``, and close it.
 
-    ``then`` comes after an answer, again and again until the exporter hangs up; without an answer there is
-    silence until then. Yields the URL, and a queue of how many octets of ``then`` each connection took.
+    After an answer, ``then`` is sent repeatedly until the exporter hangs up. Without an answer, the receiver
+    stays silent. Yields the URL, and a queue of how many octets of ``then`` each connection took.
     """
     left, ended = list(answers), asyncio.Queue[int]()
 
@@ -222,7 +222,7 @@ def exporter_to(url: str, collector: Collector | None = None) -> OtlpExporter:
     ],
 )
 async def test_no_answer_ends_the_exports(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever a receiver answers, the failure is told and the next export comes."""
+    """After any answer, the failure is logged and the next export follows."""
     async with raw_receiver(answer, answer) as (url, ended):
         task = asyncio.create_task(exporter_to(url).run())
         for _ in range(2):
@@ -237,7 +237,7 @@ async def test_no_answer_ends_the_exports(answer: bytes, caplog: pytest.LogCaptu
 async def test_an_answer_without_end_is_given_up(
     piece: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A receiver that goes on for ever, or says nothing, holds an export no longer than its time."""
+    """An endless answer or a silent receiver delays an export only until its time limit."""
     monkeypatch.setattr("monitor.otlp.PATIENCE", 0.3)
     async with raw_receiver(then=piece) as (url, ended):
         assert await asyncio.wait_for(exporter_to(url).export(), 10) == 0.0
@@ -246,14 +246,14 @@ async def test_an_answer_without_end_is_given_up(
 
 
 async def test_an_answer_without_end_is_not_read() -> None:
-    """Of a long answer no more is read than fits in a few buffers, and its connection is closed."""
+    """Only a few buffers of a long answer are read, and its connection is closed."""
     async with raw_receiver(ENDLESS, then=b"x" * 65536) as (url, ended):
         assert await asyncio.wait_for(exporter_to(url).export(), 10) is None
         assert await asyncio.wait_for(ended.get(), 10) < 32 * 2**20
 
 
 async def test_an_answer_is_not_decompressed() -> None:
-    """What a receiver compresses unasked is left as it is: a small answer can unpack to gigabytes."""
+    """Compressed answers are not unpacked, because a small one may expand to gigabytes."""
     async with raw_receiver(NO_GZIP) as (url, _):
         assert await exporter_to(url).export() is None
 
@@ -272,7 +272,7 @@ class _BrokenOnce(Collector):
 
 
 async def test_a_defect_is_one_lost_export(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
-    """Metrics that cannot be collected once are told as such, and sent the next time."""
+    """If collecting fails once, this is logged, and the next export has the metrics."""
     exporting = exporter_to(receiver.url, _BrokenOnce())
     assert await exporting.export() == 0.0
     assert await exporting.export() is None
@@ -280,7 +280,7 @@ async def test_a_defect_is_one_lost_export(receiver: Receiver, caplog: pytest.Lo
 
 
 async def test_a_token_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What follows the path of the endpoint is left out of the log."""
+    """Anything after the path of the endpoint is left out of the log."""
     async with raw_receiver(b"") as (url, _):
         await exporter_to(f"{url}?token={TOKEN}").export()
     assert f"cannot export metrics to {url}: " in caplog.text
@@ -288,7 +288,7 @@ async def test_a_token_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture
 
 
 async def test_a_token_that_is_repeated_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A receiver that answers with the token where a status line belongs does not get it into the log."""
+    """A token that the receiver repeats in place of a status line is not logged."""
     async with raw_receiver(f"{TOKEN}\r\n\r\n".encode()) as (url, _):
         assert await exporter_with_token(url, _state()).export() == 0.0
     assert f"cannot export metrics to {url}: protocol_error: " in caplog.text
@@ -312,7 +312,7 @@ async def test_a_token_that_is_repeated_is_not_logged(caplog: pytest.LogCaptureF
     ],
 )
 def test_endpoint_must_be_an_address(place: str, is_taken: bool) -> None:
-    """A host that is no host name, and a port that is none, are found when the configuration is read."""
+    """Invalid hosts and ports are found when the configuration is read."""
     with nullcontext() if is_taken else pytest.raises(ValidationError, match="its host must be a host name"):
         OtlpSettings(endpoint=f"https://{place}/v1/metrics")
 
@@ -329,7 +329,7 @@ def _configuration(tmp_path: Path, endpoint: str) -> Configuration:
 
 
 async def test_the_agent_exports_and_says_its_last_words(receiver: Receiver, tmp_path: Path) -> None:
-    """An agent sends its metrics at its start, and once more when it stops, with what came between."""
+    """An agent exports at the start, and once more, with the latest metrics, when it stops."""
     async with running_agent(_configuration(tmp_path, receiver.url)) as agent:
         await asyncio.wait_for(receiver.arrived.wait(), 10)
         await agent.results.get()
@@ -339,7 +339,7 @@ async def test_the_agent_exports_and_says_its_last_words(receiver: Receiver, tmp
 
 
 async def test_a_receiver_that_hangs_holds_up_nothing(receiver: Receiver, tmp_path: Path) -> None:
-    """While an export waits for its answer, probes run, and the agent still stops in order."""
+    """While an export waits for its answer, probes run, and the agent still stops cleanly."""
     receiver.hangs = True
     async with running_agent(_configuration(tmp_path, receiver.url)) as agent:
         await asyncio.wait_for(receiver.arrived.wait(), 10)
@@ -352,7 +352,7 @@ async def test_a_receiver_that_hangs_holds_up_nothing(receiver: Receiver, tmp_pa
 async def test_without_the_extra_the_start_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the package is missing, the agent does not start, and the command that helps is told."""
+    """Without the package, the agent does not start, and says how to install it."""
     monkeypatch.delitem(sys.modules, "monitor.otlp")
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.metrics.v1.metrics_service_pb2", None)
     with pytest.raises(StartError, match=r"pip install 'mailsonde\[otlp\]'"):

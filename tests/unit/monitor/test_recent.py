@@ -1,4 +1,4 @@
-"""The latest runs of each route in memory, and what becomes of routes that are gone."""
+"""The latest runs of each route in memory, and the removal of routes that are gone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def a_run(target: str, probe: str = "trip") -> dict[str, object]:
 
 
 def test_what_is_kept_of_a_route_is_bounded() -> None:
-    """Only the latest runs are kept, and what was said in none of them."""
+    """Only the latest runs are kept, without their transcripts."""
     recent = Recent(now=0.0)
     for _ in range(3 * POINTS_KEPT):
         recent.take_in(a_run("mail"))
@@ -45,7 +45,7 @@ def test_what_is_kept_of_a_route_is_bounded() -> None:
 
 
 def test_findings_stay_until_a_run_can_judge_again() -> None:
-    """An unknown run, or one that broke off, leaves the findings that the page lists as they were."""
+    """An unknown or failed run without a judgement leaves the listed findings unchanged."""
     recent, found = Recent(now=0.0), [{"check": "mx_missing"}]
     recent.take_in(a_run("mail") | {"findings": found})
     recent.take_in(a_run("mail") | {"outcome": "unknown", "reason": "dns_timeout", "findings": []})
@@ -79,7 +79,7 @@ def test_since_when_a_route_fails() -> None:
 
 
 def test_routes_that_are_gone_are_forgotten() -> None:
-    """Of one probe, only the targets that there still are stay; other probes' routes are left alone."""
+    """Only a probe's current targets are kept; other probes' routes are not touched."""
     recent = Recent(now=0.0)
     for target in ("example.com", "mx1", "mx2"):
         recent.take_in(a_run(target))
@@ -89,7 +89,7 @@ def test_routes_that_are_gone_are_forgotten() -> None:
 
 
 def _configuration(directory: Path, names: DnsServer) -> Configuration:
-    """Return an agent with one probe that sends to the MX hosts of example.test, to no avail."""
+    """Return an agent with one probe that sends to the MX hosts of example.test, which fails."""
     (directory / "password").write_text("secret")
     pop = {"protocol": "pop3", "host": "127.0.0.1", "port": 1, "tls": "implicit"}
     account = {"username": "canary", "password": {"file": str(directory / "password")}}
@@ -108,7 +108,7 @@ def _configuration(directory: Path, names: DnsServer) -> Configuration:
 async def test_an_agent_forgets_mx_hosts_that_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many hosts DNS names over time, the agent remembers those of the latest run, watched or not."""
+    """However many hosts DNS names over time, the agent keeps only those of the latest run."""
     monkeypatch.setattr("monitor.web.events.PAUSE", 0.02)
     asked: Counter[str] = Counter()
 
@@ -141,7 +141,7 @@ async def test_an_agent_forgets_mx_hosts_that_are_gone(
             while gone & {target for _, target in agent.recent.routes}:
                 await agent.results.get()
         watching.cancel()
-        # A counters, whose values are mappings, is the ledger's, which keeps its totals for ever.
+        # Counters with mappings as values belong to the ledger, which keeps its totals for ever.
         keys = {
             key
             for each in gc.get_objects()

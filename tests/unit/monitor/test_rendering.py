@@ -1,4 +1,4 @@
-"""What is rendered for Prometheus from a configuration."""
+"""The files rendered for Prometheus from a configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monitor.rendering import render_alerts, render_prometheus
 
 
 def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the global part, and what is said of the agent as a target."""
+    """Return the global section, and the agent's target."""
     probe = {"name": "hq-mx", "kind": "mx", "domain": "example.com", "interval": interval}
     text = render_prometheus(Configuration.model_validate({"agent": agent, "probes": [probe]}))
     document = yaml.safe_load(text["prometheus.yml"])
@@ -24,20 +24,20 @@ def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], 
 
 
 def test_an_agent_is_called_by_its_location() -> None:
-    """The location becomes the label that alerts and dashboards tell agents apart by."""
+    """The location becomes the instance label that distinguishes agents in alerts and dashboards."""
     _, target = _job({"location": "fra1", "listen": "127.0.0.1:9800"})
     assert target == {"targets": ["127.0.0.1:9800"], "labels": {"instance": "fra1"}}
 
 
 def test_agents_without_a_location_do_not_share_a_name() -> None:
-    """Where no location is given the address stays, for the default would make all agents one."""
+    """Without a location, the instance is the address: the default would merge all agents."""
     _, target = _job({"listen": "[::1]:9725"})
     assert target == {"targets": ["[::1]:9725"]}
 
 
 @pytest.mark.parametrize(("interval", "scrape"), [("60s", "15s"), ("5s", "5s"), ("1s", "1s")])
 def test_a_quick_probe_is_scraped_as_often_as_it_runs(interval: str, scrape: str) -> None:
-    """No run of a quick probe goes unseen between two scrapes; none is scraped less than every 15 s."""
+    """The scrape interval misses no run of a frequent probe, and is never above 15 s."""
     shared, _ = _job({}, interval)
     assert shared == {"scrape_interval": scrape, "evaluation_interval": scrape}
 
@@ -56,7 +56,7 @@ def _render(site: Path, what: str, *options: str) -> tuple[int, str]:
 
 
 def test_prometheus_sends_alerts_to_every_named_alertmanager(site: Path) -> None:
-    """Prometheus sends to the Alertmanagers of the command line, IPv6 addresses included."""
+    """Prometheus sends to all Alertmanagers on the command line, including IPv6 addresses."""
     assert _render(site, "prometheus", "--alertmanager", "a:9093", "--alertmanager", "[::1]:9093")[0] == 0
     document = yaml.safe_load((site.parent / "prometheus.yml").read_text())
     assert document["alerting"]["alertmanagers"] == [
@@ -65,7 +65,7 @@ def test_prometheus_sends_alerts_to_every_named_alertmanager(site: Path) -> None
 
 
 def test_a_prometheus_that_would_stay_silent_is_warned_of(site: Path) -> None:
-    """Missing rules and a missing Alertmanager are named, each until it is there."""
+    """Missing rules and a missing Alertmanager give a warning each, until they exist."""
     _, warned = _render(site, "prometheus")
     assert "there are no alert rules yet; run mailsonde render alerts --config" in warned
     assert "add --alertmanager HOST:PORT" in warned
@@ -74,7 +74,7 @@ def test_a_prometheus_that_would_stay_silent_is_warned_of(site: Path) -> None:
 
 
 def test_runbook_links_that_lead_nowhere_are_warned_of(site: Path) -> None:
-    """Alerts whose runbook links are mere paths come with a warning, those with an address do not."""
+    """Runbook links without a base address give a warning; with an address they do not."""
     assert "runbook" in _render(site, "alerts")[1]
     ours = site.with_name("ours.yaml")
     ours.write_text("runbooks: https://example.com/runbooks\n")
@@ -89,14 +89,14 @@ def test_runbook_links_that_lead_nowhere_are_warned_of(site: Path) -> None:
     ],
 )
 def test_an_alertmanager_that_cannot_be_used_is_refused(site: Path, what: str, value: str, why: str) -> None:
-    """An address without a port, and one that nothing would use, end with status 2 and the reason."""
+    """An address without a port, or an Alertmanager without a use, exits 2 with the reason."""
     status, told = _render(site, what, "--alertmanager", value)
     assert status == 2
     assert why in told
 
 
 def test_alerts_link_to_the_live_page(site: Path) -> None:
-    """With the live page's address, each alert links to its probe there, and without it to none."""
+    """With the live page's address, each alert links to its probe there; without it, to none."""
     _render(site, "alerts")
     rules = site.parent / "rules" / "mailsonde-servers.rules.yaml"
     assert "live_url" not in rules.read_text()
@@ -110,7 +110,7 @@ def test_alerts_link_to_the_live_page(site: Path) -> None:
 
 
 def test_alerts_name_the_address_that_a_probe_connects_to() -> None:
-    """Probes of a server, of a mailbox on it, and through it are told apart by host and port."""
+    """Alerts show host and port for probes of a server, of a mailbox on it, and through it."""
     secret = {"username": "u", "password": {"env": "PATH"}}
     servers = {
         "out": {"protocol": "smtp", "host": "mx.example.com", "tls": "starttls"},

@@ -1,4 +1,4 @@
-"""What becomes of every way that a run can end."""
+"""The result of each way in which a run can end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScriptedSettings(ProbeSettings):
 
 
 class Scripted(Probe):
-    """Does what the test says."""
+    """A probe that does what the test says."""
 
     settings_model = ScriptedSettings
     areas: ClassVar[frozenset[Area]] = frozenset({Area.AGENT})
@@ -40,7 +40,7 @@ class Scripted(Probe):
 
 
 async def test_verdict_comes_with_its_phases() -> None:
-    """A result holds the probe's verdict and the phases that the run measured."""
+    """A result has the probe's verdict and the measured phases."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
@@ -56,7 +56,7 @@ async def test_verdict_comes_with_its_phases() -> None:
 
 
 async def test_what_repeats_a_secret_of_the_run_is_withheld() -> None:
-    """Detail and values of every verdict are without the credentials that the run logged in with."""
+    """Detail and values of every verdict are free of the run's credentials."""
 
     async def act(run: Run) -> Verdict:
         run.phases.transcript.redaction.add("s3cret-Pa55word")
@@ -69,7 +69,7 @@ async def test_what_repeats_a_secret_of_the_run_is_withheld() -> None:
 
 
 async def test_findings_are_reported_without_secrets_the_worst_first() -> None:
-    """Each finding of a verdict is in the result and its JSON, ordered, and without the run's credentials."""
+    """All findings are in the result and its JSON, sorted, without the run's credentials."""
 
     async def act(run: Run) -> Verdict:
         run.phases.transcript.redaction.add("s3cret-Pa55word")
@@ -85,7 +85,7 @@ async def test_findings_are_reported_without_secrets_the_worst_first() -> None:
 
 
 async def test_a_run_that_did_not_judge_shows_no_findings() -> None:
-    """JSON tells "nothing found", an empty list, from a run that broke off, and has no findings at all."""
+    """JSON has an empty list for no findings, and no list for a run that could not judge."""
 
     async def sound(_: Run) -> Verdict:
         return Verdict(Reason.NONE, findings=())
@@ -114,7 +114,7 @@ async def test_fault_is_failed_with_phase_and_codes() -> None:
 
 
 async def test_defect_is_unknown_with_a_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A defect of ours never reads as a mail outage: it is unknown, and the log has the traceback."""
+    """A defect of ours is unknown, never an outage, and the log has the traceback."""
 
     async def act(run: Run) -> Verdict:
         raise KeyError("a defect")
@@ -126,7 +126,7 @@ async def test_defect_is_unknown_with_a_traceback_in_the_log(caplog: pytest.LogC
 
 
 async def test_deadline_ends_a_run_and_names_the_phase() -> None:
-    """A run that does not end is ended at its deadline, and the phase that hung is named."""
+    """A run that hangs is ended at its deadline, and the detail has the phase."""
 
     async def act(run: Run) -> Verdict:
         with run.phases.phase("greeting"):
@@ -141,7 +141,7 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
 @pytest.mark.parametrize("phase", [RESOLVE, MX_LOOKUP])
 @pytest.mark.parametrize("held", [0.0, 5.0])
 async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float, phase: str) -> None:
-    """While a name is looked up, nothing was asked of the mail system: that is unknown, whatever the load."""
+    """A timeout during name resolution is unknown under any load, because no mail system was involved."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
@@ -157,7 +157,7 @@ async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float, phas
 
 @pytest.mark.parametrize(("resolving", "reason"), [(0.04, Reason.TIMEOUT), (0.06, Reason.DNS_TIMEOUT)])
 async def test_a_resolver_that_left_too_little_time_is_no_outage(resolving: float, reason: Reason) -> None:
-    """A server that got less than half of a run's time because of slow DNS is not blamed for the rest."""
+    """If slow DNS used over half of a run's time, a timeout is not blamed on the server."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
@@ -174,12 +174,12 @@ async def test_a_resolver_that_left_too_little_time_is_no_outage(resolving: floa
 
 @pytest.mark.parametrize(("held", "outcome"), [(0.0, Outcome.FAILED), (5.0, Outcome.UNKNOWN)])
 async def test_a_run_that_this_machine_kept_from_its_time_is_no_outage(held: float, outcome: Outcome) -> None:
-    """A deadline that passes while the event loop is held up tells nothing of the mail system."""
+    """A timeout while the event loop was blocked says nothing about the mail system."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
         with run.phases.phase("login"):
-            clock.now += held  # as when other work keeps the loop for so long
+            clock.now += held  # as if other work had blocked the loop
             await asyncio.Event().wait()
         raise AssertionError
 
@@ -194,7 +194,7 @@ async def test_a_run_that_this_machine_kept_from_its_time_is_no_outage(held: flo
 
 @pytest.mark.parametrize("reason", [Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT, Reason.CONNECT_REFUSED])
 async def test_only_what_was_late_is_put_down_to_this_machine(reason: Reason) -> None:
-    """On a busy machine a server's silence proves nothing; that it refuses is as true as ever."""
+    """On a busy machine a timeout proves nothing, but a refusal is still a refusal."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
@@ -207,7 +207,7 @@ async def test_only_what_was_late_is_put_down_to_this_machine(reason: Reason) ->
 
 
 async def test_what_held_up_the_loop_before_a_run_is_not_counted() -> None:
-    """An outage is told as one although the machine was busy before: in an earlier run, or between runs."""
+    """An outage counts even if the loop was blocked before, in an earlier run or between runs."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
@@ -226,7 +226,7 @@ async def test_what_held_up_the_loop_before_a_run_is_not_counted() -> None:
 
 
 async def test_stop_ends_waiting_runs_at_once_and_lets_others_finish() -> None:
-    """When the agent stops, a run that only waits is cancelled, and one in a dialogue gets to its end."""
+    """When the agent stops, waiting runs are cancelled, and runs in a dialogue finish."""
     runner = Runner(InstantClock(), "here")
     begun, go_on = asyncio.Event(), asyncio.Event()
 

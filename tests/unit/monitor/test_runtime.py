@@ -1,4 +1,4 @@
-"""What lives on, and what goes, when another configuration takes effect in a running process."""
+"""The effect of a new configuration in a running process: what stays, and what ends."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def sent(runtime: Runtime) -> Message:
 
 
 def copy_of(message: Message, runtime: Runtime) -> bytes:
-    """Return a copy of the message as a mailbox stores it."""
+    """Return a copy of the message as stored in a mailbox."""
     trip = runtime.assembly.probes["trip"]
     assert isinstance(trip, MessageProbe)
     token = trip.context.signer.sign(Token("trip", message.id, round(message.created_at * 1e6)))
@@ -82,7 +82,7 @@ def copy_of(message: Message, runtime: Runtime) -> bytes:
 
 
 async def test_another_configuration_takes_effect(tmp_path: Path) -> None:
-    """Probes that stay keep their counts, new ones have metrics at once, the others have none."""
+    """Kept probes keep their counts, new ones have metrics at once, and removed ones have none."""
     async with open_runtime(configuration(tmp_path, LOGIN, GREETING), InstantClock(), "agent") as runtime:
         runtime.state.ran("login", "pop", Verdict(Reason.NONE), ended_at=1.0, duration=0.1)
         await runtime.replace(configuration(tmp_path, {**LOGIN, "interval": "2m"}, TRIP))
@@ -94,7 +94,7 @@ async def test_another_configuration_takes_effect(tmp_path: Path) -> None:
 
 
 async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for a message learns of its arrival from the watcher that took over."""
+    """The new watcher reports the arrival of a message that was sent before the change."""
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
     monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)

@@ -1,4 +1,4 @@
-"""When runs start, and what is counted when they do not."""
+"""When runs start, and how runs that do not start are counted."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def _settings(name: str, interval: str = "60s") -> ProbeSettings:
 
 
 def test_few_probes_start_at_once() -> None:
-    """An administrator with three probes sees results within a second."""
+    """With three probes, there are results within a second."""
     assert all(start_offset(_settings(name), 3) < 0.31 for name in "abc")
 
 
 def test_thousands_of_probes_spread_over_their_interval() -> None:
-    """The starts of many probes fill their interval evenly, and never reach past it."""
+    """The starts of many probes are spread evenly over their interval, and not beyond it."""
     offsets = sorted(start_offset(_settings(f"probe-{n}"), 6000) for n in range(6000))
     assert offsets[-1] < 60.0
     for quarter in range(4):
@@ -39,7 +39,7 @@ def test_thousands_of_probes_spread_over_their_interval() -> None:
 
 
 def test_round_trips_overlap_and_others_do_not() -> None:
-    """A slow message keeps no later one from being sent; a one-shot probe runs once at a time."""
+    """Round trips may overlap, so that a slow message delays no other; other probes run once at a time."""
     trip = RoundtripSettings.model_validate(
         {
             "name": "t",
@@ -72,7 +72,7 @@ def _event(code: int, seconds: float) -> JobSubmissionEvent:
 
 
 def test_runs_that_were_joined_are_counted_as_missed(schedule: tuple[Schedule, AgentState]) -> None:
-    """After a suspended machine wakes, each run whose time passed is counted once."""
+    """After a machine resumes from suspension, each run in that time is counted once."""
     made, state = schedule
     made._started(_event(EVENT_JOB_SUBMITTED, 0.0))
     made._started(_event(EVENT_JOB_SUBMITTED, 61.0))
@@ -82,7 +82,7 @@ def test_runs_that_were_joined_are_counted_as_missed(schedule: tuple[Schedule, A
 
 
 def test_run_that_is_still_going_is_counted_as_overrun(schedule: tuple[Schedule, AgentState]) -> None:
-    """A start that was skipped because the previous run goes on is an overrun, and not missed."""
+    """A start skipped because the previous run is in progress counts as overrun, not as missed."""
     made, state = schedule
     made._started(_event(EVENT_JOB_SUBMITTED, 0.0))
     made._overrun(_event(EVENT_JOB_MAX_INSTANCES, 60.0))
@@ -92,7 +92,7 @@ def test_run_that_is_still_going_is_counted_as_overrun(schedule: tuple[Schedule,
 
 
 class Ran:
-    """A schedule on a clock of the test's, of one probe that runs every 60 s at once, and when it ran."""
+    """A schedule of one probe every 60 s on the test's clock, and the times of its runs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = InstantClock()
@@ -116,7 +116,7 @@ class Ran:
         )
 
     async def runs_in(self, seconds: int) -> int:
-        """Let the time pass second by second; return how many runs began."""
+        """Let time pass second by second; return how many runs began."""
         before = len(self.at)
         for _ in range(seconds):
             self.clock.now += 1.0
@@ -129,7 +129,7 @@ class Ran:
 async def test_intervals_hold_when_the_clock_is_set(
     step: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wall clock that is set moves no run, counts none as missed, and is told."""
+    """Setting the wall clock moves no run, counts none as missed, and is logged."""
     ran = Ran(monkeypatch)
     assert await ran.runs_in(300) == 5
     ran.clock.wall_offset += step
@@ -143,7 +143,7 @@ async def test_intervals_hold_when_the_clock_is_set(
 
 
 async def test_drift_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that time synchronisation slews is not told as set."""
+    """A clock slewed by time synchronization does not count as set."""
     ran = Ran(monkeypatch)
     for _ in range(60):
         ran.clock.wall_offset += 0.0005
@@ -153,7 +153,7 @@ async def test_drift_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lag_is_observed(schedule: tuple[Schedule, AgentState]) -> None:
-    """How late a run starts is in the histogram of the schedule's lag."""
+    """The delay of each start is in the histogram of schedule lag."""
     made, state = schedule
     made._started(_event(EVENT_JOB_SUBMITTED, -0.3))
     assert state.schedule_lag.sum == pytest.approx(0.3)

@@ -1,4 +1,4 @@
-"""Names whose DNS never answers cost their own probes a verdict, and nobody else anything."""
+"""Unanswered DNS queries affect only their own probes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SILENT = 30
 
 
 class SilentDns:
-    """A name server that knows sound.test, and never answers for other names."""
+    """A name server that knows sound.test and answers no other query."""
 
     def __init__(self) -> None:
         self.silent_names: set[str] = set()
@@ -79,7 +79,7 @@ def smtp_run(host: str, port: int, deadline: str) -> asyncio.Task[Result]:
 async def test_a_sound_name_does_not_wait_for_silent_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While many names wait for DNS, a probe of a sound server is ok; theirs end unknown."""
+    """While many names wait for DNS, a probe of another server is ok; the waiting ones end unknown."""
     greeting = dialogue(b"220 mail.test", (rb"EHLO .*", b"250 mail.test"), (rb"QUIT", b"221 bye"))
     async with silent_dns() as (silent, dns_port), scripted_server(greeting) as server:
         monkeypatch.setattr(name_resolution, "system", resolution(tmp_path, port=dns_port.port))
@@ -98,7 +98,7 @@ async def test_a_sound_name_does_not_wait_for_silent_ones(
 
 
 async def test_sigterm_does_not_wait_for_silent_names(tmp_path: Path) -> None:
-    """An agent all of whose names wait for DNS ends in order within the 10 seconds that it promises."""
+    """An agent with all names waiting for DNS stops cleanly within 10 seconds."""
     servers = [
         f"  s{number}: {{protocol: smtp, host: silent{number}.test, port: 25, tls: none}}"
         for number in range(SILENT)

@@ -1,4 +1,4 @@
-"""A site's own thresholds: in place of the shipped ones, or refused with their line."""
+"""A site's own thresholds: they override the shipped ones, or are refused with their line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SITE = Path(__file__).parents[3] / "alerts" / "tests" / "site.yaml"
 
 
 def test_own_thresholds_take_the_place_of_the_shipped_ones(tmp_path: Path) -> None:
-    """What the site's file names is used, and all else is as shipped."""
+    """The site's values are used, and the shipped ones for everything else."""
     path = tmp_path / "ours.yaml"
     path.write_text("certificate_warning: 30d\nslow_observations: 9\n")
     ours, shipped = load_thresholds(path), load_thresholds()
@@ -66,7 +66,7 @@ def test_own_thresholds_take_the_place_of_the_shipped_ones(tmp_path: Path) -> No
     ],
 )
 def test_mistakes_are_told_with_their_line(tmp_path: Path, text: str, told: str) -> None:
-    """An unknown key, a wrong duration, a negative number or a broken text is refused where it stands."""
+    """An unknown key, an invalid duration, a negative number or invalid YAML is refused with its line."""
     path = tmp_path / "ours.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
@@ -75,7 +75,7 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, text: str, told: str)
 
 
 def _rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> list[dict[str, Any]]:
-    """Return the alerting rules with a site's thresholds."""
+    """Return the alerting rules for a site's thresholds."""
     monkeypatch.setenv("TEST_SECRET", "x")
     path = tmp_path / "ours.yaml"
     path.write_text(text)
@@ -95,7 +95,7 @@ def _rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> lis
 def test_what_is_left_empty_has_no_alert(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, left_out: str
 ) -> None:
-    """Without burn rates, or without a job that scrapes agents, the rules lack that alert and no other."""
+    """Without burn rates, or without a job that scrapes agents, only that alert is missing."""
     names = {rule["alert"] for rule in _rendered(tmp_path, monkeypatch, text)}
     all_names = {rule["alert"] for rule in _rendered(tmp_path, monkeypatch, "{}")}
     assert all_names - names == {left_out}
@@ -105,7 +105,7 @@ def test_what_is_left_empty_has_no_alert(
 def test_an_address_of_runbooks_comes_out_as_it_went_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str
 ) -> None:
-    """Characters that mean something in YAML mean nothing in what runbook_url begins with."""
+    """Characters that are special in YAML are preserved in runbook_url."""
     rules = _rendered(tmp_path, monkeypatch, f"runbooks: '{begins}'")
     assert {rule["annotations"]["runbook_url"] for rule in rules} == {
         f"{begins}/{rule['alert']}.md" for rule in rules
@@ -113,7 +113,7 @@ def test_an_address_of_runbooks_comes_out_as_it_went_in(
 
 
 def test_no_window_is_shorter_than_four_scrapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a Prometheus that scrapes every ten minutes, each window has scrapes in it."""
+    """Even if Prometheus scrapes every ten minutes, each window contains scrapes."""
     rules = _rendered(tmp_path, monkeypatch, "scrape_interval: 10m")
     named = [rule for rule in rules if "probe=~" in rule["expr"] and "Budget" not in rule["alert"]]
     windows = {read.window for rule in named for read in reads(parse(rule["expr"])) if read.window}
@@ -122,7 +122,7 @@ def test_no_window_is_shorter_than_four_scrapes(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_job_is_the_sites_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AgentDown asks for the job that the site named, and for no other."""
+    """AgentDown queries only the job that the site named."""
     (rule,) = [
         rule
         for rule in _rendered(tmp_path, monkeypatch, "job: mail-canaries")
@@ -132,7 +132,7 @@ def test_the_job_is_the_sites_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_command_refuses_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`render alerts` writes nothing when the thresholds have a mistake, and exits 2 with it."""
+    """`render alerts` writes nothing if the thresholds have a mistake, and exits 2 with it."""
     monkeypatch.setenv("TEST_SECRET", "x")
     path = tmp_path / "ours.yaml"
     path.write_text("down_intervals: none")
