@@ -124,6 +124,12 @@ def _worst() -> AnyPanel:
             Column(
                 f"time() - max {_BY} (mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}})", "Last run", "s"
             ),
+            Column(
+                "max by (instance, probe, kind, target, severity, description) "
+                f"(mailsonde_probe_info{{{PROBE}}})",
+                "",
+                "short",
+            ),
         ],
         "Who is affected now: failing probes come first. Click a row to open its deliveries or its server. "
         "If the last run is long ago, the state is out of date: check the agent.",

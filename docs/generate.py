@@ -113,7 +113,8 @@ def _duration(seconds: float) -> str:
 def metrics_page() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
-    probe = ProbeState("probe", "target", "kind", 60.0, Counter({Reason.NONE: 0}), last_run=0.0)
+    known = Counter({Reason.NONE: 0})
+    probe = ProbeState("probe", "target", "kind", 60.0, known, "critical", "description", last_run=0.0)
     probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
     probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}
     probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
@@ -261,6 +262,7 @@ def _alterations(
 def _in_words(text: str) -> str:
     """Return an annotation with placeholders for its variables; raises ValueError for an unknown template."""
     text = re.sub(r"(?:{{ if match `[^`]*` \$labels\.probe }} \([^)]*\){{ end }})+", " (*host:port*)", text)
+    text = re.sub(r"{{ with query .*? }}{{ with .*? }} {{ \. }}{{ end }}{{ end }}", " *description*", text)
     text = re.sub(r"{{ range query .*? }}(.*?){{ end }}{{ end }}", r"\1", text)
     text = re.sub(r"{{ \.Labels\.(\w+) }}{{ with \.Labels\.(\w+) }}(.*?){{ \. }}", r"*\1*\3*\2*", text)
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)

@@ -74,8 +74,15 @@ class AgentCollector(Collector):
             "1 while a check has a finding; the series ends with the finding.",
             labels=(*_PROBE, "check", "severity"),
         )
+        info = InfoMetricFamily(
+            "mailsonde_probe",
+            "What the configuration says about the probe: its highest severity and, if given, a description.",
+            labels=_PROBE,
+        )
         for probe in list(self._state.probes.values()):
             labels = (probe.name, probe.kind, probe.target)
+            described = {"description": probe.description} if probe.description else {}
+            info.add_metric(labels, {"severity": probe.severity, **described})
             last_run.add_metric(labels, probe.last_run)
             interval.add_metric(labels, probe.interval)
             if probe.success is not None:
@@ -88,7 +95,7 @@ class AgentCollector(Collector):
                 phases.add_metric((*labels, phase), seconds)
             for check, severity in sorted(probe.findings):
                 finding.add_metric((*labels, str(check), str(severity)), 1.0)
-        yield from (success, last_run, interval, failure, phases, expiry, finding)
+        yield from (info, success, last_run, interval, failure, phases, expiry, finding)
 
     def _runs(self) -> Iterator[Metric]:
         runs = CounterMetricFamily(

@@ -81,6 +81,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
     }
     routes = [probe for probe in configuration.probes if isinstance(probe, MessageProbeSettings)]
     objectives = [probe for probe in routes if probe.slo]
+    quiet = [probe.name for probe in configuration.probes if probe.severity == "warning"]
     judging = [probe for probe in configuration.probes if KINDS[probe.kind].checks]
     files = {}
     for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2")):
@@ -89,6 +90,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
             routes=routes,
             objectives=objectives,
             judging=judging,
+            quiet=quiet,
             thresholds=thresholds,
             live_page=configuration.agent.url,
         )

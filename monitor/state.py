@@ -60,6 +60,8 @@ class ProbeState:
     kind: str
     interval: float
     runs: Counter[Reason]
+    severity: str  # the highest of its alerts
+    description: str  # empty if the site gives none
     last_run: float  # when it ended, or when the agent started
     duration: Histogram = field(default_factory=Histogram)
     success: float | None = None  # of the last run with a known result
@@ -119,7 +121,8 @@ class AgentState:
             if known is None or known.kind != probe.settings.kind:
                 self.add(probe, now)
             else:
-                known.interval = probe.settings.interval
+                known.interval, known.severity = probe.settings.interval, probe.settings.severity
+                known.description = probe.settings.description or ""
         self._keep_mailboxes(mailboxes)
 
     def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
@@ -139,7 +142,15 @@ class AgentState:
         settings = probe.settings
         known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
         route = settings.name, probe.target
-        self.probes[route] = ProbeState(*route, settings.kind, settings.interval, known, last_run=now)
+        self.probes[route] = ProbeState(
+            *route,
+            kind=settings.kind,
+            interval=settings.interval,
+            runs=known,
+            severity=settings.severity,
+            description=settings.description or "",
+            last_run=now,
+        )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
         for cause in ("missed", "overrun"):

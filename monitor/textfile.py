@@ -17,6 +17,7 @@ SUFFIX = ".prom"
 
 ONE_SHOT = frozenset(
     {
+        "mailsonde_probe",
         "mailsonde_probe_success",
         "mailsonde_probe_last_run_timestamp_seconds",
         "mailsonde_probe_failure",

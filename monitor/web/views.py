@@ -39,6 +39,8 @@ class RouteView:
     states: dict[str, int] | None  # messages that entered each state; None for probes that send none
     has_routes: bool  # whether the probe may have several rows, one per route
     findings: Sequence[Mapping[str, str]] | None  # current ones; None if the kind has no checks
+    description: str | None  # what the site says the probe is for
+    severity: str  # the highest of its alerts
     deadline: float  # seconds
     failing_since: float | None  # unix seconds
     failed_earlier: bool  # whether runs before that may have failed, too
@@ -122,6 +124,8 @@ class RouteView:
             "probe": self.probe,
             "kind": self.kind,
             "target": self.target,
+            "description": self.description,
+            "severity": self.severity,
             "state": self.word,
             "sentence": self.sentence,
             "deadline_seconds": self.deadline,
@@ -224,6 +228,8 @@ class Views:
             else None,
             has_routes=isinstance(probe, MessageProbe) or bool(probe.siblings),
             findings=route.findings if probe.checks else None,
+            description=probe.settings.description,
+            severity=probe.settings.severity,
             deadline=probe.settings.deadline,
             failing_since=route.failing_since,
             failed_earlier=route.failed_earlier,

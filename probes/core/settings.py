@@ -239,6 +239,17 @@ class ProbeSettings(Settings):
             "run it."
         ),
     )
+    severity: Literal["critical", "warning"] = Field(
+        default="critical",
+        description=(
+            "The highest severity of this probe's alerts. With `warning`, none of them is critical, so none "
+            "pages."
+        ),
+    )
+    description: Line | None = Field(
+        default=None,
+        description="What the probe is for, in one line. The live page and the probe's alerts show it.",
+    )
     alerts: AlertSettings = Field(
         default_factory=AlertSettings,
         description="Thresholds of this probe's alerts, which override the common ones.",

@@ -30,6 +30,7 @@ def alert(name: str, severity: str = "critical", **labels: str) -> Alert:
 
 
 DOWN_SMTP = alert("ProbeDown", kind="smtp", probe="smtp-a", target="a")
+QUIET_SMTP = alert("ProbeDown", "warning", kind="smtp", probe="smtp-a", target="a")
 DOWN_TRIP = alert("ProbeDown", kind="roundtrip", probe="trip", target="a")
 OVERDUE = alert("MessageOverdue", probe="trip", target="a")
 OVERDUE_B = alert("MessageOverdue", probe="other", target="b")
@@ -108,6 +109,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [AGENT_DOWN, LAG, STALE, SLOW_B],
         [CERTIFICATE, CERTIFICATE_SOON, DOWN_MX, OVERDUE_B, FOREIGN],
         [LOST, JUNKED, DOWN_TRIP, DOWN_SMTP],
+        [QUIET_SMTP, DOWN_TRIP, OVERDUE_B],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
 )
@@ -191,6 +193,13 @@ def test_what_is_told_over_time_is_what_alertmanager_tells(
         wait_until(lambda: len(log.told) >= len(modelled), f"step {step}: {log.told} as {modelled}")  # noqa: B023
         time.sleep(1.5)  # more than group_interval: nothing else may come, and there is no event for that
         assert Counter(log.told) == Counter(modelled), f"step {step}"
+
+
+def test_what_does_not_page_silences_no_page() -> None:
+    """A server whose probe has severity: warning is down: pages about mail through it still come."""
+    policy = Policy(ALERTMANAGER)
+    assert policy.inhibited(dict(OVERDUE), [dict(DOWN_SMTP)])
+    assert not policy.inhibited(dict(OVERDUE), [dict(QUIET_SMTP)])
 
 
 def test_the_heartbeat_beats_every_minute() -> None:

@@ -72,6 +72,7 @@ def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
     state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
     text = one_shot_text(AgentCollector(state, Counters), {"smtp"})
     assert _families(text) == {
+        "mailsonde_probe_info": {("smtp", "smtp", "critical", "out"): 1.0},
         "mailsonde_probe_success": {("smtp", "smtp", "out"): 1.0},
         "mailsonde_probe_last_run_timestamp_seconds": {("smtp", "smtp", "out"): 1060.0},
         "mailsonde_probe_phase_seconds": {("smtp", "connect", "smtp", "out"): 0.25},

@@ -34,7 +34,10 @@ StartAgent = Callable[..., AbstractAsyncContextManager[Watched]]
 
 @pytest.fixture
 def start_agent(tmp_path: Path) -> StartAgent:
-    """Return a function that starts an agent with ``probes`` smtp probes of a scripted server."""
+    """Return a function that starts an agent with ``probes`` smtp probes of a scripted server.
+
+    ``settings`` are those of each probe.
+    """
 
     @asynccontextmanager
     async def start(
@@ -44,6 +47,7 @@ def start_agent(tmp_path: Path) -> StartAgent:
         hosts: tuple[str, ...] = (),
         url: str | None = None,
         clock: Clock | None = None,
+        **settings: object,
     ) -> AsyncIterator[Watched]:
         async with scripted_server(script) as server:
             mail = {"protocol": "smtp", "host": "127.0.0.1", "port": server.port, "tls": "none"}
@@ -58,7 +62,13 @@ def start_agent(tmp_path: Path) -> StartAgent:
                     "agent": agent,
                     "servers": {"mail": mail},
                     "probes": [
-                        {"name": f"hq-{number}", "kind": "smtp", "interval": interval, "server": "mail"}
+                        {
+                            "name": f"hq-{number}",
+                            "kind": "smtp",
+                            "interval": interval,
+                            "server": "mail",
+                            **settings,
+                        }
                         for number in range(probes)
                     ],
                 }

@@ -93,6 +93,22 @@ async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
         assert [line[9:] for line in told["transcript"]][-2:] == ["C: QUIT", "S: 221 bye"]
 
 
+async def test_what_the_site_says_about_a_probe(start_agent: StartAgent) -> None:
+    """Overview, page and JSON show a probe's description, escaped, and that its alerts do not page."""
+    about = "The <b>trial</b> of mx2"
+    async with start_agent(SOUND, description=about, severity="warning") as watched:
+        for path in ("/", "/probes/hq-0"):
+            page = (await watched.client.get(path)).text
+            assert "The &lt;b&gt;trial&lt;/b&gt; of mx2" in page
+            assert about not in page
+        assert "warning at most" in page
+        (probe,) = (await watched.client.get("/", headers=JSON)).json()["probes"]
+        assert (probe["description"], probe["severity"]) == (about, "warning")
+        metrics = (await watched.client.get("/metrics")).text
+        labels = f'description="{about}",kind="smtp",probe="hq-0",severity="warning",target="mail"'
+        assert f"mailsonde_probe_info{{{labels}}} 1.0" in metrics
+
+
 SCRIPTS = [SOUND, REFUSING, *(script for script, _ in OVERLONG.values())]
 
 
