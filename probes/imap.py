@@ -86,9 +86,9 @@ async def _told(session: ImapSession, ask: Callable[[], Awaitable[list[T]]]) -> 
     try:
         return await ask()
     except ProbeFault as fault:
-        if fault.reason not in _OF_A_LISTING:
-            raise
-        return None
+        if session.is_open or fault.reason in _UNREADABLE:
+            return None
+        raise
 
 
 def _special_use(folders: Iterable[Folder]) -> dict[str, str]:
@@ -103,13 +103,5 @@ def _special_use(folders: Iterable[Folder]) -> dict[str, str]:
 _SPECIAL_USE = frozenset({"\\ALL", "\\ARCHIVE", "\\DRAFTS", "\\FLAGGED", "\\JUNK", "\\SENT", "\\TRASH"})
 """The attributes of RFC 6154 section 2, in upper case."""
 
-_OF_A_LISTING = frozenset(
-    {
-        Reason.IMAP_NO,
-        Reason.IMAP_BAD,
-        Reason.PROTOCOL_ERROR,
-        Reason.LINE_TOO_LONG,
-        Reason.RESPONSE_TOO_LARGE,
-    }
-)
+_UNREADABLE = frozenset({Reason.PROTOCOL_ERROR, Reason.LINE_TOO_LONG, Reason.RESPONSE_TOO_LARGE})
 """Faults that a listing can cause, which say nothing about the folder that was opened."""

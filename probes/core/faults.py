@@ -115,7 +115,7 @@ def fault_of(error: Exception) -> ProbeFault | None:
     if isinstance(error, (asyncio.IncompleteReadError, EOFError, ConnectionError)) and not isinstance(
         error, ConnectionRefusedError
     ):
-        return ProbeFault(Reason.CONNECTION_LOST, str(error))
+        return ProbeFault(Reason.CONNECTION_LOST, str(error) or "the connection ended")
     if isinstance(error, OSError) and error.errno in _BY_ERRNO:
         # asyncio replaces the system's text with the address
         return ProbeFault(_BY_ERRNO[error.errno], os.strerror(error.errno))

@@ -235,12 +235,15 @@ class Resolver:
         require_descriptor()
         try:
             async with asyncio.timeout_at(ends):
-                return await dns.asyncquery.tcp(query, address, port=port)
+                response = await dns.asyncquery.tcp(query, address, port=port)
         except (OSError, EOFError) as error:  # a timeout is an OSError too
             said = str(error) or "no answer in time"
             raise self._fault(Reason.DNS_TRUNCATED, query, f"cut over UDP, and over TCP: {said}") from error
         except (dns.exception.DNSException, dns.query.BadResponse) as error:
             raise self._fault(Reason.DNS_MALFORMED, query, f"over TCP: {error}") from error
+        if response.flags & dns.flags.TC:  # what is left out must not read as absent
+            raise self._fault(Reason.DNS_TRUNCATED, query, "cut over UDP and over TCP")
+        return response
 
     def _answer(self, query: dns.message.QueryMessage, response: dns.message.Message) -> Answer:
         """Return what a response says about the name; raises `ProbeFault`."""
@@ -258,8 +261,13 @@ class Resolver:
         aliases = tuple(rrset[0].target for rrset in chain.cnames)
         if rcode == dns.rcode.NXDOMAIN:
             raise ProbeFault(Reason.DNS_NXDOMAIN, f"{_text(chain.canonical_name)} does not exist")
-        if chain.answer is None and _leaves_it_to_others(response, bool(aliases)):
-            raise self._fault(Reason.DNS_REFUSED, query, "it is no recursive resolver for this name")
+        if chain.answer is None:
+            if _leaves_it_to_others(response, bool(aliases)):
+                raise self._fault(Reason.DNS_REFUSED, query, "it is no recursive resolver for this name")
+            if _has_other_records(response, len(aliases)):
+                raise self._fault(
+                    Reason.DNS_MALFORMED, query, "the records in its answer are of another name or type"
+                )
         return Answer(tuple(chain.answer or ()), chain.minimum_ttl, aliases)
 
     def _unreachable(self, query: dns.message.QueryMessage, error: OSError) -> ProbeFault:
@@ -284,6 +292,15 @@ def _leaves_it_to_others(response: dns.message.Message, through_alias: bool) -> 
     if dns.rdatatype.SOA in kinds:
         return False
     return dns.rdatatype.NS in kinds or (through_alias and not response.flags & dns.flags.RA)
+
+
+def _has_other_records(response: dns.message.Message, aliases: int) -> bool:
+    """Return whether there is more in an answer without data than so many aliases, and so no absence.
+
+    A DNAME (RFC 6672) and signatures may come with the aliases.
+    """
+    besides = (dns.rdatatype.DNAME, dns.rdatatype.RRSIG)
+    return sum(rrset.rdtype not in besides for rrset in response.answer) > aliases
 
 
 def _text(name: dns.name.Name) -> str:

@@ -15,8 +15,11 @@ import dns.rrset
 
 from probes.protocols.dns import ResolverSettings
 
-Script = Callable[[dns.message.Message], Sequence[bytes | dns.message.Message]]
-"""Gets a question, returns what goes back for it: whole messages, or raw bytes."""
+Script = Callable[[dns.message.Message], Sequence[bytes | dns.message.Message] | None]
+"""Gets a question, returns what goes back for it: whole messages, or raw bytes.
+
+Over TCP, the connection is closed behind them; with ``None`` it stays open and silent.
+"""
 
 
 def response(
@@ -87,7 +90,7 @@ class _Udp(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         query = dns.message.from_wire(data)
         self._server.asked_over_udp.append(query)
-        for reply in self._script(query):
+        for reply in self._script(query) or ():
             self._transport.sendto(_wire(reply), addr)
 
 
@@ -103,10 +106,13 @@ async def dns_server(over_udp: Script, over_tcp: Script | None = None) -> AsyncI
             size = int.from_bytes(await reader.readexactly(2), "big")
             query = dns.message.from_wire(await reader.readexactly(size))
             server.asked_over_tcp.append(query)
-            for reply in over_tcp(query) if over_tcp else ():
+            replies = over_tcp(query) if over_tcp else ()
+            for reply in replies or ():
                 wire = _wire(reply)
                 writer.write(len(wire).to_bytes(2, "big") + wire)
             await writer.drain()
+            if replies is None:
+                await reader.read()
         finally:
             writer.close()
 

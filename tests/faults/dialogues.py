@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tests.fakes.scripted_server import Peer, Script
-
-Misdeed = Callable[[Peer], Awaitable[None]]
-"""What a server does in place of a sound answer."""
+from tests.fakes.scripted_server import Peer, Script, dialogue
+from tests.faults.misdeeds import Misdeed
 
 
 @dataclass(frozen=True)
@@ -24,25 +22,26 @@ class Dialogue:
         """The states, the greeting first."""
         return ("greeting", *self.states)
 
-    def committing(self, misdeed: Misdeed, state: str, *, before: Misdeed | None = None) -> Script:
-        """Return the script of a server that is sound up to ``state``, and does ``misdeed`` there.
+    @property
+    def sound(self) -> Script:
+        """The script of a server that is sound in every state."""
+        return dialogue(self.greeting, *self.states.values())
 
-        ``before`` is done on the connection first, such as a TLS handshake.
-        """
+    def answer(self, state: str) -> bytes:
+        """Return the sound answer in ``state``."""
+        return self.greeting if state == "greeting" else self.states[state][1]
+
+    def committing(self, misdeed: Misdeed, state: str) -> Script:
+        """Return the script of a server that does ``misdeed`` in ``state``, and is sound otherwise."""
 
         async def script(peer: Peer) -> None:
-            if before is not None:
-                await before(peer)
-            if state == "greeting":
-                await misdeed(peer)
-                return
-            await peer.send(self.greeting)
-            for name, (command, answer) in self.states.items():
-                await peer.expect(command)
+            for name in self.names:
+                if name != "greeting":
+                    await peer.expect(self.states[name][0])
                 if name == state:
                     await misdeed(peer)
-                    return
-                await peer.send(answer)
+                else:
+                    await peer.send(self.answer(name))
 
         return script
 

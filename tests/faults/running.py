@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,18 +17,40 @@ from monitor.runner import Result, Runner
 from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.probe import Probe
-from probes.core.reasons import Outcome
+from probes.core.reasons import Outcome, Reason
 from probes.core.settings import ServerSettings, Site
 from probes.imap import Imap
 from probes.pop3 import Pop3
 from probes.smtp import Smtp
 from tests.fakes.scripted_server import PASSWORD, scripted_server
 from tests.faults.dialogues import SMTP
+from tests.faults.misdeeds import Misdeed
 
 USERNAME = "canary@example.test"
 
+PATIENCE = 5.0
+"""Seconds that the servers' settings give a command, and a run's deadline: far more than it takes."""
+
 TIMEOUT = 0.3
-"""Seconds that the servers' settings give a command: these servers answer at once, or never."""
+"""Seconds that they give a command in front of a server that never answers it."""
+
+MEMORY = 24 * 2**20
+"""Most octets that a run may hold at once, however much a server sends."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault that a server commits in one state of its dialogue, and what a run in front of it ends with."""
+
+    kind: str
+    state: str
+    fault: str
+    commit: Misdeed
+    reason: Reason
+    timeout: float = PATIENCE
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.state}-{self.fault}"
 
 
 @dataclass(frozen=True)
@@ -34,16 +61,18 @@ class Ran:
     beside: Result
 
 
-def server_settings(protocol: str, port: int, **options: Any) -> ServerSettings:
+def server_settings(
+    protocol: str, port: int, *, host: str = "127.0.0.1", timeout: float = PATIENCE, **options: Any
+) -> ServerSettings:
     """Return the settings of a server at ``port`` that credentials are sent to."""
     tls = options.pop("tls", "none")
     made = ServerSettings.model_validate(
         {
             "protocol": protocol,
-            "host": "127.0.0.1",
+            "host": host,
             "port": port,
             "tls": tls,
-            "timeout": f"{TIMEOUT}s",
+            "timeout": f"{timeout}s",
             "allow_insecure_auth": tls == "none",
         }
     )
@@ -51,7 +80,7 @@ def server_settings(protocol: str, port: int, **options: Any) -> ServerSettings:
     return made.model_copy(update={**login, "tls_ca": options.pop("tls_ca", None)})
 
 
-def probe_of(kind: str, server: ServerSettings, deadline: float = 5.0) -> Probe:
+def probe_of(kind: str, server: ServerSettings, deadline: float = PATIENCE) -> Probe:
     """Return a probe that goes through the whole of its kind's dialogue."""
     written: dict[str, Any] = {"name": kind, "kind": kind, "server": "it", "deadline": f"{deadline:g}s"}
     if kind == "smtp":
@@ -62,20 +91,65 @@ def probe_of(kind: str, server: ServerSettings, deadline: float = 5.0) -> Probe:
 
 
 async def run(probe: Probe) -> Ran:
-    """Run ``probe``, and a sound one at the same time."""
-    runner = Runner(SystemClock(), "here")
-    async with scripted_server(SMTP.committing(_farewell, "quit")) as healthy:
+    """Run ``probe``, and a sound one at the same time; return once all sockets of both are closed."""
+    runner, before = Runner(SystemClock(), "here"), open_files()
+    async with scripted_server(SMTP.sound) as healthy:
         beside = asyncio.create_task(runner.run(probe_of("smtp", server_settings("smtp", healthy.port))))
-        return Ran(await runner.run(probe), await beside)
+        ran = Ran(await runner.run(probe), await beside)
+    await closed(before)
+    return ran
 
 
-async def _farewell(peer: Any) -> None:
-    await peer.send(b"221 bye")
+def open_files() -> int:
+    """Return how many files and sockets this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def hold_to_promises(ran: Ran, deadline: float = 5.0) -> None:
-    """Assert what holds for every fault: the deadline, no secrets, others undisturbed."""
+async def closed(before: int) -> None:
+    """Return once no more files and sockets are open than ``before``; TimeoutError if that takes long."""
+    async with asyncio.timeout(PATIENCE):
+        while open_files() > before:  # noqa: ASYNC110 # the kernel tells of no such event
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def refusing() -> Iterator[int]:
+    """Give a port where nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """Give a port whose queue of connections is full, so that Linux drops every further attempt."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@contextmanager
+def bounded_memory(most: int = MEMORY) -> Iterator[None]:
+    """Assert that the block never holds more than ``most`` octets at once."""
+    tracemalloc.start()
+    try:
+        yield
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < most, f"{taken:,} octets"
+
+
+def hold_to_promises(ran: Ran, deadline: float = PATIENCE) -> None:
+    """Assert what holds for every fault: the deadline, no secrets, a reason of its kind, others on time."""
     assert ran.beside.verdict.outcome is Outcome.OK, ran.beside
+    assert ran.beside.duration_seconds < PATIENCE
     assert ran.result.duration_seconds < deadline + 1.0
     shown = str(ran.result.with_transcript())
     assert PASSWORD not in shown

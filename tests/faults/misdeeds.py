@@ -1,0 +1,75 @@
+"""What a server can do in place of a sound answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tests.fakes.scripted_server import Peer
+
+Misdeed = Callable[[Peer], Awaitable[None]]
+"""What a server does in place of a sound answer; the latest line it received is `Peer.received`'s last."""
+
+
+def says(*lines: bytes) -> Misdeed:
+    """Return a misdeed that sends these lines."""
+
+    async def misdeed(peer: Peer) -> None:
+        await peer.send(*lines)
+
+    return misdeed
+
+
+def says_tagged(*lines: bytes) -> Misdeed:
+    """Return a misdeed that sends these lines, each with the tag of the latest IMAP command."""
+
+    async def misdeed(peer: Peer) -> None:
+        tag = peer.received[-1].partition(b" ")[0]
+        await peer.send(*(tag + b" " + line for line in lines))
+
+    return misdeed
+
+
+def breaks_off(octets: bytes) -> Misdeed:
+    """Return a misdeed that sends these octets, and closes the connection."""
+
+    async def misdeed(peer: Peer) -> None:
+        await peer.chunks(octets)
+        await peer.close()
+
+    return misdeed
+
+
+def flood(chunk: bytes, first: bytes = b"") -> Misdeed:
+    """Return a misdeed that sends ``first``, and then the same chunk without end."""
+
+    async def misdeed(peer: Peer) -> None:
+        await peer.chunks(first)
+        await peer.flood(chunk)
+
+    return misdeed
+
+
+async def close(peer: Peer) -> None:
+    """Close the connection."""
+    await peer.close()
+
+
+async def reset(peer: Peer) -> None:
+    """Reset the connection."""
+    await peer.reset()
+
+
+async def silence(peer: Peer) -> None:
+    """Never answer."""
+    await peer.until_closed()
+
+
+async def drip(peer: Peer) -> None:
+    """Send an octet now and then, too few for a line within any patience."""
+    while True:
+        await peer.chunks(b"2")
+        await asyncio.sleep(0.05)
+
+
+endless_line = flood(b"2" * 65536)
