@@ -57,8 +57,17 @@ class Transcript:
 
     def quoted(self, reply: str | bytes, *, cut: bool = False) -> str:
         """Keep an answer as `received` does, and return its text as shown, for the detail of a fault."""
+        shown = self.shown(reply, cut=cut)
         self.received(reply, cut=cut)
-        return self._told(_kept(reply), cut, may_be_secret=True)
+        return shown
+
+    def shown(self, reply: str | bytes, *, cut: bool = False) -> str:
+        """Return an answer's text as shown; for an empty answer, what the server said before it."""
+        if reply.strip():
+            return self._told(_kept(reply), cut, may_be_secret=True)
+        replies = [text for _, who, text, *_ in (*self._first, *self._last) if who == "S" and text.strip()]
+        said_before = self._told(replies[-1], cut=False, may_be_secret=True) if replies else "nothing"
+        return f"an empty line, after {said_before}"
 
     def note(self, text: str) -> None:
         """Keep a remark about an event without a line: a connection, a handshake, a message's content."""

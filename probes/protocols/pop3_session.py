@@ -172,6 +172,9 @@ class Pop3Session(MailSession):
                 Reason.PROTOCOL_ERROR, f"not a POP3 reply: {len(line)} octets or more, not shown"
             )
         self._phases.transcript.received(line)
+        if not line:
+            said = self._phases.transcript.shown(line)
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"not a POP3 reply: {said}")
         return line
 
     async def _lines(self, most: int) -> AsyncIterator[bytes]:

@@ -99,6 +99,10 @@ class SmtpSession(MailSession):
         said = await self._transport.read_answer(
             smtp.WHOLE_REPLY, line_limit=smtp.REPLY_LINE_LIMIT, limit=smtp.REPLY_LIMIT, seconds=seconds
         )
+        if not said:
+            raise ProbeFault(
+                Reason.PROTOCOL_ERROR, f"not an SMTP reply: {self._phases.transcript.shown(said)}"
+            )
         return Reply.parse(said)
 
     def _require_turn(self, reason: Reason = Reason.PROTOCOL_ERROR) -> None:

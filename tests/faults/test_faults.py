@@ -252,3 +252,18 @@ async def test_a_fault_in_any_state(case: Case) -> None:
     hold_to_promises(ran, deadline)
     verdict = ran.result.verdict
     assert verdict.reason is case.reason, f"{verdict.reason}: {verdict.detail}"
+
+
+@pytest.mark.parametrize("kind", [*DIALOGUES])
+@pytest.mark.parametrize("is_late", [False, True], ids=["with the greeting", "in place of an answer"])
+async def test_an_empty_line_behind_the_greeting(kind: str, is_late: bool) -> None:
+    """Where a server sends an empty line out of turn, the detail quotes what it said before."""
+    sound = DIALOGUES[kind]
+    misdeed = says(b"") if is_late else says(sound.greeting, b"")
+    state = sound.names[1] if is_late else "greeting"
+    async with scripted_server(sound.committing(misdeed, state)) as server:
+        ran = await run(probe_of(kind, server_settings(kind, server.port)))
+    hold_to_promises(ran)
+    verdict = ran.result.verdict
+    assert verdict.reason is Reason.PROTOCOL_ERROR
+    assert verdict.detail.endswith(f": an empty line, after {sound.greeting.decode()}")
