@@ -1,4 +1,4 @@
-"""`mailsonde demo` from its start to its end, as a user runs it."""
+"""`mailsonde demo` from start to end, as a user runs it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _start(directory: Path) -> subprocess.Popen[str]:
 
 
 def test_demo_shows_deliveries_and_ends_cleanly(tmp_path: Path) -> None:
-    """Deliveries show their error, page and metrics answer, and Ctrl-C ends all but a line of totals."""
+    """Deliveries show their error, page and metrics work, and Ctrl-C leaves only a line of totals."""
     demo = _start(tmp_path)
     assert demo.stdout is not None
     announced = r"live page: (http://127\.0\.0\.1:\d+)  metrics: \1/metrics  \(stop with Ctrl-C\)\n"
@@ -48,10 +48,10 @@ def test_demo_shows_deliveries_and_ends_cleanly(tmp_path: Path) -> None:
 
 
 def test_demo_takes_another_port_when_its_own_is_taken() -> None:
-    """Where something listens on 9725 already, the demo takes a free port."""
+    """If port 9725 is in use, the demo takes a free port."""
     with socket.socket() as taken, tempfile.TemporaryDirectory() as directory:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(OSError):  # somebody else has it, which serves as well
+        with suppress(OSError):  # it is in use already, which is just as good
             taken.bind(("127.0.0.1", 9725))
             taken.listen()
         demo = _start(Path(directory))

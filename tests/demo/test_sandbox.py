@@ -1,4 +1,4 @@
-"""The sandbox mail server as its clients and its parent meet it: two protocols and a child process."""
+"""The sandbox mail server: its two protocols and its child process."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ MESSAGE = b"From: canary@sandbox.test\r\nSubject: hello\r\n\r\nfirst\r\n.dotted\
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sandbox]:
-    """Run a sandbox that delivers at once: what was accepted is there for whoever logs in next."""
+    """Run a sandbox that delivers at once, so that the next login sees any accepted message."""
     directory = tmp_path_factory.mktemp("sandbox")
     instant = {"loss": 0.0, "delay_min": 0.0, "delay_max": 0.0, "slow_max": 0.0}
     async with started_sandbox(directory, seed=1, **instant) as running:
@@ -66,7 +66,7 @@ def submit(sandbox: Sandbox, message: bytes = MESSAGE) -> None:
 
 
 def listed_size(client: poplib.POP3_SSL, number: int) -> int:
-    answer: object = client.list(number)  # one line of bytes here; typeshed knows the long form alone
+    answer: object = client.list(number)  # one line of bytes here; typeshed has only the long form
     assert isinstance(answer, bytes)
     return int(answer.split()[2])
 
@@ -81,7 +81,7 @@ def empty(sandbox: Sandbox) -> None:
 @shared_loop
 class TestDelivery:
     async def test_a_submitted_message_arrives_and_can_be_deleted(self, sandbox: Sandbox) -> None:
-        """The round trip of the demonstration: STARTTLS, AUTH, DATA, then POP3 over TLS, DELE and QUIT."""
+        """The round trip of the demo works: STARTTLS, AUTH, DATA, then POP3 over TLS, DELE and QUIT."""
 
         def round_trip() -> None:
             empty(sandbox)
@@ -98,7 +98,7 @@ class TestDelivery:
         await asyncio.to_thread(round_trip)
 
     async def test_a_session_lists_exactly_what_is_not_deleted(self, sandbox: Sandbox) -> None:
-        """STAT, LIST, UIDL, TOP and RETR agree after DELE, numbers stay, and RSET brings all back."""
+        """STAT, LIST, UIDL, TOP and RETR agree after DELE, numbers stay, and RSET restores all."""
 
         def session() -> None:
             empty(sandbox)
@@ -127,7 +127,7 @@ class TestDelivery:
         await asyncio.to_thread(session)
 
     async def test_a_large_message_comes_back_as_it_was_sent(self, sandbox: Sandbox) -> None:
-        """Dots at line starts survive wherever the server's blocks end."""
+        """Dots at the start of lines survive at any position of the server's blocks."""
         body = [b"." * (1 + i % 70) for i in range(10_000)]
 
         def there_and_back() -> list[bytes]:
@@ -139,7 +139,7 @@ class TestDelivery:
         assert (await asyncio.to_thread(there_and_back))[3:] == body
 
     async def test_capabilities_are_told(self, sandbox: Sandbox) -> None:
-        """EHLO under TLS and CAPA name what clients look for."""
+        """EHLO under TLS and CAPA have what clients look for."""
 
         def ask() -> tuple[dict[str, str], set[str]]:
             with submission(sandbox) as client, mailbox(sandbox) as reader:
@@ -155,7 +155,7 @@ class TestDelivery:
 @shared_loop
 class TestRefusals:
     async def test_auth_before_starttls_is_refused(self, sandbox: Sandbox) -> None:
-        """A password is never asked for in plain text, and AUTH is not even offered."""
+        """AUTH is neither offered nor accepted without TLS."""
 
         def attempt() -> tuple[bool, int]:
             with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
@@ -168,7 +168,7 @@ class TestRefusals:
     async def test_both_mechanisms_take_the_right_password_alone(
         self, sandbox: Sandbox, mechanism: str
     ) -> None:
-        """A wrong password is 535 5.7.8, and the right one is taken on the same connection."""
+        """A wrong password is 535 5.7.8; the right one is accepted on the same connection."""
 
         def attempt() -> int:
             with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
@@ -188,7 +188,7 @@ class TestRefusals:
     async def test_nonsense_is_answered_and_the_connection_lives(
         self, sandbox: Sandbox, command: str
     ) -> None:
-        """A malformed command gets a 5xx, and the next command its answer."""
+        """A malformed command gets a 5xx, and the next command works."""
 
         def attempt() -> tuple[int, int]:
             with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
@@ -198,7 +198,7 @@ class TestRefusals:
         assert await asyncio.to_thread(attempt) == (5, 250)
 
     async def test_a_wrong_pop3_password_is_refused(self, sandbox: Sandbox) -> None:
-        """The refusal says [AUTH] (RFC 3206) and leaves the session without a mailbox."""
+        """The refusal has [AUTH] (RFC 3206), and no mailbox is open."""
 
         def attempt() -> None:
             client = poplib.POP3_SSL("127.0.0.1", sandbox.pop3_port, timeout=5, context=trust(sandbox))
@@ -229,7 +229,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("declared", [True, False])
     async def test_a_message_beyond_the_limit_is_refused(self, sandbox: Sandbox, declared: bool) -> None:
-        """552 5.3.4, at MAIL where SIZE tells and after the final dot where it doesn't."""
+        """A large message is refused with 552 5.3.4, at MAIL with SIZE, otherwise after the final dot."""
 
         def attempt() -> tuple[int, bytes]:
             with submission(sandbox) as client:
@@ -244,7 +244,7 @@ class TestRefusals:
         assert (code, text[:5]) == (552, b"5.3.4")
 
     async def test_an_endless_line_ends_the_connection(self, sandbox: Sandbox) -> None:
-        """What follows an overlong line in a message is never taken for commands."""
+        """Text after an overlong line in a message is never read as commands."""
 
         def attempt() -> tuple[int, bytes]:
             with submission(sandbox) as client:
@@ -269,7 +269,7 @@ class TestRefusals:
                     assert bool(await asyncio.wait_for(reader.read(1), 5)) is served
 
     async def test_commands_sent_along_with_starttls_are_dropped(self, sandbox: Sandbox) -> None:
-        """Plain text behind STARTTLS, whole line or half, has no effect under TLS (RFC 3207, section 4.2)."""
+        """Plain text after STARTTLS, even a partial line, has no effect under TLS (RFC 3207, section 4.2)."""
 
         def attempt() -> list[bytes]:
             with socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=5) as plain:
@@ -289,7 +289,7 @@ class TestRefusals:
 @shared_loop
 class TestProcess:
     async def test_it_listens_on_loopback_only(self, sandbox: Sandbox) -> None:
-        """Nobody else on the network can reach the sandbox."""
+        """The sandbox cannot be reached from the network."""
         ports = {sandbox.smtp_port, sandbox.pop3_port}
         tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
         rows = [
@@ -300,7 +300,7 @@ class TestProcess:
         assert len(listening) == 2
 
     async def test_only_its_user_reads_the_password(self, sandbox: Sandbox) -> None:
-        """The password file is private, and no other file holds a secret."""
+        """The password file is private, and no other file contains a secret."""
         assert sandbox.password_file.stat().st_mode & 0o777 == 0o600
         assert len(password_of(sandbox)) >= 32
         assert sorted(sandbox.ca_file.parent.iterdir()) == sorted([sandbox.ca_file, sandbox.password_file])
@@ -308,7 +308,7 @@ class TestProcess:
 
     @pytest.mark.parametrize("ending", ["end of input", "SIGTERM"])
     async def test_it_ends_in_order(self, tmp_path: Path, ending: str) -> None:
-        """SIGINT is not its to handle; the end of its input and SIGTERM end it at once, with code 0."""
+        """SIGINT is ignored; the end of its input and SIGTERM end it at once, with code 0."""
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "monitor.demo.sandbox", "--directory", str(tmp_path)),
             stdin=asyncio.subprocess.PIPE,
@@ -335,7 +335,7 @@ class TestProcess:
     async def test_missing_libraries_are_told_with_their_remedy(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Without the extra, the error names the command that installs it."""
+        """Without the extra, the error has the command that installs it."""
         (tmp_path / "twisted.py").write_text("raise ImportError('not there')")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         with pytest.raises(SandboxError, match=r"pip install 'mailsonde\[demo\]'"):
@@ -343,13 +343,13 @@ class TestProcess:
                 pytest.fail("it started without its libraries")
 
     async def test_a_failed_start_tells_the_reason(self, tmp_path: Path) -> None:
-        """What the child wrote to its standard error is in the exception."""
+        """The child's standard error is in the exception."""
         with pytest.raises(SandboxError, match=r"No such file or directory: .*/absent/"):
             async with started_sandbox(tmp_path / "absent"):
                 pytest.fail("it started without a directory")
 
     async def test_a_slow_start_is_given_up(self, tmp_path: Path) -> None:
-        """The wait for the child has an end, and the child is gone after it."""
+        """The wait for the child has a time limit, after which the child is gone."""
         with pytest.raises(SandboxError, match="did not start within"):
             async with started_sandbox(tmp_path, start_timeout=0.001):
                 pytest.fail("it started too soon for this test")

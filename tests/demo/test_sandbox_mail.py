@@ -1,4 +1,4 @@
-"""The sandbox's delays and losses, its one mailbox, and a POP3 session's view of that."""
+"""The sandbox's delays and losses, its mailbox, and a POP3 session's view of it."""
 
 import statistics
 from collections.abc import Callable
@@ -13,7 +13,7 @@ MESSAGE = b"Subject: hello\r\n\r\nbody\r\n"
 
 
 class Later:
-    """Stands for the reactor's clock: what is to be called later waits until it is told to run."""
+    """Replaces the reactor's clock: scheduled calls wait until the test runs them."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[float, Callable[[], None]]] = []
@@ -37,7 +37,7 @@ def office(later: Later, *, loss: float = 0.0) -> PostOffice:
 
 class TestTransit:
     def test_delays_stay_in_bounds_and_have_slow_spells(self) -> None:
-        """No delay leaves shortest..slowest, and some, but few, lie beyond the usual longest."""
+        """All delays are in shortest..slowest, and only a few are above the usual longest."""
         way = transit(7, loss=0.0, shortest=0.05, longest=3.0, slowest=8.0)
         delays = [delay for _ in range(5000) if (delay := way.next_delay()) is not None]
         assert len(delays) == 5000
@@ -46,7 +46,7 @@ class TestTransit:
         assert 0.01 < sum(delay > 3.0 for delay in delays) / 5000 < 0.2
 
     def test_delays_wander(self) -> None:
-        """Neighbours lie close together while the whole covers the range: a walk, not a throw of dice."""
+        """Successive delays are close together, but over time they cover the whole range."""
         way = transit(7, loss=0.0, shortest=0.0, longest=1.0, slowest=1.0)
         delays = [delay for _ in range(5000) if (delay := way.next_delay()) is not None and delay < 1.0]
         steps = [abs(b - a) for a, b in pairwise(delays)]
@@ -55,12 +55,12 @@ class TestTransit:
         assert max(delays) > 0.95
 
     def test_equal_seeds_give_equal_sequences(self) -> None:
-        """A demonstration can be repeated exactly."""
+        """A demo can be repeated exactly."""
         first, second = (transit(3, loss=0.2) for _ in range(2))
         assert [first.next_delay() for _ in range(200)] == [second.next_delay() for _ in range(200)]
 
     def test_loss_is_about_as_frequent_as_asked(self) -> None:
-        """One in twenty-five means one in twenty-five."""
+        """A loss of 1/25 loses about one message in twenty-five."""
         way = transit(5, loss=0.04)
         assert 300 < sum(way.next_delay() is None for _ in range(10_000)) < 500
 
@@ -68,14 +68,14 @@ class TestTransit:
         "wrong", [{"loss": 1.5}, {"shortest": -1.0}, {"longest": 9.0}, {"shortest": 5.0, "longest": 1.0}]
     )
     def test_impossible_settings_are_refused(self, wrong: dict[str, float]) -> None:
-        """A chance beyond 1 or delays out of order are told at once."""
+        """A probability above 1 and delays out of order are refused."""
         with pytest.raises(ValueError, match=r"is not a probability|do not rise"):
             transit(1, **wrong)
 
 
 class TestPostOffice:
     def test_a_message_is_visible_after_its_transit_and_not_before(self) -> None:
-        """Accepted is not yet delivered."""
+        """An accepted message is not visible before its transit time."""
         later = Later()
         post = office(later)
         post.accept(MESSAGE)
@@ -85,7 +85,7 @@ class TestPostOffice:
         assert list(post.mailbox.values()) == [MESSAGE]
 
     def test_with_certain_loss_nothing_is_ever_on_its_way(self) -> None:
-        """A lost message is accepted, held nowhere and will never arrive."""
+        """A lost message is accepted but not stored, and never arrives."""
         later = Later()
         post = office(later, loss=1.0)
         for _ in range(MAILBOX_MESSAGES + 1):
@@ -95,7 +95,7 @@ class TestPostOffice:
         assert not post.full
 
     def test_it_is_full_at_its_cap_and_no_longer_after_a_deletion(self) -> None:
-        """What is under way counts too, so that memory stays bounded."""
+        """Messages in transit count towards the maximum, so memory is bounded."""
         later = Later()
         post = office(later)
         for _ in range(MAILBOX_MESSAGES):
@@ -107,7 +107,7 @@ class TestPostOffice:
         assert not post.full
 
     def test_large_messages_fill_it_too(self) -> None:
-        """Octets are capped, not messages alone, and are given back as well."""
+        """Total octets are limited too, and a deletion frees them."""
         later = Later()
         post = office(later)
         message = b"x" * MESSAGE_LIMIT
@@ -120,7 +120,7 @@ class TestPostOffice:
         assert not post.full
 
     def test_a_maildrop_is_a_snapshot_and_deletes_at_commit(self) -> None:
-        """What arrives after login is unseen, and a marked message stays until the session commits."""
+        """Later arrivals are not visible, and a marked message stays until the session commits."""
         later = Later()
         post = office(later)
         post.accept(MESSAGE)
@@ -147,5 +147,5 @@ class TestPostOffice:
     def test_top_gives_the_header_and_that_many_lines(
         self, message: bytes, lines: int, expected: bytes
     ) -> None:
-        """TOP neither loses nor invents a line."""
+        """TOP returns exactly the header and the requested lines."""
         assert top(message, lines) == expected

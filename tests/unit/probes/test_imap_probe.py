@@ -1,4 +1,4 @@
-"""What the ``imap`` kind reports of a server and of a mailbox."""
+"""The ``imap`` kind: its reports about servers and mailboxes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ANSWERS = {
 
 
 async def answering(peer: Peer) -> None:
-    """Answer each command of `ANSWERS`."""
+    """Answer each command with its entry in `ANSWERS`."""
     await peer.send(b"* OK ready")
     while True:
         tag, verb = (await peer.expect(b".*")).split()[:2]
@@ -52,7 +52,7 @@ async def answering(peer: Peer) -> None:
 
 
 async def test_a_mailbox_is_opened_and_counted() -> None:
-    """With a mailbox the probe logs in, tells special uses, counts, and opens the folder read-only."""
+    """With a mailbox, the probe logs in, lists special uses, counts, and opens the folder read-only."""
     async with scripted_server(answering) as server:
         verdict = await verdict_of(server.settings("imap"), mailbox="canary")
     assert verdict.reason is Reason.NONE
@@ -66,7 +66,7 @@ async def test_a_mailbox_is_opened_and_counted() -> None:
 
 @pytest.mark.parametrize("told", [[], [b"* OK [UIDVALIDITY 0] none"]])
 async def test_a_folder_without_uidvalidity(told: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the server tells no UIDVALIDITY, the probe shows null; it needs no uid."""
+    """If the server sends no UIDVALIDITY, the probe shows null; it does not need one."""
     monkeypatch.setitem(ANSWERS, b"EXAMINE", [b"* 3 EXISTS", *told])
     async with scripted_server(answering) as server:
         verdict = await verdict_of(server.settings("imap"), mailbox="canary")
@@ -85,7 +85,7 @@ async def test_a_folder_without_uidvalidity(told: list[bytes], monkeypatch: pyte
 async def test_odd_folders_beside_the_one_to_open(
     listing: list[bytes], special_use: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How other folders are listed costs no more than their names, which are null where none are known."""
+    """Trouble with listing other folders affects only their names, which are null if none are known."""
     monkeypatch.setitem(ANSWERS, b"LIST", listing)
     async with scripted_server(answering) as server:
         verdict = await verdict_of(server.settings("imap"), mailbox="canary")
@@ -95,7 +95,7 @@ async def test_odd_folders_beside_the_one_to_open(
 
 
 async def test_a_farewell_that_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mailbox that opened is ok, however the server answers LOGOUT."""
+    """A mailbox that was opened is ok, whatever the server answers to LOGOUT."""
     monkeypatch.setitem(ANSWERS, b"LOGOUT", [b"* BYE", b"\xff not IMAP"])
     async with scripted_server(answering) as server:
         verdict = await verdict_of(server.settings("imap"), mailbox="canary")
@@ -104,7 +104,7 @@ async def test_a_farewell_that_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_hostile_folder_names_are_shown_legibly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control characters in names of folders, which UTF-7 can hold, are escaped; long names are cut."""
+    """Control characters in folder names, which UTF-7 allows, are escaped; long names are cut."""
     name = encode_folder("Junk\x1b[31m\u202e\n" + "x" * 1000)
     monkeypatch.setitem(ANSWERS, b"NAMESPACE", [b"* NAMESPACE ((" + name + b' "/")) NIL NIL'])
     monkeypatch.setitem(ANSWERS, b"LIST", [b'* LIST (\\Junk) "/" ' + name])
@@ -118,7 +118,7 @@ async def test_hostile_folder_names_are_shown_legibly(monkeypatch: pytest.Monkey
 
 
 async def test_a_server_alone() -> None:
-    """Without credentials the probe greets, asks for capabilities, and leaves."""
+    """Without credentials, the probe reads the greeting and the capabilities, and logs out."""
     async with scripted_server(answering) as server:
         verdict = await verdict_of(server.settings("imap"), server="in")
     assert [line.split()[1] for line in server.received] == [b"CAPABILITY", b"LOGOUT"]
@@ -129,7 +129,7 @@ async def test_a_server_alone() -> None:
 
 
 async def test_a_folder_that_is_not_there(dovecot: Dovecot, server_tls: TlsFiles) -> None:
-    """A configured folder that a real server does not have fails with its own reason."""
+    """A configured folder that does not exist on a real server has its own reason."""
     server = ServerSettings(
         protocol="imap",
         host="127.0.0.1",

@@ -1,4 +1,4 @@
-"""The ``mx`` probe: what it makes of every kind of MX records, and that silence is never absence."""
+"""The ``mx`` probe: its results for all kinds of MX records; no answer never means absence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from probes.mx import ADDRESSES_SHOWN, RECORDS_EXAMINED, Mx, MxSettings
 from probes.posture.mx import REASONS, Gathered, Host, MxRecord, conclude, is_public, judge
 from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
 
-# Addresses are data here: the internet's are needed because those for documentation count as special.
+# Public addresses, only as data, because addresses for documentation count as special.
 GOOD = Host(("9.9.9.9", "2620:fe::fe"), ttl=300)
 ALIAS = Host(("9.9.9.9",), alias_of="real.example.net")
 EMPTY = Host()
@@ -51,7 +51,7 @@ def records_for(*names: str) -> Gathered:
 def reasons(
     gathered: Gathered, expect: Sequence[str] | None = None, *, allow_private: bool = False
 ) -> list[Reason]:
-    """Return the reasons of the run and of each finding, the first of which is the run's where it decides."""
+    """Return the reasons of the run and of each finding; the first finding's is the run's if it decides."""
     findings = judge("example.com", gathered, expect, allow_private)
     conclusion, _ = conclude(gathered, findings)
     of_findings = [REASONS[finding.check, finding.severity] for finding in findings]
@@ -87,12 +87,12 @@ def implicit(host: Host) -> Gathered:
     ],
 )
 def test_findings(gathered: Gathered, expected: list[Reason]) -> None:
-    """Each state of the records has its findings, the worst first; a silent host outweighs a warning only."""
+    """Each state of the records has its findings, worst first; an unknown host outweighs only a warning."""
     assert reasons(gathered) == expected
 
 
 def test_a_host_with_an_address_is_resolved_whatever_else_went_unanswered() -> None:
-    """An A record is enough to take mail, so an unanswered AAAA question does not make the run unknown."""
+    """An A record is enough to accept mail, so an unanswered AAAA query is not unknown."""
     half = Host(("9.9.9.9",), fault=ProbeFault(Reason.DNS_SERVFAIL))
     assert reasons(facts(mx1=half)) == []
 
@@ -101,7 +101,7 @@ def test_a_host_with_an_address_is_resolved_whatever_else_went_unanswered() -> N
     "name", ["192.0.2.1", "[192.0.2.1]", "2001:db8::1", "mx_1.example.com", "a\\.b.example"]
 )
 def test_targets_that_are_no_host_names(name: str) -> None:
-    """An IP literal or a name that no host may bear is failed, and the finding names it."""
+    """A target that is an IP address or not a host name fails the run, and the finding has it."""
     gathered = Gathered((MxRecord(10, name, 300),), 1, {})
     (finding,) = judge("example.com", gathered, None, False)
     assert (finding.check, finding.severity) == (Check.MX_TARGET_INVALID, Severity.CRITICAL)
@@ -131,18 +131,18 @@ def test_targets_that_are_no_host_names(name: str) -> None:
     ],
 )
 def test_expectation(names: list[str], expect: list[str], expected: list[Reason]) -> None:
-    """Hosts are compared exactly or by whole final labels, never by parts of text."""
+    """Hosts match exactly or by whole final labels, never by parts of labels."""
     assert reasons(records_for(*names), expect) == expected
 
 
 def test_mail_to_the_domains_own_address_is_unexpected_where_hosts_are_expected() -> None:
-    """MX records that vanished leave mail to the domain's web server: failed where `expect` names others."""
+    """If MX records vanish, mail goes to the domain's web server: failed if `expect` names hosts."""
     assert reasons(implicit(GOOD), ["mx1.example.com"])[0] is Reason.MX_UNEXPECTED
     assert reasons(implicit(GOOD), ["example.com"]) == [Reason.MX_IMPLICIT]
 
 
 def test_private_addresses_can_be_allowed() -> None:
-    """Behind a split-horizon resolver private addresses are as they should be."""
+    """Private addresses can be allowed, for a split-horizon resolver."""
     assert reasons(facts(mx1=PRIVATE), allow_private=True) == []
 
 
@@ -168,12 +168,12 @@ def test_private_addresses_can_be_allowed() -> None:
     ],
 )
 def test_special_addresses(address: str, public: bool) -> None:
-    """Addresses that the internet does not route are special (RFC 6890), in either family."""
+    """Addresses that are not routed on the internet are special (RFC 6890), in both families."""
     assert is_public(address) is public
 
 
 def test_every_mx_check_decides_a_run() -> None:
-    """Each check of this kind, at each of its severities, has its reason, and no reason is left over."""
+    """Each check of this kind has a reason for each severity, and every reason is used."""
     declared = {(check, severity) for check in Mx.checks for severity in check.severities}
     assert set(REASONS) == declared
     ours = {reason for reason in Reason if reason.area is Area.MX}
@@ -182,7 +182,7 @@ def test_every_mx_check_decides_a_run() -> None:
 
 
 def test_the_outcome_is_that_of_the_worst_severity() -> None:
-    """A critical finding fails the run, and a warning leaves it ok with a warning."""
+    """A critical finding fails the run; a warning leaves it ok with a warning."""
     words = {Severity.CRITICAL: "failed", Severity.WARNING: "warning"}
     assert {reason: words[severity] for (_, severity), reason in REASONS.items()} == {
         reason: reason.word for reason in REASONS.values()
@@ -199,7 +199,7 @@ NAMES = st.sampled_from([".", "mx1.example.com", "mx2.example.net", "192.0.2.1",
     allow_private=st.booleans(),
 )
 def test_order_and_silence(hosts: dict[str, Host], expect: list[str] | None, allow_private: bool) -> None:
-    """Whatever the records, the worst comes first, silence is no absence, and texts are fit to show."""
+    """For any records, the worst finding is first, no answer is not absence, and texts are safe to show."""
     looked_up = {name: host for name, host in hosts.items() if is_host_name(name)}
     gathered = Gathered(tuple(MxRecord(1, name, 1) for name in hosts), len(hosts), looked_up)
     findings = judge("example.com", gathered, expect, allow_private)
@@ -239,7 +239,7 @@ SOUND = (
 
 
 async def test_a_sound_domain() -> None:
-    """A domain in order is ok, with its records, most preferred first, their addresses and least TTL."""
+    """A correct domain is ok, with its records by preference, their addresses and smallest TTL."""
     verdict, run = await run_against(zone(*SOUND))
     assert verdict.reason is Reason.NONE
     assert verdict.values["records"] == [
@@ -266,7 +266,7 @@ async def test_a_sound_domain() -> None:
 
 
 async def test_the_worst_finding_decides_and_hides_no_other() -> None:
-    """Of several findings the worst is the reason, the sentence names its host, and each is reported."""
+    """The worst finding gives the reason and the sentence, and every finding is reported."""
     verdict, _ = await run_against(
         zone(
             "example.com. 600 IN MX 10 mx1.example.com.",
@@ -308,7 +308,7 @@ async def test_the_worst_finding_decides_and_hides_no_other() -> None:
 
 
 async def test_an_alias_that_the_resolver_hides() -> None:
-    """A resolver may give an alias's address as the alias's own: the question for CNAME shows it."""
+    """A resolver may return an alias's addresses directly; the CNAME query still reveals the alias."""
 
     def flattening(query: dns.message.Message) -> list[dns.message.Message]:
         kind = query.question[0].rdtype.name
@@ -325,7 +325,7 @@ async def test_an_alias_that_the_resolver_hides() -> None:
 
 
 async def test_an_alias_whose_own_question_goes_unanswered() -> None:
-    """Where the question for CNAME fails, the answers for addresses still show the alias."""
+    """If the CNAME query fails, the answers for addresses still show the alias."""
     aliased = zone(
         "example.com. 60 IN MX 10 mx1.example.com.",
         "mx1.example.com. 60 IN CNAME real.example.com.",
@@ -353,7 +353,7 @@ async def test_a_domain_that_is_an_alias() -> None:
 
 
 async def test_a_domain_without_mx_records() -> None:
-    """Without MX records the domain's own address takes the mail; without an address nothing does."""
+    """Without MX records, mail goes to the domain's own address; without one, nothing accepts it."""
     verdict, _ = await run_against(zone("example.com. 60 IN A 9.9.9.9"))
     assert (verdict.reason, verdict.values["mx_count"]) == (Reason.MX_IMPLICIT, 0)
     verdict, _ = await run_against(zone("example.com. 60 IN TXT hello"))
@@ -361,7 +361,7 @@ async def test_a_domain_without_mx_records() -> None:
 
 
 async def test_a_domain_that_does_not_exist() -> None:
-    """NXDOMAIN fails the run, and is a finding as any other."""
+    """NXDOMAIN fails the run and is a finding like any other."""
     verdict, _ = await run_against(zone("example.net. 60 IN A 9.9.9.9"))
     assert (verdict.reason, verdict.detail) == (Reason.DNS_NXDOMAIN, "example.com does not exist")
     assert verdict.findings is not None
@@ -369,14 +369,14 @@ async def test_a_domain_that_does_not_exist() -> None:
 
 
 async def test_a_resolver_that_tells_nothing_judges_nothing() -> None:
-    """Where the question for MX records goes unanswered there are no findings, not even none."""
+    """If the MX query is not answered, findings are unknown, not empty."""
     with pytest.raises(ProbeFault) as caught:
         await run_against(lambda query: [response(query, rcode=dns.rcode.SERVFAIL)])
     assert caught.value.reason is Reason.DNS_SERVFAIL
 
 
 async def test_a_resolver_that_falls_silent_after_the_mx_answer() -> None:
-    """Silence about the hosts is unknown, and never a timeout of the mail system."""
+    """No answer about the hosts is unknown, never a timeout of the mail system."""
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         if query.question[0].rdtype.name != "MX":
@@ -388,7 +388,7 @@ async def test_a_resolver_that_falls_silent_after_the_mx_answer() -> None:
 
 
 async def test_one_host_that_cannot_be_looked_up() -> None:
-    """SERVFAIL for one of the hosts is unknown, and the sentence names the host."""
+    """SERVFAIL for one host is unknown, and the sentence has the host."""
     sound = zone(*SOUND)
 
     def script(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:
@@ -401,7 +401,7 @@ async def test_one_host_that_cannot_be_looked_up() -> None:
 
 
 async def test_a_hostile_zone_is_bounded() -> None:
-    """Of ever so many records and addresses, a bounded number is looked up and shown; the count is told."""
+    """Of very many records and addresses, a limited number is looked up and shown, with the total count."""
     asked: set[str] = set()
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
@@ -422,7 +422,7 @@ async def test_a_hostile_zone_is_bounded() -> None:
 
 
 async def test_control_characters_from_dns_are_escaped() -> None:
-    """A host name made of terminal codes reaches nobody's screen."""
+    """A host name of terminal escapes is escaped."""
     verdict, _ = await run_against(zone(r"example.com. 60 IN MX 10 \027[31m.example.com."))
     assert verdict.reason is Reason.MX_TARGET_INVALID
     assert verdict.detail.isprintable()
@@ -432,7 +432,7 @@ async def test_control_characters_from_dns_are_escaped() -> None:
 
 
 def test_settings() -> None:
-    """The domain is the target, in A-labels; patterns are put in the form that DNS uses."""
+    """The target is the domain in A-labels; patterns are converted to the form in DNS."""
     made = settings(domain="Bücher.example", expect=["MX1.Bücher.example.", "*.Outlook.com"])
     assert Mx(made, Context(SystemClock(), Site("here", {}, {}))).target == "xn--bcher-kva.example"
     assert made.expect == ("mx1.xn--bcher-kva.example", "*.outlook.com")
@@ -451,6 +451,6 @@ def test_settings() -> None:
     ],
 )
 def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> None:
-    """What cannot be meant is refused with a sentence that says what to write."""
+    """Invalid settings are refused with a sentence that says what to write."""
     with pytest.raises(ValidationError, match=message):
         settings(**changes)

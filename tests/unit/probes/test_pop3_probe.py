@@ -1,4 +1,4 @@
-"""What the ``pop3`` kind reports of a server and of a mailbox."""
+"""The ``pop3`` kind: its reports about servers and mailboxes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_of(clock: InstantClock) -> Run:
 
 
 async def test_a_mailbox_is_opened_and_counted() -> None:
-    """With a mailbox the probe logs in, counts, and neither reads nor deletes anything."""
+    """With a mailbox, the probe logs in and counts; it reads and deletes nothing."""
     clock = InstantClock()
     async with scripted_server(dialogue(*ENTERED, STAT, UIDL, QUIT)) as server:
         probe = probe_of(server.settings("pop3"), clock, mailbox="canary")
@@ -59,7 +59,7 @@ async def test_a_mailbox_is_opened_and_counted() -> None:
 
 
 async def test_a_server_alone() -> None:
-    """Without credentials the probe greets, asks for capabilities, and leaves."""
+    """Without credentials, the probe reads the greeting and the capabilities, and quits."""
     clock = InstantClock()
     async with scripted_server(dialogue(b"+OK \x1b[2J hi", capa("TOP"), QUIT)) as server:
         verdict = await probe_of(server.settings("pop3"), clock, server="pop").run(run_of(clock))
@@ -68,7 +68,7 @@ async def test_a_server_alone() -> None:
 
 
 async def test_a_server_with_its_own_credentials() -> None:
-    """A server's own credentials are used where it has them."""
+    """The server's own credentials are used if configured."""
     clock = InstantClock()
     async with scripted_server(dialogue(*ENTERED, STAT, UIDL, QUIT)) as server:
         configured = server.settings("pop3", username="someone")
@@ -78,7 +78,7 @@ async def test_a_server_with_its_own_credentials() -> None:
 
 @pytest.mark.parametrize("farewell", [QUIT, (b"QUIT", b"-ERR no")])
 async def test_neither_uidl_nor_the_farewell_decides(farewell: tuple[bytes, bytes]) -> None:
-    """A server without UIDL, which is optional, or with a rude farewell is sound all the same."""
+    """A missing UIDL, which is optional, or a failed QUIT leaves the run ok."""
     clock = InstantClock()
     script = dialogue(*ENTERED, (b"STAT", b"+OK 20437 -1891"), farewell)
     large = dialogue(*ENTERED, STAT, (b"UIDL", b"-ERR unknown command"), farewell)
@@ -91,7 +91,7 @@ async def test_neither_uidl_nor_the_farewell_decides(farewell: tuple[bytes, byte
 
 
 async def test_a_refused_login_closes_the_connection() -> None:
-    """A fault of the session is the probe's, and the connection does not outlive it."""
+    """A session's fault ends the run and closes the connection."""
     clock = InstantClock()
     script = dialogue(*ENTERED[:2], (b"AUTH .*", b"-ERR [AUTH] no"))
     async with scripted_server(script) as server:
@@ -108,7 +108,7 @@ async def test_a_refused_login_closes_the_connection() -> None:
 async def test_the_certificates_last_day(
     days_before_expiry: int, reason: Reason, server_tls: TlsFiles
 ) -> None:
-    """The verdict tells when the certificate expires, and warns the configured time before."""
+    """The verdict has the certificate's expiry, and warns the configured time before."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server_tls.certificate, server_tls.key)
     decoded: Mapping[str, str] = ssl._ssl._test_decode_cert(str(server_tls.certificate))  # type: ignore[attr-defined]
@@ -128,6 +128,6 @@ async def test_the_certificates_last_day(
 
 @pytest.mark.parametrize("settings", [{}, {"server": "pop", "mailbox": "canary"}])
 def test_either_a_mailbox_or_a_server(settings: Mapping[str, str]) -> None:
-    """A probe that names neither or both is refused."""
+    """A probe with neither or both is refused."""
     with pytest.raises(ValidationError, match="name either a mailbox or a server, and not both"):
         Pop3Settings.model_validate({"name": "pop3", "kind": "pop3", **settings})

@@ -1,4 +1,4 @@
-"""What the ledger and the verdict say of every way that a submission can end."""
+"""Round trips: the ledger and the verdict for every outcome of a submission."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bench:
     smtp: ScriptedServer
 
     async def only_message(self) -> Message:
-        """Return the one message of which the ledger's totals tell."""
+        """Return the only message in the ledger's totals."""
         assert await self.ledger.discrepancies() == []
         (message,) = self.probe.context.ledger.seen.values()
         found = await self.ledger.find(message.id)
@@ -60,7 +60,7 @@ class Bench:
 
 
 class WatchedLedger:
-    """The real ledger, which fails where the test says, and remembers the messages."""
+    """The real ledger, which fails on demand and remembers the messages."""
 
     def __init__(self, ledger: SqlLedger) -> None:
         self._ledger = ledger
@@ -87,7 +87,7 @@ class WatchedLedger:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    """Return what makes a bench from the SMTP server's script."""
+    """Return a function that makes a bench from the SMTP server's script."""
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
     monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
@@ -135,7 +135,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
 
 
 def _taking(mailbox: Callable[[], FakeMailbox], reply: bytes | None) -> Script:
-    """Return what takes a message up to its final dot, stores it in the mailbox, and answers or goes away."""
+    """Return a script that reads a message up to its final dot, stores it, and answers or hangs up."""
 
     async def script(peer: Peer) -> None:
         await dialogue(*UP_TO_DATA)(peer)
@@ -182,7 +182,7 @@ async def test_delivered(bench: Callable[..., object]) -> None:
 async def test_not_handed_over(
     bench: Callable[..., object], script: Script, state: MessageState, reason: Reason
 ) -> None:
-    """What fails before the final dot is rejected after a 5xx and deferred otherwise, and never awaited."""
+    """A failure before the final dot is rejected after a 5xx, otherwise deferred, and never watched for."""
     async with bench(script) as made:
         result = await made.runner.run(made.probe)
         assert result.verdict.reason is reason
@@ -207,7 +207,7 @@ async def test_refused_after_the_dot(bench: Callable[..., object], reply: bytes,
 
 
 async def test_bounced_by_a_report_that_returns_nothing(bench: Callable[..., object]) -> None:
-    """A server that offers DSN gets an envelope id; a report that only names it bounces the message."""
+    """A server with DSN gets an envelope id, and a report with only this id bounces the message."""
     holder: list[Bench] = []
 
     async def script(peer: Peer) -> None:
@@ -234,7 +234,7 @@ async def test_bounced_by_a_report_that_returns_nothing(bench: Callable[..., obj
 
 
 async def test_ambiguous_message_that_arrives_is_delivered(bench: Callable[..., object]) -> None:
-    """When the connection breaks between the final dot and its 250, the mailbox decides: here it came."""
+    """If the connection breaks between the final dot and the 250, an arrival means delivered."""
     holder: list[Bench] = []
     async with bench(_taking(lambda: holder[0].mailbox, None)) as made:
         holder.append(made)
@@ -246,7 +246,7 @@ async def test_ambiguous_message_that_arrives_is_delivered(bench: Callable[..., 
 
 
 async def test_ambiguous_message_that_never_arrives(bench: Callable[..., object]) -> None:
-    """When it does not come, the run fails as ambiguous, and the ledger says lost."""
+    """If it does not arrive, the run fails as ambiguous, and the message is lost."""
     async with bench(_taking(lambda: FakeMailbox(InstantClock()), None)) as made:
         result = await made.runner.run(made.probe)
         assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.MESSAGE_AMBIGUOUS)
@@ -265,7 +265,7 @@ async def test_lost(bench: Callable[..., object]) -> None:
 async def test_unreadable_mailbox_leaves_the_message_in_flight(
     bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When no poll succeeds, the run fails with the mailbox's reason, and the message is not called lost."""
+    """If no poll succeeds, the run has the mailbox's reason, and the message is not lost."""
     monkeypatch.setattr("probes.roundtrip.POLL_GRACE", 0.0)
     async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="1s") as made:
         made.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken")
@@ -283,7 +283,7 @@ async def test_unreadable_mailbox_leaves_the_message_in_flight(
 async def test_stopped_in_the_middle(
     bench: Callable[..., object], steps: tuple[object, ...], state: MessageState
 ) -> None:
-    """A run that the agent's stop cuts off is recorded as what is known of its message, with the reason."""
+    """If the agent's stop ends a run, the message's known state is recorded, with the reason."""
     reached = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -302,7 +302,7 @@ async def test_stopped_in_the_middle(
 
 
 async def test_nothing_is_sent_when_the_intent_cannot_be_recorded(bench: Callable[..., object]) -> None:
-    """Without a durable intent the server is not even connected to, and the run is unknown."""
+    """Without a durable intent, there is not even a connection, and the run is unknown."""
     async with bench(dialogue(b"220 ready")) as made:
         made.probe.context.ledger.full_for.add("intend")
         result = await made.runner.run(made.probe)
@@ -313,10 +313,10 @@ async def test_nothing_is_sent_when_the_intent_cannot_be_recorded(bench: Callabl
 async def test_nothing_is_sent_while_few_descriptors_are_left(
     bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that might not be watched is neither recorded nor sent, and the run is unknown."""
+    """A message that could not be watched for is neither recorded nor sent; the run is unknown."""
     async with bench(dialogue(b"220 ready")) as made:
         os.close(lowest := os.dup(1))
-        limit = lowest * 3 // 2  # a third is free: sending takes half, connecting a quarter
+        limit = lowest * 3 // 2  # a third is free: sending needs half, connecting a quarter
         with monkeypatch.context() as patched:
             patched.setattr("probes.core.descriptors.resource.getrlimit", lambda _: (limit, limit))
             result = await made.runner.run(made.probe)
@@ -329,7 +329,7 @@ async def test_nothing_is_sent_while_few_descriptors_are_left(
 async def test_what_could_not_be_recorded_is_recorded_before_the_next_intent(
     bench: Callable[..., object],
 ) -> None:
-    """A message whose acceptance could not be recorded becomes ambiguous once the ledger works again."""
+    """If an acceptance could not be recorded, the message becomes ambiguous when the ledger works again."""
     async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok")) as made:
         ledger = made.probe.context.ledger
         ledger.full_for.add("advance")
@@ -345,7 +345,7 @@ async def test_what_could_not_be_recorded_is_recorded_before_the_next_intent(
 
 
 def _in_turn(*scripts: Script) -> Script:
-    """Return a script that treats each connection by the next of ``scripts``."""
+    """Return a script that handles each connection with the next of ``scripts``."""
     left = list(scripts)
 
     async def script(peer: Peer) -> None:
@@ -360,7 +360,7 @@ GREYLISTED = dialogue(*OPENING, (b"MAIL .*", b"250 ok"), (b"RCPT .*", b"450 4.7.
 async def test_greylisted_message_is_tried_again_and_told_with_its_delay(
     bench: Callable[..., object],
 ) -> None:
-    """A message refused for now before its content went out is sent once, later; its wait is told apart."""
+    """A message refused temporarily is sent once, later, and its delay is reported separately."""
     holder: list[Bench] = []
     taking = _taking(lambda: holder[0].mailbox, b"250 2.6.0 queued")
     async with bench(_in_turn(GREYLISTED, GREYLISTED, taking), deadline="10m", retry="60s") as made:
@@ -377,7 +377,7 @@ async def test_greylisted_message_is_tried_again_and_told_with_its_delay(
 
 
 async def test_trying_again_ends_before_the_deadline(bench: Callable[..., object]) -> None:
-    """A server that never stops refusing leaves the message deferred, and no try comes after the deadline."""
+    """If the server keeps refusing, the message is deferred, and there is no try after the deadline."""
     async with bench(_in_turn(*[GREYLISTED] * 9), deadline="10m", retry="60s") as made:
         begun = made.mailbox.clock.now
         result = await made.runner.run(made.probe)
@@ -388,7 +388,7 @@ async def test_trying_again_ends_before_the_deadline(bench: Callable[..., object
 
 
 async def test_content_refused_for_now_is_not_sent_again(bench: Callable[..., object]) -> None:
-    """Once the content went out nothing is sent again, even where the server said that it did not take it."""
+    """Once the content was sent, it is not sent again, even after a temporary refusal."""
     async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"451 4.7.0 later"), retry="1s") as made:
         await made.runner.run(made.probe)
         assert (await made.only_message()).state is MessageState.DEFERRED
@@ -396,7 +396,7 @@ async def test_content_refused_for_now_is_not_sent_again(bench: Callable[..., ob
 
 
 async def test_stop_while_waiting_for_the_next_try(bench: Callable[..., object]) -> None:
-    """A run that is stopped while its message waits to be tried again leaves it deferred: nobody has it."""
+    """If a run is stopped while it waits for the next try, the message is deferred."""
     async with bench(GREYLISTED, deadline="10m", retry="60s") as made:
         asleep = asyncio.Event()
 
@@ -414,7 +414,7 @@ async def test_stop_while_waiting_for_the_next_try(bench: Callable[..., object])
 
 
 async def test_a_folder_that_is_not_there_is_told_at_once(bench: Callable[..., object]) -> None:
-    """A configured folder that is not there ends the run long before its deadline; the message is open."""
+    """A missing configured folder ends the run long before its deadline; the message stays open."""
     taken: list[Bench] = []
     async with bench(_taking(lambda: taken[0].mailbox, b"250 ok"), deadline="50s") as made:
         taken.append(made)

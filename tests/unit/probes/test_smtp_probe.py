@@ -1,4 +1,4 @@
-"""What the smtp probe makes of a dialogue, as the agent runs it."""
+"""The smtp probe's results for scripted dialogues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SENDER, RECIPIENT = "a@example.com", "b@example.com"
 
 
 async def run(script: Script, *, username: str | None = None, **options: Any) -> tuple[Result, list[bytes]]:
-    """Run a probe once in front of ``script``; return its result and what the server received."""
+    """Run a probe once with ``script``; return its result and what the server received."""
     async with scripted_server(script) as server:
         site = Site("here", {"mail": server.settings("smtp", username=username)}, {})
         probe = Smtp(
@@ -42,7 +42,7 @@ async def run(script: Script, *, username: str | None = None, **options: Any) ->
 
 
 async def test_dialogue_without_sender() -> None:
-    """Without a sender the probe greets, asks for features and leaves."""
+    """Without a sender, the probe reads the greeting and the features, and quits."""
     result, received = await run(dialogue(BANNER, EHLO, QUIT))
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.OK, Reason.NONE)
     assert set(result.verdict.phases) == {"connect", "greeting", "ehlo", "quit"}
@@ -58,7 +58,7 @@ async def test_dialogue_without_sender() -> None:
 async def test_family_of_the_server(
     family: AddressFamily, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server's family decides which of its addresses are used, and the probe says where it has none."""
+    """The server's family decides which addresses are used, and a missing one is reported."""
     async with (
         dns_server(zone("mail.test. 300 IN A 127.0.0.1")) as dns,
         scripted_server(dialogue(BANNER, EHLO, QUIT)) as server,
@@ -75,7 +75,7 @@ async def test_family_of_the_server(
 
 
 async def test_dialogue_up_to_the_recipient() -> None:
-    """With credentials, sender and recipient the probe goes as far as RCPT, and sends nothing."""
+    """With credentials, sender and recipient, the probe goes as far as RCPT, and sends nothing."""
     steps: tuple[Step, ...] = (
         (rb"MAIL FROM:<a@example.com>", b"250 ok"),
         (rb"RCPT TO:<b@example.com>", b"250 ok"),
@@ -102,7 +102,7 @@ async def test_dialogue_up_to_the_recipient() -> None:
 async def test_refusals_keep_phase_and_codes(
     mail: bytes, rcpt: bytes | None, phase: str, reason: Reason
 ) -> None:
-    """A refused sender or recipient is a failure that names the phase and keeps the server's codes."""
+    """A refused sender or recipient fails with the phase and the server's codes."""
     steps: list[Step] = [(rb"MAIL .*", mail)]
     if rcpt is not None:
         steps.append((rb"RCPT .*", rcpt))
@@ -114,7 +114,7 @@ async def test_refusals_keep_phase_and_codes(
 
 
 async def test_a_password_repeated_after_the_login_is_withheld() -> None:
-    """A server that repeats the password in any later reply gets it into no part of the result."""
+    """If the server repeats the password in a later reply, no part of the result shows it."""
     refusal = f"550-5.7.1 I know\r\n550 5.7.1 {PASSWORD.upper()}".encode()
     script = dialogue(BANNER, EHLO, AUTH, (rb"MAIL .*", refusal))
     result, _ = await run(script, username="canary", mail_from=SENDER)
@@ -134,7 +134,7 @@ async def test_a_password_repeated_after_the_login_is_withheld() -> None:
     ],
 )
 async def test_expected_features(expected: tuple[str, ...], missing: str | None) -> None:
-    """Expected keywords and parameters are there whatever their case and order, or are named."""
+    """Expected keywords and parameters match in any case and order; missing ones are listed."""
     script = dialogue(BANNER, EHLO) if missing else dialogue(BANNER, EHLO, QUIT)
     result, _ = await run(script, expect_features=expected)
     if missing is None:
@@ -145,7 +145,7 @@ async def test_expected_features(expected: tuple[str, ...], missing: str | None)
 
 
 async def test_hostile_greeting_is_shown_legibly() -> None:
-    """Control characters and overlong texts of a server never reach a log or a page as they are."""
+    """A server's control characters and overlong text never reach a log or page unchanged."""
     hostile = b"220 \x1b[2J" + b"x" * 5000
     ehlo = (rb"EHLO .*", b"250-mail\r\n250-X\x07Y " + b"z" * 5000 + b"\r\n250 \xff\xfe")
     result, _ = await run(dialogue(hostile, ehlo, QUIT))
@@ -156,13 +156,13 @@ async def test_hostile_greeting_is_shown_legibly() -> None:
 
 @pytest.mark.parametrize("feature", [" ", "   "])
 def test_blank_feature_is_refused(feature: str) -> None:
-    """A blank text among the expected features is a fault of the configuration, not of a run."""
+    """A blank expected feature is refused in the configuration."""
     with pytest.raises(ValidationError, match="write an EHLO keyword"):
         SmtpSettings(name="mail", kind="smtp", server="mail", expect_features=(feature,))
 
 
 async def test_deadline_closes_the_connection() -> None:
-    """A run that its deadline ends names the phase that hung, and leaves no connection behind."""
+    """A run ended by its deadline has the phase that hung, and leaves no connection open."""
     result, _ = await run(dialogue(BANNER), deadline="100ms")
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, Reason.TIMEOUT)
     assert result.verdict.detail == "in phase ehlo: not done after 0.1 s"

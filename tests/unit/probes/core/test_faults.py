@@ -1,4 +1,4 @@
-"""What errors of sockets and TLS become, and what foreign text looks like in a fault."""
+"""The faults for socket and TLS errors, and untrusted text in faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probes.core.reasons import Reason
 
 @given(st.text() | st.binary(), st.integers(1, 50))
 def test_legible_text_is_printable_and_short(text: str | bytes, limit: int) -> None:
-    """Whatever a server sends is shown in printable characters, and never in more than the limit."""
+    """Any server text is shown in printable characters, within the limit."""
     shown = legible(text, limit)
     assert shown.isprintable()
     assert len(shown) <= limit
@@ -35,12 +35,12 @@ def test_legible_text_is_printable_and_short(text: str | bytes, limit: int) -> N
     ],
 )
 def test_legible_text_keeps_what_can_be_shown(text: str | bytes, shown: str) -> None:
-    """Letters stay; control characters, direction marks and broken UTF-8 are escaped."""
+    """Letters stay; control characters, direction marks and invalid UTF-8 are escaped."""
     assert legible(text) == shown
 
 
 def test_cut_text_shows_that_it_is_cut() -> None:
-    """A text of just the limit stays whole, and a longer one ends with an ellipsis."""
+    """A text of exactly the limit is kept whole, and a longer one ends with an ellipsis."""
     assert legible("x" * DETAIL_LIMIT) == "x" * DETAIL_LIMIT
     assert legible("x" * (DETAIL_LIMIT + 1)) == "x" * (DETAIL_LIMIT - 1) + "…"
 
@@ -76,11 +76,11 @@ def test_reason_of_an_error(error: Exception, reason: Reason) -> None:
     "error", [OSError(errno.ENOENT, os.strerror(errno.ENOENT)), ValueError("x"), KeyError("x")]
 )
 def test_what_is_no_fault(error: Exception) -> None:
-    """An error that no mail system can cause is none of its faults: it counts as our defect."""
+    """An error that no mail system can cause counts as our own defect."""
     assert fault_of(error) is None
 
 
 def test_fault_reads_as_reason_and_detail() -> None:
-    """A fault's text begins with the reason, and its detail is made legible."""
+    """A fault's text has the reason and then the detail, made legible."""
     assert str(ProbeFault(Reason.SMTP_REJECTED, b"550 no\n")) == "smtp_rejected: 550 no\\n"
     assert str(ProbeFault(Reason.SMTP_REJECTED)) == "smtp_rejected"

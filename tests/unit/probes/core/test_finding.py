@@ -1,4 +1,4 @@
-"""Findings as data: what one may say, and what of many a run reports."""
+"""Findings as data: their contents, and how many a run reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def finding(check: Check = Check.MX_UNEXPECTED, subject: str = "evil.example.net
 
 
 def test_foreign_text_is_legible_and_bounded() -> None:
-    """Whatever a zone puts into a name, a finding holds short text without control characters."""
+    """Whatever a zone contains, a finding has short text without control characters."""
     hostile = "\x1b[31m" + "x" * 5000
     found = finding(subject=hostile, seen=hostile, expected=hostile)
     for text, limit in (
@@ -38,20 +38,20 @@ def test_foreign_text_is_legible_and_bounded() -> None:
 
 
 def test_a_severity_that_the_check_does_not_declare_is_refused() -> None:
-    """The documented list of checks and severities is all that metrics can show."""
+    """Metrics can show only the documented checks and severities."""
     with pytest.raises(ValueError, match="mx_unexpected has no findings that are info"):
         Finding(Check.MX_UNEXPECTED, Severity.INFO, "a", "b", "c")
 
 
 def test_what_is_reported_is_bounded_and_the_worst_first() -> None:
-    """A thousand findings of one check leave room for those of another, and critical ones come first."""
+    """A thousand findings of one check do not displace others, and critical ones come first."""
     many = [finding(Check.MX_TARGET_CNAME, f"mx{number}.example.com") for number in range(1000)]
     shown = reported([*many, finding()], Redaction())
     assert shown == (finding(), *many[:FINDINGS_PER_CHECK])
 
 
 def test_a_severity_is_not_lost_among_many_of_another() -> None:
-    """One check may have findings of two severities: each is reported, and so each has its series."""
+    """If a check has findings of two severities, each is reported and has its series."""
     critical, warning = (
         Finding(Check.MX_TARGET_UNRESOLVED, severity, "mx.example.com", "seen", "expected")
         for severity in (Severity.CRITICAL, Severity.WARNING)
@@ -60,7 +60,7 @@ def test_a_severity_is_not_lost_among_many_of_another() -> None:
 
 
 def test_no_secret_is_reported() -> None:
-    """Text that repeats a password is withheld, wherever in a finding it stands."""
+    """Text with a password is withheld anywhere in a finding."""
     redaction = Redaction()
     redaction.add("correct horse battery")
     texts = {"seen": "it said correct horse battery", "expected": "not correct horse battery"}
@@ -69,7 +69,7 @@ def test_no_secret_is_reported() -> None:
 
 
 def test_the_object_that_people_and_programs_read() -> None:
-    """A finding as JSON has its six texts, the remedy among them."""
+    """A finding in JSON has six texts, including the remedy."""
     assert finding().as_object() == {
         "check": "mx_unexpected",
         "severity": "critical",
@@ -81,7 +81,7 @@ def test_the_object_that_people_and_programs_read() -> None:
 
 
 def test_every_check_is_some_kinds() -> None:
-    """No check is in the list that nothing can have a finding of, and each says all that the page shows."""
+    """Every check belongs to a kind, and has everything that the page shows."""
     assert frozenset(Check) == frozenset[Check]().union(*(kind.checks for kind in KINDS.values()))
     for check in Check:
         assert check.severities

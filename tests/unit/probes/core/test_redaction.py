@@ -1,4 +1,4 @@
-"""Credentials that a server repeats, in whatever form, and what is shown in their place."""
+"""Credentials that a server repeats in any form, and what is shown instead."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 def test_an_echo_is_withheld_and_its_codes_are_kept(echo: str, redaction: Redaction) -> None:
-    """Whatever form a server repeats a password in, no more than the codes of its reply is shown."""
+    """If a server repeats a password in any form, only its reply's codes are shown."""
     assert redaction.text(f"535 5.7.8 not {echo} here") == f"535 5.7.8 {WITHHELD}"
     assert redaction.text(legible(f"535 not {echo}")) == f"535 {WITHHELD}"
 
@@ -77,13 +77,13 @@ def test_an_echo_is_withheld_and_its_codes_are_kept(echo: str, redaction: Redact
     ],
 )
 def test_codes_of_each_protocol_are_kept(reply: str, shown: str, redaction: Redaction) -> None:
-    """The administrator still learns the response codes of POP3 and IMAP."""
+    """The response codes of POP3 and IMAP are still shown."""
     assert redaction.text(reply) == shown
 
 
 @pytest.mark.parametrize("password", ["535", "abc", "[auth]"])
 def test_a_short_password_is_withheld_as_a_whole(password: str) -> None:
-    """A password as short as a code is not shown where a code stands."""
+    """A password as short as a code is not shown in place of a code."""
     redaction = Redaction()
     redaction.add(password)
     assert redaction.text(f"{password.upper()} no") == WITHHELD
@@ -100,7 +100,7 @@ def test_a_short_password_is_withheld_as_a_whole(password: str) -> None:
     ],
 )
 def test_what_a_server_says_otherwise_is_shown(text: str, redaction: Redaction) -> None:
-    """A refused login is told in the server's own words, codes and all."""
+    """A refused login is shown in the server's own words and codes."""
     assert redaction.text(text) == text
 
 
@@ -108,7 +108,7 @@ def test_what_a_server_says_otherwise_is_shown(text: str, redaction: Redaction) 
     "password", ["p\täss word", "p\x01ass\x02wo\x03rd", 'a"b\\c"d\\e"f', "пароль-пароль"]
 )
 def test_unusual_characters(password: str) -> None:
-    """A password with a tab, controls, quotes or other letters is found as it is, escaped and quoted."""
+    """A password with tabs, controls, quotes or other letters is found plain, escaped and quoted."""
     redaction = Redaction()
     redaction.add(password)
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
@@ -117,7 +117,7 @@ def test_unusual_characters(password: str) -> None:
 
 
 def test_values_keep_their_form(redaction: Redaction) -> None:
-    """Lists, tables and numbers of a verdict stay what they are, without the texts that repeat a password."""
+    """Lists, tables and numbers of a verdict are unchanged, except texts that repeat a password."""
     values = {
         "listed": ["STARTTLS", f"X-{PASSWORD}"],
         "table": {"junk": PASSWORD, "sent": "Sent"},
@@ -134,7 +134,7 @@ def test_values_keep_their_form(redaction: Redaction) -> None:
     "text", [f"501 PASS {PASSWORD}", "501 " + "x" * 285 + PASSWORD], ids=["whole", "cut"]
 )
 def test_a_fault_that_leaves_a_phase_shows_no_secret(text: str) -> None:
-    """A fault's text, its log line and its traceback are without the password; codes and reason stay."""
+    """A fault's text, log line and traceback have no password, but keep codes and reason."""
     phases = PhaseTimer(SystemClock())
     phases.transcript.redaction.add(PASSWORD)
 

@@ -1,4 +1,4 @@
-"""What a transcript shows of a dialogue, and what it never shows."""
+"""What a transcript shows of a dialogue, and what it must never show."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def texts(transcript: Transcript) -> list[str]:
 
 
 async def test_a_dialogue_is_shown_as_it_was_with_seconds() -> None:
-    """Commands, each line of a reply, and remarks stand in order, with the seconds since the run began."""
+    """Commands, lines of replies, and remarks are in order, with the seconds since the start."""
     clock = InstantClock()
     transcript = Transcript(clock)
     transcript.note("connected to 192.0.2.1 port 25")
@@ -48,7 +48,7 @@ async def test_a_dialogue_is_shown_as_it_was_with_seconds() -> None:
 
 
 def test_hostile_lines_are_escaped_and_cut() -> None:
-    """Escapes for terminals are written out, and 100 KB are cut."""
+    """Terminal escapes are escaped, and 100 KB are cut."""
     transcript = Transcript(InstantClock())
     transcript.received(b"220 \x1b[31mred\x07 \xff")
     transcript.received(b"220 " + b"x" * 100_000)
@@ -59,7 +59,7 @@ def test_hostile_lines_are_escaped_and_cut() -> None:
 
 
 def test_a_long_dialogue_keeps_its_beginning_and_its_end() -> None:
-    """However long a dialogue is, what is kept is bounded, and says how much is missing."""
+    """A long dialogue is bounded, and says how much is missing."""
     transcript = Transcript(InstantClock())
     for number in range(1000):
         transcript.sent(b"NOOP %d" % number)
@@ -70,7 +70,7 @@ def test_a_long_dialogue_keeps_its_beginning_and_its_end() -> None:
 
 
 def test_only_what_is_said_to_be_public_of_a_line_with_credentials() -> None:
-    """A password may read like a command: what is shown of its line is what the caller says."""
+    """Only the part named by the caller is shown, even if the password looks like a command."""
     transcript = Transcript(InstantClock())
     for public, line in (("M1 LOGIN", b"M1 LOGIN {9}"), ("", b"LOGIN 9x"), ("", b"AUTH"), ("", b"PASS word")):
         transcript.sent(line, public)
@@ -85,7 +85,7 @@ def test_only_what_is_said_to_be_public_of_a_line_with_credentials() -> None:
 
 
 def test_a_secret_that_the_cut_divides_is_withheld() -> None:
-    """Of a long answer no part of a password is shown, even where only its first half is kept."""
+    """A long answer shows no part of a password, even if only half of it is kept."""
     transcript = Transcript(InstantClock())
     transcript.redaction.add(PASSWORD)
     lines = "\n".join(["250-" + "x" * 95] * 40).encode()
@@ -96,7 +96,7 @@ def test_a_secret_that_the_cut_divides_is_withheld() -> None:
 
 
 def test_what_is_cut_is_marked() -> None:
-    """The last line shown of a long answer, and of one whose end nobody waited for, ends with an ellipsis."""
+    """A cut or unfinished answer ends with an ellipsis on its last line."""
     transcript = Transcript(InstantClock())
     kept = transcript.quoted("250-mail\n" * 1000)
     assert (len(kept), kept[-1]) == (REPLY + 1, "…")
@@ -125,7 +125,7 @@ SMTP_LOGINS: dict[str, tuple[tuple[bytes, bytes], ...]] = {
 
 @pytest.mark.parametrize("mechanism", SMTP_LOGINS)
 async def test_no_smtp_transcript_shows_a_password(mechanism: str) -> None:
-    """Whatever the mechanism, and even if the server repeats what it was sent, no credential is shown."""
+    """With any mechanism, no credentials are shown, even if the server repeats them."""
     ehlo = (rb"EHLO \S+", b"250-mail.example.com\r\n250 AUTH PLAIN LOGIN CRAM-MD5")
     mail = (b"MAIL FROM:<a@example.com>", b"250 I know that it is " + PASSWORD.encode())
     phases = PhaseTimer(SystemClock())
@@ -143,7 +143,7 @@ async def test_no_smtp_transcript_shows_a_password(mechanism: str) -> None:
 
 
 async def test_no_transcript_shows_a_message() -> None:
-    """Of the content that DATA carries only the size is told."""
+    """Only the size of the content sent by DATA is shown."""
     phases = PhaseTimer(SystemClock())
     script = dialogue(b"220 hi", (rb"EHLO \S+", b"250 hi"), (b"DATA", b"354 go"), then=_take_message)
     async with scripted_server(script) as server:
@@ -173,7 +173,7 @@ POP3_LOGINS: dict[str, tuple[tuple[bytes, bytes], ...]] = {
 
 @pytest.mark.parametrize("way", POP3_LOGINS)
 async def test_no_pop3_transcript_shows_a_password(way: str) -> None:
-    """A refused login over POP3 is told without the credentials."""
+    """A refused POP3 login is shown without the credentials."""
     capabilities = (b"CAPA", b"+OK\r\nSASL PLAIN\r\nUSER\r\n.")
     script = dialogue(b"+OK ready " + CHALLENGE, capabilities, *POP3_LOGINS[way])
     lines = await _refused(Pop3Session, "pop3", way, script)
@@ -187,7 +187,7 @@ async def test_no_pop3_transcript_shows_a_password(way: str) -> None:
 
 
 async def test_a_password_that_reads_like_a_command_is_withheld() -> None:
-    """A password that begins with the word LOGIN, and goes out on a line of its own, is not shown."""
+    """A password that begins with LOGIN, on a line of its own, is not shown."""
     password = "LOGIN é9 hunter2"
     script = dialogue(
         b"* OK [CAPABILITY IMAP4rev1] ready",
@@ -215,7 +215,7 @@ IMAP_LOGINS: dict[str, tuple[tuple[bytes, bytes], ...]] = {
 
 @pytest.mark.parametrize("way", IMAP_LOGINS)
 async def test_no_imap_transcript_shows_a_password(way: str) -> None:
-    """A refused login over IMAP is told without the credentials."""
+    """A refused IMAP login is shown without the credentials."""
     script = dialogue(b"* OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] ready", *IMAP_LOGINS[way])
     lines = await _refused(ImapSession, "imap", way, script)
     assert lines[1] == "S: * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN] ready"
