@@ -1,4 +1,4 @@
-"""A bounce ends the message that it proves to be about, whatever its form, and nothing else does."""
+"""A bounce settles the message that it proves to be about, in any form; nothing else does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["bench"]  # the fixture
 
 
 def about(message: Message, folder: str, name: str, signer: TokenSigner = SIGNER) -> Stored:
-    """Return a file of the corpus, as one about ``message``."""
+    """Return a file of the corpus, changed to be about ``message``."""
     token = signer.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
     raw = files.octets(folder, name)
     raw = raw.replace(files.TOKEN.encode(), token.encode())
@@ -39,7 +39,7 @@ def about(message: Message, folder: str, name: str, signer: TokenSigner = SIGNER
 async def test_bounce_ends_its_message(
     bench: Bench, name: str, reason: Reason, code: str, words: str
 ) -> None:
-    """The message is bounced, with the reason and the words of the report, which is deleted."""
+    """The message is bounced with the report's reason and text, and the report is deleted."""
     message = await bench.sent()
     bench.mailbox.stored.append(about(message, "bounces", name))
     bounced = (await bench.watcher.await_arrival(message)).message
@@ -53,7 +53,7 @@ async def test_bounce_ends_its_message(
     "name", ["opensmtpd-unknown-user", "qmail-no-mailbox", "exim-text-quota", "postfix-without-our-message"]
 )
 async def test_forged_bounce_counts_for_nothing(bench: Bench, name: str) -> None:
-    """A report whose token or envelope id another key signed changes nothing, and is left alone."""
+    """A report with a token or envelope id from another key changes nothing and is not deleted."""
     message = await bench.sent(deadline=5.0)
     bench.mailbox.stored.append(about(message, "bounces", name, TokenSigner(b"another key")))
     assert (await bench.watcher.await_arrival(message)).message.state is MessageState.LOST
@@ -62,7 +62,7 @@ async def test_forged_bounce_counts_for_nothing(bench: Bench, name: str) -> None
 
 @pytest.mark.parametrize("name", files.names("not_bounces"))
 async def test_mail_that_quotes_our_message_is_left_alone(bench: Bench, name: str) -> None:
-    """Mail of people, auto-responders and lists is no bounce and stays, though it holds a sound token."""
+    """Mail from people, auto-responders and lists is not a bounce and stays, even with a valid token."""
     message = await bench.sent(deadline=5.0)
     bench.mailbox.stored.append(about(message, "not_bounces", name))
     assert (await bench.watcher.await_arrival(message)).message.state is MessageState.LOST
@@ -71,7 +71,7 @@ async def test_mail_that_quotes_our_message_is_left_alone(bench: Bench, name: st
 
 @pytest.mark.parametrize("name", ["exim-text-delayed", "opensmtpd-delayed"])
 async def test_report_of_a_delay_changes_nothing(bench: Bench, name: str) -> None:
-    """A message whose delay was reported is awaited as before; the report is deleted."""
+    """After a report of a delay, the message is still watched for; the report is deleted."""
     message = await bench.sent()
     bench.mailbox.stored.append(about(message, "bounces", name))
     bench.arrives(message, 20.0, "arrival")
@@ -81,7 +81,7 @@ async def test_report_of_a_delay_changes_nothing(bench: Bench, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["qmail-no-mailbox", "postfix-without-our-message"])
 async def test_bounce_after_the_arrival_changes_nothing(bench: Bench, name: str) -> None:
-    """A message that has arrived stays delivered, whatever bounced besides."""
+    """A message that has arrived stays delivered after a bounce."""
     message = await bench.sent()
     bench.arrives(message, 0.1, "arrival")
     await bench.watcher.await_arrival(message)

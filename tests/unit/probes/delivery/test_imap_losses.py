@@ -1,4 +1,4 @@
-"""When a message that an IMAP server does not show is called lost, and how surely."""
+"""When a message that an IMAP server does not show counts as lost, and with what doubt."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Watch:
     imap: ImapServer
 
     async def sent(self) -> Message:
-        """Return a message that was handed over just now."""
+        """Return a message that was just handed over."""
         clock = SystemClock()
         now = clock.monotonic()
         message = Message(
@@ -81,7 +81,7 @@ async def watched(imap: ImapServer, directory: Path) -> AsyncIterator[Watch]:
 
 
 async def test_lost_without_the_junk_folder(tmp_path: Path) -> None:
-    """A junk folder that cannot be read keeps nothing from being lost; the detail says what was not read."""
+    """An unreadable junk folder does not prevent a loss; the detail says what was not read."""
     imap = ImapServer(before=refusing("STATUS", answer="NO no permission"))
     async with watched(imap, tmp_path) as watch:
         settled = await watch.watcher.await_arrival(await watch.sent())
@@ -91,7 +91,7 @@ async def test_lost_without_the_junk_folder(tmp_path: Path) -> None:
 
 
 async def test_a_junk_folder_that_is_read_leaves_no_doubt(tmp_path: Path) -> None:
-    """What is in neither folder is lost without any doubt."""
+    """A message in neither folder is lost without any doubt."""
     async with watched(ImapServer(), tmp_path) as watch:
         settled = await watch.watcher.await_arrival(await watch.sent())
     assert (settled.message.state, settled.doubt) == (MessageState.LOST, "")
@@ -100,7 +100,7 @@ async def test_a_junk_folder_that_is_read_leaves_no_doubt(tmp_path: Path) -> Non
 async def test_lost_beside_a_message_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that the server cannot show keeps none from being lost, and may be the missing one."""
+    """An unreadable message does not prevent a loss, but may be the missing one."""
     imap = ImapServer(before=refusing("UID", "FETCH", answer="NO [SERVERBUG] cannot read it"))
     imap.folders["INBOX"].add(b"Subject: x\r\n\r\n")
     monkeypatch.setattr("probes.delivery.mailboxes.imap_folder.REFUSALS", 1)
@@ -112,7 +112,7 @@ async def test_lost_beside_a_message_that_cannot_be_read(
 
 @pytest.mark.parametrize("folder", ["INBOX", "Junk"])
 async def test_a_server_that_tells_nothing(tmp_path: Path, folder: str) -> None:
-    """What a server never told of is found before it would be lost, and its latency claims no precision."""
+    """A message that the server never reported is found before it counts as lost, without a latency claim."""
     imap = ImapServer()
     imap.folders[folder].claimed_uid_next = 1000
     async with watched(imap, tmp_path) as watch:

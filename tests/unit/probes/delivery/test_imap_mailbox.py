@@ -1,4 +1,4 @@
-"""What looking by IMAP guarantees when the server tells things late, in between, or not at all."""
+"""Polling by IMAP when the server reports changes late, in other answers, or not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def mailbox_of(
 
 
 async def poll(mailbox: ImapMailbox, *, deleting: bytes = b"\0", afresh: bool = False) -> list[bytes]:
-    """Poll once into every folder that is due; return what is identified, delete what holds ``deleting``."""
+    """Poll all folders that are due; return the identified copies, and delete those with ``deleting``."""
     found: list[bytes] = []
     async with mailbox.poll(afresh=afresh) as due:
         for open_folder in due:
@@ -64,7 +64,7 @@ async def read(folder: Folder, found: list[bytes], deleting: bytes) -> None:
 
 
 async def test_arrival_that_is_told_with_another_answer_is_seen() -> None:
-    """A message that the server tells of with the answer to some other command is in the next poll."""
+    """A message reported in the answer to another command is in the next poll."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.add(OURS)
@@ -81,7 +81,7 @@ async def test_arrival_that_is_told_with_another_answer_is_seen() -> None:
 
 
 async def test_what_was_set_aside_is_not_asked_for_again() -> None:
-    """A foreign message costs one line of a FETCH, however many polls follow."""
+    """A foreign message costs one line of a FETCH for any number of polls."""
     imap = ImapServer()
     imap.folders["INBOX"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
@@ -94,7 +94,7 @@ async def test_what_was_set_aside_is_not_asked_for_again() -> None:
 
 @pytest.mark.parametrize("lost_at", ["STORE", "EXPUNGE"])
 async def test_nothing_foreign_is_deleted_after_a_lost_connection(lost_at: str) -> None:
-    """When the connection breaks within a deletion and the uids change hands, only what is ours goes."""
+    """If the connection breaks during a deletion and uids change, only our own messages are deleted."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.add(OURS)
@@ -108,7 +108,7 @@ async def test_nothing_foreign_is_deleted_after_a_lost_connection(lost_at: str) 
     async with mailbox_of(imap) as mailbox:
         with pytest.raises(ProbeFault):
             await poll(mailbox, deleting=b"Token")
-        # The server was set up anew meanwhile: what had our uid is somebody's mail now.
+        # The server was set up again: somebody's mail now has our uid.
         inbox.uid_validity, inbox.uid_next = 8, 1
         inbox.messages.clear()
         inbox.deleted.clear()
@@ -120,7 +120,7 @@ async def test_nothing_foreign_is_deleted_after_a_lost_connection(lost_at: str) 
 
 
 async def test_marked_by_an_earlier_session_is_expunged_by_the_next() -> None:
-    """A message of ours that was marked before the connection broke does not stay for ever."""
+    """A message marked as deleted before the connection broke is expunged later."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.deleted.add(inbox.add(OURS))
@@ -130,7 +130,7 @@ async def test_marked_by_an_earlier_session_is_expunged_by_the_next() -> None:
 
 
 async def test_without_uidplus_nothing_is_expunged() -> None:
-    """Where single messages cannot be expunged, ours is marked once and others' marks have no effect."""
+    """Without UIDPLUS, our message is marked once, and others' marked messages are not expunged."""
     imap = ImapServer(capabilities="IMAP4rev1 AUTH=PLAIN SASL-IR")
     inbox = imap.folders["INBOX"]
     ours, theirs = inbox.add(OURS), inbox.add(FOREIGN)
@@ -145,7 +145,7 @@ async def test_without_uidplus_nothing_is_expunged() -> None:
 
 
 async def test_message_that_goes_meanwhile_is_left_out() -> None:
-    """A message that somebody deletes between listing and reading is no error."""
+    """A message that someone deletes between listing and reading is not an error."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.add(FOREIGN)
@@ -160,7 +160,7 @@ async def test_message_that_goes_meanwhile_is_left_out() -> None:
 
 
 async def test_junk_folder_is_opened_only_for_news() -> None:
-    """The junk folder is selected at first and when something came; INBOX comes first and stays selected."""
+    """The junk folder is selected first and after changes only; INBOX comes first and stays selected."""
     imap = ImapServer()
     visit = ['SELECT "Junk"', 'SELECT "INBOX"']
     async with mailbox_of(imap) as mailbox:
@@ -176,7 +176,7 @@ async def test_junk_folder_is_opened_only_for_news() -> None:
 
 
 async def test_new_uidvalidity_of_the_junk_folder() -> None:
-    """When the junk folder was made anew on the same connection, all that is in it is new."""
+    """If the junk folder is recreated on the same connection, all its messages are new."""
     imap = ImapServer()
     imap.folders["Junk"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
@@ -188,7 +188,7 @@ async def test_new_uidvalidity_of_the_junk_folder() -> None:
 
 
 async def test_absence_is_proven_from_before_the_server_looked() -> None:
-    """What a poll does not show may have come once the server had looked, and never before the poll began."""
+    """A message that a poll does not show may have arrived after the server's check, but not earlier."""
     imap = ImapServer()
     asked: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What an IMAP server says about one folder or message costs that alone, and nothing foreign is touched."""
+"""An IMAP server's trouble with a folder or message affects only that, and foreign mail is not touched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, OURS, SETTINGS
 async def test_uids_that_change_hands_within_a_session(
     told_with: list[str], is_late: bool, sent: list[str]
 ) -> None:
-    """A new UIDVALIDITY ends the session before anything else is changed (RFC 9051 section 2.3.1.1)."""
+    """A new UIDVALIDITY ends the session before any other change (RFC 9051 section 2.3.1.1)."""
     imap = ImapServer(is_late=is_late)
     inbox = imap.folders["INBOX"]
     inbox.add(OURS)
@@ -45,7 +45,7 @@ async def test_uids_that_change_hands_within_a_session(
         assert caught.value.reason is Reason.IMAP_UIDS_CHANGED
         assert caught.value.detail == "UIDVALIDITY changed from 7 to 99"
         assert [c.split()[1] for c in imap.commands if "STORE" in c or "EXPUNGE" in c] == sent
-        # Somebody's mail has our uid now.
+        # Somebody's mail now has our uid.
         inbox.messages = {1: FOREIGN, 2: OURS}
         inbox.deleted = set()
         assert len(await poll(mailbox, deleting=b"Token")) == 2
@@ -54,7 +54,7 @@ async def test_uids_that_change_hands_within_a_session(
 
 @pytest.mark.parametrize("validity", [0, None])
 async def test_uids_without_uidvalidity_hold_for_one_session(validity: int | None) -> None:
-    """Without UIDVALIDITY each session takes all copies for new (RFC 3501 section 6.3.1), and polls go on."""
+    """Without UIDVALIDITY, all copies are new in each session (RFC 3501 section 6.3.1); polls continue."""
     imap = ImapServer()
     for folder in imap.folders.values():
         folder.uid_validity = validity
@@ -74,7 +74,7 @@ async def test_uids_without_uidvalidity_hold_for_one_session(validity: int | Non
 
 
 def refusing(*begins: str, answer: str, ends: bool = False) -> Callable[[list[str]], str | None]:
-    """Return what refuses the commands that begin so, by a tagged ``answer`` or by the session's end."""
+    """Return a function that refuses commands with such a beginning, by a tagged ``answer`` or a hang-up."""
 
     def before(words: list[str]) -> str | None:
         if tuple(words[: len(begins)]) != begins:
@@ -96,7 +96,7 @@ def refusing(*begins: str, answer: str, ends: bool = False) -> Callable[[list[st
     ids=["tab", "unreadable", "many"],
 )
 async def test_an_odd_folder_costs_itself(listing: list[bytes]) -> None:
-    """A line of LIST that cannot be read costs that folder only, and many folders cost nothing."""
+    """A malformed line of LIST loses only that folder, and many folders are no trouble."""
     async with mailbox_of(ImapServer(listing=listing), patience="30s") as mailbox:
         await poll(mailbox)
         assert mailbox.folders == ("INBOX", "Junk")
@@ -105,7 +105,7 @@ async def test_an_odd_folder_costs_itself(listing: list[bytes]) -> None:
 
 @pytest.mark.parametrize("ends", [False, True])
 async def test_without_a_list_inbox_is_read(ends: bool) -> None:
-    """Where LIST fails, or even ends the session, no junk folder is known, and INBOX is read regardless."""
+    """If LIST fails or even ends the session, there is no junk folder, and INBOX is read."""
     imap = ImapServer()
     imap.folders["INBOX"].add(FOREIGN)
     imap.before = refusing("LIST", answer="* BYE" if ends else "NO not for you", ends=ends)
@@ -120,7 +120,7 @@ async def test_without_a_list_inbox_is_read(ends: bool) -> None:
 
 @pytest.mark.parametrize("attributes", [b"\\Noselect \\Junk", b"\\Junk \\NonExistent"])
 async def test_a_junk_folder_that_is_none(attributes: bytes) -> None:
-    """A folder that cannot be opened by what LIST says of it is never asked for (RFC 9051 section 7.3.1)."""
+    """A folder that LIST says cannot be opened is never opened (RFC 9051 section 7.3.1)."""
     imap = ImapServer(listing=[b'* LIST (%s) "/" Old' % attributes, b'* LIST (\\Junk) "/" Junk'])
     async with mailbox_of(imap) as mailbox:
         await poll(mailbox)
@@ -141,7 +141,7 @@ async def test_a_junk_folder_that_is_none(attributes: bytes) -> None:
 async def test_a_junk_folder_that_cannot_be_read(
     before: Callable[[list[str]], str | None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """INBOX comes first, and is read all the same; the log has the trouble once, and it leaves a doubt."""
+    """INBOX is read first in any case; the trouble is logged once and leaves a doubt."""
     caplog.set_level(logging.WARNING)
     imap = ImapServer(before=before)
     inbox = imap.folders["INBOX"]
@@ -157,7 +157,7 @@ async def test_a_junk_folder_that_cannot_be_read(
 
 
 async def test_pauses_between_looks_at_a_junk_folder_grow() -> None:
-    """A junk folder that cannot be read is tried again, ever more rarely, until it can be read."""
+    """An unreadable junk folder is tried again, less and less often, until it can be read."""
     imap = ImapServer(before=refusing("STATUS", answer="NO no permission"))
     pauses = []
     async with mailbox_of(imap) as mailbox:
@@ -173,7 +173,7 @@ async def test_pauses_between_looks_at_a_junk_folder_grow() -> None:
 
 
 async def test_a_junk_folder_that_can_be_read_again() -> None:
-    """A junk folder that was not readable for a while is read from then on, and leaves no doubt."""
+    """A junk folder that becomes readable again is read and leaves no doubt."""
     imap = ImapServer(before=refusing("STATUS", answer="NO not now"))
     imap.folders["Junk"].add(OURS)
     async with mailbox_of(imap) as mailbox:
@@ -193,7 +193,7 @@ async def test_a_junk_folder_that_can_be_read_again() -> None:
     ],
 )
 async def test_a_folder_that_is_not_there(settings: dict[str, str], named: str) -> None:
-    """The fault names the folder, and the setting that names it."""
+    """The fault names the folder, and the setting for it."""
     imap = ImapServer()
     imap.before = lambda words: "NO no such folder" if '"Nowhere"' in words else None
     async with mailbox_of(imap, SETTINGS.model_copy(update=settings)) as mailbox:
@@ -207,7 +207,7 @@ async def test_a_folder_that_is_not_there(settings: dict[str, str], named: str) 
 
 
 async def polled(mailbox: ImapMailbox, times: int, *, deleting: bytes = b"\0") -> list[bytes]:
-    """Poll so many times, some of which may fail; return all that is identified."""
+    """Poll several times, some of which may fail; return all identified copies."""
     found = []
     for _ in range(times):
         try:
@@ -222,7 +222,7 @@ async def polled(mailbox: ImapMailbox, times: int, *, deleting: bytes = b"\0") -
     ("answer", "ends"), [("NO [SERVERBUG] cannot read it", False), ("* BYE FETCH failed", True), ("", True)]
 )
 async def test_a_message_that_cannot_be_fetched(answer: str, ends: bool, count: int) -> None:
-    """It is found out over some polls, however many others there are, and left alone; the others are read."""
+    """Among any number of messages, it is found in a few polls and ignored; the others are read."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     for _ in range(count):
@@ -253,7 +253,7 @@ async def test_a_message_that_cannot_be_fetched(answer: str, ends: bool, count: 
 
 
 async def test_a_message_that_can_be_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is called lost, what could not be read some time ago is tried once more."""
+    """Before a message counts as lost, copies that could not be read earlier are tried once more."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.add(OURS)
@@ -273,7 +273,7 @@ async def test_a_message_that_can_be_fetched_again(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_server_that_shows_nothing_is_not_believed() -> None:
-    """Where every message is refused, that tells of the server: none is left alone for it."""
+    """If every message is refused, the server is at fault, and no message is ignored for it."""
     imap = ImapServer(before=refusing("UID", "FETCH", answer="NO try again"))
     inbox = imap.folders["INBOX"]
     for _ in range(3):
@@ -289,7 +289,7 @@ async def test_a_server_that_shows_nothing_is_not_believed() -> None:
 @pytest.mark.parametrize("verb", ["STORE", "EXPUNGE"])
 @pytest.mark.parametrize("ends", [False, True])
 async def test_a_message_that_cannot_be_deleted(verb: str, ends: bool) -> None:
-    """A message that cannot be deleted stays; the others are deleted, and it is no reason for doubt."""
+    """It stays and leaves no doubt, and the others are deleted."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     bad, *_ = [inbox.add(OURS) for _ in range(3)]
@@ -304,7 +304,7 @@ async def test_a_message_that_cannot_be_deleted(verb: str, ends: bool) -> None:
 
 
 async def test_throttling_blames_no_message() -> None:
-    """A server that wants a pause refuses no message by that: the poll fails, and all are read later."""
+    """A server that asks for a pause fails the poll; no message counts as refused, and all are read later."""
     imap = ImapServer(before=refusing("UID", "FETCH", answer="NO [LIMIT] slow down"))
     imap.folders["INBOX"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
@@ -318,7 +318,7 @@ async def test_throttling_blames_no_message() -> None:
 
 @pytest.mark.parametrize("name", ["INBOX", "Junk"])
 async def test_a_uidnext_that_is_too_high(name: str) -> None:
-    """A message is seen as soon as the server tells of it, whatever uid it claims that comes next."""
+    """A message is seen when the server reports it, even if UIDNEXT was too high."""
     imap = ImapServer()
     imap.folders[name].claimed_uid_next = 1000
     async with mailbox_of(imap) as mailbox:
@@ -331,7 +331,7 @@ async def test_a_uidnext_that_is_too_high(name: str) -> None:
 
 
 async def test_what_no_server_tells_of_is_found_afresh() -> None:
-    """A poll that looks afresh finds what the server keeps quiet about, and knows that it was overlooked."""
+    """A fresh poll finds messages that the server did not report, and marks them as overlooked."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     async with mailbox_of(imap) as mailbox:

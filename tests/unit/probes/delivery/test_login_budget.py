@@ -1,4 +1,4 @@
-"""What a budget of logins guarantees to a server that many mailboxes share."""
+"""The budget of logins to a server that many mailboxes share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def times_of(budget: LoginBudget, clock: InstantClock, count: int) -> list
 
 
 async def test_logins_keep_to_the_rate_after_the_burst() -> None:
-    """In no minute after the first burst does a server see more logins than the budget says."""
+    """After the initial burst, no minute has more logins than the budget."""
     clock = InstantClock()
     times = await times_of(LoginBudget(60.0, clock), clock, 200)
     assert times[BURST - 1] == times[0]
@@ -25,7 +25,7 @@ async def test_logins_keep_to_the_rate_after_the_burst() -> None:
 
 
 async def test_quiet_time_earns_one_burst_and_no_more() -> None:
-    """However long nobody logged in, no more than one burst comes at once."""
+    """After any quiet period, only one burst is allowed."""
     clock = InstantClock()
     budget = LoginBudget(60.0, clock)
     await times_of(budget, clock, 50)
@@ -36,7 +36,7 @@ async def test_quiet_time_earns_one_burst_and_no_more() -> None:
 
 
 async def test_those_who_wait_are_let_through_in_their_order() -> None:
-    """Of many mailboxes that want to log in, none is overtaken."""
+    """Waiting mailboxes log in first come, first served."""
     clock = InstantClock()
     budget = LoginBudget(60.0, clock)
     await times_of(budget, clock, BURST)

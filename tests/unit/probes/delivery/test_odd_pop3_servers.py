@@ -1,4 +1,4 @@
-"""What a server does with one message, or says in farewell, costs no other message and no poll."""
+"""A POP3 server's trouble with one message or with QUIT affects no other message or poll."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["bench"]  # a fixture
 
 
 async def until_holding(bench: Bench, uids: Sequence[str] = ()) -> None:
-    """Let time pass until the mailbox holds nothing else than these."""
+    """Let time pass until the mailbox has exactly these messages."""
     while [stored.uid for stored in bench.mailbox.stored] != [*uids]:
         await bench.clock.sleep(0.1)
 
@@ -33,7 +33,7 @@ async def until_holding(bench: Bench, uids: Sequence[str] = ()) -> None:
     ],
 )
 async def test_pauses_grow(bench: Bench, reason: Reason, pauses: list[int]) -> None:
-    """A mailbox in use is tried again soon, and so is, twice, a login that was refused without a cause."""
+    """After a busy mailbox, or twice after an unexplained login refusal, the next try is soon."""
     bench.mailbox.login_fault = ProbeFault(reason)
 
     def mend() -> None:
@@ -49,7 +49,7 @@ async def test_pauses_grow(bench: Bench, reason: Reason, pauses: list[int]) -> N
 
 
 async def test_a_copy_that_the_server_refuses_costs_no_other(bench: Bench) -> None:
-    """Where one message cannot be read, the others are counted and deleted; it is asked for three times."""
+    """If one message cannot be read, the others are counted and deleted; it is requested three times."""
     bench.mailbox.stored.append(Stored("bad", b"Subject: x\r\n\r\n"))
     bench.mailbox.refused = {"bad"}
     for _ in range(5):
@@ -63,7 +63,7 @@ async def test_a_copy_that_the_server_refuses_costs_no_other(bench: Bench) -> No
 
 
 async def test_a_copy_that_cannot_be_deleted_costs_no_other(bench: Bench) -> None:
-    """Where one message cannot be deleted, the others are, and it counts once."""
+    """If one message cannot be deleted, the others are, and it counts once."""
     first = await bench.sent()
     bench.arrives(first, 0.2, uid="bad")
     bench.mailbox.undeletable = {"bad"}
@@ -77,7 +77,7 @@ async def test_a_copy_that_cannot_be_deleted_costs_no_other(bench: Bench) -> Non
 
 
 async def test_a_server_that_shows_nothing_is_not_believed(bench: Bench) -> None:
-    """Where every message is refused, the server is to blame, and nothing is called lost."""
+    """If every message is refused, the server is at fault, and nothing counts as lost."""
     message = await bench.sent(deadline=60.0)
     bench.mailbox.stored.append(Stored("other", b"Subject: x\r\n\r\n"))
     bench.arrives(message, 0.0, uid="ours")
@@ -102,7 +102,7 @@ async def test_identical_copies_with_one_unique_id(bench: Bench) -> None:
 
 
 async def test_a_farewell_that_goes_wrong_leaves_only_deletions_in_doubt(bench: Bench) -> None:
-    """A server that hangs up at QUIT is polled again soon, without a fault, until the copy is deleted."""
+    """If a server hangs up at QUIT, it is polled soon, without a fault, until the copy is deleted."""
     bench.mailbox.quit_fault = ProbeFault(Reason.CONNECTION_LOST)
     message = await bench.sent()
     bench.arrives(message, 0.2)

@@ -1,4 +1,4 @@
-"""What spending polls by what a route learnt guarantees, and what it is worth against a fixed interval."""
+"""The plan of polls: its promises, and its gain over a fixed interval."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ages_of_polls(model: ArrivalModel, until: float) -> list[float]:
 @pytest.mark.parametrize(
     ("name", "median", "mean"),
     [
-        ("log-normal, 0.05 s, sigma 0.2", 0.85, 0.9),  # the shortest gap leaves little to choose
+        ("log-normal, 0.05 s, sigma 0.2", 0.85, 0.9),  # the shortest gap leaves little choice
         ("log-normal, 1 s, sigma 0.05", 0.2, 0.25),
         ("log-normal, 10 s, sigma 0.1", 0.3, 0.4),
         ("log-normal, 1 s, sigma 0.3", 0.65, 0.75),
@@ -48,7 +48,7 @@ def ages_of_polls(model: ArrivalModel, until: float) -> list[float]:
     ],
 )
 def test_logins_are_better_spent_than_at_a_fixed_interval(name: str, median: float, mean: float) -> None:
-    """A known route costs 6 logins a message, errs by 5 % or 10 ms, and by less than at a fixed interval."""
+    """On a known route, 6 logins per message give an error of 5 % or 10 ms, less than at a fixed interval."""
     ours, fixed = compare(name, 6.0)
     assert statistics.mean(found.polls for found in ours) <= 6.0
     assert statistics.median(found.error_of_goal for found in ours) <= 1.0
@@ -58,7 +58,7 @@ def test_logins_are_better_spent_than_at_a_fixed_interval(name: str, median: flo
 
 @pytest.mark.parametrize("name", ["log-normal, 1 s, sigma 0.3", "log-normal, 60 s, sigma 0.3"])
 def test_cheap_polls_make_every_error_small(name: str) -> None:
-    """200 NOOPs a message know it to some milliseconds, on average too: rare delays are not left out."""
+    """With 200 NOOPs per message, the mean error is some milliseconds, including rare delays."""
     ours, fixed = compare(name, 200.0, 0.01)
     assert statistics.mean(found.polls for found in ours) <= 200.0
     assert statistics.median(found.error_of_goal for found in ours) <= 0.1
@@ -67,14 +67,14 @@ def test_cheap_polls_make_every_error_small(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in DISTRIBUTIONS if " 10 s" in name])
 def test_truth_is_in_the_interval(name: str) -> None:
-    """However far off the expectation was, the arrival lies within the interval that is published."""
+    """The true arrival is in the published interval, however wrong the expectation was."""
     for found in adaptive(delays_of(name, 200), 6.0):
         assert found.earliest <= found.delay <= found.latest
 
 
 @pytest.mark.parametrize(("before", "after"), [(1.0, 10.0), (10.0, 1.0), (0.1, 60.0), (60.0, 0.1)])
 def test_a_step_is_followed_within_few_messages(before: float, after: float) -> None:
-    """From the tenth message after a sudden change on, most are known to 10 % of the delay or 20 ms again."""
+    """From the tenth message after a sudden change, most errors are again 10 % of the delay or 20 ms."""
     chance = random.Random(f"{before} {after}")  # noqa: S311 # a simulation
     delays = [median * math.exp(chance.gauss(0.0, 0.2)) for median in [before] * 100 + [after] * 24]
     assert statistics.median(found.error_of_goal for found in adaptive(delays, 6.0)[109:]) <= 2.0
@@ -82,7 +82,7 @@ def test_a_step_is_followed_within_few_messages(before: float, after: float) -> 
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 3.0, 100.0, 2000.0, DAY])
 def test_unknown_route_is_looked_at_with_growing_gaps(delay: float) -> None:
-    """Before anything is learnt, a message is found with looks like the delay's logarithm, and well known."""
+    """On a new route, polls grow with the delay's logarithm and give a small error."""
     model = ArrivalModel(6.0, 0.02, LONGEST)
     found = look_for(delay, model.gap(0.0), model.gap, random.Random(0))  # noqa: S311
     assert found.polls <= 2 + 12 * math.log2(1 + delay / 0.02) + delay / LONGEST
@@ -92,34 +92,34 @@ def test_unknown_route_is_looked_at_with_growing_gaps(delay: float) -> None:
 @pytest.mark.parametrize("polls", [1.0, 6.0, 200.0])
 @pytest.mark.parametrize("delay", [2.0, 10.0, 200.0])
 def test_message_later_than_ever_is_still_looked_for_often(polls: float, delay: float) -> None:
-    """A message that is later than any before is known to 10 % of its delay, and better with more polls."""
+    """A message later than any before has an error of 10 % of its delay, less with more polls."""
     model = route([(0.9, 1.1)] * 50, polls)
     found = look_for(delay, model.gap(0.0), model.gap, random.Random(0))  # noqa: S311
     assert (found.latest - found.earliest) / 2 <= (0.02 if polls == 200.0 else 0.1) * delay
 
 
 def test_few_polls_are_wasted_before_a_message_can_have_come() -> None:
-    """A route whose messages take a minute costs one poll or none in the first half of it."""
+    """If a route's messages take a minute, there is at most one poll in the first half of it."""
     model = route([(58.0 + n % 5, 59.0 + n % 5) for n in range(50)])
     assert len([age for age in ages_of_polls(model, 60.0) if age < 30.0]) <= 1
 
 
 def test_first_look_is_no_later_than_the_earliest_arrival_that_is_likely() -> None:
-    """Nobody sleeps into the time in which messages have arrived before."""
+    """The first poll is no later than the earliest likely arrival."""
     delays = [10.0 * math.exp((n * 7 % 50 - 25) / 50) for n in range(50)]
     model = route([(delay * 0.95, delay * 1.05) for delay in delays])
     assert min(delays) * 0.5 <= model.gap(0.0) <= sorted(delays)[5]
 
 
 def test_narrow_interval_teaches_more_than_a_wide_one() -> None:
-    """Polls gather where arrival is known to be, and are spread over what a wide interval leaves open."""
+    """Polls concentrate where arrivals are known, and spread over what a wide interval leaves open."""
     narrow, wide = route([(9.5, 10.5)] * 20), route([(1.0, 100.0)] * 20)
     assert narrow.gap(9.8) < 0.5 * wide.gap(9.8)
     assert narrow.gap(2.0) > 2.0 * wide.gap(2.0)
 
 
 def test_budget_larger_than_needed_ends_at_the_shortest_gap() -> None:
-    """Who may poll without end looks at the shortest gap where messages arrive, and seldom for a lost one."""
+    """With a huge budget, polls have the shortest gap at likely arrivals, and are rare for a lost message."""
     model = route([(0.9, 1.1)] * 20, polls=1000.0)
     assert model.gap(1.0) == pytest.approx(0.02)
     assert len(ages_of_polls(model, DAY)) < 6000
@@ -129,7 +129,7 @@ def test_budget_larger_than_needed_ends_at_the_shortest_gap() -> None:
 def test_gaps_keep_to_their_bounds(
     arrivals: list[list[float]], ages: list[float], polls: float, shortest: float
 ) -> None:
-    """Whatever was learnt, and at whatever age, a gap is from the shortest to the longest, ever the same."""
+    """For any history and age, the gap is within its limits and reproducible."""
     model = ArrivalModel(polls, shortest, LONGEST)
     for earliest, latest in arrivals:
         model.learn(earliest, latest)
@@ -140,10 +140,10 @@ def test_gaps_keep_to_their_bounds(
 
 @given(ARRIVALS)
 def test_no_history_makes_polls_pile_up(arrivals: list[list[float]]) -> None:
-    """A message that never comes costs a bounded number of polls, whatever the route learnt before."""
+    """A message that never arrives costs a limited number of polls, for any history."""
     assert len(ages_of_polls(route(arrivals), 3600.0)) <= 250
 
 
 def test_arrival_at_the_final_dot_is_looked_for_at_once() -> None:
-    """A route whose messages are there as soon as the final dot is answered gets its first poll soon."""
+    """If messages arrive as soon as the final dot is answered, the first poll is early."""
     assert route([(0.0, 0.0)] * 30).gap(0.0) <= 0.03

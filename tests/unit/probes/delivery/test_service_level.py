@@ -1,4 +1,4 @@
-"""What counts as good, as bad, and as nobody's fault for an error budget."""
+"""What counts as good, bad or neither in an error budget."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def verdict(
     ],
 )
 def test_runs(run: Verdict, is_good: bool | None) -> None:
-    """Late, lost and refused messages are bad; what a fault of ours hides, or nobody measured, is neither."""
+    """Late, lost and refused messages are bad; our own faults and unmeasured arrivals are neither."""
     assert SLO.is_good(run) is is_good
 
 
 def test_junk_in_time_is_bad() -> None:
-    """A message that came in time into the junk folder is not one that people see."""
+    """A message in the junk folder is bad even in time, because people do not see it."""
     assert SLO.is_good(verdict(Reason.MESSAGE_JUNKED, 2.0)) is False
 
 
 @pytest.mark.parametrize(("text", "ratio"), [("99.5%", 0.995), ("99.99 %", 0.9999), ("5%", 0.05)])
 def test_percentages(text: str, ratio: float) -> None:
-    """An objective is written as people say it."""
+    """An objective is a percentage with its sign."""
     assert parse_percentage(text) == ratio
 
 
 @pytest.mark.parametrize("value", ["100%", "0%", "99.5", 99.5, "-1%", "99,5%", "", None])
 def test_what_is_no_percentage(value: object) -> None:
-    """An objective of all, of nothing, or without its sign is refused with an example."""
+    """100 %, 0 %, or a number without the sign is refused with an example."""
     with pytest.raises(ValidationError, match=r"99\.5%"):
         SloSettings.model_validate({"objective": value, "within": "30s"})

@@ -1,4 +1,4 @@
-"""What watching a mailbox guarantees: honest intervals, one session, nothing foreign touched."""
+"""Watching a mailbox: correct intervals, one session, and foreign mail not touched."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIGNER = TokenSigner(b"key of the test")
 
 @dataclass
 class Found:
-    """Notes what the watcher tells."""
+    """Collects the watcher's results."""
 
     messages: list[Message] = field(default_factory=list)
     counts: Counter[Unexpected] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class Bench:
     async def sent(
         self, deadline: float = 300.0, state: MessageState = MessageState.SENT, **changes: object
     ) -> Message:
-        """Return a message that was handed over just now."""
+        """Return a message that was just handed over."""
         now = self.clock.now
         message = Message(
             id=secrets.token_hex(16),
@@ -81,7 +81,7 @@ class Bench:
         return sent
 
     def arrives(self, message: Message, after: float, uid: str | None = None) -> Stored:
-        """Let a copy of ``message`` come into the mailbox ``after`` seconds from now."""
+        """Let a copy of ``message`` arrive in the mailbox ``after`` seconds from now."""
         token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
         stored = Stored(
             uid or secrets.token_hex(4), synthetic_message(token, message), self.clock.now + after
@@ -124,7 +124,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 @pytest.mark.parametrize("delay", [0.0, 0.07, 1.3, 42.0, 250.0])
 async def test_truth_lies_in_the_published_interval(bench: Bench, delay: float) -> None:
-    """Whatever the delay, the true arrival lies within the estimate and its uncertainty."""
+    """For any delay, the true arrival is within the estimate and its uncertainty."""
     message = await bench.sent()
     bench.arrives(message, delay)
     settled = (await bench.watcher.await_arrival(message)).message
@@ -136,7 +136,7 @@ async def test_truth_lies_in_the_published_interval(bench: Bench, delay: float) 
 
 
 async def test_what_arrived_is_deleted(bench: Bench) -> None:
-    """A message is deleted once it is recorded, and what else lies there is left."""
+    """A message is deleted once it is recorded, and other messages stay."""
     foreign = Stored("foreign", b"Subject: hello\r\n\r\nmailsonde1:trip")
     bench.mailbox.stored.append(foreign)
     message = await bench.sent()
@@ -147,7 +147,7 @@ async def test_what_arrived_is_deleted(bench: Bench) -> None:
 
 
 async def test_foreign_messages_are_read_once_and_only_their_headers(bench: Bench) -> None:
-    """A foreign message costs one header section, however many polls follow."""
+    """A foreign message costs one header section for any number of polls."""
     bench.mailbox.stored += [Stored(f"foreign-{n}", b"Subject: hello\r\n\r\nbody") for n in range(20)]
     message = await bench.sent()
     bench.arrives(message, 30.0)
@@ -157,7 +157,7 @@ async def test_foreign_messages_are_read_once_and_only_their_headers(bench: Benc
 
 
 async def test_token_in_subject_or_body_counts_for_nothing(bench: Bench) -> None:
-    """A person's reply quotes our token: it is no arrival, and is not deleted."""
+    """A person's reply that quotes our token is not an arrival and is not deleted."""
     message = await bench.sent(deadline=5.0)
     token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
     reply = f"Subject: Re: mailsonde test message {token}\r\n\r\n> {HEADER}: {token}\r\n"
@@ -168,7 +168,7 @@ async def test_token_in_subject_or_body_counts_for_nothing(bench: Bench) -> None
 
 
 async def test_forged_token_counts_for_nothing(bench: Bench) -> None:
-    """A token that another key signed is counted once as forged, and its message left alone."""
+    """A token signed by another key is counted once as forged, and its message stays."""
     message = await bench.sent(deadline=5.0)
     forged = TokenSigner(b"another key").sign(
         Token(message.probe, message.id, round(message.created_at * 1e6))
@@ -181,7 +181,7 @@ async def test_forged_token_counts_for_nothing(bench: Bench) -> None:
 
 
 async def test_second_copy_is_a_duplicate_and_changes_nothing(bench: Bench) -> None:
-    """A second copy is counted as a duplicate and deleted; the first one's latency stands."""
+    """A second copy is counted as a duplicate and deleted; the first one's latency stays."""
     message = await bench.sent()
     bench.arrives(message, 0.1, "first")
     settled = (await bench.watcher.await_arrival(message)).message
@@ -195,7 +195,7 @@ async def test_second_copy_is_a_duplicate_and_changes_nothing(bench: Bench) -> N
 
 
 async def test_lost_then_late(bench: Bench) -> None:
-    """A message that is not there after its deadline is lost; when it comes it is late, with its latency."""
+    """A message that is missing after its deadline is lost; if it arrives, it is late, with its latency."""
     message = await bench.sent(deadline=10.0)
     bench.arrives(message, 100.0)
     lost = (await bench.watcher.await_arrival(message)).message
@@ -212,7 +212,7 @@ async def test_lost_then_late(bench: Bench) -> None:
 
 @pytest.mark.parametrize("deadline", [3.0, 17.0, 47.0, 230.0])
 async def test_loss_is_told_at_the_deadline(bench: Bench, deadline: float) -> None:
-    """Whatever the route's habits, a poll comes right after the deadline."""
+    """On any route there is a poll right after the deadline."""
     message = await bench.sent(deadline=deadline)
     lost = (await bench.watcher.await_arrival(message)).message
     assert lost.state is MessageState.LOST
@@ -221,7 +221,7 @@ async def test_loss_is_told_at_the_deadline(bench: Bench, deadline: float) -> No
 
 @pytest.mark.parametrize("arrival", [7.0, 8.0, 9.0, 9.5, 9.9, 9.99])
 async def test_look_that_began_before_the_deadline_proves_no_loss(bench: Bench, arrival: float) -> None:
-    """A slow poll that ends after the deadline says nothing of what came in after it had begun."""
+    """A slow poll that ends after the deadline proves nothing about arrivals since it began."""
     bench.mailbox.command_seconds = 3.0
     message = await bench.sent(deadline=10.0)
     bench.arrives(message, arrival)
@@ -230,7 +230,7 @@ async def test_look_that_began_before_the_deadline_proves_no_loss(bench: Bench, 
 
 
 async def test_look_that_left_something_unread_proves_no_loss(bench: Bench) -> None:
-    """A message under more new mail than one poll reads is found by a later poll, and not called lost."""
+    """A message behind more new mail than one poll reads is found by a later poll, not lost."""
     message = await bench.sent(deadline=0.6)
     bench.arrives(message, 0.5)
     bench.mailbox.stored += [
@@ -242,7 +242,7 @@ async def test_look_that_left_something_unread_proves_no_loss(bench: Bench) -> N
 
 
 async def test_unreadable_mailbox_does_not_lose_messages(bench: Bench) -> None:
-    """While no poll succeeds past the deadline, the message is not lost; then it is found delivered."""
+    """While no poll succeeds after the deadline, the message is not lost; then it is delivered."""
     message = await bench.sent(deadline=10.0)
     bench.arrives(message, 5.0)
     bench.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_TEMP)
@@ -268,7 +268,7 @@ async def test_unreadable_mailbox_does_not_lose_messages(bench: Bench) -> None:
     ],
 )
 async def test_server_that_wants_peace_is_left_alone(bench: Bench, fault: ProbeFault, pause: float) -> None:
-    """After [SYS/TEMP], [LOGIN-DELAY] or a refused login, the next login keeps at least the due distance."""
+    """After [SYS/TEMP], [LOGIN-DELAY] or a refused login, the next login waits long enough."""
     message = await bench.sent(deadline=3000.0)
     bench.arrives(message, 1.0)
     bench.mailbox.login_fault = fault
@@ -283,7 +283,7 @@ async def test_server_that_wants_peace_is_left_alone(bench: Bench, fault: ProbeF
 
 
 async def test_one_session_at_a_time_for_many_messages(bench: Bench) -> None:
-    """However many messages are awaited, the mailbox has one session at a time, and each is matched."""
+    """With many messages, the mailbox has one session at a time, and each message is matched."""
     messages = [await bench.sent() for _ in range(50)]
     for number, message in enumerate(messages):
         bench.arrives(message, number * 0.3)
@@ -294,7 +294,7 @@ async def test_one_session_at_a_time_for_many_messages(bench: Bench) -> None:
 
 
 async def test_failed_quit_counts_no_duplicate(bench: Bench) -> None:
-    """A copy whose deletion the server did not confirm is deleted later and not counted again."""
+    """A copy whose deletion was not confirmed is deleted later and not counted again."""
     message = await bench.sent()
     bench.arrives(message, 0.1, "copy")
     bench.mailbox.quit_fault = ProbeFault(Reason.CONNECTION_LOST)
@@ -309,7 +309,7 @@ async def test_failed_quit_counts_no_duplicate(bench: Bench) -> None:
 
 
 async def test_restart_after_a_crash_before_deletion_counts_no_duplicate(bench: Bench) -> None:
-    """A copy that was recorded before a crash is deleted after it, and is no duplicate."""
+    """A copy recorded before a crash is deleted after it, and is not a duplicate."""
     message = await bench.sent()
     bench.arrives(message, 0.0, "copy")
     await bench.ledger.advance(message.id, MessageState.DELIVERED, mailbox_uid="copy", delivery_seconds=0.1)
@@ -321,14 +321,14 @@ async def test_restart_after_a_crash_before_deletion_counts_no_duplicate(bench: 
 
 
 def of_instance(message: Message, instance: str) -> Message:
-    """Return a new message like ``message`` for which another process answers."""
+    """Return a new message like ``message`` that belongs to another process."""
     same = {name: getattr(message, name) for name in Message.__slots__}
     new = {"id": secrets.token_hex(16), "instance": instance, "state": MessageState.INTENT}
     return Message(**{**same, **new})
 
 
 async def test_message_of_another_process_is_left_to_it(bench: Bench, tmp_path: Path) -> None:
-    """A message that a running `check` awaits is neither counted nor deleted by the agent."""
+    """The agent neither counts nor deletes a message of a running `check`."""
     async with open_ledger(f"sqlite://{tmp_path}/ledger.db", bench.clock, "check-1", "here"):
         message = await bench.sent()
         await bench.ledger.intend(theirs := of_instance(message, "check-1"))
@@ -340,7 +340,7 @@ async def test_message_of_another_process_is_left_to_it(bench: Bench, tmp_path: 
 
 
 async def test_copies_that_an_earlier_process_left_behind(bench: Bench) -> None:
-    """What was delivered before a restart is known: its copy goes, and another one is a duplicate."""
+    """After a restart, a delivered copy is deleted, and another one is a duplicate."""
     message = await bench.sent()
     await bench.ledger.intend(earlier := of_instance(message, "agent-before"))
     now = bench.clock.now
@@ -357,7 +357,7 @@ async def test_copies_that_an_earlier_process_left_behind(bench: Bench) -> None:
 
 
 async def test_message_seen_before_its_reply_was_recorded(bench: Bench) -> None:
-    """A copy that is there while the ledger still says intent keeps the interval of its first sight."""
+    """A copy seen while the ledger still says intent keeps the interval of its first sighting."""
     first = await bench.sent()
     bench.arrives(first, 3.0)
     created = bench.clock.now
@@ -382,7 +382,7 @@ async def test_message_seen_before_its_reply_was_recorded(bench: Bench) -> None:
 
 
 async def test_after_a_reboot_the_wall_clock_serves(bench: Bench) -> None:
-    """A message of an earlier boot is found with an interval that reaches back to its sending."""
+    """A message from before a reboot has an interval that starts when it was sent."""
     message = await bench.sent(deadline=600.0)
     bench.arrives(message, 20.0)
     bench.clock.now += 100.0
@@ -393,7 +393,7 @@ async def test_after_a_reboot_the_wall_clock_serves(bench: Bench) -> None:
 
 
 async def test_lost_message_that_a_restarted_agent_finds_is_late(bench: Bench) -> None:
-    """A message that an earlier process called lost is late when it turns up, whatever polls came between."""
+    """A message that an earlier process recorded as lost is late when found, after any polls."""
     message = await bench.sent(deadline=10.0)
     lost = await bench.ledger.advance(message.id, MessageState.LOST)
     assert lost is not None
@@ -405,14 +405,14 @@ async def test_lost_message_that_a_restarted_agent_finds_is_late(bench: Bench) -
 
 
 async def test_our_own_interruption_never_reads_as_lost(bench: Bench) -> None:
-    """A message that our own end left ambiguous, and that never comes, stays ambiguous."""
+    """A message left ambiguous by our own interruption stays ambiguous if it never arrives."""
     message = await bench.sent(deadline=5.0, state=MessageState.AMBIGUOUS, reason=str(Reason.INTERRUPTED))
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.AMBIGUOUS
 
 
 async def test_huge_foreign_headers_are_passed_over(bench: Bench) -> None:
-    """A foreign message whose headers have no end costs one failed poll, not the watching."""
+    """A foreign message with endless headers costs one failed poll and does not end the watching."""
     bench.mailbox.stored.append(Stored("huge", b"X: " + b"x" * 100_000 + b"\r\n\r\n"))
     message = await bench.sent()
     bench.arrives(message, 0.1)
@@ -422,7 +422,7 @@ async def test_huge_foreign_headers_are_passed_over(bench: Bench) -> None:
 
 
 async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one server hangs, messages in another mailbox on its budget of logins are found in time."""
+    """While one server hangs, messages in another mailbox with its own budget are found in time."""
     never = asyncio.Event()
 
     async def hanging(server: object, **credentials: object) -> None:
@@ -452,7 +452,7 @@ async def test_stuck_mailbox_delays_no_other(bench: Bench, monkeypatch: pytest.M
 
 
 async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> None:
-    """A delivery report that lies in the sender's mailbox ends the wait of the message's own mailbox."""
+    """A delivery report in the sender's mailbox settles the message in its own mailbox."""
     message = await bench.sent(deadline=3000.0)
     token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
     arrival = bench.watcher.await_arrival(message)
@@ -467,7 +467,7 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
     async def open_session(server: object, **credentials: object) -> object:
         if credentials["username"] == "sender":
             return await others.open_session(server, **credentials)
-        # Else this mailbox's polls could carry the clock past the deadline while the ledger still writes.
+        # Otherwise polls could move the clock past the deadline while the ledger is still writing.
         await asyncio.wait([arrival])
         return await bench.mailbox.open_session(server, **credentials)
 
@@ -494,7 +494,7 @@ async def test_report_in_another_mailbox_settles_the_message(bench: Bench) -> No
 
 
 async def test_defect_of_the_watcher_does_not_end_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of our own while a poll is planned is kept as such, and watching goes on after it."""
+    """A defect of ours while planning a poll is kept as the fault, and the watching continues."""
     message = await bench.sent()
     bench.arrives(message, 30.0)
     seen: list[ProbeFault | None] = []

@@ -1,4 +1,4 @@
-"""Troubles in the middle of a poll: none may read as a loss, blind the watcher, or wear out a server."""
+"""Trouble during a poll must not look like a loss, stop the watching, or overload a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPORT = b"Content-Type: multipart/report; report-type=delivery-status; boundary
 async def test_ledger_that_stalls_across_the_end_of_a_poll(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that was recorded as delivered is told as delivered, though its poll broke off there."""
+    """A message recorded as delivered is reported as delivered, even if its poll failed then."""
     monkeypatch.setattr("probes.delivery.watcher.POLL_TIMEOUT", 0.1)
     message = await bench.sent(deadline=30.0)
     bench.arrives(message, 0.0)
@@ -48,7 +48,7 @@ async def test_ledger_that_stalls_across_the_end_of_a_poll(
 async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message whose 250 comes after its deadline, while a poll has passed its copy already, is not lost."""
+    """A message is not lost if its 250 comes after its deadline and a poll has already seen its copy."""
     now = bench.clock.now
     message = Message(
         id=secrets.token_hex(16),
@@ -84,7 +84,7 @@ async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
 
 
 async def test_report_of_long_lines_blinds_nobody(bench: Bench) -> None:
-    """A foreign report whose lines are far too long is read once, and messages under it are found."""
+    """A foreign report with overlong lines is read once, and messages below it are found."""
     message = await bench.sent(deadline=30.0)
     bench.arrives(message, 0.5)
     bench.mailbox.stored.append(Stored("long", REPORT + (b"a" * 900 + b"\r\n") * 2000, bench.clock.now + 0.5))
@@ -94,7 +94,7 @@ async def test_report_of_long_lines_blinds_nobody(bench: Bench) -> None:
 
 
 async def test_header_section_without_top_is_read_from_the_whole_message() -> None:
-    """Where a server has no TOP, a large message of ours is known by its beginning, and read past."""
+    """Without TOP, a large message is identified by its beginning, and the rest is skipped."""
     lines = [b"+OK", b"X-Mailsonde-Token: t", b"", *[b"x" * 70] * 1500, b"."]
     script = dialogue(
         b"+OK ready",
@@ -112,7 +112,7 @@ async def test_header_section_without_top_is_read_from_the_whole_message() -> No
 
 
 async def test_set_aside_stays_so_over_a_new_connection() -> None:
-    """What was set aside is not read again after the connection was lost, while its uids mean the same."""
+    """Copies set aside are not read again after a new connection, as long as uids are valid."""
     imap = ImapServer()
     inbox = imap.folders["INBOX"]
     inbox.add(FOREIGN)
@@ -127,7 +127,7 @@ async def test_set_aside_stays_so_over_a_new_connection() -> None:
 
 
 async def test_server_that_repeats_itself_brings_no_news() -> None:
-    """An EXISTS that says what is known already is no news, and so wakes nobody up."""
+    """An EXISTS without a change is not news and causes no poll."""
     imap = ImapServer()
     imap.folders["INBOX"].add(FOREIGN)
     async with mailbox_of(imap) as mailbox:
@@ -142,7 +142,7 @@ async def test_server_that_repeats_itself_brings_no_news() -> None:
 
 
 async def test_login_that_was_given_up_is_not_spent() -> None:
-    """Who gives up waiting for a login takes none from those that come after."""
+    """A cancelled wait for a login does not use up the budget."""
     budget = LoginBudget(60.0, SystemClock())
     for _ in range(BURST):
         await budget.take()

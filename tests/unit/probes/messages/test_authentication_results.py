@@ -1,4 +1,4 @@
-"""What receiving hosts say of SPF, DKIM and DMARC, and what counts for nothing."""
+"""SPF, DKIM and DMARC results of receiving hosts, and results that do not count."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_forms(value: str, authserv_id: str, methods: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("value", ["mx.example.com; none", "", ";;;", "mx.example.com; x-custom=pass"])
 def test_nothing_was_found(value: str) -> None:
-    """A field without any of the three methods says nothing."""
+    """A field without any of the three methods has no results."""
     assert results(section(value)) is None
 
 
 def test_field_that_came_with_the_message_counts_for_nothing() -> None:
-    """What stands below the oldest Received was there before any host, and may be forged."""
+    """Fields below the oldest Received came with the message and may be forged."""
     below = "Authentication-Results: mx.example.com; spf=pass; dmarc=pass\r\n"
     assert results(section(below=below)) is None
     assert results(section(below=below).replace(b"Received:", b"Received :")) is None
@@ -71,7 +71,7 @@ def test_field_that_came_with_the_message_counts_for_nothing() -> None:
 
 
 def test_only_the_receiving_hosts_field_counts() -> None:
-    """Fields of other hosts do not mix with the topmost one's, nor with those of the host that is named."""
+    """Other hosts' fields are not mixed with those of the topmost or the named host."""
     fields = ("mx.example.com; spf=fail", "other.example.net; dkim=pass", "MX.example.com; dmarc=fail")
     found = results(section(*fields))
     assert found is not None
@@ -83,7 +83,7 @@ def test_only_the_receiving_hosts_field_counts() -> None:
 
 
 def test_what_json_shows() -> None:
-    """Every method is there, with null where it was not checked."""
+    """Every method is in JSON, with null if it was not checked."""
     found = results(section("mx.example.com; spf=pass"))
     assert found is not None
     assert found.as_object() == {"authserv_id": "mx.example.com", "spf": "pass", "dkim": None, "dmarc": None}
@@ -91,7 +91,7 @@ def test_what_json_shows() -> None:
 
 @given(st.binary(max_size=500))
 def test_nothing_that_arrives_raises(octets: bytes) -> None:
-    """Whatever a header section holds, what is shown of it is fit to show."""
+    """For any header section, the results are safe to show."""
     for raw in (octets, b"Authentication-Results: " + octets, section("mx; spf=pass") + octets):
         found = results(raw)
         assert found is None or found.authserv_id.isprintable()
@@ -99,5 +99,5 @@ def test_nothing_that_arrives_raises(octets: bytes) -> None:
 
 @pytest.mark.parametrize("filler", ["(", ";", "spf=", "Received:\r\n", '"', " ", "="])
 def test_long_header_sections_cost_little(filler: str) -> None:
-    """A header section as long as any that is read, of the worst filler, ends in an answer."""
+    """The longest header section, with the worst content, is read."""
     results(section(filler * (64 * 1024 // len(filler))))

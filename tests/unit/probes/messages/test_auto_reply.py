@@ -1,4 +1,4 @@
-"""Which messages an auto-responder made."""
+"""Recognizing messages from auto-responders."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ from probes.messages.auto_reply import is_auto_reply
     ],
 )
 def test_auto_replies(line: str, is_reply: bool) -> None:
-    """An auto-responder's message is told from one that is only made by a machine, as ours are."""
+    """Automatic replies are distinguished from other generated messages, such as ours."""
     assert is_auto_reply(f"Subject: Re: x\r\n{line}\r\n\r\n".encode()) is is_reply

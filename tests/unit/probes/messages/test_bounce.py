@@ -1,4 +1,4 @@
-"""Delivery reports as mail systems write them, and as nobody should."""
+"""Delivery reports as mail systems write them, and malformed or hostile ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read(lines: str) -> bounce.DeliveryReport:
 
 
 def report_of(*recipients: str, about: str = "Reporting-MTA: dns; mx.example.com\n\n", head: str = "") -> str:
-    """A report with these blocks of recipients, and with fields at the head of its part."""
+    """Return a report with these groups for recipients, and fields at the beginning of its part."""
     return (
         "Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n"
         f"--b\nContent-Type: message/delivery-status\n{head}\n{about}" + "\n".join(recipients) + "\n--b--\n"
@@ -61,7 +61,7 @@ def block(action: str = "failed", status: str = "5.1.1", who: str = "a@example.t
 
 
 def test_postfix() -> None:
-    """Postfix's report is read with all that it says, and the token of what it returns."""
+    """Postfix's report is read completely, with the token of the returned message."""
     report = read(POSTFIX)
     assert report.action == "failed"
     assert report.enhanced_status_code == "5.1.1"
@@ -71,7 +71,7 @@ def test_postfix() -> None:
 
 
 def test_exchange() -> None:
-    """Exchange's report is read past its nested notification, from the whole message that it returns."""
+    """Exchange's report is read despite its nested notification, with the whole returned message."""
     report = bounce.read_report(SAMPLES["exchange"].encode())
     assert report is not None
     assert (report.enhanced_status_code, report.token) == ("5.2.2", TOKEN)
@@ -79,7 +79,7 @@ def test_exchange() -> None:
 
 
 def test_encoded_status_part() -> None:
-    """A gateway may have encoded the status part; it is read all the same."""
+    """The status part is read even if a gateway encoded it."""
     head, marker, rest = POSTFIX.partition("Reporting-MTA")
     status, _, tail = (marker + rest).partition(f"\n--{BOUNDARY}")
     encoded = base64.encodebytes(status.encode()).decode()
@@ -90,7 +90,7 @@ def test_encoded_status_part() -> None:
 
 
 def test_the_recipient_that_failed_comes_first() -> None:
-    """Of several recipients, the one that failed is told of."""
+    """Of several recipients, the failed one is reported."""
     delayed = "Final-Recipient: rfc822; a@example.net\nAction: delayed\nStatus: 4.4.1\n\n"
     raw = POSTFIX.replace("Final-Recipient", delayed + "Final-Recipient", 1)
     report = bounce.read_report(raw.encode())
@@ -99,7 +99,7 @@ def test_the_recipient_that_failed_comes_first() -> None:
 
 
 def test_delay_is_no_failure() -> None:
-    """A report of a delay is told from one of a failure."""
+    """A report of a delay is not a failure."""
     report = bounce.read_report(POSTFIX.replace("Action: failed", "Action: Delayed").encode())
     assert report is not None
     assert report.action == "delayed"
@@ -116,7 +116,7 @@ def test_delay_is_no_failure() -> None:
     ],
 )
 def test_what_is_no_report(before: str, after: str) -> None:
-    """Without its type, its parts or a known action, a message of a person is no report."""
+    """Without the type, the parts or a known action, a person's message is not a report."""
     of_a_person = POSTFIX.replace("From: MAILER-DAEMON@", "From: anne@")
     assert bounce.read_report(of_a_person.encode()) is not None
     assert bounce.read_report(of_a_person.replace(before, after).encode()) is None
@@ -131,7 +131,7 @@ def test_what_is_no_report(before: str, after: str) -> None:
     ],
 )
 def test_what_is_no_report_of_a_mail_system(before: str, after: str) -> None:
-    """Nor is one of a mail system, where it says another thing, or returns no message."""
+    """A mail system's message about something else, or without our message, is not a report."""
     assert bounce.read_report(POSTFIX.replace(before, after).encode()) is None
 
 
@@ -140,7 +140,7 @@ def test_what_is_no_report_of_a_mail_system(before: str, after: str) -> None:
     [("multipart/report", "multipart/mixed", "5.1.1"), ("message/delivery-status", "text/plain", "5.1.1")],
 )
 def test_other_types_of_a_mail_system(before: str, after: str, code: str) -> None:
-    """A mail system's report of another type is one, from its status part or else from its text."""
+    """A mail system's report of another type is read by its status part or its text."""
     report = read(POSTFIX.replace(before, after))
     assert (report.action, report.enhanced_status_code, report.token) == ("failed", code, TOKEN)
 
@@ -171,14 +171,14 @@ HEADS = [
 
 @pytest.mark.parametrize(("head", "is_from_one"), HEADS)
 def test_who_is_a_mail_system(head: str, is_from_one: bool) -> None:
-    """The null return path and the daemon's name make a mail system, and neither alone does."""
+    """A mail system is recognized by a null return path together with the daemon's name, not by one alone."""
     for media_type in ("text/plain", "multipart/mixed; boundary=b"):
         assert bounce.may_be_report(octets(f"Content-Type: {media_type}\n{head}\n")) is is_from_one
     assert not bounce.may_be_report(octets(f"Content-Type: image/png\n{head}\n"))
 
 
 def test_report_without_our_message_has_no_token() -> None:
-    """A token in the notification's text, where anybody could quote it, is none."""
+    """A token in the notice does not count, because anybody can quote it."""
     raw = POSTFIX.replace("text/rfc822-headers", "text/plain").replace(
         "The mail system", f"{HEADER}: {TOKEN}\n\nThe mail system"
     )
@@ -188,7 +188,7 @@ def test_report_without_our_message_has_no_token() -> None:
 
 
 def test_unreadable_status_is_unknown() -> None:
-    """A report that fails without a sound code, and without words that are known, is of unknown cause."""
+    """A failure without a valid code or known words has an unknown cause."""
     assert read(report_of(block(status="five", more="Diagnostic-Code: smtp; 550 so be it\n"))).reason is (
         Reason.BOUNCE_OTHER
     )
@@ -223,7 +223,7 @@ def test_unreadable_status_is_unknown() -> None:
     ],
 )
 def test_reasons(code: str, reason: Reason) -> None:
-    """Every enhanced status code becomes one of a closed list of reasons, and each is a failure."""
+    """Every enhanced status code has one of a closed list of reasons, and each is a failure."""
     assert reason_of(code) is reason
     assert (reason.area, reason.outcome) == (Area.MESSAGE, Outcome.FAILED)
 
@@ -252,13 +252,13 @@ def test_reasons(code: str, reason: Reason) -> None:
     ],
 )
 def test_code_and_words_together(code: str, diagnostic: str, notice: str, reason: Reason) -> None:
-    """A precise code decides, then the diagnostic, and the notice only where the code says nothing."""
+    """A precise code decides, then the diagnostic; the notice only if the code says nothing."""
     assert reason_of(code, diagnostic, notice) is reason
 
 
 @given(st.binary(max_size=1000), st.integers(0, len(POSTFIX)))
 def test_nothing_that_arrives_raises(octets: bytes, at: int) -> None:
-    """Whatever is put into a report, or cut off it, reading it ends in an answer, with texts fit to show."""
+    """Any contents or truncation of a report give a result with texts safe to show."""
     raw = POSTFIX.encode()
     for hostile in (octets, raw[:at], raw[:at] + octets + raw[at:]):
         report = bounce.read_report(hostile)
@@ -268,7 +268,7 @@ def test_nothing_that_arrives_raises(octets: bytes, at: int) -> None:
 
 
 def test_endless_report_costs_no_more_than_its_limit() -> None:
-    """Recipients without end are looked at up to a limit."""
+    """The number of recipients examined is limited."""
     head, _, _ = POSTFIX.partition("Final-Recipient")
     raw = head + "Action: delayed\n\n" * 1_000_000
     report = bounce.read_report(raw.encode())
@@ -300,7 +300,7 @@ def test_endless_report_costs_no_more_than_its_limit() -> None:
 def test_what_mail_systems_report(
     system: str, action: str, code: str, mta: str, diagnostic: str, line_end: str
 ) -> None:
-    """The report of each known mail system says what became of our message, and proves which one it was."""
+    """The report of each known mail system gives the outcome of our message, and proves which one it was."""
     raw = octets(SAMPLES[system], line_end)
     assert bounce.may_be_report(raw)
     assert bounce.read_report(raw) == bounce.DeliveryReport(
@@ -331,7 +331,7 @@ def test_what_mail_systems_report(
     ],
 )
 def test_which_header_sections_are_of_a_report(field: str, is_report: bool) -> None:
-    """Only the header section's own Content-Type makes a report, folded, quoted and cased in any way."""
+    """Only the section's own Content-Type counts, with any folding, quoting and case."""
     assert bounce.may_be_report(octets(f"From: <>\n{field}\n")) is is_report
     if not is_report:
         assert (
@@ -341,7 +341,7 @@ def test_which_header_sections_are_of_a_report(field: str, is_report: bool) -> N
 
 
 def test_the_recipient_that_failed_wins() -> None:
-    """Of several recipients the first that failed counts, else the first."""
+    """The first failed recipient counts, or else the first one."""
     delivered = block("delivered", "2.0.0", "one@example.test")
     failed = block("failed", "5.2.2", "two@example.test")
     late = block("Failed", "5.7.1", "three@example.test")
@@ -352,13 +352,13 @@ def test_the_recipient_that_failed_wins() -> None:
 
 
 def test_a_report_without_fields_of_the_message() -> None:
-    """A report that begins with its recipient at once is read all the same."""
+    """A report that begins with a recipient is read."""
     assert read(report_of(block(), about="")).recipient == "a@example.test"
 
 
 @pytest.mark.parametrize("action", ["failed", "delayed", "delivered", "relayed", "expanded"])
 def test_known_actions(action: str) -> None:
-    """The five actions of RFC 3464 section 2.3.3 count in any case, a comment behind them or not."""
+    """The five actions of RFC 3464 section 2.3.3 count in any case, with or without a comment."""
     assert read(report_of(block(action.upper()))).action == action
     assert read(report_of(block(f"{action} (says who)"))).action == action
 
@@ -367,14 +367,14 @@ def test_known_actions(action: str) -> None:
     ("status", "code"), [("5.0.0", "5.0.0"), ("4.4.1", "4.4.1"), ("", "5.4.7"), ("soon", "5.4.7")]
 )
 def test_a_message_that_expired_has_failed(status: str, code: str) -> None:
-    """Some gateways call a message expired that was queued for too long: that is a failure, and its cause."""
+    """The action expired, which some gateways use, is a failure with its own cause."""
     report = read(report_of(block("delayed"), block("expired", status, "b@example.test")))
     assert (report.action, report.recipient) == ("failed", "b@example.test")
     assert (report.enhanced_status_code, report.reason) == (code, Reason.BOUNCE_EXPIRED)
 
 
 def test_the_envelope_id() -> None:
-    """What ENVID named at submission is among the fields about the message (RFC 3464 section 2.2.1)."""
+    """The ENVID of the submission is in the fields about the message (RFC 3464 section 2.2.1)."""
     about = "Original-Envelope-Id: QQ314159\nReporting-MTA: dns; mx.example.com\n\n"
     assert read(report_of(block(), about=about)).envelope_id == "QQ314159"
     assert read(report_of(block(more="Original-Envelope-Id: x\n"))).envelope_id is None
@@ -382,7 +382,7 @@ def test_the_envelope_id() -> None:
 
 @pytest.mark.parametrize("action", ["bounced", "failed-so-to-say", "failedx", "", "\x00"])
 def test_an_unknown_action_is_no_report(action: str) -> None:
-    """A report whose action is none of RFC 3464's says nothing that can be relied on."""
+    """A report with an unknown action is not reliable."""
     assert bounce.read_report(octets(report_of(block(action)))) is None
 
 
@@ -403,7 +403,7 @@ def test_an_unknown_action_is_no_report(action: str) -> None:
     ],
 )
 def test_the_enhanced_status_code(action: str, status: str, code: str) -> None:
-    """A status that is none (RFC 3463 section 2) gives way to the class that the action means."""
+    """An invalid status (RFC 3463 section 2) is replaced by the class of the action."""
     assert read(report_of(block(action, status))).enhanced_status_code == code
 
 
@@ -428,13 +428,13 @@ def test_the_enhanced_status_code(action: str, status: str, code: str) -> None:
     ],
 )
 def test_a_status_without_detail(status: str, diagnostic: str, code: str) -> None:
-    """Where the status says nothing, as Exim's, the remote server's code of the same class counts."""
+    """If the status is vague, as Exim's is, the remote server's code of the same class counts."""
     more = f"Diagnostic-Code: {diagnostic}\n"
     assert read(report_of(block(status=status, more=more))).enhanced_status_code == code
 
 
 def test_texts_are_fit_to_show() -> None:
-    """Control characters of a report do not reach a terminal or a log, and no text is endless."""
+    """Texts are bounded and have no control characters."""
     more = f"Diagnostic-Code: smtp; 550 \x1b[2J\x07{'x' * 5000}\n"
     report = read(report_of(block(who="\x1b]0;a\x07@example.test", more=more)))
     assert report.diagnostic.startswith(r"550 \x1b[2J\x07x")
@@ -443,7 +443,7 @@ def test_texts_are_fit_to_show() -> None:
 
 
 def test_a_diagnostic_without_a_type() -> None:
-    """A text that only holds a semicolon keeps what stands in front of it."""
+    """A text with a semicolon but without a type is kept whole."""
     more = "Diagnostic-Code: 550 no such user; try again\n"
     assert read(report_of(block(more=more))).diagnostic == "550 no such user; try again"
 
@@ -451,7 +451,7 @@ def test_a_diagnostic_without_a_type() -> None:
 @pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
 @pytest.mark.parametrize("system", ["postfix", "exchange"])
 def test_encoded_parts(system: str, encoding: str) -> None:
-    """A gateway may encode the parts anew; the report says the same."""
+    """A report with encoded parts is read like any other."""
     plain = SAMPLES[system]
     boundary = "--" + plain.partition('boundary="')[2].partition('"')[0]
     pieces = plain.split(boundary)
@@ -467,7 +467,7 @@ def test_encoded_parts(system: str, encoding: str) -> None:
 
 @pytest.mark.parametrize("missing", [1, 2, 3, 4])
 def test_encoded_parts_that_are_cut_off(missing: int) -> None:
-    """A returned message in base64 that does not fit into what is read still gives its token."""
+    """A returned message in truncated base64 still gives its token."""
     returned = base64.encodebytes((RETURNED + "\n" + "x" * 900).encode()).decode().rstrip()[:-missing]
     text = (
         report_of(block()).removesuffix("--b--\n")
@@ -481,7 +481,7 @@ def test_encoded_parts_that_are_cut_off(missing: int) -> None:
     ["message/rfc822", "text/rfc822-headers", "message/global", "message/global-headers", "Message/RFC822"],
 )
 def test_where_the_token_may_stand(media_type: str) -> None:
-    """The token is found in every kind of part that returns the message."""
+    """The token is found in every type of part that returns the message."""
     text = (
         report_of(block()).removesuffix("--b--\n") + f"--b\nContent-Type: {media_type}\n\n{RETURNED}\n--b--\n"
     )
@@ -498,17 +498,17 @@ def test_where_the_token_may_stand(media_type: str) -> None:
     ],
 )
 def test_where_the_token_may_not_stand(part: str) -> None:
-    """A token that is only quoted, or in a part within a part, proves nothing of the returned message."""
+    """A quoted token, or one in a nested part, proves nothing."""
     assert read(report_of(block()).removesuffix("--b--\n") + f"--b\n{part}\n--b--\n").token is None
 
 
 def test_a_token_behind_the_last_boundary_is_not_read() -> None:
-    """What follows the closing boundary is no part (RFC 2046 section 5.1.1)."""
+    """Text after the closing boundary is not a part (RFC 2046 section 5.1.1)."""
     assert read(report_of(block()) + f"--b\nContent-Type: message/rfc822\n\n{RETURNED}").token is None
 
 
 def test_the_first_part_of_a_kind_counts() -> None:
-    """A second delivery-status or returned message, as of a report within the first, changes nothing."""
+    """A second delivery-status or returned message, as in a nested report, changes nothing."""
     more = "--b\nContent-Type: message/"
     second = f"{more}delivery-status\n\n{block('delayed', '4.4.1', 'second@example.test')}\n"
     returned = "".join(
@@ -519,7 +519,7 @@ def test_the_first_part_of_a_kind_counts() -> None:
 
 
 def test_a_boundary_that_is_too_long() -> None:
-    """A boundary of 70 characters separates parts, and one of 71 does not (RFC 2046 section 5.1.1)."""
+    """A boundary of 70 characters separates parts, one of 71 does not (RFC 2046 section 5.1.1)."""
     for length, is_report in ((70, True), (71, False)):
         text = report_of(block()).replace("boundary=b", f"boundary={'b' * length}")
         text = text.replace("--b", "--" + "b" * length)
@@ -527,7 +527,7 @@ def test_a_boundary_that_is_too_long() -> None:
 
 
 def test_what_lies_beyond_the_limit_is_not_read() -> None:
-    """However much a report holds, only its beginning counts."""
+    """Only the beginning of a long report counts."""
     padding = "x" * 70 + "\n"
     head, tail = report_of(block()).split("--b\n", 1)
     for lines, is_report in ((100, True), (bounce.REPORT_LIMIT // len(padding), False)):
@@ -537,7 +537,7 @@ def test_what_lies_beyond_the_limit_is_not_read() -> None:
 
 @pytest.mark.parametrize("system", SAMPLES)
 def test_a_report_cut_off_anywhere(system: str) -> None:
-    """A beginning of a report never says another action, recipient or MTA than the whole does."""
+    """A truncated report never gives a different action, recipient or MTA from the whole one."""
     raw = octets(SAMPLES[system])
     whole = bounce.read_report(raw)
     assert whole is not None
@@ -581,7 +581,7 @@ WORDS = [
 @pytest.mark.parametrize("parts", ["text/plain", "multipart/mixed; boundary=b\n\n--b"])
 @pytest.mark.parametrize("word", WORDS)
 def test_no_notice_takes_long(word: str, parts: str) -> None:
-    """The worst notice that fits into the limit is read in no time to speak of."""
+    """The worst possible notice within the limit is read quickly."""
     raw = octets(f"Return-Path: <>\nFrom: MAILER-DAEMON\nContent-Type: {parts}\n\nfailure notice\n")
     more = f"\n\nMessage-ID: x\nX-Mailsonde-Token: {TOKEN}\n"
     started = thread_time()
@@ -593,7 +593,7 @@ def test_no_notice_takes_long(word: str, parts: str) -> None:
 @pytest.mark.parametrize("head", ["delivery-status", "rfc822", "rfc822\nContent-Transfer-Encoding: base64"])
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_repetition_takes_long(piece: bytes, head: str) -> None:
-    """The worst that fits into the limit is read in no time to speak of."""
+    """The worst possible report within the limit is read quickly."""
     raw = octets(report_of("").removesuffix("--b--\n")) + f"--b\nContent-Type: message/{head}\n\n".encode()
     raw = raw.replace(b"\n--b", b"", 1) if head == "delivery-status" else raw
     started = thread_time()

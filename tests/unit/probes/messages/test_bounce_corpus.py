@@ -1,4 +1,4 @@
-"""The bounces of each mail system are read, and the right reason is named."""
+"""The bounces of each mail system are read, with the right reason."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ EXPECTED = {name: ("failed", *expected) for name, expected in FAILED.items()} | 
 
 
 def identifying(raw: bytes) -> bytes:
-    """Return the fields that IMAP is asked for."""
+    """Return the header fields that a poll by IMAP requests."""
     header_section = split(raw)[0]
     fields = (f"{name}: {value}\r\n" for name in IDENTIFYING for value in values_of(header_section, name))
     return "".join(fields).encode()
@@ -114,7 +114,7 @@ def identifying(raw: bytes) -> bytes:
 @pytest.mark.parametrize("line_end", ["\r\n", "\n"])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_reason(name: str, line_end: str) -> None:
-    """A report is read for what happened, with the code that counts and the reason that people would name."""
+    """A report gives the outcome, the right code, and the reason that a person would give."""
     report = bounce.read_report(text("bounces", name).replace("\n", line_end).encode())
     assert report is not None
     assert (report.action, report.enhanced_status_code, report.reason) == EXPECTED[name]
@@ -122,7 +122,7 @@ def test_reason(name: str, line_end: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_proves_the_message(name: str) -> None:
-    """The report hands on the token of the message that it returns, or else the envelope id."""
+    """A report has the token of the returned message, or else the envelope id."""
     report = bounce.read_report(octets("bounces", name))
     assert report is not None
     returns_nothing = name == "postfix-without-our-message"
@@ -131,13 +131,13 @@ def test_what_proves_the_message(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_recognised_by_the_identifying_fields(name: str) -> None:
-    """The few fields that a poll fetches of each message are enough to see that it may be a report."""
+    """The few fields that a poll fetches show that a message may be a report."""
     assert bounce.may_be_report(identifying(octets("bounces", name)))
 
 
 @pytest.mark.parametrize("name", names("not_bounces"))
 def test_mail_of_people_is_no_bounce(name: str) -> None:
-    """Forwards, replies, receipts and auto-replies are no bounces, whatever they quote."""
+    """Forwards, replies, receipts and auto-replies are not bounces, whatever they quote."""
     assert bounce.read_report(octets("not_bounces", name)) is None
 
 
@@ -146,13 +146,13 @@ def test_mail_of_people_is_no_bounce(name: str) -> None:
     ["forward-as-attachment", "forward-of-a-bounce", "forward-inline", "reply-that-quotes", "auto-responder"],
 )
 def test_mail_of_people_is_not_even_fetched(name: str) -> None:
-    """Of mail that people and their auto-responders write, no more than the identifying fields is read."""
+    """For mail from people and auto-responders, only the identifying fields are read."""
     assert not bounce.may_be_report(identifying(octets("not_bounces", name)))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_cut_off_anywhere(name: str) -> None:
-    """A beginning of a report never says another action than the whole does."""
+    """A truncated report never gives a different action from the whole one."""
     raw = octets("bounces", name)
     for length in range(0, len(raw), 41):
         report = bounce.read_report(raw[:length])
@@ -160,7 +160,7 @@ def test_cut_off_anywhere(name: str) -> None:
 
 
 def test_the_whole_corpus() -> None:
-    """Every file is expected to say something, and `pytest -s` shows how many are read and rightly named."""
+    """Every file has an expectation, and `pytest -s` prints how many are read and named correctly."""
     assert sorted(EXPECTED) == names("bounces")
     reports = {name: bounce.read_report(octets("bounces", name)) for name in EXPECTED}
     read = [name for name, report in reports.items() if report is not None]

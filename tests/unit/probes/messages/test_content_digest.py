@@ -1,4 +1,4 @@
-"""The digest of what a message says: what leaves it as it is, and what changes it."""
+"""The digest of a message's content: which changes affect it, and which do not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def synthetic_message(octets: int = 0) -> SyntheticMessage:
 
 @pytest.mark.parametrize("octets", [0, 1, 100_000])
 def test_digest_of_what_was_sent(octets: int) -> None:
-    """The digest kept of a message is that of the message as stored, with either line end."""
+    """The digest of the sent message is that of the stored one, with either line end."""
     sent = synthetic_message(octets)
     assert digest_of(sent.content) == sent.digest
     assert digest_of(sent.content.replace(b"\r\n", b"\n")) == sent.digest
@@ -45,7 +45,7 @@ def folded(subject: str, line_end: str) -> str:
 
 
 def transferred(octets: bytes, encoding: str, line_end: str) -> bytes:
-    """A part's content with CRLF line ends in it, in a transfer encoding."""
+    """Return a part's content with CRLF line ends in a transfer encoding."""
     if encoding == "base64":
         octets = base64.encodebytes(octets)
     elif encoding == "quoted-printable":
@@ -62,7 +62,7 @@ def message(
     line_end: str = "\r\n",
     charset: str = "utf-8",
 ) -> bytes:
-    """A message as a mail system may store it: what it says, and how that is written."""
+    """Return a message as a mail system may store it, with this content in these encodings."""
     fields = f"Content-Type: text/plain; charset={charset}\nContent-Transfer-Encoding: {encoding}\n\n"
     part = fields.replace("\n", line_end).encode() + transferred(text, encoding, line_end)
     head = f"Received: by mx.example.test{line_end}Subject: {subject}{line_end}MIME-Version: 1.0{line_end}"
@@ -105,7 +105,7 @@ def test_a_digest_survives_the_way(
 def test_a_changed_octet_changes_the_digest(
     subject: str, text: bytes, attachment: bytes, encoding: str, where: str, data: st.DataObject
 ) -> None:
-    """No octet of subject, text or attachment can be changed without the digest telling."""
+    """Every changed octet of subject, text or attachment changes the digest."""
     said = {"subject": subject.encode(), "text": text, "attachment": attachment}
     assume(said[where])
     place = data.draw(st.integers(0, len(said[where]) - 1))
@@ -131,7 +131,7 @@ def test_a_changed_octet_changes_the_digest(
     ],
 )
 def test_what_the_digest_tells_apart(one: tuple[str, bytes, bytes], other: tuple[str, bytes, bytes]) -> None:
-    """What moves between subject, text and attachment, and white space that means something, counts."""
+    """Content moved between subject, text and attachment, and significant white space, count."""
     assert digest(*one) != digest(*other)
 
 
@@ -149,12 +149,12 @@ def test_what_the_digest_tells_apart(one: tuple[str, bytes, bytes], other: tuple
     ],
 )
 def test_encoded_words(written: str, said: str) -> None:
-    """Encoded words say the same as the text itself (RFC 2047), and what is none stands for itself."""
+    """Encoded words equal the text itself (RFC 2047); invalid ones stand for themselves."""
     assert digest_of(f"Subject: {written}\r\n\r\n".encode()) == digest(said, b"", b"")
 
 
 def test_a_digest_is_short_and_lasting() -> None:
-    """A digest is 32 hex digits, and the same in each version: stored ones are compared after an update."""
+    """A digest is 32 hex digits and equal in all versions, because stored ones are compared later."""
     assert (
         digest("a  b", b"c \r\nd\r\n\r\n", b"\0e")
         == digest(" a b ", b"c\nd", b"\0e")
@@ -163,7 +163,7 @@ def test_a_digest_is_short_and_lasting() -> None:
 
 
 def test_charsets() -> None:
-    """A text that was sent in one charset and stored in another says the same."""
+    """A text that is stored in another charset has the same digest."""
     sent = digest("x", "é\r\n".encode(), b"")
     assert digest_of(message("x", "é".encode("latin-1"), charset='"ISO-8859-1"')) == sent
     assert digest_of(message("x", "é".encode(), charset="UTF-8", encoding="base64")) == sent
@@ -200,13 +200,13 @@ MIXED = b"Subject: s\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
     ],
 )
 def test_another_structure(raw: bytes) -> None:
-    """What is no longer one text, or one text and one attachment, has no digest."""
+    """Anything but one text, or one text and one attachment, has no digest."""
     assert digest_of(MIXED + PART + ATTACHED + END) == digest("s", b"x", b"y")
     assert digest_of(raw) is None
 
 
 def test_an_attachment_that_is_no_base64() -> None:
-    """An attachment whose encoding is broken is another than was sent, and not an error."""
+    """An attachment with broken encoding counts as altered, and is not an error."""
     broken = ATTACHED.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\nAAAAA!")
     assert digest_of(MIXED + PART + broken + END) != digest("s", b"x", b"")
 
@@ -243,7 +243,7 @@ def test_a_large_message_is_quick() -> None:
     ],
 )
 def test_no_repetition_takes_long(piece: bytes, encoding: str) -> None:
-    """The worst that a text can hold takes time in proportion to its length."""
+    """The time for the worst possible text is proportional to its length."""
     fields = f"Content-Type: text/plain\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n".encode()
     hostile = fields + piece * (4_000_000 // len(piece)) + b"x"
     started = thread_time()

@@ -1,4 +1,4 @@
-"""Received fields in the dialects of mail servers, and what clocks can be told from them."""
+"""Received fields in the dialects of mail servers, and wrong clocks."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def at(seconds: float) -> str:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_dialects(dialect: str) -> None:
-    """Each mail server's field is read: who stamped it, from whom it came, by which protocol, and when."""
+    """Each mail server's field gives its host, the sender, the protocol, and the time."""
     value, expected = DIALECTS[dialect]
     (hop,) = hops(section(value), sent_at=NOON, arrived_by=NOON + 1)
     assert (hop.by, hop.sender, hop.protocol, hop.stamped_at) == expected
@@ -86,34 +86,34 @@ def test_dialects(dialect: str) -> None:
 
 
 def test_delays_are_from_stamp_to_stamp_oldest_first() -> None:
-    """Every hop has the time since the one before it, and the positions add up to first to last."""
+    """Every hop has the time since the previous one, and the positions add up to the total."""
     found = hops(section(at(100), at(40), at(10), at(2)), sent_at=NOON, arrived_by=NOON + 101)
     assert [hop.delay_seconds for hop in found] == [None, 8.0, 30.0, 60.0]
     assert waits(found) == {"submission": 8.0, "relay": 30.0, "final": 60.0}
 
 
 def test_positions_of_short_ways() -> None:
-    """Of two hosts, the wait is the submission host's; of one, nothing can be told."""
+    """With two hosts, the delay is the submission host's; with one, nothing is known."""
     two = hops(section(at(40), at(10)), sent_at=NOON, arrived_by=NOON + 60)
     assert waits(two) == {"submission": 30.0}
     assert waits(two[:1]) == {}
 
 
 def test_clock_that_runs_ahead_is_flagged_and_bounded() -> None:
-    """A stamp after we saw the message proves by how much at least that host's clock is fast."""
+    """A timestamp after the arrival proves that the host's clock is fast, and by how much at least."""
     found = hops(section(at(90), at(1)), sent_at=NOON, arrived_by=NOON + 30)
     assert [(hop.skewed, hop.clock_error_seconds) for hop in found] == [(False, 0.0), (True, 59.0)]
     assert waits(found) == {}
 
 
 def test_clock_that_is_behind_is_flagged_and_bounded() -> None:
-    """A stamp before we sent the message proves by how much at least that host's clock is slow."""
+    """A timestamp before the sending proves that the host's clock is slow, and by how much at least."""
     (hop,) = hops(section(at(0)), sent_at=NOON + 120, arrived_by=NOON + 130)
     assert (hop.skewed, hop.clock_error_seconds) == (True, -119.0)
 
 
 def test_going_back_in_time_is_flagged() -> None:
-    """A hop that stamps earlier than the one before it cannot be true; a second is rounding."""
+    """A timestamp before the previous one is impossible, except for a second of rounding."""
     back, rounding = (
         hops(section(at(when), at(10)), sent_at=NOON, arrived_by=NOON + 20)[1] for when in (5, 9)
     )
@@ -121,19 +121,19 @@ def test_going_back_in_time_is_flagged() -> None:
 
 
 def test_hop_without_a_date_leaves_a_gap() -> None:
-    """Where a stamp is missing, neither it nor the next one has a delay."""
+    """Without a timestamp, neither this hop nor the next has a delay."""
     found = hops(section(at(40), "from a by b with SMTP", at(10)), sent_at=NOON, arrived_by=NOON + 60)
     assert [hop.delay_seconds for hop in found] == [None, None, None]
 
 
 def test_x_received_is_no_hop() -> None:
-    """Gmail's X-Received is its own bookkeeping."""
+    """Gmail's X-Received is not a hop."""
     raw = b"X-Received: by a with SMTP id 1; Thu, 19 Jun 2025 12:00:00 +0000\r\n" + section(at(1))
     assert len(hops(raw, sent_at=NOON, arrived_by=NOON + 2)) == 1
 
 
 def test_newest_hops_are_kept() -> None:
-    """Of a loop's endless hops the newest are kept."""
+    """In an endless loop, the newest hops are kept."""
     found = hops(section(*(at(n) for n in range(99, -1, -1))), sent_at=NOON, arrived_by=NOON + 100)
     assert len(found) == HOPS_LIMIT
     assert found[-1].stamped_at == NOON + 99
@@ -156,7 +156,7 @@ def test_newest_hops_are_kept() -> None:
     ],
 )
 def test_unreadable_dates_are_none(date: str) -> None:
-    """A date that cannot be read, or whose zone is missing or ambiguous, gives no stamp."""
+    """An unreadable date, or one with a missing or ambiguous zone, gives no timestamp."""
     (hop,) = hops(section(f"from a by b; {date}"), sent_at=NOON, arrived_by=NOON)
     assert (hop.stamped_at, hop.skewed, hop.clock_error_seconds) == (None, False, 0.0)
 
@@ -181,7 +181,7 @@ def test_unreadable_dates_are_none(date: str) -> None:
     ],
 )
 def test_zones_with_a_fixed_meaning(hour: int, zone: str) -> None:
-    """Numeric zones and the names that RFC 5322 section 4.3 fixes give the instant."""
+    """Numeric zones and the names in RFC 5322 section 4.3 give the right time."""
     minute = 30 if "30" in zone else 0
     (hop,) = hops(
         section(f"by b; Thu, 19 Jun 2025 {hour}:{minute:02}:00 {zone}"), sent_at=NOON, arrived_by=NOON
@@ -191,7 +191,7 @@ def test_zones_with_a_fixed_meaning(hour: int, zone: str) -> None:
 
 @given(st.binary(max_size=500), st.text(max_size=200))
 def test_nothing_that_arrives_raises(octets: bytes, text: str) -> None:
-    """Whatever a header section holds, its hops are fit to show and to count."""
+    """For any header section, the hops are safe to show and to count."""
     raw = b"Received: " + octets + b"\r\n" + section(text.replace("\n", " "), at(1))
     found = hops(raw, sent_at=NOON, arrived_by=NOON + 5)
     for hop in found:
@@ -202,6 +202,6 @@ def test_nothing_that_arrives_raises(octets: bytes, text: str) -> None:
 
 @pytest.mark.parametrize("filler", ["(", ";", "from ", '"', "\\", "Received: x\r\n", "1 "])
 def test_long_header_sections_cost_little(filler: str) -> None:
-    """A header section as long as any that is read, of the worst filler, ends in an answer."""
+    """The longest header section, with the worst content, is read."""
     raw = section(filler * (64 * 1024 // len(filler)))
     assert len(hops(raw, sent_at=NOON, arrived_by=NOON)) <= HOPS_LIMIT

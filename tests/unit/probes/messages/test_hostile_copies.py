@@ -1,4 +1,4 @@
-"""Reading a stored message ends in an answer, in time, whatever it holds."""
+"""Reading a stored message ends with a result, in time, whatever it contains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIXED = b"Subject: s\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
 
 @given(st.binary(max_size=2000))
 def test_nothing_that_arrives_raises(raw: bytes) -> None:
-    """Whatever octets a mailbox holds, reading them ends in an answer."""
+    """Any octets in a mailbox can be read without an error."""
     for prefix in (b"", b"Content-Type: multipart/mixed; boundary=x\n\n--x\n", b"Subject: =?utf-8?b?"):
         junk_mark(prefix + raw)
         is_auto_reply(prefix + raw)
@@ -30,7 +30,7 @@ def test_nothing_that_arrives_raises(raw: bytes) -> None:
     "piece", ["=?", "=?a?q?", "=?a?q? ", "=?a?b?=?= ", "mailsonde1:", "\r\n ", "(", ";", "\\"]
 )
 def test_no_header_section_takes_long(piece: str) -> None:
-    """The worst that fits into a header section is read in no time to speak of."""
+    """The worst possible header section is read quickly."""
     started = thread_time()
     for name in ("Subject", "Auto-Submitted", "X-Spam-Status", "X-Forefront-Antispam-Report", "Content-Type"):
         hostile = f"{name}: {piece * (64_000 // len(piece))}\r\n\r\n".encode()
@@ -68,7 +68,7 @@ FIELDS = st.sampled_from(
     | st.lists(FIELDS | st.text(max_size=20), max_size=15).map("\r\n".join).map(str.encode)
 )
 def test_no_octets_raise(raw: bytes) -> None:
-    """Whatever a message holds, it says a known mark, a token and a digest, or nothing."""
+    """Any message gives a known mark, a token and a digest, or nothing."""
     mark = junk_mark(raw)
     assert mark is None or f"{mark}:".encode() in raw.lower()
     assert is_auto_reply(raw) in {True, False}

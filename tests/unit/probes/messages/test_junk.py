@@ -1,4 +1,4 @@
-"""Which fields of spam filters mark a message as junk."""
+"""The fields of spam filters that mark a message as junk."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ from probes.messages.junk import junk_mark
     ],
 )
 def test_junk_marks(line: str, mark: str | None) -> None:
-    """What filters write of a message is read as they mean it."""
+    """Filters' fields are read as the filters mean them."""
     assert junk_mark(f"Received: by x\r\n{line}\r\nSubject: y\r\n\r\n".encode()) == mark

@@ -1,4 +1,4 @@
-"""Whatever becomes of messages on their way, in any order: each ends in its right state, and alone."""
+"""Each message gets its own right state, whatever happens to messages on the way, in any order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Content-Type: text/rfc822-headers
 
 
 class StandingClock(InstantClock):
-    """A clock that only the test moves: who sleeps on it waits until then, and so never polls by itself."""
+    """A clock that only the test moves, so that the watcher never polls by itself."""
 
     async def sleep(self, seconds: float) -> None:
         if seconds > 0.1:
@@ -69,7 +69,7 @@ class StandingClock(InstantClock):
 
 @dataclass
 class Way:
-    """What the model knows of a message."""
+    """The model's record of a message."""
 
     message: Message
     composed: SyntheticMessage
@@ -79,7 +79,7 @@ class Way:
 
 
 class MessagesOnTheirWay(RuleBasedStateMachine):
-    """A mailbox in memory, a real ledger, and a dictionary that says what must become of each message."""
+    """A mailbox in memory, a real ledger, and a model of each message's expected state."""
 
     sent = Bundle("sent")
 
@@ -115,7 +115,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
         )
 
     def settled(self, settled: Settled) -> None:
-        """Take in what the watcher tells; the ledger is what is checked."""
+        """Receive the watcher's result; the ledger is what is checked."""
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         self.seen_unexpected[reason] += 1
@@ -182,7 +182,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
         return message_id
 
     def arrives(self, message_id: str, raw: bytes, findings: str = "") -> None:
-        """Let the model take in that one more copy with a good token came."""
+        """Record in the model that one more copy with a valid token arrived."""
         way = self.ways[message_id]
         self.put(raw)
         if way.state in {S.SENT, S.LOST}:
@@ -193,7 +193,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
 
     @rule(message_id=sent)
     def deliver(self, message_id: str) -> None:
-        """Also a replay, where it was delivered before."""
+        """Deliver a copy; this may be a replay."""
         self.arrives(message_id, self.ways[message_id].composed.content)
         self.poll()
 
@@ -222,7 +222,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
 
     @rule(message_id=sent)
     def forge(self, message_id: str) -> None:
-        """A token that another key signed."""
+        """Deliver a token signed by another key."""
         raw = self.ways[message_id].composed.content
         token = TokenSigner(b"another key").sign(Token("trip", message_id, 1_700_000_000_000_000))
         head, field_name, rest = raw.partition(f"{HEADER}: ".encode())
@@ -244,7 +244,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
 
     @rule(message_id=sent)
     def answer_automatically(self, message_id: str) -> None:
-        """An auto-responder quotes our subject, and a person might quote all of it."""
+        """An auto-responder quotes our subject, or a person quotes everything."""
         content = self.ways[message_id].composed.content.decode()
         token = content.partition(f"{HEADER}: ")[2].partition("\r\n")[0]
         self.put(

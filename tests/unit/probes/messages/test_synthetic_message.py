@@ -1,4 +1,4 @@
-"""Finding our token in the subject of what came back."""
+"""Finding our token in the subject of a returned message."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def encoded_word(text: str, encoding: str = "b", charset: str = "utf-8") -> str:
     ],
 )
 def test_token_survives_in_the_subject(subject: str) -> None:
-    """Whatever a gateway or a person puts around a token in the subject, or folds into it, it is found."""
+    """The token is found, whatever a gateway or person adds around it or folds into it."""
     found = subject_token(f"X: y\r\nSubject: {subject}\r\n\r\nbody\r\n".encode())
     assert found == TOKEN
     assert SIGNER.verify(found) is not None
 
 
 def test_token_in_body_is_no_subject() -> None:
-    """A message whose body quotes a token has none in its subject."""
+    """A token in the body does not count as one in the subject."""
     assert subject_token(f"Subject: hello\r\n\r\nSubject: {TOKEN}\r\n".encode()) is None
 
 
@@ -70,12 +70,12 @@ def test_token_in_body_is_no_subject() -> None:
     ],
 )
 def test_no_token_in_the_subject(fields: str) -> None:
-    """A token that is incomplete, far behind or in another field is none of the subject's."""
+    """A token that is incomplete, too far back or in another field does not count."""
     assert subject_token(f"{fields}\r\n".encode()) is None
 
 
 def test_no_foreign_name_of_a_charset_is_kept() -> None:
-    """However many charsets strangers invent, the agent's memory does not grow."""
+    """Invented charset names do not make the agent's memory grow."""
     subjects = [f"Subject: =?x{number}-{'y' * 30}?q?a?=\r\n".encode() for number in range(2000)]
     subject_token(subjects[0])
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""A forged message counts for nothing: what tokens guarantee."""
+"""Tokens: forged messages count for nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EXAMPLE = Token("hq-roundtrip", "0" * 32, 1_700_000_000_000_000)
 
 @given(TOKENS)
 def test_signed_token_verifies(token: Token) -> None:
-    """What was signed is read back whole."""
+    """A signed token is read back complete."""
     assert SIGNER.verify(SIGNER.sign(token)) == token
 
 
 @given(TOKENS, st.data())
 def test_any_changed_character_is_refused(token: Token, data: st.DataObject) -> None:
-    """No character of a token can be exchanged for another."""
+    """Any changed character invalidates a token."""
     text = SIGNER.sign(token)
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(codec="ascii").filter(lambda c: c != text[position]))
@@ -41,19 +41,19 @@ def test_any_changed_character_is_refused(token: Token, data: st.DataObject) -> 
 
 @given(st.text(max_size=300))
 def test_arbitrary_text_is_refused(text: str) -> None:
-    """No text that was not signed is taken for a token."""
+    """Text that was not signed is never accepted as a token."""
     assert SIGNER.verify(text) is None
 
 
 def test_another_key_is_refused() -> None:
-    """A token or envelope id of another agent's key proves nothing."""
+    """A token or envelope id signed by another agent proves nothing."""
     assert TokenSigner(b"another key").verify(SIGNER.sign(EXAMPLE)) is None
     assert TokenSigner(b"another key").verify_envelope_id(SIGNER.envelope_id(EXAMPLE.run)) is None
 
 
 @given(TOKENS, st.data())
 def test_envelope_id(token: Token, data: st.DataObject) -> None:
-    """An envelope id gives its run back, is signed, and fits into ENVID as it is."""
+    """An envelope id gives its run, is signed, and needs no encoding in xtext (RFC 3461 section 4)."""
     text = SIGNER.envelope_id(token.run)
     assert SIGNER.verify_envelope_id(text) == token.run
     assert re.fullmatch(r"[!-*,-<>-~]{1,100}", text)  # RFC 3461 section 4
@@ -63,7 +63,7 @@ def test_envelope_id(token: Token, data: st.DataObject) -> None:
 
 
 def test_token_and_envelope_id_do_not_stand_for_each_other() -> None:
-    """Who knows only one of the two cannot make the other."""
+    """Neither of the two can be made from the other."""
     token, envelope_id = SIGNER.sign(EXAMPLE), SIGNER.envelope_id(EXAMPLE.run)
     assert SIGNER.verify_envelope_id(token) is None
     assert SIGNER.verify(envelope_id) is None
@@ -113,7 +113,7 @@ def test_message_is_well_formed(probe: str) -> None:
 
 
 def test_token_is_found_in_the_header_only() -> None:
-    """The token field is found in the header section; the subject and the body are no proof."""
+    """The token field is found in the header section; the subject and the body prove nothing."""
     raw = _letter()
     assert token_text(raw) == SIGNER.sign(EXAMPLE)
     without_field = b"\r\n".join(line for line in raw.split(b"\r\n") if not line.startswith(HEADER.encode()))
@@ -131,7 +131,7 @@ def test_folded_token_is_unfolded(colon: str) -> None:
 
 @given(st.binary(max_size=2000))
 def test_no_header_section_breaks_the_search(raw: bytes) -> None:
-    """Whatever bytes a mailbox holds, the search gives a text or nothing."""
+    """For any octets in a mailbox, the search returns a text or nothing."""
     assert token_text(raw) is None
     found = token_text(HEADER.encode() + b": " + raw)
     assert found is None or "\n" not in found
