@@ -1,4 +1,4 @@
-"""What mail clients say in their TLS handshakes about protocols: nothing, whatever else the process does."""
+"""Mail clients send no ALPN in TLS handshakes, whatever else the process does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def open_by(kind: type[MailSession]) -> Callable[[ServerSettings], Any]:
 
 
 class Protocol(NamedTuple):
-    """How a client is brought to its TLS handshake in the middle of a dialogue."""
+    """How to bring a client to its TLS handshake within a dialogue."""
 
     name: str
     open: Callable[[ServerSettings], Any]
@@ -82,9 +82,9 @@ IMAP = Protocol(
 async def test_no_mail_handshake_names_a_protocol(
     protocol: Protocol, tls: str, server_tls: TlsFiles, certificate_authority: trustme.CA
 ) -> None:
-    """A mail client sends no ALPN, even after an export over https that trusts the same authority.
+    """A mail client sends no ALPN, even after an export over https with the same authority.
 
-    A server that checks ALPN refuses a client that offers HTTP only (RFC 7301 section 3.2).
+    A server that checks ALPN refuses a client that offers only HTTP (RFC 7301 section 3.2).
     """
     agreed: asyncio.Queue[str | None] = asyncio.Queue()
     context = server_context(certificate_authority, "127.0.0.1")

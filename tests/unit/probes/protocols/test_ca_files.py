@@ -1,4 +1,4 @@
-"""Files of certificate authorities that change while mailsonde runs."""
+"""CA files that change while mailsonde runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD, NEW = trustme.CA(organization_name="old"), trustme.CA(organization_name="ne
 
 
 async def log_in(authority: trustme.CA, file: Path) -> None:
-    """Log in, by TLS that is verified against ``file``, to a server that ``authority`` vouches for."""
+    """Log in with TLS verified by ``file``, to a server with a certificate from ``authority``."""
     context = server_context(authority, "127.0.0.1")
 
     async def script(peer: Peer) -> None:
@@ -67,7 +67,7 @@ def swap_directory(file: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("put", [write_over, put_in_place, swap_directory])
 async def test_renewed_authority(put: Callable[[Path, bytes], None], tmp_path: Path) -> None:
-    """However a CA file is renewed, the next session trusts the new authority, and the old one no more."""
+    """However a CA file is replaced, the next session trusts the new authority and not the old one."""
     file = tmp_path / "ca.pem"
     put(file, OLD.cert_pem.bytes())
     await log_in(OLD, file)
@@ -97,7 +97,7 @@ async def test_renewed_authority_of_an_https_server(tmp_path: Path) -> None:
 async def test_a_broken_file_costs_no_session(
     content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While a CA file is missing or broken, its last good content counts, which is logged once."""
+    """While a CA file is missing or broken, its last good content is used, which is logged once."""
     file = tmp_path / "ca.pem"
     file.write_bytes(OLD.cert_pem.bytes())
     await log_in(OLD, file)
@@ -115,7 +115,7 @@ async def test_a_broken_file_costs_no_session(
 
 
 async def test_without_any_authority_no_server_is_blamed(tmp_path: Path) -> None:
-    """A CA file that was never readable is a fault of our own, and over once the file is there."""
+    """A CA file that was never readable is our own fault, which ends when the file exists."""
     file = tmp_path / "ca.pem"
     with pytest.raises(ProbeFault) as caught:
         await log_in(OLD, file)
@@ -127,7 +127,7 @@ async def test_without_any_authority_no_server_is_blamed(tmp_path: Path) -> None
 
 
 def test_nothing_is_loaded_twice(tmp_path: Path) -> None:
-    """As long as nothing changes, neither the system's authorities nor a file are loaded again."""
+    """Without changes, neither the system's authorities nor a file are loaded again."""
     file = tmp_path / "ca.pem"
     file.write_bytes(OLD.cert_pem.bytes())
     for ca in (file, None):

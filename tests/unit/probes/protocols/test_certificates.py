@@ -1,4 +1,4 @@
-"""Every certificate of the chain counts, and what is wrong with one is said of that one."""
+"""Every certificate of the chain counts, and a fault says which one it is about."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ each_certificate = pytest.mark.parametrize("which", CHAIN)
 async def expiry(
     folder: Path, which: str, *, is_verified: bool = True, **options: Any
 ) -> CertificateExpiry | None:
-    """Return what a client sees of a chain of three, one of which has ``options``."""
+    """Return the expiry that a client sees for a chain of three, one of which has ``options``."""
     own = {name: options if name == which else {} for name in CHAIN}
     root = certify("root", **own["root"])
     intermediate = certify("intermediate", root, **own["intermediate"])
@@ -62,14 +62,14 @@ def shown(at: datetime) -> str:
 @each_certificate
 @on_each_loop
 async def test_the_earliest_end_in_the_chain_counts(which: str, tmp_path: Path) -> None:
-    """A leaf that is good for a year ends with the intermediate or the root that ends in three days."""
+    """The earliest expiry of leaf, intermediate and root counts."""
     ends = in_days(3)
     assert await expiry(tmp_path, which, not_after=ends) == (ends.timestamp(), f"CN={which}")
 
 
 @pytest.mark.parametrize("which", ["leaf", "intermediate"])
 async def test_without_verification_only_the_own_certificate_counts(which: str, tmp_path: Path) -> None:
-    """A chain that nobody verifies ends with the server's own certificate."""
+    """For an unverified chain, only the server's own certificate counts."""
     ends = in_days(3)
     found = await expiry(tmp_path, which, is_verified=False, not_after=ends)
     assert found is not None
@@ -80,7 +80,7 @@ async def test_without_verification_only_the_own_certificate_counts(which: str, 
 @each_certificate
 @on_each_loop
 async def test_an_expired_certificate_is_named(which: str, tmp_path: Path) -> None:
-    """On the day that a certificate of the chain ends, the detail says which one it was, and when."""
+    """If a certificate of the chain has expired, the detail has its name and expiry."""
     ended = in_days(-1)
     fault = await fault_of(tmp_path, which, not_after=ended)
     assert fault.reason is Reason.CERTIFICATE_EXPIRED
@@ -90,7 +90,7 @@ async def test_an_expired_certificate_is_named(which: str, tmp_path: Path) -> No
 @each_certificate
 @on_each_loop
 async def test_a_certificate_that_is_not_valid_yet(which: str, tmp_path: Path) -> None:
-    """A certificate that begins tomorrow is not called untrusted, and is named."""
+    """A certificate that is valid from tomorrow is named, and not called untrusted."""
     begins = in_days(1)
     fault = await fault_of(tmp_path, which, not_before=begins)
     assert fault.reason is Reason.CERTIFICATE_NOT_YET_VALID
@@ -99,14 +99,14 @@ async def test_a_certificate_that_is_not_valid_yet(which: str, tmp_path: Path) -
 
 @each_certificate
 async def test_a_weak_key(which: str, tmp_path: Path) -> None:
-    """A key that OpenSSL finds too short is not called untrusted."""
+    """A key that is too short for OpenSSL is not called untrusted."""
     fault = await fault_of(tmp_path, which, key=rsa.generate_private_key(65537, 1024))  # noqa: S505 # weak on purpose
     assert fault.reason is Reason.CERTIFICATE_WEAK
     assert "key too weak" in fault.detail
 
 
 async def test_subjects_are_foreign_text(tmp_path: Path) -> None:
-    """A subject is shown escaped and cut; a certificate without one is named by its serial number."""
+    """A subject is escaped and cut; a certificate without one is named by its serial number."""
     found = await expiry(tmp_path, "leaf", not_after=in_days(3), subject="a\x1b[31m" + "b" * 50)
     assert found is not None
     assert found.subject.isprintable()
@@ -117,7 +117,7 @@ async def test_subjects_are_foreign_text(tmp_path: Path) -> None:
 
 
 def test_a_broken_certificate_is_no_defect() -> None:
-    """What OpenSSL lets pass, and cannot be read, has no known end."""
+    """A certificate that OpenSSL accepts but cannot be parsed has no known expiry."""
 
     class Connection:
         context = opportunistic_context()

@@ -1,4 +1,4 @@
-"""The resolver tells every kind of answer and absence apart, and believes only answers to its question."""
+"""The resolver distinguishes all kinds of answer and absence, and accepts only answers to its query."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def fault_of_asking(
 
 
 async def test_records_and_the_smallest_ttl_on_the_way() -> None:
-    """An answer through aliases holds the records, the alias chain and the chain's smallest TTL."""
+    """An answer through aliases has the records, the aliases and the smallest TTL."""
     script = zone(
         "www.example.com. 60 IN CNAME a.example.com.",
         "a.example.com. 30 IN CNAME b.example.com.",
@@ -51,7 +51,7 @@ async def test_records_and_the_smallest_ttl_on_the_way() -> None:
 
 
 async def test_a_name_without_that_type_is_an_empty_answer() -> None:
-    """NOERROR without data is no fault: the name exists."""
+    """NOERROR without data is not a fault: the name exists."""
     async with dns_server(lambda query: [response(query)]) as server:
         answer = await Resolver(server.settings()).ask("example.com", "MX")
     assert answer.records == ()
@@ -68,14 +68,14 @@ async def test_a_name_without_that_type_is_an_empty_answer() -> None:
     ],
 )
 async def test_response_codes(rcode: dns.rcode.Rcode, reason: Reason, outcome: Outcome) -> None:
-    """Only NXDOMAIN speaks about the domain; every other error code speaks about the resolver."""
+    """Only NXDOMAIN is about the domain; every other error code is about the resolver."""
     fault = await fault_of_asking(lambda query: [response(query, rcode=rcode)])
     assert (fault.reason, fault.reason.outcome) == (reason, outcome)
     assert "example.com" in fault.detail
 
 
 async def test_refusal_names_the_resolver() -> None:
-    """An administrator reads which resolver refused, at which port, and what was asked."""
+    """The fault has the resolver, its port, and the query."""
     async with dns_server(lambda query: [response(query, rcode=dns.rcode.REFUSED)]) as server:
         with pytest.raises(ProbeFault) as caught:
             await Resolver(server.settings()).ask("example.com", "MX")
@@ -85,7 +85,7 @@ async def test_refusal_names_the_resolver() -> None:
 
 
 async def test_foreign_answers_are_ignored() -> None:
-    """A wrong id, another question, an echo and noise do not count: the true answer after them does."""
+    """Answers with a wrong id or question, echoes and noise are ignored until the true answer."""
 
     def script(query: dns.message.Message) -> list[bytes | dns.message.Message]:
         forged = "example.com. 300 IN MX 1 evil.example.net."
@@ -105,7 +105,7 @@ async def test_foreign_answers_are_ignored() -> None:
 
 
 async def test_only_foreign_answers_are_a_timeout() -> None:
-    """Answers with a wrong id, however many, end as no answer at all."""
+    """If all answers have a wrong id, the result is a timeout."""
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         wrong = response(query, *MX)
@@ -117,7 +117,7 @@ async def test_only_foreign_answers_are_a_timeout() -> None:
 
 
 async def test_silence_is_asked_twice_and_then_a_timeout() -> None:
-    """A resolver that says nothing is asked twice within one timeout, and the verdict is unknown."""
+    """A resolver that does not answer is queried twice within the timeout, and the result is unknown."""
     async with dns_server(lambda query: []) as server:
         began = asyncio.get_running_loop().time()
         with pytest.raises(ProbeFault) as caught:
@@ -130,7 +130,7 @@ async def test_silence_is_asked_twice_and_then_a_timeout() -> None:
 
 
 async def test_a_lost_datagram_is_made_good() -> None:
-    """Where the first question is lost on the way, the second one gets its answer within the timeout."""
+    """If the first query is lost, the second is answered within the timeout."""
     seen: list[int] = []
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
@@ -143,7 +143,7 @@ async def test_a_lost_datagram_is_made_good() -> None:
 
 
 async def test_until_cuts_the_timeout_short() -> None:
-    """A caller short of time gets its timeout when it says, not when the resolver's settings say."""
+    """A caller can shorten the timeout of the resolver's settings."""
     async with dns_server(lambda query: []) as server:
         began = asyncio.get_running_loop().time()
         with pytest.raises(ProbeFault) as caught:
@@ -153,7 +153,7 @@ async def test_until_cuts_the_timeout_short() -> None:
 
 
 async def test_a_cut_answer_is_asked_again_over_tcp() -> None:
-    """Truncation over UDP leads to TCP, and the whole answer counts."""
+    """After a truncated UDP answer, the complete answer comes over TCP."""
     records = [f"example.com. 300 IN MX {n} mx{n}.example.com." for n in range(100)]
     async with dns_server(
         lambda query: [response(query, cut=True)], lambda query: [response(query, *records)]
@@ -164,7 +164,7 @@ async def test_a_cut_answer_is_asked_again_over_tcp() -> None:
 
 
 async def test_a_forged_cut_does_not_lead_to_tcp() -> None:
-    """A cut answer with another id is ignored like every other foreign answer."""
+    """A truncated answer with a wrong id is ignored like any other."""
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         forged = response(query, cut=True)
@@ -178,14 +178,14 @@ async def test_a_forged_cut_does_not_lead_to_tcp() -> None:
 
 @pytest.mark.parametrize("over_tcp", [None, lambda query: []], ids=["port closed", "hangs up"])
 async def test_a_cut_answer_without_tcp(over_tcp: Script | None) -> None:
-    """A cut answer that TCP cannot complete is unknown, with a reason of its own."""
+    """If TCP fails after a truncated answer, the result is unknown, with its own reason."""
     fault = await fault_of_asking(lambda query: [response(query, *MX, cut=True)], over_tcp)
     assert fault.reason is Reason.DNS_TRUNCATED
     assert fault.reason.outcome is Outcome.UNKNOWN
 
 
 async def test_a_foreign_answer_over_tcp() -> None:
-    """On a connection of our own an answer to another question is a malformed one."""
+    """Over TCP, an answer to another query is malformed."""
 
     def other(query: dns.message.Message) -> list[dns.message.Message]:
         return [response(dns.message.make_query("example.net", "MX"))]
@@ -198,21 +198,21 @@ async def test_a_foreign_answer_over_tcp() -> None:
     "junk", [b"", b"\x81\x80", b"\x81\x80" + b"\xff" * 500, b"\x81\x80\0\1\0\1" + b"\0" * 4]
 )
 async def test_garbage_under_our_id(junk: bytes) -> None:
-    """Bytes that carry our id and are no DNS message are malformed, not a timeout."""
+    """Octets with our id that are not a DNS message are malformed, not a timeout."""
     fault = await fault_of_asking(lambda query: [query.id.to_bytes(2, "big") + junk])
     assert fault.reason is Reason.DNS_MALFORMED
     assert fault.reason.outcome is Outcome.UNKNOWN
 
 
 async def test_an_alias_loop() -> None:
-    """A chain of aliases that never ends is told as such instead of being followed for ever."""
+    """An endless chain of aliases is reported and not followed for ever."""
     loop = ("example.com. 9 IN CNAME b.example.com.", "b.example.com. 9 IN CNAME example.com.")
     fault = await fault_of_asking(lambda query: [response(query, *loop)])
     assert fault.reason is Reason.DNS_MALFORMED
 
 
 async def test_a_referral_is_no_absence() -> None:
-    """A server that only points to others, and so is no recursive resolver, proves nothing missing."""
+    """A referral, from a server that is not recursive, proves nothing missing."""
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         referral = response(query)
@@ -224,7 +224,7 @@ async def test_a_referral_is_no_absence() -> None:
 
 
 async def test_a_name_that_dns_cannot_hold() -> None:
-    """A name of more than 255 octets does not exist, and is no defect of ours."""
+    """A name of more than 255 octets does not exist, and is not a defect."""
     longest = ".".join(["a" * 63] * 3 + ["b" * 61])
     async with dns_server(lambda query: [response(query)]) as server:
         assert (await Resolver(server.settings()).ask(longest, "A")).records == ()
@@ -234,7 +234,7 @@ async def test_a_name_that_dns_cannot_hold() -> None:
 
 
 async def test_nothing_listens() -> None:
-    """A resolver that is down says nothing about the domain: unknown, at once, and it is named."""
+    """A resolver that is down is reported at once, and says nothing about the domain: unknown."""
     async with dns_server(lambda query: []) as server:
         settings = server.settings("30s")
     with pytest.raises(ProbeFault) as caught:
@@ -245,14 +245,14 @@ async def test_nothing_listens() -> None:
 
 
 async def test_the_question_is_of_edns_size() -> None:
-    """Questions ask for UDP answers of at most 1232 octets, which no link has to fragment."""
+    """Queries ask for UDP answers of at most 1232 octets, which are never fragmented."""
     async with dns_server(zone(*MX)) as server:
         await Resolver(server.settings()).ask("example.com", "MX")
     assert server.asked_over_udp[0].payload == 1232
 
 
 async def test_questions_do_not_repeat_their_id() -> None:
-    """Each question has an id of its own, which an attacker has to guess."""
+    """Each query has its own id, which an attacker would have to guess."""
     async with dns_server(zone(*MX)) as server:
         for _ in range(20):
             await Resolver(server.settings()).ask("example.com", "MX")
@@ -261,7 +261,7 @@ async def test_questions_do_not_repeat_their_id() -> None:
 
 @given(tail=st.binary(max_size=200), flip=st.integers(0, 10_000))
 async def test_no_datagram_raises_anything_else(tail: bytes, flip: int) -> None:
-    """Whatever bytes come back under our id, asking ends in an answer or a fault."""
+    """Any octets with our id give an answer or a fault."""
 
     def script(query: dns.message.Message) -> list[bytes]:
         wire = bytearray(response(query, *MX).to_wire() + tail)
@@ -297,7 +297,7 @@ async def test_no_datagram_raises_anything_else(tail: bytes, flip: int) -> None:
     ],
 )
 def test_host_names(text: str, expected: bool) -> None:
-    """A host name is letters, digits and inner hyphens, and is no IP address (RFC 5321 section 2.3.5)."""
+    """A host name has letters, digits and inner hyphens, and is no IP address (RFC 5321 section 2.3.5)."""
     assert is_host_name(text) is expected
 
 
@@ -312,7 +312,7 @@ def test_host_names(text: str, expected: bool) -> None:
     ],
 )
 def test_domains_become_a_labels(written: str, meant: str) -> None:
-    """A domain in the configuration may be written with any letters; DNS is asked for its A-labels."""
+    """A configured domain may have any letters; DNS is queried for its A-labels."""
     assert TypeAdapter(DomainName).validate_python(written) == meant
 
 
@@ -320,19 +320,19 @@ def test_domains_become_a_labels(written: str, meant: str) -> None:
     "written", ["192.0.2.1", "", ".", "a b.example", "exa_mple.com", "a..b", "ü" * 70, "\ud800.x"]
 )
 def test_bad_domains(written: str) -> None:
-    """What is no domain name is refused with a sentence that says so."""
+    """An invalid domain name is refused with a sentence."""
     with pytest.raises(ValidationError, match=r"is not a domain name such as example\.com|valid string"):
         TypeAdapter(DomainName).validate_python(written)
 
 
 def test_a_resolver_is_an_address() -> None:
-    """A resolver named by a host name would need another resolver to be found: it is refused."""
+    """A resolver must be an IP address, because a name would need another resolver."""
     with pytest.raises(ValidationError, match=r"'dns\.example' is not an IP address such as 192\.0\.2\.53"):
         ResolverSettings(address="dns.example")
 
 
 def test_the_default_resolver_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an address the system's first name server is asked, and this machine where none is set."""
+    """By default, the system's first name server is used, or else this machine."""
     files = resolver_files(tmp_path, resolv_conf="nameserver 192.0.2.53\nnameserver 192.0.2.54\n")
     monkeypatch.setattr(dns_module, "SYSTEM_FILES", files)
     assert ResolverSettings().address == "192.0.2.53"
@@ -341,7 +341,7 @@ def test_the_default_resolver_is_the_systems(tmp_path: Path, monkeypatch: pytest
 
 
 def without_edns(refusal: Callable[[dns.message.Message], Sequence[bytes | dns.message.Message]]) -> Script:
-    """Return the script of a resolver that knows no EDNS: such questions get ``refusal``."""
+    """Return the script of a resolver without EDNS: such queries get ``refusal``."""
 
     def script(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:
         return refusal(query) if query.edns >= 0 else [response(query, *MX)]
@@ -350,7 +350,7 @@ def without_edns(refusal: Callable[[dns.message.Message], Sequence[bytes | dns.m
 
 
 def refusing(rcode: dns.rcode.Rcode) -> Script:
-    """Return what such a resolver says."""
+    """Return the refusal of a resolver without EDNS."""
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         refusal = response(query, rcode=rcode)
@@ -372,8 +372,8 @@ def refusing(rcode: dns.rcode.Rcode) -> Script:
     ids=["FORMERR", "NOTIMP", "header", "cut copy", "silence"],
 )
 async def test_a_resolver_without_edns(refusal: Script, patience: str) -> None:
-    """One that refuses or drops questions with EDNS is asked once more without, and then only so."""
-    async with dns_server(without_edns(refusal)) as server, asyncio.timeout(5):  # a refusal costs no wait
+    """A resolver that refuses or drops EDNS is queried again without it, and then only so."""
+    async with dns_server(without_edns(refusal)) as server, asyncio.timeout(5):  # a refusal takes no time
         resolver = Resolver(server.settings(patience))
         for _ in range(2):
             assert len((await resolver.ask("example.com", "MX")).records) == 2
@@ -381,7 +381,7 @@ async def test_a_resolver_without_edns(refusal: Script, patience: str) -> None:
 
 
 async def test_edns_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost datagram does not keep a resolver without EDNS for good."""
+    """A lost datagram does not turn off EDNS for ever."""
     monkeypatch.setattr(dns_module, "WITHOUT_EDNS", 0.0)
     async with dns_server(without_edns(refusing(dns.rcode.FORMERR))) as server:
         resolver = Resolver(server.settings())
@@ -391,7 +391,7 @@ async def test_edns_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_a_late_answer_with_edns_counts() -> None:
-    """A slow resolver that answers the first question after the second one was sent knows EDNS."""
+    """A slow resolver that answers the first query after the second was sent supports EDNS."""
     seen: list[dns.message.Message] = []
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
@@ -407,7 +407,7 @@ async def test_a_late_answer_with_edns_counts() -> None:
 
 
 async def test_a_cut_answer_without_edns() -> None:
-    """What a resolver without EDNS cuts is asked again over TCP, without EDNS too."""
+    """After a truncated answer without EDNS, the query over TCP has no EDNS either."""
     script = without_edns(refusing(dns.rcode.FORMERR))
 
     def cut(query: dns.message.Message) -> Sequence[bytes | dns.message.Message]:

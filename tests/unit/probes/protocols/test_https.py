@@ -1,4 +1,4 @@
-"""The HTTP client in front of servers that are sound, slow, hostile or gone."""
+"""The HTTP client with correct, slow, hostile and dead servers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def redirect(where: str, status: int = 302) -> bytes:
 
 
 def resolving_to(*ports: int) -> Resolve:
-    """Return what finds every host here, at each of ``ports`` in turn."""
+    """Return a resolver that finds every host here, at each of ``ports`` in turn."""
 
     async def resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
         return [("127.0.0.1", port) for port in ports]
@@ -75,7 +75,7 @@ async def fetched(url: str, phases: PhaseTimer | None = None, **options: Any) ->
 
 
 async def answer_to(script: Script, **options: Any) -> Response:
-    """Send one GET request in clear to a server that follows ``script``."""
+    """Send one unencrypted GET request to a scripted server."""
     async with scripted_server(script) as server:
         return await fetched(f"http://127.0.0.1:{server.port}/", **options)
 
@@ -88,7 +88,7 @@ async def fault_of(awaitable: Awaitable[object]) -> ProbeFault:
 
 @on_each_loop
 async def test_answer_in_clear() -> None:
-    """Status, header fields and body come as the server sent them, and each wait has its phase."""
+    """Status, header fields and body are as sent, and each wait has its phase."""
     answer = (
         b"HTTP/1.1 404 Nope\r\nA: b\r\nWWW-Authenticate: NTLM\r\nwww-authenticate: Basic\r\n\r\n\xffhello"
     )
@@ -105,7 +105,7 @@ async def test_answer_in_clear() -> None:
 async def test_another_address_than_the_hosts(
     certificate_authority: trustme.CA, server_tls: TlsFiles
 ) -> None:
-    """A request may go to an address of its own, under the host's name in SNI, certificate and Host field."""
+    """A request can go to a different address, with the host's name in SNI, certificate and Host."""
     not_after = datetime.now(UTC).replace(microsecond=0) + timedelta(days=40)
     context = server_context(certificate_authority, "mail.example.com", not_after=not_after)
     names: list[str | None] = []
@@ -129,7 +129,7 @@ async def test_another_address_than_the_hosts(
 async def test_another_name_in_the_certificate(
     certificate_authority: trustme.CA, server_tls: TlsFiles
 ) -> None:
-    """Where the certificate is for another name than the URL's host, that name is what is verified."""
+    """If a different certificate name is given, that name is verified."""
     context = server_context(certificate_authority, "inside.example.com")
     async with scripted_server(answering(HELLO, context=context)) as server:
         url = f"https://127.0.0.1:{server.port}/"
@@ -149,7 +149,7 @@ async def test_another_name_in_the_certificate(
 async def test_tls_that_is_not_trusted(
     kind: str, reason: Reason, certificate_authority: trustme.CA, server_tls: TlsFiles
 ) -> None:
-    """A server that cannot prove its name gets no request, and the reason is the one that mail has."""
+    """A server that cannot prove its name gets no request; the reasons are the same as for mail."""
     authority = trustme.CA() if kind == "other authority" else certificate_authority
     name = "other.example.com" if kind == "other name" else "127.0.0.1"
     not_after = datetime.now(UTC) - timedelta(days=1) if kind == "expired" else None
@@ -179,7 +179,7 @@ async def test_tls_that_is_not_trusted(
     ],
 )
 async def test_answer_that_is_none(answer: bytes, reason: Reason) -> None:
-    """An answer that breaks off is told apart from one that is not HTTP, and the phase is known."""
+    """A truncated answer and one that is not HTTP have different faults, with the phase."""
     phases = PhaseTimer(SystemClock())
     fault = await fault_of(answer_to(answering(answer, close=True), phases=phases))
     assert fault.reason is reason
@@ -187,7 +187,7 @@ async def test_answer_that_is_none(answer: bytes, reason: Reason) -> None:
 
 
 async def test_next_address() -> None:
-    """Where the first address refuses the connection, the next is tried; if none is left, that is told."""
+    """If one address refuses the connection, the next is tried; if none is left, this is reported."""
     async with scripted_server(answering(HELLO)) as server:
         got = await fetched("http://mail.example.com/", resolve=resolving_to(1, server.port))
     assert got.body == b"hello"
@@ -233,7 +233,7 @@ each_stage = pytest.mark.parametrize(
 @each_stage
 @on_each_loop
 async def test_one_limit_over_all(scheme: str, script: Stage, phase: str, reason: Reason) -> None:
-    """Wherever a server goes silent or on for ever, the limit ends it, is told, and closes the connection."""
+    """Silence or an endless answer at any step ends at the time limit, and closes the connection."""
     phases = PhaseTimer(SystemClock())
     async with scripted_server(script) as server:
         fault = await fault_of(fetched(f"{scheme}://127.0.0.1:{server.port}/", phases, seconds=0.2))
@@ -242,7 +242,7 @@ async def test_one_limit_over_all(scheme: str, script: Stage, phase: str, reason
 
 
 async def test_names_that_are_never_found() -> None:
-    """A resolver that does not answer is told as such, within the same limit."""
+    """A resolver that does not answer is reported, within the same limit."""
 
     async def resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
         return await asyncio.Future[list[tuple[str, int]]]()
@@ -254,7 +254,7 @@ async def test_names_that_are_never_found() -> None:
 @each_stage
 @on_each_loop
 async def test_cancelled_request(scheme: str, script: Stage, phase: str, reason: Reason) -> None:
-    """A request that is cancelled leaves no connection behind, wherever it is."""
+    """A cancelled request leaves no connection open at any step."""
     phases = PhaseTimer(SystemClock())
     async with scripted_server(script) as server:
         task = asyncio.create_task(fetched(f"{scheme}://127.0.0.1:{server.port}/", phases))
@@ -267,7 +267,7 @@ async def test_cancelled_request(scheme: str, script: Stage, phase: str, reason:
 
 
 async def test_redirects_unless_asked_for() -> None:
-    """Without being asked a client follows no redirect, and says that the answer is one."""
+    """By default a client follows no redirect, and reports it as such."""
     for where in ("https://elsewhere.example.com/", "javascript:x", "http://a:99999999/"):
         got = await answer_to(answering(redirect(where)))
         assert (got.status, got.is_redirect, got.header("location")) == (302, True, where)
@@ -277,7 +277,7 @@ async def test_redirects_unless_asked_for() -> None:
 async def follow(
     server: ScriptedServer, server_tls: TlsFiles, url: str = "https://a.test/", **options: Any
 ) -> Response:
-    """Fetch from ``server`` under whatever name, following up to two redirects."""
+    """Fetch from ``server`` under any name, following up to two redirects."""
     return await fetched(
         url, ca=server_tls.authority, resolve=resolving_to(server.port), redirects=2, **options
     )
@@ -289,7 +289,7 @@ def context(certificate_authority: trustme.CA) -> ssl.SSLContext:
 
 
 async def test_redirect_that_is_followed(context: ssl.SSLContext, server_tls: TlsFiles) -> None:
-    """The answer says where it comes from, and no credentials go to another host than they were for."""
+    """The answer has its final URL, and credentials are sent only to their own host."""
     answers = iter([redirect("/next"), redirect("https://b.test/last", 307), HELLO])
 
     async def script(peer: Peer) -> None:
@@ -319,7 +319,7 @@ async def test_redirect_that_is_followed(context: ssl.SSLContext, server_tls: Tl
 async def test_redirect_that_ends_there(
     where: str, why: str, context: ssl.SSLContext, server_tls: TlsFiles
 ) -> None:
-    """Redirects in a circle, out of https or to nowhere are the server's fault."""
+    """Redirects in a circle, away from https or nowhere are the server's fault."""
     async with scripted_server(answering(*[redirect(where)] * 4, context=context)) as server:
         fault = await fault_of(follow(server, server_tls))
     assert fault.reason is Reason.PROTOCOL_ERROR
@@ -328,13 +328,13 @@ async def test_redirect_that_ends_there(
 
 @pytest.mark.parametrize(("limit", "body", "is_cut"), [(5, b"hello", False), (4, b"hell", True)])
 async def test_body_limit(limit: int, body: bytes, is_cut: bool) -> None:
-    """A body up to the limit is whole, and of a longer one no more than the limit is kept."""
+    """A body within the limit is complete; of a longer one, exactly the limit is kept."""
     got = await answer_to(answering(HELLO), limit=limit)
     assert (got.body, got.is_cut) == (body, is_cut)
 
 
 async def test_endless_body() -> None:
-    """Of a body without end little more than the limit is read, and the connection is closed."""
+    """Of an endless body, little more than the limit is read, and the connection is closed."""
 
     async def script(peer: Peer) -> None:
         await head_of(peer)
@@ -348,7 +348,7 @@ async def test_endless_body() -> None:
 
 
 async def test_nothing_is_decompressed() -> None:
-    """A body that is compressed, although that was not asked for, stays as it is and is marked."""
+    """A compressed body that was not requested is kept as it is and marked."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: GZIP\r\nContent-Length: 3\r\n\r\nabc"
     got = await answer_to(answering(answer))
     assert (got.body, got.is_encoded) == (b"abc", True)
@@ -356,7 +356,7 @@ async def test_nothing_is_decompressed() -> None:
 
 
 async def test_requests_share_a_connection() -> None:
-    """Requests of one client go over one connection, and over a new one once the server closed it."""
+    """Requests share one connection, and use a new one after the server closes it."""
     scripts = iter([answering(HELLO, HELLO, close=True), answering(HELLO)])
 
     async def script(peer: Peer) -> None:
@@ -373,13 +373,13 @@ async def test_requests_share_a_connection() -> None:
             counts.append(server.connections)
             if len(counts) == 2:
                 await server.peer_closed()
-                for _turn in range(10):  # in which the client's end hears of it
+                for _turn in range(10):  # lets the client's end notice it
                     await asyncio.sleep(0)
     assert counts == [1, 1, 2]
 
 
 async def test_transcript_shows_no_secret() -> None:
-    """A transcript tells what was asked for and answered, without query, header fields and bodies."""
+    """A transcript shows request and answer without query, header fields and bodies."""
     phases = PhaseTimer(SystemClock())
     phases.transcript.redaction.add("s3cret-token")
     answer = b"HTTP/1.1 401 no s3cret-token\r\nContent-Length: 12\r\n\r\ns3cret-token"
@@ -395,6 +395,6 @@ async def test_transcript_shows_no_secret() -> None:
     "url", ["ftp://a.test/", "a.test", "https:///x", "https://u:p@a.test/", "https://a.test:0/", "http://[/"]
 )
 async def test_url_that_leads_nowhere(url: str) -> None:
-    """A URL that nobody can ask for is the caller's mistake, and told before anything is sent."""
+    """An impossible URL is the caller's mistake, reported before anything is sent."""
     with pytest.raises(ValueError, match="must be"):
         await fetched(url)

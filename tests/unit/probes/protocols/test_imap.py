@@ -1,4 +1,4 @@
-"""What an IMAP server's octets mean, pure of any connection."""
+"""IMAP parsing, without a connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def response(text: bytes, *literals: bytes) -> Response:
     ],
 )
 def test_a_response(line: bytes, expected: Response) -> None:
-    """A response has a tag, a kind in upper case, a number where one stands before the kind, and a text."""
+    """A response has a tag, a kind in upper case, an optional number before it, and a text."""
     assert response(line) == expected
 
 
@@ -52,7 +52,7 @@ def test_a_response(line: bytes, expected: Response) -> None:
     ],
 )
 def test_no_response(line: bytes) -> None:
-    """Anything else is not the protocol."""
+    """Anything else is a protocol error."""
     with pytest.raises(ProbeFault) as caught:
         response(line)
     assert caught.value.reason is Reason.PROTOCOL_ERROR
@@ -80,12 +80,12 @@ def test_no_response(line: bytes) -> None:
     ],
 )
 def test_what_a_refusal_means(line: bytes, reason: Reason) -> None:
-    """A response code (RFC 5530) where the text begins says why, else a text of throttling does."""
+    """A response code (RFC 5530) at the start decides, or else a text about throttling."""
     assert imap.refusal(response(line), Reason.IMAP_NO).reason is reason
 
 
 def test_throttling() -> None:
-    """Exchange's throttling, which has no response code, asks for a pause; none is longer than an hour."""
+    """Exchange's throttling, which has no response code, asks for a pause of at most an hour."""
     throttled = b"M1 BAD Request is throttled. Suggested Backoff Time: %d milliseconds"
     fault = imap.refusal(response(throttled % 299910), Reason.IMAP_BAD)
     assert fault.reason is Reason.IMAP_THROTTLED
@@ -103,7 +103,7 @@ def test_throttling() -> None:
     ],
 )
 def test_capabilities(line: bytes, capabilities: set[str] | None) -> None:
-    """Capabilities come as a response and as a response code, in any case."""
+    """Capabilities are read from a response or a response code, in any case."""
     assert imap.capabilities_of(response(line)) == capabilities
 
 
@@ -122,20 +122,20 @@ def test_capabilities(line: bytes, capabilities: set[str] | None) -> None:
     ],
 )
 def test_a_literals_size(line: bytes, size: int | None) -> None:
-    """The size at a line's end is known before anything of the literal is read, however large it is."""
+    """A literal's size is known before it is read, however large it is."""
     assert imap.literal_size(line) == size
 
 
 @pytest.mark.parametrize("end", [b"{5+}", b"~{5}", b"{-5}", b"{}", b"{ 5}", b"{\xb2}"])
 def test_literals_that_no_server_sends(end: bytes) -> None:
-    """Non-synchronizing and binary literals, and sizes that are none, are not the protocol."""
+    """Non-synchronizing and binary literals, and invalid sizes, are protocol errors."""
     with pytest.raises(ProbeFault) as caught:
         imap.literal_size(b"* 1 FETCH (BODY[] " + end)
     assert caught.value.reason is Reason.PROTOCOL_ERROR
 
 
 def test_values() -> None:
-    """Atoms, quoted strings, literals, NIL and lists in lists come back as they were meant."""
+    """Atoms, quoted strings, literals, NIL and nested lists are parsed."""
     text = b'* X (a "b \\"c\\\\" (NIL () "NIL")) \n body[header.fields ("To" b)]<0> nil $x[ \\Seen'
     assert imap.parse_values(response(text, b"lit\n)")) == [
         [b"a", b'b "c\\', [None, [], b"NIL"]],
@@ -149,14 +149,14 @@ def test_values() -> None:
 
 @pytest.mark.parametrize("text", [b"(", b")", b"(a))", b'"open', b'"a\\"', b"a \x01", b"(" * 8000])
 def test_no_values(text: bytes) -> None:
-    """What is not well-formed is refused, however deep it goes."""
+    """Malformed values are refused at any depth."""
     with pytest.raises(ProbeFault) as caught:
         imap.parse_values(response(b"* X " + text))
     assert caught.value.reason is Reason.PROTOCOL_ERROR
 
 
 def test_deep_lists() -> None:
-    """Lists nested as deeply as a line allows are read without exhausting the stack."""
+    """Lists of the maximum depth are parsed without exhausting the stack."""
     assert len(imap.parse_values(response(b"* X " + b"(" * 4000 + b")" * 4000))) == 1
 
 
@@ -174,12 +174,12 @@ def test_deep_lists() -> None:
     ],
 )
 def test_fetch(line: bytes, expected: tuple[int, bytes] | None) -> None:
-    """A FETCH gives uid and text, in any order; flags that nobody asked for are no answer."""
+    """A FETCH gives uid and text, in any order; unrequested flags are not an answer."""
     assert imap.parse_fetch(response(line, b"a\0b") if b"\n" in line else response(line)) == expected
 
 
 def test_search() -> None:
-    """SEARCH gives its numbers, of which there may be none; a MODSEQ behind them is ignored."""
+    """SEARCH gives its numbers, or none; a MODSEQ after them is ignored."""
     assert imap.parse_search(response(b"* SEARCH 2 84 4294967295")) == [2, 84, 4294967295]
     assert imap.parse_search(response(b"* SEARCH 5 (MODSEQ 917162500)")) == [5]
     assert imap.parse_search(response(b"* SEARCH")) == []
@@ -199,7 +199,7 @@ def test_search() -> None:
     ],
 )
 def test_status(line: bytes, expected: FolderStatus) -> None:
-    """STATUS tells its items in any order, in the last list, whatever the name before it looks like."""
+    """STATUS gives its items in any order, from the last list, with any folder name."""
     assert imap.parse_status(response(line, *[b"name"] * line.count(b"\n"))) == expected
 
 
@@ -209,7 +209,7 @@ def test_no_status() -> None:
 
 
 def test_list() -> None:
-    """LIST gives a folder's name as people write it, its delimiter and attributes; more may follow."""
+    """LIST gives a folder's decoded name, its delimiter and attributes; more may follow."""
     line = b'* LIST (\\HasNoChildren \\Junk) "/" "Entw&APw-rfe &- Ablage" ("CHILDINFO" ("x"))'
     attributes = frozenset({"\\HASNOCHILDREN", "\\JUNK"})
     assert imap.parse_list(response(line)) == Folder("Entwürfe & Ablage", "/", attributes)
@@ -218,7 +218,7 @@ def test_list() -> None:
 
 
 def test_namespace() -> None:
-    """NAMESPACE gives the prefixes of the personal namespaces, and no others'."""
+    """NAMESPACE gives only the prefixes of the personal namespaces."""
     line = b'* NAMESPACE (("" "/") ("#mh/" "/" "X" ("y"))) (("~" "/")) NIL'
     assert imap.parse_namespace(response(line)) == ["", "#mh/"]
     assert imap.parse_namespace(response(b"* NAMESPACE NIL NIL NIL")) == []
@@ -241,7 +241,7 @@ def test_namespace() -> None:
     ],
 )
 def test_data_that_is_none(read: Callable[[Response], object], line: bytes) -> None:
-    """An answer that cannot be read is never taken for an empty one."""
+    """An unreadable answer is never taken for an empty one."""
     parsed = response(line)
     with pytest.raises(ProbeFault) as caught:
         read(parsed)
@@ -263,7 +263,7 @@ READERS = (imap.parse_fetch, imap.parse_search, imap.parse_status, imap.parse_li
     ],
 )
 def test_folder_names(name: str, coded: bytes) -> None:
-    """Names go out in modified UTF-7 (RFC 3501 section 5.1.3), quoted, and come back as they were."""
+    """Names are sent in modified UTF-7 (RFC 3501 section 5.1.3), quoted, and decoded back."""
     assert imap.encode_folder(name) == coded
     (value,) = imap.parse_values(response(b"* X " + coded))
     assert isinstance(value, bytes)
@@ -282,13 +282,13 @@ def test_folder_names(name: str, coded: bytes) -> None:
     ],
 )
 def test_names_that_are_no_utf_7(coded: bytes, name: str) -> None:
-    """A name that is not what the protocol asks for is shown all the same, so that the others are found."""
+    """An invalid name is shown as it is, so that the others are found."""
     assert imap.decode_folder(coded) == name
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_folder_name_fits_a_command(name: str) -> None:
-    """Whatever a name holds, it is one quoted string of printable ASCII, and comes back."""
+    """Any name becomes one quoted string of printable ASCII, and can be decoded back."""
     coded = imap.encode_folder(name)
     assert coded.isascii()
     assert coded.decode().isprintable()
@@ -298,7 +298,7 @@ def test_any_folder_name_fits_a_command(name: str) -> None:
 
 
 def test_how_login_is_written() -> None:
-    """Printable ASCII is quoted; anything else waits as a literal for the server's go-ahead."""
+    """Printable ASCII is quoted; anything else is a literal, which waits for the server's go-ahead."""
     assert imap.login_lines("a b", 'c"\\') == [b'LOGIN "a b" "c\\"\\\\"']
     assert imap.login_lines("a", "pä\0s") == [b'LOGIN "a" {5}', "pä\0s".encode()]
     assert imap.login_lines("ü", "ß") == [b"LOGIN {2}", "ü {2}".encode(), "ß".encode()]
@@ -306,7 +306,7 @@ def test_how_login_is_written() -> None:
 
 @given(st.lists(st.integers(1, 40)))
 def test_a_set_of_uids(uids: list[int]) -> None:
-    """A sequence set holds exactly the uids that were asked for, in as few ranges as can be."""
+    """A sequence set has exactly the requested uids, in as few ranges as possible."""
     ranges = [part.split(b":") for part in imap.uid_set(uids).split(b",") if part]
     asked = [uid for part in ranges for uid in range(int(part[0]), int(part[-1]) + 1)]
     assert asked == sorted(set(uids))
@@ -340,7 +340,7 @@ HOSTILE = st.lists(
 
 @given(HOSTILE, st.lists(st.binary(max_size=5)))
 def test_garbage_is_understood_or_refused(pieces: list[bytes], literals: list[bytes]) -> None:
-    """Whatever octets come, they are read or raise the one expected fault."""
+    """Any octets are parsed or raise the expected fault."""
     line = b"".join(pieces)
     for text in (
         line,
@@ -360,7 +360,7 @@ def test_garbage_is_understood_or_refused(pieces: list[bytes], literals: list[by
 
 @pytest.mark.parametrize("text", [b"BODY[ ", b'"', b"(", b"[", b"\\", b'"\\', b"{1", b"&a", b"a{"])
 def test_long_hostile_lines_take_no_long_time(text: bytes) -> None:
-    """The largest line that is ever read costs a small multiple of its length, whatever it holds."""
+    """The largest line takes time proportional to its length, for any content."""
     line = b"* LIST " + text * (imap.SEARCH_LIMIT // len(text))
     with suppress(ProbeFault):
         imap.parse_list(response(line))

@@ -1,4 +1,4 @@
-"""What an IMAP server does wrong that costs nothing, and what it says that must not get lost."""
+"""An IMAP server's errors that must not matter, and its texts that must not be lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.probes.protocols.test_imap_session import (
 
 @pytest.mark.parametrize("told", [b"* 1 EXISTS", b"* OK [UIDVALIDITY 0] x", b"* OK [UIDVALIDITY x] x"])
 async def test_a_folder_without_uidvalidity(told: bytes) -> None:
-    """A folder opens without UIDVALIDITY, which is then not known, and stays open."""
+    """A folder without UIDVALIDITY can be opened; the value is then unknown."""
     steps = [(b"M2 SELECT .*", told + b"\r\nM2 OK"), (b"M3 NOOP", b"M3 OK")]
     async with entered(dialogue(*ENTERED, *steps)) as session:
         await session.select("INBOX")
@@ -38,7 +38,7 @@ async def test_a_folder_without_uidvalidity(told: bytes) -> None:
 
 
 async def test_a_status_without_uidnext() -> None:
-    """A folder whose STATUS tells nothing is a fault of that folder: the session goes on."""
+    """An incomplete STATUS is a fault of that folder only; the session continues."""
     steps = [(b"M3 STATUS .*", b'* STATUS "Junk" ()\r\nM3 OK'), (b"M4 NOOP", b"M4 OK")]
     async with opened(dialogue(*steps)) as session:
         with pytest.raises(ProbeFault) as caught:
@@ -62,7 +62,7 @@ async def test_a_status_without_uidnext() -> None:
     ],
 )
 async def test_the_farewell_changes_nothing(farewell: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a server answers LOGOUT, or whether it does, leaving raises nothing and takes no long time."""
+    """Any answer or no answer to LOGOUT raises nothing and takes little time."""
     monkeypatch.setattr(imap_connection, "FAREWELL_TIMEOUT", 0.1)
     async with asyncio.timeout(5.0), opened(farewell, timeout="60s") as session:
         await session.log_out()
@@ -79,7 +79,7 @@ async def test_the_farewell_changes_nothing(farewell: Script, monkeypatch: pytes
     ],
 )
 async def test_the_words_of_a_greeting_that_lets_nobody_in(first: bytes, reason: Reason, detail: str) -> None:
-    """What a server says in place of a greeting is in the fault, with the reason that it gives."""
+    """A refusal in place of the greeting is in the fault, with its reason."""
     fault = await fault_of_entering(dialogue(first))
     assert (fault.reason, fault.detail) == (reason, detail)
 
@@ -88,7 +88,7 @@ async def test_the_words_of_a_greeting_that_lets_nobody_in(first: bytes, reason:
     ("then", "reason"), [(None, Reason.COMMAND_TIMEOUT), (close, Reason.CONNECTION_LOST)]
 )
 async def test_an_untagged_complaint_in_place_of_an_answer(then: Script | None, reason: Reason) -> None:
-    """An untagged BAD or NO that no answer follows is quoted, whether the server then waits or goes."""
+    """An untagged BAD or NO without an answer is quoted, whether the server waits or hangs up."""
     script = dialogue((b"M3 NOOP", b"* BAD Error in IMAP command"), then=then)
     fault = await fault_of(ImapSession.noop, script, timeout="300ms")
     assert fault.reason is reason
@@ -96,7 +96,7 @@ async def test_an_untagged_complaint_in_place_of_an_answer(then: Script | None, 
 
 
 async def test_a_complaint_shows_no_password() -> None:
-    """An untagged complaint that repeats the credentials is withheld."""
+    """An untagged complaint with the credentials is withheld."""
     phases = PhaseTimer(InstantClock())
     script = dialogue(greeting("AUTH=PLAIN", "SASL-IR"), (b"M1 .*", b"* BAD no " + PASSWORD.encode()))
     fault = await fault_of_entering(script, timeout="300ms", phases=phases)
@@ -104,7 +104,7 @@ async def test_a_complaint_shows_no_password() -> None:
 
 
 async def test_a_complaint_that_an_answer_follows() -> None:
-    """A complaint belongs to its own command: a later silence is not explained by it."""
+    """A complaint belongs to its own command and does not explain a later silence."""
 
     async def complaining(peer: Peer) -> None:
         await dialogue((b"M3 NOOP", b"* NO disk is nearly full\r\nM3 OK"), (b"M4 NOOP", b"* 1 EXISTS"))(peer)
@@ -138,7 +138,7 @@ async def test_a_complaint_that_an_answer_follows() -> None:
     ],
 )
 async def test_which_refusals_blame_the_credentials(auth: str, said: bytes, reason: Reason) -> None:
-    """Only a code that says so, or no code and no other cause, means that the credentials are wrong."""
+    """The credentials are wrong only if the code says so, or without a code and another cause."""
     login = (b"M1 .*", b"M1 NO " + said)
     fault = await fault_of_entering(dialogue(greeting("SASL-IR", "AUTH=PLAIN"), login), auth=auth)
     assert fault.reason is reason
@@ -149,7 +149,7 @@ async def test_which_refusals_blame_the_credentials(auth: str, said: bytes, reas
     [(b"no", Reason.LOGIN_REFUSED), (b"[AUTHENTICATIONFAILED] changed", Reason.AUTH_FAILED)],
 )
 async def test_credentials_that_worked_before(said: bytes, reason: Reason) -> None:
-    """Credentials that the server took before do not turn wrong by a refusal that gives no reason."""
+    """Credentials accepted before do not become wrong by an unexplained refusal."""
     answers = iter([b"M1 OK [CAPABILITY IMAP4rev1] in", b"M1 NO " + said])
 
     async def changing(peer: Peer) -> None:

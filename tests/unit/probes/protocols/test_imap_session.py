@@ -1,4 +1,4 @@
-"""The IMAP session's commands, limits and faults, against servers that follow a script."""
+"""The IMAP session's commands, limits and faults, with scripted servers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def enter(
     password: str = PASSWORD,
     **options: Any,
 ) -> ImapSession:
-    """Log in to ``server``, which is configured with ``options``."""
+    """Log in to ``server``, configured with ``options``."""
     clock = clock or InstantClock()
     configured, secret = server.settings("imap", **options), SecretStr(password)
     phases = phases or PhaseTimer(clock)
@@ -67,7 +67,7 @@ async def enter(
 
 @asynccontextmanager
 async def entered(script: Script, **options: Any) -> AsyncIterator[ImapSession]:
-    """Yield a session that is logged in; the block must leave it closed."""
+    """Yield a session that is logged in; the block must close it."""
     async with scripted_server(script) as server:
         yield await enter(server, **options)
         await server.peer_closed()
@@ -75,14 +75,14 @@ async def entered(script: Script, **options: Any) -> AsyncIterator[ImapSession]:
 
 @asynccontextmanager
 async def opened(script: Script, **options: Any) -> AsyncIterator[ImapSession]:
-    """Yield a session with an open folder; the block must leave it closed."""
+    """Yield a session with an open folder; the block must close it."""
     async with entered(dialogue(*OPENED, then=script), **options) as session:
         await session.select("INBOX")
         yield session
 
 
 async def fault_of_entering(script: Script, **options: Any) -> ProbeFault:
-    """Return the fault of a login, after which the connection is closed."""
+    """Return the fault of a login; the connection is closed after it."""
     async with scripted_server(script) as server:
         with pytest.raises(ProbeFault) as caught:
             await enter(server, **options)
@@ -91,7 +91,7 @@ async def fault_of_entering(script: Script, **options: Any) -> ProbeFault:
 
 
 async def fault_of(command: Command, script: Script, **options: Any) -> ProbeFault:
-    """Return the fault of a command in an open folder, after which the connection is closed."""
+    """Return the fault of a command in an open folder; the connection is closed after it."""
     async with opened(script, **options) as session:
         with pytest.raises(ProbeFault) as caught:
             await command(session)
@@ -103,7 +103,7 @@ async def close(peer: Peer) -> None:
 
 
 async def test_a_whole_session() -> None:
-    """Each command is one line and one phase; a capability that is told is not asked for."""
+    """Each command is one line and one phase; known capabilities are not requested again."""
     phases = PhaseTimer(InstantClock())
     noop, logout = (b"M3 NOOP", b"M3 OK"), (b"M4 LOGOUT", b"* BYE see you\r\nM4 OK")
     async with scripted_server(dialogue(*OPENED, noop, logout)) as server:
@@ -147,7 +147,7 @@ CRAM = base64.b64encode(f"{USER} {hmac.new(PASSWORD.encode(), b'<x>', 'md5').hex
 async def test_how_to_log_in(
     auth: str, offered: list[str], password: str, login: list[tuple[bytes, bytes]]
 ) -> None:
-    """PLAIN comes before LOGIN; literals and responses wait for the server; capabilities follow."""
+    """PLAIN precedes LOGIN; literals and responses wait for the server; capabilities follow."""
     async with entered(dialogue(greeting(*offered), *login), auth=auth, password=password) as session:
         assert session.capabilities == (
             {"A"} if len(login) == 2 and b"CAPA" in login[1][0] else {"IMAP4REV1"}
@@ -159,7 +159,7 @@ async def test_how_to_log_in(
     ("auth", "offered"), [("auto", ["LOGINDISABLED"]), ("login", ["LOGINDISABLED"]), ("plain", ["AUTH=X"])]
 )
 async def test_a_way_that_is_not_offered(auth: str, offered: list[str]) -> None:
-    """What the server does not offer is not tried, and no credentials are sent."""
+    """A method that is not offered is not tried, and no credentials are sent."""
     script = dialogue(b"* OK", (b"M1 CAPABILITY", f"* CAPABILITY {' '.join(offered)}\r\nM1 OK".encode()))
     assert (await fault_of_entering(script, auth=auth)).reason is Reason.AUTH_NOT_OFFERED
 
@@ -168,7 +168,7 @@ CRAM_REFUSED = [(b"M1 AUTHENTICATE CRAM-MD5", b"+ PHg+"), (CRAM, b"M1 NO no CRAM
 
 
 async def test_capabilities_after_a_second_attempt() -> None:
-    """What a refusal tells of capabilities does not stand for those after the login."""
+    """Capabilities in a refusal do not count after the login."""
     refused = (CRAM_REFUSED[1][0], b"M1 NO [CAPABILITY IMAP4rev1 X-BEFORE] no")
     login = (b"M2 LOGIN .*", b"M2 OK")
     asked = (b"M3 CAPABILITY", b"* CAPABILITY IMAP4rev1 X-AFTER\r\nM3 OK")
@@ -180,7 +180,7 @@ async def test_capabilities_after_a_second_attempt() -> None:
 
 
 async def test_a_refused_mechanism_gives_way() -> None:
-    """In clear CRAM-MD5 comes first, and PLAIN logs in where that is refused."""
+    """Without TLS, CRAM-MD5 comes first; if it is refused, PLAIN logs in."""
     login = (b"M2 AUTHENTICATE PLAIN " + PLAIN, b"M2 " + IN)
     script = dialogue(greeting("SASL-IR", "AUTH=PLAIN", "AUTH=CRAM-MD5"), *CRAM_REFUSED, login)
     async with entered(script) as session:
@@ -201,13 +201,13 @@ async def test_a_refused_mechanism_gives_way() -> None:
 async def test_a_refusal_names_the_method(
     offered: list[str], login: list[tuple[bytes, bytes]], detail: str
 ) -> None:
-    """The detail names each method that failed; a password that PLAIN showed is not sent by LOGIN again."""
+    """The detail has each failed method; a password sent by PLAIN is not sent again by LOGIN."""
     fault = await fault_of_entering(dialogue(greeting(*offered), *login))
     assert (fault.reason, fault.detail) == (Reason.AUTH_FAILED, detail)
 
 
 async def test_a_server_that_never_stops_asking() -> None:
-    """A server that answers every response with another challenge ends the login."""
+    """A server that keeps sending challenges ends the login."""
     asking = [(b"M1 AUTHENTICATE PLAIN .*", b"+ "), (rb"[\w=+/]+", b"+ more")]
     fault = await fault_of_entering(dialogue(greeting("SASL-IR", "AUTH=PLAIN"), *asking))
     assert fault.reason is Reason.PROTOCOL_ERROR
@@ -234,7 +234,7 @@ THROTTLED = b"Request is throttled. Suggested Backoff Time: 299910 milliseconds"
     ],
 )
 async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None:
-    """Every refusal has its reason, whichever way the login went; throttling says for how long."""
+    """Every refusal has its reason with any method; throttling says for how long."""
     fault = await fault_of_entering(dialogue(greeting("AUTH=PLAIN", "SASL-IR"), (b".*", answer)), auth=auth)
     assert fault.reason is reason
     assert fault.retry_after == (pytest.approx(299.91) if reason is Reason.IMAP_THROTTLED else None)
@@ -244,7 +244,7 @@ async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None
 @pytest.mark.parametrize("auth", ["plain", "login"])
 @pytest.mark.parametrize("prefix", [b"", b"M1 NO unknown: ", b"* BYE ", b"+ "])
 async def test_no_fault_shows_a_password(auth: str, prefix: bytes, password: str) -> None:
-    """A server that echoes the login puts the password into no fault, in whatever form it was sent."""
+    """If a server echoes the login, no fault shows the password in any form."""
     secrets = [password]
 
     async def echoing(peer: Peer) -> None:
@@ -274,7 +274,7 @@ async def test_no_fault_shows_a_password(auth: str, prefix: bytes, password: str
     ],
 )
 async def test_a_greeting_that_lets_nobody_in(first: bytes, reason: Reason) -> None:
-    """A session that is open to anybody, another protocol, and a refusal end the dialogue."""
+    """PREAUTH, another protocol, and a refusal end the dialogue."""
     assert (await fault_of_entering(dialogue(first))).reason is reason
 
 
@@ -289,7 +289,7 @@ async def test_a_greeting_that_lets_nobody_in(first: bytes, reason: Reason) -> N
     ],
 )
 async def test_no_fault_shows_mail(lines: tuple[bytes, ...]) -> None:
-    """Of a FETCH that is not well-formed, only the length gets into a fault or a transcript."""
+    """For a malformed FETCH, only the length is in the fault and transcript."""
     phases = PhaseTimer(InstantClock())
     fault = await fault_of(HEAD, answer(*lines), phases=phases)
     assert fault.reason is Reason.PROTOCOL_ERROR
@@ -302,7 +302,7 @@ async def test_no_fault_shows_mail(lines: tuple[bytes, ...]) -> None:
     [(b"PRIVATE 4711", Reason.PROTOCOL_ERROR), (b"* PRIVATE 4711" + b"x" * 9000, Reason.LINE_TOO_LONG)],
 )
 async def test_nothing_after_a_fetch_shows_mail(line: bytes, reason: Reason) -> None:
-    """What a server says out of its turn after a FETCH may be mail, and no more than its length is told."""
+    """Unexpected octets after a FETCH may be mail, so only their length is shown."""
     phases = PhaseTimer(InstantClock())
 
     async def fetching(session: ImapSession) -> None:
@@ -324,7 +324,7 @@ def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
 
 
 async def test_starttls(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
-    """After STARTTLS the capabilities are asked again, and what was said in clear counts no more."""
+    """After STARTTLS, the capabilities are requested again, and earlier ones are discarded."""
 
     async def upgrading(peer: Peer) -> None:
         await dialogue(greeting("STARTTLS", "AUTH=PLAIN", "IDLE"), (b"M1 STARTTLS", b"M1 OK"))(peer)
@@ -354,7 +354,7 @@ async def test_starttls(server_context: ssl.SSLContext, server_tls: TlsFiles) ->
     ],
 )
 async def test_no_tls_no_login(script: Script, reason: Reason, server_tls: TlsFiles) -> None:
-    """Where TLS cannot begin, or octets came in clear after its beginning, nothing more is sent."""
+    """If TLS fails, or unencrypted octets follow its start, nothing more is sent."""
     async with scripted_server(script, server_tls.authority) as server:
         with pytest.raises(ProbeFault) as caught:
             await enter(server, tls="starttls")
@@ -364,7 +364,7 @@ async def test_no_tls_no_login(script: Script, reason: Reason, server_tls: TlsFi
 
 
 def answer(*lines: bytes) -> Script:
-    """Return a script that takes one command, and answers with lines and an OK."""
+    """Return a script that reads one command, and answers with lines and an OK."""
     return dialogue((b"M3 .*", b"\r\n".join([*lines, b"M3 OK"])))
 
 
@@ -417,13 +417,13 @@ SEARCH: Command = lambda session: session.uid_search(b"ALL")  # noqa: E731
     ],
 )
 async def test_an_answer_that_ends_the_session(command: Command, script: Script, reason: Reason) -> None:
-    """An answer beyond its limits, no answer, or none of IMAP's closes the connection, with its reason."""
+    """An oversized, missing or invalid answer closes the connection, with its reason."""
     patience = "300ms" if reason is Reason.COMMAND_TIMEOUT else "20s"
     assert (await fault_of(command, script, timeout=patience)).reason is reason
 
 
 async def test_a_drip_is_timed_as_a_whole() -> None:
-    """A server that sends a response now and then does not win time with each."""
+    """The timeout covers all responses together, so a slow series of them does not extend it."""
 
     async def drip(peer: Peer) -> None:
         await peer.expect(b"M3 .*")
@@ -446,7 +446,7 @@ async def test_a_drip_is_timed_as_a_whole() -> None:
     ],
 )
 async def test_a_refusal_leaves_the_session_open(command: Command, said: bytes, reason: Reason) -> None:
-    """A NO or BAD is a whole answer, with its reason and its phase, and the next command is answered."""
+    """A NO or BAD has its reason and phase, and the next command works."""
     phases = PhaseTimer(InstantClock())
     async with opened(dialogue((b"M3 .*", b"M3 " + said), (b"M4 NOOP", b"M4 OK")), phases=phases) as session:
         with pytest.raises(ProbeFault) as caught:
@@ -459,7 +459,7 @@ async def test_a_refusal_leaves_the_session_open(command: Command, said: bytes, 
 
 @on_each_loop
 async def test_a_cancelled_command_closes_the_connection() -> None:
-    """Who gives up on a command leaves no session behind in which answers could be mixed up."""
+    """A cancelled command closes the session, so that answers cannot be mixed up."""
     asked = asyncio.Event()
 
     async def stuck(peer: Peer) -> None:
@@ -490,7 +490,7 @@ FETCHED = (
 @given(st.lists(st.integers(1, len(FETCHED) - 1), max_size=12, unique=True))
 @settings(max_examples=40, deadline=None)
 def test_an_answer_among_unsolicited_data(cuts: list[int]) -> None:
-    """However the network cuts it, an answer is found among what nobody asked for, and that is kept, too."""
+    """An answer is found among unsolicited data, which is used too, with any chunks."""
     ends = [*sorted(cuts), len(FETCHED)]
     chunks = [FETCHED[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
@@ -508,7 +508,7 @@ def test_an_answer_among_unsolicited_data(cuts: list[int]) -> None:
 
 
 async def test_what_is_asked_of_a_message() -> None:
-    """Only as much as is wanted is asked for, by uid, without marking the message as seen."""
+    """Only the needed data is requested, by uid, without marking the message as seen."""
     fields = rb"\(UID BODY\.PEEK\[HEADER\.FIELDS \(To Subject\)\]<0\.16384>\)"
     steps = [
         (rb"M3 UID FETCH 7:\* " + fields, b'* 1 FETCH (UID 6 BODY[HEADER.FIELDS (To)] "x")\r\nM3 OK'),
@@ -528,7 +528,7 @@ async def test_what_is_asked_of_a_message() -> None:
 
 
 async def test_many_messages_are_asked_for_in_batches() -> None:
-    """No command line grows beyond what servers take; no uids need no command."""
+    """Command lines stay within servers' limits; without uids, there is no command."""
     uids = range(1, 2002, 2)
     sets = [b",".join(b"%d" % uid for uid in uids[at : at + 500]) for at in (0, 500, 1000)]
     steps = [(b"M%d UID FETCH %s .*" % (n, part), b"M%d OK" % n) for n, part in enumerate(sets, 3)]
@@ -540,7 +540,7 @@ async def test_many_messages_are_asked_for_in_batches() -> None:
 
 @pytest.mark.parametrize(("octets", "fits"), [(100, True), (101, False)])
 async def test_the_limit_of_a_header_section(octets: int, fits: bool) -> None:
-    """A header section up to the limit is read; a longer one is told, and the session goes on."""
+    """A header section within the limit is read; a longer one is reported, and the session continues."""
     head = b"* 1 FETCH (UID 5 BODY[HEADER]<0> {%d}\r\n%s)\r\nM3 OK" % (octets, b"h" * octets)
     async with opened(dialogue((b"M3 .*", head), (b"M4 NOOP", b"M4 OK"))) as session:
         if fits:
@@ -554,7 +554,7 @@ async def test_the_limit_of_a_header_section(octets: int, fits: bool) -> None:
 
 
 async def test_deleting_without_uidplus() -> None:
-    """Without UIDPLUS nothing is expunged, for that would take other people's marked messages along."""
+    """Without UIDPLUS nothing is expunged, because that would include other people's messages."""
     in_without = (ENTERED[1][0], b"M1 " + IN)
     store = (rb"M2 UID STORE 5 \+FLAGS\.SILENT \(\\Deleted\)", b"M2 OK")
     async with scripted_server(dialogue(ENTERED[0], in_without, store, (b"M3 LOGOUT", b"M3 OK"))) as server:
@@ -581,7 +581,7 @@ async def test_deleting_with_uidplus() -> None:
     ],
 )
 async def test_folders(offered: bytes, command: bytes) -> None:
-    """Special uses are asked for only where the server knows how to be asked (RFC 6154 section 3)."""
+    """Special uses are requested only if the server supports it (RFC 6154 section 3)."""
     script = dialogue(
         ENTERED[0],
         (LOGIN[0], b"M1 OK [CAPABILITY " + offered + b"] in"),
@@ -594,7 +594,7 @@ async def test_folders(offered: bytes, command: bytes) -> None:
 
 
 async def test_when_the_server_was_asked_and_heard() -> None:
-    """NOOP's reading is from right before it went out, and an arrival's from when its EXISTS was read."""
+    """The time of NOOP is right before it was sent, that of an arrival when its EXISTS was read."""
     clock = InstantClock()
 
     async def slowly(peer: Peer) -> None:
@@ -614,7 +614,7 @@ IDLE = (b"M3 IDLE", b"+ idling")
 
 @on_each_loop
 async def test_idle() -> None:
-    """News end the wait; the next command ends IDLE first, and takes in what is said meanwhile."""
+    """A change ends the wait; the next command ends IDLE first, and handles responses meanwhile."""
 
     async def idling(peer: Peer) -> None:
         await peer.expect(b"M3 IDLE")
@@ -625,7 +625,7 @@ async def test_idle() -> None:
 
     async with opened(idling) as session:
         await session.news()
-        await session.news()  # nobody looked yet at what is new
+        await session.news()  # nobody has handled the change yet
         assert session.exists == 2
         session.changed = False
         await session.noop()
@@ -638,14 +638,14 @@ async def test_idle() -> None:
 
 @on_each_loop
 async def test_a_password_in_unasked_news_is_withheld() -> None:
-    """What a server says between two commands gets the password into a fault no more than an answer does."""
+    """A response between two commands cannot put the password into a fault either."""
     script = dialogue(b"* BYE [UNAVAILABLE] not you, " + PASSWORD.encode())
     fault = await fault_of(ImapSession.news, script)
     assert (fault.reason, fault.detail) == (Reason.IMAP_UNAVAILABLE, f"[UNAVAILABLE] {WITHHELD}")
 
 
 async def test_news_are_cancelled_at_any_moment() -> None:
-    """Whatever was under way, a cancelled wait loses no octet, and IDLE ends in order."""
+    """A wait cancelled at any step loses no octet, and IDLE ends correctly."""
     said = b"+ idling\r\n* 2 EXISTS\r\n"
     for cut in range(len(said) + 1):
         cancelled = asyncio.Event()
@@ -661,7 +661,7 @@ async def test_news_are_cancelled_at_any_moment() -> None:
             news = asyncio.create_task(session.news())
             if cut:
                 await session._transport.readable()
-            await asyncio.sleep(0)  # the waiting task hears of it, too
+            await asyncio.sleep(0)  # the waiting task notices it too
             news.cancel()
             await asyncio.wait([news])
             cancelled.set()
@@ -672,7 +672,7 @@ async def test_news_are_cancelled_at_any_moment() -> None:
 
 @pytest.mark.parametrize("said", [b"M3 NO not here", b"M3 BAD what?", b"M3 OK at once"])
 async def test_idle_refused(said: bytes) -> None:
-    """A server that offers IDLE and refuses it is not asked again; what it says unasked is still heard."""
+    """If IDLE is offered but refused, it is not tried again; unsolicited responses still count."""
 
     async def refusing(peer: Peer) -> None:
         await dialogue((b"M3 IDLE", said), (b"M4 NOOP", b"M4 OK\r\n* 2 EXISTS"), (b"M5 NOOP", b"M5 OK"))(peer)
@@ -692,7 +692,7 @@ async def test_idle_refused(said: bytes) -> None:
 
 
 async def test_a_refusal_of_idle_that_comes_late() -> None:
-    """DONE is not sent before the server's go-ahead: to a refusal it would be a second command."""
+    """DONE is sent only after the server's go-ahead: after a refusal it would be another command."""
     script = dialogue((b"M3 IDLE", b"* OK soon\r\nM3 NO not here"), (b"M4 NOOP", b"M4 OK"))
     async with opened(script) as session:
         assert session.start_idle()
@@ -701,7 +701,7 @@ async def test_a_refusal_of_idle_that_comes_late() -> None:
 
 
 async def test_without_idle() -> None:
-    """Without the capability nothing is sent, and what the server tells unasked ends the wait."""
+    """Without the capability nothing is sent, and an unsolicited response ends the wait."""
     cancelled = asyncio.Event()
 
     async def telling(peer: Peer) -> None:
@@ -735,7 +735,7 @@ async def test_without_idle() -> None:
 )
 @pytest.mark.parametrize("idle", [True, False])
 async def test_the_session_ends_while_waiting(last: Script, reason: Reason, idle: bool) -> None:
-    """The end of a session is news, too, whether or not IDLE runs, and told by its reason."""
+    """The end of a session ends the wait with its reason, with or without IDLE."""
 
     async def ending(peer: Peer) -> None:
         if idle:
@@ -753,7 +753,7 @@ async def test_the_session_ends_while_waiting(last: Script, reason: Reason, idle
 
 @pytest.mark.parametrize("command", [NOOP, ImapSession.news])
 async def test_last_words_are_heard(command: Command) -> None:
-    """A BYE that came between two commands says why nothing more can be sent."""
+    """A BYE between two commands explains why nothing more can be sent."""
     async with opened(dialogue(b"* BYE [UNAVAILABLE] going down", then=close)) as session:
         while session._transport._receiver.ended is None:  # noqa: ASYNC110 # the loop's own turns are meant
             await asyncio.sleep(0)
@@ -763,7 +763,7 @@ async def test_last_words_are_heard(command: Command) -> None:
 
 
 async def test_an_answer_before_its_command() -> None:
-    """An answer that nobody asked for is never taken for the answer to what is sent next."""
+    """An unsolicited answer is never taken for the answer to the next command."""
     async with opened(dialogue((b"M3 NOOP", b"M3 OK\r\nM4 OK done already"))) as session:
         await session.noop()
         with pytest.raises(ProbeFault) as caught:
@@ -772,7 +772,7 @@ async def test_an_answer_before_its_command() -> None:
 
 
 async def test_a_long_list_is_read() -> None:
-    """As many folders as responses are allowed, all in one chunk, are listed."""
+    """The maximum number of folders is listed, even in one chunk."""
     lines = [b"* LIST () NIL f%d" % n for n in range(imap_dialogue.MOST_RESPONSES - 1)]
     async with opened(answer(*lines), timeout="30s") as session:
         assert len(await session.folders()) == len(lines)

@@ -1,4 +1,4 @@
-"""The line transport is bounded, timed, and closed by every fault, on both event loops."""
+"""The line transport is bounded and timed, and every fault closes it, on both event loops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
 
 @asynccontextmanager
 async def connected(script: Script, patience: float = 5.0) -> AsyncIterator[LineTransport]:
-    """Yield a transport to a server that follows ``script``; the block must leave it closed."""
+    """Yield a transport to a scripted server; the block must close it."""
     async with scripted_server(script) as server:
         wire = await LineTransport.connect("127.0.0.1", server.port, PhaseTimer(SystemClock()), 5.0)
         wire._timeout = patience
@@ -57,7 +57,7 @@ async def hang_up(peer: Peer) -> None:
 
 
 def sending(*chunks: bytes) -> Script:
-    """Return a script that sends octets as they are."""
+    """Return a script that sends octets unchanged."""
 
     async def script(peer: Peer) -> None:
         await peer.chunks(*chunks)
@@ -83,7 +83,7 @@ async def test_lines_go_both_ways() -> None:
 
 @on_each_loop
 async def test_a_flood_of_lines_leaves_others_their_chance() -> None:
-    """While lines that are there already are read, other tasks run every hundred lines."""
+    """While available lines are read, other tasks run after every hundred."""
     async with connected(sending(b"x\n" * 1000)) as transport:
         while len(transport._receiver.buffer) < 2000:  # noqa: ASYNC110 # reading would take the lines
             await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_a_flood_of_lines_leaves_others_their_chance() -> None:
 @pytest.mark.parametrize("octet", [b"\r", b"\n", b"\0"])
 @on_each_loop
 async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
-    """CR, LF and NUL are refused before anything is sent, and the error does not repeat the words."""
+    """CR, LF and NUL are refused before sending, and the error does not quote the words."""
     async with connected(stay_silent) as line_transport:
         with pytest.raises(ValueError, match="cannot hold") as caught:
             line_transport.write_line(b"USER", b"secret" + octet + b"DELE 1")
@@ -126,7 +126,7 @@ async def test_words_cannot_smuggle_a_second_command(octet: bytes) -> None:
 )
 @on_each_loop
 async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: Reason) -> None:
-    """An endless line, silence and a lost connection each have their reason; the server sees the end."""
+    """An endless line, silence and a lost connection have their reasons; the server sees the end."""
     async with connected(script, patience=0.1) as line_transport:
         with pytest.raises(ProbeFault) as caught:
             await line_transport.read_line(100)
@@ -134,7 +134,7 @@ async def test_a_fault_of_reading_closes_the_connection(script: Script, reason: 
 
 
 async def test_the_beginning_of_a_line_that_is_too_long_is_shown() -> None:
-    """However small the limit is, the fault and the transcript mark what they have of the line as cut."""
+    """For any limit, fault and transcript show the beginning of the line, marked as cut."""
     for script in (sending(b"y" * 11 + b"\nnext"), sending(b"y" * 11)):
         async with connected(script) as line_transport:
             with pytest.raises(ProbeFault, match=r"more than 10 octets: y{11}…$"):
@@ -144,7 +144,7 @@ async def test_the_beginning_of_a_line_that_is_too_long_is_shown() -> None:
 
 @on_each_loop
 async def test_a_line_of_just_the_limit_is_read() -> None:
-    """The limit is the longest line, not the first too long."""
+    """A line of exactly the limit is not too long."""
     async with connected(sending(b"x" * 100 + b"\n")) as line_transport:
         assert await line_transport.read_line(100) == b"x" * 100
         line_transport.abort()
@@ -152,7 +152,7 @@ async def test_a_line_of_just_the_limit_is_read() -> None:
 
 @on_each_loop
 async def test_a_cancelled_wait_closes_the_connection() -> None:
-    """Who gives up waiting leaves no connection behind."""
+    """A cancelled wait leaves no connection open."""
     async with connected(stay_silent) as line_transport:
         waiting = asyncio.create_task(line_transport.read_line(100))
         await asyncio.sleep(0)
@@ -163,7 +163,7 @@ async def test_a_cancelled_wait_closes_the_connection() -> None:
 
 @on_each_loop
 async def test_what_came_before_the_end_is_still_read() -> None:
-    """A server's last words are heard, and only then is the connection lost."""
+    """Octets before the end of the connection are read first."""
 
     async def last_words(peer: Peer) -> None:
         await peer.send(b"-ERR too many connections")
@@ -180,7 +180,7 @@ async def test_what_came_before_the_end_is_still_read() -> None:
 
 @on_each_loop
 async def test_a_flood_stays_in_the_network() -> None:
-    """Octets that nobody reads cost bounded memory, and are all there once somebody does."""
+    """Unread octets use bounded memory, and are complete when read later."""
     chunk = b"y" * 998 + b"\r\n"
     poured = asyncio.get_running_loop().create_future()
     octets = 256 * 1024 * 1024
@@ -210,7 +210,7 @@ async def test_a_flood_stays_in_the_network() -> None:
 
 @on_each_loop
 async def test_a_line_longer_than_the_buffer_is_read_if_allowed() -> None:
-    """The caller's limit decides how long a line may be; a pause of the network never outlives a need."""
+    """The caller's limit applies even beyond the buffer; a paused network resumes when needed."""
     line = b"z" * (BUFFER_LIMIT * 8)
     async with connected(dialogue(line)) as line_transport:
         assert await line_transport.read_line(len(line) + 1) == line
@@ -219,7 +219,7 @@ async def test_a_line_longer_than_the_buffer_is_read_if_allowed() -> None:
 
 @on_each_loop
 async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
-    """After `start_tls` lines go both ways, and the certificate's last second is known."""
+    """After `start_tls`, lines go both ways, and the certificate's expiry is known."""
 
     async def upgrade(peer: Peer) -> None:
         await dialogue((b"STLS", b"+OK begin"))(peer)
@@ -240,7 +240,7 @@ async def test_tls_in_the_middle(server_context: ssl.SSLContext, server_tls: Tls
 
 @on_each_loop
 async def test_octets_before_tls_are_an_attack() -> None:
-    """What waits unread when TLS begins was injected: it is shown, and the connection is closed."""
+    """Unread octets when TLS begins were injected: they are shown, and the connection is closed."""
     async with connected(dialogue((b"STLS", b"+OK begin\r\n+OK injected"))) as line_transport:
         line_transport.write_line(b"STLS")
         await line_transport.read_line(100)
@@ -254,7 +254,7 @@ async def test_octets_before_tls_are_an_attack() -> None:
 @pytest.mark.parametrize("greeting", [b"220 mail.test ESMTP", b"+OK", b"* OK ready", b"421 too many"])
 @on_each_loop
 async def test_a_greeting_in_clear_where_tls_comes_first(comes_first: str, greeting: bytes) -> None:
-    """A port in clear is never told as an attack, whether its greeting or our handshake is quicker."""
+    """An unencrypted port is never an attack, whichever of greeting and handshake is first."""
 
     async def greet(peer: Peer) -> None:
         if comes_first == "handshake":
@@ -280,7 +280,7 @@ async def test_a_greeting_in_clear_where_tls_comes_first(comes_first: str, greet
 )
 @on_each_loop
 async def test_a_fault_of_the_handshake_closes_the_connection(script: Script, reason: Reason) -> None:
-    """A handshake that hangs, or meets something else than TLS, or is cut off, is told and closed."""
+    """A handshake that hangs, is cut off or is not TLS is reported, and the connection closed."""
 
     async def after_hello(peer: Peer) -> None:
         assert await peer._reader.read(1) == b"\x16"  # a TLS handshake record
@@ -308,7 +308,7 @@ async def test_a_wrong_certificate_closes_the_connection(
     certificate_authority: trustme.CA,
     server_tls: TlsFiles,
 ) -> None:
-    """A certificate for another name, or of an unknown authority, is refused with its own reason."""
+    """A certificate for another name, or from an unknown authority, has its own reason."""
     authority = certificate_authority if trusted else trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
@@ -331,7 +331,7 @@ def unused_port() -> int:
 
 @on_each_loop
 async def test_connecting_times_its_phases() -> None:
-    """A name is resolved in a phase of its own; an address needs none."""
+    """Resolving a name has its own phase; an address needs none."""
     for host, names in (("127.0.0.1", {"connect"}), ("localhost", {"resolve", "connect"})):
         phases = PhaseTimer(SystemClock())
         async with scripted_server(stay_silent) as server:
@@ -342,7 +342,7 @@ async def test_connecting_times_its_phases() -> None:
 
 @on_each_loop
 async def test_nothing_listens() -> None:
-    """A refused connection says where it was refused."""
+    """A refused connection says which address refused it."""
     port = unused_port()
     with pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "127.0.0.1", port, PhaseTimer(SystemClock()), 5.0)
@@ -352,7 +352,7 @@ async def test_nothing_listens() -> None:
 
 @on_each_loop
 async def test_a_name_that_cannot_be() -> None:
-    """A label longer than DNS allows is a name that does not exist, and no defect."""
+    """A name with a label too long for DNS does not exist, and is not a defect."""
     with pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "x" * 64 + ".test", 25, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is Reason.DNS_NXDOMAIN
@@ -366,7 +366,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, folder: Path, *addresses: str) -
 
 @on_each_loop
 async def test_a_resolver_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer from the resolver is told apart from a fault of the server, in its own phase."""
+    """An unanswered DNS query is not a fault of the server, and has its own phase."""
     phases = PhaseTimer(SystemClock())
     async with dns_server(lambda query: []) as server:
         monkeypatch.setattr(name_resolution, "system", resolution(tmp_path, port=server.port))
@@ -378,7 +378,7 @@ async def test_a_resolver_that_says_nothing(tmp_path: Path, monkeypatch: pytest.
 
 @on_each_loop
 async def test_slow_dns_does_not_shorten_connecting() -> None:
-    """A name that took nearly all of the time leaves the server as much time as ever."""
+    """Slow name resolution does not reduce the time for connecting."""
 
     async def resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
         assert seconds == 0.2
@@ -393,7 +393,7 @@ async def test_slow_dns_does_not_shorten_connecting() -> None:
 
 @contextmanager
 def silence(host: str, port: int = 0) -> Iterator[int]:
-    """Listen on a port whose packets nobody answers, as its backlog is full; yield the port."""
+    """Listen on a port that does not answer, because its backlog is full; yield the port."""
     with ExitStack() as sockets:
         listener = sockets.enter_context(socket.create_server((host, port), backlog=0))
         for _ in range(4):
@@ -405,7 +405,7 @@ def silence(host: str, port: int = 0) -> Iterator[int]:
 
 @on_each_loop
 async def test_a_silent_server() -> None:
-    """A server that never completes the connection is a timeout of connecting."""
+    """A server that never accepts the connection is a connect timeout."""
     phases = PhaseTimer(SystemClock())
     with silence("127.0.0.1") as port, pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "127.0.0.1", port, phases, 0.1)
@@ -418,7 +418,7 @@ async def test_a_silent_server() -> None:
 async def test_a_silent_address_leaves_time_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address that swallows packets does not use up the time of one that answers."""
+    """An address that does not answer leaves enough time for the next one."""
     async with scripted_server(stay_silent) as server:
         resolve_to(monkeypatch, tmp_path, "127.0.0.2", "127.0.0.1")
         with silence("127.0.0.2", server.port):
@@ -440,7 +440,7 @@ async def test_a_silent_address_leaves_time_for_the_next(
 async def test_a_refusal_outweighs_what_this_machine_lacks(
     number: int, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine without IPv6 still sees that a server's other address refuses: its outage is no unknown."""
+    """On a machine without IPv6, a refusal by the server's IPv4 address is still an outage."""
     port = unused_port()
     loop = asyncio.get_running_loop()
     real = loop.create_connection
@@ -464,7 +464,7 @@ async def test_a_refusal_outweighs_what_this_machine_lacks(
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
 @on_each_loop
 async def test_lines_do_not_depend_on_how_they_are_cut(size: int) -> None:
-    """However the network cuts a stream into chunks, the lines are the same."""
+    """The lines are the same for any division of the stream into chunks."""
     lines = [b"", b"+OK", b".", b"..", b"a\rb", b"x" * 60]
     stream = b"".join(line + b"\r\n" for line in lines)
     chunks = [stream[at : at + size] for at in range(0, len(stream), size)]

@@ -1,4 +1,4 @@
-"""Literals and the wait for anything to read, on both event loops."""
+"""Literals, and waiting for anything to read, on both event loops."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.fakes.scripted_server import Peer, Script, on_each_loop, scripted_ser
 
 @asynccontextmanager
 async def connected(script: Script, patience: float = 5.0) -> AsyncIterator[LineTransport]:
-    """Yield a transport to a server that follows ``script``; the block must leave it closed."""
+    """Yield a transport to a scripted server; the block must close it."""
     async with scripted_server(script) as server:
         yield await LineTransport.connect("127.0.0.1", server.port, PhaseTimer(SystemClock()), patience)
         await server.peer_closed()
 
 
 def sending(*chunks: bytes) -> Script:
-    """Return a script that sends octets as they are."""
+    """Return a script that sends octets unchanged."""
 
     async def script(peer: Peer) -> None:
         await peer.chunks(*chunks)
@@ -50,7 +50,7 @@ async def stay_silent(peer: Peer) -> None:
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @on_each_loop
 async def test_octets_between_lines(size: int) -> None:
-    """A literal is read to the octet, whatever it holds and however it is cut; the lines around it stay."""
+    """A literal is read exactly, with any content and chunks; the lines around it are intact."""
     literal = b"a\r\nb\n\0\xff" * 3
     stream = b"before\r\n" + literal + b" after\r\n"
     chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
@@ -64,7 +64,7 @@ async def test_octets_between_lines(size: int) -> None:
 
 @on_each_loop
 async def test_a_literal_larger_than_the_buffer() -> None:
-    """A pause of the network never outlives the need of a large literal."""
+    """A paused network resumes when a large literal needs it."""
     literal = b"z" * (BUFFER_LIMIT * 8)
     async with connected(sending(literal)) as wire:
         assert await wire.read_exactly(len(literal)) == literal
@@ -76,7 +76,7 @@ async def test_a_literal_larger_than_the_buffer() -> None:
 )
 @on_each_loop
 async def test_a_literal_that_stays_incomplete(script: Script, reason: Reason) -> None:
-    """Too few octets are told and close the connection."""
+    """Missing octets are reported and close the connection."""
     async with connected(script, patience=0.1) as wire:
         with pytest.raises(ProbeFault) as caught:
             await wire.read_exactly(100)
@@ -85,7 +85,7 @@ async def test_a_literal_that_stays_incomplete(script: Script, reason: Reason) -
 
 @on_each_loop
 async def test_a_literal_that_drips_is_timed_as_a_whole() -> None:
-    """A server that sends an octet now and then does not win time with each."""
+    """The timeout covers the whole literal, so a slow series of octets does not extend it."""
 
     async def drip(peer: Peer) -> None:
         while True:
@@ -99,7 +99,7 @@ async def test_a_literal_that_drips_is_timed_as_a_whole() -> None:
 
 @on_each_loop
 async def test_a_cancelled_literal_closes_the_connection() -> None:
-    """Who gives up in the middle of a literal leaves no connection behind."""
+    """Cancelling in the middle of a literal leaves no connection open."""
     async with connected(stay_silent) as wire:
         reading = asyncio.create_task(wire.read_exactly(10))
         await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_a_cancelled_literal_closes_the_connection() -> None:
 
 @on_each_loop
 async def test_waiting_for_anything_outlives_a_cancellation() -> None:
-    """A cancelled wait leaves the connection open and takes nothing away from it."""
+    """A cancelled wait leaves the connection open and loses nothing."""
     async with connected(answering, patience=1.0) as wire:
         for _ in range(3):
             waiting = asyncio.create_task(wire.readable())
@@ -120,7 +120,7 @@ async def test_waiting_for_anything_outlives_a_cancellation() -> None:
                 await waiting
         wire.write_line(b"GO")
         await wire.readable()
-        await wire.readable()  # what waits already is enough
+        await wire.readable()  # unread octets are enough
         assert wire.unread.startswith(b"gone"[: len(wire.unread)])
         assert await wire.read_line(10) == b"gone"
         wire.abort()
@@ -128,7 +128,7 @@ async def test_waiting_for_anything_outlives_a_cancellation() -> None:
 
 @on_each_loop
 async def test_waiting_for_anything_has_no_timeout() -> None:
-    """A server may stay silent for longer than any answer may take."""
+    """The wait for anything may last longer than the timeout of an answer."""
     async with connected(answering, patience=0.01) as wire:
         waiting = asyncio.create_task(wire.readable())
         done, _ = await asyncio.wait([waiting], timeout=0.05)
@@ -140,7 +140,7 @@ async def test_waiting_for_anything_has_no_timeout() -> None:
 
 @on_each_loop
 async def test_the_end_is_something_to_read() -> None:
-    """The end of the connection ends the wait, again and again, and the next read tells of it."""
+    """The end of the connection ends the wait, repeatedly, and the next read reports it."""
 
     async def hang_up(peer: Peer) -> None:
         await peer.close()

@@ -1,4 +1,4 @@
-"""Names are resolved as this machine's files say, and nobody waits for the DNS of another's name."""
+"""Names are resolved according to this machine's files, and slow names do not delay others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Answer = str | dns.rcode.Rcode | None
 
 
 async def addresses(names: NameResolution, host: str = "mail.test", seconds: float = 5.0) -> list[str]:
-    """Return the addresses of a host; each comes with the port that was asked for."""
+    """Return the addresses of a host; each must have the requested port."""
     found = await names.resolve(host, 25, seconds)
     assert {port for _, port in found} == {25}
     return [address for address, _ in found]
@@ -43,7 +43,7 @@ async def fault_of(names: NameResolution, host: str = "mail.test", seconds: floa
 
 
 def answering(answers: Mapping[tuple[str, str], Answer]) -> Script:
-    """Return a script that answers by name and type; what is not listed does not exist."""
+    """Return a script that answers by name and type; anything else does not exist."""
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
         name, rdtype = query.question[0].name.to_text(), query.question[0].rdtype.name
@@ -61,7 +61,7 @@ def silent(*names: str) -> Mapping[tuple[str, str], Answer]:
 
 @on_each_loop
 async def test_both_families_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """IPv4 and IPv6 addresses count, those that this machine can reach first, in the name server's order."""
+    """IPv4 and IPv6 addresses are returned, reachable ones first, in the name server's order."""
     monkeypatch.setattr(
         name_resolution, "_source_for", lambda address: None if ":" in address else "192.0.2.9"
     )
@@ -72,7 +72,7 @@ async def test_both_families_are_asked_for(tmp_path: Path, monkeypatch: pytest.M
 
 @on_each_loop
 async def test_the_hosts_file_comes_first(tmp_path: Path) -> None:
-    """What the hosts file has is not looked up in DNS, however the name is written."""
+    """Names in the hosts file are not queried in DNS, in any spelling."""
     hosts = "192.0.2.7 mail.test\n192.0.2.8 mail.test\n"
     async with dns_server(zone(*MAIL)) as server:
         names = resolution(tmp_path, port=server.port, hosts=hosts)
@@ -91,7 +91,7 @@ async def test_the_hosts_file_comes_first(tmp_path: Path) -> None:
     ],
 )
 async def test_names_that_need_no_dns(host: str, expected: set[str], tmp_path: Path) -> None:
-    """An IP address is itself, and localhost is this machine (RFC 6761), whatever DNS may say."""
+    """IP addresses, and localhost as this machine (RFC 6761), never need DNS."""
     assert set(await addresses(resolution(tmp_path, port=1), host)) == expected
 
 
@@ -111,7 +111,7 @@ async def test_names_that_need_no_dns(host: str, expected: set[str], tmp_path: P
 )
 @on_each_loop
 async def test_what_is_no_address(four: Answer, six: Answer, reason: Reason, tmp_path: Path) -> None:
-    """A name surely has no address only if DNS says so for both families; else its outcome is unknown."""
+    """A name has no address only if DNS says so for both families; otherwise the outcome is unknown."""
     script = answering({("mail.test.", "A"): four, ("mail.test.", "AAAA"): six})
     async with dns_server(script) as server:
         fault = await fault_of(resolution(tmp_path, port=server.port), seconds=0.3)
@@ -123,10 +123,10 @@ async def test_what_is_no_address(four: Answer, six: Answer, reason: Reason, tmp
 
 @pytest.mark.parametrize("six", [None, dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL])
 async def test_one_family_is_enough(six: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name server that drops, denies or refuses AAAA queries does not hide the IPv4 address for long."""
+    """If a server drops, denies or refuses AAAA queries, the IPv4 address is found without much delay."""
     monkeypatch.setattr(name_resolution, "OTHER_FAMILY", 0.05)
     script = answering({("mail.test.", "A"): "192.0.2.1", ("mail.test.", "AAAA"): six})
-    async with dns_server(script) as server, asyncio.timeout(1.5):  # less than the first attempt takes
+    async with dns_server(script) as server, asyncio.timeout(1.5):  # less than the first attempt
         assert await addresses(resolution(tmp_path, port=server.port)) == ["192.0.2.1"]
 
 
@@ -138,7 +138,7 @@ async def test_one_family_is_enough(six: Answer, tmp_path: Path, monkeypatch: py
 async def test_only_one_family_is_asked_for(
     family: AddressFamily, expected: list[str], asked: set[str], tmp_path: Path
 ) -> None:
-    """With a family, DNS is asked for its addresses alone, and another's lookup is not taken for its own."""
+    """With a family, DNS is queried only for its addresses, and lookups of families are separate."""
     async with dns_server(zone(*MAIL, SIX)) as server:
         names = resolution(tmp_path, port=server.port)
         found = await asyncio.gather(
@@ -152,7 +152,7 @@ async def test_only_one_family_is_asked_for(
 
 @pytest.mark.parametrize("hosts", ["", "192.0.2.7 mail.test\n"])
 async def test_a_name_without_addresses_of_the_family(hosts: str, tmp_path: Path) -> None:
-    """A name with addresses of the other family only, in DNS or in the hosts file, surely has none."""
+    """A name with addresses of only the other family, in DNS or the hosts file, definitely has none."""
     known = {("mail.test.", "A"): "192.0.2.1", ("mail.test.", "AAAA"): dns.rcode.NOERROR}
     async with dns_server(answering(known if not hosts else {})) as server:
         with pytest.raises(ProbeFault) as caught:
@@ -162,7 +162,7 @@ async def test_a_name_without_addresses_of_the_family(hosts: str, tmp_path: Path
 
 
 async def test_the_hosts_file_has_addresses_of_both_families(tmp_path: Path) -> None:
-    """Of the hosts file too, only the family counts; what it lacks there, DNS may have."""
+    """The family also applies to the hosts file; if it lacks such an address, DNS is queried."""
     async with dns_server(zone(SIX)) as server:
         names = resolution(tmp_path, port=server.port, hosts="192.0.2.7 mail.test\n::7 two.test\n")
         assert await names.resolve("mail.test", 25, 5.0, "ipv4") == [("192.0.2.7", 25)]
@@ -173,7 +173,7 @@ async def test_the_hosts_file_has_addresses_of_both_families(tmp_path: Path) -> 
 
 
 async def test_a_name_that_dns_cannot_hold(tmp_path: Path) -> None:
-    """A label of more than 63 octets is a name that does not exist, and no defect."""
+    """A name with a label of more than 63 octets does not exist, and is not a defect."""
     assert (await fault_of(resolution(tmp_path), "x" * 64 + ".test")).reason is Reason.DNS_NXDOMAIN
 
 
@@ -195,7 +195,7 @@ async def test_the_search_list_is_used(host: str, asked: list[str], tmp_path: Pa
 
 
 async def test_the_search_list_does_not_hide_that_a_name_is_gone(tmp_path: Path) -> None:
-    """A full name that does not exist is told as such, whatever DNS says of the names made of it."""
+    """A full name that does not exist is reported, whatever DNS says about names from the search list."""
     guessed = {("mail.test.corp.", rdtype): dns.rcode.SERVFAIL for rdtype in ("A", "AAAA")}
     async with dns_server(answering(guessed)) as server:
         names = resolution(tmp_path, port=server.port, resolv_conf=f"{LOCAL}search corp\n")
@@ -204,7 +204,7 @@ async def test_the_search_list_does_not_hide_that_a_name_is_gone(tmp_path: Path)
 
 @on_each_loop
 async def test_another_name_server_is_asked(tmp_path: Path) -> None:
-    """A name server that nothing listens on, or that is silent, leaves it to the next one."""
+    """If a name server is down or does not answer, the next one is queried."""
     resolv_conf = f"nameserver 127.0.0.2\n{LOCAL}options timeout:1\n"
     async with dns_server(zone(*MAIL)) as server:
         names = resolution(tmp_path, port=server.port, resolv_conf=resolv_conf)
@@ -225,7 +225,7 @@ async def test_name_servers_change(tmp_path: Path) -> None:
 
 @on_each_loop
 async def test_a_name_is_looked_up_once_at_a_time(tmp_path: Path) -> None:
-    """Many who want the same name share one lookup, and each gets a fault of its own to redact."""
+    """Concurrent lookups of a name share one query, and each gets its own fault to redact."""
     async with dns_server(answering({})) as server:
         names = resolution(tmp_path, port=server.port)
         waiting = [asyncio.create_task(fault_of(names, host)) for host in ["mail.test", "MAIL.test"] * 10]
@@ -238,7 +238,7 @@ async def test_a_name_is_looked_up_once_at_a_time(tmp_path: Path) -> None:
 
 @on_each_loop
 async def test_a_lookup_ends_with_the_last_who_waits(tmp_path: Path) -> None:
-    """Whoever gives up or is stopped ends no other's lookup, and the last one leaves nothing behind."""
+    """A cancelled caller ends no other's lookup; after the last caller, nothing is left."""
     reached = asyncio.Event()
 
     def script(query: dns.message.Message) -> list[dns.message.Message]:
@@ -266,7 +266,7 @@ async def test_a_lookup_ends_with_the_last_who_waits(tmp_path: Path) -> None:
 
 @on_each_loop
 async def test_silent_names_keep_nobody_waiting(tmp_path: Path) -> None:
-    """While the DNS of many names is silent, another name is resolved."""
+    """While many names wait for DNS, another name is resolved."""
     stuck = [f"stuck{number}.test." for number in range(50)]
     script = answering({**silent(*stuck), ("mail.test.", "A"): "192.0.2.1"})
     async with dns_server(script) as server:
@@ -284,7 +284,7 @@ MDNS = "hosts: files mdns4_minimal [NOTFOUND=return] dns\n"
 
 
 def c_library(monkeypatch: pytest.MonkeyPatch, *found: str, error: OSError | None = None) -> list[str]:
-    """Let getaddrinfo find addresses, or raise; return the list of the names that it is asked for."""
+    """Make getaddrinfo return addresses or raise; return the list of names that it is asked for."""
     asked: list[str] = []
 
     def getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
@@ -301,7 +301,7 @@ def c_library(monkeypatch: pytest.MonkeyPatch, *found: str, error: OSError | Non
 async def test_other_sources_are_left_to_the_c_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nsswitch.conf names others than files and DNS, they are asked for what DNS does not know."""
+    """If nsswitch.conf has other sources, they are asked for names that DNS does not know."""
     with monkeypatch.context() as patched:
         asked = c_library(patched, "192.0.2.5")
         async with dns_server(zone(*MAIL)) as server:
@@ -320,7 +320,7 @@ async def test_other_sources_are_left_to_the_c_library(
 async def test_other_sources_that_know_nothing(
     number: int, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that no source knows does not exist; a source that fails leaves that open."""
+    """A name that no source knows does not exist; if a source fails, that is unknown."""
     c_library(monkeypatch, error=socket.gaierror(number, "words"))
     async with dns_server(answering({})) as server:
         fault = await fault_of(resolution(tmp_path, port=server.port, nsswitch=MDNS), "printer.local")
@@ -330,7 +330,7 @@ async def test_other_sources_that_know_nothing(
 async def test_the_c_library_is_not_asked_without_other_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine that takes names from files and DNS alone, no lookup ever blocks a thread."""
+    """On a machine with only files and DNS, no lookup ever blocks a thread."""
     asked = c_library(monkeypatch)
     async with dns_server(answering({})) as server:
         await fault_of(resolution(tmp_path, port=server.port))
@@ -340,7 +340,7 @@ async def test_the_c_library_is_not_asked_without_other_sources(
 
 
 async def test_threads_of_the_c_library_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source that hangs takes a few threads and no more; further names are unknown at once."""
+    """A source that hangs uses a limited number of threads; further names are unknown at once."""
     end = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: end.wait() and [])
     threads = threading.active_count()
@@ -378,6 +378,6 @@ SOURCES = {
     ids=["IPv6 first", "as found", "no route", "private", "only a private route", "once", "loopback"],
 )
 def test_order(found: list[str], ordered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Addresses that this machine can reach come first, then those of RFC 6724's preferred kind."""
+    """Reachable addresses come first, then in the order of RFC 6724."""
     monkeypatch.setattr(name_resolution, "_source_for", SOURCES.get)
     assert in_order(found) == ordered

@@ -1,4 +1,4 @@
-"""What is shown of an answer that is too long, or is none: its beginning, in SMTP, POP3 and IMAP alike."""
+"""The beginning of overlong and invalid answers is shown, equally in SMTP, POP3 and IMAP."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DIALOGUES = {"smtp": _smtp, "pop3": _pop3, "imap": _imap}
 async def shown(
     protocol: str, script: Script, command: Command | None = None, **settings: Any
 ) -> tuple[ProbeFault, list[str]]:
-    """Go through a dialogue that fails and closes the connection; return the fault and what was said."""
+    """Run a dialogue that fails and closes the connection; return the fault and the dialogue."""
     phases = PhaseTimer(SystemClock())
     async with scripted_server(script) as server:
         with pytest.raises(ProbeFault) as caught:
@@ -94,7 +94,7 @@ async def shown(
     ],
 )
 async def test_the_beginning_is_shown(protocol: str, script: Script, reason: Reason, said: str) -> None:
-    """The dialogue's last line and the fault have the beginning, escaped, marked as cut, and no more."""
+    """The dialogue's last line and the fault show the beginning, escaped, marked as cut, and no more."""
     fault, lines = await shown(protocol, script)
     assert fault.reason is reason
     assert f": {said}" in fault.detail
@@ -106,7 +106,7 @@ async def test_the_beginning_is_shown(protocol: str, script: Script, reason: Rea
 
 
 async def test_of_a_list_without_end_the_beginning_is_shown() -> None:
-    """Of 100 KB in many lines the dialogue has the first ones and the last that was read, and says so."""
+    """Of 100 KB in many lines, the dialogue shows the first lines and the last one read, and says so."""
     lines_of_capa = b"+OK" + (b"\r\nX-" + HOSTILE + b"x" * 380) * 250
     fault, lines = await shown("pop3", dialogue(b"+OK", (b"CAPA", lines_of_capa)))
     assert fault.reason is Reason.RESPONSE_TOO_LARGE
@@ -124,7 +124,7 @@ async def test_of_a_list_without_end_the_beginning_is_shown() -> None:
     [("smtp", b"* OK ready"), ("smtp", b"SSH-2.0-x"), ("pop3", b"220 mail"), ("imap", b"220 mail")],
 )
 async def test_what_is_none_of_the_protocol_is_shown(protocol: str, first: bytes) -> None:
-    """How a server of another kind greets is in the dialogue and in the fault."""
+    """A greeting in another protocol is in the dialogue and the fault."""
     fault, lines = await shown(protocol, dialogue(first + b" " + HOSTILE, b"x" * 1000))
     assert fault.reason is Reason.PROTOCOL_ERROR
     assert f"{first.decode()} {SHOWN}" in fault.detail
@@ -140,7 +140,7 @@ async def test_what_is_none_of_the_protocol_is_shown(protocol: str, first: bytes
     ],
 )
 async def test_a_reply_before_its_command_is_shown(protocol: str, script: Script) -> None:
-    """What came too early is in the dialogue, for the fault is about it."""
+    """A premature reply is in the dialogue, because the fault is about it."""
     fault, lines = await shown(protocol, script, auth="plain")
     assert fault.reason is Reason.PROTOCOL_ERROR
     assert fault.detail.endswith(f"a reply before its command: {lines[-1][3:]}")
@@ -160,7 +160,7 @@ FIRST = {"smtp": b"250 ", "pop3": b"+OK ", "imap": b"* OK "}
 @pytest.mark.parametrize("is_in", [False, True], ids=["login", "later"])
 @pytest.mark.parametrize("protocol", DIALOGUES)
 async def test_credentials_are_withheld(protocol: str, is_in: bool) -> None:
-    """A server that repeats the password in 100 KB, at the login or after it, has it shown nowhere."""
+    """If a server repeats the password in 100 KB, at or after the login, it is shown nowhere."""
     *before, login = LOGINS[protocol]
     said = FIRST[protocol] + ECHO
     steps = [(*login, GOOD[protocol]), (rb".*", said)] if is_in else [(*login, said)]
@@ -196,7 +196,7 @@ FETCH = (b"M2 UID FETCH .*", b"* 1 FETCH (UID 5 BODY[HEADER]<0> ")
     ids=["pop3 line", "imap line", "imap line behind a literal", "imap garbage", "imap literal"],
 )
 async def test_mail_is_not_shown(protocol: str, step: tuple[bytes, bytes], answer: bytes) -> None:
-    """What is too long, or is no answer, where mail was asked for may be anybody's, and is not shown."""
+    """Overlong or invalid text in place of requested mail may be anybody's mail, and is not shown."""
     *before, login = LOGINS[protocol]
     script = dialogue(*before, (*login, GOOD[protocol]), (step[0], step[1] + answer))
     fault, lines = await shown(protocol, script, HEADERS[protocol], auth="plain")

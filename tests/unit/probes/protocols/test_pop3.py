@@ -1,4 +1,4 @@
-"""What a POP3 server's octets mean, pure of any connection."""
+"""POP3 parsing, without a connection."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def fault_of_status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> ProbeFa
     ],
 )
 def test_what_a_status_line_means(line: bytes, reason: Reason) -> None:
-    """A response code (RFC 2449 section 8) where the text begins says why; else it is a plain -ERR."""
+    """A response code (RFC 2449 section 8) at the start gives the reason; otherwise it is a plain -ERR."""
     assert fault_of_status(line).reason is reason
 
 
@@ -54,12 +54,12 @@ def test_what_a_status_line_means(line: bytes, reason: Reason) -> None:
     ],
 )
 def test_a_refused_login(line: bytes, reason: Reason) -> None:
-    """A plain -ERR to a login means the credentials, and a response code still means what it says."""
+    """A plain -ERR to a login blames the credentials; a response code keeps its meaning."""
     assert fault_of_status(line, Reason.AUTH_FAILED).reason is reason
 
 
 def test_a_throttled_login_is_no_wrong_password() -> None:
-    """Exchange's throttling, which has no response code, asks for a pause of as many seconds."""
+    """Exchange's throttling, which has no response code, asks for a pause in seconds."""
     line = b"-ERR Request is throttled. Suggested Backoff Time: 299910 milliseconds"
     fault = fault_of_status(line, Reason.AUTH_FAILED)
     assert fault.reason is Reason.POP3_LOGIN_DELAY
@@ -67,7 +67,7 @@ def test_a_throttled_login_is_no_wrong_password() -> None:
 
 
 def test_no_server_silences_us_for_long() -> None:
-    """However long a pause a server asks for, it gets an hour."""
+    """Whatever pause a server asks for, it gets at most an hour."""
     throttled = b"-ERR Request is throttled. Suggested Backoff Time: 999999999 milliseconds"
     assert fault_of_status(throttled).retry_after == LONGEST_PAUSE
     assert Capabilities.parse([b"LOGIN-DELAY 999999"]).login_delay == LONGEST_PAUSE
@@ -80,7 +80,7 @@ def test_the_text_of_a_status() -> None:
 
 
 def test_capabilities() -> None:
-    """CAPA's lines (RFC 2449) give tags in any case, SASL mechanisms and the delay between logins."""
+    """CAPA's lines (RFC 2449) give tags in any case, SASL mechanisms and the login delay."""
     capabilities = Capabilities.parse(
         [b"top", b"UIDL", b"STLS", b"SASL PLAIN login", b"LOGIN-DELAY 900 USER", b"PIPELINING", b""]
     )
@@ -94,7 +94,7 @@ def test_capabilities() -> None:
 
 @pytest.mark.parametrize("line", [b"LOGIN-DELAY", b"LOGIN-DELAY soon", b"LOGIN-DELAY 1e9", b"UIDL"])
 def test_no_sound_login_delay(line: bytes) -> None:
-    """A delay that is no number of seconds is none."""
+    """A delay that is not a number of seconds is ignored."""
     assert Capabilities.parse([line]).login_delay is None
 
 
@@ -118,7 +118,7 @@ def test_no_sound_login_delay(line: bytes) -> None:
     ],
 )
 def test_a_banners_time_stamp(banner: bytes, timestamp: bytes | None) -> None:
-    """Only a sound message id offers APOP: loose ones let an attacker work towards the password."""
+    """Only a valid message id offers APOP: other forms help an attacker to find the password."""
     assert pop3.timestamp_of(banner) == timestamp
 
 
@@ -129,14 +129,14 @@ def test_apops_digest() -> None:
 
 
 def test_stat() -> None:
-    """STAT gives messages and octets; what a server adds behind them is ignored."""
+    """STAT gives messages and octets; anything after them is ignored."""
     assert pop3.parse_stat(b"2 320") == (2, 320)
     assert pop3.parse_stat(b"0 0 (empty)") == (0, 0)
 
 
 @pytest.mark.parametrize("text", [b"", b"two 320", b"-1 5", b"9" * 16 + b" 1", "٣ ٤".encode()])
 def test_no_stat(text: bytes) -> None:
-    """An answer that does not begin with a decimal number is not the protocol."""
+    """An answer that does not begin with a decimal number is a protocol error."""
     with pytest.raises(ProbeFault) as caught:
         pop3.parse_stat(text)
     assert caught.value.reason is Reason.PROTOCOL_ERROR
@@ -144,13 +144,13 @@ def test_no_stat(text: bytes) -> None:
 
 @pytest.mark.parametrize("octets", [b"-1891234567", b"", b"many", b"9" * 16])
 def test_a_count_without_octets(octets: bytes) -> None:
-    """Where the octets are no number, as in a count that ran over, the messages count all the same."""
+    """If the octets are invalid, as after an overflow, the number of messages still counts."""
     assert pop3.parse_stat(b"20437 " + octets) == (20437, None)
 
 
 @pytest.mark.parametrize("unique_id", ["~", "~" * 70, "~" * 71, "~" * 2000])
 def test_a_unique_id(unique_id: str) -> None:
-    """A line of UIDL gives a message number and an id, also one longer than RFC 1939 allows."""
+    """A line of UIDL gives a message number and an id, which may be longer than RFC 1939 allows."""
     assert pop3.parse_unique_id(f"17 {unique_id}".encode()) == (17, unique_id)
 
 
@@ -159,13 +159,13 @@ def test_a_unique_id(unique_id: str) -> None:
     [b"", b"1", b"1 ", b"x abc", b"1 a b", b"1 a\x00b", "1 é".encode(), b"9" * 16 + b" a"],
 )
 def test_no_unique_id(line: bytes) -> None:
-    """Any other line of UIDL's answer gives no id."""
+    """Any other line of UIDL gives no id."""
     assert pop3.parse_unique_id(line) is None
 
 
 @given(st.lists(st.one_of(st.sampled_from([b"", b".", b"..", b".a"]), st.binary(max_size=20))))
 def test_dot_stuffing_is_undone(lines: list[bytes]) -> None:
-    """What a server stuffs (RFC 1939 section 3) comes back as it was, and ends only at the lone dot."""
+    """Stuffed lines (RFC 1939 section 3) are restored, and only a single dot ends the response."""
     stuffed = [b"." + line if line.startswith(b".") else line for line in lines]
     assert [pop3.unstuffed(line) for line in stuffed] == lines
     assert pop3.unstuffed(b".") is None
@@ -173,7 +173,7 @@ def test_dot_stuffing_is_undone(lines: list[bytes]) -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_understood_or_refused(line: bytes) -> None:
-    """Whatever octets come, they are read or raise the one expected fault."""
+    """Any octets are parsed or raise the expected fault."""
     Capabilities.parse([line]).listed()
     pop3.timestamp_of(line)
     for read in (pop3.status, pop3.parse_stat, pop3.parse_unique_id):

@@ -1,4 +1,4 @@
-"""Logging in to POP3 servers: the way that is chosen, TLS before it, refusals, and no secret shown."""
+"""Logins to POP3 servers: choice of method, TLS before it, refusals, and no secret shown."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ CRAM = base64.b64encode(f"{USER} {hmac.new(PASSWORD.encode(), b'<x>', 'md5').hex
 async def test_how_to_log_in_in_clear(
     auth: str, stamp: str, offered: list[str], login: list[tuple[bytes, bytes]]
 ) -> None:
-    """In clear a way that hides the password comes first; a configured way is kept to."""
+    """Without TLS, a method that hides the password comes first; a configured method is used."""
     script = dialogue(f"+OK ready {stamp}".encode(), capa(*offered), *login, (b"QUIT", b"+OK"))
     async with entered(script, auth=auth) as session:
         await session.quit()
 
 
 async def test_a_server_without_capa() -> None:
-    """A server that knows no CAPA is logged in to with USER and PASS."""
+    """A server without CAPA gets USER and PASS."""
     script = dialogue(b"+OK", (b"CAPA", b"-ERR what?"), (b"USER .*", b"+OK"), (b"PASS .*", b"+OK"))
     async with entered(script) as session:
         assert session.capabilities.listed() == []
@@ -65,13 +65,13 @@ async def test_a_server_without_capa() -> None:
     ],
 )
 async def test_a_way_that_is_not_offered(auth: str, offered: list[str]) -> None:
-    """What the server does not offer is not tried, and no credentials are sent."""
+    """A method that is not offered is not tried, and no credentials are sent."""
     fault = await fault_of_entering(dialogue(b"+OK ready", capa(*offered)), auth=auth)
     assert fault.reason is Reason.AUTH_NOT_OFFERED
 
 
 async def test_user_is_tried_where_capa_names_no_method() -> None:
-    """A server whose CAPA names neither USER nor SASL is logged in to with USER and PASS all the same."""
+    """A server whose CAPA has neither USER nor SASL gets USER and PASS."""
     script = dialogue(b"+OK", capa("TOP"), (b"USER .*", b"+OK"), (b"PASS .*", b"+OK"))
     async with entered(script) as session:
         session.abort()
@@ -90,7 +90,7 @@ BY_USER = (b"+OK ready", capa("USER", "UIDL"), (b"USER .*", b"+OK"))
     ],
 )
 async def test_a_refusal_that_tells_of_other_trouble(refusal: bytes) -> None:
-    """A server that tells of trouble of its own does not blame the credentials."""
+    """A refusal with another cause does not blame the credentials."""
     fault = await fault_of_entering(dialogue(*BY_USER, (b"PASS .*", refusal)))
     assert fault.reason is Reason.LOGIN_REFUSED
 
@@ -112,7 +112,7 @@ async def test_a_server_that_would_say_so(refusal: bytes, reason: Reason) -> Non
 
 
 async def test_credentials_that_worked_do_not_turn_wrong() -> None:
-    """A refusal that says nothing blames new credentials, and not those that the server took before."""
+    """An unexplained refusal blames new credentials, but not those that were accepted before."""
     answers = iter([b"-ERR", b"+OK", b"-ERR", b"-ERR [AUTH] changed"])
 
     async def script(peer: Peer) -> None:
@@ -131,7 +131,7 @@ async def test_credentials_that_worked_do_not_turn_wrong() -> None:
 
 
 async def test_one_session_of_an_account_at_a_time() -> None:
-    """A probe and a watcher of one mailbox take turns, for many servers let one session in (RFC 1939)."""
+    """A probe and a watcher of one mailbox take turns, because many servers allow one session (RFC 1939)."""
     async with scripted_server(dialogue(*BY_USER, (b"PASS .*", b"+OK"))) as server:
         first = await enter(server)
         phases = PhaseTimer(InstantClock())
@@ -145,7 +145,7 @@ async def test_one_session_of_an_account_at_a_time() -> None:
 
 
 async def test_a_long_response_waits_for_the_continuation() -> None:
-    """An AUTH line over 255 octets carries no initial response (RFC 5034 section 4)."""
+    """An AUTH line over 255 octets has no initial response (RFC 5034 section 4)."""
     long = base64.b64encode(f"\0{USER}\0{'p' * 200}".encode())
     script = dialogue(b"+OK", capa("SASL PLAIN"), (b"AUTH PLAIN", b"+ "), (long, b"+OK"))
     async with entered(script, password="p" * 200) as session:
@@ -153,7 +153,7 @@ async def test_a_long_response_waits_for_the_continuation() -> None:
 
 
 async def test_a_server_that_asks_all_the_same() -> None:
-    """A server that ignores the initial response and asks for it gets it."""
+    """A server that ignores the initial response gets it when it asks."""
     script = dialogue(b"+OK", capa("SASL PLAIN"), (b"AUTH PLAIN .+", b"+"), (rb"[\w=+/]+", b"+OK"))
     async with entered(script) as session:
         session.abort()
@@ -173,7 +173,7 @@ async def test_a_server_that_asks_all_the_same() -> None:
     ],
 )
 async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None:
-    """Every refusal has its reason, whichever way the login went, and a delay the seconds that CAPA says."""
+    """Every refusal has its reason with any method, and a delay the seconds from CAPA."""
 
     async def refusing(peer: Peer) -> None:
         capabilities = capa("SASL PLAIN", "USER", "LOGIN-DELAY 600")
@@ -200,7 +200,7 @@ PASS = (b"PASS .*", b"-ERR [AUTH] wrong password")
     ],
 )
 async def test_a_refused_apop_gives_way(offered: list[str], login: list[tuple[bytes, bytes]]) -> None:
-    """A time stamp in the banner promises no APOP: where that is refused, USER or PLAIN logs in."""
+    """A timestamp in the banner is no guarantee: if APOP is refused, USER or PLAIN logs in."""
     async with entered(dialogue(b"+OK " + STAMP.encode(), capa(*offered), APOP, *login)) as session:
         session.abort()
 
@@ -208,7 +208,7 @@ async def test_a_refused_apop_gives_way(offered: list[str], login: list[tuple[by
 async def test_a_password_that_was_handed_over_is_refused_once(
     server_context: ssl.SSLContext, server_tls: TlsFiles
 ) -> None:
-    """Over TLS the password is handed over; where it is refused, no other method brings a lockout nearer."""
+    """Over TLS, after a method that sends the password is refused, no other is tried, to avoid a lockout."""
 
     async def encrypted(peer: Peer) -> None:
         await peer.start_tls(server_context)
@@ -234,14 +234,14 @@ async def test_a_password_that_was_handed_over_is_refused_once(
 async def test_a_refusal_names_the_method(
     options: dict[str, str], stamp: str, login: list[tuple[bytes, bytes]], detail: str
 ) -> None:
-    """The detail names each method that failed; a configured one is the only one."""
+    """The detail has each failed method; a configured one is the only one."""
     script = dialogue(b"+OK " + stamp.encode(), capa("USER"), *login)
     fault = await fault_of_entering(script, **options)
     assert (fault.reason, fault.detail) == (Reason.AUTH_FAILED, detail)
 
 
 async def test_a_server_that_hangs_up_after_a_refusal() -> None:
-    """A connection that closes behind a refusal is a refused login, not a lost connection."""
+    """A hang-up after a refusal is a refused login, not a lost connection."""
 
     async def closing(peer: Peer) -> None:
         await dialogue(b"+OK " + STAMP.encode(), capa("USER"), APOP)(peer)
@@ -252,14 +252,14 @@ async def test_a_server_that_hangs_up_after_a_refusal() -> None:
 
 
 async def test_a_busy_mailbox_is_not_asked_twice() -> None:
-    """Only refused credentials lead to another method: a mailbox in use would be so for that, too."""
+    """Only refused credentials lead to another method; a mailbox in use does not."""
     busy = (APOP[0], b"-ERR [IN-USE] locked")
     fault = await fault_of_entering(dialogue(b"+OK " + STAMP.encode(), capa("USER"), busy))
     assert (fault.reason, fault.detail) == (Reason.POP3_IN_USE, "APOP: [IN-USE] locked")
 
 
 async def test_a_server_that_never_stops_asking() -> None:
-    """A server that answers every response with another challenge ends the login."""
+    """A server that keeps sending challenges ends the login."""
     asking = [(b"AUTH PLAIN .*", b"+ "), (rb"[\w=+/]+", b"+ more")]
     fault = await fault_of_entering(dialogue(b"+OK", capa("SASL PLAIN"), *asking))
     assert fault.reason is Reason.PROTOCOL_ERROR
@@ -269,7 +269,7 @@ async def test_a_server_that_never_stops_asking() -> None:
 @pytest.mark.parametrize("prefix", [b"", b"-ERR unknown command: "])
 @pytest.mark.parametrize("suffix", [b"", b" that is " + PASSWORD.encode(), b"x" * 3000])
 async def test_no_fault_shows_a_password(auth: str, prefix: bytes, suffix: bytes) -> None:
-    """A server that echoes the login, or the password in it, puts it into no fault."""
+    """If a server echoes the login or its password, no fault shows it."""
     secrets = [PASSWORD]
 
     async def echoing(peer: Peer) -> None:
@@ -291,7 +291,7 @@ async def test_no_fault_shows_a_password(auth: str, prefix: bytes, suffix: bytes
 
 
 async def test_no_repr_shows_a_password() -> None:
-    """Nothing that a traceback's or log's repr shows of a session holds the password."""
+    """No repr of a session, as in tracebacks and logs, has the password."""
     async with entered(dialogue(*ENTERED)) as session:
         assert PASSWORD not in repr(session) + repr(vars(session))
         session.abort()
@@ -305,7 +305,7 @@ def server_context(server_tls: TlsFiles) -> ssl.SSLContext:
 
 
 async def test_stls(server_context: ssl.SSLContext, server_tls: TlsFiles) -> None:
-    """After STLS the capabilities are asked again, and what was said in clear counts no more."""
+    """After STLS, the capabilities are requested again, and earlier ones are discarded."""
 
     async def upgrading(peer: Peer) -> None:
         await dialogue(b"+OK", capa("STLS", "SASL PLAIN", "X-CLEAR"), (b"STLS", b"+OK"))(peer)
@@ -332,7 +332,7 @@ async def test_stls(server_context: ssl.SSLContext, server_tls: TlsFiles) -> Non
     ],
 )
 async def test_no_tls_no_login(steps: tuple[Any, ...], reason: Reason) -> None:
-    """Where STLS is stripped, refused or preceded by injected lines, no credentials are sent."""
+    """If STLS is stripped, refused or preceded by injected lines, no credentials are sent."""
     async with scripted_server(dialogue(*steps)) as server:
         with pytest.raises(ProbeFault) as caught:
             await enter(server, tls="starttls")
@@ -342,7 +342,7 @@ async def test_no_tls_no_login(steps: tuple[Any, ...], reason: Reason) -> None:
 
 
 async def test_implicit_tls_for_another_name(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
-    """A certificate for another name ends the session before a word is said."""
+    """A certificate for another name ends the session before any command."""
 
     async def wrong(peer: Peer) -> None:
         await peer.start_tls(context_for(certificate_authority, "other.test"))
@@ -359,7 +359,7 @@ async def test_implicit_tls_for_another_name(certificate_authority: trustme.CA, 
 async def test_implicit_tls_under_a_configured_name(
     certificate_authority: trustme.CA, server_tls: TlsFiles
 ) -> None:
-    """``tls_server_name`` is the name that the certificate must be for."""
+    """``tls_server_name`` is the name that is verified."""
 
     async def other(peer: Peer) -> None:
         await peer.start_tls(context_for(certificate_authority, "other.test"))

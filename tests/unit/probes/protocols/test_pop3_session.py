@@ -1,4 +1,4 @@
-"""The POP3 session's commands, limits and faults, against servers that follow a script."""
+"""The POP3 session's commands, limits and faults, with scripted servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def close(peer: Peer) -> None:
 
 
 async def test_round_trips_and_phases() -> None:
-    """A look takes one CAPA, one login line, UIDL and QUIT, each in a phase of its own."""
+    """A poll takes one CAPA, one login line, UIDL and QUIT, each in its own phase."""
     phases = PhaseTimer(InstantClock())
     script = dialogue(*ENTERED, (b"UIDL", b"+OK\r\n1 a\r\n."), (b"QUIT", b"+OK"))
     async with scripted_server(script) as server:
@@ -35,7 +35,7 @@ async def test_round_trips_and_phases() -> None:
 
 
 async def test_when_the_login_went_out() -> None:
-    """The reading is taken after everything but right before the line that lets the server decide."""
+    """The time of the login is right before the line that completes it."""
     clock = InstantClock()
 
     async def slowly(peer: Peer) -> None:
@@ -72,7 +72,7 @@ STEPS: tuple[bytes | tuple[bytes, bytes], ...] = (
 )
 @on_each_loop
 async def test_a_server_that_fails_on_the_way(done: int, rest: str, reason: Reason) -> None:
-    """At each step of the dialogue each kind of failure has its reason, is in its phase, and closes."""
+    """Each kind of failure at each step has its reason and phase, and closes the connection."""
 
     async def failing(peer: Peer) -> None:
         await dialogue(*STEPS[:done])(peer)
@@ -94,7 +94,7 @@ async def test_a_server_that_fails_on_the_way(done: int, rest: str, reason: Reas
 
 @on_each_loop
 async def test_a_cancelled_login_closes_the_connection() -> None:
-    """A run that is stopped in the middle leaves no session open in which the mailbox stays locked."""
+    """A cancelled run leaves no session open, which would lock the mailbox."""
     asked = asyncio.Event()
 
     async def stuck(peer: Peer) -> None:
@@ -112,7 +112,7 @@ async def test_a_cancelled_login_closes_the_connection() -> None:
 
 
 async def test_a_huge_mailbox_is_listed() -> None:
-    """As many messages as the limit allows are listed."""
+    """The maximum number of messages is listed."""
     listing = b"".join(b"%d %032x\r\n" % (number, number) for number in range(1, MOST_MESSAGES + 1))
     async with entered(dialogue(*ENTERED, (b"UIDL", b"+OK\r\n" + listing + b".")), timeout="30s") as session:
         listed = await session.uidl()
@@ -141,7 +141,7 @@ async def endless_field(peer: Peer) -> None:
 
 @pytest.mark.parametrize("then", [endless_listing, endless_header_section, endless_field])
 async def test_an_endless_answer_closes_the_session(then: Script) -> None:
-    """A listing or a message without end is cut off with its reason."""
+    """An endless listing or message is cut off with its reason."""
     async with entered(dialogue(*ENTERED, then=then)) as session:
         command = session.uidl() if then is endless_listing else session.top(1, limit=64 * 1024)
         with pytest.raises(ProbeFault) as caught:
@@ -151,7 +151,7 @@ async def test_an_endless_answer_closes_the_session(then: Script) -> None:
 
 @pytest.mark.parametrize("octets", [-1, 0, 1])
 async def test_the_limit_of_a_message(octets: int) -> None:
-    """A header section up to the limit is read; one octet more is too large, whatever its lines are like."""
+    """A header section within the limit is read; one more octet is too large, with any lines."""
     head = b"Subject: " + b"s" * 80 + b"\r\n\r\n"
     script = dialogue(*ENTERED, (b"TOP 7 0", b"+OK\r\n" + head + b"."))
     async with entered(script) as session:
@@ -165,7 +165,7 @@ async def test_the_limit_of_a_message(octets: int) -> None:
 
 
 async def test_a_server_without_top() -> None:
-    """Where CAPA names no TOP, the header section is taken from the whole message."""
+    """If CAPA has no TOP, the header section is read from the whole message."""
     message = b"Subject: a\r\n\r\n..dot\r\nbody\r\n."
     script = dialogue(b"+OK", capa("SASL PLAIN"), (b"AUTH .*", b"+OK"), (b"RETR 1", b"+OK\r\n" + message))
     async with entered(script) as session:
@@ -174,7 +174,7 @@ async def test_a_server_without_top() -> None:
 
 
 async def test_a_line_of_a_listing_costs_its_message_only() -> None:
-    """Ids longer than RFC 1939 allows are taken, and a line that cannot be read leaves the others."""
+    """Ids longer than RFC 1939 allows are accepted, and an unreadable line does not affect others."""
     long = b"1795842542.M487173P29048.ip-10-20-30-40.eu-central-1.compute.internal,S=39,W=43"
     lines = b"1 " + long + b"\r\n2 a b\r\n3 c\r\n."
     async with entered(dialogue(*ENTERED, (b"UIDL", b"+OK\r\n" + lines), (b"QUIT", b"+OK"))) as session:
@@ -189,7 +189,7 @@ async def test_a_line_of_a_listing_costs_its_message_only() -> None:
     ids=["refused", "garbled", "closed"],
 )
 async def test_the_farewell_changes_nothing(farewell: Script) -> None:
-    """However a session ends in which nothing was deleted, what it showed holds."""
+    """If nothing was deleted, the end of a session does not affect its results."""
     async with entered(dialogue(*ENTERED, (b"STAT", b"+OK 2 320"), then=farewell)) as session:
         assert await session.stat() == (2, 320)
         await session.quit()
@@ -197,7 +197,7 @@ async def test_the_farewell_changes_nothing(farewell: Script) -> None:
 
 @pytest.mark.parametrize("listing", [b"1 a b", b"one a", b"1", b"+OK"])
 async def test_a_listing_that_is_none(listing: bytes) -> None:
-    """A listing that cannot be read is never taken for an empty mailbox."""
+    """An unreadable listing is never taken for an empty mailbox."""
     async with entered(dialogue(*ENTERED, (b"UIDL", b"+OK\r\n" + listing + b"\r\n."))) as session:
         with pytest.raises(ProbeFault) as caught:
             await session.uidl()
@@ -214,7 +214,7 @@ async def test_a_listing_that_is_none(listing: bytes) -> None:
     ],
 )
 async def test_deletions_hold_only_after_quit(last: Script, reason: Reason | None) -> None:
-    """QUIT returns once the server said that it deleted, and raises where it did not say so."""
+    """QUIT returns once the server has confirmed the deletions; otherwise it raises."""
     async with entered(dialogue(*ENTERED, (b"DELE 3", b"+OK"), then=last)) as session:
         await session.dele(3)
         if reason is None:
@@ -227,7 +227,7 @@ async def test_deletions_hold_only_after_quit(last: Script, reason: Reason | Non
 
 
 async def test_a_reply_before_its_command() -> None:
-    """A reply that nobody asked for is never taken for the answer to what is sent next."""
+    """An unsolicited reply is never taken for the answer to the next command."""
     async with entered(dialogue(*ENTERED, (b"DELE 3", b"+OK\r\n+OK gone already"))) as session:
         await session.dele(3)
         with pytest.raises(ProbeFault) as caught:
@@ -239,7 +239,7 @@ async def test_a_reply_before_its_command() -> None:
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("capabilities", [("SASL PLAIN", "TOP"), ("SASL PLAIN",)], ids=["TOP", "RETR"])
 async def test_no_fault_shows_mail(capabilities: tuple[str, ...], late: bool) -> None:
-    """Of a message that a server lets run over its end, only the length gets into a fault or a transcript."""
+    """If a message goes beyond its end, only the length is in the fault and transcript."""
     message = b"+OK\r\nSubject: x\r\n\r\n.\r\n"
     mail = (b"PRIVATE: 4711", b".")
 
@@ -264,7 +264,7 @@ async def test_no_fault_shows_mail(capabilities: tuple[str, ...], late: bool) ->
 
 
 async def test_no_overlong_line_shows_mail() -> None:
-    """After a message was read, the beginning of a line that is too long is not shown: it may be mail."""
+    """After a message was read, an overlong line is not shown, because it may be mail."""
     phases = PhaseTimer(InstantClock())
     overlong = (b"DELE 1", b"PRIVATE: 4711" + b"x" * 5000)
     async with entered(dialogue(*ENTERED, (b"TOP 1 0", b"+OK\r\n."), overlong), phases=phases) as session:
@@ -276,7 +276,7 @@ async def test_no_overlong_line_shows_mail() -> None:
 
 
 async def test_a_message_that_is_not_there() -> None:
-    """An -ERR to a command of the open mailbox is the server's plain refusal, and the session goes on."""
+    """An -ERR to a command in the open mailbox is a plain refusal, and the session continues."""
     script = dialogue(*ENTERED, (b"DELE 3", b"-ERR no such message"), (b"STAT", b"+OK 2 320"))
     async with entered(script) as session:
         with pytest.raises(ProbeFault) as caught:
@@ -293,7 +293,7 @@ ANSWERS = b"+OK\r\n" + b"".join((b"." if s[:1] == b"." else b"") + s + b"\r\n" f
 @given(st.lists(st.integers(1, len(ANSWERS) - 1), max_size=12, unique=True))
 @settings(max_examples=40, deadline=None)
 def test_an_answer_does_not_depend_on_how_it_is_cut(cuts: list[int]) -> None:
-    """However the network cuts a dot-stuffed message into chunks, the same message is read."""
+    """A dot-stuffed message is the same for any division into chunks."""
     ends = [*sorted(cuts), len(ANSWERS)]
     chunks = [ANSWERS[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 

@@ -1,4 +1,4 @@
-"""What this machine's files say about names is read as the C library reads it."""
+"""Files for name resolution on this machine are read as the C library reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fakes.resolver_files import resolver_files
 
 
 def test_hosts() -> None:
-    """Names and aliases of every line count, whatever their case; bad lines and comments do not."""
+    """Names and aliases of every line count, in any case; invalid lines and comments do not."""
     text = (
         "127.0.0.1 localhost loopback  # and a comment\n"
         "# 192.0.2.9 mail.test\n"
@@ -57,7 +57,7 @@ def test_hosts() -> None:
     ],
 )
 def test_resolv_conf(text: str, expected: StubResolver) -> None:
-    """Name servers, search list and options count, within the C library's limits; the rest is skipped."""
+    """Name servers, search list and options are used within the C library's limits; the rest is skipped."""
     assert stub_resolver_of(text, "host.own.test") == expected
 
 
@@ -89,12 +89,12 @@ def test_the_search_list(host: str, ndots: int, names: list[str]) -> None:
     ],
 )
 def test_sources_of_host_names(text: str, expected: tuple[str, ...]) -> None:
-    """The sources of nsswitch.conf count in their order, without what it says between them."""
+    """The sources in nsswitch.conf are used in order, without the actions between them."""
     assert host_sources_of(text) == expected
 
 
 def test_files_are_read_again_when_they_change(tmp_path: Path) -> None:
-    """What an administrator or a VPN writes takes effect at once, and a file that goes is empty."""
+    """Changes by an administrator or VPN take effect at once, and a removed file is empty."""
     files = resolver_files(tmp_path, hosts="192.0.2.1 mail.test\n", resolv_conf="nameserver 192.0.2.53\n")
     assert files.hosts is files.hosts
     assert files.hosts == {"mail.test": ("192.0.2.1",)}

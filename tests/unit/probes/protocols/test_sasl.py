@@ -1,4 +1,4 @@
-"""SASL mechanisms held against their RFCs' examples, the choice among them, and what follows a refusal."""
+"""SASL mechanisms against their RFCs' examples, the choice among them, and refusals."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_plain() -> None:
 
 
 def test_plain_in_utf_8() -> None:
-    """PLAIN holds an empty authorization identity, the user and the password in UTF-8."""
+    """PLAIN has an empty authorization identity, and username and password in UTF-8."""
     expected = base64.b64encode("\0canary\0pässword".encode())
     assert mechanism("PLAIN", "canary", "pässword").initial_response() == expected
 
 
 def test_login() -> None:
-    """LOGIN begins with a challenge; username and password follow, whatever the prompts say."""
+    """LOGIN begins with a challenge; username and password follow, with any prompts."""
     login = mechanism("LOGIN", "tim", "pässword")
     assert login.initial_response() is None
     assert login.answer(b"VXNlcm5hbWU6") == base64.b64encode(b"tim")
@@ -43,7 +43,7 @@ def test_login() -> None:
 
 
 def test_cram_md5() -> None:
-    """CRAM-MD5 answers the challenge of RFC 2195 section 2 as that does."""
+    """CRAM-MD5 gives the response of the example in RFC 2195 section 2."""
     cram = mechanism("CRAM-MD5", "tim", "tanstaaftanstaaf")
     assert cram.initial_response() is None
     response = cram.answer(b"PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+")
@@ -52,7 +52,7 @@ def test_cram_md5() -> None:
 
 @pytest.mark.parametrize("challenge", [b"not base64!", b"PHg", b"\xff\xfe"])
 def test_a_challenge_that_makes_no_sense(challenge: bytes) -> None:
-    """A challenge that cannot be decoded is the server's fault."""
+    """An undecodable challenge is the server's fault."""
     with pytest.raises(ProbeFault) as caught:
         mechanism("CRAM-MD5", "tim", "secret").answer(challenge)
     assert caught.value.reason is Reason.PROTOCOL_ERROR
@@ -60,7 +60,7 @@ def test_a_challenge_that_makes_no_sense(challenge: bytes) -> None:
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_a_server_that_never_stops_asking(name: str) -> None:
-    """The exchange is bounded: a server cannot keep a client answering for ever."""
+    """The number of challenges is limited."""
     exchange = mechanism(name, "tim", "secret")
     for _ in range(exchange.challenges):
         exchange.answer(b"PHg+")
@@ -71,7 +71,7 @@ def test_a_server_that_never_stops_asking(name: str) -> None:
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_a_response_is_withheld_once_it_is_made(name: str) -> None:
-    """What a mechanism sends is secret before it is sent, in base64 and, as a digest, decoded."""
+    """Each response is secret before it is sent, in base64 and, if a digest, decoded."""
     redaction = Redaction()
     exchange = MECHANISMS[name]("tim", "tanstaaftanstaaf", redaction)
     responses = [response for response in [exchange.initial_response()] if response is not None]
@@ -87,7 +87,7 @@ def test_a_response_is_withheld_once_it_is_made(name: str) -> None:
     [("smtp", {}), ("pop3", Pop3Session.own_methods), ("imap", ImapSession.own_methods)],
 )
 def test_every_method_can_be_configured(protocol: str, own: Mapping[str, bool]) -> None:
-    """``auth`` takes exactly the methods that the protocol's sessions have."""
+    """``auth`` accepts exactly the methods that the protocol's sessions support."""
     assert {name.lower() for name in {*MECHANISMS, *own}} == AUTH_METHODS[protocol]
 
 
@@ -108,7 +108,7 @@ OWN = {"USER": False, "APOP": True}
     ],
 )
 def test_what_is_chosen(offered: str, wanted: str, encrypted: bool, chosen: list[str]) -> None:
-    """In clear, methods that hide the password come first, and one that hands it over may follow."""
+    """Without TLS, methods that hide the password come first, and one that sends it may follow."""
     assert choose(offered.split(), wanted, encrypted=encrypted, own=OWN) == chosen
 
 
@@ -121,14 +121,14 @@ def test_what_is_chosen(offered: str, wanted: str, encrypted: bool, chosen: list
     ],
 )
 def test_nothing_to_choose(offered: list[str], wanted: str, detail: str) -> None:
-    """Where nothing fits, the detail names what was wanted and what the server offers."""
+    """If no method fits, the detail has the wanted and the offered ones."""
     with pytest.raises(ProbeFault) as caught:
         choose(offered, wanted, encrypted=True)
     assert (caught.value.reason, caught.value.detail) == (Reason.AUTH_NOT_OFFERED, detail)
 
 
 def server(tried: list[str], **faults: ProbeFault | None) -> Callable[[str], Awaitable[None]]:
-    """Return attempts at a server that answers each method with its fault, or lets it in."""
+    """Return attempts with a server that answers each method with its fault, or accepts it."""
 
     async def attempt(method: str) -> None:
         tried.append(method)
@@ -143,7 +143,7 @@ def no(text: str = "no", reason: Reason = Reason.AUTH_FAILED) -> ProbeFault:
 
 
 async def test_a_refused_method_gives_way() -> None:
-    """After a refusal the next method is tried, and logs in."""
+    """After a refusal, the next method is tried and logs in."""
     tried: list[str] = []
     await log_in(["APOP", "PLAIN"], server(tried, APOP=no(), PLAIN=None), Redaction())
     assert tried == ["APOP", "PLAIN"]
@@ -163,14 +163,14 @@ async def test_a_refused_method_gives_way() -> None:
 async def test_a_failed_login_names_its_methods(
     first: ProbeFault, second: ProbeFault | None, reason: Reason, detail: str
 ) -> None:
-    """The fault says which methods failed and why; only refused credentials lead to a second attempt."""
+    """The fault has all failed methods and why; only refused credentials lead to a second attempt."""
     with pytest.raises(ProbeFault) as caught:
         await log_in(["APOP", "PLAIN"], server([], APOP=first, PLAIN=second or no()), Redaction())
     assert (caught.value.reason, caught.value.detail) == (reason, detail)
 
 
 async def test_an_echoed_secret_is_withheld() -> None:
-    """A refusal that repeats the password keeps its code and the method's name, and nothing else."""
+    """A refusal that repeats the password keeps only its code and the method's name."""
     redaction = Redaction()
     redaction.add("s3cret-Pa55word")
     with pytest.raises(ProbeFault) as caught:

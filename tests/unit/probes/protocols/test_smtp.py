@@ -1,4 +1,4 @@
-"""What an SMTP server's octets mean, pure of any connection."""
+"""SMTP parsing, without a connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from probes.protocols.smtp import Extensions, Reply
     ],
 )
 def test_a_reply(lines: list[bytes], code: int, text: str) -> None:
-    """A reply has one code and a text in lines; the code may stand alone (RFC 5321 section 4.2)."""
+    """A reply has one code and lines of text; the code may be alone (RFC 5321 section 4.2)."""
     assert Reply.parse(b"\n".join(lines)) == Reply(code, text)
 
 
@@ -58,7 +58,7 @@ def test_a_reply(lines: list[bytes], code: int, text: str) -> None:
     ],
 )
 def test_no_reply(lines: list[bytes]) -> None:
-    """What is no reply, or has lines of different codes, is quoted as sent."""
+    """Anything else, or lines with different codes, is quoted as sent."""
     with pytest.raises(ProbeFault) as caught:
         Reply.parse(b"\n".join(lines))
     assert caught.value.reason is Reason.PROTOCOL_ERROR
@@ -84,7 +84,7 @@ def test_no_reply(lines: list[bytes]) -> None:
     ],
 )
 def test_where_a_reply_ends(octets: bytes, rest: bytes | None) -> None:
-    """A reply ends with the first line that announces no other of its code, whatever that line is."""
+    """A reply ends with the first line that does not announce another of its code."""
     match = smtp.WHOLE_REPLY.match(octets)
     assert (octets[match.end() :] if match else None) == rest
 
@@ -105,7 +105,7 @@ def test_where_a_reply_ends(octets: bytes, rest: bytes | None) -> None:
     ],
 )
 def test_enhanced_status_code(text: str, enhanced: str | None) -> None:
-    """The enhanced status code is the one that begins the text (RFC 2034 section 4)."""
+    """The enhanced status code is at the start of the text (RFC 2034 section 4)."""
     assert Reply(550, text).enhanced_status_code == enhanced
 
 
@@ -120,7 +120,7 @@ def test_enhanced_status_code(text: str, enhanced: str | None) -> None:
     ],
 )
 def test_the_fault_of_a_reply(code: int, reason: Reason) -> None:
-    """A refusal for now, for good, or by a server that closes has its reason, and keeps code and text."""
+    """Temporary and permanent refusals, and 421, have their reasons, and keep code and text."""
     fault = Reply(code, "4.0.0 so it is").fault()
     assert (fault.reason, fault.reply_code, fault.enhanced_status_code) == (reason, code, "4.0.0")
     assert fault.detail == f"{code} 4.0.0 so it is"
@@ -142,12 +142,12 @@ def test_the_fault_of_a_reply(code: int, reason: Reason) -> None:
     ],
 )
 def test_a_server_that_closes_unasked(octets: bytes, reply: Reply | None) -> None:
-    """Only a whole 421 is the reply that needs no command (RFC 5321 section 3.8)."""
+    """Only a complete 421 is a reply without a command (RFC 5321 section 3.8)."""
     assert smtp.closing_reply(octets) == reply
 
 
 def test_extensions() -> None:
-    """Keywords count in any case, the first line is none, and each mechanism counts once in either form."""
+    """Keywords count in any case, the first line is not one, and each mechanism counts once."""
     found = smtp.extensions_of(
         "mail.test\nsize 1000\nPIPELINING\n\n  8bitmime \nAUTH PLAIN Login\nAUTH=LOGIN CRAM-MD5"
     )
@@ -162,14 +162,14 @@ def test_extensions() -> None:
 
 
 def test_extensions_of_a_hostile_server() -> None:
-    """What is listed is short and fit to show."""
+    """The listed extensions are short and safe to show."""
     found = smtp.extensions_of("x\nX-\x1b[2J" + "y" * 5000)
     assert found.listed[0].startswith("X-\\x1b[2JYYY")
     assert len(found.listed[0]) == 100
 
 
 def test_no_extensions() -> None:
-    """One line names the server and offers nothing, as after HELO."""
+    """A single line has the server's name and no extensions, as after HELO."""
     assert smtp.extensions_of("AUTH PLAIN") == Extensions()
 
 
@@ -183,13 +183,13 @@ def test_no_extensions() -> None:
     ],
 )
 def test_stuffing(content: bytes, expected: bytes) -> None:
-    """A dot that begins a line is doubled, and a line of one dot is the end (RFC 5321 section 4.5.2)."""
+    """A dot at the start of a line is doubled, and a single dot is the last line (RFC 5321 section 4.5.2)."""
     assert smtp.stuffed(content) == expected
 
 
 @given(st.lists(st.sampled_from([b".", b"..", b".a", b"", b"a.", b"\r.", b"text"])))
 def test_stuffing_is_undone_by_the_receiver(lines: list[bytes]) -> None:
-    """Whatever lines a message has, a receiver gets them back, and no line before the last ends it."""
+    """A receiver restores any message, and no line before the last ends it."""
     sent = smtp.stuffed(b"".join(line + b"\r\n" for line in lines)).split(b"\r\n")
     assert [unstuffed(line) for line in sent[:-1]] == [*lines, None]
     assert sent[-1] == b""
@@ -198,7 +198,7 @@ def test_stuffing_is_undone_by_the_receiver(lines: list[bytes]) -> None:
 @given(st.lists(st.binary(max_size=100) | st.from_regex(rb"\A[2-5][0-9]{2}[- ]?.{0,60}\Z"), max_size=20))
 @example([b"250-x", b"250-\xff\x00"])
 def test_no_input_is_a_defect(lines: list[bytes]) -> None:
-    """Whatever a server sends is a reply or a fault with a bounded, printable text, and no other error."""
+    """Any input is a reply or a fault with a bounded, printable text."""
     with suppress(ProbeFault):
         reply = Reply.parse(b"\n".join(lines))
         assert 200 <= reply.code <= 599
@@ -214,7 +214,7 @@ def test_no_input_is_a_defect(lines: list[bytes]) -> None:
 
 @given(st.lists(st.sampled_from([b"250-a", b"250 b", b"251-c", b"42", b"", b"\xff"]), max_size=8))
 def test_every_line_belongs_to_one_reply(lines: list[bytes]) -> None:
-    """However many lines come at once, each is in one reply or fault, and what is left is unfinished."""
+    """Of many lines at once, each is in one reply or fault, and the rest is unfinished."""
     octets = b"".join(line + b"\r\n" for line in lines)
     taken = 0
     while match := smtp.WHOLE_REPLY.match(octets):

@@ -1,4 +1,4 @@
-"""How SMTP sends large messages: whole, no faster than the server takes them, and not a moment early."""
+"""Large messages by SMTP: complete, at the server's pace, and with an exact time of the end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def context(certificate_authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return a list of what is written of messages, chunk by chunk."""
+    """Return a list of the chunks written of messages."""
     chunks: list[bytes] = []
     write = LineTransport.write_octets
 
@@ -42,7 +42,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def up_to_content(tls: str, context: ssl.SSLContext, then: Script) -> Script:
-    """Return a dialogue without a login up to the reply to DATA."""
+    """Return a dialogue without a login, up to the reply to DATA."""
     hello = (EHLO, b"250 mail.example.com")
 
     async def script(peer: Peer) -> None:
@@ -59,7 +59,7 @@ each_way = pytest.mark.parametrize("tls", ["none", "implicit"])
 @each_way
 @on_each_loop
 async def test_a_large_message_arrives_whole(tls: str, server_tls: TlsFiles, context: ssl.SSLContext) -> None:
-    """Whatever its chunks are, a message of many has every line, stuffed, and one end."""
+    """A message in any chunks arrives with every line, stuffed, and one end."""
 
     async def accept(peer: Peer) -> None:
         await until_dot(peer)
@@ -96,7 +96,7 @@ async def test_no_chunk_is_empty_or_lost(length: int, written: list[bytes]) -> N
 @each_way
 @on_each_loop
 async def test_a_server_that_stops_reading(tls: str, server_tls: TlsFiles, context: ssl.SSLContext) -> None:
-    """Content waits here in bounded memory, and a server that takes no more of it in time lacks its end."""
+    """Content waits in bounded memory, and if a server stops reading, the end is never sent."""
     attempt = Attempt(HUGE)
     async with scripted_server(up_to_content(tls, context, _read_no_more), server_tls.authority) as server:
         fault = await attempt.fault(server.settings("smtp", tls=tls, timeout="300ms"))
@@ -114,7 +114,7 @@ async def _read_no_more(peer: Peer) -> None:
 async def test_the_dot_counts_when_it_goes_out(
     tls: str, server_tls: TlsFiles, context: ssl.SSLContext
 ) -> None:
-    """The time of the final dot is that of the dot, however long the content before it takes."""
+    """The time of the final dot is its own, however long the content before it takes."""
     reading = asyncio.Event()
 
     async def accept(peer: Peer) -> None:
@@ -149,7 +149,7 @@ async def test_the_dot_counts_when_it_goes_out(
 async def test_a_reply_before_the_final_dot(
     reply: bytes, reason: Reason, code: int | None, then: str, written: list[bytes]
 ) -> None:
-    """What a server says in the middle of the content ends that, and never means that it has the message."""
+    """A reply in the middle of the content ends it, and never means that the server has the message."""
 
     async def interrupt(peer: Peer) -> None:
         await peer.expect(rb"Subject: huge")
@@ -172,7 +172,7 @@ async def test_a_reply_before_the_final_dot(
 
 @on_each_loop
 async def test_cancellation_in_the_middle_of_the_content() -> None:
-    """A run that is cancelled while the server takes no more leaves no connection and no message behind."""
+    """If a run is cancelled while sending, no connection and no message are left."""
     attempt, reading = Attempt(HUGE), asyncio.Event()
 
     async def read_later(peer: Peer) -> None:

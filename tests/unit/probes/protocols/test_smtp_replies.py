@@ -1,4 +1,4 @@
-"""SMTP replies out of turn, broken or without end, and servers without EHLO or with SIZE."""
+"""SMTP replies that are unexpected, malformed or endless, and servers without EHLO or with SIZE."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def texts(phases: PhaseTimer) -> list[str]:
 
 
 def with_stray(position: int, stray: bytes) -> Script:
-    """Return a submission whose reply at ``position`` has ``stray`` behind it, and nothing after it."""
+    """Return a submission with ``stray`` after the reply at ``position``, and nothing more."""
     steps = (BANNER, *SUBMISSION)[: position + 1]
     *before, last = steps
     last = last + b"\r\n" + stray if isinstance(last, bytes) else (last[0], last[1] + b"\r\n" + stray)
@@ -36,7 +36,7 @@ def with_stray(position: int, stray: bytes) -> Script:
 @pytest.mark.parametrize("stray", [b"250 2.0.0 whatever comes", b"550 5.1.1 no", b"hello", b"42", b"", b"\0"])
 @pytest.mark.parametrize("position", range(1 + len(SUBMISSION)))
 async def test_nothing_is_taken_for_the_next_reply(position: int, stray: bytes) -> None:
-    """Whatever stands behind a reply ends the session before another command goes out, and is quoted."""
+    """Anything after a reply ends the session before the next command, and is quoted."""
     async with scripted_server(with_stray(position, stray)) as server:
         attempt = Attempt()
         fault = await attempt.fault(server.settings("smtp", username=USER))
@@ -51,7 +51,7 @@ async def test_nothing_is_taken_for_the_next_reply(position: int, stray: bytes) 
 
 @on_each_loop
 async def test_a_reply_that_comes_between_two_commands() -> None:
-    """A line that comes later, and yet before the next command, is no answer to that either."""
+    """A line that arrives later but before the next command is not its reply either."""
     said: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def later(peer: Peer) -> None:
@@ -72,7 +72,7 @@ async def test_a_reply_that_comes_between_two_commands() -> None:
 
 @pytest.mark.parametrize("position", range(1 + len(SUBMISSION)))
 async def test_a_server_that_closes_unasked(position: int) -> None:
-    """A 421 that no command asked for says that the server is closing, and is no broken dialogue."""
+    """An unsolicited 421 means that the server is closing, not a protocol error."""
     async with scripted_server(with_stray(position, CLOSING)) as server:
         attempt = Attempt()
         fault = await attempt.fault(server.settings("smtp", username=USER))
@@ -83,7 +83,7 @@ async def test_a_server_that_closes_unasked(position: int) -> None:
 
 
 async def test_a_server_that_closes_before_tls() -> None:
-    """A 421 behind the offer of STARTTLS is no injection: what it says cannot help an attacker."""
+    """A 421 after the answer to STARTTLS is not an injection, because it cannot help an attacker."""
     offer = (EHLO, b"250-mail.example.com\r\n250 STARTTLS\r\n" + CLOSING)
     assert (await fault_of(dialogue(BANNER, offer), tls="starttls")).reason is Reason.SMTP_UNAVAILABLE
 
@@ -92,7 +92,7 @@ async def test_a_server_that_closes_before_tls() -> None:
     ("stray", "reason"), [(b"550 5.1.1 no", Reason.PROTOCOL_ERROR), (CLOSING, Reason.SMTP_UNAVAILABLE)]
 )
 async def test_a_reply_too_many_before_quit(stray: bytes, reason: Reason) -> None:
-    """A recipient whose answer is in doubt does not count as accepted because the session ends there."""
+    """A recipient with a doubtful reply does not count as accepted because the session ends."""
     doubtful = (RCPT[0], RCPT[1] + b"\r\n" + stray)
     async with scripted_server(dialogue(*OPEN, MAIL, doubtful)) as server:
         async with smtp_session(server.settings("smtp"), PhaseTimer(SystemClock()), SystemClock()) as session:
@@ -106,7 +106,7 @@ async def test_a_reply_too_many_before_quit(stray: bytes, reason: Reason) -> Non
 
 @pytest.mark.parametrize("stray", [b"250 2.0.0 again", CLOSING])
 async def test_an_accepted_message_stays_accepted(stray: bytes) -> None:
-    """What comes behind the reply to the final dot changes no result, and is in the transcript."""
+    """Anything after the reply to the final dot changes no result, and is in the transcript."""
 
     async def accept(peer: Peer) -> None:
         await until_dot(peer)
@@ -141,7 +141,7 @@ async def test_what_is_no_reply_is_quoted(said: bytes, quoted: str) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
 @on_each_loop
 async def test_replies_do_not_depend_on_how_they_are_cut(size: int) -> None:
-    """However the network cuts a reply, it is read to its end, and a broken one no further."""
+    """With any chunks, a reply is read to its end, and a malformed one no further."""
 
     async def greet(peer: Peer, greeting: bytes) -> None:
         await peer.chunks(*[greeting[at : at + size] for at in range(0, len(greeting), size)])
@@ -161,7 +161,7 @@ async def test_replies_do_not_depend_on_how_they_are_cut(size: int) -> None:
 
 @pytest.mark.parametrize("chunk", [b"220-\r\n", b"220-and so on\r\n" * 50, b"220-" + b"x" * 8000 + b"\r\n"])
 async def test_a_reply_without_end(chunk: bytes) -> None:
-    """However its lines are cut, a reply of more than 32 KiB is given up on, and told as one."""
+    """With any chunks, a reply of more than 32 KiB ends the session."""
 
     async def flood(peer: Peer) -> None:
         await peer.flood(chunk)
@@ -177,13 +177,13 @@ async def test_a_reply_without_end(chunk: bytes) -> None:
 
 
 async def test_a_long_reply_that_is_there_at_once() -> None:
-    """A reply beyond the limit is refused whether or not its end is known already."""
+    """A reply beyond the limit is refused, whether or not it is complete."""
     fault = await fault_of(dialogue(b"220-and so on\r\n" * 3000 + b"220 ESMTP"))
     assert fault.reason is Reason.LINE_TOO_LONG
 
 
 async def test_the_lines_before_one_that_is_too_long_are_shown() -> None:
-    """A reply is shown from its beginning, whichever of its lines has no end."""
+    """A reply is shown from its beginning, whichever of its lines is endless."""
     attempt = Attempt()
     async with scripted_server(dialogue(b"220-hello\r\n220 " + b"x" * 9000)) as server:
         fault = await attempt.fault(server.settings("smtp"))
@@ -193,7 +193,7 @@ async def test_the_lines_before_one_that_is_too_long_are_shown() -> None:
 
 
 async def test_a_reply_that_stays_unfinished_is_shown() -> None:
-    """What came of a reply is in the transcript when the rest does not come."""
+    """The beginning of an unfinished reply is in the transcript."""
     attempt = Attempt()
     async with scripted_server(dialogue(b"220-hello\r\n220-more")) as server:
         fault = await attempt.fault(server.settings("smtp", timeout="100ms"))
@@ -204,7 +204,7 @@ async def test_a_reply_that_stays_unfinished_is_shown() -> None:
 
 @on_each_loop
 async def test_a_reply_that_drips_is_timed_as_a_whole() -> None:
-    """A server cannot draw out a wait by sending line after line of the same reply."""
+    """The timeout covers the whole reply, so a slow series of lines does not extend it."""
 
     async def drip(peer: Peer) -> None:
         while True:
@@ -219,7 +219,7 @@ async def test_a_reply_that_drips_is_timed_as_a_whole() -> None:
 async def opened(
     script: Script, envelope_id: str | None = None, **settings: object
 ) -> tuple[SmtpSession, list[bytes]]:
-    """Open a session, and end it; return it and what the server received."""
+    """Open a session and end it; return it and what the server received."""
     async with scripted_server(script) as server:
         async with smtp_session(
             server.settings("smtp", **settings), PhaseTimer(SystemClock()), SystemClock()
@@ -231,7 +231,7 @@ async def opened(
 
 @pytest.mark.parametrize("code", [b"500", b"502"])
 async def test_helo_for_a_server_that_does_not_know_ehlo(code: bytes) -> None:
-    """HELO follows an EHLO that is not known, with the same name; it offers nothing, whatever is said."""
+    """If EHLO is unknown, HELO follows with the same name; it offers no extensions."""
     helo = (rb"HELO \[127\.0\.0\.1\]", b"250-mail.example.com\r\n250 SIZE 10")
     session, received = await opened(dialogue(BANNER, (EHLO, code + b" 5.5.1 what?"), helo, MAIL))
     assert [line[:4] for line in received] == [b"EHLO", b"HELO", b"MAIL"]
@@ -259,7 +259,7 @@ async def test_a_refused_greeting(ehlo: bytes, helo: bytes | None, code: int) ->
     [({"tls": "starttls"}, Reason.TLS_NOT_OFFERED), ({"username": USER}, Reason.AUTH_NOT_OFFERED)],
 )
 async def test_helo_is_no_way_around_tls_or_the_login(settings: dict[str, str], reason: Reason) -> None:
-    """A server, or somebody between, that knows HELO only gets neither credentials nor mail in clear."""
+    """A server with HELO only, perhaps an attacker, gets neither credentials nor mail unencrypted."""
     script = dialogue(BANNER, (EHLO, b"500 what?"), (rb"HELO .*", b"250 mail.example.com"))
     assert (await fault_of(script, **settings)).reason is reason
 
@@ -269,7 +269,7 @@ async def test_helo_is_no_way_around_tls_or_the_login(settings: dict[str, str], 
     [(b"SIZE 35882577", b" SIZE=1000"), (b"size", b" SIZE=1000"), (b"SIZE 10", b" SIZE=1000"), (b"DSN", b"")],
 )
 async def test_size_is_declared_where_it_is_offered(offer: bytes, declared: bytes) -> None:
-    """MAIL FROM says how large the message is to a server that takes SIZE (RFC 1870), whatever its limit."""
+    """If SIZE is offered (RFC 1870), MAIL FROM declares the message's size, for any limit."""
     ehlo = (EHLO, b"250-mail.example.com\r\n250 " + offer)
     _, received = await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:.*", b"250 ok")))
     assert received[-1] == b"MAIL FROM:<a@example.com>" + declared
@@ -280,7 +280,7 @@ async def test_size_is_declared_where_it_is_offered(offer: bytes, declared: byte
     [(b"DSN", b" ENVID=a1:2"), (b"SIZE\r\n250 dsn", b" SIZE=1000 ENVID=a1:2"), (b"HELP", b"")],
 )
 async def test_envelope_id_is_given_where_it_is_taken(offer: bytes, declared: bytes) -> None:
-    """MAIL FROM names the message to a server that offers DSN (RFC 3461 section 4.4), and to no other."""
+    """MAIL FROM has the envelope id only if DSN is offered (RFC 3461 section 4.4)."""
     ehlo = (EHLO, b"250-mail.example.com\r\n250-" + offer.replace(b"\n250 ", b"\n250-") + b"\r\n250 HELP")
     _, received = await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:.*", b"250 ok")), "a1:2")
     assert received[-1] == b"MAIL FROM:<a@example.com>" + declared
@@ -288,14 +288,14 @@ async def test_envelope_id_is_given_where_it_is_taken(offer: bytes, declared: by
 
 @pytest.mark.parametrize("reply", [b"501 5.5.4 what?", b"504 not here", b"555 5.5.4 unsupported option"])
 async def test_parameters_that_are_offered_and_not_known(reply: bytes) -> None:
-    """A server that refuses the parameters that it offers gets the same command without them."""
+    """If a server refuses the parameters that it offers, the command is repeated without them."""
     ehlo = (EHLO, b"250-mail.example.com\r\n250-SIZE\r\n250 DSN")
     _, received = await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:\S+ .*", reply), MAIL), "a1:2")
     assert received[-2:] == [b"MAIL FROM:<a@example.com> SIZE=1000 ENVID=a1:2", b"MAIL FROM:<a@example.com>"]
 
 
 async def test_a_sender_that_is_refused_is_not_named_again() -> None:
-    """A refusal that is not of the parameters ends the dialogue."""
+    """A refusal that is not about the parameters is final."""
     ehlo = (EHLO, b"250-mail.example.com\r\n250 DSN")
     with pytest.raises(ProbeFault) as caught:
         await opened(dialogue(BANNER, ehlo, (rb"MAIL FROM:.*", b"550 5.7.1 not you")), "a1:2")
@@ -303,7 +303,7 @@ async def test_a_sender_that_is_refused_is_not_named_again() -> None:
 
 
 async def test_a_message_that_is_too_large_is_refused_before_it_is_sent() -> None:
-    """The declared size is the message's own octets, and a refusal of it comes before DATA."""
+    """The declared size is that of the message, and a refusal of it precedes DATA."""
     ehlo = (EHLO, b"250-mail.example.com\r\n250 SIZE 10")
     size = len(CONTENT)
     mail = (b"MAIL FROM:<a@example.com> SIZE=%d" % size, b"552 5.3.4 too big")

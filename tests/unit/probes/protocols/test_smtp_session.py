@@ -1,4 +1,4 @@
-"""The SMTP client in front of servers that do what they should not."""
+"""The SMTP client with misbehaving servers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_refusing_banner(banner: bytes, reason: Reason, code: int, enhance
     ],
 )
 async def test_banner_that_is_not_smtp(line: bytes) -> None:
-    """Whatever is no SMTP reply is a protocol error, whose text shows no control character."""
+    """Anything but an SMTP reply is a protocol error, with a text without control characters."""
     fault = await fault_of(dialogue(line))
     assert fault.reason is Reason.PROTOCOL_ERROR
     assert fault.detail.isprintable()
@@ -72,7 +72,7 @@ async def test_banner_that_is_not_smtp(line: bytes) -> None:
 
 @pytest.mark.parametrize("chunk", [b"2" * 65536, b"220-and so on\r\n" * 100], ids=["line", "lines"])
 async def test_endless_reply(chunk: bytes) -> None:
-    """A reply without end is given up on, and the connection closed."""
+    """An endless reply closes the connection."""
 
     async def flood(peer: Peer) -> None:
         await peer.flood(chunk)
@@ -87,7 +87,7 @@ for step in SUBMISSION:
 
 @on_each_loop
 async def test_dropped_connection_at_each_step() -> None:
-    """Wherever the server hangs up, the reason is a lost connection, and no dot counts as sent."""
+    """If the server hangs up at any step, the connection is lost, and no dot counts as sent."""
     for steps in DROPS[:-1]:
         attempt = Attempt()
         async with scripted_server(dialogue(*steps, then=close)) as server:
@@ -99,7 +99,7 @@ async def test_dropped_connection_at_each_step() -> None:
 
 @on_each_loop
 async def test_silence_at_each_step() -> None:
-    """Wherever the server falls silent, the server's timeout ends the session and closes the connection."""
+    """If the server does not answer at any step, its timeout closes the connection."""
     for steps in DROPS[:-1]:
         attempt = Attempt()
         async with scripted_server(dialogue(*steps)) as server:
@@ -116,7 +116,7 @@ async def test_silence_at_each_step() -> None:
     ids=["drop", "silence"],
 )
 async def test_no_reply_to_the_final_dot(then: Script | None, reason: Reason) -> None:
-    """A fault behind the final dot leaves ``dot_sent_at`` set: the server may have the message."""
+    """A fault after the final dot leaves ``dot_sent_at`` set: the server may have the message."""
 
     async def script(peer: Peer) -> None:
         await dialogue(BANNER, *SUBMISSION, then=until_dot)(peer)
@@ -145,7 +145,7 @@ async def test_no_reply_to_the_final_dot(then: Script | None, reason: Reason) ->
 )
 @pytest.mark.parametrize("to", ["DATA", "dot"])
 async def test_content_refused(to: str, reply: bytes, reason: Reason) -> None:
-    """A refusal of DATA or of the content keeps its codes; only the latter comes after the dot."""
+    """A refusal of DATA or of the content keeps its codes; only the latter is after the dot."""
 
     async def refuse_content(peer: Peer) -> None:
         await until_dot(peer)
@@ -166,7 +166,7 @@ async def test_content_refused(to: str, reply: bytes, reason: Reason) -> None:
 
 
 async def test_content_is_dot_stuffed_and_ended() -> None:
-    """A line that begins with a dot gets another, and the content ends with the line of one dot."""
+    """A line that begins with a dot gets another, and the content ends with a single dot."""
 
     async def accept(peer: Peer) -> None:
         await until_dot(peer)
@@ -185,7 +185,7 @@ async def test_content_is_dot_stuffed_and_ended() -> None:
 async def test_quit_without_answer_changes_nothing(
     then: Script | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that the server accepted stays accepted, whatever becomes of QUIT."""
+    """An accepted message stays accepted, whatever happens at QUIT."""
     monkeypatch.setattr("probes.protocols.smtp_session.QUIT_TIMEOUT", 0.05)
 
     async def accept(peer: Peer) -> None:
@@ -203,7 +203,7 @@ async def test_quit_without_answer_changes_nothing(
 
 @pytest.mark.parametrize("wait_at", range(len(DROPS)))
 async def test_cancellation_closes_the_connection(wait_at: int) -> None:
-    """A run that is cancelled wherever it waits leaves no connection behind."""
+    """A cancellation at any wait leaves no connection open."""
     reached = asyncio.Event()
 
     async def there(peer: Peer) -> None:
@@ -220,7 +220,7 @@ async def test_cancellation_closes_the_connection(wait_at: int) -> None:
 
 @pytest.mark.parametrize("early", [3, 4, 5])
 async def test_reply_that_came_before_its_command(early: int) -> None:
-    """A reply that was sent before its command is not believed: the dialogue would be off by one."""
+    """A reply sent before its command is not accepted: all later replies would be off by one."""
     pattern, reply = SUBMISSION[early]
     steps = (*SUBMISSION[:early], (pattern, reply + b"\r\n250 2.0.0 ok, whatever comes"))
     fault = await fault_of(dialogue(BANNER, *steps), username=USER)
@@ -239,7 +239,7 @@ async def test_reply_that_came_before_its_command(early: int) -> None:
 )
 @pytest.mark.parametrize("mechanism", ["plain", "login", "cram-md5"])
 async def test_auth_refused(mechanism: str, reply: bytes, reason: Reason, enhanced: str) -> None:
-    """Refused credentials and a server that cannot tell now are different reasons, each with its codes."""
+    """Refused credentials and temporary failures have different reasons, with their codes."""
     rounds: dict[str, tuple[tuple[bytes, bytes], ...]] = {
         "plain": ((rb"AUTH PLAIN .*", reply),),
         "login": ((rb"AUTH LOGIN", b"334 VXNlcm5hbWU6"), (rb".*", b"334 UGFzc3dvcmQ6"), (rb".*", reply)),
@@ -253,7 +253,7 @@ async def test_auth_refused(mechanism: str, reply: bytes, reason: Reason, enhanc
 
 
 async def mechanism_used(offer: bytes, **settings: Any) -> list[bytes]:
-    """Return the lines that a client logs in with, where the server offers ``offer``."""
+    """Return the lines of a client's login if the server offers ``offer``."""
 
     async def log_in(peer: Peer) -> None:
         line = await peer.expect(rb"AUTH .*")
@@ -281,7 +281,7 @@ async def mechanism_used(offer: bytes, **settings: Any) -> list[bytes]:
 
 
 async def test_plain_sends_the_initial_response() -> None:
-    """PLAIN takes one line, with NUL before user and password (RFC 4616)."""
+    """PLAIN takes one line, with NUL before username and password (RFC 4616)."""
     assert await mechanism_used(b"AUTH PLAIN") == [b"AUTH PLAIN " + INITIAL]
 
 
@@ -292,19 +292,19 @@ async def test_login_sends_user_and_password() -> None:
 
 
 async def test_cram_md5_comes_first_in_clear() -> None:
-    """Where the connection is in clear, the mechanism that does not show the password is chosen."""
+    """Without TLS, the mechanism that hides the password is chosen."""
     sent = await mechanism_used(b"AUTH PLAIN LOGIN CRAM-MD5")
     digest = hmac.new(PASSWORD.encode(), b"<x>", "md5").hexdigest()
     assert sent == [b"AUTH CRAM-MD5", base64.b64encode(f"{USER} {digest}".encode())]
 
 
 async def test_configured_mechanism_wins() -> None:
-    """A configured mechanism is used even where another would come first."""
+    """A configured mechanism is used even if another would come first."""
     assert (await mechanism_used(b"AUTH CRAM-MD5 PLAIN LOGIN", auth="login"))[0] == b"AUTH LOGIN"
 
 
 async def test_long_credentials_come_after_the_command() -> None:
-    """An initial response that would make the line longer than SMTP allows waits for the 334 (RFC 4954)."""
+    """An initial response that would make the line too long is sent after the 334 (RFC 4954)."""
     password = "p" * 500
     sent = await mechanism_used(b"AUTH PLAIN", password=password)
     assert sent == [b"AUTH PLAIN", base64.b64encode(f"\0{USER}\0{password}".encode())]
@@ -315,7 +315,7 @@ async def test_long_credentials_come_after_the_command() -> None:
     [(b"AUTH GSSAPI XOAUTH2", "auto"), (b"PIPELINING", "auto"), (b"AUTH PLAIN", "cram-md5")],
 )
 async def test_no_usable_mechanism(offer: bytes, auth: str) -> None:
-    """Without a mechanism that both know, no credentials are sent."""
+    """Without a common mechanism, no credentials are sent."""
     script = dialogue(BANNER, (EHLO, b"250-mail.example.com\r\n250 " + offer))
     fault = await fault_of(script, username=USER, auth=auth)
     assert fault.reason is Reason.AUTH_NOT_OFFERED
@@ -323,7 +323,7 @@ async def test_no_usable_mechanism(offer: bytes, auth: str) -> None:
 
 @pytest.mark.parametrize("challenge", [b"not base64!", b"PHg", b"\xff\xfe"])
 async def test_challenge_that_is_not_base64(challenge: bytes) -> None:
-    """A CRAM-MD5 challenge that cannot be decoded is the server's fault and gets no answer."""
+    """An undecodable CRAM-MD5 challenge is the server's fault and gets no answer."""
     script = dialogue(BANNER, SUBMISSION[0], (rb"AUTH CRAM-MD5", b"334 " + challenge))
     fault = await fault_of(script, username=USER)
     assert fault.reason is Reason.PROTOCOL_ERROR
@@ -332,7 +332,7 @@ async def test_challenge_that_is_not_base64(challenge: bytes) -> None:
 @pytest.mark.parametrize("form", [b"501 what is %s", b"%s: unknown command"], ids=["reply", "no reply"])
 @pytest.mark.parametrize("mechanism", ["plain", "login"])
 async def test_echoed_credentials_are_withheld(mechanism: str, form: bytes) -> None:
-    """A server that repeats what it was sent does not get the password into the fault."""
+    """If a server repeats the password, the fault does not show it."""
     encoded = base64.b64encode(PASSWORD.encode())
 
     async def echo(peer: Peer) -> None:

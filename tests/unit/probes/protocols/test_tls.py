@@ -1,4 +1,4 @@
-"""What SMTP's and POP3's clients let pass for TLS: nothing that could be somebody between."""
+"""TLS in the SMTP and POP3 clients: anything that could be an attacker in between is refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def open_pop3(server: ServerSettings) -> CertificateExpiry | None:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a protocol gets from the banner to TLS, and on from there."""
+    """The steps of a protocol from the banner to TLS, and after it."""
 
     name: str
     open: Callable[[ServerSettings], Any]
@@ -70,7 +70,7 @@ class Protocol:
     command: bytes
     go_ahead: bytes
     refusal: bytes
-    injected: bytes  # would be taken for the first answer after TLS
+    injected: bytes  # would look like the first answer after TLS
     log_in: tuple[Step, ...]
 
     def until_tls(self, tls: str) -> tuple[Step, ...]:
@@ -119,7 +119,7 @@ each_way = pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def fault_of(
     protocol: Protocol, script: Script, ca: Path, **options: str
 ) -> tuple[ProbeFault, list[bytes]]:
-    """Return what a client meets and what it sent, which may be no credentials."""
+    """Return the client's fault and what it sent, which must not have credentials."""
     username = USER if protocol is SMTP else None
     async with scripted_server(script, ca) as server:
         with pytest.raises(ProbeFault) as caught:
@@ -152,7 +152,7 @@ def context(certificate_authority: trustme.CA) -> ssl.SSLContext:
 async def test_verified_tls(
     protocol: Protocol, tls: str, certificate_authority: trustme.CA, server_tls: TlsFiles
 ) -> None:
-    """With a good certificate the login goes through TLS, and the day of its expiry is known."""
+    """With a valid certificate, the login is over TLS, and the expiry is known."""
     not_after = datetime.now(UTC).replace(microsecond=0) + timedelta(days=40)
     context = server_context(certificate_authority, "127.0.0.1", not_after=not_after)
     script = dialogue(*protocol.until_tls(tls), then=handshake(context, *protocol.after_tls(tls)))
@@ -168,7 +168,7 @@ async def test_verified_tls(
 
 @each_protocol
 async def test_tls_not_offered(protocol: Protocol, server_tls: TlsFiles) -> None:
-    """A server, or somebody between, that hides STARTTLS gets no credentials."""
+    """If a server or an attacker hides STARTTLS, no credentials are sent."""
     script = dialogue(protocol.banner, (protocol.ask, protocol.features))
     fault, received = await fault_of(protocol, script, server_tls.authority)
     assert fault.reason is Reason.TLS_NOT_OFFERED
@@ -177,7 +177,7 @@ async def test_tls_not_offered(protocol: Protocol, server_tls: TlsFiles) -> None
 
 @each_protocol
 async def test_tls_refused(protocol: Protocol, server_tls: TlsFiles) -> None:
-    """A server that offers TLS and refuses it gets no credentials, and its answer is kept."""
+    """If a server offers TLS and then refuses it, no credentials are sent, and its answer is kept."""
     steps = (protocol.banner, (protocol.ask, protocol.offer), (protocol.command, protocol.refusal))
     fault, _ = await fault_of(protocol, dialogue(*steps), server_tls.authority)
     assert fault.reason is (Reason.SMTP_DEFERRED if protocol is SMTP else Reason.POP3_SYS_TEMP)
@@ -190,7 +190,7 @@ async def test_tls_refused(protocol: Protocol, server_tls: TlsFiles) -> None:
 async def test_injection_before_tls(
     protocol: Protocol, place: str, server_tls: TlsFiles, context: ssl.SSLContext
 ) -> None:
-    """Replies in clear that would be read as if they came through TLS end the session."""
+    """Unencrypted replies that would be read after TLS end the session."""
     offer, go_ahead, injected = protocol.offer, protocol.go_ahead, protocol.injected
     if place == "behind the reply":
         go_ahead += b"\r\n" + injected
@@ -225,7 +225,7 @@ async def test_certificates_that_do_not_verify(
     certificate_authority: trustme.CA,
     server_tls: TlsFiles,
 ) -> None:
-    """A certificate of another authority, for another name or of the past ends the session."""
+    """A certificate from another authority, for another name or expired ends the session."""
     context = server_context(
         trustme.CA() if kind == "other authority" else certificate_authority,
         "other.example.com" if kind == "other name" else "127.0.0.1",
@@ -256,7 +256,7 @@ async def drop(peer: Peer) -> None:
 async def test_handshake_without_partner(
     protocol: Protocol, tls: str, then: Script | None, reason: Reason, server_tls: TlsFiles
 ) -> None:
-    """Silence, an end or clear text in place of the server's handshake is told as what it is."""
+    """Silence, a hang-up or plain text instead of the handshake has its own fault."""
 
     async def after_hello(peer: Peer) -> None:
         await peer.octets()
@@ -272,7 +272,7 @@ async def test_handshake_without_partner(
 @each_protocol
 @on_each_loop
 async def test_implicit_tls_to_a_port_in_clear(protocol: Protocol, server_tls: TlsFiles) -> None:
-    """A server that greets in clear where TLS is expected is told as what it is, and hears no credentials."""
+    """An unencrypted greeting instead of TLS is reported as such, and no credentials are sent."""
     for _ in range(5):  # the greeting and the handshake race
         fault, _ = await fault_of(protocol, dialogue(protocol.banner), server_tls.authority, tls="implicit")
         assert fault.reason is Reason.TLS_HANDSHAKE
@@ -283,7 +283,7 @@ async def test_implicit_tls_to_a_port_in_clear(protocol: Protocol, server_tls: T
 @each_way
 @on_each_loop
 async def test_cancellation_during_the_handshake(protocol: Protocol, tls: str, server_tls: TlsFiles) -> None:
-    """A run that is cancelled in the middle of the TLS handshake leaves no connection behind."""
+    """A run cancelled during the TLS handshake leaves no connection open."""
     reached = asyncio.Event()
 
     async def hang(peer: Peer) -> None:
@@ -302,7 +302,7 @@ async def test_cancellation_during_the_handshake(protocol: Protocol, tls: str, s
 
 
 def test_old_tls_is_not_spoken(server_tls: TlsFiles) -> None:
-    """No client context speaks a version before TLS 1.2, or skips the check of chain and name (RFC 8996)."""
+    """No client context allows versions before TLS 1.2, or skips verification (RFC 8996)."""
     for context in (client_context(None), client_context(server_tls.authority)):
         assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
         assert context.verify_mode is ssl.CERT_REQUIRED
@@ -310,7 +310,7 @@ def test_old_tls_is_not_spoken(server_tls: TlsFiles) -> None:
 
 
 def test_own_authority_replaces_the_systems(server_tls: TlsFiles) -> None:
-    """With a configured authority no other is trusted."""
+    """A configured authority replaces all others."""
     assert len(client_context(server_tls.authority).get_ca_certs()) == 1
 
 
@@ -323,7 +323,7 @@ def test_own_authority_replaces_the_systems(server_tls: TlsFiles) -> None:
     ],
 )
 def test_warning_before_expiry(left: float | None, reason: Reason) -> None:
-    """A certificate warns once less than the configured time is left; without one there is no warning."""
+    """A certificate warns once less than the configured time is left, and never without one."""
     now = 1_700_000_000.0
     expiry = None if left is None else CertificateExpiry(now + left, "CN=mail.example.com")
     detail = "CN=mail.example.com ends on 2023-11-28 22:13 UTC" if reason is not Reason.NONE else ""
