@@ -16,6 +16,7 @@ from probes.messages.bounce_words import (
     is_vague,
     reason_of,
     sound_code,
+    tells_expiry,
 )
 from probes.messages.header_section import first_value_of, split, values_of, without_comments
 from probes.messages.mime import content_type, decoded, decoded_subject, parts
@@ -203,7 +204,7 @@ def _from_status(contents: _Contents) -> DeliveryReport | None:
     if not recipients or not words[wanted]:
         return None
     recipient, action = recipients[wanted], words[wanted]
-    has_expired = action == "expired"
+    has_expired = action == "expired" or tells_expiry(contents.notice)
     kind, diagnostic = _typed(first_value_of(recipient, "Diagnostic-Code"))
     said = "" if kind == "x-unix" else diagnostic  # contains only a program's exit status
     code = _code_of(first_value_of(recipient, "Status"), action, said or contents.notice)

@@ -69,7 +69,7 @@ _CAUSES = (
     (
         Reason.BOUNCE_EXPIRED,
         _any(
-            r"message (?:has )?expired",
+            r"(?:message|envelope) (?:has )?expired",
             r"retry time(?:out)? (?:exceeded|not reached)",
             r"in (?:the )?queue (?:for )?too long",
             r"could not be (?:delivered|sent) for (?:the (?:past|last) )?[0-9]+ (?:day|hour)",
@@ -182,6 +182,7 @@ _PERMANENT = _any(
     r"mail delivery failed",
     r"did not reach",
 )
+_ENVELOPE_EXPIRED = _any(r"envelope expired")
 _FAILED = _any(
     r"(?:not|n't) (?:be |been )?delivered",
     r"(?:unable|not able|n't able|failed|not|n't) (?:to )?deliver",
@@ -196,6 +197,14 @@ def action_in(text: str) -> str | None:
     if _DELAYED.search(text) and not _PERMANENT.search(text):
         return "delayed"
     return "failed" if _FAILED.search(text) or _PERMANENT.search(text) or code_in(text, "5") else None
+
+
+def tells_expiry(notice: str) -> bool:
+    """Return whether the message waited too long in a queue, whatever action the report names.
+
+    OpenSMTPD 6.8 drops such a message, but reports it as delayed and says that it will go on trying.
+    """
+    return _ENVELOPE_EXPIRED.search(notice[:TEXT_CHARACTERS]) is not None
 
 
 def sound_code(text: str) -> str | None:

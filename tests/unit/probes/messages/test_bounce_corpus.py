@@ -65,6 +65,7 @@ FAILED = {
     "gmail-unauthenticated": ("5.7.26", POLICY),
     "gmail-unknown-user": ("5.1.1", NO_MAILBOX),
     "opensmtpd-expired": ("5.0.0", EXPIRED),
+    "opensmtpd-expired-as-delayed": ("4.4.7", EXPIRED),
     "opensmtpd-full-without-a-code": ("5.0.0", FULL),
     "opensmtpd-unknown-user": ("5.1.1", NO_MAILBOX),
     "postfix-8bit": ("5.6.0", CONTENT),
