@@ -19,18 +19,18 @@ SENDER = f"sender@{DOMAIN}"
 
 Settings = dict[str, Any]
 
+_SECRET = {"password": {"file": "password"}}
 
-def server(protocol: str, port: int, tls: TlsFiles, how: str = "starttls", **settings: object) -> Settings:
-    """Return the settings of a server on 127.0.0.1, with TLS as ``how`` says."""
-    return {
-        "protocol": protocol,
-        "host": "127.0.0.1",
-        "port": port,
-        "tls": how,
-        "tls_ca": str(tls.authority),
-        "timeout": "20s",
-        **settings,
-    }
+
+def server(
+    protocol: str, port: int, tls: TlsFiles | None, how: str = "starttls", **given: object
+) -> Settings:
+    """Return the settings of a server on 127.0.0.1: with TLS as ``how`` says and a login, or without both."""
+    settings: Settings = {"protocol": protocol, "host": "127.0.0.1", "port": port, "timeout": "20s"}
+    if tls is None:
+        return {**settings, "tls": "none", **given}
+    login = {"username": SENDER, **_SECRET}
+    return {**settings, "tls": how, "tls_ca": str(tls.authority), **login, **given}
 
 
 def trip(name: str = "trip", **settings: object) -> Settings:
@@ -47,15 +47,14 @@ async def run_once(
 ) -> list[Result]:
     """Return the results of ``probes``, run at the same time, in their order.
 
-    Servers log in as `SENDER`, and the mailboxes of `USERS` are on the server ``in``, all with ``password``.
+    The mailboxes of `USERS` are on the server ``in``. Every login uses ``password``.
     """
-    secret = {"password": {"file": "password"}}
     (directory / "password").write_text(password)
     document = {
         "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
-        "servers": {name: {"username": SENDER, **secret, **given} for name, given in servers.items()},
+        "servers": servers,
         "mailboxes": {
-            user: {"address": f"{user}@{DOMAIN}", "server": "in", "username": f"{user}@{DOMAIN}", **secret}
+            user: {"address": f"{user}@{DOMAIN}", "server": "in", "username": f"{user}@{DOMAIN}", **_SECRET}
             for user in USERS
         }
         if "in" in servers

@@ -15,6 +15,7 @@ PACKAGES = {
     "Dovecot": "dovecot-core",
     "BIND": "bind9",
     "Exim": "exim4-daemon-light",
+    "OpenSMTPD": "opensmtpd",
     "Courier": "courier-imap",
 }
 """The package that each server's version is taken from."""

@@ -16,6 +16,7 @@ _ENTER = """
 set -e
 mount -t overlay -o "lowerdir=$1/usr:/usr" overlay /usr
 mount -t overlay -o "lowerdir=$2:/etc" overlay /etc
+mount -t overlay -o "lowerdir=$1/var/lib:/var/lib" overlay /var/lib
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /var/spool
 shift 2
