@@ -1,6 +1,6 @@
-"""``python -m tests.benchmarks [FIGURE]...``: the figures, beside other tools, in one run.
+"""``python -m tests.benchmarks [FIGURE]...``: the figures, side by side with other tools.
 
-``python -m tests.benchmarks beside REVISION``: beside another revision of mailsonde.
+``python -m tests.benchmarks beside REVISION``: side by side with another revision of mailsonde.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FIGURES = {
 
 
 def main(names: list[str]) -> None:
-    """Print the figures named, or all."""
+    """Print the named figures, or all."""
     if names[:1] == ["beside"]:
         beside.main(names[1:], _compare)
         return

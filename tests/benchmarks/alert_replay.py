@@ -1,4 +1,4 @@
-"""A replayed week with an incident of each kind: who is told, how soon, and who is called for nothing."""
+"""A replayed week with an incident of each kind: notifications, their delay, and false pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SEEDS = (1, 2)
 
 
 def main() -> None:
-    """Print the figures of each seed."""
+    """Print the figures for each seed."""
     for seed in SEEDS:
         print(f"alerts over a replayed week of incidents, seed {seed}:", flush=True)
         print(replay(seed, WEEK, AFTERMATH).table(), flush=True)

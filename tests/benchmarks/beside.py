@@ -1,7 +1,7 @@
-"""Processor time of an SMTP STARTTLS probe and of a round trip, beside another revision of mailsonde.
+"""Processor time of an SMTP STARTTLS probe and of a round trip, compared with another revision.
 
-Both agents run as users run them, at the same time, at the same rate, against the same Postfix and Dovecot.
-The other revision is unpacked from git. Packages that it needs and that are not installed are downloaded.
+Both agents run as users run them, concurrently, at the same rate, with the same Postfix and Dovecot. The
+other revision is unpacked from git. Packages that it needs and that are not installed are downloaded.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ probes:
 
 @contextmanager
 def unpacked(revision: str, directory: Path) -> Iterator[dict[str, Any]]:
-    """Unpack a revision and what it needs; give the options of a process that runs it."""
+    """Unpack a revision and its packages; return the options for a process that runs it."""
     tree, packages = directory / "tree", directory / "packages"
     tree.mkdir()
     archive = subprocess.run(["git", "-C", ROOT, "archive", revision], check=True, capture_output=True)
@@ -80,7 +80,7 @@ def _is_installed(requirement: str) -> bool:
 def _agent(
     figure: str, directory: Path, user: str, servers: tuple[Postfix, Dovecot, TlsFiles], options: Any
 ) -> AgentProcess:
-    """Start an agent with `RUNS_A_SECOND` probes, each every second, of a mailbox of its own."""
+    """Start an agent with `RUNS_A_SECOND` probes, each every second, with its own mailbox."""
     postfix, dovecot, tls = servers
     directory.mkdir()
     config, listen = directory / "agent.yaml", free_port()
@@ -108,7 +108,7 @@ def _succeeded(agent: AgentProcess, figure: str) -> float:
 
 
 def _milliseconds(agents: Mapping[str, AgentProcess], figure: str) -> Iterator[dict[str, float]]:
-    """Yield the processor time of one run for each agent, window by window."""
+    """Yield the processor time of a run for each agent, window by window."""
     for agent in agents.values():
         wait_until(
             lambda agent=agent: _succeeded(agent, figure) >= 3 * RUNS_A_SECOND[figure], "it is warm", 60.0
@@ -128,7 +128,7 @@ def _reading(agent: AgentProcess, figure: str) -> tuple[float, float]:
 
 
 def measure(revision: str, figure: str) -> dict[str, float]:
-    """Return milliseconds of processor time a run, for both, and their ratio: medians over the windows."""
+    """Return milliseconds of processor time per run, for both, and their ratio: medians over the windows."""
     with workplace() as (directory, tls), ExitStack() as stack:
         other = stack.enter_context(unpacked(revision, directory))
         dovecot = Dovecot(directory / "dovecot", tls)
@@ -149,7 +149,7 @@ def measure(revision: str, figure: str) -> dict[str, float]:
 
 
 def main(arguments: list[str], compare: Callable[[dict[str, float], float], None]) -> None:
-    """Print both figures beside the revision named."""
+    """Print both figures next to those of the named revision."""
     if len(arguments) != 1:
         sys.exit("name the revision to measure beside, such as: beside HEAD~10")
     for figure in _PROBES:

@@ -23,7 +23,7 @@ EACH = 8
 
 
 def main() -> None:
-    """Print the shortest, median and longest time for each fault, over incidents at random moments."""
+    """Print the shortest, median and longest time for each fault, for incidents at random moments."""
     kinds = [kind for kind in KINDS if kind.name in FAULTS] * EACH
     length = sum(60.0 * kind.minutes + AFTERMATH for kind in kinds) + 2 * AFTERMATH
     delays = defaultdict(list)

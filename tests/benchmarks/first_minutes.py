@@ -1,7 +1,7 @@
-"""How fast the first ten minutes are: `make demo` in a fresh clone, and `mailsonde init` at a mail server.
+"""The first ten minutes: `make demo` in a fresh clone, and `mailsonde init` with a mail server.
 
-The packages are fetched beforehand, as pip is configured here. Then `make demo` is timed twice: with what
-pip's index says and its cache has, and with the packages in a folder, where no network counts.
+Packages are downloaded first, as configured for pip. Then `make demo` is timed twice: with pip's index and
+cache, and with the packages in a folder, without the network.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def _fetch(directory: Path) -> None:
 
 
 def _demo(clone: Path, **settings: str) -> tuple[float, float]:
-    """Return the seconds to the first delivered message in a fresh clone, and those of the processor."""
+    """Return the seconds to the first delivered message in a fresh clone, and the processor seconds."""
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     environment = {**os.environ, **settings}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, both processes compile everything
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # set, it would make both processes compile everything
     before, begun = _processor_seconds(), time.monotonic()
-    # In a group of its own, so that Ctrl-C reaches all of it as on a terminal.
+    # In its own process group, so that Ctrl-C reaches all of it, as on a terminal.
     demo = subprocess.Popen(
         ["make", "demo"],
         cwd=clone,
@@ -69,7 +69,7 @@ def _processor_seconds() -> float:
 
 
 def _init() -> tuple[float, int]:
-    """Return how long `init` takes for who agrees to everything at once, and the questions that it asks."""
+    """Return how long `init` takes if everything is accepted at once, and its number of questions."""
     with workplace() as (directory, tls), ExitStack() as stack:
         dovecot = Dovecot(directory / "dovecot", tls)
         stack.callback(dovecot.stop)
@@ -87,7 +87,7 @@ def _init() -> tuple[float, int]:
 
 
 def main() -> None:
-    """Print the figures, with what else the machine had to do."""
+    """Print the figures, and the machine's other load."""
     load, *_ = os.getloadavg()
     print(f"the first ten minutes, begun at a load of {load:.1f}:")
     with tempfile.TemporaryDirectory(prefix="mailsonde-bench-", dir="/var/tmp") as name:

@@ -1,9 +1,9 @@
-"""How far published latencies are from the truth: the instants at which Dovecot logs that it has a message.
+"""Errors of published latencies, compared with the times at which Dovecot logs the messages.
 
-Postfix hands mail to a relay, which holds each message back for a random time around its route's own,
-and then to Dovecot. Every route has a mailbox of its own; one half is watched by POP3, the other by IMAP.
-In the same run, on the same server: polling by POP3 at fixed intervals, which reads copies of the
-same mail, and Debian's check_email_delivery, whose mail is held back likewise.
+Postfix sends mail to a relay, which delays each message by a random time around its route's own, and then
+to Dovecot. Each route has its own mailbox; half are watched by POP3, half by IMAP. In the same run, with the
+same server: polling by POP3 at fixed intervals, with copies of the same mail, and Debian's
+check_email_delivery, whose mail is delayed likewise.
 """
 
 from __future__ import annotations
@@ -53,30 +53,30 @@ _PROBE = re.compile(rb"^X-Mailsonde-Token: mailsonde1:(pop3|imap)-(\d):", re.MUL
 
 @dataclass(frozen=True)
 class Error:
-    """How far an estimate was off, and the true delay, in seconds."""
+    """The error of an estimate, and the true delay, in seconds."""
 
     seconds: float
     delay: float
-    is_inside: bool  # the truth lay within the published uncertainty
-    was_seen_first: bool  # mailsonde had read the message before Dovecot logged that it has it
+    is_inside: bool  # the truth is within the published uncertainty
+    was_seen_first: bool  # mailsonde had read the message before Dovecot logged it
 
 
 @dataclass
 class Figures:
-    """Ours by protocol and number of the delay; errors of the others in seconds."""
+    """Our errors by protocol and position of the delay; others' errors, in seconds."""
 
     ours: dict[tuple[str, int], list[Error]] = field(default_factory=lambda: defaultdict(list))
-    logins: dict[int, float] = field(default_factory=dict)  # POP3, a message
+    logins: dict[int, float] = field(default_factory=dict)  # POP3, per message
     fixed: dict[float, list[float]] = field(default_factory=dict)
     plugin: list[float] = field(default_factory=list)
 
 
 class Transit:
-    """The relay's treatment: holds back, and puts a copy where the fixed intervals are polled."""
+    """The relay's treatment: delays messages, and puts copies where the fixed intervals are polled."""
 
     def __init__(self) -> None:
         self._chance = random.Random(1)  # noqa: S311 # a simulation
-        self.plugin_mail: list[tuple[str, float]] = []  # Message-ID, and when it was taken
+        self.plugin_mail: list[tuple[str, float]] = []  # Message-ID, and when it was accepted
 
     def __call__(self, mail: Mail) -> Iterator[Delivery]:
         probe = _PROBE.search(mail.raw)
@@ -94,7 +94,7 @@ class Transit:
 
 
 class FixedPoller(threading.Thread):
-    """Polls at a fixed interval, and estimates each arrival in the middle of its interval."""
+    """Polls at a fixed interval; the estimate of an arrival is the middle of its interval."""
 
     def __init__(self, interval: float, dovecot: Dovecot, tls: TlsFiles) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class FixedPoller(threading.Thread):
             self._ended.wait(self.interval)
 
     def stop(self) -> None:
-        """End it, and wait for that."""
+        """End the poller, and wait until it has ended."""
         self._ended.set()
         self.join()
 
@@ -145,7 +145,7 @@ def _configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: Tls
     (directory / "password").write_text(PASSWORD)
     endpoint = {"host": "127.0.0.1", "tls_server_name": "localhost", "tls_ca": str(tls.authority)}
     routes = [(protocol, number) for protocol in ("pop3", "imap") for number in range(len(DELAYS))]
-    # So many logins would be too much for a server in use; here each route has a mailbox to itself.
+    # Too many logins for a real server, but here each route has its own mailbox.
     incoming = {"tls": "implicit", "logins_per_minute": 60000, **endpoint}
     document = {
         "agent": {"listen": f"127.0.0.1:{port}", "ledger": f"sqlite:{directory}/ledger.db"},
@@ -182,7 +182,7 @@ def _configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: Tls
 
 
 def _run_plugin(dovecot: Dovecot, postfix: Postfix, tls: TlsFiles, until: float) -> Iterator[float]:
-    """Run check_email_delivery again and again; yield what it says of each delay, in seconds."""
+    """Run check_email_delivery repeatedly; yield its delays in seconds."""
     while time.monotonic() < until:
         command, environment = plugin_command(dovecot, postfix, tls.authority)
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -193,7 +193,7 @@ def _run_plugin(dovecot: Dovecot, postfix: Postfix, tls: TlsFiles, until: float)
 
 
 def measure() -> Figures:
-    """Run it all for `SECONDS`, and compare."""
+    """Run everything for `SECONDS`, and compare."""
     users = ("staff", "sender", "fixed", *(f"{p}-{n}" for p in ("pop3", "imap") for n in range(len(DELAYS))))
     transit = Transit()
     with workplace() as (directory, tls), ExitStack() as stack:
@@ -254,7 +254,7 @@ def _ours(ledger: Path, saved_at: dict[str, float], log: str) -> Figures:
 
 
 def main() -> None:
-    """Print the errors, by delay and in all."""
+    """Print the errors, by delay and in total."""
     figures = measure()
     print(
         f"error of the estimated arrival against Dovecot's log, {SECONDS:g} s, each route in its own mailbox:"

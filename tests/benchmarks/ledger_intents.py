@@ -1,7 +1,7 @@
-"""Durable intents a second with 100 concurrent senders, with and without group commit.
+"""Durable intents per second with 100 concurrent senders, with and without group commit.
 
-Run from the project's root: the ledgers are made there, so that they lie on a disk and not in
-memory. Prints a line for people and one JSON object, with the median of all rounds.
+Run it in the project's root: the ledgers are made there, on a disk and not in memory. Prints a line for
+people and one JSON object, with the median of all rounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INTENTS_A_SENDER = {GROUPED: 40, 1: 5}
 
 
 async def intents_per_second(group_limit: int) -> float:
-    """Return how many intents a second a new ledger takes with so many at most in a transaction."""
+    """Return how many intents per second a new ledger takes with this maximum per transaction."""
     writer.GROUP_LIMIT = group_limit
     clock = SystemClock()
     count = INTENTS_A_SENDER[group_limit]
@@ -61,7 +61,7 @@ async def intents_per_second(group_limit: int) -> float:
 
 
 def main() -> None:
-    """Measure both ways in turn, so that other load on the machine meets them alike."""
+    """Measure both ways in turn, so that other load on the machine affects them equally."""
     rates: dict[int, list[float]] = {GROUPED: [], 1: []}
     for _ in range(ROUNDS):
         for group_limit, measured in rates.items():

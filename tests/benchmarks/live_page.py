@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _watch(page: Page, url: str, name: str) -> None:
-    """Print what it takes to load a page, and how it goes while it is kept fresh."""
+    """Print the cost of loading a page, and its behaviour during updates."""
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")
     octets: dict[str, float] = {}
@@ -77,7 +77,7 @@ def _count(event: dict[str, Any], octets: dict[str, float]) -> None:
 
 
 def _now(page: Page) -> tuple[int, int]:
-    """Return how many updates and frames the page has had."""
+    """Return the number of the page's updates and frames."""
     updates, frames = page.evaluate(
         "[Number(document.documentElement.dataset.updates || 0), window.frames_seen]"
     )

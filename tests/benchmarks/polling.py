@@ -1,8 +1,8 @@
-"""How well adaptive polling spends its polls, beside a fixed interval with as many: a seeded simulation.
+"""Adaptive polling compared with a fixed interval with as many polls: a seeded simulation.
 
-Nothing runs on a clock: delays are drawn, polls are counted. A poll takes 5 ms, shows the mailbox of some
-moment within them, and proves absence for its beginning and presence for its end. The first look at a fixed
-interval comes anywhere within one interval of the final dot.
+There is no clock: delays are drawn, and polls are counted. A poll takes 5 ms and shows the mailbox at some
+moment within them; it proves absence at its beginning, and presence at its end. The first poll at a fixed
+interval is at a random time within one interval of the final dot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_GAP = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A message that took ``delay`` seconds, and what ``polls`` polls say of it."""
+    """A message that took ``delay`` seconds, and the result of ``polls`` polls."""
 
     delay: float
     polls: int
@@ -36,17 +36,17 @@ class Found:
 
     @property
     def error(self) -> float:
-        """Seconds between the estimate, the interval's middle, and the truth."""
+        """Seconds between the estimate, which is the interval's middle, and the truth."""
         return abs((self.earliest + self.latest) / 2 - self.delay)
 
     @property
     def error_of_goal(self) -> float:
-        """The error as a multiple of what is aimed at: 10 ms, or 5 % of the delay if that is more."""
+        """The error as a multiple of the goal: 10 ms, or 5 % of the delay if that is more."""
         return self.error / max(0.01, 0.05 * self.delay)
 
 
 def look_for(delay: float, first: float, gap: Callable[[float], float], chance: random.Random) -> Found:
-    """Look at age ``first``, and after each ``gap``, until a message of that ``delay`` is found."""
+    """Poll at age ``first``, and after each ``gap``, until a message with this ``delay`` is found."""
     age, earliest, polls = first, 0.0, 1
     while delay > age + chance.random() * POLL_SECONDS:
         earliest = age
@@ -57,7 +57,7 @@ def look_for(delay: float, first: float, gap: Callable[[float], float], chance: 
 
 
 def adaptive(delays: Iterable[float], polls: float, shortest_gap: float = 0.02) -> list[Found]:
-    """Return what a route finds that learns from each message when to look for the next."""
+    """Return the results of a route that learns from each message when to poll for the next."""
     model, chance = ArrivalModel(polls, shortest_gap, LONGEST_GAP), random.Random("polls")  # noqa: S311
     found = []
     for delay in delays:
@@ -67,7 +67,7 @@ def adaptive(delays: Iterable[float], polls: float, shortest_gap: float = 0.02) 
 
 
 def fixed(delays: list[float], polls: float) -> list[Found]:
-    """Return what polls at a fixed interval find that spend about ``polls`` polls a message."""
+    """Return the results of polls at a fixed interval with about ``polls`` polls per message."""
     low, high = 1e-3, 1e5
     for _ in range(18):
         interval, chance = math.sqrt(low * high), random.Random("polls")  # noqa: S311
@@ -80,22 +80,22 @@ def fixed(delays: list[float], polls: float) -> list[Found]:
 
 
 def log_normal(median: float, sigma: float) -> Callable[[float, random.Random], float]:
-    """Return a draw of delays whose logarithm is normal with standard deviation ``sigma``."""
+    """Return a distribution of delays: log-normal with standard deviation ``sigma``."""
     return lambda _, chance: median * math.exp(chance.gauss(0.0, sigma))
 
 
 def greylisted(_: float, chance: random.Random) -> float:
-    """Return 1 s, or one time in ten 300 s, give or take."""
+    """Return about 1 s, or one time in ten about 300 s."""
     return (300.0 if chance.random() < 0.1 else 1.0) * math.exp(chance.gauss(0.0, 0.2))
 
 
 def drifting(done: float, chance: random.Random) -> float:
-    """Return a delay whose median moves from 1 s to 10 s and back."""
+    """Return a delay with a median that moves from 1 s to 10 s and back."""
     return 10.0 ** (1.0 - abs(1.0 - 2.0 * done)) * math.exp(chance.gauss(0.0, 0.2))
 
 
 def stepping(done: float, chance: random.Random) -> float:
-    """Return a delay whose median jumps between 1 s and 10 s, four times in all."""
+    """Return a delay with a median that jumps between 1 s and 10 s, four times in total."""
     return (10.0 if int(done * 5) % 2 else 1.0) * math.exp(chance.gauss(0.0, 0.2))
 
 
@@ -112,19 +112,19 @@ DISTRIBUTIONS: dict[str, Callable[[float, random.Random], float]] = {
 
 
 def delays_of(name: str, messages: int = LEARNING + MESSAGES) -> list[float]:
-    """Return the delays in seconds of messages one after the other, the same each time."""
+    """Return the delays of successive messages in seconds, the same in each run."""
     chance = random.Random(name)  # noqa: S311
     return [DISTRIBUTIONS[name](n / messages, chance) for n in range(messages)]
 
 
 def compare(name: str, polls: float, shortest_gap: float = 0.02) -> tuple[list[Found], list[Found]]:
-    """Return what adaptive polling finds once it has learnt, and a fixed interval with as many polls."""
+    """Return the results of adaptive polling after learning, and of a fixed interval with as many polls."""
     ours = adaptive(delays_of(name), polls, shortest_gap)[LEARNING:]
     return ours, fixed([found.delay for found in ours], statistics.mean(found.polls for found in ours))
 
 
 def main() -> None:
-    """Print a table: polls a message, errors of both, and how much of the fixed interval's error is left."""
+    """Print a table: polls per message, both errors, and the ratio of the errors."""
     for polls, shortest_gap in ((6.0, 0.02), (200.0, 0.01)):
         print(f"budget of {polls:g} polls a message, at least {shortest_gap * 1000:g} ms apart")
         print(f"{'':36}{'polls':>7}{'median error, s':>20}{'':>7}{'mean error, s':>20}{'':>7}{'of goal':>9}")

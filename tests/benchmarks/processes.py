@@ -1,4 +1,4 @@
-"""Measuring what processes use, from outside."""
+"""Measures the resources that processes use, from outside."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the user and system time that a process has used, its ended children included."""
+    """Return the user and system time of a process, including its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICKS
 
 
 @contextmanager
 def workplace() -> Iterator[tuple[Path, TlsFiles]]:
-    """Give a directory for servers, and a certificate for localhost and 127.0.0.1."""
+    """Yield a directory for servers, and a certificate for localhost and 127.0.0.1."""
     with tempfile.TemporaryDirectory(prefix="mailsonde-bench-", dir="/var/tmp") as name:
         directory = Path(name)
         directory.chmod(0o755)

@@ -1,7 +1,7 @@
-"""Processor time of a complete round trip, beside Debian's check_email_delivery.
+"""Processor time of a round trip, compared with Debian's check_email_delivery.
 
-Both send by the same Postfix with STARTTLS and AUTH, and read from the same Dovecot over TLS: the plugin
-by its helpers for SMTP and IMAP, mailsonde as its agent runs, by POP3, with its ledger and /metrics.
+Both send through the same Postfix with STARTTLS and AUTH, and read from the same Dovecot over TLS: the plugin
+with its helpers for SMTP and IMAP, mailsonde as an agent, by POP3, with its ledger and /metrics.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _USER = "staff@example.test"
 
 
 def plugin_command(dovecot: Dovecot, postfix: Postfix, authority: Path) -> tuple[list[str], dict[str, str]]:
-    """Return how check_email_delivery is run, for the user staff, and in which environment."""
+    """Return the command and environment for check_email_delivery with the user staff."""
     account = f"-H localhost -U {_USER} -P {Dovecot.password}"
     send = (
         f"{_PLUGINS}/check_smtp_send {account} -p {postfix.submission_port} --tls "
@@ -45,7 +45,7 @@ def plugin_command(dovecot: Dovecot, postfix: Postfix, authority: Path) -> tuple
 
 
 def _plugin(site: Site, authority: Path) -> float:
-    """Return the processor seconds of one delivery that check_email_delivery sees."""
+    """Return the processor seconds of one delivery seen by check_email_delivery."""
     command, environment = plugin_command(site.dovecot, site.postfix, authority)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -62,7 +62,7 @@ def _delivered(agent: AgentProcess) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Return milliseconds of processor time a round trip, for both, and their ratio: medians."""
+    """Return milliseconds of processor time per round trip, for both, and their ratio: medians."""
     ours, theirs = [], []
     with workplace() as (directory, tls), Site(directory, tls) as site:
         document = yaml.safe_load(site.config.read_text())
@@ -73,7 +73,7 @@ def measure() -> dict[str, float]:
         wait_until(lambda: _delivered(agent) >= 3 * ROUTES, "the first deliveries")
         for _ in range(ROUNDS):
             count, used = _delivered(agent), cpu_seconds(agent.process.pid)
-            time.sleep(SECONDS)  # the agent delivers one a second and route
+            time.sleep(SECONDS)  # the agent delivers one per second and route
             used = cpu_seconds(agent.process.pid) - used
             ours.append(1000 * used / (_delivered(agent) - count))
             theirs.append(1000 * _plugin(site, tls.authority))

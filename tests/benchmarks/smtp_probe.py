@@ -1,7 +1,7 @@
-"""Processor time of an SMTP STARTTLS probe, beside Debian's prometheus-blackbox-exporter.
+"""Processor time of an SMTP STARTTLS probe, compared with Debian's prometheus-blackbox-exporter.
 
-Both run as users run them, at the same time, at the same rate, against the same Postfix, and
-verify its certificate: EHLO, STARTTLS, EHLO, QUIT. The time of who asks the exporter is not counted.
+Both run as users run them, concurrently, at the same rate, with the same Postfix, and verify its
+certificate: EHLO, STARTTLS, EHLO, QUIT. The time of the exporter's client is not counted.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def start_agent(directory: Path, tls: TlsFiles, port: int) -> AgentProcess:
 
 
 async def _ask_exporter(url: str, seconds: float) -> int:
-    """Ask for probes at the agent's rate; return how many succeeded."""
+    """Request probes at the agent's rate; return how many succeeded."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     asked: list[asyncio.Task[httpx.Response]] = []
@@ -78,7 +78,7 @@ async def _ask_exporter(url: str, seconds: float) -> int:
 
 
 def measure() -> dict[str, float]:
-    """Return milliseconds of processor time a probe, for both, and their ratio: medians over the windows."""
+    """Return milliseconds of processor time per probe, for both, and their ratio: medians of the windows."""
     require("prometheus-blackbox-exporter", "prometheus-blackbox-exporter")
     ours, theirs = [], []
     with workplace() as (directory, tls):

@@ -1,4 +1,4 @@
-"""An Alertmanager of the test's own, a receiver that remembers what it was told, and amtool."""
+"""An Alertmanager for tests, a receiver that records notifications, and amtool."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.real_servers.process import Daemon, free_port, require
 
 
 class Receiver:
-    """Takes Alertmanager's webhooks; knows which alerts fire for whom, by what was last said of each group.
+    """Accepts Alertmanager's webhooks, and knows each receiver's firing alerts from the latest notification.
 
-    A notification lists all of its group that is not inhibited: what it leaves out is over for who is told.
+    A notification lists all alerts of its group that are not inhibited, so for the receiver others are over.
     """
 
     def __init__(self) -> None:
@@ -44,17 +44,17 @@ class Receiver:
         return Handler
 
     def take(self, whom: str, told: dict[str, object]) -> None:
-        """Take in a webhook's body."""
+        """Record a webhook's body."""
         with self._lock:
             firing = [alert["labels"] for alert in told["alerts"] if alert["status"] == "firing"]
             self._groups[whom, told["groupKey"]] = firing
 
     def firing(self, whom: str, alert: str) -> list[dict[str, str]]:
-        """Return the labels of each alert of that name that fires for a receiver."""
+        """Return the labels of each firing alert with that name for a receiver."""
         return [labels for labels in self._told(whom) if labels["alertname"] == alert]
 
     def names(self, whom: str) -> set[str]:
-        """Return the names of all alerts that fire for a receiver."""
+        """Return the names of all firing alerts for a receiver."""
         return {labels["alertname"] for labels in self._told(whom)}
 
     def _told(self, whom: str) -> list[dict[str, str]]:
@@ -69,7 +69,7 @@ class Receiver:
 
 
 class Alertmanager:
-    """Runs with the example that mailsonde ships, quickened, and with the test's receiver in it."""
+    """Runs with mailsonde's example, with shorter times and the test's receiver."""
 
     def __init__(self, directory: Path, example: Path, receiver: Receiver) -> None:
         program = require("prometheus-alertmanager", "prometheus-alertmanager")
@@ -95,7 +95,7 @@ class Alertmanager:
         return {labels["alertname"] for labels in self._active(whom)}
 
     def probes(self, whom: str, alert: str) -> set[str]:
-        """Return the probes of which an alert fires for a receiver and is not inhibited."""
+        """Return the probes with an alert that fires for a receiver and is not inhibited."""
         return {labels["probe"] for labels in self._active(whom) if labels["alertname"] == alert}
 
     def _active(self, whom: str) -> list[dict[str, str]]:
@@ -109,7 +109,7 @@ class Alertmanager:
 
 
 def amtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run amtool and return what it said."""
+    """Run amtool and return its output."""
     return subprocess.run(
         [require("amtool", "prometheus-alertmanager"), *arguments],
         capture_output=True,

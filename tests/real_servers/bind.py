@@ -1,4 +1,4 @@
-"""A BIND of the test's own: authoritative for the zones that a test writes."""
+"""A BIND for tests: authoritative for their zones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ns IN A 127.0.0.1
 class Named:
     """Answers on 127.0.0.1, ``port``, over UDP and TCP; no recursion.
 
-    ``zones`` are records by zone, without SOA and NS, which are added. A zone in ``broken``
-    cannot be loaded, so that questions about it get SERVFAIL.
+    ``zones`` are records by zone; SOA and NS are added. Zones in ``broken`` cannot be loaded, so queries for
+    them get SERVFAIL.
     """
 
     def __init__(self, directory: Path, zones: Mapping[str, str], broken: tuple[str, ...] = ()) -> None:
@@ -53,7 +53,7 @@ controls {{ }};
         )
         log = directory / "named.log"
         self._daemon = Daemon([program, "-g", "-c", config], log, ports=[self.port])
-        # It listens before it has loaded its zones, and answers SERVFAIL until then.
+        # It listens before its zones are loaded, and answers SERVFAIL until then.
         try:
             wait_until(lambda: "running\n" in log.read_text(), "BIND has loaded its zones", log=log)
         except BaseException:

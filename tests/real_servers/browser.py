@@ -1,4 +1,4 @@
-"""Headless Chromium, as Debian packages it, with an eye on what a page must not do."""
+"""Headless Chromium from Debian, and a watch for what a page must not do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def chromium() -> Iterator[Browser]:
     """Yield a Chromium; it is closed when the block ends."""
     program = require("chromium", "chromium")
     with sync_playwright() as playwright:
-        # Root has no sandbox of Chromium's own; the pages come from this machine.
+        # Chromium has no sandbox as root; the pages come from this machine.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
 class Watch:
-    """Notes what goes wrong on a page, and the requests that leave its origin."""
+    """Records errors on a page, and requests that leave its origin."""
 
     def __init__(self, page: Page, origin: str) -> None:
         self.troubles: list[str] = []

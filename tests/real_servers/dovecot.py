@@ -1,4 +1,4 @@
-"""A Dovecot of the test's own: POP3, IMAP, LMTP and authentication for Postfix."""
+"""A Dovecot for tests: POP3, IMAP, LMTP, and authentication for Postfix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SAVED = re.compile(r"^(\S+) lmtp\([^\n]*?: Info: msgid=(<[^\n]*>): saved mail t
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of a certificate for localhost and 127.0.0.1, its key, and the authority behind it."""
+    """PEM files: a certificate for localhost and 127.0.0.1, its key, and its authority."""
 
     certificate: Path
     key: Path
@@ -39,7 +39,7 @@ class TlsFiles:
 
 
 class Dovecot:
-    """The ``users`` of example.test, all with `PASSWORD`; everything under ``directory``.
+    """The ``users`` of example.test, all with `PASSWORD`; all files are in ``directory``.
 
     ``extra`` is added to the configuration; a namespace in it replaces ours, which has the folder Junk.
     """
@@ -155,12 +155,12 @@ protocol lmtp {{
 """
 
     def deliver(self, raw: bytes, user: str = "canary") -> None:
-        """Put a message into a user's mailbox, by LMTP."""
+        """Put a message into a user's mailbox by LMTP."""
         with smtplib.LMTP("127.0.0.1", self.lmtp_port) as lmtp:
             lmtp.sendmail(f"test@{DOMAIN}", f"{user}@{DOMAIN}", raw)
 
     def deliver_many(self, count: int, make: Callable[[int], bytes], user: str = "canary") -> None:
-        """Put the messages ``make(0)``, ``make(1)`` … into a user's mailbox as files, faster than by LMTP."""
+        """Put the messages ``make(0)``, ``make(1)`` … into a user's mailbox as files, faster than LMTP."""
         maildir = self._mail / f"{user}@{DOMAIN}"
         for directory in (maildir, *(maildir / name for name in ("cur", "new", "tmp"))):
             if not directory.exists():
@@ -168,7 +168,7 @@ protocol lmtp {{
                 os.chown(directory, self._owner.pw_uid, self._owner.pw_gid)
         for _ in range(count):
             raw = make(self._filed).replace(b"\r\n", b"\n")
-            # Sizes in the name spare Dovecot reading every file for POP3's STAT.
+            # With sizes in the names, Dovecot need not read every file for POP3's STAT.
             size, lines = len(raw), raw.count(b"\n")
             name = f"1.Q{self._filed}.filed,S={size},W={size + lines}"
             (maildir / "tmp" / name).write_bytes(raw)
@@ -177,24 +177,24 @@ protocol lmtp {{
             self._filed += 1
 
     def messages(self, user: str = "canary", folder: str = "INBOX") -> list[bytes]:
-        """Return the messages that a folder of a user's mailbox holds."""
+        """Return the messages in a folder of a user's mailbox."""
         maildir = self._mail / f"{user}@{DOMAIN}" / ("" if folder == "INBOX" else f".{folder}")
         return [path.read_bytes() for path in [*maildir.glob("new/*"), *maildir.glob("cur/*")]]
 
     def saved_at(self) -> dict[str, float]:
-        """Return Message-ID → unix seconds, to the microsecond, when Dovecot first logged having saved it.
+        """Return Message-ID → unix seconds, to the microsecond, when Dovecot first logged saving it.
 
-        It does so after the message can be read: by 0.4 ms on an idle machine, by up to 50 ms on a busy one.
+        It logs this after the message can be read: 0.4 ms later on an idle machine, 50 ms on a busy one.
         """
         log = (self.directory / "dovecot.log").read_text(errors="replace")
-        # From the end, so that of a message that was saved twice the first time stays.
+        # From the end, so that the first time remains for a message saved twice.
         return {
             message_id: datetime.fromisoformat(when).timestamp()
             for when, message_id in reversed(_SAVED.findall(log))
         }
 
     def restart(self) -> None:
-        """Begin again after `stop`, on the same ports with the same mail."""
+        """Start again after `stop`, with the same ports and mail."""
         self._daemon = self._start()
 
     def stop(self) -> None:

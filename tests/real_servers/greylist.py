@@ -1,4 +1,4 @@
-"""A policy server that greylists (RFC 6647), asked by Postfix by its access policy delegation protocol."""
+"""A greylisting policy server (RFC 6647) with Postfix's access policy delegation protocol."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.real_servers.process import free_port
 
 
 class Greylist:
-    """Refuses each client, sender and recipient for now until ``seconds`` after the first try.
+    """Refuses each client, sender and recipient temporarily until ``seconds`` after the first try.
 
-    ``seconds`` may be set at any time; ``tries`` holds the time of each one's first try, by `time.monotonic`.
+    ``seconds`` may be changed at any time; ``tries`` has the time of each first try, by `time.monotonic`.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -25,7 +25,7 @@ class Greylist:
         self._thread.start()
 
     def action(self, request: dict[str, str]) -> str:
-        """Return Postfix's action for a request; what it refuses gets 450 4.2.0."""
+        """Return Postfix's action for a request; a refusal is 450 4.2.0."""
         key = tuple(request.get(name, "") for name in ("client_address", "sender", "recipient"))
         first = self.tries.setdefault(key, time.monotonic())
         return "450 4.2.0 Greylisted" if time.monotonic() - first < self.seconds else "DUNNO"
@@ -44,7 +44,7 @@ class Greylist:
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True  # Postfix keeps connections open, which must not hold up the end of a test
+    daemon_threads = True  # Postfix keeps connections open, which must not delay the end of a test
     greylist: Greylist
 
 

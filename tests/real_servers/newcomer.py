@@ -1,4 +1,4 @@
-"""Somebody who runs `mailsonde init` for the first time, led to a Postfix, a Dovecot and a BIND of ours."""
+"""A new user of `mailsonde init`, with test servers: Postfix, Dovecot and BIND."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTION = re.compile(r"(?:\?|account for mailsonde|Password|Login name)(?: \([^
 
 
 def zones(postfix: Postfix, imap: Dovecot, pop3: Dovecot) -> dict[str, str]:
-    """Return the DNS of the mail domain, which names its servers as RFC 6186 says."""
+    """Return the DNS of the mail domain, with records for its servers (RFC 6186)."""
     records = (
         "@ MX 10 localhost.",
         f"_submission._tcp SRV 0 1 {postfix.submission_port} localhost.",
@@ -31,7 +31,7 @@ def zones(postfix: Postfix, imap: Dovecot, pop3: Dovecot) -> dict[str, str]:
 
 
 class Place:
-    """A directory to run the command in, with the options that lead it to this test's servers."""
+    """A directory to run the command in, and the options for this test's servers."""
 
     def __init__(
         self, directory: Path, named: Named, tls: TlsFiles, postfix: Postfix, dovecot: Dovecot
@@ -47,7 +47,7 @@ class Place:
         self.environment = {**os.environ, "TMPDIR": str(self.temporary)}
 
     def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end, with lines typed into it."""
+        """Run the command to its end, with these lines as input."""
         return subprocess.run(
             [*MAILSONDE, "init", *self.guided, *arguments],
             cwd=self.work,
@@ -55,19 +55,19 @@ class Place:
             capture_output=True,
             text=True,
             timeout=120,
-            start_new_session=True,  # without a terminal, on which the password would be asked for
+            start_new_session=True,  # without a terminal, which would be asked for the password
             env={**self.environment, **environment},
         )
 
     @property
     def named_servers(self) -> tuple[str, ...]:
-        """The options of somebody who names every server."""
+        """The options of a user who names every server."""
         return (
             *("--smtp", f"localhost:{self.postfix.submission_port}"),
             *("--mailbox", f"imaps://localhost:{self.dovecot.imaps_port}"),
         )
 
     def require_nothing_left(self) -> None:
-        """Neither a configuration nor a password nor a temporary ledger is there."""
+        """Require that there is no configuration, password or temporary ledger."""
         assert list(self.work.iterdir()) == []
         assert list(self.temporary.iterdir()) == []

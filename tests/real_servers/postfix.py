@@ -1,4 +1,4 @@
-"""A Postfix of the test's own: it takes mail for example.test and hands it on by LMTP."""
+"""A Postfix for tests: it accepts mail for example.test and delivers it by LMTP."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _DIRECTORIES = (
 class Postfix:
     """Ports: smtp (as port 25), submission (STARTTLS and AUTH), submissions (implicit TLS and AUTH).
 
-    Mail goes to Dovecot, or to a ``relay`` in front of it. The smtp port is that of an MX: it takes mail
-    from anybody on this machine, with STARTTLS or without, and asks the ``greylist`` if there is one.
+    Mail goes to Dovecot, or to a ``relay`` in front of it. The smtp port is that of an MX: it accepts mail
+    from this machine, with or without STARTTLS, and asks the ``greylist`` if there is one.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ scache    unix - - n - 1 scache
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     def hold(self) -> None:
-        """From now on mail stays in the queue."""
+        """Keep mail in the queue from now on."""
         self._set("defer_transports = lmtp")
 
     def release(self) -> None:
-        """Let the queue go to Dovecot again, at once."""
+        """Deliver the queue to Dovecot again, at once."""
         self._set("defer_transports =")
         subprocess.run(["/usr/sbin/postqueue", "-c", self.directory / "config", "-f"], check=True)
 
@@ -172,7 +172,7 @@ scache    unix - - n - 1 scache
 
     def _set(self, setting: str) -> None:
         subprocess.run(["/usr/sbin/postconf", "-c", self.directory / "config", "-e", setting], check=True)
-        # One that is told to go while it still starts makes Postfix wait a minute for the next.
+        # If it is stopped while it is starting, Postfix waits a minute before the next.
         wait_until(lambda: self._queue_manager() is not None, "Postfix has a queue manager", log=self.log)
         before = self._queue_manager()
         self._daemon.process.send_signal(signal.SIGHUP)
@@ -183,18 +183,18 @@ scache    unix - - n - 1 scache
         )
 
     def _queue_manager(self) -> int | None:
-        """Return the process id of the queue manager, which is the one that must know of the change."""
+        """Return the process id of the queue manager, which must learn of the change."""
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:
                 pid, name, _, parent = path.read_text().split()[:4]
-            except OSError:  # it ended between the listing and now
+            except OSError:  # it has ended since the listing
                 continue
             if name == "(qmgr)" and int(parent) == self._daemon.process.pid:
                 return int(pid)
         return None
 
     def restart(self) -> None:
-        """Begin again after `stop`, on the same ports with the same queue."""
+        """Start again after `stop`, with the same ports and queue."""
         self._daemon = self._start()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Starting a server for a test, knowing when it listens, and ending it."""
+"""Starting a server for a test, waiting until it listens, and stopping it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import pytest
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
-_POLL_SECONDS = 0.02  # a foreign daemon has no event to await
+_POLL_SECONDS = 0.02  # an external daemon has no event to await
 
 
 def require(program: str, package: str) -> str:
-    """Return the path of a program; a test that needs one which is missing fails."""
+    """Return the path of a program; if it is missing, the test fails."""
     path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
         pytest.fail(
@@ -35,10 +35,9 @@ _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on over TCP or UDP, and that was not handed out before.
+    """Return a loopback port that is free for TCP and UDP and was not returned before.
 
-    Processes that run tests side by side share the ports out among them: by pairs, because Linux hands out
-    odd ports alone here.
+    Test processes that run concurrently share the ports: by pairs, because Linux assigns only odd ports here.
     """
     while True:
         with socket.socket() as trial, socket.socket(type=socket.SOCK_DGRAM) as datagram:
@@ -52,7 +51,7 @@ def free_port() -> int:
 
 
 def wait_until(condition, what: str, seconds: float = START_SECONDS, log: Path | None = None) -> None:
-    """Return once ``condition()`` is true; after ``seconds`` fail with the end of the server's log."""
+    """Return once ``condition()`` is true; after ``seconds``, fail with the end of the server's log."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -94,7 +93,7 @@ class Daemon:
         return True
 
     def stop(self) -> None:
-        """End the server and wait for its end."""
+        """End the server and wait until it has ended."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

@@ -1,4 +1,4 @@
-"""A Prometheus of the test's own, and promtool."""
+"""A Prometheus for tests, and promtool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.real_servers.process import Daemon, free_port, require, wait_until
 
 
 class Prometheus:
-    """Runs with the configuration file that the test wrote; answers questions about what it scraped."""
+    """Runs with the test's configuration file, and answers queries."""
 
     def __init__(self, directory: Path, config: Path) -> None:
         program = require("prometheus", "prometheus")
@@ -36,7 +36,7 @@ class Prometheus:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False)
 
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
-        """Return labels and value of each series that an instant query gives."""
+        """Return labels and value of each series of an instant query."""
         answer = self._get("/query", query=promql)
         if answer["resultType"] == "scalar":
             return [({}, float(answer["result"][1]))]
@@ -59,11 +59,11 @@ class Prometheus:
         return {a["labels"]["alertname"]: a for a in self._get("/alerts")["alerts"] if a["state"] == state}
 
     def rule_groups(self) -> set[str]:
-        """Return the names of the groups of rules that are loaded."""
+        """Return the names of the loaded rule groups."""
         return {group["name"] for group in self._get("/rules")["groups"]}
 
     def alertmanagers(self) -> list[str]:
-        """Return the addresses of the Alertmanagers that alerts are sent to."""
+        """Return the addresses of the Alertmanagers in use."""
         return [one["url"] for one in self._get("/alertmanagers")["activeAlertmanagers"]]
 
     def _get(self, path: str, **parameters: str) -> Any:
@@ -72,7 +72,7 @@ class Prometheus:
         return answer["data"]
 
     def wait_until(self, condition: Callable[[Prometheus], object], what: str, seconds: float = 30.0) -> None:
-        """Return once ``condition`` of this Prometheus is true."""
+        """Return once ``condition`` is true for this Prometheus."""
         wait_until(lambda: condition(self), what, seconds, self._log)
 
     def stop(self) -> None:
@@ -82,7 +82,7 @@ class Prometheus:
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run promtool and return what it said."""
+    """Run promtool and return its output."""
     return subprocess.run(
         [require("promtool", "prometheus"), *arguments], capture_output=True, text=True, check=False
     )

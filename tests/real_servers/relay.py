@@ -1,6 +1,6 @@
-"""A relay of the test's own between Postfix and Dovecot: both hand over by LMTP (RFC 2033).
+"""A relay for tests between Postfix and Dovecot, by LMTP (RFC 2033) on both sides.
 
-Postfix is told at once that a message is taken. What then becomes of it, and when, a treatment says.
+Postfix learns at once that a message is accepted. A treatment says what happens to it then, and when.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PATH = re.compile(rb"<([^<>\r\n]*)>")
 
 @dataclass(frozen=True)
 class Mail:
-    """What an LMTP transaction brought: the message with CRLF line ends, and its envelope."""
+    """The content of an LMTP transaction: the message with CRLF line ends, and its envelope."""
 
     raw: bytes
     sender: str
@@ -37,9 +37,9 @@ class Mail:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What Dovecot is to get, after ``delay`` seconds; sender and recipients are those of the mail it is for.
+    """What to deliver to Dovecot after ``delay`` seconds; sender and recipients are those of the mail.
 
-    ``folder`` is where Dovecot is to put it, by the detail of the recipient's address (RFC 5233).
+    ``folder`` is the folder for Dovecot, by the detail of the recipient's address (RFC 5233).
     """
 
     raw: bytes
@@ -54,15 +54,15 @@ Treatment = Callable[[Mail], Iterable[Delivery]]
 
 
 def untouched(mail: Mail) -> list[Delivery]:
-    """Deliver the message as it is."""
+    """Deliver the message unchanged."""
     return [Delivery(mail.raw)]
 
 
 class Relay:
-    """An LMTP server on ``port`` that hands on to Dovecot what ``treatment`` makes of each mail.
+    """An LMTP server on ``port`` that delivers the results of ``treatment`` for each mail to Dovecot.
 
-    ``treatment`` may be set at any time, for the mail that comes from then on; ``taken`` is the mail
-    so far. Deliveries are made one after the other, in the order in which they are due.
+    ``treatment`` may be changed at any time, for later mail; ``taken`` is the mail so far. Deliveries happen
+    one after the other, in the order in which they are due.
     """
 
     def __init__(self, dovecot: Dovecot, treatment: Treatment = untouched) -> None:
@@ -105,18 +105,18 @@ class Relay:
     def _deliver(self, mail: Mail, delivery: Delivery) -> None:
         sender = mail.sender if delivery.sender is None else delivery.sender
         recipients = mail.recipients if delivery.recipient is None else (delivery.recipient,)
-        for recipient in recipients:  # each by itself, because smtplib reads one reply where LMTP has many
+        for recipient in recipients:  # one by one, because smtplib reads one reply where LMTP has many
             local, _, domain = recipient.rpartition("@")
             address = f"{local}+{delivery.folder}@{domain}" if delivery.folder else recipient
             with smtplib.LMTP("127.0.0.1", self._onward_port) as lmtp:
                 lmtp.sendmail(sender, address, delivery.raw)
 
     def excuse_failures(self) -> None:
-        """Forget the failures so far, which a test that stopped Dovecot brought about."""
+        """Forget the failures so far, caused by a test that stopped Dovecot."""
         self._failures.clear()
 
     def close(self) -> None:
-        """Stop, without what is still held back; raise the first error of a treatment or a delivery."""
+        """Stop, without delivering mail that is held; raise the first error of a treatment or a delivery."""
         self._server.shutdown()
         self._server.server_close()
         self._arrivals.put(None)
@@ -133,7 +133,7 @@ class Relay:
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True  # Postfix keeps connections open, which must not hold up the end of a test
+    daemon_threads = True  # Postfix keeps connections open, which must not delay the end of a test
     request_queue_size = 100
     take: Callable[[Mail], None]
 
@@ -165,7 +165,7 @@ class _Session(socketserver.StreamRequestHandler):
                 self._reply("250 2.0.0 ok")
 
     def _content(self) -> bytes:
-        """Return what follows DATA, without the dots that stuff it (RFC 5321 section 4.5.2)."""
+        """Return what follows DATA, without stuffed dots (RFC 5321 section 4.5.2)."""
         lines = []
         while (line := self.rfile.readline()) not in (b".\r\n", b""):
             lines.append(line.removeprefix(b"."))
@@ -186,7 +186,7 @@ def dropped(_: Mail) -> list[Delivery]:
 
 
 def altered_subject(mail: Mail) -> list[Delivery]:
-    """Put a mark in front of the subject, as gateways do."""
+    """Put a tag before the subject, as gateways do."""
     return [Delivery(with_field(mail.raw, "Subject", b"[EXTERNAL] " + field(mail.raw, "Subject")))]
 
 
@@ -196,7 +196,7 @@ def altered_body(mail: Mail) -> list[Delivery]:
 
 
 def altered_attachment(mail: Mail) -> list[Delivery]:
-    """Change the first octets of the second part, which is in base64; `ValueError` without one."""
+    """Change the first octets of the second part, which is in base64; raises `ValueError` without one."""
     delimiter = _delimiter(mail.raw)
     before, text, attachment, *rest = mail.raw.split(delimiter) if delimiter else [mail.raw, b""]
     fields, blank, content = attachment.partition(b"\r\n\r\n")
@@ -205,7 +205,7 @@ def altered_attachment(mail: Mail) -> list[Delivery]:
 
 
 def marked_as_spam(mail: Mail) -> list[Delivery]:
-    """Put SpamAssassin's mark on top."""
+    """Add SpamAssassin's field at the top."""
     return [Delivery(b"X-Spam-Flag: YES\r\n" + mail.raw)]
 
 
@@ -233,7 +233,7 @@ def delayed(seconds: float) -> Treatment:
 
 
 def reordered(count: int) -> Treatment:
-    """Hold messages back until there are ``count``, and deliver them last first."""
+    """Hold messages until there are ``count``, and deliver them in reverse order."""
     held: list[Delivery] = []
 
     def treatment(mail: Mail) -> list[Delivery]:
@@ -253,7 +253,7 @@ def junked(mail: Mail) -> list[Delivery]:
 
 
 def forwarded(mail: Mail) -> list[Delivery]:
-    """Deliver what a person's forwarding makes of the message: a new one, with the text of the old."""
+    """Deliver a new message with the text of the old one, as when a person forwards it."""
     subject = b"Fwd: " + field(mail.raw, "Subject")
     raw = with_field(with_field(mail.raw, HEADER, None), "Subject", subject)
     raw = with_field(raw, "Message-ID", make_msgid(domain=HOST).encode())
@@ -262,7 +262,7 @@ def forwarded(mail: Mail) -> list[Delivery]:
 
 
 def auto_replied(mail: Mail) -> list[Delivery]:
-    """Deliver the message, and tell its sender that nobody is there (RFC 3834)."""
+    """Deliver the message, and send an automatic reply to its sender (RFC 3834)."""
     if not mail.sender:
         return untouched(mail)
     message_id = field(mail.raw, "Message-ID")
@@ -282,9 +282,9 @@ def auto_replied(mail: Mail) -> list[Delivery]:
 
 
 def bounced(status: str = "5.1.1") -> Treatment:
-    """Deliver a report of the failure (RFC 3464) to the sender instead, laid out as Postfix does it.
+    """Deliver a failure report (RFC 3464) in Postfix's layout to the sender instead.
 
-    ``status`` is RFC 3463's; mail that has a null sender itself is dropped.
+    ``status`` is from RFC 3463; mail with a null sender is dropped.
     """
 
     def treatment(mail: Mail) -> list[Delivery]:
@@ -360,26 +360,26 @@ def _field_pattern(name: str) -> re.Pattern[bytes]:
 
 
 def field(raw: bytes, name: str) -> bytes:
-    """Return the folded body of a message's first header field of that name; empty without one."""
+    """Return the folded body of a message's first header field with that name; empty without one."""
     found = _field_pattern(name).search(raw.partition(b"\r\n\r\n")[0] + b"\r\n")
     return found[1] if found else b""
 
 
 def with_field(raw: bytes, name: str, value: bytes | None) -> bytes:
-    """Return the message with another body in its first header field of that name; `None` removes it."""
+    """Return the message with another body in its first field of that name; `None` removes it."""
     header_section, _, body = raw.partition(b"\r\n\r\n")
     line = b"" if value is None else b"%s: %s\r\n" % (name.encode(), value)
     return _field_pattern(name).sub(lambda _: line, header_section + b"\r\n", count=1) + b"\r\n" + body
 
 
 def _delimiter(raw: bytes) -> bytes:
-    """Return what stands between the parts of a multipart message (RFC 2046); empty for another kind."""
+    """Return the delimiter of the parts of a multipart message (RFC 2046); empty for other types."""
     found = re.match(rb'multipart/.*boundary="?([^";\r\n]+)', field(raw, "Content-Type"), re.S)
     return b"\r\n--" + found[1] if found else b""
 
 
 def _with_footer(raw: bytes, footer: bytes) -> bytes:
-    """Return the message with a footer below its text, which is its first part if it has any."""
+    """Return the message with a footer below its text, in the first part if there are several."""
     delimiter = _delimiter(raw)
     if not delimiter:
         return raw + footer + b"\r\n"

@@ -1,4 +1,4 @@
-"""A whole site for a test: Postfix, Dovecot, the agent as users start it, and Prometheus with its rules."""
+"""A whole site for a test: Postfix, Dovecot, the agent as a process, and Prometheus with its rules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MAILSONDE = (sys.executable, "-m", "monitor")
 
 
 class AgentProcess:
-    """`mailsonde run` as a process of its own, with ``options`` of `subprocess.Popen`."""
+    """`mailsonde run` as a process, with ``options`` of `subprocess.Popen`."""
 
     def __init__(self, config: Path, log: Path, port: int, **options: Any) -> None:
         self._log = log
@@ -79,7 +79,7 @@ class AgentProcess:
 
 @contextmanager
 def agent_of(directory: Path, servers_and_probes: str) -> Iterator[AgentProcess]:
-    """Run an agent with these servers and probes, as its configuration has them, while the block runs."""
+    """Run an agent with these configured servers and probes during the block."""
     port, config = free_port(), directory / "mailsonde.yaml"
     agent_settings = f"agent: {{listen: '127.0.0.1:{port}', ledger: 'sqlite:{directory}/ledger.db'}}\n"
     config.write_text(agent_settings + servers_and_probes)
@@ -91,7 +91,7 @@ def agent_of(directory: Path, servers_and_probes: str) -> Iterator[AgentProcess]
 
 
 class Site:
-    """Everything, in ``directory``; a context manager that ends it all."""
+    """All servers, in ``directory``; a context manager that stops them at the end."""
 
     def __init__(
         self, directory: Path, tls: TlsFiles, *, deadline: str = "10s", relayed: bool = False
@@ -120,13 +120,13 @@ class Site:
         )
 
     def start_agent(self) -> AgentProcess:
-        """Start the agent; it is ended with the site."""
+        """Start the agent; it stops with the site."""
         agent = AgentProcess(self.config, self.directory / "agent.log", self.port)
         self._stack.callback(agent.stop)
         return agent
 
     def start_prometheus(self) -> Prometheus:
-        """Start Prometheus with the configuration and rules that mailsonde renders."""
+        """Start Prometheus with the rendered configuration and rules."""
         rendered = self.directory / "rendered"
         for what, out in (("alerts", rendered / "rules"), ("prometheus", rendered)):
             render = [sys.executable, "-m", "monitor", "render", what]

@@ -1,4 +1,4 @@
-"""The agent as a process: kills, restarts, a full disk, and mail that is not its own."""
+"""The agent as a process: kills, restarts, a full disk, and foreign mail."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Itera
 
 
 async def _books(site: Site) -> tuple[list[str], dict[MessageState, int], int]:
-    """Return discrepancies, how often each state was entered, and how many messages are open."""
+    """Return discrepancies, how many messages entered each state, and how many are open."""
     async with open_ledger(f"sqlite:{site.directory}/ledger.db", SystemClock(), "books", "test") as ledger:
         entered = {state: ledger.counters.entered("trip", "submission", state) for state in MessageState}
         return await ledger.discrepancies(), entered, len(await ledger.open_messages())
 
 
 def test_every_message_is_accounted_for_after_kills(site: Site) -> None:
-    """After kills at random moments every intent has its end, and foreign mail is untouched."""
+    """After kills at random moments every intent has its outcome, and foreign mail is untouched."""
     for number in range(3):
         site.dovecot.deliver(FOREIGN % number)
     moments = random.Random(7)  # noqa: S311 # no secret
     for _ in range(6):
         agent = site.start_agent()
         _wait_for_another(agent, INTENTS)
-        time.sleep(moments.uniform(0, 0.5))  # a kill has to come at any moment
+        time.sleep(moments.uniform(0, 0.5))  # kills must come at random moments
         agent.stop(signal.SIGKILL)
     site.postfix.hold()
     agent = site.start_agent()
@@ -79,19 +79,19 @@ def test_every_message_is_accounted_for_after_kills(site: Site) -> None:
 
 
 def _wait_for_another(agent: AgentProcess, metric: str, more: int = 1) -> None:
-    """Return once a counter has grown by ``more``."""
+    """Return once a counter has increased by ``more``."""
     before = agent.metric(metric)
     wait_until(lambda: agent.metric(metric) >= before + more, f"{metric} grows")
 
 
 def _settled(agent: AgentProcess) -> bool:
-    """Whether the messages of earlier processes are through: what is in flight is of the last seconds."""
+    """Whether all messages of earlier processes have ended, so that those in flight are recent."""
     oldest = agent.metric("mailsonde_oldest_in_flight_timestamp_seconds")
     return agent.metric("mailsonde_delivery_seconds_count") >= 2 and (oldest == 0 or time.time() - oldest < 2)
 
 
 def test_sigterm_ends_within_ten_seconds_with_nothing_open_unrecorded(site: Site) -> None:
-    """SIGTERM in the middle of traffic ends the agent in time, with every intent followed by its end."""
+    """SIGTERM under load ends the agent in time, with every intent followed by an outcome."""
     agent = site.start_agent()
     wait_until(
         lambda: agent.metric('mailsonde_messages_total{probe="trip",state="delivered"') >= 1, "a delivery"
@@ -109,7 +109,7 @@ def test_sigterm_ends_within_ten_seconds_with_nothing_open_unrecorded(site: Site
 
 
 def test_sigterm_ends_in_time_while_the_ledger_is_locked(site: Site) -> None:
-    """A ledger that another program keeps locked holds up the end of the agent within ten seconds."""
+    """Even if another program keeps the ledger locked, the agent ends within ten seconds."""
     agent = site.start_agent()
     _wait_for_another(agent, DELIVERED)
     with closing(sqlite3.connect(site.directory / "ledger.db", isolation_level=None)) as other:
@@ -125,7 +125,7 @@ def test_sigterm_ends_in_time_while_the_ledger_is_locked(site: Site) -> None:
 
 
 def test_sighup_does_not_end_the_agent(site: Site) -> None:
-    """Whoever sends SIGHUP is told that it changes nothing, and the agent runs on."""
+    """SIGHUP logs that it changes nothing, and the agent continues."""
     agent = site.start_agent()
     agent.process.send_signal(signal.SIGHUP)
     log = site.directory / "agent.log"
@@ -146,7 +146,7 @@ def test_no_secret_is_in_logs_or_metrics(site: Site) -> None:
 
 
 def test_second_agent_on_the_same_ledger_is_refused(site: Site) -> None:
-    """Two agents never share a ledger: the second one says why it does not start, and exits 2."""
+    """A second agent on the same ledger says why it does not start, and exits 2."""
     agent = site.start_agent()
     other = site.directory / "other.yaml"
     other.write_text(site.config.read_text().replace(f"127.0.0.1:{site.port}", "127.0.0.1:0"))
@@ -160,7 +160,7 @@ def test_second_agent_on_the_same_ledger_is_refused(site: Site) -> None:
 
 
 def test_port_in_use_is_said(site: Site) -> None:
-    """An address that is taken is a message that names it, and exit 2."""
+    """An address in use gives an error that names it, and exit status 2."""
     agent = site.start_agent()
     other = site.directory / "other.yaml"
     other.write_text(site.config.read_text().replace("/ledger.db", "/other.db"))
@@ -183,7 +183,7 @@ def small_disk(site: Site) -> Iterator[Path]:
 
 
 def test_full_disk_stops_sending_and_metrics_go_on(site: Site, small_disk: Path) -> None:
-    """With a full disk nothing is sent, runs are unknown and /metrics answers; with room, sending goes on."""
+    """With a full disk nothing is sent, runs are unknown, and /metrics works; with room, sending resumes."""
     original = site.config.read_text()
     site.config.write_text(original.replace(f"{site.directory}/ledger.db", f"{small_disk}/ledger.db"))
     agent = site.start_agent()

@@ -1,4 +1,4 @@
-"""The rendered rules, judged by promtool: before, while, after, and when the data is gone."""
+"""The rendered rules, tested by promtool: before, during and after a fault, and without data."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def _rules(directory: Path) -> list[dict[str, str]]:
 
 
 def test_rules_are_valid(rules: Path) -> None:
-    """The rendered rules are without fault to promtool."""
+    """The rendered rules are valid for promtool."""
     checked = promtool("check", "rules", *sorted(rules.glob("*.rules.yaml")))
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_alert_behaves(rules: Path, path: Path) -> None:
-    """Each alert fires when it should and only then, with its labels and annotations."""
+    """Each alert fires exactly when it should, with its labels and annotations."""
     test = shutil.copy(path, rules)
     tested = promtool("test", "rules", test)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_every_alert_has_its_tests_and_its_runbook(rules: Path) -> None:
-    """No alert lacks a test of its life, or of what must not fire it; or a runbook with its four parts."""
+    """Each alert has tests of its life and of what must not fire it, and a runbook with four parts."""
     names = {rule["alert"] for rule in _rules(rules) if "alert" in rule}
     assert names == {path.stem for path in TESTS}
     cases = 0
@@ -74,7 +74,7 @@ def test_every_alert_has_its_tests_and_its_runbook(rules: Path) -> None:
 
 
 def _check_cases(alert: str, cases: list[dict[str, Any]], metrics: set[str]) -> None:
-    """Fail unless the cases show the alert's whole life and all that must not fire it."""
+    """Fail unless the cases cover the alert's whole life and everything that must not fire it."""
     life, gone = cases[0], next(case for case in cases if case["name"].startswith("the data is gone"))
     assert life["name"].startswith("before, ")
     checks, checks_gone = _fired(life), _fired(gone)
@@ -101,7 +101,7 @@ def _check_cases(alert: str, cases: list[dict[str, Any]], metrics: set[str]) -> 
 
 
 def _fired(case: dict[str, Any]) -> list[bool]:
-    """Return, check by check, whether the alert is to fire, with all its labels and annotations."""
+    """Return for each evaluation whether the alert must fire with all its labels and annotations."""
     fired = []
     for check in case["alert_rule_test"]:
         for alert in check["exp_alerts"]:
@@ -116,7 +116,7 @@ def _values(case: dict[str, Any]) -> str:
 
 
 def _shows(wanted: str, case: dict[str, Any]) -> bool:
-    """Whether the input of a case has what its name says."""
+    """Whether the input of a case matches its name."""
     if wanted == "a restart of the agent":
         return re.search(r"_|stale|\b0x", _values(case)) is not None
     if wanted == "the probe is removed":
@@ -131,7 +131,7 @@ def _recorded(directory: Path) -> dict[str, str]:
 
 
 def _metrics(directory: Path, alert: str) -> set[str]:
-    """Return the exported metrics that an alert is about, through those that are recorded from them."""
+    """Return the exported metrics that an alert reads, directly or through recorded ones."""
     recorded = _recorded(directory)
     asked = [rule["expr"] for rule in _rules(directory) if rule.get("alert") == alert]
     named = {read.metric for expression in asked for read in reads(parse(expression))}
@@ -140,7 +140,7 @@ def _metrics(directory: Path, alert: str) -> set[str]:
 
 
 def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a Grafana, each alert links a dashboard of what it is about, with its agent and probe chosen."""
+    """With a Grafana, each alert links to a dashboard for its subject, with agent and probe selected."""
     monkeypatch.setenv("TEST_SECRET", "x")
     ours = tmp_path / "ours.yaml"
     ours.write_text("dashboards: https://grafana.example.com/d/")
@@ -166,7 +166,7 @@ def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def _with_odd_instance(text: str) -> str:
-    """Return a test with an agent whose address holds what means something in a link."""
+    """Return a test with an agent whose address has characters that are special in links."""
     text = text.replace('instance="a"', 'instance="a b&c=é#"').replace(
         "agent at a start", "agent at a b&c=é# start"
     )
@@ -174,7 +174,7 @@ def _with_odd_instance(text: str) -> str:
 
 
 def _dashboards_of_alerts(directory: Path) -> dict[str, str]:
-    """Return the uid that each alert links; its dashboard has the variables, and shows what it is about."""
+    """Return the uid that each alert links to; its dashboard has the variables and the alert's metrics."""
     texts = [path.read_text() for path in (ALERTS.parent / "dashboards").glob("*.json")]
     dashboards = {json.loads(text)["uid"]: text for text in texts}
     uids = {}
@@ -191,7 +191,7 @@ def _dashboards_of_alerts(directory: Path) -> dict[str, str]:
 
 
 def test_rules_name_only_metrics_and_labels_that_exist(rules: Path) -> None:
-    """No rule can be silent for ever because of a misspelt metric, label, or value of a label."""
+    """No rule is silent because of a misspelt metric, label, or label value."""
     known = exported() | {
         name: exported()["mailsonde_slo_runs_total"] | {"window"} for name in _recorded(rules)
     }
@@ -216,7 +216,7 @@ def test_a_misspelt_rule_would_be_found(expression: str) -> None:
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_whatever_labels_a_target_has(rules: Path, path: Path) -> None:
-    """Labels that a site, or Kubernetes, adds to every series of a target silence no alert."""
+    """Labels that a site or Kubernetes adds to a target's series silence no alert."""
     document = yaml.safe_load(path.read_text())
     life = document["tests"][0]
     checks = life.pop("alert_rule_test")
@@ -234,7 +234,7 @@ def test_alerts_fire_whatever_labels_a_target_has(rules: Path, path: Path) -> No
 
 
 def test_no_name_can_break_the_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest and oddest names that the configuration allows give valid rules."""
+    """The longest and oddest names allowed give valid rules."""
     monkeypatch.setenv("TEST_SECRET", "x")
     site = (ALERTS / "tests" / "site.yaml").read_text()
     site = site.replace("name: smtp", f"name: a._-{'.' * 59}").replace("submission", f"a@._-{'@' * 58}")

@@ -1,4 +1,4 @@
-"""The whole way of an alert: a fault, the agent, Prometheus, Alertmanager, and who is told."""
+"""Alerts from end to end: a fault, the agent, Prometheus, Alertmanager, and the receivers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ within a delivery makes it again."""
 
 @dataclass
 class Whole:
-    """Everything that an alert goes through."""
+    """All servers that an alert passes through."""
 
     site: Site
     relay: Relay
@@ -73,17 +73,17 @@ class Whole:
         return time.monotonic() - begun
 
     def is_silenced(self, alert: str, probe: str) -> None:
-        """Wait until an alert of a probe fires in Prometheus, and Alertmanager keeps it from on-call."""
+        """Wait until a probe's alert fires in Prometheus while Alertmanager inhibits it for on-call."""
         fires = f'ALERTS{{alertname="{alert}",probe="{probe}",alertstate="firing"}}'
         self.until(lambda: self.prometheus.query(fires), f"{alert} of {probe} fires in Prometheus")
         self.until(lambda: probe not in self.alertmanager.probes("on-call", alert), f"{alert} is silenced")
         assert self.prometheus.query(fires) != []
 
     def until_quiet(self) -> None:
-        """Wait until on-call was told that all is resolved, and nothing else fires that could be over.
+        """Wait until on-call knows that everything is resolved, and nothing else fires that could end.
 
-        What office-hours was told does not count: Alertmanager never tells that a warning ended while
-        something critical inhibited it (its issue 2754).
+        Notifications to office-hours do not count: Alertmanager does not report the end of a warning that was
+        inhibited at the time (its issue 2754).
         """
         self.until(lambda: not self.receiver.names("on-call"), "all is resolved for on-call")
         for whom in ("on-call", "office-hours"):
@@ -93,7 +93,7 @@ class Whole:
 
 
 def _prometheus(site: Site, alertmanager: Alertmanager) -> Prometheus:
-    """Start Prometheus with what mailsonde renders, quickened by thresholds of the site's own."""
+    """Start Prometheus with the rendered files and the site's own, shorter thresholds."""
     rendered, thresholds = site.directory / "rendered", site.directory / "thresholds.yaml"
     thresholds.write_text(yaml.safe_dump(QUICK))
     base = [sys.executable, "-m", "monitor", "render"]
@@ -106,7 +106,7 @@ def _prometheus(site: Site, alertmanager: Alertmanager) -> Prometheus:
 
 
 class Certified(socketserver.ThreadingTCPServer):
-    """A POP3 server of implicit TLS that only greets, with the certificate that the test gives it."""
+    """A POP3 server with implicit TLS that only sends a greeting, with the test's certificate."""
 
     daemon_threads = True
 
@@ -119,7 +119,7 @@ class Certified(socketserver.ThreadingTCPServer):
         self._thread.start()
 
     def certify(self, lasts: timedelta) -> None:
-        """From the next connection on, show a certificate that ends after that time."""
+        """From the next connection, use a certificate that expires after that time."""
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         ends = datetime.now(UTC) + lasts
         self._authority.issue_cert("localhost", not_after=ends).configure_cert(self.context)
@@ -136,7 +136,7 @@ class _Greeting(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         with (
-            suppress(ssl.SSLError),  # a client that does not take the certificate
+            suppress(ssl.SSLError),  # a client that refuses the certificate
             self.server.context.wrap_socket(self.request, server_side=True) as connection,
         ):
             connection.sendall(b"+OK ready\r\n")
@@ -184,7 +184,7 @@ def whole(
 
 
 def test_queue_that_holds_mail_back(whole: Whole) -> None:
-    """A queue that is deferred fires overdue within its threshold and two rounds of scrape and evaluation."""
+    """A deferred queue fires overdue within its threshold and two scrapes and evaluations."""
     whole.until_quiet()
     whole.site.postfix.hold()
     begun = time.monotonic()
@@ -198,7 +198,7 @@ def test_queue_that_holds_mail_back(whole: Whole) -> None:
 
 
 def test_mailbox_server_that_stops(whole: Whole) -> None:
-    """A POP3 server that is gone is named by its own probe, silences routes into it, and is resolved."""
+    """The probe of a stopped POP3 server alerts, its routes are inhibited, and all is resolved later."""
     whole.until_quiet()
     whole.site.dovecot.stop()
     whole.until(
@@ -216,7 +216,7 @@ def test_mailbox_server_that_stops(whole: Whole) -> None:
 
 
 def test_message_that_a_filter_drops(whole: Whole) -> None:
-    """Mail that vanishes behind the queue is lost, and told as that."""
+    """Mail that disappears behind the queue is reported as lost."""
     whole.until_quiet()
     whole.relay.treatment = treatments.dropped
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageLost"), "the loss is told")
@@ -229,7 +229,7 @@ def test_message_that_a_filter_drops(whole: Whole) -> None:
 
 
 def test_certificate_that_ends(whole: Whole, certified: Certified) -> None:
-    """A certificate's last days are told during office hours, its last hours and its end to on-call."""
+    """An expiring certificate alerts office-hours; its last hours and its expiry alert on-call."""
     whole.until_quiet()
     certified.certify(timedelta(days=9))
     whole.until(lambda: whole.receiver.firing("office-hours", "MailsondeCertificateExpiring"), "the warning")
@@ -255,7 +255,7 @@ def test_certificate_that_ends(whole: Whole, certified: Certified) -> None:
 
 
 def test_junk(whole: Whole) -> None:
-    """Mail that a filter marks is told as taken for junk."""
+    """Mail that a filter marks is reported as junk."""
     whole.until_quiet()
     whole.relay.treatment = treatments.marked_as_spam
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeMessageJunked"), "the junk is told")
@@ -266,7 +266,7 @@ def test_junk(whole: Whole) -> None:
 
 
 def test_submission_server_that_stops(whole: Whole) -> None:
-    """When the SMTP server is gone, its own probe says so, and its routes' alerts are silenced."""
+    """The probe of a stopped SMTP server alerts, and its routes' alerts are inhibited."""
     whole.until_quiet()
     whole.site.postfix.stop()
     whole.until(
@@ -282,7 +282,7 @@ def test_submission_server_that_stops(whole: Whole) -> None:
 
 
 def test_agent_that_is_killed(whole: Whole) -> None:
-    """An agent that dies is told within its threshold, and its return resolves that."""
+    """A killed agent alerts within its threshold, and its return resolves the alert."""
     whole.until_quiet()
     whole.agent.stop(signal.SIGKILL)
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeAgentDown"), "the agent is told as down")
@@ -302,7 +302,7 @@ def test_agent_that_is_killed(whole: Whole) -> None:
     ],
 )
 def test_routes_of_the_example(labels: str, receiver: str) -> None:
-    """The example for Alertmanager is sound, and tells each alert to whom it concerns."""
+    """The Alertmanager example is valid, and sends each alert to the right receivers."""
     example = ALERTS / "alertmanager.yaml"
     checked = amtool("check-config", example)
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -1,4 +1,4 @@
-"""`mailsonde check`, as administrators and Nagios run it."""
+"""`mailsonde check`, as run by administrators and Nagios."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _check(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_json_has_the_documented_object(site: Site) -> None:
-    """JSON output is one object a run, with every documented field, and exit status 0 when all is ok."""
+    """JSON output is one object per run with every documented field; exit status 0 if all is ok."""
     done = _check(site, "--format", "json")
     assert done.returncode == 0, done.stderr
     runs = {run["probe"]: run for run in map(json.loads, done.stdout.splitlines())}
@@ -53,14 +53,14 @@ def test_json_has_the_documented_object(site: Site) -> None:
 
 
 def test_one_probe_by_name_as_text(site: Site) -> None:
-    """A named probe alone is run; off a terminal the result is one plain line."""
+    """Only the named probe runs; without a terminal, the result is one plain line."""
     done = _check(site, "trip")
     assert done.returncode == 0
     assert re.fullmatch(r"trip  roundtrip  submission  ok  \d+\.\d{3} s ± \d+\.\d{3} s\n", done.stdout)
 
 
 def test_verbose_shows_the_dialogue(site: Site) -> None:
-    """What mailsonde and Postfix said stands below the result, without the credentials, and in JSON too."""
+    """The dialogue with Postfix is below the result and in JSON, without the credentials."""
     done = _check(site, "trip", "--verbose")
     assert done.returncode == 0
     result, *said = done.stdout.splitlines()
@@ -101,7 +101,7 @@ def test_nagios_line_with_performance_data(site: Site) -> None:
 def test_refused_message(
     site: Site, recipient: str, reason: str, state: str, code: int, enhanced: str
 ) -> None:
-    """A refusal fails with exit status 2, its reason, and the server's own codes."""
+    """A refusal exits 2 with its reason and the server's codes."""
     original = site.config.read_text()
     site.config.write_text(
         original.replace("canary:\n    {address: canary@example.test", f"canary:\n    {{address: {recipient}")
@@ -120,7 +120,7 @@ def test_refused_message(
 
 
 def test_wrong_password_names_the_step_and_not_the_password(site: Site) -> None:
-    """A refused login says where and what the server answered; the password is nowhere in the output."""
+    """A refused login shows the step and the server's answer, and never the password."""
     password = site.directory / "password"
     original = password.read_text()
     password.write_text("wr0ng-Passw0rd")
@@ -137,14 +137,14 @@ def test_wrong_password_names_the_step_and_not_the_password(site: Site) -> None:
 
 
 def test_mistyped_probe_gets_a_suggestion(site: Site) -> None:
-    """A name that no probe has gives a suggestion, and exit status 2 before anything is sent."""
+    """An unknown probe name gives a suggestion, and exits 2 before anything is sent."""
     done = _check(site, "tripp")
     assert done.returncode == 2
     assert done.stderr == "no probe is named 'tripp', did you mean trip?; the probes are: trip, smtp, pop3\n"
 
 
 def test_check_beside_a_running_agent(site: Site) -> None:
-    """A check beside the agent, on its ledger and mailbox, gets its own message, and disturbs nothing."""
+    """A check with a running agent's ledger and mailbox gets its own message, and disturbs nothing."""
     agent = site.start_agent()
     done = _check(site, "trip", "--format", "json")
     assert json.loads(done.stdout)["message"]["state"] == "delivered"

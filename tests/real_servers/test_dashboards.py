@@ -1,4 +1,4 @@
-"""Every query of every dashboard, asked of a Prometheus that scrapes an agent in trouble."""
+"""Every query of every dashboard, with a Prometheus that scrapes an agent in trouble."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUDGET_LEFT = re.compile(r"(min\()?1 - ")
 
 @pytest.fixture(scope="module")
 def prometheus(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Prometheus]:
-    """Prometheus beside an agent with mail in all sorts of trouble."""
+    """A Prometheus and an agent with all kinds of mail trouble."""
     with troubled_site(server_directory("dashboards"), server_tls) as running:
         yield running
 
@@ -52,7 +52,7 @@ def _queries() -> Iterator[Any]:
 
 @pytest.mark.parametrize("query", list(_queries()))
 def test_every_query_gives_data(prometheus: Prometheus, query: str) -> None:
-    """A query gives finite numbers, and where it is of trouble that the site has, one above 0."""
+    """Each query gives finite numbers and, for trouble that the site has, one above 0."""
     for variable, value in GRAFANAS.items():
         query = query.replace(variable, value)
     least, most = -math.inf, math.inf
@@ -80,7 +80,7 @@ def test_every_query_gives_data(prometheus: Prometheus, query: str) -> None:
     ],
 )
 def test_a_query_of_what_is_not_there_gives_nothing(prometheus: Prometheus, query: str) -> None:
-    """The check above can fail: a metric, a probe or a label that does not exist gives no series."""
+    """The check above can fail: an unknown metric, probe or label gives no series."""
     assert prometheus.query(query) == []
 
 
@@ -88,7 +88,7 @@ HOSTILE = "</script><script>document.title = 'broken'</script>\"'<b>{{"
 
 
 def test_the_preview_draws_every_panel(prometheus: Prometheus, tmp_path: Path) -> None:
-    """Each panel is on the preview's page with its title and data or "no data"; what is not known is said."""
+    """Each panel is on the preview with its title, and data or "no data"; what it cannot draw is listed."""
     data = collect(prometheus, 20.0)
     assert [panel["unknown"] for board in data for panel in board["panels"] if panel["unknown"]] == []
     lines = {"at": [1.0, 2.0], "values": [1.0, None]}

@@ -1,4 +1,4 @@
-"""Deployment files: what they name exists, what they run works, and their formats are what they claim."""
+"""Deployment files: their references exist, their commands work, and their formats are valid."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _unit_value(unit: Path, key: str) -> str:
 
 
 def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
-    """The units give systemd nothing to say, once the program they name is there."""
+    """The units are valid for systemd, once their program exists."""
     require("systemd-analyze", "systemd")
     program = tmp_path / "mailsonde"
     program.write_text("#!/bin/sh\n")
@@ -63,7 +63,7 @@ def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
 
 
 def test_the_agent_is_exposed_to_little(tmp_path: Path) -> None:
-    """What the agent may do is below 2 by the measure of systemd, which goes from 0 to 10."""
+    """The unit's exposure is below 2 on systemd's scale from 0 to 10."""
     unit = DEPLOY / "systemd/mailsonde.service"
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,7 +71,7 @@ def test_the_agent_is_exposed_to_little(tmp_path: Path) -> None:
 
 
 def test_the_units_command_runs_unprivileged_on_a_read_only_root(site: Site) -> None:
-    """The unit's command, as another user and with one writable directory, gets ready and ends in order."""
+    """The unit's command, as another user with one writable directory, becomes ready and stops cleanly."""
     unit = DEPLOY / "systemd/mailsonde.service"
     state = site.directory / "state"
     state.mkdir()
@@ -118,7 +118,7 @@ def _image_health_command() -> list[str]:
 
 
 def test_compose_has_the_images_health_check() -> None:
-    """Who builds an image of the OCI format, which drops its health check, has the same one by compose."""
+    """Compose has the image's health check, which the OCI image format drops."""
     check = yaml.safe_load((CONTAINER / "compose.yaml").read_text())["services"]["mailsonde"]["healthcheck"]
     assert check.pop("test") == ["CMD", *_image_health_command()]
     (options,) = re.findall(r"^HEALTHCHECK (.*) \\$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE)
@@ -131,9 +131,9 @@ def test_compose_has_the_images_health_check() -> None:
     "content", [None, "probes: [{name: mx, kind: mx, domain: a b}]\n"], ids=["no", "wrong"]
 )
 def test_a_configuration_that_cannot_be_used_is_not_tried_again(tmp_path: Path, content: str | None) -> None:
-    """The unit's one command ends with a status after which systemd does not restart it.
+    """The unit's only command exits with a status after which systemd does not restart it.
 
-    That setting does not count for an ExecStartPre, after which systemd would try for ever.
+    That setting does not apply to an ExecStartPre, after which systemd would retry for ever.
     """
     unit = DEPLOY / "systemd/mailsonde.service"
     assert "ExecStartPre=" not in unit.read_text()
@@ -146,7 +146,7 @@ def test_a_configuration_that_cannot_be_used_is_not_tried_again(tmp_path: Path, 
 
 
 def test_the_image_is_built_from_what_the_containerfile_copies(tmp_path: Path) -> None:
-    """What it copies is enough to build the package, with all that a wheel of the checkout has."""
+    """The copied files are enough to build the package, with everything in the checkout's wheel."""
     text = (CONTAINER / "Containerfile").read_text()
     assert re.search(r"^USER 65532:65532$", text, re.MULTILINE), "nothing else runs as root"
     context = tmp_path / "context"
@@ -173,13 +173,13 @@ def _files_in_wheel(source: Path, made: Path) -> set[str]:
 
 
 def test_compose_file_fits_the_specification_and_names_what_is_there() -> None:
-    """The compose specification's schema accepts the file; what it mounts from the checkout exists."""
+    """The compose file is valid by the specification's schema, and its mounts from the checkout exist."""
     compose = CONTAINER / "compose.yaml"
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", compose]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     document = yaml.safe_load(compose.read_text())
-    users = {"rules", "dashboards", "canary-password"}  # what the comment tells users to put there
+    users = {"rules", "dashboards", "canary-password"}  # what users must put there, by the comment
     for name, service in document["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["read_only"] is True, name
@@ -211,7 +211,7 @@ def _manifests() -> list[Any]:
 
 
 def test_kubernetes_manifests_fit_the_schemas(tmp_path: Path) -> None:
-    """Kubernetes' schemas accept each manifest, and mailsonde the configuration in the ConfigMap."""
+    """Each manifest is valid by Kubernetes' schemas, and the ConfigMap's configuration by mailsonde."""
     manifest = DEPLOY / "kubernetes/mailsonde.yaml"
     command = [Path(sys.executable).with_name("kubernetes-validate"), "--strict", manifest]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -221,16 +221,16 @@ def test_kubernetes_manifests_fit_the_schemas(tmp_path: Path) -> None:
     deployment = kinds["Deployment"]["spec"]
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
     grace = deployment["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert grace > 10  # seconds in which the agent ends in order
+    assert grace > 10  # seconds in which the agent stops cleanly
 
 
 def test_the_operators_prometheus_calls_the_agent_by_its_location(
     tmp_path: Path, start_prometheus: Callable[[Path], Prometheus]
 ) -> None:
-    """Whatever address its pod has, the agent's series are one, of the job that the alert rules ask for."""
+    """For any pod address, the agent's series are the same, with the job that the alert rules expect."""
     monitor = yaml.safe_load((DEPLOY / "kubernetes/servicemonitor.yaml").read_text())["spec"]
     (endpoint,) = monitor["endpoints"]
-    before, after = (f"127.0.0.1:{free_port()}" for _ in range(2))  # nobody answers, which `up` tells as well
+    before, after = (f"127.0.0.1:{free_port()}" for _ in range(2))  # nobody answers, but `up` exists anyway
     scrape = {
         "job_name": "serviceMonitor/mailsonde/mailsonde/0",
         "scrape_interval": "1s",
@@ -255,7 +255,7 @@ def test_the_operators_prometheus_calls_the_agent_by_its_location(
 
 
 def _require_valid(text: str, tmp_path: Path) -> None:
-    """Load a configuration whose secrets are elsewhere."""
+    """Load a configuration without its secrets."""
     (tmp_path / "password").write_text("x")
     config = tmp_path / "mailsonde.yaml"
     config.write_text(re.sub(r"\{file: [^}]*\}", "{file: password}", text))

@@ -1,4 +1,4 @@
-"""The test servers do what tests take for granted, as seen by the standard library's clients."""
+"""The test servers work as tests expect, with the standard library's clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_mail_goes_through_postfix_into_dovecot(
 
 
 def test_hold_and_release(postfix: Postfix, dovecot: Dovecot, context: ssl.SSLContext) -> None:
-    """A held queue keeps mail, and released gives it to Dovecot."""
+    """A held queue keeps mail, and a released one delivers it to Dovecot."""
     before = len(postfix.log_lines())
     postfix.hold()
     _submit(postfix, context, "harness held")
@@ -67,7 +67,7 @@ def test_hold_and_release(postfix: Postfix, dovecot: Dovecot, context: ssl.SSLCo
 
 
 def test_refused_recipients(postfix: Postfix) -> None:
-    """The two addresses that tests use for refusals are refused as said."""
+    """The two addresses for refusals are refused as documented."""
     with smtplib.SMTP("127.0.0.1", postfix.smtp_port) as smtp:
         smtp.ehlo()
         smtp.mail("someone@example.org")
@@ -76,7 +76,7 @@ def test_refused_recipients(postfix: Postfix) -> None:
 
 
 def test_named_answers_refuses_and_truncates(start_named: Callable[..., Named]) -> None:
-    """BIND answers for a zone, says SERVFAIL for a broken one, and cuts what UDP cannot hold."""
+    """BIND answers for a zone, gives SERVFAIL for a broken one, and truncates large UDP answers."""
     many = "".join(f"@ IN MX {n} mail-{n:04d}-{'x' * 30}.big.test.\n" for n in range(90))
     named = start_named(
         {"good.test": "@ IN MX 10 mx.good.test.\nmx IN A 192.0.2.1\n", "big.test": many}, ("bad.test",)

@@ -1,4 +1,4 @@
-"""A mailbox full of what an attacker can put there: it costs little, changes nothing, and blinds nobody."""
+"""A mailbox full of an attacker's messages: they cost little, change nothing, and hide nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def forged(number: int) -> bytes:
 
 
 def hostile() -> list[bytes]:
-    """Return messages that are too large, too deep, or no text at all."""
+    """Return messages that are too large, too deep, or not text."""
     report = b"Content-Type: multipart/report; report-type=delivery-status; boundary=b0\r\n\r\n"
     nested = b"".join(
         b"--b%d\r\nContent-Type: multipart/mixed; boundary=b%d\r\n\r\n" % (n, n + 1) for n in range(5000)
@@ -61,7 +61,7 @@ async def test_it_is_passed_over(
     tmp_path: Path,
     protocol: str,
 ) -> None:
-    """Round trips go on among hostile messages, in bounded memory; each of those is left where it is."""
+    """Round trips continue among hostile messages, in bounded memory, and leave those in place."""
     dovecot = start_dovecot()
     relay = start_relay(dovecot)
     postfix = start_postfix(dovecot, relay=relay)
@@ -78,7 +78,7 @@ async def test_it_is_passed_over(
         assert runtime.state.unexpected["canary", Unexpected.FORGED] == FORGED + 1
         assert await runtime.ledger.discrepancies() == []
     assert first.verdict.reason is Reason.NONE
-    # A copy that grew to 50 MB on its way is not read whole, and is known to be altered.
+    # A copy that grew to 50 MB on the way is not read completely, and counts as altered.
     assert second.verdict.reason is Reason.MESSAGE_ALTERED
     assert second.verdict.message.state is MessageState.DELIVERED
     assert len(dovecot.messages()) == len(messages)

@@ -39,7 +39,7 @@ namespace inbox {
 
 @pytest.fixture
 def settings_of(server_tls: TlsFiles) -> Callable[..., ServerSettings]:
-    """Return what makes a Dovecot's settings for one way of TLS."""
+    """Return a function that makes a Dovecot's settings for one mode of TLS."""
 
     def make(dovecot: Dovecot, tls: str = "implicit", auth: str = "auto") -> ServerSettings:
         port = dovecot.imaps_port if tls == "implicit" else dovecot.imap_port
@@ -65,7 +65,7 @@ async def entered(server: ServerSettings, password: str = Dovecot.password) -> A
 
 @contextmanager
 def other_client(dovecot: Dovecot, server_tls: TlsFiles) -> Iterator[imaplib.IMAP4]:
-    """Log in by Python's own client, to do what ours does not."""
+    """Log in with Python's own client, for what ours cannot do."""
     context = ssl.create_default_context(cafile=server_tls.authority)
     with imaplib.IMAP4_SSL("127.0.0.1", dovecot.imaps_port, ssl_context=context) as client:
         client.login(dovecot.username, dovecot.password)
@@ -77,7 +77,7 @@ def other_client(dovecot: Dovecot, server_tls: TlsFiles) -> Iterator[imaplib.IMA
 async def test_each_way_in(
     tls: str, auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """With IMAPS and with STARTTLS, each way to log in opens the mailbox; logging out is in order."""
+    """With IMAPS and STARTTLS, each login method opens the mailbox, and logging out works."""
     async with entered(settings_of(dovecot, tls, auth)) as session:
         assert session.certificate_expiry is not None
         assert {"IDLE", "UIDPLUS", "NAMESPACE"} <= session.capabilities
@@ -90,7 +90,7 @@ async def test_each_way_in(
 async def test_a_wrong_password(
     auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """A wrong password is refused credentials, whichever way it is said, and shows in no text."""
+    """A wrong password is reported as such with any method, and is in no text."""
     for password in ("wrong-Pa55word", "wröng-Pa55word", 'wrong-"Pa55\\word', "x" * 1000):
         with pytest.raises(ProbeFault) as caught:
             async with entered(settings_of(dovecot, "implicit", auth), password=password):
@@ -102,7 +102,7 @@ async def test_a_wrong_password(
 async def test_folders(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings], server_tls: TlsFiles
 ) -> None:
-    """Folders are shown by their names as people write them, and open by these; the junk one is marked."""
+    """Folders are listed and opened by their decoded names; the junk folder is marked."""
     dovecot = start_dovecot(extra=JUNK)
     with other_client(dovecot, server_tls) as client:
         assert client.create(encode_folder(UMLAUTS).decode())[0] == "OK"
@@ -130,7 +130,7 @@ async def test_folders(
 async def test_find_and_read(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """Messages are found, and their header fields, header sections and beginnings read as delivered."""
+    """Messages are found; their header fields, header sections and beginnings are read as delivered."""
     dovecot = start_dovecot()
     for subject in (b"one", b"two", b"three"):
         dovecot.deliver(MESSAGE % (subject, b"x" * 900))
@@ -164,7 +164,7 @@ async def test_find_and_read(
 async def test_only_our_own_message_is_deleted(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings], server_tls: TlsFiles
 ) -> None:
-    """A message that somebody else marked as deleted survives when ours is deleted (RFC 4315)."""
+    """A message marked as deleted by someone else survives the deletion of ours (RFC 4315)."""
     dovecot = start_dovecot()
     for subject in (b"theirs", b"ours"):
         dovecot.deliver(MESSAGE % (subject, b""))
@@ -186,7 +186,7 @@ async def test_only_our_own_message_is_deleted(
 async def test_a_message_that_another_client_expunged(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings], server_tls: TlsFiles
 ) -> None:
-    """A message that went away behind the session's back reads as gone, and the session goes on."""
+    """A message expunged by another client reads as gone, and the session continues."""
     dovecot = start_dovecot()
     dovecot.deliver(MESSAGE % (b"one", b""))
     async with entered(settings_of(dovecot)) as session:
@@ -207,7 +207,7 @@ async def test_a_message_that_another_client_expunged(
 async def test_idle_tells_of_an_arrival(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """News come while the session idles, and the next command finds what came."""
+    """A change is reported during IDLE, and the next command finds the message."""
     dovecot = start_dovecot()
     async with entered(settings_of(dovecot)) as session:
         await session.select("INBOX")
@@ -226,7 +226,7 @@ async def test_idle_tells_of_an_arrival(
 async def test_cancelled_news_cost_nothing(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """However early or late waiting for news is cancelled, the session works on and hears all."""
+    """A wait for changes may be cancelled at any time; the session keeps working."""
     dovecot = start_dovecot()
     async with entered(settings_of(dovecot)) as session:
         await session.select("INBOX")
@@ -248,7 +248,7 @@ async def test_cancelled_news_cost_nothing(
 async def test_a_session_too_many(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """A session beyond the server's limit is refused, and not for its credentials."""
+    """A session beyond the server's limit is refused, without blaming the credentials."""
     server = settings_of(start_dovecot(extra="mail_max_userip_connections = 1\n"))
     async with entered(server) as first:
         with pytest.raises(ProbeFault) as caught:

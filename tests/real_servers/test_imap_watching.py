@@ -1,4 +1,4 @@
-"""Round trips into a real Dovecot that is watched by IMAP, through a real Postfix."""
+"""Round trips through a real Postfix into a real Dovecot, watched by IMAP."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: TlsF
 
 @asynccontextmanager
 async def running(path: Path) -> AsyncIterator[tuple[Runtime, Callable[[], object]]]:
-    """Give the runtime, and what runs its one probe and returns the result."""
+    """Yield the runtime, and a function that runs its only probe and returns the result."""
     async with open_runtime(load(path), SystemClock(), "check") as runtime:
         (probe,) = runtime.assembly.probes.values()
 
@@ -81,7 +81,7 @@ async def running(path: Path) -> AsyncIterator[tuple[Runtime, Callable[[], objec
 
 
 def copy_of(message: Message, context: MessageContext) -> bytes:
-    """Return what the probe sent."""
+    """Return a copy of what the probe sent."""
     token = context.signer.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
     return compose(
         probe=message.probe,
@@ -108,7 +108,7 @@ async def test_one_connection_carries_many_round_trips(
     server_tls: TlsFiles,
     tmp_path: Path,
 ) -> None:
-    """Messages are found, counted and deleted on one connection; foreign mail stays; the error is small."""
+    """Messages are found, counted and deleted on one connection; foreign mail stays; errors are small."""
     dovecot = start_dovecot()
     postfix = start_postfix(dovecot)
     dovecot.deliver(b"Subject: hello\r\n\r\nnot ours\r\n")
@@ -118,7 +118,7 @@ async def test_one_connection_carries_many_round_trips(
     assert len(dovecot.messages()) == 1
     log = (dovecot.directory / "dovecot.log").read_text()
     assert len(re.findall("imap-login: Info: Login", log)) == 1
-    # Fresh messages are looked for at gaps of a fifth of their age, and known routes far closer.
+    # New routes are polled at gaps of a fifth of the message's age, and known ones far more often.
     assert all(result.verdict.message.uncertainty_seconds < 0.1 for result in results)
 
 
@@ -128,7 +128,7 @@ async def test_message_in_the_junk_folder_is_found_and_told(
     server_tls: TlsFiles,
     tmp_path: Path,
 ) -> None:
-    """A message that comes into the folder marked as junk counts as delivered there, with its issue."""
+    """A message in the folder marked as junk counts as delivered, with that issue."""
     dovecot = start_dovecot(extra=JUNK)
     postfix = start_postfix(dovecot)
     postfix.hold()
@@ -154,7 +154,7 @@ async def test_nothing_foreign_is_lost_when_the_mailbox_changes_under_us(
     tmp_path: Path,
     when: str,
 ) -> None:
-    """After a lost connection, or with a new UIDVALIDITY, messages are matched, and foreign ones stay."""
+    """After a lost connection or a new UIDVALIDITY, our messages are matched, and foreign ones stay."""
     dovecot = start_dovecot()
     postfix = start_postfix(dovecot)
     for number in range(20):
@@ -162,14 +162,14 @@ async def test_nothing_foreign_is_lost_when_the_mailbox_changes_under_us(
     async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (_, run):
         first = await run()
         if when == "uid_validity":
-            # Without its list of uids the folder gets a new UIDVALIDITY, and all uids anew.
+            # Without its list of uids, the folder gets a new UIDVALIDITY and new uids.
             for path in (dovecot.directory / "mail").rglob("dovecot*"):
                 if path.is_file():
                     path.unlink()
         kick = ["doveadm", "-c", dovecot.directory / "dovecot.conf", "kick", Dovecot.username]
         await asyncio.to_thread(
             subprocess.run, kick, check=False, capture_output=True
-        )  # 68: it has gone already
+        )  # 68: it is already gone
         second = await run()
     assert [first.verdict.reason, second.verdict.reason] == [Reason.NONE, Reason.NONE]
     assert len(dovecot.messages()) == 20

@@ -39,11 +39,11 @@ def place(
 
 
 class Terminal:
-    """The command on a terminal, where somebody types and presses Ctrl-C."""
+    """The command on a terminal, with typed input and Ctrl-C."""
 
     def __init__(self, place: Place, *arguments: str) -> None:
         self._master, slave = pty.openpty()
-        # setsid makes it the terminal of the process: who has one is asked there for a password.
+        # setsid makes it the process's terminal, where the password is asked for.
         self._process = subprocess.Popen(
             ["setsid", "--ctty", *MAILSONDE, "init", *place.guided, *arguments],
             cwd=place.work,
@@ -66,7 +66,7 @@ class Terminal:
     def _read(self) -> bool:
         try:
             chunk = os.read(self._master, 65536)
-        except OSError:  # so ends a terminal on Linux
+        except OSError:  # the end of a terminal on Linux
             chunk = b""
         self.shown += chunk.decode()
         return bool(chunk)
@@ -78,9 +78,9 @@ class Terminal:
         os.write(self._master, line.encode() + b"\n")
 
     def interrupt(self) -> int:
-        """Press Ctrl-C until it is heard, and return the exit status.
+        """Press Ctrl-C until it has an effect, and return the exit status.
 
-        Python loses one that comes just as it begins to read a line, and so people press again.
+        Python loses one that comes just as it begins to read a line, so users press it again.
         """
         going_on = True
         while going_on:
@@ -92,7 +92,7 @@ class Terminal:
 
 
 def test_from_an_address_and_a_password(place: Place) -> None:
-    """Five answers lead to a configuration that validates, with the password in a private file."""
+    """Five answers lead to a valid configuration, with the password in a private file."""
     done = place.run(typed=ANSWERS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(QUESTION.findall(done.stdout + done.stderr)) == 5
@@ -114,7 +114,7 @@ def test_from_an_address_and_a_password(place: Place) -> None:
 
 
 def test_hosts_are_shown_before_the_password_is_asked_for(place: Place) -> None:
-    """Who does not know a server that DNS alone names, and says no, has sent it nothing and finds no file."""
+    """A user who declines a server found only in DNS has sent it nothing, and there is no file."""
     done = place.run(typed=f"{ADDRESS}\nn\n")
     assert done.returncode == 1
     assert f"IMAP localhost port {place.dovecot.imaps_port}, TLS (from SRV _imaps)" in done.stdout
@@ -125,7 +125,7 @@ def test_hosts_are_shown_before_the_password_is_asked_for(place: Place) -> None:
 
 @pytest.mark.parametrize("answers", range(1, 5))
 def test_nothing_is_written_before_it_is_confirmed(place: Place, answers: int) -> None:
-    """Input that ends before the last question leaves no file, whatever was answered so far."""
+    """If the input ends before the last question, no file is written."""
     lines = [ADDRESS, "y", PASSWORD, "file", "y"][:answers]
     done = place.run(typed="".join(f"{line}\n" for line in lines))
     assert done.returncode == 1
@@ -134,13 +134,13 @@ def test_nothing_is_written_before_it_is_confirmed(place: Place, answers: int) -
 
 
 def test_writing_is_declined(place: Place) -> None:
-    """A no at the last question leaves no file."""
+    """If the last answer is no, no file is written."""
     assert place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nenv\nn\n").returncode == 1
     place.require_nothing_left()
 
 
 def test_wrong_password_first(place: Place) -> None:
-    """A refused login names step and answer and asks again; after the right password all goes on."""
+    """A refused login shows step and answer and asks again; with the right password, it continues."""
     done = place.run(
         typed=f"{ADDRESS}\ny\nwr0ng-Passw0rd\n\n{PASSWORD}\nenv\ny\n",
     )
@@ -156,7 +156,7 @@ def test_wrong_password_first(place: Place) -> None:
 
 
 def test_passwords_are_not_tried_for_ever(place: Place) -> None:
-    """After three refused passwords the command ends, so that no account is locked by it."""
+    """After three refused passwords, the command ends, to avoid locking the account."""
     done = place.run("--username", ADDRESS, typed=f"{ADDRESS}\ny\n" + "wrong\n" + "\nwrong\n" * 9)
     assert done.returncode == 2
     assert done.stdout.count("in phase auth: PLAIN: 535") == 3
@@ -168,7 +168,7 @@ def test_passwords_are_not_tried_for_ever(place: Place) -> None:
 
 
 def test_without_any_question(place: Place) -> None:
-    """A script gives everything by options, is asked nothing, and the file names the same variable."""
+    """With everything in options there is no question, and the file has the same variable."""
     done = place.run(
         *("--yes", "--address", ADDRESS, "--password-env", "CANARY", "--location", "fra1"),
         *place.named_servers,
@@ -183,7 +183,7 @@ def test_without_any_question(place: Place) -> None:
 
 
 def test_script_with_a_wrong_password(place: Place) -> None:
-    """A script whose password is refused ends with status 2 after one login, and writes nothing."""
+    """A script with a refused password exits 2 after one login, and writes nothing."""
     secret = place.directory / "secret"
     secret.write_text("wrong\n")
     done = place.run("--no-input", "--address", ADDRESS, "--password-file", str(secret), *place.named_servers)
@@ -193,7 +193,7 @@ def test_script_with_a_wrong_password(place: Place) -> None:
 
 
 def test_script_sends_no_password_to_a_stranger(place: Place) -> None:
-    """Without a question, a host outside of the domain that only DNS names gets no credentials."""
+    """Without a question, a host outside the domain that only DNS names gets no credentials."""
     done = place.run("--yes", "--address", ADDRESS, "--password-env", "CANARY", CANARY=PASSWORD)
     assert done.returncode == 2
     assert "not sending the password to a server outside example.test" in done.stderr
@@ -203,7 +203,7 @@ def test_script_sends_no_password_to_a_stranger(place: Place) -> None:
 
 @pytest.mark.parametrize("place", ["other IMAP server"], indirect=True)
 def test_pop3_where_imap_refuses(place: Place) -> None:
-    """An IMAP server that does not know the account gives way to POP3 without another question."""
+    """If the IMAP server does not know the account, POP3 is used without another question."""
     done = place.run(typed=f"{ADDRESS}\ny\n{PASSWORD}\nenv\ny\n")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "IMAP cannot be used; trying POP3 localhost" in done.stdout
@@ -213,7 +213,7 @@ def test_pop3_where_imap_refuses(place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["mailsonde.yaml", "mailsonde.password"])
 def test_no_file_is_overwritten(place: Place, name: str) -> None:
-    """A file that is there stays as it is, and its owner is told before anything is asked or sent for it."""
+    """An existing file is not changed, and the error comes before any question or message."""
     (place.work / name).write_text("mine\n")
     done = place.run(typed=ANSWERS)
     assert done.returncode == 2
@@ -225,7 +225,7 @@ def test_no_file_is_overwritten(place: Place, name: str) -> None:
 
 
 def test_untrusted_certificate_gets_no_password(place: Place) -> None:
-    """A server whose certificate nobody vouches for is refused before login, with what to do about it."""
+    """A server with an untrusted certificate is refused before the login, with the remedy."""
     place.guided = place.guided[:2]
     done = place.run("--yes", "--address", ADDRESS, "--password-env", "X", *place.named_servers, X=PASSWORD)
     assert done.returncode == 2
@@ -235,7 +235,7 @@ def test_untrusted_certificate_gets_no_password(place: Place) -> None:
 
 
 def test_message_that_does_not_come_back(place: Place) -> None:
-    """A message that the server refuses ends a script with its reply and without a file."""
+    """If the server refuses the message, a script ends with its reply and without a file."""
     done = place.run(
         *("--yes", "--address", "deferred@example.test", "--username", ADDRESS, "--password-env", "X"),
         *place.named_servers,
@@ -248,7 +248,7 @@ def test_message_that_does_not_come_back(place: Place) -> None:
 
 @pytest.mark.parametrize("stage", ["address", "servers", "password", "storage", "write"])
 def test_ctrl_c_leaves_nothing_behind(place: Place, stage: str) -> None:
-    """Ctrl-C at any question ends with status 1 and without a file, a ledger, or a word of Python's."""
+    """Ctrl-C at any question exits 1 without a file, a ledger, or a traceback."""
     terminal = Terminal(place)
     questions = {
         "address": ("account for mailsonde:", ADDRESS),
@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_nothing_behind(place: Place, stage: str) -> None:
 
 
 def test_ctrl_c_while_servers_are_tried(place: Place) -> None:
-    """Ctrl-C while a silent server is waited for ends at once, and takes the temporary ledger along."""
+    """Ctrl-C while waiting for a server ends at once, and removes the temporary ledger."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"localhost:{silent.getsockname()[1]}"
         terminal = Terminal(place, "--address", ADDRESS, "--smtp", where, "--mailbox", f"imaps://{where}")

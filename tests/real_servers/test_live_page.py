@@ -1,4 +1,4 @@
-"""The live page in a real browser, of a real agent that watches Postfix and Dovecot."""
+"""The live page in a real browser, with a real agent for Postfix and Dovecot."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def agent(site: Site) -> AgentProcess:
 
 
 def _run_of(agent: AgentProcess, probe: str, which: str = "runs") -> str:
-    """Return the path of the latest run, or failure, of a probe."""
+    """Return the path of a probe's latest run or failure."""
     answer = httpx.get(
         f"{agent.address}/probes/{probe}", headers={"accept": "application/json"}, trust_env=False
     )
@@ -47,14 +47,14 @@ def _run_of(agent: AgentProcess, probe: str, which: str = "runs") -> str:
 
 
 def _await_updates(page: Page) -> None:
-    """Wait until the page has taken in three events."""
+    """Wait until the page has received three events."""
     wait_until(
         lambda: page.evaluate("Number(document.documentElement.dataset.updates || 0)") >= 3, "three updates"
     )
 
 
 def test_overview_is_live(agent: AgentProcess, context: BrowserContext) -> None:
-    """The table shows each probe, what is wrong first, and takes up new runs without a reload."""
+    """The table shows each probe, problems first, and adds new runs without a reload."""
     page = context.new_page()
     watch = Watch(page, agent.address)
     page.goto(agent.address)
@@ -63,7 +63,7 @@ def test_overview_is_live(agent: AgentProcess, context: BrowserContext) -> None:
     expect(page.locator("tbody tr").first).to_contain_text("Connection refused")
     since = page.locator("tbody tr time[data-exact]")
     expect(since).to_have_count(1)
-    expect(since).to_have_text(re.compile(r"\d{4}.*:\d\d"))  # an instant, not an age
+    expect(since).to_have_text(re.compile(r"\d{4}.*:\d\d"))  # a time, not an age
     expect(page).to_have_title("1 failed, mailsonde")
     expect(page.locator("#live")).to_have_text("live", timeout=PATIENCE)
     trip = page.locator('tr[data-route="trip submission"]')
@@ -80,7 +80,7 @@ def test_overview_is_live(agent: AgentProcess, context: BrowserContext) -> None:
 
 
 def test_filters_narrow_the_table_at_once(agent: AgentProcess, context: BrowserContext) -> None:
-    """Typing a name, or asking for what is wrong, hides the other rows, also those that are new."""
+    """Typing a name, or selecting problems, hides the other rows, including new ones."""
     page = context.new_page()
     page.goto(agent.address)
     page.get_by_label("Find").fill("POP")
@@ -95,7 +95,7 @@ def test_filters_narrow_the_table_at_once(agent: AgentProcess, context: BrowserC
 
 
 def test_probe_page_draws_and_stays_fresh(agent: AgentProcess, context: BrowserContext) -> None:
-    """Both charts are drawn with ink, and a new run comes into the tables without a reload."""
+    """Both charts are drawn, and new runs are added to the tables without a reload."""
     page = context.new_page()
     watch = Watch(page, agent.address)
     page.goto(f"{agent.address}/probes/trip")
@@ -118,7 +118,7 @@ def test_probe_page_draws_and_stays_fresh(agent: AgentProcess, context: BrowserC
 
 
 def test_a_run_shows_its_dialogue(agent: AgentProcess, context: BrowserContext) -> None:
-    """A run's page has what Postfix said, and no credentials; a failure says what went wrong."""
+    """A run's page has the dialogue with Postfix without credentials; a failure says what was wrong."""
     page = context.new_page()
     watch = Watch(page, agent.address)
     page.goto(agent.address + _run_of(agent, "trip"))
@@ -132,7 +132,7 @@ def test_a_run_shows_its_dialogue(agent: AgentProcess, context: BrowserContext) 
 
 
 def test_a_probe_page_counts_messages_and_shows_hops(agent: AgentProcess, context: BrowserContext) -> None:
-    """How often messages entered each state is told, and through which hosts the last one came."""
+    """The page has the number of messages by state, and the hops of the last arrival."""
     page = context.new_page()
     before = agent.metric('mailsonde_messages_total{probe="trip",target="submission",state="delivered"')
     page.goto(f"{agent.address}/probes/trip")
@@ -153,7 +153,7 @@ HOSTILE = b"Received: from %s by \x1b[31m%s\r\n with %s; Thu, 1 Jan 1970 00:00:0
 
 
 def test_hostile_hops_are_text_and_cut(site: Site, agent: AgentProcess, context: BrowserContext) -> None:
-    """Markup, escapes and long words in Received fields are text in the tables of hops, little and short."""
+    """Markup, escapes and long words in Received fields are short text in the tables of hops."""
     assert site.relay is not None
     site.relay.treatment = lambda mail: [Delivery(HOSTILE * 60 + mail.raw)]
     page = context.new_page()
@@ -187,7 +187,7 @@ def _assert_harmless(page: Page) -> None:
 
 
 def test_late_mail_is_seen_while_it_is_late(site: Site, agent: AgentProcess, context: BrowserContext) -> None:
-    """While Postfix holds the mail, the overview says so in words before any deadline has passed."""
+    """While Postfix holds mail, the overview says so before any deadline has passed."""
     page = context.new_page()
     page.goto(agent.address)
     site.postfix.hold()
@@ -206,7 +206,7 @@ PAGES = ("/", "/probes/trip", "/probes/gone", "run")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_nothing_is_inaccessible(width: int, scheme: str, agent: AgentProcess, browser: Browser) -> None:
-    """axe-core finds nothing, on a screen or a phone, light or dark, and no page is wider than the screen."""
+    """axe-core finds nothing, on a screen or phone, light or dark, and no page is wider than the screen."""
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     for path in PAGES:
@@ -218,7 +218,7 @@ def test_nothing_is_inaccessible(width: int, scheme: str, agent: AgentProcess, b
 
 
 def test_long_names_fit(server_directory: Callable[[str], Path], context: BrowserContext) -> None:
-    """Names as long as names may be, with no place to break them at, make no page wider than its window."""
+    """The longest names, without a place to break, make no page wider than its window."""
     name, server = "n" * 63, "s" * 63
     settings = (
         f"servers:\n  {server}: {{protocol: smtp, host: 127.0.0.1, port: 1, tls: none}}\n"
@@ -235,7 +235,7 @@ def test_long_names_fit(server_directory: Callable[[str], Path], context: Browse
 
 
 def test_dark_is_dark(agent: AgentProcess, browser: Browser) -> None:
-    """Who has asked for dark pages gets light letters on a dark ground; others get the reverse."""
+    """With a preference for dark pages, text is light on dark; otherwise dark on light."""
     for scheme, is_dark in (("light", False), ("dark", True)):
         page = browser.new_page(color_scheme=scheme)
         page.goto(agent.address)
@@ -249,7 +249,7 @@ def test_dark_is_dark(agent: AgentProcess, browser: Browser) -> None:
 
 
 def test_keyboard_reaches_everything(agent: AgentProcess, context: BrowserContext) -> None:
-    """With Tab and Enter alone one comes from the overview to a run; the focus survives updates."""
+    """Tab and Enter are enough to get from the overview to a run; the focus survives updates."""
     page = context.new_page()
     page.goto(agent.address)
     _tab_to(page, "gone")
@@ -271,7 +271,7 @@ def _tab_to(page: Page, text: str) -> None:
 
 
 def test_without_scripts_there_is_a_plain_table(agent: AgentProcess, browser: Browser) -> None:
-    """With JavaScript off the overview and a probe are whole, and the filter works by its button."""
+    """Without JavaScript, the overview and a probe are complete, and the filter's button works."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(agent.address)
@@ -287,7 +287,7 @@ def test_without_scripts_there_is_a_plain_table(agent: AgentProcess, browser: Br
 def test_a_hundred_probes_are_light_and_live(
     site: Site, server_directory: Callable[[str], Path], context: BrowserContext
 ) -> None:
-    """A page with a hundred probes is at most 150 KB over the wire, and takes up runs of all of them."""
+    """A page with a hundred probes is at most 150 KB as transferred, and adds runs of all of them."""
     with _agent_of_many(site, server_directory("hundred"), 100, "2s") as agent:
         page = context.new_page()
         watch = Watch(page, agent.address)
@@ -305,7 +305,7 @@ def test_a_hundred_probes_are_light_and_live(
 def test_with_hundreds_of_routes_the_worst_are_shown(
     site: Site, server_directory: Callable[[str], Path], context: BrowserContext
 ) -> None:
-    """Of 250 routes 200 are shown; one that fails comes in as the first, and others are found by name."""
+    """Of 250 routes, 200 are shown; a failing one is added at the top, and a search finds others."""
     broken = "  - {name: zz, kind: smtp, interval: 10s, server: gone}\n"
     with _agent_of_many(site, server_directory("many"), 249, "20s", broken) as agent:
         page = context.new_page()
@@ -328,7 +328,7 @@ def test_with_hundreds_of_routes_the_worst_are_shown(
 def _agent_of_many(
     site: Site, directory: Path, count: int, interval: str, more: str = ""
 ) -> AbstractContextManager[AgentProcess]:
-    """Run an agent with so many smtp probes of the site's server, and ``more``."""
+    """Run an agent with that many smtp probes of the site's server, and ``more``."""
     probes = "".join(
         f"  - {{name: mail-{number:02}, kind: smtp, interval: {interval}, server: mail}}\n"
         for number in range(count)

@@ -1,4 +1,4 @@
-"""What a probe's charts show of known figures, by what the browser is told to draw."""
+"""The charts of a probe's page for known data, by the browser's drawing calls."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Drawn = list[dict[str, Any]]
 
 
 def _drawn(agent: AgentProcess, page: Page, **changes: object) -> Drawn:
-    """Return what a page with the figures and ``changes`` draws, in its order."""
+    """Return the drawing calls of a page with this data and ``changes``, in order."""
 
     def with_figures(route: Route) -> None:
         answer = route.fetch()
@@ -87,7 +87,7 @@ def page(context: BrowserContext) -> Page:
 
 
 def _marks(drawn: Drawn) -> dict[float, list[float]]:
-    """Return the marks of latencies, from left to right: their place, and its height."""
+    """Return the marks of latencies, from left to right, with position and height."""
     marks = [each["points"][0] for each in drawn if each["what"] == "fill" and each["colour"] == OK]
     return dict(sorted(marks))
 
@@ -101,7 +101,7 @@ def _pixels_a_second(heights: list[float]) -> float:
 
 
 def test_each_latency_is_an_interval(agent: AgentProcess, page: Page) -> None:
-    """A mark stands at each latency, and a bar through it reaches as far up and down as the error says."""
+    """Each latency has a mark, with a bar as long as its error in both directions."""
     drawn = _drawn(agent, page)
     marks = _marks(drawn)
     scale = _pixels_a_second(list(marks.values()))
@@ -113,7 +113,7 @@ def test_each_latency_is_an_interval(agent: AgentProcess, page: Page) -> None:
 
 
 def test_a_run_without_a_latency_is_a_cross_at_the_top(agent: AgentProcess, page: Page) -> None:
-    """What failed before anything was measured is seen too, above the others and in its place in time."""
+    """A run without a measurement is a cross at the top, at its time."""
     drawn = _drawn(agent, page)
     places = list(_marks(drawn))
     (cross,) = [
@@ -125,7 +125,7 @@ def test_a_run_without_a_latency_is_a_cross_at_the_top(agent: AgentProcess, page
 
 
 def test_the_deadline_is_a_dashed_line(agent: AgentProcess, page: Page) -> None:
-    """A deadline within reach of the latencies is a dashed line at its height, and says what it is."""
+    """A deadline near the latencies is a dashed line at its height, with a label."""
     drawn = _drawn(agent, page)
     heights = list(_marks(drawn).values())
     (line,) = [each["points"] for each in drawn if each["what"] == "stroke" and each["dashed"]]
@@ -144,7 +144,7 @@ def test_the_deadline_is_a_dashed_line(agent: AgentProcess, page: Page) -> None:
 def test_a_deadline_above_the_scale_is_told(
     deadline: float, words: str, agent: AgentProcess, page: Page
 ) -> None:
-    """A deadline far above the latencies leaves them the room, and is told in words above them."""
+    """A deadline far above the latencies is not drawn, but given in words above them."""
     drawn = _drawn(agent, page, deadline=deadline)
     heights = list(_marks(drawn).values())
     _pixels_a_second(heights)
@@ -155,13 +155,13 @@ def test_a_deadline_above_the_scale_is_told(
 
 
 def test_phases_are_stacked(agent: AgentProcess, page: Page) -> None:
-    """Each phase begins where the one before ends, in the colour that the legend gives it."""
+    """Each phase begins where the previous ends, in the legend's colour."""
     drawn = _drawn(agent, page)
     legend = page.locator("#phases-legend li")
     names = legend.all_inner_texts()
     assert [name.split()[0] for name in names] == ["connect", "tls", "data"]
     colours = [legend.nth(number).locator("rect").get_attribute("fill") for number in range(3)]
-    seen: dict[float, list[tuple[float, float, str]]] = {}  # of each run: top, foot and colour, as drawn
+    seen: dict[float, list[tuple[float, float, str]]] = {}  # for each run: top, bottom and colour, as drawn
     for each in drawn:
         if each["what"] == "fill" and each["chart"] == "phases":
             for x, y, _, height in each["bars"]:
@@ -176,5 +176,5 @@ def test_phases_are_stacked(agent: AgentProcess, page: Page) -> None:
         assert [tops[colour] for colour in colours if colour] == pytest.approx(
             [took[0], took[0] + took[1], sum(took)], abs=PIXEL / scale
         )
-        # The lower are drawn over the higher, whose upper ends alone are seen.
+        # Lower bars are drawn over higher ones, so only the tops of those are visible.
         assert [colour for _, _, colour in bars] == colours[::-1]

@@ -1,4 +1,4 @@
-"""How the live page stays fresh: in tabs behind, when it is refused, and under a user's hands."""
+"""Updates of the live page: in hidden tabs, when refused, and during a user's actions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _open(context: BrowserContext, address: str) -> Page:
 
 
 def test_many_tabs_do_not_freeze(agent: AgentProcess, context: BrowserContext) -> None:
-    """Of eight tabs the one in front loads and is live, the others pause; one that is shown again goes on."""
+    """Of eight tabs, only the visible one is live; a tab that is shown again continues."""
     context.add_init_script(_TABS)
     tabs: list[Page] = []
     for _ in range(TABS):
@@ -70,7 +70,7 @@ def test_many_tabs_do_not_freeze(agent: AgentProcess, context: BrowserContext) -
 def test_a_hidden_tab_has_a_true_title_and_takes_up_what_it_missed(
     server_directory: Callable[[str], Path], context: BrowserContext
 ) -> None:
-    """Behind others a tab's title tells of a failure, or that nobody answers; shown again it has the row."""
+    """A hidden tab's title shows failures and lost contact; when shown again, it has the missed row."""
     probes = (
         "  - {name: first, kind: smtp, interval: 1h, server: gone}\n"
         "  - {name: a-late-one, kind: smtp, interval: 1h, deadline: 10m, server: mute}\n"
@@ -108,7 +108,7 @@ def test_a_hidden_tab_has_a_true_title_and_takes_up_what_it_missed(
 def test_a_page_that_gets_no_answer_asks_again(
     server_directory: Callable[[str], Path], context: BrowserContext
 ) -> None:
-    """A probe's page that gets no answer says so, and has the new run once it is answered."""
+    """A page without contact says so, and has the new run once the agent answers."""
     probe = "  - {name: late, kind: smtp, interval: 1h, deadline: 10m, server: mute}\n"
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
@@ -127,7 +127,7 @@ def test_a_page_that_gets_no_answer_asks_again(
 
 
 def test_a_refused_page_asks_again_where_it_was(agent: AgentProcess, context: BrowserContext) -> None:
-    """A page too many says that it is not live, keeps what is typed, and asks again in half a minute."""
+    """A refused page says that it is not live, keeps the input, and retries in half a minute."""
     page = context.new_page()
     watch = Watch(page, agent.address)
     page.clock.install()
@@ -164,7 +164,7 @@ def _await_newer(region: Locator) -> None:
 
 
 def test_a_table_under_the_keys_stays_fresh(agent: AgentProcess, context: BrowserContext) -> None:
-    """New runs come into a table that has the focus, which keeps it, and the place that it is scrolled to."""
+    """A table with the focus gets new runs, and keeps the focus and its scroll position."""
     wait_until(lambda: agent.metric("mailsonde_probe_runs_total") >= 3, "runs")
     page = _open(context, f"{agent.address}/probes/often")
     page.set_viewport_size({"width": 360, "height": 800})
@@ -184,7 +184,7 @@ def test_a_table_under_the_keys_stays_fresh(agent: AgentProcess, context: Browse
 
 
 def test_selected_text_is_held(agent: AgentProcess, context: BrowserContext) -> None:
-    """A table in which text is selected waits, others go on; once nothing is selected it catches up."""
+    """A table with selected text waits while others continue, and catches up afterwards."""
     wait_until(lambda: agent.metric("mailsonde_probe_runs_total") >= 1, "a run")
     context.add_init_script(_TABS)
     page = _open(context, f"{agent.address}/probes/often")
@@ -195,6 +195,6 @@ def test_selected_text_is_held(agent: AgentProcess, context: BrowserContext) -> 
         _await_newer(failures)
     assert _newest(runs) == held
     assert "Connection refused" in page.evaluate("getSelection().toString()")
-    page.evaluate("show(false)")  # so that no later run is the reason
+    page.evaluate("show(false)")  # so that it is not because of a later run
     page.evaluate("getSelection().removeAllRanges()")
     wait_until(lambda: _newest(runs) != held, "a new run in the table")

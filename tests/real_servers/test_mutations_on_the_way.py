@@ -1,4 +1,4 @@
-"""What a round trip says when mail is changed on its way, through real Postfix and Dovecot."""
+"""Round trips with mail that is changed on the way, through real Postfix and Dovecot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ S = MessageState
 
 @dataclass
 class Servers:
-    """Postfix hands to the relay, and the relay to Dovecot."""
+    """Postfix delivers to the relay, and the relay to Dovecot."""
 
     dovecot: Dovecot
     relay: Relay
@@ -84,7 +84,7 @@ def servers(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> It
 
 @asynccontextmanager
 async def run_through(path: Path) -> AsyncIterator[tuple[Runtime, list[Result]]]:
-    """Run all probes once, at the same time; give the results in the order of the probes."""
+    """Run all probes once, concurrently; return the results in the order of the probes."""
     async with open_runtime(load(path), SystemClock(), "check") as runtime:
         async with asyncio.timeout(90):
             results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
@@ -135,7 +135,7 @@ CASES: dict[str, tuple[Treatment, dict[str, Any], Reason, MessageState, list[str
 async def test_end(
     servers: Servers, tmp_path: Path, case: str, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each mutation ends in its state, with its reason and issues, and leaves nothing of ours behind."""
+    """Each mutation has its state, reason and issues, and leaves none of our messages behind."""
     monkeypatch.setattr("probes.delivery.watcher.REPORT_GAP", 0.5)
     servers.relay.treatment, trip, reason, state, issues = CASES[case]
     before = {user: len(servers.dovecot.messages(user)) for user in ("canary", "sender")}
@@ -152,7 +152,7 @@ async def test_end(
 
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_largest_message_arrives_unaltered(servers: Servers, tmp_path: Path, protocol: str) -> None:
-    """A message with an attachment of 25 MB is sent, found, compared whole, and deleted."""
+    """A message with an attachment of 25 MB is sent, found, compared completely, and deleted."""
     servers.relay.treatment = treatments.untouched
     before = len(servers.dovecot.messages())
     path = servers.configuration(tmp_path, protocol, attachment="25MB", deadline="60s")
@@ -165,7 +165,7 @@ async def test_largest_message_arrives_unaltered(servers: Servers, tmp_path: Pat
 
 
 async def test_junk_folder(servers: Servers, tmp_path: Path) -> None:
-    """A message that a filter put into the folder Junk is delivered there, and told as junked."""
+    """A message that a filter put into the folder Junk is delivered, and reported as junked."""
     servers.relay.treatment = treatments.junked
     async with run_through(servers.configuration(tmp_path, "imap")) as (_, (result,)):
         assert result.verdict.reason is Reason.MESSAGE_JUNKED
@@ -174,13 +174,13 @@ async def test_junk_folder(servers: Servers, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_second_copy(servers: Servers, tmp_path: Path, protocol: str) -> None:
-    """A duplicate counts as such once, changes nothing, and is deleted too; so does a replay."""
+    """A duplicate or replay counts once as a duplicate, changes nothing, and is deleted too."""
     servers.relay.treatment = treatments.replayed(0.3)
     before = len(servers.dovecot.messages())
     async with run_through(servers.configuration(tmp_path, protocol)) as (runtime, (first,)):
         servers.relay.treatment = treatments.duplicated
         await runtime.runner.run(runtime.assembly.probes["trip-0"])
-        # A look may end between two copies; the next message brings another look.
+        # A poll may end between two copies; the next message causes another poll.
         servers.relay.treatment = treatments.delayed(1.5)
         await runtime.runner.run(runtime.assembly.probes["trip-0"])
         assert runtime.state.unexpected["canary", Unexpected.DUPLICATE] == 2
@@ -191,7 +191,7 @@ async def test_second_copy(servers: Servers, tmp_path: Path, protocol: str) -> N
 
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_another_order(servers: Servers, tmp_path: Path, protocol: str) -> None:
-    """Messages that come in reverse order are each matched to their own run."""
+    """Messages that arrive in reverse order are each matched to their own run."""
     servers.relay.treatment = treatments.reordered(4)
     async with run_through(servers.configuration(tmp_path, protocol, count=4)) as (_, results):
         assert [result.verdict.reason for result in results] == [Reason.NONE] * 4
@@ -199,7 +199,7 @@ async def test_another_order(servers: Servers, tmp_path: Path, protocol: str) ->
 
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -> None:
-    """A message that comes after its deadline was lost and is late, with its latency."""
+    """A message that arrives after its deadline was lost and becomes late, with its latency."""
     servers.relay.treatment = treatments.delayed(3.0)
     async with run_through(servers.configuration(tmp_path, protocol, deadline="1s")) as (runtime, (result,)):
         assert result.verdict.reason is Reason.MESSAGE_LOST
@@ -211,7 +211,7 @@ async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -
 
 
 async def test_hops_and_issues_are_shown(servers: Servers, tmp_path: Path) -> None:
-    """`check --format json` shows every hop; the host between us and the mailbox is told by its wait."""
+    """`check --format json` shows every hop, and the slow host by its delay."""
     servers.relay.treatment = treatments.delayed(3.0)
     async with run_through(servers.configuration(tmp_path, "imap")) as (runtime, (result,)):
         hops = result.as_object()["values"]["hops"]

@@ -1,4 +1,4 @@
-"""The ``mx`` probe against a real BIND that serves every kind of MX records."""
+"""The ``mx`` probe with a real BIND and all kinds of MX records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.real_servers.bind import Named
 
 pytestmark = pytest.mark.tried("mx", "BIND")
 
-# Hosts of `pool.test` are resolved or not; the other zones point there. Addresses are mere data.
+# Hosts of `pool.test` resolve or not; the other zones refer to them. Addresses are only data.
 ZONES = {
     "pool.test": "\n".join(
         (
@@ -97,7 +97,7 @@ async def run_for(domain: str, named: Named, **changes: object) -> Verdict:
 async def test_each_kind_of_records(
     named: Named, domain: str, changes: dict[str, object], reason: Reason, outcome: Outcome
 ) -> None:
-    """Each state of a real zone ends in its reason and outcome."""
+    """Each state of a real zone has its reason and outcome."""
     verdict = await run_for(domain, named, **changes)
     assert (verdict.reason, verdict.outcome) == (reason, outcome)
 
@@ -113,14 +113,14 @@ async def test_each_kind_of_records(
 async def test_faults_of_the_first_question(
     named: Named, domain: str, reason: Reason, outcome: Outcome
 ) -> None:
-    """A broken zone and a server that does not recurse say nothing about the domain: unknown."""
+    """A broken zone and a server without recursion say nothing about the domain: unknown."""
     with pytest.raises(ProbeFault) as caught:
         await run_for(domain, named)
     assert (caught.value.reason, caught.value.reason.outcome) == (reason, outcome)
 
 
 async def test_what_a_sound_domain_shows(named: Named) -> None:
-    """Records come most preferred first, with their addresses, and with the least TTL of them all."""
+    """Records are listed by preference, with their addresses and the smallest TTL."""
     verdict = await run_for("sound.test", named)
     records = cast(list[dict[str, Any]], verdict.values["records"])
     assert [(record["host"], record["preference"], record["addresses"]) for record in records] == [
@@ -131,7 +131,7 @@ async def test_what_a_sound_domain_shows(named: Named) -> None:
 
 
 async def test_more_records_than_udp_holds(named: Named) -> None:
-    """An answer that BIND cuts over UDP is fetched over TCP: every record is counted, a part examined."""
+    """A truncated UDP answer is fetched over TCP: every record is counted, and some are examined."""
     verdict = await run_for("big.test", named)
     assert (verdict.reason, verdict.values["mx_count"]) == (Reason.NONE, 90)
     records = cast(list[dict[str, Any]], verdict.values["records"])
@@ -139,7 +139,7 @@ async def test_more_records_than_udp_holds(named: Named) -> None:
 
 
 async def test_a_resolver_that_was_stopped(start_named: Callable[..., Named]) -> None:
-    """A resolver that is down leaves the domain unknown, and the sentence says which one it is."""
+    """With a stopped resolver, the domain is unknown, and the sentence has the resolver."""
     server = start_named({"sound.test": ZONES["sound.test"]})
     server.stop()
     with pytest.raises(ProbeFault) as caught:

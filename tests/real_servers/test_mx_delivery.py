@@ -1,4 +1,4 @@
-"""``send_via: mx`` through real BIND, Postfix and Dovecot: every MX host by itself."""
+"""``send_via: mx`` through real BIND, Postfix and Dovecot: each MX host separately."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.tried("roundtrip", "Postfix", "Dovecot", "BIND")
 
 
 def configuration(directory: Path, dovecot: Dovecot, tls: TlsFiles, **trip: object) -> Path:
-    """Write a configuration whose one probe sends to the MX hosts of example.test."""
+    """Write a configuration with one probe that sends to the MX hosts of example.test."""
     (directory / "password").write_text(Dovecot.password)
     account = {"username": Dovecot.username, "password": {"file": "password"}}
     server = {
@@ -49,7 +49,7 @@ def configuration(directory: Path, dovecot: Dovecot, tls: TlsFiles, **trip: obje
 
 
 async def results_of(path: Path) -> tuple[dict[str, Result], str]:
-    """Run the one probe and its sub-probes; return the results by target, and the targets in the metrics."""
+    """Run the probe and its sub-probes; return the results by target, and the targets in the metrics."""
     results: dict[str, Result] = {}
     async with open_runtime(load(path), SystemClock(), "check") as runtime:
         (probe,) = runtime.assembly.probes.values()
@@ -68,7 +68,7 @@ async def test_dead_backup_mx_is_seen(
     start_named: Callable[..., Named],
     tmp_path: Path,
 ) -> None:
-    """Each MX host is a target of its own: the living one delivers, and the dead one fails."""
+    """Each MX host is a target: the working one delivers, and the dead one fails."""
     records = "@ MX 10 mx1\n@ MX 20 mx2\n@ MX 30 mx3\nmx1 A 127.0.0.1\nmx2 A 127.0.0.2\n"
     named = start_named({"example.test": records})
     mx = {"port": postfix.smtp_port, "resolver": {"address": "127.0.0.1", "port": named.port}}
@@ -95,7 +95,7 @@ async def test_required_tls_wants_the_hosts_name(
     start_named: Callable[..., Named],
     tmp_path: Path,
 ) -> None:
-    """With `tls: required`, mail goes to a host whose certificate is for its name, and to no other."""
+    """With `tls: required`, mail goes only to a host with a certificate for its name."""
     zones = {
         "example.test": "@ MX 10 localhost.\n@ MX 20 mx1\nmx1 A 127.0.0.1\n",
         "localhost": "@ A 127.0.0.1\n",
@@ -115,7 +115,7 @@ async def test_required_tls_wants_the_hosts_name(
 async def test_domain_that_takes_no_mail(
     dovecot: Dovecot, server_tls: TlsFiles, start_named: Callable[..., Named], tmp_path: Path
 ) -> None:
-    """A null MX ends the run with its own reason, and nothing is sent to anybody."""
+    """A null MX has its own reason, and nothing is sent."""
     named = start_named({"example.test": "@ MX 0 .\n@ A 127.0.0.1\n"})
     mx = {"resolver": {"address": "127.0.0.1", "port": named.port}}
     results, _ = await results_of(configuration(tmp_path, dovecot, server_tls, mx=mx))
@@ -131,7 +131,7 @@ async def test_greylisted_at_one_host(
     start_named: Callable[..., Named],
     tmp_path: Path,
 ) -> None:
-    """A host that greylists gets the message at a later try; the run is a warning that tells the delay."""
+    """A greylisting host gets the message at a later try; the run is a warning with the delay."""
     greylist = start_greylist(1.5)
     postfix = start_postfix(dovecot, greylist=greylist)
     named = start_named({"example.test": "@ MX 10 mx1\nmx1 A 127.0.0.1\n"})
@@ -140,7 +140,7 @@ async def test_greylisted_at_one_host(
     verdict = results["mx1.example.test"].verdict
     assert (verdict.outcome, verdict.reason) == (Outcome.OK, Reason.GREYLISTED)
     assert verdict.is_warning
-    # After one second still refused, after two more accepted.
+    # Refused after one second, accepted after two more.
     assert 3.0 <= verdict.values["greylisted_seconds"] <= 6.0
     assert verdict.message is not None
     assert verdict.message.state is MessageState.DELIVERED

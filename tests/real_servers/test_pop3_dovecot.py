@@ -29,7 +29,7 @@ MESSAGE = b"From: a@example.test\r\nSubject: %s\r\n\r\n.one dot\r\n..two dots\r\
 
 @pytest.fixture
 def settings_of(server_tls: TlsFiles) -> Callable[..., ServerSettings]:
-    """Return what makes a Dovecot's settings for one way of TLS."""
+    """Return a function that makes a Dovecot's settings for one mode of TLS."""
 
     def make(dovecot: Dovecot, tls: str = "implicit", auth: str = "auto") -> ServerSettings:
         port = dovecot.pop3s_port if tls == "implicit" else dovecot.pop3_port
@@ -66,7 +66,7 @@ async def entered(
 async def test_each_way_in(
     tls: str, auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """With POP3S and with STLS, each way to log in opens the mailbox."""
+    """With POP3S and STLS, each login method opens the mailbox."""
     async with entered(settings_of(dovecot, tls, auth)) as session:
         messages, octets = await session.stat()
         assert messages >= 0
@@ -77,7 +77,7 @@ async def test_each_way_in(
 
 
 async def test_apop_in_clear(dovecot: Dovecot, settings_of: Callable[..., ServerSettings]) -> None:
-    """In clear the digest of the banner's time stamp opens the mailbox."""
+    """Without TLS, the digest of the banner's timestamp opens the mailbox."""
     async with entered(settings_of(dovecot, "none", "apop")) as session:
         await session.stat()
         await session.quit()
@@ -87,7 +87,7 @@ async def test_apop_in_clear(dovecot: Dovecot, settings_of: Callable[..., Server
 async def test_a_wrong_password(
     auth: str, dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """A wrong password is refused credentials, whichever way it is said, and shows in no text."""
+    """A wrong password is reported as such with any method, and is in no text."""
     with pytest.raises(ProbeFault) as caught:
         async with entered(settings_of(dovecot, "implicit", auth), password="wrong-Pa55word"):
             pass
@@ -98,7 +98,7 @@ async def test_a_wrong_password(
 async def test_a_wrong_password_is_tried_in_two_ways(
     dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """On our own choice a wrong password costs two attempts, over one connection, and both are named."""
+    """With `auto`, a wrong password costs two attempts on one connection, and both are named."""
     with pytest.raises(ProbeFault) as caught:
         async with entered(settings_of(dovecot, "none"), password="wrong-Pa55word"):
             pass
@@ -107,7 +107,7 @@ async def test_a_wrong_password_is_tried_in_two_ways(
 
 
 async def test_a_long_password(dovecot: Dovecot, settings_of: Callable[..., ServerSettings]) -> None:
-    """Dovecot asks for a response that is too long for the AUTH line, and judges it like any other."""
+    """Dovecot asks for a response too long for the AUTH line, and checks it like any other."""
     with pytest.raises(ProbeFault) as caught:
         async with entered(settings_of(dovecot, "implicit", "plain"), password="x" * 250):
             pass
@@ -117,7 +117,7 @@ async def test_a_long_password(dovecot: Dovecot, settings_of: Callable[..., Serv
 async def test_a_certificate_that_nobody_trusts(
     dovecot: Dovecot, settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """Without the authority's file the server's certificate is refused."""
+    """Without the authority's file, the server's certificate is refused."""
     server = settings_of(dovecot).model_copy(update={"tls_ca": None})
     with pytest.raises(ProbeFault) as caught:
         await Pop3Session.connect(server, PhaseTimer(SystemClock()), SystemClock())
@@ -127,7 +127,7 @@ async def test_a_certificate_that_nobody_trusts(
 async def test_find_read_and_delete(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """Messages are listed, their headers and texts read as delivered, and deleted only by QUIT."""
+    """Messages are listed and read as delivered, and deleted only by QUIT."""
     dovecot = start_dovecot()
     server = settings_of(dovecot)
     for subject in (b"one", b"two"):
@@ -143,7 +143,7 @@ async def test_find_read_and_delete(
         with pytest.raises(ProbeFault, match="pop3_error"):
             await session.top(3, limit=65536)
         await session.dele(1)
-    assert len(dovecot.messages()) == 2  # the session was cut off before QUIT
+    assert len(dovecot.messages()) == 2  # the session ended before QUIT
     async with entered(server) as session:
         assert await session.uidl() == listed
         await session.dele(1)
@@ -156,7 +156,7 @@ async def test_find_read_and_delete(
 async def test_what_a_session_does_not_show_came_after_its_login(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """A message that was there when the login went out is shown; a later one waits for the next session."""
+    """A message that was there at the login is shown; a later one is in the next session."""
     dovecot = start_dovecot()
     async with entered(settings_of(dovecot)) as session:
         await asyncio.to_thread(dovecot.deliver, MESSAGE % b"later")
@@ -170,9 +170,9 @@ async def test_what_a_session_does_not_show_came_after_its_login(
 async def test_a_mailbox_in_use(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """A session too many is refused as in use, which says nothing of the mail system's health."""
+    """A second session is refused as in use, which says nothing about the mail system."""
     server = settings_of(start_dovecot(extra="mail_max_userip_connections = 1\n"))
-    # Under another name of its host the same account has a turn of its own, as another process has.
+    # With another name for the host, the account is locked separately, as in another process.
     elsewhere = server.model_copy(update={"host": "localhost"})
     async with entered(server) as first:
         await first.stat()
@@ -186,7 +186,7 @@ async def test_a_mailbox_in_use(
 async def test_the_agent_runs_the_probe(
     start_dovecot: Callable[..., Dovecot], settings_of: Callable[..., ServerSettings]
 ) -> None:
-    """A run of the pop3 kind is ok with its phases, counts the messages, and leaves them where they are."""
+    """A pop3 probe is ok with its phases, counts the messages, and does not change them."""
     dovecot = start_dovecot()
     dovecot.deliver(MESSAGE % b"one")
     credentials = {"username": dovecot.username, "password": SecretStr(dovecot.password)}

@@ -1,4 +1,4 @@
-"""Prometheus drives probes by the example configuration, through a real agent, of a real Postfix."""
+"""Prometheus triggers probes as in the example, through a real agent and Postfix."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Itera
 def test_the_example_works(
     site: Site, start_prometheus: Callable[[Path], Prometheus], tmp_path: Path
 ) -> None:
-    """Prometheus runs both probes of the example; one has no other schedule, and an outage is told."""
+    """Prometheus runs both probes of the example, one of them only so, and sees an outage."""
     agent = site.start_agent()
     text = EXAMPLE.read_text().replace("127.0.0.1:9725", agent.address.removeprefix("http://"))
     config = tmp_path / "prometheus.yml"

@@ -1,4 +1,4 @@
-"""The README's commands, typed as they stand there."""
+"""The README's commands, exactly as written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_files_for_prometheus_work_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Prometheus started as step 4 says has every rendered rule and sends its alerts to an Alertmanager."""
+    """A Prometheus started as in step 4 loads all rendered rules and sends alerts to an Alertmanager."""
     step = re.search(r"^4\. .*?\n\n(.*?)\n\n", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert step is not None
     *commands, last = textwrap.dedent(step[1]).splitlines()

@@ -1,4 +1,4 @@
-"""What happens to mail between Postfix and the mailboxes, and when, as Dovecot has it."""
+"""Mail between Postfix and the mailboxes: the relay's treatments, and Dovecot's timestamps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PLAIN = f"Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8b
 
 @dataclass
 class Route:
-    """Postfix, the relay and Dovecot, with mail on its way."""
+    """Postfix, the relay and Dovecot."""
 
     postfix: Postfix
     relay: Relay
@@ -70,12 +70,12 @@ class Route:
         return run
 
     def stored(self, run: str, user: str = "canary", folder: str = "INBOX") -> list[EmailMessage]:
-        """Return what a folder holds that has to do with the run."""
+        """Return the messages in a folder that belong to the run."""
         found = self.dovecot.messages(user, folder)
         return [message_from_bytes(raw, policy=default) for raw in found if run.encode() in raw]
 
     def await_stored(self, run: str, user: str = "canary", folder: str = "INBOX", count: int = 1) -> list:
-        """Return what a folder holds of the run once there are ``count``, and all that was due is done."""
+        """Return the run's messages in a folder once there are ``count`` and all due deliveries are done."""
         log = self.dovecot.directory / "dovecot.log"
         wait_until(lambda: len(self.stored(run, user, folder)) >= count, "messages", 10, log)
         self.pass_one()
@@ -84,7 +84,7 @@ class Route:
         return found
 
     def pass_one(self) -> None:
-        """Return when a later message has come through: then what was due before it was delivered too."""
+        """Return when a later message has arrived, so that all earlier due deliveries are done."""
         self.relay.treatment = treatments.untouched
         run = self.submit(recipients=("staff@example.test",))
         wait_until(lambda: self.stored(run, "staff") != [], "a later message")
@@ -127,7 +127,7 @@ def token_of(message: EmailMessage) -> Token | None:
 
 
 def test_saved_at_is_when_the_message_was_there(dovecot: Dovecot) -> None:
-    """Dovecot's log dates a delivery after its start, not before its file was complete, and before now."""
+    """Dovecot logs a delivery after its start, not before the file was complete, and before now."""
     message = EmailMessage()
     message["Message-ID"] = "<saved-at@example.test>"
     before = time.time()
@@ -141,7 +141,7 @@ def test_saved_at_is_when_the_message_was_there(dovecot: Dovecot) -> None:
 
 
 def test_saved_at_has_the_first_time(dovecot: Dovecot) -> None:
-    """A message that is delivered twice keeps the time of its first delivery."""
+    """A message delivered twice keeps the time of its first delivery."""
     raw = b"Message-ID: <saved-twice@example.test>\r\n\r\n"
     dovecot.deliver(raw, "staff")
     wait_until(lambda: "<saved-twice@example.test>" in dovecot.saved_at(), "the line in the log", 5)
@@ -153,7 +153,7 @@ def test_saved_at_has_the_first_time(dovecot: Dovecot) -> None:
 
 
 def test_untouched(treated: Callable[[Treatment], Route]) -> None:
-    """Without a treatment a message comes through once, octet for octet, to each of its recipients."""
+    """Without a treatment, each recipient gets the message once, unchanged."""
     route = treated(treatments.untouched)
     run = route.submit(recipients=(Dovecot.address, "staff@example.test"))
     (message,) = route.await_stored(run)
@@ -165,14 +165,14 @@ def test_untouched(treated: Callable[[Treatment], Route]) -> None:
 
 @pytest.mark.parametrize("treatment", [treatments.duplicated, treatments.replayed(0.2)])
 def test_delivered_twice(treatment: Treatment, treated: Callable[[Treatment], Route]) -> None:
-    """A duplicated and a replayed message is there twice, the same both times."""
+    """A duplicated or replayed message is there twice, the same both times."""
     route = treated(treatment)
     one, other = route.await_stored(route.submit(), count=2)
     assert one.as_bytes().partition(b"From: ")[2] == other.as_bytes().partition(b"From: ")[2]
 
 
 def test_dropped(treated: Callable[[Treatment], Route]) -> None:
-    """A dropped message is taken from Postfix and never comes."""
+    """A dropped message is accepted from Postfix and never arrives."""
     route = treated(treatments.dropped)
     run = route.submit()
     wait_until(lambda: any(run.encode() in mail.raw for mail in route.relay.taken), "the message is taken")
@@ -181,7 +181,7 @@ def test_dropped(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_altered_subject(treated: Callable[[Treatment], Route]) -> None:
-    """Only the subject is another."""
+    """Only the subject differs."""
     route = treated(treatments.altered_subject)
     (message,) = route.await_stored(route.submit())
     assert message["Subject"].startswith("[EXTERNAL] a test mailsonde1:")
@@ -191,7 +191,7 @@ def test_altered_subject(treated: Callable[[Treatment], Route]) -> None:
 
 @pytest.mark.parametrize("content", [MULTIPART, PLAIN], ids=["multipart", "plain"])
 def test_altered_body(content: str, treated: Callable[[Treatment], Route]) -> None:
-    """A disclaimer stands below the text, whether or not there is an attachment, which stays as it is."""
+    """A disclaimer is below the text, with or without an attachment, which is unchanged."""
     route = treated(treatments.altered_body)
     (message,) = route.await_stored(route.submit(content=content))
     expected = TEXT.replace("\r\n", "\n") + "This message may be confidential."
@@ -202,7 +202,7 @@ def test_altered_body(content: str, treated: Callable[[Treatment], Route]) -> No
 
 
 def test_altered_attachment(treated: Callable[[Treatment], Route]) -> None:
-    """The attachment is as long as before and differs; the text is as before."""
+    """The attachment has the same length but differs; the text is unchanged."""
     route = treated(treatments.altered_attachment)
     (message,) = route.await_stored(route.submit())
     assert attachment_of(message)[3:] == ATTACHMENT[3:]
@@ -211,7 +211,7 @@ def test_altered_attachment(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_marked_as_spam(treated: Callable[[Treatment], Route]) -> None:
-    """The mark is there, in the inbox, and the token is good."""
+    """The field is there, the message is in the inbox, and the token is valid."""
     route = treated(treatments.marked_as_spam)
     (message,) = route.await_stored(route.submit())
     assert message["X-Spam-Flag"] == "YES"
@@ -219,7 +219,7 @@ def test_marked_as_spam(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_junked(treated: Callable[[Treatment], Route]) -> None:
-    """The message is in the folder Junk, and not in the inbox."""
+    """The message is in the folder Junk, not in the inbox."""
     route = treated(treatments.junked)
     run = route.submit()
     (message,) = route.await_stored(run, folder="Junk")
@@ -228,7 +228,7 @@ def test_junked(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_forged(treated: Callable[[Treatment], Route]) -> None:
-    """The token names the same run, and its signature is wrong, in the subject as well."""
+    """The token has the same run and an invalid signature, also in the subject."""
     route = treated(treatments.forged)
     run = route.submit()
     (message,) = route.await_stored(run)
@@ -239,7 +239,7 @@ def test_forged(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_delayed(treated: Callable[[Treatment], Route]) -> None:
-    """Delayed messages come as late as said, and one that is not delayed overtakes them."""
+    """Delayed messages arrive after the given delay, and others overtake them."""
     route = treated(treatments.delayed(1.0))
     sent_at = time.time()
     late = route.submit()
@@ -255,7 +255,7 @@ def test_delayed(treated: Callable[[Treatment], Route]) -> None:
 def test_held_messages_are_off_postfix_at_once(
     started: Route, start_relay: Callable[..., Relay], start_postfix: Callable[..., Postfix]
 ) -> None:
-    """However many messages the relay holds, Postfix has handed them all over and its queue is empty."""
+    """Messages held by the relay are no longer in Postfix's queue."""
     relay = start_relay(started.dovecot, treatments.delayed(3600))
     route = Route(start_postfix(started.dovecot, relay=relay), relay, started.dovecot)
     runs = {route.submit() for _ in range(30)}
@@ -266,7 +266,7 @@ def test_held_messages_are_off_postfix_at_once(
 
 
 def test_reordered(treated: Callable[[Treatment], Route]) -> None:
-    """Messages come last first, once the last is there."""
+    """Messages arrive in reverse order once the last is there."""
     route = treated(treatments.reordered(3))
     runs = [route.submit(), route.submit()]
     wait_until(lambda: runs[1].encode() in b"".join(mail.raw for mail in route.relay.taken), "two are taken")
@@ -280,7 +280,7 @@ def test_reordered(treated: Callable[[Treatment], Route]) -> None:
 
 
 def layout(report: EmailMessage) -> list[tuple[str, list[str]]]:
-    """Return the kinds of a bounce's parts, each with its fields' names, without the returned mail."""
+    """Return the types of a bounce's parts with their fields' names, without the returned mail."""
     parts = [part for part in report.walk() if part.get_content_type() != "message/rfc822"]
     kinds = [(part.get_content_type(), part.keys()) for part in parts]
     notification = next(n for n, (kind, _) in enumerate(kinds) if kind == "message/delivery-status")
@@ -288,7 +288,7 @@ def layout(report: EmailMessage) -> list[tuple[str, list[str]]]:
 
 
 def test_bounced(treated: Callable[[Treatment], Route]) -> None:
-    """The sender gets what Postfix itself would write, with the status wanted and the header returned."""
+    """The sender gets a report like Postfix's, with the requested status and the returned header."""
     route = treated(treatments.bounced("5.2.2"))
     run = route.submit()
     (report,) = route.await_stored(run, "sender")
@@ -309,7 +309,7 @@ def test_bounced(treated: Callable[[Treatment], Route]) -> None:
 def test_bounced_is_laid_out_as_by_postfix(
     treated: Callable[[Treatment], Route], start_postfix: Callable[..., Postfix]
 ) -> None:
-    """A made bounce has the parts and fields of one that Postfix wrote because Dovecot refused its mail."""
+    """A generated bounce has the same parts and fields as a real one from Postfix."""
     route = treated(treatments.bounced())
     (made,) = route.await_stored(route.submit(), "sender")
     direct = Route(start_postfix(route.dovecot), route.relay, route.dovecot)
@@ -322,7 +322,7 @@ def test_bounced_is_laid_out_as_by_postfix(
 def test_postfix_names_the_envelope_id(
     treated: Callable[[Treatment], Route], start_postfix: Callable[..., Postfix]
 ) -> None:
-    """Postfix's bounce names what ENVID said at submission, as it is, and that is matched to the run."""
+    """Postfix's bounce has the ENVID of the submission unchanged, which identifies the run."""
     route = treated(treatments.untouched)
     direct = Route(start_postfix(route.dovecot), route.relay, route.dovecot)
     run = uuid.uuid4().hex
@@ -341,7 +341,7 @@ def test_postfix_names_the_envelope_id(
 
 
 def test_forwarded(treated: Callable[[Treatment], Route]) -> None:
-    """A forwarded message is somebody else's, without our header field, and still shows what it was."""
+    """A forwarded message is from somebody else, without our header field, but with the content."""
     route = treated(treatments.forwarded)
     run = route.submit()
     (message,) = route.await_stored(run)
@@ -354,7 +354,7 @@ def test_forwarded(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_auto_replied(treated: Callable[[Treatment], Route]) -> None:
-    """The message comes, and its sender gets an automatic reply to it without our header field."""
+    """The message arrives, and its sender gets an automatic reply without our header field."""
     route = treated(treatments.auto_replied)
     run = route.submit(content=PLAIN)
     (message,) = route.await_stored(run)
@@ -368,7 +368,7 @@ def test_auto_replied(treated: Callable[[Treatment], Route]) -> None:
 
 
 def test_null_sender_gets_no_answer() -> None:
-    """A mail that is itself a report gets neither a bounce nor an automatic reply (RFC 5321 4.5.5)."""
+    """A report gets neither a bounce nor an automatic reply (RFC 5321 section 4.5.5)."""
     mail = Mail(b"Subject: x\r\n\r\n", "", (Dovecot.address,))
     assert list(treatments.bounced()(mail)) == []
     assert list(treatments.auto_replied(mail)) == [Delivery(mail.raw)]
@@ -376,7 +376,7 @@ def test_null_sender_gets_no_answer() -> None:
 
 @pytest.mark.parametrize("content", ["", "\r\n\r\nx", "Content-Type: text/plain\r\n\r\nx"])
 def test_failure_is_not_passed_over(content: str, dovecot: Dovecot) -> None:
-    """A treatment that cannot do its work fails the test that wanted it."""
+    """A treatment that fails makes the test fail."""
     relay = Relay(dovecot, treatments.altered_attachment)
     with smtplib.LMTP("127.0.0.1", relay.port) as lmtp:
         lmtp.sendmail(SENDER, "staff@example.test", content.encode())
@@ -385,7 +385,7 @@ def test_failure_is_not_passed_over(content: str, dovecot: Dovecot) -> None:
 
 
 def test_refusal_is_not_passed_over(dovecot: Dovecot) -> None:
-    """A recipient whom Dovecot does not know fails the test, too."""
+    """A recipient unknown to Dovecot makes the test fail."""
     relay = Relay(dovecot)
     with smtplib.LMTP("127.0.0.1", relay.port) as lmtp:
         lmtp.sendmail(SENDER, GONE, b"Subject: x\r\n\r\n")
@@ -394,7 +394,7 @@ def test_refusal_is_not_passed_over(dovecot: Dovecot) -> None:
 
 
 def test_many_foreign_messages(started: Route, server_tls: TlsFiles) -> None:
-    """Messages that are filed directly are as many as wanted, and Dovecot serves them as made."""
+    """Messages stored as files have the right number, and Dovecot serves them unchanged."""
     started.dovecot.deliver_many(100, lambda n: b"Subject: foreign %d\r\n\r\nbody\r\n" % n, "sender")
     with imaplib.IMAP4("127.0.0.1", started.dovecot.imap_port) as imap:
         imap.starttls(ssl.create_default_context(cafile=server_tls.authority))
@@ -412,7 +412,7 @@ def test_greylisting(
     start_greylist: Callable[[float], Greylist],
     server_tls: TlsFiles,
 ) -> None:
-    """Port 25 refuses an unknown sender for now, each recipient by itself, and submission does not."""
+    """Port 25 refuses an unknown sender temporarily, for each recipient; submission does not."""
     greylist = start_greylist(3600.0)
     postfix = start_postfix(dovecot, greylist=greylist)
     with smtplib.SMTP("127.0.0.1", postfix.smtp_port) as smtp:
@@ -440,7 +440,7 @@ def test_greylisting(
 def test_greylisting_ends(
     dovecot: Dovecot, start_postfix: Callable[..., Postfix], start_greylist: Callable[[float], Greylist]
 ) -> None:
-    """A sender who comes again after the time is let in, and not before."""
+    """A sender who retries after the time is accepted, but not before."""
     postfix = start_postfix(dovecot, greylist=start_greylist(0.5))
 
     def replied() -> int:

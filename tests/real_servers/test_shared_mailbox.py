@@ -1,4 +1,4 @@
-"""Five hundred routes into one mailbox among five thousand foreign messages, through real servers."""
+"""Five hundred routes to one mailbox with five thousand foreign messages, through real servers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_every_message_is_matched_and_no_foreign_one_touched(
     tmp_path: Path,
     protocol: str,
 ) -> None:
-    """All messages are found by one session at a time; what was in the mailbox before is still there."""
+    """All messages are found with one session at a time, and foreign messages are still there."""
     dovecot = start_dovecot(extra="mail_max_userip_connections = 1\n")
     postfix = start_postfix(dovecot)
     foreign = [b"Subject: %d\r\n\r\nnot ours, number %d\r\n" % (n, n) for n in range(FOREIGN)]
@@ -74,7 +74,7 @@ async def test_every_message_is_matched_and_no_foreign_one_touched(
         running: list[asyncio.Task[Result]] = []
         for probe in runtime.assembly.probes.values():
             running.append(asyncio.create_task(runtime.runner.run(probe)))
-            if len(running) % CLIENTS == 0:  # more at once do not fit into the queue of a listening socket
+            if len(running) % CLIENTS == 0:  # more at once do not fit into a listening socket's queue
                 queued = partial(_is_queued, postfix, len(running))
                 await asyncio.to_thread(wait_until, queued, "Postfix has the messages", log=postfix.log)
         await asyncio.to_thread(postfix.release)
@@ -83,6 +83,6 @@ async def test_every_message_is_matched_and_no_foreign_one_touched(
     assert Counter(result.verdict.reason for result in results) == {Reason.NONE: ROUTES}
     left = Counter(raw.replace(b"\n", b"\r\n") for raw in dovecot.messages())
     assert left == Counter(foreign)
-    # A second session at the same time would have been refused by the server, and logged.
+    # The server would have refused and logged a second concurrent session.
     log = (dovecot.directory / "dovecot.log").read_text()
     assert not re.findall("Maximum number of connections", log)

@@ -1,4 +1,4 @@
-"""The SMTP client and the smtp probe against a real Postfix with Dovecot's authentication."""
+"""The SMTP client and the smtp probe with a real Postfix and Dovecot's authentication."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def submission(postfix: Postfix, server_tls: TlsFiles) -> ServerSettings:
 @pytest.mark.parametrize("auth", ["plain", "login", "cram-md5"])
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def test_each_mechanism_logs_in(auth: str, tls: str, postfix: Postfix, server_tls: TlsFiles) -> None:
-    """Each mechanism logs in on submission with STARTTLS and with implicit TLS, each phase timed."""
+    """Each mechanism logs in with STARTTLS and with implicit TLS, and each phase is timed."""
     port = postfix.submission_port if tls == "starttls" else postfix.submissions_port
     phases = PhaseTimer(SystemClock())
     async with smtp_session(settings(port, server_tls, tls=tls, auth=auth), phases, SystemClock()) as session:
@@ -64,7 +64,7 @@ async def test_each_mechanism_logs_in(auth: str, tls: str, postfix: Postfix, ser
 
 @pytest.mark.parametrize("auth", ["plain", "login", "cram-md5"])
 async def test_wrong_password(auth: str, submission: ServerSettings) -> None:
-    """A wrong password is refused credentials with Postfix's codes, by each mechanism."""
+    """A wrong password is reported as such with Postfix's codes, for each mechanism."""
     wrong = submission.model_copy(update={"auth": auth, "password": SecretStr("wrong-Pa55word")})
     with pytest.raises(ProbeFault) as caught:
         async with smtp_session(wrong, PhaseTimer(SystemClock()), SystemClock()):
@@ -76,7 +76,7 @@ async def test_wrong_password(auth: str, submission: ServerSettings) -> None:
 
 
 async def test_certificate_for_another_name(submission: ServerSettings) -> None:
-    """Postfix's certificate does not pass under a name that it is not for."""
+    """Postfix's certificate is refused under a name that it is not for."""
     other = submission.model_copy(update={"tls_server_name": "other.example.com"})
     with pytest.raises(ProbeFault) as caught:
         async with smtp_session(other, PhaseTimer(SystemClock()), SystemClock()):
@@ -94,7 +94,7 @@ async def run(server: ServerSettings, **options: Any) -> Result:
 
 
 async def test_probe_up_to_the_recipient(submission: ServerSettings) -> None:
-    """A probe with sender and recipient is ok, shows the features, and leaves a day of expiry."""
+    """A probe with sender and recipient is ok, and shows the features and the certificate's expiry."""
     result = await run(submission, mail_from=USER, rcpt_to=USER)
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.OK, Reason.NONE)
     assert {"starttls", "tls", "auth", "mail", "rcpt", "quit"} <= set(result.verdict.phases)
@@ -116,7 +116,7 @@ async def test_probe_up_to_the_recipient(submission: ServerSettings) -> None:
 async def test_refused_recipients(
     recipient: str, reason: Reason, codes: dict[str, object], postfix: Postfix
 ) -> None:
-    """A recipient refused for good or for now fails in phase rcpt with Postfix's codes."""
+    """A permanent or temporary refusal of the recipient fails in phase rcpt with Postfix's codes."""
     result = await run(settings(postfix.smtp_port, None, tls="none"), mail_from=USER, rcpt_to=recipient)
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAILED, reason)
     assert result.verdict.values == codes
@@ -124,20 +124,20 @@ async def test_refused_recipients(
 
 
 async def test_expected_features(submission: ServerSettings) -> None:
-    """Features that Postfix offers, with parameters or without, satisfy ``expect_features``."""
+    """Offered features, with or without parameters, satisfy ``expect_features``."""
     result = await run(submission, expect_features=["PIPELINING", "AUTH PLAIN", "auth login plain", "size"])
     assert result.verdict.reason is Reason.NONE
 
 
 async def test_missing_features(submission: ServerSettings) -> None:
-    """Keywords and parameters that Postfix does not offer are named, and only they."""
+    """Exactly the keywords and parameters that Postfix does not offer are listed."""
     result = await run(submission, expect_features=["AUTH XOAUTH2", "PIPELINING", "REQUIRETLS"])
     assert result.verdict.reason is Reason.FEATURE_MISSING
     assert result.verdict.detail == "EHLO does not offer: AUTH XOAUTH2, REQUIRETLS"
 
 
 async def test_certificate_that_expires_soon(submission: ServerSettings) -> None:
-    """A certificate within the warning time is a warning in a run that is ok."""
+    """A certificate within the warning time gives a warning in an ok run."""
     result = await run(submission, certificate_warning="99999999d")
     assert result.verdict.is_warning
     assert result.verdict.reason is Reason.CERTIFICATE_EXPIRING

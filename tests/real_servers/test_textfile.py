@@ -1,4 +1,4 @@
-"""`mailsonde check --textfile`, as cron runs it, against real servers, and as node_exporter would read it."""
+"""`mailsonde check --textfile` as in cron, with real servers, read as by node_exporter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _check(site: Site, *arguments: str | Path) -> subprocess.CompletedProcess[st
 
 
 def _values(path: Path) -> dict[str, dict[tuple[str, ...], float]]:
-    """Return each sample's value by its name, and by its labels' values in the order of their names."""
+    """Return each sample's value by name, and by label values in the order of the label names."""
     values: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(path.read_text()):
         for sample in family.samples:
@@ -43,7 +43,7 @@ def _values(path: Path) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def test_all_probes(site: Site, path: Path) -> None:
-    """After a run of all probes the file has success, times, phases, certificates, and messages' totals."""
+    """After a run of all probes, the file has success, times, phases, certificates and message counts."""
     before = time.time()
     done = _check(site, "--textfile", path)
     assert done.returncode == 0, done.stderr
@@ -72,7 +72,7 @@ def test_all_probes(site: Site, path: Path) -> None:
 
 
 def test_promtool_accepts_the_file(site: Site, path: Path) -> None:
-    """Prometheus's own linter has nothing to say of the file."""
+    """Prometheus's linter has no complaint about the file."""
     assert _check(site, "--textfile", path).returncode == 0
     with path.open() as text:
         linted = subprocess.run(
@@ -86,7 +86,7 @@ def test_promtool_accepts_the_file(site: Site, path: Path) -> None:
 
 
 def test_failed_probe(site: Site, path: Path) -> None:
-    """A probe that fails has success 0 and the phases that it reached; the exit status stays its own."""
+    """A failed probe has success 0 and its phases; the exit status is unchanged."""
     password = site.directory / "password"
     original = password.read_text()
     password.write_text("wr0ng-Passw0rd")
@@ -103,7 +103,7 @@ def test_failed_probe(site: Site, path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json", "nagios"])
 def test_file_that_cannot_be_written(site: Site, path: Path, form: str) -> None:
-    """When the file cannot be written the results are shown all the same, with exit status 3 and why."""
+    """If the file cannot be written, the results are still shown, with exit status 3 and the reason."""
     path.mkdir()
     done = _check(site, "smtp", "--format", form, "--textfile", path)
     assert done.returncode == 3
@@ -117,7 +117,7 @@ def test_file_that_cannot_be_written(site: Site, path: Path, form: str) -> None:
 
 
 def test_check_that_did_not_run_leaves_the_old_file(site: Site, path: Path) -> None:
-    """Where nothing could be checked, the old file keeps its old time, which an alert can see."""
+    """If nothing could be checked, the old file keeps its time, so that an alert can notice."""
     path.write_text("old")
     original = site.config.read_text()
     site.config.write_text(original.replace("/ledger.db", "/absent/ledger.db"))
@@ -132,7 +132,7 @@ def test_check_that_did_not_run_leaves_the_old_file(site: Site, path: Path) -> N
 
 
 def test_beside_a_running_agent(site: Site, path: Path) -> None:
-    """A check beside the agent writes its own round trip's message and delivery."""
+    """A check with a running agent writes the message and delivery of its own round trip."""
     agent = site.start_agent()
     done = _check(site, "trip", "--textfile", path)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The whole way: Postfix accepts, Dovecot stores, mailsonde sees it by POP3S, Prometheus alerts."""
+"""End to end: Postfix accepts, Dovecot stores, mailsonde polls by POP3S, Prometheus alerts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _delivered(prometheus: Prometheus) -> float:
 
 
 def test_mail_flows_and_alerts_stay_quiet(prometheus: Prometheus) -> None:
-    """While mail flows, Prometheus has its latency with its error, and no alert fires."""
+    """While mail flows, Prometheus has its latency and error, and no alert fires."""
     prometheus.wait_until(lambda p: _delivered(p) >= 3, "three messages delivered")
     ((labels, latency),) = prometheus.query("mailsonde_delivery_last_seconds")
     assert (labels["probe"], labels["target"]) == ("trip", "submission")
@@ -56,7 +56,7 @@ def test_mail_flows_and_alerts_stay_quiet(prometheus: Prometheus) -> None:
 
 
 def test_held_queue_fires_overdue_and_release_resolves(site: Site, prometheus: Prometheus) -> None:
-    """When Postfix holds its queue, the overdue alert fires before any loss; released, it resolves."""
+    """If Postfix holds its queue, the overdue alert fires before any loss, and resolves on release."""
     site.postfix.hold()
     prometheus.wait_until(lambda p: "MailsondeMessageOverdue" in p.alerts(), "the overdue alert fires")
     fired = prometheus.alerts()["MailsondeMessageOverdue"]

@@ -1,4 +1,4 @@
-"""A site in all sorts of trouble, so that every panel of every dashboard has something to show."""
+"""A site with all kinds of trouble, so that every dashboard panel has data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIELDS = (
 
 
 def _in_turn() -> relay.Treatment:
-    """Let messages arrive with a wrong stamp, twice, marked as spam, altered, or not at all, in turn."""
+    """Let messages arrive in turn with a wrong timestamp, twice, marked as spam, altered, or not at all."""
     treatments = itertools.cycle(
         [
             lambda mail: [Delivery(_FIELDS + mail.raw)],
@@ -44,7 +44,7 @@ def _in_turn() -> relay.Treatment:
 
 @contextmanager
 def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
-    """Yield a Prometheus beside an agent with mail in trouble, a mute server, and wrong or missing DNS."""
+    """Yield a Prometheus and an agent with mail in trouble, a silent server, and wrong or missing DNS."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silence,
         Site(directory, tls, deadline="3s", relayed=True) as site,

@@ -1,4 +1,4 @@
-"""What goes wrong in a replayed week: kinds of incidents, what each does, and who must be told of it."""
+"""The incidents of a replayed week: their kinds, their effects, and who must be notified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class What(StrEnum):
     BOUNCED = "bounced"
     JUNKED = "junked"
     ALTERED = "altered"
-    CERTIFICATE = "certificate"  # a server shows one that ends in so many seconds
+    CERTIFICATE = "certificate"  # a server's certificate expires in so many seconds
     KILLED = "killed"  # the agent does not run
     REMOVED = "removed"  # a probe is not configured
     LAG = "lag"  # the agent's runs start up to so many seconds late
@@ -43,18 +43,18 @@ class What(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One thing that is so from ``begins`` until ``ends`` (seconds into the week)."""
+    """One condition from ``begins`` until ``ends`` (seconds into the week)."""
 
     what: What
     of: str
     begins: float
     ends: float
     value: float | Reason = 0.0
-    once: bool = False  # befalls only the first run or message
+    once: bool = False  # affects only the first run or message
 
 
 class Expected(StrEnum):
-    """Who must be told of an incident."""
+    """Who must be notified of an incident."""
 
     PAGE = "page"
     WARNING = "warning"
@@ -63,7 +63,7 @@ class Expected(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of incident: who must be told, by which alerts, how many minutes it lasts, what it does."""
+    """A kind of incident: who must be notified, by which alerts, its duration in minutes, its effects."""
 
     name: str
     expected: Expected
@@ -170,7 +170,7 @@ def _certificate_ended(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _unsteady(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """Of a check's runs, one in four fails."""
+    """One in four runs of a probe fails."""
     check = rng.choice(["smtp-a", "smtp-b", "pop", "imap"])
     failing = [begins + 4 * MINUTE * number for number in range(int((ends - begins) / (4 * MINUTE)))]
     return [
@@ -183,13 +183,13 @@ def _agent_killed(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _agent_restarts(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """Three restarts, each within the time that an agent needs to come up again."""
+    """Three restarts, each within an agent's normal start-up time."""
     starts = [begins + share * (ends - begins) for share in (0.0, 0.4, 0.8)]
     return [Effect(What.KILLED, "agent", start, start + rng.uniform(2.0, 40.0)) for start in starts]
 
 
 def _probe_removed(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """A configuration without the probe, and later with it: the agent restarts for each."""
+    """A configuration without the probe, and later with it; the agent restarts each time."""
     restarts = [Effect(What.KILLED, "agent", at, at + rng.uniform(2.0, 20.0)) for at in (begins, ends - 30.0)]
     return [Effect(What.REMOVED, "trial", begins, ends - 15.0), *restarts]
 
@@ -201,7 +201,7 @@ def _failed_run(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _restart_at_failed_run(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """A run fails, and then the agent is away for less than the time that pages."""
+    """A run fails, and then the agent is down for less than the time that pages."""
     failed = _all(
         What.ENDS, [rng.choice(["pop", "imap", "smtp-a"])], begins, begins + 90.0, Reason.CONNECT_TIMEOUT
     )
@@ -213,7 +213,7 @@ def _slow_message(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _some_slow(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """Of the messages through a server, one in ten is slow."""
+    """One in ten messages through a server is slow."""
     effects = []
     for route in ROUTES_OF[_submission(rng)][:2]:
         for tenth in range(int((ends - begins) / (10 * MINUTE))):
@@ -240,7 +240,7 @@ def _forged(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _some_dns_timeouts(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """Now and then a run of some probe gets no answer from the agent's resolver."""
+    """Occasionally, a run of some probe gets no answer from the agent's resolver."""
     effects = []
     while begins < ends:
         name = rng.choice([*CHECKS, *QUICK_ROUTES])
@@ -250,7 +250,7 @@ def _some_dns_timeouts(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _maintenance(rng: Random, begins: float, ends: float) -> list[Effect]:
-    """Two servers are down for a while, not quite at the same time, and the agent is restarted between."""
+    """Two servers are down at slightly different times, and the agent restarts in between."""
     later = begins + rng.uniform(60.0, 240.0)
     middle = (begins + ends) / 2
     return [
@@ -313,8 +313,8 @@ KINDS = (
 def schedule(seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS) -> list[Incident]:
     """Return one incident of each kind in random order, spread over ``length`` seconds.
 
-    Between the end of one and the beginning of the next are ``aftermath`` seconds or more. Raises
-    ValueError where there is no room for that.
+    Between the end of one incident and the start of the next there are at least ``aftermath`` seconds.
+    Raises ValueError if they do not fit.
     """
     rng = Random(seed)  # noqa: S311 # a replay, and no secret
     order = list(kinds)

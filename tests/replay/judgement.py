@@ -22,7 +22,7 @@ Alert = frozenset[tuple[str, str]]
 
 
 def metrics_of(rules: Path) -> set[str]:
-    """Return the names of all series that the rendered rules of a directory read."""
+    """Return the names of all series that the rendered rules in a directory read."""
     files = [yaml.safe_load(path.read_text()) for path in rules.glob("*.rules.yaml")]
     expressions = [rule["expr"] for file in files for group in file["groups"] for rule in group["rules"]]
     return {read.metric for expression in expressions for read in reads(parse(expression))}
@@ -31,8 +31,8 @@ def metrics_of(rules: Path) -> set[str]:
 def firing(rules: Path, recorded: Recorder, step: float) -> list[tuple[float, frozenset[Alert]]]:
     """Return which alerts fire at each evaluation, as time in seconds and the alerts' labels.
 
-    ``rules`` is the directory of the rendered rules; they are evaluated every ``step`` seconds, which
-    is the time between scrapes as well.
+    ``rules`` is the directory of the rendered rules. They are evaluated every ``step`` seconds, which is also
+    the scrape interval.
     """
     times = [step * number for number in range(recorded.scrapes)]
     shown = f"{step:g}s"
@@ -47,7 +47,7 @@ def firing(rules: Path, recorded: Recorder, step: float) -> list[tuple[float, fr
             }
         ],
     }
-    path = rules / "week.json"  # which is YAML as well
+    path = rules / "week.json"  # JSON is also YAML
     path.write_text(json.dumps(test))
     answered = promtool("test", "rules", path)
     at: dict[float, set[Alert]] = {time: set() for time in times}

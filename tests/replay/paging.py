@@ -1,7 +1,7 @@
-"""Who is told what and when: routing, grouping, inhibition and repetition on a simulated clock.
+"""Notifications: routing, grouping, inhibition and repetition on a simulated clock.
 
 A model of Alertmanager 0.25 (its packages dispatch, inhibit and notify) for one configuration file;
-`test_paging` holds it against a real Alertmanager.
+`test_paging` compares it with a real Alertmanager.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MATCHER = re.compile(r'\s*(\w+)\s*(=~|!~|!=|=)\s*"?(.*?)"?\s*')
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One condition on a label; a label that is missing is empty."""
+    """One condition on a label; a missing label is empty."""
 
     label: str
     operator: str
@@ -30,7 +30,7 @@ class Matcher:
 
     @classmethod
     def parsed(cls, text: str) -> Matcher:
-        """Return the matcher that ``text`` is, such as ``severity = critical``; ValueError if it is none."""
+        """Return the matcher in ``text``, such as ``severity = critical``; raises ValueError."""
         match = _MATCHER.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not a matcher")
@@ -50,7 +50,7 @@ def _matchers(texts: Iterable[str]) -> tuple[Matcher, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A node of the routing tree that tells somebody; times in seconds."""
+    """A node of the routing tree with a receiver; times in seconds."""
 
     matchers: tuple[Matcher, ...]
     receiver: str
@@ -62,16 +62,16 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class InhibitRule:
-    """While an alert of the source fires, alerts of the target with equal labels are not told."""
+    """While a source alert fires, target alerts with equal labels are not sent."""
 
     source: tuple[Matcher, ...]
     target: tuple[Matcher, ...]
     equal: tuple[str, ...]
 
     def mutes(self, alert: Mapping[str, str], firing: Iterable[Mapping[str, str]]) -> bool:
-        """Whether an alert is not told because of one that fires.
+        """Whether a firing alert mutes another.
 
-        One that is source and target at once is not muted by another such.
+        An alert that is both source and target is not muted by another such alert.
         """
         if not _all_hold(self.target, alert):
             return False
@@ -89,7 +89,7 @@ def _all_hold(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
 
 
 class Policy:
-    """Routes and inhibition of a configuration file whose routes are one level deep and never continue."""
+    """Routes and inhibition of a configuration file with routes one level deep and without continue."""
 
     def __init__(self, path: Path) -> None:
         document = yaml.safe_load(path.read_text())
@@ -103,12 +103,12 @@ class Policy:
         ]
 
     def route(self, alert: Mapping[str, str]) -> Route:
-        """Return the first route that takes the alert."""
+        """Return the first route that matches the alert."""
         taking = (route for route in self.routes if _all_hold(route.matchers, alert))
         return next(taking, self.fallback)
 
     def inhibited(self, alert: Mapping[str, str], firing: Iterable[Mapping[str, str]]) -> bool:
-        """Whether an alert is not told while these fire."""
+        """Whether an alert is inhibited by those that fire."""
         firing = list(firing)
         return any(rule.mutes(alert, firing) for rule in self.rules)
 
@@ -127,19 +127,19 @@ def _route(document: Mapping[str, Any], parent: Mapping[str, Any]) -> Route:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What a receiver was told: when, of which group, and what fires in it; nothing means all is resolved."""
+    """A notification: receiver, time, group, and the alerts that fire in it; none means all resolved."""
 
     at: float
     receiver: str
     group: tuple[str, ...]
     firing: frozenset[Alert]
-    news: frozenset[Alert]  # what of that was not told before
-    opens: bool  # nothing of the group was told as firing before: a person is called
+    news: frozenset[Alert]  # those that were not in an earlier notification
+    opens: bool  # nothing of the group was firing before: this pages somebody
 
 
 @dataclass(slots=True)
 class _Group:
-    """The alerts of one group, and what was told of it last."""
+    """The alerts of one group, and its last notification."""
 
     route: Route
     flush_at: float
@@ -154,7 +154,7 @@ class _Told:
 
 
 class Pager:
-    """Takes in which alerts fire, and yields what is told."""
+    """Receives the firing alerts, and yields notifications."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -163,7 +163,7 @@ class Pager:
         self._firing: frozenset[Alert] = frozenset()
 
     def advance(self, now: float, firing: frozenset[Alert]) -> list[Notification]:
-        """Return what is told up to ``now``, and take in what fires from then on."""
+        """Return the notifications up to ``now``, and set which alerts fire from then on."""
         told = self._flushes(now)
         for alert in self._firing - firing:
             self._group(alert, now).alerts[alert] = False
@@ -210,7 +210,7 @@ class Pager:
     def _is_news(
         at: float, firing: frozenset[Alert], resolved: frozenset[Alert], last: _Told | None, repeat: float
     ) -> bool:
-        """Whether a group's state is told again (notify.DedupStage)."""
+        """Whether a group's state is sent again (notify.DedupStage)."""
         if last is None:
             return bool(firing)
         if not firing <= last.firing:

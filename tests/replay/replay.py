@@ -1,4 +1,4 @@
-"""A replay from incidents to figures: a simulated agent, Prometheus' evaluation, Alertmanager's paging."""
+"""A replay from incidents to figures: simulated agent, Prometheus' evaluation, Alertmanager's paging."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STEP = 60.0
 def replay(
     seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS, step: float = STEP
 ) -> Score:
-    """Play one incident of each kind within ``length`` seconds, and return what came of each.
+    """Play one incident of each kind within ``length`` seconds, and return the result of each.
 
-    What is told until ``aftermath`` seconds after an incident's end belongs to it. Prometheus scrapes and
+    Notifications until ``aftermath`` seconds after an incident's end belong to it. Prometheus scrapes and
     evaluates every ``step`` seconds.
     """
-    os.environ.setdefault("TEST_SECRET", "x")  # the password of accounts that nobody logs in to
+    os.environ.setdefault("TEST_SECRET", "x")  # the password of accounts that are never used
     configuration = load(SITE)
     incidents = schedule(seed, length, aftermath, kinds)
     with tempfile.TemporaryDirectory() as directory:

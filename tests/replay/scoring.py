@@ -1,4 +1,4 @@
-"""What a replay comes to: who was told of each incident, how soon, how often; who was called for nothing."""
+"""The score of a replay: who was notified of each incident, how soon, how often, and false pages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ON_CALL = "on-call"
 
 @dataclass(slots=True)
 class Told:
-    """What was told within an incident and its aftermath."""
+    """The notifications during an incident and its aftermath."""
 
     incident: Incident
     notifications: list[Notification] = field(default_factory=list)
 
     @property
     def delay(self) -> float | None:
-        """Seconds from its beginning until who must know was told by an alert of its own; else ``None``."""
+        """Seconds from its beginning until the right receiver got one of its alerts; ``None`` if never."""
         for notification in self.notifications:
             heard = self.incident.kind.expected is Expected.WARNING or notification.receiver == ON_CALL
             if heard and any(dict(a)["alertname"] in self.incident.kind.alerts for a in notification.firing):
@@ -31,22 +31,22 @@ class Told:
 
     @property
     def missed(self) -> bool:
-        """Whether nobody was told who must be."""
+        """Whether a required notification is missing."""
         return self.incident.kind.expected is not Expected.NOBODY and self.delay is None
 
     @property
     def pages(self) -> list[Notification]:
-        """The calls to a person: notifications to on-call of a group of which nothing was told before."""
+        """The pages: notifications to on-call of a group that was not firing before."""
         return [n for n in self.notifications if n.receiver == ON_CALL and n.opens]
 
     @property
     def false_pages(self) -> int:
-        """Calls for what must call nobody."""
+        """Pages for an incident that must not page."""
         return 0 if self.incident.kind.expected is Expected.PAGE else len(self.pages)
 
     @property
     def updates(self) -> int:
-        """Further notifications to on-call, of an open group, with an alert that was not told before."""
+        """Further notifications to on-call in an open group, with a new alert."""
         return sum(n.receiver == ON_CALL and bool(n.news) and not n.opens for n in self.notifications)
 
 
@@ -55,16 +55,16 @@ class Score:
     """The figures of one or more replays."""
 
     told: list[Told]
-    strays: list[Notification]  # pages outside all incidents and their aftermath
+    strays: list[Notification]  # pages outside all incidents and their aftermaths
 
     @property
     def missed(self) -> list[str]:
-        """The kinds of the incidents of which nobody was told."""
+        """The kinds of the incidents without a required notification."""
         return [one.incident.kind.name for one in self.told if one.missed]
 
     @property
     def false_pages(self) -> int:
-        """Calls for nothing."""
+        """Pages without cause."""
         return len(self.strays) + sum(one.false_pages for one in self.told)
 
     def table(self) -> str:
@@ -98,7 +98,7 @@ def _mean(numbers: Iterable[int]) -> float:
 
 
 def score(incidents: Sequence[Incident], notifications: Iterable[Notification], aftermath: float) -> Score:
-    """Return what each incident brought about until ``aftermath`` seconds after its end, and the rest."""
+    """Return the effects of each incident until ``aftermath`` seconds after its end, and everything else."""
     result = Score([Told(incident) for incident in incidents], [])
     for notification in notifications:
         for one in result.told:

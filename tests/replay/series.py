@@ -1,4 +1,4 @@
-"""What scrapes gave, kept as runs of equal values, and written as promtool's input series."""
+"""The results of scrapes, kept as runs of equal values, and written as promtool's input series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AGENT = 'job="mailsonde",instance="agent.example.com:9725"'
 
 
 class _Series:
-    """The values of one series, one a scrape: runs of equal ones, and where there is none."""
+    """The values of one series, one per scrape: runs of equal values, and gaps."""
 
     __slots__ = ("_parts", "_run", "_value", "moved", "until")
 
@@ -19,11 +19,11 @@ class _Series:
         self._parts = [f"_x{missed}"] if missed else []
         self._value = 0.0
         self._run = 0
-        self.moved = False  # whether it ever was anything but 0
-        self.until = missed  # how many scrapes there have been
+        self.moved = False  # whether it was ever other than 0
+        self.until = missed  # number of scrapes so far
 
     def put(self, value: float, scrape: int) -> None:
-        """Take in the value of a scrape; a series that was away got a staleness marker then."""
+        """Record the value of a scrape; after a gap, the series had a staleness marker."""
         self.moved = self.moved or value != 0.0
         if self.until < scrape:
             self._end_run()
@@ -49,7 +49,7 @@ class _Series:
 
 
 class Recorder:
-    """Takes in scrapes; keeps only series of the metrics named."""
+    """Records scrapes, but only the named metrics."""
 
     def __init__(self, metrics: Iterable[str]) -> None:
         self._metrics = frozenset(metrics)
@@ -58,7 +58,7 @@ class Recorder:
         self.scrapes = 0
 
     def scrape(self, families: Iterable[Metric] | None) -> None:
-        """Take in what a scrape gave; ``None`` where nobody answered."""
+        """Record a scrape; ``None`` if there was no answer."""
         self._up.put(float(families is not None), self.scrapes)
         for sample in (sample for family in families or () for sample in family.samples):
             if sample.name in self._metrics:
@@ -72,7 +72,7 @@ class Recorder:
     def written(self) -> Iterator[dict[str, str]]:
         """Yield each series as an entry of ``input_series``.
 
-        Counts of runs that stay 0 are left out: no rule reads them but in sums, and there are hundreds.
+        Counts of runs that stay 0 are left out: rules read them only in sums, and there are hundreds.
         """
         yield {"series": f"up{{{AGENT}}}", "values": self._up.text(self.scrapes)}
         for (name, labels), series in self._series.items():

@@ -1,4 +1,4 @@
-"""A day of incidents, one of nearly every kind: who is on call is called once for each that matters."""
+"""A day with one incident of nearly every kind: on-call is paged once for each that matters."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def day() -> Score:
 
 
 def test_no_incident_is_missed(day: Score) -> None:
-    """Of everything that must be told, those are told who must be, by an alert that names it."""
+    """For every incident that requires it, the right receivers get one of its alerts."""
     assert day.missed == []
     assert {one.incident.kind for one in day.told} == set(SHORT)
 
 
 def test_nobody_is_called_for_nothing(day: Score) -> None:
-    """One failed run, a restart, a removed probe and the like call nobody; nor does what is no incident."""
+    """A failed run, a restart, a removed probe and the like page nobody; neither does normal operation."""
     called = [one.incident.kind.name for one in day.told if one.false_pages]
     assert called == []
     assert day.strays == []
 
 
 def test_one_incident_is_at_most_one_page(day: Score) -> None:
-    """However many probes see a fault, who is on call is called once, or told in an open call."""
+    """However many probes see a fault, on-call is paged once, or notified within an open group."""
     paged = [one for one in day.told if one.incident.kind.expected is Expected.PAGE]
     assert {one.incident.kind.name: len(one.pages) for one in paged if len(one.pages) > 1} == {}
     assert [one.incident.kind.name for one in paged if not one.pages and not one.updates] == []
 
 
 def test_faults_are_told_in_time(day: Score) -> None:
-    """An outage that opens a call is told within five minutes, held or lost mail within three."""
+    """An outage pages within five minutes, held or lost mail within three."""
     delays = {one.incident.kind.name: one.delay for one in day.told if one.pages}
     down = ("submission server down", "POP3 server down", "IMAP server down", "agent killed", "maintenance")
     late = [name for name in down if name in delays and delays[name] > 5 * MINUTE]

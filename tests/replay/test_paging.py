@@ -1,4 +1,4 @@
-"""The model of Alertmanager, held against a real one: who is told when, in which groups, what is silent."""
+"""The model of Alertmanager compared with a real one: notifications, groups, and inhibition."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FOREIGN = frozenset({("alertname", "DiskFull"), ("severity", "critical")})
 
 
 class Log(Receiver):
-    """Keeps what was told, in order: to whom, and which alerts fire."""
+    """Records notifications in order: receiver and firing alerts."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, frozenset[Alert]]] = []
@@ -62,7 +62,7 @@ class Log(Receiver):
         super().__init__()
 
     def take(self, whom: str, told: dict[str, Any]) -> None:
-        """Take in a webhook's body."""
+        """Record a webhook's body."""
         firing = frozenset(
             frozenset(one["labels"].items()) for one in told["alerts"] if one["status"] == "firing"
         )
@@ -85,7 +85,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path], tuple[str, Log]]]:
 
 
 def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hours=1)) -> None:
-    """Tell Alertmanager what fires, as Prometheus does; ``ends`` that is past resolves it."""
+    """Tell Alertmanager which alerts fire, as Prometheus does; a past ``ends`` resolves an alert."""
     now = datetime.now(UTC)
     body = [
         {
@@ -116,14 +116,14 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
 def test_groups_and_inhibition_are_those_of_alertmanager(
     start: Callable[[Path], tuple[str, Log]], alerts: list[Alert]
 ) -> None:
-    """The same alerts are silenced, and the rest come to the same people in the same groups."""
+    """The same alerts are inhibited, and the others go to the same receivers in the same groups."""
     _compare(start, ALERTMANAGER, alerts)
 
 
 def test_alerts_that_are_source_and_target_are_those_of_alertmanager(
     start: Callable[[Path], tuple[str, Log]], tmp_path: Path
 ) -> None:
-    """An alert that silences others of its sort is not silenced by them."""
+    """An alert that inhibits others of its kind is not inhibited by them."""
     document = yaml.safe_load(ALERTMANAGER.read_text())
     document["inhibit_rules"] = [
         {"source_matchers": ["severity = critical"], "target_matchers": ['probe =~ ".+"'], "equal": ["job"]}
@@ -134,7 +134,7 @@ def test_alerts_that_are_source_and_target_are_those_of_alertmanager(
 
 
 def _compare(start: Callable[[Path], tuple[str, Log]], example: Path, alerts: list[Alert]) -> None:
-    """Fail unless the model groups and silences the alerts as Alertmanager does."""
+    """Fail unless the model groups and inhibits the alerts as Alertmanager does."""
     api, _ = start(example)
     post(api, frozenset(alerts))
     groups = httpx.get(f"{api}/alerts/groups").json
@@ -164,7 +164,7 @@ def _compare(start: Callable[[Path], tuple[str, Log]], example: Path, alerts: li
 def test_what_is_told_over_time_is_what_alertmanager_tells(
     start: Callable[[Path], tuple[str, Log]], tmp_path: Path
 ) -> None:
-    """Joining, news of an open group, silence by inhibition, the end, and a second call come out the same."""
+    """New alerts, updates, inhibition, the end, and a second page are the same as Alertmanager's."""
     document = yaml.safe_load(ALERTMANAGER.read_text())
     example = tmp_path / "example.yaml"
     example.write_text(yaml.safe_dump(document))
@@ -175,7 +175,7 @@ def test_what_is_told_over_time_is_what_alertmanager_tells(
     steps = [
         frozenset({OVERDUE}),
         frozenset({OVERDUE, OVERDUE_B}),
-        frozenset({OVERDUE, OVERDUE_B, BURNING, SLOW}),  # both silent
+        frozenset({OVERDUE, OVERDUE_B, BURNING, SLOW}),  # neither notifies
         frozenset({OVERDUE_B}),
         frozenset(),
         frozenset({DOWN_TRIP, BURNING}),
@@ -191,12 +191,12 @@ def test_what_is_told_over_time_is_what_alertmanager_tells(
         later = [(n.receiver, n.firing) for n in pager.advance(10.0 * step + 9.0, firing)]
         modelled += later
         wait_until(lambda: len(log.told) >= len(modelled), f"step {step}: {log.told} as {modelled}")  # noqa: B023
-        time.sleep(1.5)  # more than group_interval: nothing else may come, and there is no event for that
+        time.sleep(1.5)  # more than group_interval: there is no event to await for the absence of others
         assert Counter(log.told) == Counter(modelled), f"step {step}"
 
 
 def test_what_does_not_page_silences_no_page() -> None:
-    """A server whose probe has severity: warning is down: pages about mail through it still come."""
+    """If a server's probe has severity: warning, its outage does not inhibit pages for mail through it."""
     policy = Policy(ALERTMANAGER)
     assert policy.inhibited(dict(OVERDUE), [dict(DOWN_SMTP)])
     assert not policy.inhibited(dict(OVERDUE), [dict(QUIET_SMTP)])

@@ -1,7 +1,7 @@
 """A week of an agent's metrics without waiting: its own state and collector, on a simulated clock.
 
-Runs, arrivals, looks and scrapes are events in time. What servers do comes from the incidents; what the
-agent makes of it goes into `AgentState`, and `AgentCollector` says what a scrape gives.
+Runs, arrivals, polls and scrapes are events in time. The incidents determine what servers do. The agent's
+results go into `AgentState`, and `AgentCollector` provides the scrapes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.replay.incidents import Effect, Incident, What
 from tests.replay.series import Recorder
 
 CERTIFICATE_LASTS = 60 * 86400.0
-_RETRY = 5.0  # seconds between two tries to read a mailbox that cannot be read
+_RETRY = 5.0  # seconds between tries to read an unreadable mailbox
 _SLOW_FAULTS = {Reason.CONNECT_TIMEOUT, Reason.DNS_TIMEOUT}
 _S = MessageState
 _FOUND = {reason: found for found, reason in REASONS.items()}
@@ -43,7 +43,7 @@ _FOUND = {reason: found for found, reason in REASONS.items()}
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """A message under way, and what will become of it. Instants are seconds into the week."""
+    """A message in flight, and its outcome. Times are seconds into the week."""
 
     settings: RoundtripSettings
     id: str
@@ -54,7 +54,7 @@ class Sent:
     greylisted: float | None = None
     bounce: Reason | None = None
     state: MessageState = _S.SENT
-    unseen_since: float | None = None  # where looks failed: the last look before that
+    unseen_since: float | None = None  # if polls failed: the last poll before that
     is_told: bool = False  # its run has ended
 
     @property
@@ -74,7 +74,7 @@ class _Agent:
 
 
 class Week:
-    """Plays incidents to the agent of a configuration; `series` is what Prometheus scraped."""
+    """Simulates the agent of a configuration with incidents; `series` is what Prometheus scraped."""
 
     def __init__(
         self, configuration: Configuration, incidents: Iterable[Incident], seed: int, metrics: Iterable[str]
@@ -96,7 +96,7 @@ class Week:
         self._recorder = Recorder(metrics)
 
     def play(self, length: float, step: float) -> Recorder:
-        """Let ``length`` seconds pass, with a scrape every ``step`` seconds; return what they gave."""
+        """Let ``length`` seconds pass, with a scrape every ``step`` seconds; return the scrapes."""
         self._at(0.0, self._start)
         for scrape in range(int(length / step) + 1):
             self._at(scrape * step, self._scrape)
@@ -115,7 +115,7 @@ class Week:
         heapq.heappush(self._events, (time, next(self._order), call, arguments))
 
     def _active(self, what: What, name: str, now: float) -> Effect | None:
-        """Return the effect that holds, and use up one that befalls only the first."""
+        """Return the current effect; if it affects only the first, use it up."""
         for effect in self._effects.get((what, name), ()):
             if effect.begins <= now < effect.ends and effect not in self._used:
                 if effect.once:
@@ -183,7 +183,7 @@ class Week:
             self._at(now + seconds, self._ended, probe.settings.name, probe.target, reason, seconds, agent)
 
     def _fault(self, probe: str, server: str | None, now: float) -> Reason | None:
-        """Return why a run fails that begins now, if it does."""
+        """Return the reason why a run that begins now fails, if it does."""
         if (effect := self._active(What.ENDS, probe, now)) is not None:
             return cast(Reason, effect.value)
         down = server is not None and self._active(What.DOWN, server, now) is not None
@@ -237,7 +237,7 @@ class Week:
         self._at(message.deadline, self._deadline, message)
 
     def _fate(self, settings: RoundtripSettings, now: float, agent: _Agent) -> Sent:
-        """Return a message with what the incidents of the moment do to it."""
+        """Return a message with the effects of the current incidents."""
         name = settings.name
         seconds = self._rng.lognormvariate(0.9, 0.35) * (6.0 if settings.attachment == "10MB" else 1.0)
         message = Sent(settings, f"{next(self._order):032x}", now, agent.epoch, None)
@@ -264,13 +264,13 @@ class Week:
         self._entered[settings.name, settings.send_via, state] += 1
 
     def _unreadable_since(self, message: Sent, now: float) -> float | None:
-        """Return since when the agent cannot look into the mailbox of a message, if it cannot."""
+        """Return since when the agent cannot read a message's mailbox, if it cannot."""
         server = self._site.mailboxes[message.settings.to].server
         down = self._active(What.DOWN, server, now)
         return max(message.created, down.begins) if down is not None else None
 
     def _poll(self, now: float, message: Sent) -> None:
-        """Look for a message that is in its mailbox by now."""
+        """Poll for a message that is now in its mailbox."""
         if self._agent is None or message.state not in {_S.SENT, _S.LOST}:
             return
         since = self._unreadable_since(message, now)
@@ -287,7 +287,7 @@ class Week:
         self._settle(now, message, _S.LATE if late else _S.DELIVERED, (earliest, latest))
 
     def _deadline(self, now: float, message: Sent) -> None:
-        """Give a message up, where a look can tell that it is not there."""
+        """Give up a message, if a poll can show that it is absent."""
         if self._agent is None or message.state is not _S.SENT:
             return
         if self._unreadable_since(message, now) is None:
@@ -326,7 +326,7 @@ class Week:
 
 
 def _probes(configuration: Configuration) -> list[Probe]:
-    """Return the configured probes; they are asked for their names, and never run."""
+    """Return the configured probes; only their names are used, and they never run."""
     ledger: Any = SimpleNamespace(token_key=b"never used")
     unused: Any = None
     assembly = assemble(configuration, SystemClock(), ledger, unused, "replay")
@@ -334,7 +334,7 @@ def _probes(configuration: Configuration) -> list[Probe]:
 
 
 def _findings(reason: Reason, target: str) -> tuple[Finding, ...] | None:
-    """Return the findings of a run that ends so, or ``None`` where it could not judge."""
+    """Return the findings of a run with this outcome, or ``None`` if it could not judge."""
     if reason in _FOUND:
         return (Finding(*_FOUND[reason], target, "seen", "expected"),)
     return () if reason is Reason.NONE else None
@@ -349,7 +349,7 @@ def _number(effect: Effect) -> float:
 
 
 def _record(message: Sent, interval: tuple[float, float] | None) -> Message:
-    """Return a settled message as the ledger would have it, with the interval that it came in."""
+    """Return a settled message as in the ledger, with the interval of its arrival."""
     latency = None if interval is None else (interval[0] + interval[1]) / 2 - message.created
     return Message(
         id=message.id,
@@ -370,7 +370,7 @@ def _record(message: Sent, interval: tuple[float, float] | None) -> Message:
 
 
 def _reason(message: Sent) -> Reason:
-    """Return how the run of a settled message ends, as a round trip says it."""
+    """Return the reason of a settled message's run, as in a round trip."""
     if message.bounce is not None:
         return message.bounce
     if message.state is not _S.DELIVERED:
