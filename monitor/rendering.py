@@ -54,8 +54,11 @@ class TimingGroup:
 def render_alerts(configuration: Configuration, thresholds: Thresholds | None = None) -> dict[str, str]:
     """Return the rule files by name: one per template that has rules for these probes."""
     thresholds = thresholds or load_thresholds()
-    if not thresholds.scrape_interval:
-        thresholds = thresholds.model_copy(update={"scrape_interval": slowest_scrape(configuration)})
+    own = {
+        "scrape_interval": thresholds.scrape_interval or slowest_scrape(configuration),
+        "runbooks": runbooks_address(configuration, thresholds),
+    }
+    thresholds = thresholds.model_copy(update=own)
     environment = Environment(
         loader=FileSystemLoader(shipped("alerts")),
         undefined=StrictUndefined,
@@ -97,6 +100,12 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
         if any(group["rules"] for group in yaml.safe_load(text)["groups"]):
             files[f"mailsonde-{name.removesuffix('.yaml.j2')}.rules.yaml"] = text
     return files
+
+
+def runbooks_address(configuration: Configuration, thresholds: Thresholds) -> str:
+    """Return what links to runbooks begin with: an address, or a mere path if the site has none."""
+    agent = configuration.agent.url
+    return thresholds.runbooks or (f"{agent}/runbooks" if agent else "alerts/runbooks")
 
 
 def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> Iterator[TimingGroup]:

@@ -94,7 +94,7 @@ class Thresholds(Settings):
     skipped_runs: Positive
     skipped_intervals: Positive
     skipped_at_least: Hold
-    runbooks: str = Field(min_length=1, max_length=500, pattern=r"^[^\s'\"{}]+$")
+    runbooks: str = Field(max_length=500, pattern=r"^[^\s'\"{}]*$")
     dashboards: Annotated[str, AfterValidator(_address_of_dashboards)]
 
     @field_validator("certificate_critical")

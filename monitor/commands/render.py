@@ -17,12 +17,19 @@ from monitor.commands.options import (
     sound_or_exit,
 )
 from monitor.config.models import parse_listen
-from monitor.rendering import RULES, render_alerts, render_dashboards, render_prometheus, write_files
+from monitor.rendering import (
+    RULES,
+    render_alerts,
+    render_dashboards,
+    render_prometheus,
+    runbooks_address,
+    write_files,
+)
 from monitor.thresholds import load_thresholds
 
 _RUNBOOKS_ARE_PATHS = [
-    "the runbook links in alerts are only paths; publish the folder alerts/runbooks and set "
-    "`runbooks` in your --thresholds to its address"
+    "the runbook links in alerts are only paths; set `agent.url`, where the agent shows them, or publish the "
+    "folder alerts/runbooks and set `runbooks` in your --thresholds to its address"
 ]
 _NO_ALERTMANAGER = ["alerts reach nobody without an Alertmanager; add --alertmanager HOST:PORT"]
 
@@ -104,7 +111,8 @@ def render(
     if what == "alerts":
         limits = sound_or_exit(lambda: load_thresholds(thresholds))
         files = render_alerts(configuration, limits)
-        warnings += _RUNBOOKS_ARE_PATHS if "://" not in limits.runbooks else []
+        is_link = "://" in runbooks_address(configuration, limits)
+        warnings += [] if is_link else _RUNBOOKS_ARE_PATHS
     elif what == "prometheus":
         files = render_prometheus(configuration, alertmanagers)
         warnings += [] if alertmanagers else _NO_ALERTMANAGER

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
@@ -27,6 +28,7 @@ from monitor.ledger.store import SqlLedger
 from monitor.recent import POINTS_KEPT, RouteKey, point_of, word_of
 from monitor.web.events import Events
 from monitor.web.fairness import RequestLimit, in_slices
+from monitor.web.runbooks import as_html, runbook
 from monitor.web.status_text import capital, duration, explained, share
 from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
 from probes.delivery.message_life import LedgerError
@@ -90,7 +92,9 @@ class Pages:
         return [
             Route("/", of_state.before(self.overview), middleware=compressed),
             Route("/probes/{probe}", of_ledger.before(self.probe), middleware=compressed),
+            Route("/probes/{probe}/runs/latest", of_ledger.before(self.latest_run)),
             Route("/probes/{probe}/runs/{run}", of_ledger.before(self.run), middleware=compressed),
+            Route("/runbooks/{alert}", self.runbook, middleware=compressed),
             Route("/events", self._events, methods=["GET"]),
             Mount("/static", StaticFiles(directory=_HERE / "static"), middleware=compressed),
         ]
@@ -140,15 +144,8 @@ class Pages:
 
     async def probe(self, request: Request) -> Response:
         """Show one probe: its routes, the charts of one of them, the last runs and the last failures."""
-        name = request.path_params["probe"]
-        if not self._views.has_probe(name):
-            raise HTTPException(404, "no probe with this name is configured")
-        since = self._views.recent.version
-        views = [self._views.view(key) for key in self._views.routes() if key[0] == name]
-        if not views:
-            raise HTTPException(404, "this probe is not scheduled: only /probe and `check` run it")
-        wanted = request.query_params.get("target")
-        view = next((view for view in views if view.target == wanted), _most_telling(views))
+        name, since = request.path_params["probe"], self._views.recent.version
+        views, view = self._requested(request)
         runs = await self._runs(name, view.target, failures=False)
         failures = await self._runs(name, view.target, failures=True)
         hops = self._views.hop_seconds((name, view.target))
@@ -157,6 +154,17 @@ class Pages:
         return await self._answer(
             request, "probe.html", context | {"since": since, "chart": _chart(view, runs)}, data
         )
+
+    def _requested(self, request: Request) -> tuple[Sequence[RouteView], RouteView]:
+        """Return all routes of the probe, and the one that the request is about; raises HTTPException."""
+        name = request.path_params["probe"]
+        if not self._views.has_probe(name):
+            raise HTTPException(404, "no probe with this name is configured")
+        views = [self._views.view(key) for key in self._views.routes() if key[0] == name]
+        if not views:
+            raise HTTPException(404, "this probe is not scheduled: only /probe and `check` run it")
+        wanted = request.query_params.get("target")
+        return views, next((view for view in views if view.target == wanted), _most_telling(views))
 
     async def _runs(self, probe: str, target: str, *, failures: bool) -> list[dict[str, Any]]:
         """Return the latest runs of a route, newest first, without their transcripts."""
@@ -175,6 +183,29 @@ class Pages:
                 404, "no such run; the agent keeps the last 100 runs and 100 failures of each route"
             )
         return await self._answer(request, "run.html", {"run": found}, found)
+
+    async def latest_run(self, request: Request) -> Response:
+        """Redirect to the latest run of a route, or the latest with ``outcome``: alerts link here.
+
+        Without such a run, redirect to the probe's page.
+        """
+        _, view = self._requested(request)
+        outcome = request.query_params.get("outcome")
+        runs = await self._runs(view.probe, view.target, failures=outcome in {"failed", "unknown"})
+        found = (run["run"] for run in runs if outcome in {None, run["outcome"]} and "run" in run)
+        # Relative, so that the client's Host is not repeated.
+        where = next(found, f"../../{view.probe}?target={quote(view.target)}")
+        return Response(status_code=302, headers={**SECURITY_HEADERS, "location": where})
+
+    async def runbook(self, request: Request) -> Response:
+        """Show the runbook of an alert."""
+        name = request.path_params["alert"].removesuffix(".md")
+        text = runbook(name)
+        if text is None:
+            raise HTTPException(404, "there is no runbook with this name")
+        return await self._answer(
+            request, "runbook.html", {"name": name, "text": as_html(text)}, {"alert": name, "markdown": text}
+        )
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answer with an error message, as HTML or JSON."""

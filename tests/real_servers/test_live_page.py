@@ -38,12 +38,12 @@ def agent(site: Site) -> AgentProcess:
     return running
 
 
-def _run_of(agent: AgentProcess, probe: str, which: str = "runs") -> str:
-    """Return the path of a probe's latest run or failure."""
+def _run_of(agent: AgentProcess, probe: str) -> str:
+    """Return the path of a probe's latest run."""
     answer = httpx.get(
         f"{agent.address}/probes/{probe}", headers={"accept": "application/json"}, trust_env=False
     )
-    return f"/probes/{probe}/runs/{answer.json()[which][0]['run']}"
+    return f"/probes/{probe}/runs/{answer.json()['runs'][0]['run']}"
 
 
 def _await_updates(page: Page) -> None:
@@ -126,8 +126,11 @@ def test_a_run_shows_its_dialogue(agent: AgentProcess, context: BrowserContext) 
     expect(said).to_contain_text("AUTH PLAIN (withheld)")
     expect(said).to_contain_text("235 2.7.0 Authentication successful")
     expect(said).to_contain_text("delivered: in mailbox canary")
-    page.goto(agent.address + _run_of(agent, "gone", "failures"))
+    page.goto(f"{agent.address}/probes/gone/runs/latest?outcome=failed&target=gone")  # as alerts link to it
     expect(page.locator(".status-text")).to_contain_text("Connection refused")
+    page.goto(f"{agent.address}/runbooks/MailsondeProbeDown.md")
+    page.get_by_role("link", name="MailsondeMessageLost").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("MailsondeMessageLost")
     assert watch.troubles == []
 
 
@@ -200,7 +203,7 @@ def test_late_mail_is_seen_while_it_is_late(site: Site, agent: AgentProcess, con
     expect(trip.locator(".badge")).to_have_text("ok", timeout=PATIENCE)
 
 
-PAGES = ("/", "/probes/trip", "/probes/gone", "run")
+PAGES = ("/", "/probes/trip", "/probes/gone", "run", "/runbooks/MailsondeMessageOverdue.md")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

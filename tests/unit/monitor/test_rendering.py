@@ -81,6 +81,36 @@ def test_runbook_links_that_lead_nowhere_are_warned_of(site: Path) -> None:
     assert _render(site, "alerts", "--thresholds", str(ours)) == (0, "")
 
 
+def test_runbooks_are_those_of_the_agent_or_of_the_site(site: Path) -> None:
+    """With agent.url, the links lead to the agent's own runbooks; the site's own come first."""
+    site.write_text("agent: {url: 'https://mail.example.com/'}\n" + site.read_text())
+    ours = site.with_name("ours.yaml")
+    ours.write_text("runbooks: https://example.com/runbooks\n")
+    for options, begins in (
+        ((), "https://mail.example.com/runbooks/Mailsonde"),
+        (("--thresholds", str(ours)), "https://example.com/runbooks/Mailsonde"),
+    ):
+        assert _render(site, "alerts", *options) == (0, "")
+        (group,) = yaml.safe_load((site.parent / "rules" / "mailsonde-servers.rules.yaml").read_text())[
+            "groups"
+        ]
+        assert all(rule["annotations"]["runbook_url"].startswith(begins) for rule in group["rules"])
+
+
+def test_alerts_about_runs_link_to_the_latest_one(site: Path) -> None:
+    """Alerts that runs cause link to the latest such run; the others, which no run explains, do not."""
+    site.write_text("agent: {url: 'https://mail.example.com'}\n" + site.read_text())
+    _render(site, "alerts")
+    links = {}
+    for path in (site.parent / "rules").iterdir():
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            links |= {rule["alert"]: rule["annotations"].get("run_url") for rule in group["rules"]}
+    begins = "https://mail.example.com/probes/{{ $labels.probe }}/runs/latest?outcome="
+    assert str(links["MailsondeProbeDown"]).startswith(f"{begins}failed{{{{ with $labels.target }}}}")
+    assert str(links["MailsondeProbeUnknown"]).startswith(f"{begins}unknown{{{{ with $labels.target }}}}")
+    assert links["MailsondeProbeStale"] is None
+
+
 @pytest.mark.parametrize(
     ("what", "value", "why"),
     [
