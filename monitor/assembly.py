@@ -14,6 +14,7 @@ from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.settings import ProbeSettings
+from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.mailboxes.imap import ImapMailbox
 from probes.delivery.mailboxes.login_budget import LoginBudget
@@ -46,7 +47,9 @@ class Assembly:
             probe = self.probes.get(message.probe)
             if message.mailbox not in self.watchers:
                 continue
-            if isinstance(probe, MessageProbe) and probe.mailbox == message.mailbox:
+            if message.state is MessageState.LOST:
+                self.watchers[message.mailbox].watch_on(message)
+            elif isinstance(probe, MessageProbe) and probe.mailbox == message.mailbox:
                 probe.follow(message)
             else:
                 self.watchers[message.mailbox].await_arrival(message)

@@ -17,10 +17,10 @@ from typing import Protocol
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.delivery.arrivals import Arrivals, Fate, Settled, Sighting, Unexpected, shift_of
+from probes.delivery.arrivals import Arrivals, Fate, Settled, Sighting, Unexpected
+from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
-from probes.delivery.message_life import AWAITED, LedgerError, Message
-from probes.delivery.polling import ArrivalModel
+from probes.delivery.message_life import LedgerError, Message
 
 HEADERS_PER_POLL = 500
 """Maximum number of header sections that a poll reads; older messages wait for the next poll."""
@@ -34,11 +34,8 @@ PAUSE_AFTER_DEFECT = 5.0
 CLOSE_GRACE = 2.0
 """Maximum seconds that closing waits for a poll to end."""
 
-LONGEST_GAP = 300.0
-"""Maximum seconds between polls for a message that is long overdue."""
-
-REPORT_GAP = 10.0
-"""Minimum seconds between polls only for a delivery report."""
+GIVEN_UP_AT_ONCE = 500
+"""Maximum number of messages that one transaction of the ledger gives up."""
 
 NEWS_WORTHWHILE = 0.25
 """Minimum seconds of a pause in which to ask the server to report changes."""
@@ -60,15 +57,6 @@ class Observer(Protocol):
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record that an unexpected message with our token field was found."""
         ...
-
-
-@dataclass(slots=True)
-class _Awaited:
-    message: Message
-    since: float  # monotonic, in this boot: the message cannot arrive before this
-    deadline: float  # monotonic, in this boot
-    settled: asyncio.Future[Settled]
-    awaited_at: float  # monotonic: earlier polls may have seen a copy but could not count it yet
 
 
 @dataclass(slots=True)
@@ -110,11 +98,10 @@ class MailboxWatcher:
         self._arrivals = arrivals
         self._observer = observer
         self._clock = clock
-        self._retention = retention
         self._peers = peers
-        self._models: dict[tuple[str, str], ArrivalModel] = {}  # by probe and target
-        self._awaited: dict[str, _Awaited] = {}
-        self._reports: dict[str, _Awaited] = {}
+        self._awaited = AwaitedMessages(
+            clock, polls=mailbox.polls, shortest_gap=mailbox.shortest_gap, retention=retention
+        )
         self._memories: dict[str, _Memory] = {}
         self._polled_at = float("-inf")  # when the latest poll ended
         self._not_before = float("-inf")  # no poll before this, after a fault or at the server's request
@@ -127,17 +114,21 @@ class MailboxWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def await_arrival(self, message: Message) -> asyncio.Future[Settled]:
-        """Watch for ``message``, which is in one of the states `AWAITED`; the future gets the outcome.
+        """Watch for ``message``, which is ``sent`` or ``ambiguous``; the future gets the outcome.
 
         The outcome is delivered, late, bounced, or lost: not in the mailbox at a poll after the deadline. The
         watcher keeps looking for a lost message until the retention ends, and records it as ``late`` if it
         arrives.
         """
         self._misconfigured.clear()  # the folder that was missing may exist by now
-        awaited = self._entry(message, asyncio.get_running_loop().create_future())
-        self._awaited[message.id] = awaited
+        settled = self._awaited.add(message)
         self._start()
-        return awaited.settled
+        return settled
+
+    def watch_on(self, message: Message) -> None:
+        """Keep looking for ``message``, which an earlier process found lost."""
+        self._awaited.add_lost(message)
+        self._start()
 
     async def misconfigured(self) -> None:
         """Return once a poll fails because a configured folder does not exist, so waiting is pointless."""
@@ -145,22 +136,14 @@ class MailboxWatcher:
 
     def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
         """Poll occasionally for a delivery report about ``message``, until it is ``settled``."""
-        self._reports[message.id] = self._entry(message, settled)
+        self._awaited.add_report(message, settled)
         self._start()
 
     def take_over(self, earlier: MailboxWatcher) -> None:
         """Take over messages and learnt latencies from an ``earlier`` watcher of this mailbox, now closed."""
-        self._awaited |= earlier._awaited
-        self._reports |= earlier._reports
-        self._models |= earlier._models
-        if self._awaited or self._reports:
+        self._awaited.take_over(earlier._awaited)
+        if self._awaited:
             self._start()
-
-    def _entry(self, message: Message, settled: asyncio.Future[Settled]) -> _Awaited:
-        shift = shift_of(message, self._clock)
-        created = message.created_mono + shift
-        since = message.dot_mono + shift if message.dot_mono is not None else created
-        return _Awaited(message, since, created + message.deadline_seconds, settled, self._clock.monotonic())
 
     def _start(self) -> None:
         self._wake.set()
@@ -184,7 +167,7 @@ class MailboxWatcher:
         await self._mailbox.close()
 
     async def _watch(self) -> None:
-        while self._awaited or self._reports or self._undeleted() or self._mailbox.stays_open:
+        while self._awaited or self._undeleted() or self._mailbox.stays_open:
             self._wake.clear()
             try:
                 pause = self._next_poll() - self._clock.monotonic()
@@ -226,43 +209,24 @@ class MailboxWatcher:
 
     def _next_poll(self) -> float:
         """Return when the next poll is due, on the monotonic clock."""
-        self._reports = {key: item for key, item in self._reports.items() if not item.settled.done()}
-        dues = [self._due(awaited) for awaited in self._awaited.values()]
-        dues += [
-            latest + min(max(REPORT_GAP, (latest - awaited.since) / 4), LONGEST_GAP)
-            for awaited in self._reports.values()
-            for latest in (max(self._polled_at, awaited.since),)
-        ]
+        dues = [self._awaited.next_poll()]
         if self._mailbox.stays_open:
             dues.append(self._polled_at + LONGEST_GAP)
         if self._undeleted():
             dues.append(self._polled_at + self._mailbox.shortest_gap)
         if self._has_news:
             dues.append(self._polled_at + self._mailbox.shortest_gap)
-        return max(min(dues, default=float("inf")), self._not_before)
-
-    def _due(self, awaited: _Awaited) -> float:
-        latest = max(self._polled_at, awaited.since)
-        due = latest + self._model_of(awaited.message).gap(latest - awaited.since)
-        if awaited.settled.done():
-            return due
-        # Report a loss as early as possible: by a poll that begins right after the deadline.
-        return min(due, max(latest + self._mailbox.shortest_gap, awaited.deadline + 0.001))
-
-    def _model_of(self, message: Message) -> ArrivalModel:
-        route = message.probe, message.target
-        if route not in self._models:
-            self._models[route] = ArrivalModel(self._mailbox.polls, self._mailbox.shortest_gap, LONGEST_GAP)
-        return self._models[route]
+        return max(min(dues), self._not_before)
 
     async def poll_now(self) -> None:
         """Poll once, now. Any failure is kept as ``fault`` and delays the next poll."""
-        self._has_news = False
+        self._has_news, afresh = False, False
         try:
             async with self._polling:
                 await self._mailbox.admit()
+                afresh = self._awaited.is_overdue()
                 async with asyncio.timeout(POLL_TIMEOUT):
-                    await self._poll()
+                    await self._poll(afresh=afresh)
             self.fault, self._failures = None, 0
         except ProbeFault as fault:
             self._back_off(fault)
@@ -275,6 +239,7 @@ class MailboxWatcher:
             self._back_off(ProbeFault(Reason.INTERNAL, "the log has the traceback"))
         finally:
             self._polled_at = self._clock.monotonic()
+            self._awaited.polled(searched=afresh)
 
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
@@ -297,8 +262,8 @@ class MailboxWatcher:
             return min(growing / 2, 60.0)  # another session may end at any moment
         return _PAUSE_WHERE_NONE_ADVERTISED if fault.asks_to_wait else min(growing, 60.0)
 
-    async def _poll(self) -> None:
-        is_read, afresh = False, self._is_overdue()
+    async def _poll(self, *, afresh: bool) -> None:
+        is_read = False
         try:
             async with self._mailbox.poll(afresh=afresh) as due:
                 is_read = await self._read(due, afresh=afresh)
@@ -315,14 +280,6 @@ class MailboxWatcher:
             for memory in self._memories.values():
                 memory.counted.clear()  # the deletions have taken effect
 
-    def _is_overdue(self) -> bool:
-        """Whether a poll now may find a message lost, so that it must search the whole mailbox again."""
-        now = self._clock.monotonic()
-        return any(
-            max(awaited.deadline, awaited.awaited_at) < now and not awaited.settled.done()
-            for awaited in self._awaited.values()
-        )
-
     async def _read(self, due: Sequence[OpenFolder], *, afresh: bool) -> bool:
         """Read the folders, and give up overdue messages; return whether everything could be read."""
         try:
@@ -334,7 +291,8 @@ class MailboxWatcher:
             # One oversized message must not stop the watching: the next poll skips it.
             _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
             return False
-        await self._give_up_overdue(afresh=afresh)
+        if afresh:
+            await self._give_up_overdue()
         return True
 
     async def _read_folder(self, open_folder: OpenFolder) -> None:
@@ -376,20 +334,17 @@ class MailboxWatcher:
             memory.counted.add(uid)
             await folder.delete(uid)
 
-    async def _give_up_overdue(self, *, afresh: bool) -> None:
-        """Give up messages that a complete poll, begun ``afresh`` after the deadline, did not show."""
+    async def _give_up_overdue(self) -> None:
+        """Give up messages that a complete poll, begun after their deadline, did not show."""
         complete_at = min(
             (self._memories.setdefault(name, _Memory()).complete_at for name in self._mailbox.folders),
             default=float("-inf"),
         )
-        for awaited in list(self._awaited.values()):
-            if self._clock.time() - awaited.message.created_at > self._retention:
-                self._awaited.pop(awaited.message.id, None)
-                awaited.settled.cancel()
-                continue
-            is_missed = max(awaited.deadline, awaited.awaited_at) < complete_at
-            if afresh and is_missed and not awaited.settled.done():
-                self._tell(await self._arrivals.give_up(awaited.message, self._mailbox.doubt))
+        overdue, doubt = self._awaited.overdue(complete_at), self._mailbox.doubt
+        for begin in range(0, len(overdue), GIVEN_UP_AT_ONCE):
+            batch = overdue[begin : begin + GIVEN_UP_AT_ONCE]
+            for settled in await asyncio.gather(*(self._arrivals.give_up(each, doubt) for each in batch)):
+                self._tell(settled)
 
     def _tell(self, settled: Settled) -> None:
         """Tell the observer and the watcher of the message's own mailbox."""
@@ -398,23 +353,4 @@ class MailboxWatcher:
 
     def settle(self, settled: Settled) -> None:
         """Resolve the message's future; keep watching if the message may still arrive."""
-        message = settled.message
-        awaited = self._awaited.get(message.id)
-        if awaited is None:
-            return
-        self._learn(message)
-        awaited.message = message
-        if message.state not in AWAITED:
-            del self._awaited[message.id]
-        if not awaited.settled.done():
-            awaited.settled.set_result(settled)
-
-    def _learn(self, message: Message) -> None:
-        """Teach the route's model when the message arrived, relative to its final dot."""
-        if message.delivery_seconds is None or message.uncertainty_seconds is None:
-            return
-        connected = message.connected_mono if message.connected_mono is not None else message.created_mono
-        dot = message.dot_mono if message.dot_mono is not None else connected
-        middle = max(0.0, message.delivery_seconds - (dot - connected))
-        earliest = max(0.0, middle - message.uncertainty_seconds)
-        self._model_of(message).learn(earliest, middle + message.uncertainty_seconds)
+        self._awaited.settle(settled)
