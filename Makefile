@@ -40,10 +40,10 @@ preview: $(VENV)/for-dev test-servers
 test-servers:
 	sh tests/real_servers/install
 
-# A virtual environment with a pip in it. `python -m venv` would install the same pip from the same file, and
-# take 5 s to compile all of it (and of setuptools, before Python 3.12). A pip older than 24 takes twice as long
-# for the lists of releases that an index sends. With the build tools beside it, it need not fetch them into an
-# environment of their own.
+# A virtual environment with pip. `python -m venv` would install the same pip from the same file, but take 5 s
+# to compile it (and setuptools, before Python 3.12). A pip older than 24 takes twice as long to read an
+# index's lists of releases. With the build tools installed, pip need not download them into a separate
+# environment.
 UNPACK_PIP := import ensurepip, pathlib, sysconfig, zipfile; \
   folders = (sysconfig.get_config_var("WHEEL_PKG_DIR"), pathlib.Path(ensurepip.__file__).parent / "_bundled"); \
   wheels = [w for f in folders if f for w in pathlib.Path(f).glob(f"pip-{ensurepip.version()}-*.whl")]; \
@@ -62,8 +62,8 @@ $(VENV)/with-pip:
 	$(INSTALL) $(BUILD_TOOLS) 'pip>=24' || $(INSTALL) $(BUILD_TOOLS)
 	@touch $@
 
-# One stamp for what users need and one for what developers need besides. Python compiles what is
-# imported when it is imported; to compile all of it beforehand takes as long as the rest.
+# One stamp for what users need, and one for what developers also need. Python compiles modules when they are
+# imported; compiling all of them in advance would take as long as everything else.
 $(VENV)/for-%: pyproject.toml $(VENV)/with-pip
 	$(INSTALL) --no-build-isolation --editable '.[$*]'
 	@touch $@

@@ -107,13 +107,13 @@ class _Names:
 
     def fault(self, reference: Reference, value: str) -> str | None:
         """Return why ``value`` is not a valid ``reference``, or None if it is."""
-        if value in reference.besides:
+        if value in reference.other_values:
             return None
         entries = self._tables[reference.table]
         if value not in entries:
             self._comparisons += len(entries)
             is_cheap = self._comparisons <= COMPARISONS_LIMIT
-            suggestion = did_you_mean(value, [*entries, *reference.besides]) if is_cheap else ""
+            suggestion = did_you_mean(value, [*entries, *reference.other_values]) if is_cheap else ""
             return f"{reference.table} has no entry {value!r}.{suggestion} {self._listed[reference.table]}"
         server = value if reference.table == "servers" else entries[value].get("server")
         protocol = self._tables["servers"].get(str(server), {}).get("protocol")

@@ -52,7 +52,7 @@ class Web:
                 PhaseTimer(SystemClock()),
                 seconds=PAGE_SECONDS,
                 ca=self._authority,
-                besides_system=True,
+                with_system=True,
                 resolve=self._places,
             ) as client:
                 page = await client.request(

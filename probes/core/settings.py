@@ -39,13 +39,13 @@ class Settings(BaseModel):
 class Reference:
     """Marks a setting that names an entry of ``servers`` or ``mailboxes`` with one of the given protocols.
 
-    A mailbox has its server's protocol. No protocols means any. ``besides`` lists values with another
+    A mailbox has its server's protocol. No protocols means any. ``other_values`` lists values with another
     meaning, which do not name an entry.
     """
 
     table: Literal["servers", "mailboxes"]
     protocols: frozenset[str] = frozenset()
-    besides: frozenset[str] = frozenset()
+    other_values: frozenset[str] = frozenset()
 
 
 SmtpServerName = Annotated[ServerName, Reference("servers", frozenset({"smtp"}))]

@@ -42,9 +42,9 @@ _WHEN_SLOW = MappingProxyType(
 _HOST_NAME = TypeAdapter(HostName)
 
 
-def http_context(ca: Path | None, *, besides_system: bool = False) -> ssl.SSLContext:
+def http_context(ca: Path | None, *, with_system: bool = False) -> ssl.SSLContext:
     """Return the TLS context for HTTP, as `client_context` does. Mail clients never share it."""
-    return client_context(ca, ("http/1.1",), besides_system=besides_system)
+    return client_context(ca, ("http/1.1",), with_system=with_system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     """Sends requests, one at a time, and keeps the connection between them.
 
     ``seconds`` limits a request as a whole, including its redirects. ``ca`` is a PEM file to trust
-    instead of the system's authorities or, with ``besides_system``, in addition to them. ``resolve``
+    instead of the system's authorities or, with ``with_system``, in addition to them. ``resolve``
     chooses the address and port to connect to; Host header and SNI still name the URL's host.
     ``tls_name`` is the name to expect in the certificate if it is not the URL's host.
 
@@ -155,14 +155,14 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         *,
         seconds: float,
         ca: Path | None = None,
-        besides_system: bool = False,
+        with_system: bool = False,
         resolve: Resolve | None = None,
         tls_name: str | None = None,
     ) -> None:
         self._phases = phases
         self._seconds = seconds
         self._network = _Network(
-            phases, seconds, resolve, lambda: http_context(ca, besides_system=besides_system), tls_name
+            phases, seconds, resolve, lambda: http_context(ca, with_system=with_system), tls_name
         )
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.SSLContext(

@@ -35,11 +35,11 @@ _held: dict[tuple[Path | None, tuple[str, ...], bool], _Held] = {}
 
 
 def client_context(
-    ca: Path | None, alpn: tuple[str, ...] = (), *, besides_system: bool = False
+    ca: Path | None, alpn: tuple[str, ...] = (), *, with_system: bool = False
 ) -> ssl.SSLContext:
     """Return a context that trusts the PEM file ``ca`` or, if it is ``None``, the system's authorities.
 
-    ``besides_system`` trusts both. The context always verifies chain and name, and requires TLS 1.2 or
+    ``with_system`` trusts both. The context always verifies chain and name, and requires TLS 1.2 or
     newer (RFC 8996). ``alpn`` lists the protocols to offer (RFC 7301). Contexts are shared only between
     calls with the same arguments, because a mail server may refuse a client that offers HTTP.
 
@@ -48,7 +48,7 @@ def client_context(
     is logged. If it was never readable, raises `ProbeFault` with `LOCAL_RESOURCES`: this is not the
     server's fault.
     """
-    key = ca, alpn, besides_system
+    key = ca, alpn, with_system
     held = _held.get(key)
     version = () if ca is None else version_of(ca)
     if held is None or held.version != version:
@@ -56,13 +56,11 @@ def client_context(
     return held.context
 
 
-def _loaded(
-    ca: Path | None, alpn: tuple[str, ...], besides_system: bool, held: _Held | None
-) -> ssl.SSLContext:
+def _loaded(ca: Path | None, alpn: tuple[str, ...], with_system: bool, held: _Held | None) -> ssl.SSLContext:
     """Return a new context, or the held one if the file cannot be used."""
     try:
         context = ssl.create_default_context(cafile=ca)
-        if besides_system and ca is not None:
+        if with_system and ca is not None:
             context.load_default_certs()
     except OSError as error:  # includes ssl.SSLError
         why = getattr(error, "reason", None) or error.strerror or str(error)
