@@ -12,8 +12,7 @@ from probes.core.verdict import PhaseTimer
 from probes.protocols import imap_connection
 from probes.protocols.imap_session import ImapSession
 from tests.fakes.clock import InstantClock
-from tests.fakes.scripted_server import PASSWORD, Peer, Script, dialogue, scripted_server
-from tests.unit.probes.protocols.test_imap_session import (
+from tests.fakes.imap_dialogue import (
     ENTERED,
     close,
     enter,
@@ -23,6 +22,7 @@ from tests.unit.probes.protocols.test_imap_session import (
     greeting,
     opened,
 )
+from tests.fakes.scripted_server import PASSWORD, Peer, Script, dialogue, scripted_server
 
 
 @pytest.mark.parametrize("told", [b"* 1 EXISTS", b"* OK [UIDVALIDITY 0] x", b"* OK [UIDVALIDITY x] x"])
