@@ -10,9 +10,7 @@ from probes.delivery.message_life import Message
 from probes.messages.token import Token, TokenSigner
 from tests.corpus import files
 from tests.fakes.mailbox import Stored
-from tests.unit.probes.delivery.test_watcher import SIGNER, Bench, bench
-
-__all__ = ["bench"]  # the fixture
+from tests.unit.probes.delivery.conftest import SIGNER, Bench
 
 
 def about(message: Message, folder: str, name: str, signer: TokenSigner = SIGNER) -> Stored:

@@ -21,9 +21,9 @@ from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import Token
 from probes.roundtrip import _verdict
 from tests.fakes.imap_server import ImapServer
+from tests.unit.probes.delivery.conftest import SIGNER, Found, synthetic_message
 from tests.unit.probes.delivery.test_imap_mailbox import mailbox_of
 from tests.unit.probes.delivery.test_imap_troubles import refusing
-from tests.unit.probes.delivery.test_watcher import SIGNER, Found, synthetic_message
 
 DEADLINE = 0.4
 """Seconds after which a message of these tests counts as missed."""

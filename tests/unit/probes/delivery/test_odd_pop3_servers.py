@@ -13,9 +13,7 @@ from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Unexpected
 from tests.fakes.mailbox import Stored
-from tests.unit.probes.delivery.test_watcher import Bench, bench
-
-__all__ = ["bench"]  # a fixture
+from tests.unit.probes.delivery.conftest import Bench
 
 
 async def until_holding(bench: Bench, uids: Sequence[str] = ()) -> None:

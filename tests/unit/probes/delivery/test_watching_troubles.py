@@ -17,10 +17,8 @@ from tests.fakes.imap_server import ImapServer
 from tests.fakes.mailbox import FakeSession, Stored
 from tests.fakes.pop3_dialogue import capa, entered
 from tests.fakes.scripted_server import dialogue
+from tests.unit.probes.delivery.conftest import Bench
 from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, mailbox_of, poll
-from tests.unit.probes.delivery.test_watcher import Bench, bench
-
-__all__ = ["bench"]  # the fixture
 
 REPORT = b"Content-Type: multipart/report; report-type=delivery-status; boundary=x\r\nSubject: hi\r\n\r\n"
 
