@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trustme
@@ -18,11 +14,8 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
-from probes.protocols import name_resolution
-from probes.protocols.line_transport import BUFFER_LIMIT, LineTransport, connect_tcp
+from probes.protocols.line_transport import BUFFER_LIMIT, LineTransport
 from probes.protocols.tls import client_context
-from tests.fakes.dns_server import dns_server
-from tests.fakes.resolver_files import resolution
 from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server
 from tests.real_servers.dovecot import TlsFiles
 
@@ -321,144 +314,6 @@ async def test_a_wrong_certificate_closes_the_connection(
             await line_transport.start_tls(client_context(server_tls.authority), "localhost")
     assert caught.value.reason is reason
     assert line_transport.certificate_expiry is None
-
-
-def unused_port() -> int:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        return int(closed.getsockname()[1])
-
-
-@on_each_loop
-async def test_connecting_times_its_phases() -> None:
-    """Resolving a name has its own phase; an address needs none."""
-    for host, names in (("127.0.0.1", {"connect"}), ("localhost", {"resolve", "connect"})):
-        phases = PhaseTimer(SystemClock())
-        async with scripted_server(stay_silent) as server:
-            (await LineTransport.connect(host, server.port, phases, 5.0)).abort()
-            await server.peer_closed()
-        assert set(phases.seconds) == names
-
-
-@on_each_loop
-async def test_nothing_listens() -> None:
-    """A refused connection says which address refused it."""
-    port = unused_port()
-    with pytest.raises(ProbeFault) as caught:
-        await connect_tcp(asyncio.Protocol, "127.0.0.1", port, PhaseTimer(SystemClock()), 5.0)
-    assert caught.value.reason is Reason.CONNECT_REFUSED
-    assert f"127.0.0.1 port {port}" in caught.value.detail
-
-
-@on_each_loop
-async def test_a_name_that_cannot_be() -> None:
-    """A name with a label too long for DNS does not exist, and is not a defect."""
-    with pytest.raises(ProbeFault) as caught:
-        await connect_tcp(asyncio.Protocol, "x" * 64 + ".test", 25, PhaseTimer(SystemClock()), 5.0)
-    assert caught.value.reason is Reason.DNS_NXDOMAIN
-
-
-def resolve_to(monkeypatch: pytest.MonkeyPatch, folder: Path, *addresses: str) -> None:
-    """Let the hosts file list ``addresses`` of mail.test, in this order."""
-    hosts = "".join(f"{address} mail.test\n" for address in addresses)
-    monkeypatch.setattr(name_resolution, "system", resolution(folder, hosts=hosts))
-
-
-@on_each_loop
-async def test_a_resolver_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unanswered DNS query is not a fault of the server, and has its own phase."""
-    phases = PhaseTimer(SystemClock())
-    async with dns_server(lambda query: []) as server:
-        monkeypatch.setattr(name_resolution, "system", resolution(tmp_path, port=server.port))
-        with pytest.raises(ProbeFault) as caught:
-            await connect_tcp(asyncio.Protocol, "mail.test", 25, phases, 0.05)
-    assert caught.value.reason is Reason.DNS_TIMEOUT
-    assert phases.current == "resolve"
-
-
-@on_each_loop
-async def test_slow_dns_does_not_shorten_connecting() -> None:
-    """Slow name resolution does not reduce the time for connecting."""
-
-    async def resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
-        assert seconds == 0.2
-        await asyncio.sleep(seconds)
-        return [("127.0.0.1", port)]
-
-    async with scripted_server(stay_silent) as server:
-        phases = PhaseTimer(SystemClock())
-        (await LineTransport.connect("mail.test", server.port, phases, 0.2, resolve)).abort()
-        await server.peer_closed()
-
-
-@contextmanager
-def silence(host: str, port: int = 0) -> Iterator[int]:
-    """Listen on a port that does not answer, because its backlog is full; yield the port."""
-    with ExitStack() as sockets:
-        listener = sockets.enter_context(socket.create_server((host, port), backlog=0))
-        for _ in range(4):
-            caller = sockets.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-
-
-@on_each_loop
-async def test_a_silent_server() -> None:
-    """A server that never accepts the connection is a connect timeout."""
-    phases = PhaseTimer(SystemClock())
-    with silence("127.0.0.1") as port, pytest.raises(ProbeFault) as caught:
-        await connect_tcp(asyncio.Protocol, "127.0.0.1", port, phases, 0.1)
-    assert caught.value.reason is Reason.CONNECT_TIMEOUT
-    assert phases.current == "connect"
-    assert phases.seconds["connect"] > 0.05
-
-
-@on_each_loop
-async def test_a_silent_address_leaves_time_for_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An address that does not answer leaves enough time for the next one."""
-    async with scripted_server(stay_silent) as server:
-        resolve_to(monkeypatch, tmp_path, "127.0.0.2", "127.0.0.1")
-        with silence("127.0.0.2", server.port):
-            wire = await LineTransport.connect("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
-        wire.abort()
-        await server.peer_closed()
-        assert server.connections == 1
-
-
-@pytest.mark.parametrize(
-    ("number", "reason"),
-    [
-        (errno.ENETUNREACH, Reason.NETWORK_UNREACHABLE),
-        (errno.EAFNOSUPPORT, Reason.NETWORK_UNREACHABLE),
-        (errno.EMFILE, Reason.LOCAL_RESOURCES),
-    ],
-)
-@on_each_loop
-async def test_a_refusal_outweighs_what_this_machine_lacks(
-    number: int, reason: Reason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a machine without IPv6, a refusal by the server's IPv4 address is still an outage."""
-    port = unused_port()
-    loop = asyncio.get_running_loop()
-    real = loop.create_connection
-
-    async def without_ipv6(protocol: Any, host: str, port: int) -> Any:
-        if ":" in host:
-            raise OSError(number, "not here")
-        return await real(protocol, host, port)
-
-    resolve_to(monkeypatch, tmp_path, "127.0.0.1", "2001:db8::1")
-    monkeypatch.setattr(loop, "create_connection", without_ipv6)
-    with pytest.raises(ProbeFault) as caught:
-        await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
-    assert caught.value.reason is Reason.CONNECT_REFUSED
-    resolve_to(monkeypatch, tmp_path, "2001:db8::1")
-    with pytest.raises(ProbeFault) as caught:
-        await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
-    assert caught.value.reason is reason
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
