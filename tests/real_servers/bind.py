@@ -15,6 +15,17 @@ ns IN A 127.0.0.1
 """
 
 
+def write_zones(directory: Path, zones: Mapping[str, str], broken: tuple[str, ...]) -> dict[str, Path]:
+    """Write a file for each zone, with SOA and NS added, and for each broken one; return them by zone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = {zone: _HEAD.format(zone=zone) + text for zone, text in zones.items()}
+    files = {}
+    for zone, text in {**texts, **dict.fromkeys(broken, "this is no zone\n")}.items():
+        files[zone] = directory / f"{zone}.zone"
+        files[zone].write_text(text)
+    return files
+
+
 class Named:
     """Answers on 127.0.0.1, ``port``, over UDP and TCP; no recursion.
 
@@ -24,16 +35,12 @@ class Named:
 
     def __init__(self, directory: Path, zones: Mapping[str, str], broken: tuple[str, ...] = ()) -> None:
         program = require("named", "bind9")
-        directory.mkdir(parents=True, exist_ok=True)
+        files = write_zones(directory, zones, broken)
         self.port = free_port()
-        stanzas = []
-        for zone in (*zones, *broken):
-            file = directory / f"{zone}.zone"
-            text = zones.get(zone)
-            file.write_text("this is no zone\n" if text is None else _HEAD.format(zone=zone) + text)
-            stanzas.append(
-                f'zone "{zone}" {{ type primary; file "{file}"; check-names ignore; check-mx ignore; }};'
-            )
+        stanzas = [
+            f'zone "{zone}" {{ type primary; file "{file}"; check-names ignore; check-mx ignore; }};'
+            for zone, file in files.items()
+        ]
         config = directory / "named.conf"
         config.write_text(
             f"""

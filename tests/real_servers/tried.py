@@ -13,10 +13,12 @@ from tests.real_servers.unpacked import ROOT
 PACKAGES = {
     "Postfix": "postfix",
     "Dovecot": "dovecot-core",
-    "BIND": "bind9",
     "Exim": "exim4-daemon-light",
     "OpenSMTPD": "opensmtpd",
     "Courier": "courier-imap",
+    "BIND": "bind9",
+    "Knot": "knot",
+    "NSD": "nsd",
 }
 """The package that each server's version is taken from."""
 

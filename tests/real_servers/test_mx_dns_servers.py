@@ -1,4 +1,4 @@
-"""The ``mx`` probe with a real BIND and all kinds of MX records."""
+"""The ``mx`` probe with real DNS servers and all kinds of MX records."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from probes.core.settings import Site
 from probes.core.verdict import PhaseTimer, Run, Verdict
 from probes.mx import RECORDS_EXAMINED, Mx, MxSettings
 from tests.real_servers.bind import Named
+from tests.real_servers.knot import Knot
+from tests.real_servers.nsd import Nsd
 
-pytestmark = pytest.mark.tried("mx", "BIND")
+DnsServer = Named | Knot | Nsd
 
 # Hosts of `pool.test` resolve or not; the other zones refer to them. Addresses are only data.
 ZONES = {
@@ -46,23 +48,32 @@ ZONES = {
     "half.test": "@ MX 10 mx1.pool.test.\n@ MX 20 mx.broken.test.\n",
     "proven.test": "@ MX 10 inside.pool.test.\n@ MX 20 mx.broken.test.\n",
     "big.test": "".join(f"@ MX {n} mail-{n:04d}-{'x' * 30}.pool.test.\n" for n in range(90)),
-    "parent.test": "sub CNAME real\nreal MX 10 mx1.pool.test.\noutside CNAME sound.test.\n",
+    "parent.test": "sub CNAME real\nreal MX 10 mx1.pool.test.\noutside CNAME sound.example.\n",
 }
 
 
-@pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Named]:
-    server = Named(tmp_path_factory.mktemp("bind") / "named", ZONES, ("broken.test",))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(Named, marks=pytest.mark.tried("mx", "BIND")),
+        pytest.param(Knot, marks=pytest.mark.tried("mx", "Knot")),
+        pytest.param(Nsd, marks=pytest.mark.tried("mx", "NSD")),
+    ],
+)
+def dns_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DnsServer]:
+    server = request.param(tmp_path_factory.mktemp("dns") / "server", ZONES, ("broken.test",))
     yield server
     server.stop()
 
 
-async def run_for(domain: str, named: Named, **changes: object) -> Verdict:
+async def run_for(domain: str, server: DnsServer, **changes: object) -> Verdict:
     written: dict[str, Any] = {
         "name": "mx",
         "kind": "mx",
         "domain": domain,
-        "resolver": {"address": "127.0.0.1", "port": named.port},
+        "resolver": {"address": "127.0.0.1", "port": server.port},
         **changes,
     }
     probe = Mx(MxSettings.model_validate(written), Context(SystemClock(), Site("here", {}, {})))
@@ -95,10 +106,10 @@ async def run_for(domain: str, named: Named, **changes: object) -> Verdict:
     ],
 )
 async def test_each_kind_of_records(
-    named: Named, domain: str, changes: dict[str, object], reason: Reason, outcome: Outcome
+    dns_server: DnsServer, domain: str, changes: dict[str, object], reason: Reason, outcome: Outcome
 ) -> None:
     """Each state of a real zone has its reason and outcome."""
-    verdict = await run_for(domain, named, **changes)
+    verdict = await run_for(domain, dns_server, **changes)
     assert (verdict.reason, verdict.outcome) == (reason, outcome)
 
 
@@ -111,17 +122,17 @@ async def test_each_kind_of_records(
     ],
 )
 async def test_faults_of_the_first_question(
-    named: Named, domain: str, reason: Reason, outcome: Outcome
+    dns_server: DnsServer, domain: str, reason: Reason, outcome: Outcome
 ) -> None:
     """A broken zone and a server without recursion say nothing about the domain: unknown."""
     with pytest.raises(ProbeFault) as caught:
-        await run_for(domain, named)
+        await run_for(domain, dns_server)
     assert (caught.value.reason, caught.value.reason.outcome) == (reason, outcome)
 
 
-async def test_what_a_sound_domain_shows(named: Named) -> None:
+async def test_what_a_sound_domain_shows(dns_server: DnsServer) -> None:
     """Records are listed by preference, with their addresses and the smallest TTL."""
-    verdict = await run_for("sound.test", named)
+    verdict = await run_for("sound.test", dns_server)
     records = cast(list[dict[str, Any]], verdict.values["records"])
     assert [(record["host"], record["preference"], record["addresses"]) for record in records] == [
         ("mx1.pool.test", 10, ["9.9.9.9", "2620:fe::fe"]),
@@ -130,14 +141,15 @@ async def test_what_a_sound_domain_shows(named: Named) -> None:
     assert (verdict.values["mx_count"], verdict.values["ttl_min"]) == (2, 60)
 
 
-async def test_more_records_than_udp_holds(named: Named) -> None:
+async def test_more_records_than_udp_holds(dns_server: DnsServer) -> None:
     """A truncated UDP answer is fetched over TCP: every record is counted, and some are examined."""
-    verdict = await run_for("big.test", named)
+    verdict = await run_for("big.test", dns_server)
     assert (verdict.reason, verdict.values["mx_count"]) == (Reason.NONE, 90)
     records = cast(list[dict[str, Any]], verdict.values["records"])
     assert [record["preference"] for record in records] == list(range(RECORDS_EXAMINED))
 
 
+@pytest.mark.tried("mx", "BIND")
 async def test_a_resolver_that_was_stopped(start_named: Callable[..., Named]) -> None:
     """With a stopped resolver, the domain is unknown, and the sentence has the resolver."""
     server = start_named({"sound.test": ZONES["sound.test"]})
