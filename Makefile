@@ -36,7 +36,7 @@ pictures: $(VENV)/for-dev test-servers
 preview: $(VENV)/for-dev test-servers
 	$(BIN)/python -m dashboards.preview --picture docs/overview.png
 
-# The servers that the tests start: Postfix, Dovecot, BIND, Prometheus and others.
+# The servers that the tests start: Postfix, Dovecot, BIND, Exim, Prometheus and others.
 test-servers:
 	sh tests/real_servers/install
 

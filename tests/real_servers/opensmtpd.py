@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.real_servers.dovecot import DOMAIN, USERS, Dovecot
+from tests.real_servers.dovecot import DOMAIN, USERS
 from tests.real_servers.process import Daemon, free_port
 from tests.real_servers.unpacked import Unpacked
 
@@ -17,25 +17,25 @@ _ACCOUNTS = {"opensmtpd": 64103, "opensmtpq": 64104}  # numbers that no user of 
 class OpenSmtpd:
     """Port: smtp, without TLS and AUTH, because OpenSMTPD 6.8 cannot use its key with OpenSSL 3.
 
-    Mail for `USERS` goes to Dovecot. OpenSMTPD also accepts mail for ``gone``, whom Dovecot refuses, and for
-    ``forwarded``, which it hands on to a server that is down.
+    Mail for `USERS` goes to the LMTP server on ``lmtp_port``, and so does mail for ``gone`` and ``full``,
+    whom that server may refuse. Mail for ``forwarded`` goes to a server that is down.
     """
 
-    def __init__(self, directory: Path, dovecot: Dovecot) -> None:
+    def __init__(self, directory: Path, lmtp_port: int) -> None:
         files = Unpacked("opensmtpd", directory, _ACCOUNTS)
         self.smtp_port = free_port()
         self.log = directory / "opensmtpd.log"
         config = files.etc / "smtpd.conf"
-        config.write_text(self._config(dovecot, free_port()))
+        config.write_text(self._config(lmtp_port, free_port()))
         config.chmod(0o600)
         self._daemon = Daemon(files.command("smtpd", "-d"), self.log, ports=[self.smtp_port])
 
-    def _config(self, dovecot: Dovecot, closed_port: int) -> str:
-        recipients = ", ".join(f'"{user}@{DOMAIN}"' for user in (*USERS, "gone"))
+    def _config(self, lmtp_port: int, closed_port: int) -> str:
+        recipients = ", ".join(f'"{user}@{DOMAIN}"' for user in (*USERS, "gone", "full"))
         return f"""
 table recipients {{ {recipients} }}
 listen on 127.0.0.1 port {self.smtp_port} hostname mail.{DOMAIN}
-action "mailboxes" relay host "lmtp://127.0.0.1:{dovecot.lmtp_port}"
+action "mailboxes" relay host "lmtp://127.0.0.1:{lmtp_port}"
 action "onward" relay host "smtp://127.0.0.2:{closed_port}" ttl 1s
 match from any for rcpt-to "forwarded@{DOMAIN}" action "onward"
 match from any for rcpt-to <recipients> action "mailboxes"

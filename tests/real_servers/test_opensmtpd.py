@@ -21,7 +21,7 @@ BOUNCES = {"gone": Reason.BOUNCE_NO_MAILBOX, "forwarded": Reason.BOUNCE_EXPIRED}
 
 @pytest.fixture(scope="module")
 def opensmtpd(dovecot: Dovecot, server_directory: Callable[[str], Path]) -> Iterator[OpenSmtpd]:
-    running = OpenSmtpd(server_directory("opensmtpd"), dovecot)
+    running = OpenSmtpd(server_directory("opensmtpd"), dovecot.lmtp_port)
     yield running
     running.stop()
 

@@ -16,6 +16,7 @@ PACKAGES = {
     "Exim": "exim4-daemon-light",
     "OpenSMTPD": "opensmtpd",
     "Courier": "courier-imap",
+    "Cyrus": "cyrus-imapd",
     "BIND": "bind9",
     "Knot": "knot",
     "NSD": "nsd",
