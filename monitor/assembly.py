@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from probes.core.clock import Clock
 from probes.core.context import Context
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
-from probes.core.settings import ProbeSettings
+from probes.core.settings import ProbeSettings, Site
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.mailboxes.imap import ImapMailbox
@@ -24,6 +25,8 @@ from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
 from probes.delivery.watcher import MailboxWatcher, Observer
 from probes.messages.token import TokenSigner
+from probes.protocols import connection_limits
+from probes.protocols.connection_limits import PER_SERVER, Place
 from probes.protocols.tls import client_context
 from probes.registry import KINDS
 
@@ -64,6 +67,7 @@ def assemble(
 ) -> Assembly:
     """Make the probes and watchers of a configuration, without starting them."""
     site, agent = configuration.site, configuration.agent
+    connection_limits.system.configure(agent.max_connections, _connections_per_server(site))
     for server in site.servers.values():
         if server.tls in {"implicit", "starttls"}:
             with suppress(ProbeFault):  # if this fails, each run will report it
@@ -106,6 +110,21 @@ def _probe(settings: ProbeSettings, context: Context, message_context: MessageCo
     if issubclass(kind, MessageProbe):
         return kind.made_for(settings, message_context)
     return kind(settings, context)
+
+
+def _connections_per_server(site: Site) -> dict[Place, int]:
+    """Return how many connections each host and port may have; of entries for the same, the lowest limit."""
+    limits: dict[Place, int] = {}
+    defaults: Counter[Place] = Counter()
+    for server in site.servers.values():
+        place = server.host, server.port
+        defaults[place] = PER_SERVER
+        if server.max_connections is not None:
+            limits[place] = min(server.max_connections, limits.get(place, server.max_connections))
+    for mailbox in site.mailboxes.values():
+        server = site.servers[mailbox.server]
+        defaults[server.host, server.port] += server.protocol == "imap"  # it keeps one open
+    return {**defaults, **limits}
 
 
 def _mailboxes(configuration: Configuration, clock: Clock) -> dict[str, Mailbox]:

@@ -22,7 +22,8 @@ BEAT = 0.1
 """Seconds between checks of the event loop's delay while runs are in progress."""
 
 HELD_UP_SHARE = 0.25
-"""Share of a run's time. If the event loop was blocked longer, a timeout says nothing about mail."""
+"""Share of a run's time. If the event loop was blocked or the run waited for its turn for longer, a timeout
+says nothing about mail."""
 
 _LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
 
@@ -90,7 +91,8 @@ class Runner:
         """Run ``probe`` once, within its own limit and ``limit`` seconds.
 
         A `ProbeFault` ends with its own outcome, any other exception ``unknown``. A timeout is also
-        ``unknown`` if the event loop was blocked for more than `HELD_UP_SHARE` of the run's time.
+        ``unknown`` if the event loop was blocked, or the run waited for its turn, for more than
+        `HELD_UP_SHARE` of the run's time.
         """
         run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock))
         task = asyncio.current_task()
@@ -104,9 +106,14 @@ class Runner:
         finally:
             del self._running[task]
         duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
-        if verdict.reason in _LATE and held_up > HELD_UP_SHARE * duration:
-            detail = f"{verdict.detail}; this machine was too busy to continue it for {held_up:.2g} s"
-            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail)
+        waited = run.phases.seconds.get(TURN, 0.0)
+        if verdict.reason in _LATE and held_up + waited > HELD_UP_SHARE * duration:
+            cause = (
+                f"this machine was too busy to continue it for {held_up:.2g} s"
+                if held_up > waited
+                else f"it waited {waited:.2g} s for its turn"
+            )
+            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=f"{verdict.detail}; {cause}")
         redaction = run.phases.transcript.redaction
         return Result(
             run=run.id,

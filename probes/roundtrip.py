@@ -130,16 +130,19 @@ class Roundtrip(MessageProbe):
 
     async def run(self, run: Run) -> Verdict:
         """Record the intent, send the message, and wait until it arrives or its deadline passes."""
-        created_at = round(self.context.clock.time(), 6)
-        composed = await self._compose(run, created_at)
-        message = self._message(run, created_at, composed)
+        slot = await self._submission.turn(run)
         try:
+            created_at = round(self.context.clock.time(), 6)
+            composed = await self._compose(run, created_at)
+            message = self._message(run, created_at, composed)
             await self._submission.intend(message)
             begun, envelope_id = self.context.clock.monotonic(), self.context.signer.envelope_id(run.id)
-            async with Handover(message, composed, begun, envelope_id) as handover:
+            async with Handover(message, composed, begun, envelope_id, slot) as handover:
                 settled = await self._settled(run, handover)
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
+        finally:
+            slot.release()
         if settled is None:
             return _undecided(handover.message, self._watcher.fault)
         run.phases.transcript.note(_as_remark(settled.message))

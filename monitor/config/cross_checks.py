@@ -6,6 +6,7 @@ Their time is proportional to the number of entries.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import get_args
@@ -39,6 +40,7 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     yield from _reference_errors(servers, mailboxes, probes)
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
+    yield from _connections_used_up(_entry(parts.get("agent")), servers, mailboxes)
     if "mx" in servers:
         yield _error(
             ("servers", "mx"),
@@ -95,6 +97,22 @@ def _insecure_mailboxes(
                 f"the password would be sent unencrypted to server {mailbox['server']!r}; "
                 "set tls: implicit or starttls there, or accept it with allow_insecure_auth: true",
             )
+
+
+def _connections_used_up(
+    agent: Entry, servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]
+) -> Iterator[InitErrorDetails]:
+    """Yield an error for each limit that watching mailboxes by IMAP reaches by itself."""
+    watched = Counter(str(mailbox.get("server")) for mailbox in mailboxes.values())
+    kept_open = {name: watched[name] for name in servers if servers[name].get("protocol") == "imap"}
+    limits: list[tuple[Location, object, int]] = [
+        (("servers", name, "max_connections"), servers[name].get("max_connections"), count)
+        for name, count in kept_open.items()
+    ]
+    limits.append((("agent", "max_connections"), agent.get("max_connections"), sum(kept_open.values())))
+    for at, most, count in limits:
+        if isinstance(most, int) and most <= count:
+            yield _error(at, f"each watched IMAP mailbox keeps a connection open; set at least {count + 1}")
 
 
 class _Names:

@@ -173,6 +173,15 @@ class AgentSettings(Settings):
     retention: Annotated[Duration, between(3600, 366 * 86400)] = Field(
         default=7 * 86400.0, description="How long messages stay in the ledger after they end."
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=2,
+        le=100_000,
+        description=(
+            "Maximum concurrent connections to all servers. Servers that have not answered in time can have "
+            "half of them. Default: a third of the file descriptors that the agent may open, up to 5000."
+        ),
+    )
     otlp: OtlpSettings | None = Field(
         default=None, description="Also sends the metrics by OTLP; needs `pip install 'mailsonde[otlp]'`."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 
 from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Reason
@@ -29,6 +30,12 @@ def kept() -> int:
     """Return how many descriptors probes leave for others: `MOST_KEPT`, or a quarter of a low limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_KEPT if limit == resource.RLIM_INFINITY else min(MOST_KEPT, limit // 4)
+
+
+def for_probes() -> int:
+    """Return how many descriptors probes may have altogether."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - kept()
 
 
 def require_descriptor(*, for_sending: bool = False) -> None:

@@ -57,7 +57,7 @@ class Reason(StrEnum):
         "local_resources",
         Area.AGENT,
         Outcome.UNKNOWN,
-        "This machine ran out of files, memory, ports or time, or could not read a CA file.",
+        "This machine ran out of files, memory, ports, connections or time, or could not read a CA file.",
     )
     NETWORK_UNREACHABLE = (
         "network_unreachable",

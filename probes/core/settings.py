@@ -142,6 +142,15 @@ class ServerSettings(Settings):
             "burst."
         ),
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description=(
+            "Maximum concurrent connections to this server. A run that gets none within 5 s is `unknown`. "
+            "Default: 20, plus one for each of its IMAP mailboxes, which keep one open."
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -92,7 +92,7 @@ MX_LOOKUP = "mx"
 
 
 TURN = "turn"
-"""The phase in which a run waits for another of our own sessions to leave the mailbox."""
+"""The phase in which a run waits until another of our own connections ends."""
 
 
 class PhaseTimer:

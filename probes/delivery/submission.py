@@ -14,6 +14,8 @@ from probes.core.settings import ServerSettings
 from probes.core.verdict import RESOLVE, MessageState, Run
 from probes.delivery.message_life import Ledger, LedgerError, Message
 from probes.messages.synthetic_message import SyntheticMessage
+from probes.protocols import connection_limits
+from probes.protocols.connection_limits import Slot
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 
 RETRY_FACTOR = 2.0
@@ -31,10 +33,13 @@ class Envelope:
 class Handover:
     """The submission of one message to a server, over all tries. Leaving the block closes its connection.
 
-    ``message`` is its record in the ledger, updated at every step.
+    ``message`` is its record in the ledger, updated at every step. The connection of the first try uses
+    ``slot``.
     """
 
-    def __init__(self, message: Message, composed: SyntheticMessage, begun: float, envelope_id: str) -> None:
+    def __init__(
+        self, message: Message, composed: SyntheticMessage, begun: float, envelope_id: str, slot: Slot
+    ) -> None:
         self.message = message
         self.composed = composed
         self.envelope_id = envelope_id
@@ -44,6 +49,7 @@ class Handover:
         self.session: SmtpSession | None = None
         """The session of the latest try."""
         self._begun = begun
+        self._slot: Slot | None = slot
         self._connected: float | None = None
         self._connection = AsyncExitStack()
 
@@ -56,7 +62,8 @@ class Handover:
     async def connect(self, server: ServerSettings, run: Run, clock: Clock) -> SmtpSession:
         """Open a session for the next try, replacing the previous one. Raises `ProbeFault`."""
         await self.disconnect()
-        session = smtp_session(server, run.phases, clock)
+        slot, self._slot = self._slot, None  # only for the first try
+        session = smtp_session(server, run.phases, clock, slot)
         self.session = await self._connection.enter_async_context(session)
         return self.session
 
@@ -107,6 +114,13 @@ class Submission:
         self._ledger = ledger
         self._retry = retry
         self._unrecorded: dict[str, MessageState] = {}
+
+    async def turn(self, run: Run) -> Slot:
+        """Wait for the slot of the first connection, before the message exists, and return it.
+
+        Raises `ProbeFault` with `LOCAL_RESOURCES`.
+        """
+        return await connection_limits.system.take(self._server.host, self._server.port, run.phases)
 
     async def intend(self, message: Message) -> None:
         """Make the intent durable, so that the message is accounted for whatever happens later.

@@ -15,7 +15,8 @@ from probes.core.reasons import Outcome, Reason
 from probes.core.setting_types import AddressFamily, is_ip_address
 from probes.core.transcript import REPLY, Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
-from probes.protocols import name_resolution
+from probes.protocols import connection_limits, name_resolution
+from probes.protocols.connection_limits import Slot
 from probes.protocols.tls import CertificateExpiry, certificate_expiry, description
 
 BUFFER_LIMIT = 64 * 1024
@@ -26,6 +27,11 @@ LINES_AT_ONCE = 100
 
 _NO_TLS_RECORD = "WRONG_VERSION_NUMBER"
 """OpenSSL's names for data that is not a TLS record, such as text."""
+
+_TIMEOUTS = frozenset({Reason.CONNECT_TIMEOUT, Reason.DNS_TIMEOUT})
+
+_GIVEN_UP = (TimeoutError, asyncio.CancelledError)
+"""How a wait ends if the server is too slow: by its own timeout, or by that of the run."""
 
 _NOT_IN_A_LINE = re.compile(rb"[\r\n\0]")
 
@@ -101,6 +107,9 @@ class _Receiver(asyncio.Protocol):
         self.ended: Exception | None = None
         self.is_congested = False
         """Whether the network cannot take more octets now."""
+        self.slot: Slot | None = None
+        self.timed_out = False
+        """Whether a wait for the server ended without an answer."""
         self._waiters: set[asyncio.Future[None]] = set()
         self._paused = False
 
@@ -126,6 +135,7 @@ class _Receiver(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc or EOFError("the server closed the connection"))
+        self._release()
 
     def _end(self, reason: Exception) -> None:
         self.ended = self.ended or reason
@@ -139,6 +149,11 @@ class _Receiver(asyncio.Protocol):
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
+        self._release()  # after a failed handshake, connection_lost is not called
+
+    def _release(self) -> None:
+        if self.slot is not None:
+            self.slot.release(timed_out=self.timed_out)
 
     async def news(self, until: float | None = None) -> None:
         """Wait for octets, for room to write, or for the end; if it has already ended, raise the cause.
@@ -188,6 +203,7 @@ class _ClosingOnFailure(AbstractContextManager[None]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if error is None:
             return
+        self._receiver.timed_out = isinstance(error, _GIVEN_UP)
         self._receiver.abort()
         if isinstance(error, TimeoutError) and error.errno is None:
             raise ProbeFault(self._when_slow, f"no answer after {self._timeout:g} s") from error
@@ -222,10 +238,23 @@ class LineTransport:
         timeout: float,  # noqa: ASYNC109 # also for every later call
         resolve: Resolve | None = None,
         family: AddressFamily = "any",
+        slot: Slot | None = None,
     ) -> LineTransport:
-        """Connect as `connect_tcp` does."""
-        receiver = await connect_tcp(_Receiver, host, port, phases, timeout, resolve, family)
+        """Connect as `connect_tcp` does, using ``slot``. Without one, wait for it; see `ConnectionLimits`."""
+        slot = slot or await connection_limits.system.take(host, port, phases)
+        try:
+            receiver = await connect_tcp(_Receiver, host, port, phases, timeout, resolve, family)
+        except BaseException as error:
+            timed_out = isinstance(error, ProbeFault) and error.reason in _TIMEOUTS
+            slot.release(timed_out=timed_out or isinstance(error, _GIVEN_UP))
+            raise
+        receiver.slot = slot
         return cls(receiver, timeout, phases.transcript)
+
+    def answered(self) -> None:
+        """Record that the server answers in time; see `Slot.answered`."""
+        if self._receiver.slot is not None:
+            self._receiver.slot.answered()
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection.

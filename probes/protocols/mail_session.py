@@ -17,6 +17,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import sasl
+from probes.protocols.connection_limits import Slot
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.sasl import Mechanism
 from probes.protocols.tls import CertificateExpiry, client_context, opportunistic_context
@@ -51,10 +52,15 @@ class MailSession(ABC):
         self._worked_before = False
 
     @classmethod
-    async def connect(cls, server: ServerSettings, phases: PhaseTimer, clock: Clock) -> Self:
-        """Return a session after the greeting and TLS, if configured, without a login."""
+    async def connect(
+        cls, server: ServerSettings, phases: PhaseTimer, clock: Clock, slot: Slot | None = None
+    ) -> Self:
+        """Return a session after the greeting and TLS, if configured, without a login.
+
+        It uses ``slot``, or waits for one.
+        """
         transport = await LineTransport.connect(
-            server.host, server.port, phases, server.timeout, family=server.family
+            server.host, server.port, phases, server.timeout, family=server.family, slot=slot
         )
         session = cls(server, transport, phases, clock)
         with session._aborted_on_failure():
@@ -137,6 +143,7 @@ class MailSession(ABC):
             )
             await sasl.log_in(methods, lambda method: self._log_in_by(method, username, secret), redaction)
         _WORKED.add(credentials)
+        self._transport.answered()
 
     def refusal_of(self, text: bytes) -> Reason:
         """Return the reason of a login refusal whose code does not explain it.

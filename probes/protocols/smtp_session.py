@@ -11,6 +11,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import smtp as smtp
+from probes.protocols.connection_limits import Slot
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.mail_session import MailSession
 from probes.protocols.sasl import Mechanism
@@ -176,10 +177,13 @@ class SmtpSession(MailSession):
 
 @asynccontextmanager
 async def smtp_session(
-    server: ServerSettings, phases: PhaseTimer, clock: Clock
+    server: ServerSettings, phases: PhaseTimer, clock: Clock, slot: Slot | None = None
 ) -> AsyncIterator[SmtpSession]:
-    """Open a session as configured for the block, logged in if the server has credentials."""
-    session = await SmtpSession.connect(server, phases, clock)
+    """Open a session as configured for the block, logged in if the server has credentials.
+
+    It uses ``slot``, or waits for one.
+    """
+    session = await SmtpSession.connect(server, phases, clock, slot)
     try:
         if server.username is not None and server.password is not None:
             await session.log_in(server.username, server.password)

@@ -105,11 +105,13 @@ async def test_metrics_are_served_when_probes_use_up_the_descriptors(tmp_path: P
         peers.append(writer)
 
     silent = await asyncio.start_server(accept, "127.0.0.1", 0)
-    server = f"{{protocol: smtp, host: 127.0.0.1, port: {silent.sockets[0].getsockname()[1]}, tls: none}}"
+    address = f"host: 127.0.0.1, port: {silent.sockets[0].getsockname()[1]}"
+    server = f"{{protocol: smtp, {address}, tls: none, max_connections: 1000}}"
     probe = "  - {name: pN, kind: smtp, interval: 60s, deadline: 60s, server: mail}"
     configuration = tmp_path / "mailsonde.yaml"
     configuration.write_text(
-        f"agent: {{ledger: 'sqlite:{tmp_path}/ledger.db', listen: '127.0.0.1:{port}'}}\n"
+        "agent:\n"
+        f"  {{max_connections: 1000, ledger: 'sqlite:{tmp_path}/ledger.db', listen: '127.0.0.1:{port}'}}\n"
         f"servers:\n  mail: {server}\nprobes:\n"
         + "\n".join(probe.replace("N", str(number)) for number in range(TARGETS))
     )

@@ -19,7 +19,7 @@ from monitor.state import AgentState
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import MailboxSettings, ServerSettings, Site
-from probes.core.verdict import MessageState
+from probes.core.verdict import MessageState, PhaseTimer
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
@@ -27,6 +27,8 @@ from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.message_probe import MessageContext
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
+from probes.protocols import connection_limits
+from probes.protocols.connection_limits import ConnectionLimits
 from probes.roundtrip import Roundtrip, RoundtripSettings
 from tests.corpus.files import ENVELOPE_ID, octets
 from tests.fakes.clock import InstantClock
@@ -425,3 +427,29 @@ async def test_a_folder_that_is_not_there_is_told_at_once(bench: Callable[..., o
         assert (verdict.reason, verdict.message.state) == (Reason.IMAP_NO_FOLDER, MessageState.SENT)
         assert detail in verdict.detail
         assert made.mailbox.clock.now - began < 10.0
+
+
+async def test_no_message_is_made_before_it_may_be_sent(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that gets no connection leaves no message behind, and its wait is no part of a latency."""
+    holder: list[Bench] = []
+    limits = ConnectionLimits()
+    monkeypatch.setattr(connection_limits, "system", limits)
+    async with bench(_taking(lambda: holder[0].mailbox, b"250 2.6.0 queued")) as made:
+        holder.append(made)
+        place = "127.0.0.1", made.smtp.port
+        limits.configure(None, {place: 1})
+        clock = made.probe.context.clock
+        held = await limits.take(*place, PhaseTimer(clock))
+        result = await made.runner.run(made.probe, limit=0.05)
+        assert result.verdict.reason is Reason.LOCAL_RESOURCES
+        assert made.probe.context.ledger.seen == {}
+        waiting = asyncio.create_task(made.runner.run(made.probe))
+        await asyncio.sleep(0)
+        await clock.sleep(7.0)
+        held.release()
+        assert (await waiting).verdict.reason is Reason.NONE
+        message = await made.only_message()
+        assert message.delivery_seconds is not None
+        assert message.delivery_seconds < 7.0
