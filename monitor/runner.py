@@ -111,7 +111,7 @@ class Runner:
             cause = (
                 f"this machine was too busy to continue it for {held_up:.2g} s"
                 if held_up > waited
-                else f"it waited {waited:.2g} s for its turn"
+                else f"it had to wait {waited:.2g} s for its turn"
             )
             verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=f"{verdict.detail}; {cause}")
         redaction = run.phases.transcript.redaction

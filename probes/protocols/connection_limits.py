@@ -1,7 +1,7 @@
 """Limits on open connections, to one server and in total. Connections beyond a limit wait for their turn.
 
-The limit for each server keeps one that hangs from using all connections. If many servers hang, a share limits
-them together: servers whose latest connection timed out, and servers not tried yet, may use only
+The limit for each server keeps one that hangs from using all connections. If many servers hang, a share
+limits them together: servers whose latest connection timed out, and servers not tried yet, may use only
 `SHARE_OF_SILENT` of the total. So a server that answers can get a connection at any time. Among those that
 wait, the server that answered last goes first, then servers not tried yet, then the one whose timeout is
 longest ago.
@@ -24,56 +24,56 @@ from probes.core.reasons import Reason
 from probes.core.verdict import TURN, PhaseTimer
 
 PER_SERVER = 20
-"""Connections to one host and port at a time, unless configured: about what mail servers allow a client."""
+"""Default limit for one host and port: about what mail servers allow a client."""
 
 MOST = 5000
-"""Most connections at a time, unless configured."""
+"""Upper bound of the default limit in total."""
 
 DESCRIPTORS_EACH = 3
-"""File descriptors to a connection, at worst: while its host is looked up, it is two sockets."""
+"""File descriptors to allow for each connection: looking up its host takes two sockets."""
 
 SHARE_OF_SILENT = 0.5
-"""The share of all connections that servers may have which did not answer in time, or were not asked yet."""
+"""Share of all connections for servers that did not answer in time or were not tried yet."""
 
 LONGEST_WAIT = 5.0
-"""Seconds that a connection waits for its turn: a run of the usual 30 s can still tell what a server does."""
+"""Maximum wait for a turn, in seconds. After it, a run of the usual 30 s has enough time for the server."""
 
 MOST_REMEMBERED = 10_000
-"""Most servers whose latest answer is remembered: MX hosts come and go."""
+"""Maximum number of servers whose latest connection is remembered, because MX hosts come and go."""
 
 Place = tuple[str, int]
 """A host and port."""
 
 
 class Slot:
-    """The permission to have one connection open, until `release`."""
+    """Permission to have one connection open, until `release`."""
 
     def __init__(self, limits: ConnectionLimits, place: Place) -> None:
         self.place = place
         self.is_silent = False
-        """Whether it counts to the share of servers that did not answer."""
+        """Whether it counts towards the share of servers that did not answer."""
         self.is_open = False
-        """Whether it counts to all connections."""
+        """Whether it counts towards the limit in total."""
         self.turns_at: asyncio.Semaphore | None = None
-        """Where it counts to those of its server."""
+        """The turns of its server, while it has one of them."""
         self._limits = limits
 
     def answered(self) -> None:
-        """Note that the server answers in time, while the connection goes on."""
+        """Record that the server answers in time, while the connection stays open."""
         self._limits.note_answer(self)
 
     def release(self, *, timed_out: bool | None = None) -> None:
-        """Let the next one in; may be called again.
+        """Give the slot to the next connection; calling it again does nothing.
 
-        ``timed_out`` tells whether the server kept us waiting, and is ``None`` where it was not asked.
+        ``timed_out`` says whether the connection timed out; ``None`` if there was none.
         """
         self._limits.release(self, timed_out=timed_out)
 
 
 class ConnectionLimits:
-    """Admits ``most`` connections at a time, and ``per_server`` to a place, or else `PER_SERVER`.
+    """Allows ``most`` connections at a time in total, and ``per_server`` or else `PER_SERVER` to a place.
 
-    By default ``most`` is what the file descriptors allow, up to `MOST`.
+    The default of ``most`` is what the file descriptors allow, up to `MOST`.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class ConnectionLimits:
         self.configure(most, per_server)
 
     def configure(self, most: int | None, per_server: Mapping[Place, int]) -> None:
-        """Replace the limits; a server's new one holds as soon as it has no connections."""
+        """Replace the limits. That of a server takes effect once it has no open connections."""
         self._most = min(MOST, max(2, for_probes() // DESCRIPTORS_EACH)) if most is None else most
         self._most_silent = max(1, int(self._most * SHARE_OF_SILENT))
         self._per_server = per_server
 
     async def take(self, host: str, port: int, phases: PhaseTimer) -> Slot:
-        """Return when a connection to ``host`` and ``port`` may be opened; a wait is phase ``turn``.
+        """Return once a connection to ``host`` and ``port`` may be opened. Waiting is phase ``turn``.
 
         Raises `ProbeFault` with `LOCAL_RESOURCES` after `LONGEST_WAIT` seconds.
         """
@@ -134,7 +134,7 @@ class ConnectionLimits:
                 self._waiting.remove(waiter)
 
     def _admit(self) -> None:
-        """Let in who comes first, as far as there is room. Silent ones come last, so none is passed over."""
+        """Open the first waiting slots, as far as the limits allow. Silent servers are at the end."""
         while self._waiting and self._open < self._most:
             _, _, slot, admitted = self._waiting[0]
             if slot.is_silent and self._open_silent >= self._most_silent:
@@ -180,7 +180,7 @@ class ConnectionLimits:
 
 
 _Waiter = tuple[float, int, Slot, "asyncio.Future[None]"]
-"""The rank, the order of arrival, and who waits."""
+"""Rank, order of arrival, slot, and what it waits for."""
 
 system = ConnectionLimits()
 """The limits of this process."""

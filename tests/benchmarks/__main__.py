@@ -14,6 +14,7 @@ from tests.benchmarks import (
     beside,
     fault_to_page,
     first_minutes,
+    isolation,
     latency,
     ledger_intents,
     live_page,
@@ -50,6 +51,7 @@ FIGURES = {
     "alerts": alert_replay.main,
     "pages": fault_to_page.main,
     "start": first_minutes.main,
+    "isolation": isolation.main,
 }
 
 
