@@ -11,7 +11,7 @@ def delivery() -> dashboard.Dashboard:
     return board(
         "Delivery",
         "Test messages: latency with its measurement error, where they wait, and which states they end in.",
-        [*_numbers(), *_latency(), *_messages(), *_ways(), *_arrival_issues()],
+        [*_numbers(), *_latency(), _age(), *_messages(), *_ways(), *_arrival_issues()],
     )
 
 
@@ -64,6 +64,11 @@ def _numbers() -> list[AnyPanel]:
     ]
 
 
+def age(timestamp: str) -> str:
+    """Return PromQL for the time since the metric ``timestamp``, or 0 if the metric is 0."""
+    return f"(time() - {timestamp}{{{PROBE}}}) * ({timestamp}{{{PROBE}}} > bool 0)"
+
+
 def _latency() -> list[AnyPanel]:
     quantile = (
         "histogram_quantile({}, sum by (instance, probe, target, le) "
@@ -105,26 +110,25 @@ def _latency() -> list[AnyPanel]:
             "50 % and 95 % of delivered messages arrived within these times. If both rise, the system is "
             "slow. If only the higher one rises, some messages wait, for example for a retry or a scanner.",
         ),
-        graph(
-            9,
-            (12, 21, 12, 8),
-            "Age of the oldest message in flight",
-            [
-                Query(
-                    f"(time() - mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}}) * "
-                    f"(mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > bool 0)"
-                ),
-                Query(
-                    f"(time() - mailsonde_oldest_intent_timestamp_seconds{{{PROBE}}}) * "
-                    f"(mailsonde_oldest_intent_timestamp_seconds{{{PROBE}}} > bool 0)",
-                    "not handed over: {{probe}} → {{target}} @ {{instance}}",
-                ),
-            ],
-            "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
-            "check the queues now, before the message counts as lost at its deadline. If the message is not "
-            "handed over, the server that should accept it keeps it waiting.",
-        ),
     ]
+
+
+def _age() -> AnyPanel:
+    return graph(
+        9,
+        (12, 21, 12, 8),
+        "Age of the oldest message in flight",
+        [
+            Query(age("mailsonde_oldest_in_flight_timestamp_seconds")),
+            Query(
+                age("mailsonde_oldest_intent_timestamp_seconds"),
+                "not handed over: {{probe}} → {{target}} @ {{instance}}",
+            ),
+        ],
+        "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
+        "check the queues now, before the message counts as lost at its deadline. If the message is not "
+        "handed over, the server that should accept it keeps it waiting.",
+    )
 
 
 def _messages() -> list[AnyPanel]:

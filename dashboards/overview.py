@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from delivery import age
 from grafana_foundation_sdk.builders import dashboard
 from panels import (
     PROBE,
@@ -28,11 +29,11 @@ def overview() -> dashboard.Dashboard:
         "Overview",
         "Who is affected now, and how much error budget is left. Click a probe to open its deliveries or "
         "its server.",
-        [*_numbers(), _worst(), _budgets(), _states(), *_routes()],
+        [*_trouble_now(), *_risks(), _worst(), _budgets(), _states(), *_deliveries(), _failures()],
     )
 
 
-def _numbers() -> list[AnyPanel]:
+def _trouble_now() -> list[AnyPanel]:
     return [
         number(
             1,
@@ -70,6 +71,11 @@ def _numbers() -> list[AnyPanel]:
             unit="s",
             links=[to_all("Delivery")],
         ),
+    ]
+
+
+def _risks() -> list[AnyPanel]:
+    return [
         number(
             4,
             (12, 0, 4, 4),
@@ -162,7 +168,7 @@ def _states() -> AnyPanel:
     )
 
 
-def _routes() -> list[AnyPanel]:
+def _deliveries() -> list[AnyPanel]:
     return [
         graph(
             10,
@@ -198,30 +204,28 @@ def _routes() -> list[AnyPanel]:
             12,
             (0, 30, 12, 8),
             "Age of the oldest message in flight, by route",
-            [
-                Query(
-                    f"(time() - mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}}) * "
-                    f"(mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > bool 0)"
-                )
-            ],
+            [Query(age("mailsonde_oldest_in_flight_timestamp_seconds"))],
             "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
             "check the queues now, before the message counts as lost at its deadline.",
             links=[to("Delivery")],
         ),
-        graph(
-            13,
-            (12, 30, 12, 8),
-            "Failed and unknown runs, by reason",
-            [
-                Query(
-                    "sum by (instance, probe, outcome, reason) "
-                    f'(increase(mailsonde_probe_runs_total{{outcome!="ok",{PROBE}}}[$__rate_interval])) > 0',
-                    "{{probe}}: {{reason}} {{outcome}} @ {{instance}}",
-                )
-            ],
-            "Why runs failed or ended unknown. docs/reference.md explains each reason, and `mailsonde "
-            "check` shows the details of a probe.",
-            unit="short",
-            links=[to("Server")],
-        ),
     ]
+
+
+def _failures() -> AnyPanel:
+    return graph(
+        13,
+        (12, 30, 12, 8),
+        "Failed and unknown runs, by reason",
+        [
+            Query(
+                "sum by (instance, probe, outcome, reason) "
+                f'(increase(mailsonde_probe_runs_total{{outcome!="ok",{PROBE}}}[$__rate_interval])) > 0',
+                "{{probe}}: {{reason}} {{outcome}} @ {{instance}}",
+            )
+        ],
+        "Why runs failed or ended unknown. docs/reference.md explains each reason, and `mailsonde "
+        "check` shows the details of a probe.",
+        unit="short",
+        links=[to("Server")],
+    )
