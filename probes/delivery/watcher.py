@@ -244,7 +244,9 @@ class MailboxWatcher:
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
         self._failures += 1
-        if fault.reason is Reason.IMAP_NO_FOLDER:
+        if (
+            fault.reason is Reason.IMAP_NO_FOLDER and self._failures > 1
+        ):  # a server may say so once and be wrong
             self._misconfigured.set()
         self._not_before = self._clock.monotonic() + (pause := self._pause_after(fault))
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from probes.core.reasons import Reason
 from tests.fakes.scripted_server import Peer
 
 Misdeed = Callable[[Peer], Awaitable[None]]
@@ -20,12 +21,12 @@ def says(*lines: bytes) -> Misdeed:
     return misdeed
 
 
-def says_tagged(*lines: bytes) -> Misdeed:
-    """Return a misdeed that sends these lines, each with the tag of the latest IMAP command."""
+def says_tagged(answer: bytes, *, before: bytes = b"") -> Misdeed:
+    """Return a misdeed that answers the latest IMAP command, with an untagged response before that."""
 
     async def misdeed(peer: Peer) -> None:
         tag = peer.received[-1].partition(b" ")[0]
-        await peer.send(*(tag + b" " + line for line in lines))
+        await peer.send(*filter(None, [before]), tag + b" " + answer)
 
     return misdeed
 
@@ -73,3 +74,15 @@ async def drip(peer: Peer) -> None:
 
 
 endless_line = flood(b"2" * 65536)
+
+ANYWHERE: dict[str, tuple[Misdeed, Reason]] = {
+    "close": (close, Reason.CONNECTION_LOST),
+    "close within a line": (breaks_off(b"2"), Reason.CONNECTION_LOST),
+    "reset": (reset, Reason.CONNECTION_LOST),
+    "silence": (silence, Reason.COMMAND_TIMEOUT),
+    "one octet at a time": (drip, Reason.COMMAND_TIMEOUT),
+    "a line without end": (endless_line, Reason.LINE_TOO_LONG),
+    "what is no answer": (says(b"\x00\x01 what?"), Reason.PROTOCOL_ERROR),
+    "an empty line": (says(b""), Reason.PROTOCOL_ERROR),
+}
+"""Faults that are faults in every protocol and state, and what they mean where nothing makes them good."""

@@ -91,13 +91,19 @@ def probe_of(kind: str, server: ServerSettings, deadline: float = PATIENCE) -> P
 
 
 async def run(probe: Probe) -> Ran:
-    """Run ``probe``, and a sound one at the same time; return once all sockets of both are closed."""
-    runner, before = Runner(SystemClock(), "here"), open_files()
-    async with scripted_server(SMTP.sound) as healthy:
-        beside = asyncio.create_task(runner.run(probe_of("smtp", server_settings("smtp", healthy.port))))
-        ran = Ran(await runner.run(probe), await beside)
+    """Run ``probe`` beside a healthy one; return once all sockets of both are closed."""
+    before = open_files()
+    ran = await beside_a_healthy_one(probe)
     await closed(before)
     return ran
+
+
+async def beside_a_healthy_one(probe: Probe) -> Ran:
+    """Run ``probe``, and a sound one at the same time."""
+    runner = Runner(SystemClock(), "here")
+    async with scripted_server(SMTP.sound) as healthy:
+        beside = asyncio.create_task(runner.run(probe_of("smtp", server_settings("smtp", healthy.port))))
+        return Ran(await runner.run(probe), await beside)
 
 
 def open_files() -> int:

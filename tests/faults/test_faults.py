@@ -15,16 +15,12 @@ from probes.core.reasons import Reason
 from tests.fakes.scripted_server import Peer, dialogue, scripted_server
 from tests.faults.dialogues import DIALOGUES, POP3
 from tests.faults.misdeeds import (
+    ANYWHERE,
     Misdeed,
     breaks_off,
-    close,
-    drip,
-    endless_line,
     flood,
-    reset,
     says,
     says_tagged,
-    silence,
 )
 from tests.faults.running import (
     PATIENCE,
@@ -38,18 +34,6 @@ from tests.faults.running import (
 )
 
 FAREWELL = {"smtp": "quit", "pop3": "quit", "imap": "logout"}
-
-ANYWHERE: dict[str, tuple[Misdeed, Reason]] = {
-    "close": (close, Reason.CONNECTION_LOST),
-    "close within a line": (breaks_off(b"2"), Reason.CONNECTION_LOST),
-    "reset": (reset, Reason.CONNECTION_LOST),
-    "silence": (silence, Reason.COMMAND_TIMEOUT),
-    "one octet at a time": (drip, Reason.COMMAND_TIMEOUT),
-    "a line without end": (endless_line, Reason.LINE_TOO_LONG),
-    "what is no answer": (says(b"\x00\x01 what?"), Reason.PROTOCOL_ERROR),
-    "an empty line": (says(b""), Reason.PROTOCOL_ERROR),
-}
-
 
 LISTINGS = {"imap": ("namespace", "list")}
 """States in which an answer that cannot be read costs what it would have told, and not the run."""

@@ -11,14 +11,11 @@ from dataclasses import dataclass, field
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, REFUSALS
+from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, REFUSALS, SECOND_CHANCE
 from probes.protocols.imap_session import BATCH, ImapSession
 
 PIECE_SIZE = 1024 * 1024
 """Octets of a large message to request at a time."""
-
-SECOND_CHANCE = 60.0
-"""Minimum seconds before an unreadable copy is tried again."""
 
 _NARROWING = 8  # after a failure, the number of copies to request at once is divided by this
 

@@ -14,6 +14,9 @@ HEADER_LIMIT = 64 * 1024
 REFUSALS = 3
 """Number of polls in which a server may refuse a copy before the copy is set aside."""
 
+SECOND_CHANCE = 60.0
+"""Minimum seconds before an unreadable copy is tried again."""
+
 IDENTIFYING = (
     *("X-Mailsonde-Token", "Content-Type", "Subject"),
     *("Auto-Submitted", "X-Autoreply", "X-Autorespond", "X-Autoresponse", "Precedence"),
