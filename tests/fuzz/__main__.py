@@ -1,0 +1,163 @@
+"""Fuzzes every target, or those named, for a while: ``python -m tests.fuzz [--seconds 60] [TARGET…]``.
+
+atheris mutates inputs so that they reach new code. What it learns is kept in ``build/fuzz`` for the next time,
+and what breaks a target in ``tests/fuzz/found``, which `make test` replays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from time import monotonic
+
+import atheris
+
+with atheris.instrument_imports(include=["probes", "monitor"]):
+    from tests.fuzz.targets import TARGETS
+
+from tests.fuzz.target import FOUND, REPEAT, Target
+
+LEARNT = Path("build/fuzz")
+LONGEST = 4096
+"""Longest input, in octets, that atheris makes up."""
+
+REPEATING = 0.2
+"""Share of a target's time in which inputs are made longer, to see how their time grows."""
+
+_EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s+([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of fuzzing one target."""
+
+    seconds: float
+    executions: int
+    learnt: int  # inputs that reach different code
+    findings: list[Path]
+
+
+def main() -> int:
+    """Fuzz, print a table, and return 1 if anything was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for all targets together (default 60)")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    arguments = parser.parse_args()
+    chosen = [TARGETS[name] for name in arguments.targets or TARGETS]
+    print(f"{'target':24} {'seconds':>8} {'executions':>11} {'learnt':>7} {'findings':>9}")
+    executions, findings = 0, []
+    for target in chosen:
+        outcome = fuzz(target, arguments.seconds / len(chosen))
+        executions += outcome.executions
+        findings += outcome.findings
+        print(
+            f"{target.name:24} {outcome.seconds:8.1f} {outcome.executions:11,} {outcome.learnt:7,} "
+            f"{len(outcome.findings):9}",
+            flush=True,
+        )
+    print(f"{len(chosen)} targets, {executions:,} executions, {len(findings)} findings")
+    for path in findings:
+        print(f"kept: {path}")
+    return 1 if findings else 0
+
+
+def fuzz(target: Target, seconds: float) -> Outcome:
+    """Fuzz one target in a process of its own, because libFuzzer ends the process that it runs in."""
+    begun = monotonic()
+    found = repeated(target, begun + seconds * REPEATING)
+    learnt = LEARNT / target.name
+    learnt.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        output = directory / "output"
+        (directory / "broke").mkdir()
+        options = [
+            f"-max_total_time={max(1, round(seconds - (monotonic() - begun)))}",
+            f"-max_len={min(target.limit, LONGEST)}",
+            f"-artifact_prefix={directory}/broke/",
+            *("-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1"),
+            *([f"-dict={_dictionary(target, directory)}"] if target.words else []),
+            *(str(learnt), str(_seeds(target, directory))),
+        ]
+        output.touch()
+        child = os.fork()
+        if not child:
+            _run(target, options, output)
+        os.waitpid(child, 0)
+        said = output.read_text("utf-8", "replace")
+        broke = sorted((directory / "broke").iterdir())
+        if broke:
+            print(_told(said), file=sys.stderr)
+        found += [_kept(target, path.read_bytes()) for path in broke]
+    executed = _EXECUTIONS.search(said)
+    if executed is None and not broke:
+        raise RuntimeError(f"atheris did not run:\n{said[-2000:]}")
+    return Outcome(
+        monotonic() - begun, int(executed[1]) if executed else 0, len(list(learnt.iterdir())), found
+    )
+
+
+def _run(target: Target, options: list[str], output: Path) -> None:
+    descriptor = os.open(output, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    atheris.Setup([target.name, *options], target.run)
+    atheris.Fuzz()
+    os._exit(0)
+
+
+def repeated(target: Target, until: float) -> list[Path]:
+    """Make inputs longer, in random order, and return what is kept of those whose time grows too fast."""
+    pumped = list(target.pumped())
+    Random().shuffle(pumped)  # noqa: S311 # nothing depends on what is left out
+    for parts in pumped:
+        if monotonic() > until:
+            break
+        try:
+            target.replay(octets := REPEAT.join(parts))
+        except Exception as error:
+            print(f"{target.name}, with {parts[1]!r} repeated: {str(error)[:300]}", file=sys.stderr)
+            return [_kept(target, octets)]
+    return []
+
+
+def _seeds(target: Target, directory: Path) -> Path:
+    seeds = directory / "seeds"
+    seeds.mkdir()
+    for number, seed in enumerate(target.seeds):
+        (seeds / f"seed-{number}").write_bytes(seed)
+    for path in target.found():
+        shutil.copy(path, seeds)
+    return seeds
+
+
+def _dictionary(target: Target, directory: Path) -> Path:
+    path = directory / "words"
+    entries = ("".join(f"\\x{octet:02x}" for octet in word) for word in target.words)
+    path.write_text("".join(f'"{entry}"\n' for entry in entries))
+    return path
+
+
+def _kept(target: Target, octets: bytes) -> Path:
+    path = FOUND / target.name / hashlib.sha256(octets).hexdigest()[:12]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(octets)
+    return path
+
+
+def _told(said: str) -> str:
+    """Return what atheris and libFuzzer say of an input that broke the target."""
+    begin = max(said.find(" === Uncaught"), said.find("ERROR: libFuzzer"))
+    return said[max(0, begin) :][:4000]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

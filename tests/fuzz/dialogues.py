@@ -1,0 +1,341 @@
+"""Targets that are whole sessions: whatever a server says and when, the client ends in an answer or a fault."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+
+from pydantic import SecretStr
+
+from probes.core.faults import ProbeFault
+from probes.core.settings import MailboxSettings, ServerSettings
+from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.mailbox import Mailbox
+from probes.delivery.mailboxes.pop3 import Pop3Mailbox
+from probes.protocols.https import HttpClient
+from probes.protocols.imap_session import ImapSession
+from probes.protocols.pop3_session import Pop3Session
+from probes.protocols.smtp_session import SmtpSession
+from tests.fakes.clock import InstantClock
+from tests.fuzz.target import Target, require_shown
+from tests.fuzz.wire import ECHO, LINE, TURN, connections
+
+PASSWORD = "s3cret-Pa55word"
+_SHOWN_NOWHERE = (PASSWORD.casefold(), base64.b64encode(PASSWORD.encode()).decode().casefold())
+
+Step = Callable[[], Awaitable[object]]
+
+
+def _server(protocol: str, **options: object) -> ServerSettings:
+    return ServerSettings.model_validate(
+        {"protocol": protocol, "host": "192.0.2.1", "tls": "none", "allow_insecure_auth": True, **options}
+    )
+
+
+def _dialogue(octets: bytes, talk: Callable[[PhaseTimer, InstantClock], Awaitable[object]]) -> None:
+    """Talk to a server that says ``octets``, cut as the first of them says; nothing unfit is shown of it."""
+    clock = InstantClock()
+    phases = PhaseTimer(clock)
+    script = octets[1:] if octets[:1] in _CUTS else octets
+    with connections(script.split(TURN), _CUTS.get(octets[:1], 0)):
+        try:
+            asyncio.run(_bounded(talk(phases, clock)))
+        except ProbeFault as fault:
+            _require_harmless(fault.detail)
+    for line in phases.transcript.lines():
+        _require_harmless(line, LINE + 20)
+
+
+_CUTS = {b"\x01": 1, b"\x02": 7}
+
+
+async def _bounded(talk: Awaitable[object]) -> None:
+    """Await ``talk``; a wait that nothing ends is a defect, for the server always hangs up in the end."""
+    defects: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(context))
+    async with asyncio.timeout(30):
+        await talk
+    assert not defects, defects
+
+
+def _require_harmless(text: str, limit: int = 300) -> None:
+    require_shown(text, limit)
+    assert not any(secret in text.casefold() for secret in _SHOWN_NOWHERE), f"shows a password: {text!r}"
+
+
+async def _each(*steps: Step) -> None:
+    """Take one step after the other, whatever becomes of the ones before."""
+    for step in steps:
+        try:
+            await step()
+        except ProbeFault as fault:
+            _require_harmless(fault.detail)
+
+
+def smtp(octets: bytes) -> None:
+    """Log in over SMTP and send a message."""
+
+    async def talk(phases: PhaseTimer, clock: InstantClock) -> None:
+        session = await SmtpSession.connect(_server("smtp"), phases, clock)
+        await _each(
+            lambda: session.log_in("canary@example.com", SecretStr(PASSWORD)),
+            lambda: session.mail("canary@example.com", 2000, "mailsonde-envelope1:x"),
+            lambda: session.rcpt("canary@example.com"),
+            lambda: session.data(b"Subject: x\r\n\r\n.\r\n"),
+            session.quit,
+        )
+        session.abort()
+
+    _dialogue(octets, talk)
+
+
+def pop3(octets: bytes) -> None:
+    """Log in over POP3 and do with a mailbox whatever we can do."""
+
+    async def talk(phases: PhaseTimer, clock: InstantClock) -> None:
+        session = await Pop3Session.connect(_server("pop3"), phases, clock)
+        try:
+            await _each(
+                lambda: session.log_in("canary", SecretStr(PASSWORD)),
+                session.stat,
+                session.uidl,
+                lambda: session.top(1, limit=2000),
+                lambda: session.beginning(1, octets=2000),
+                lambda: session.retr(1, limit=2000),
+                lambda: session.dele(1),
+                session.quit,
+            )
+        finally:
+            session.abort()
+
+    _dialogue(octets, talk)
+
+
+def imap(octets: bytes) -> None:
+    """Log in over IMAP and do with a mailbox whatever we can do."""
+
+    async def talk(phases: PhaseTimer, clock: InstantClock) -> None:
+        session = await ImapSession.connect(_server("imap"), phases, clock)
+
+        async def idle() -> None:
+            session.changed = False
+            await session.news()
+
+        try:
+            await _each(
+                lambda: session.log_in("canary", SecretStr(PASSWORD)),
+                session.folders,
+                session.namespace,
+                lambda: session.select("INBOX"),
+                lambda: session.status_of("Junk"),
+                lambda: session.uid_search(b"ALL"),
+                lambda: session.fetch_fields(1, ["Subject"]),
+                lambda: session.header_section(1, limit=2000),
+                lambda: session.part_of(1, 0, 2000),
+                session.noop,
+                lambda: session.delete(1),
+                idle,
+                session.log_out,
+            )
+        finally:
+            session.abort()
+
+    _dialogue(octets, talk)
+
+
+def _polled(mailbox: Mailbox) -> Callable[[PhaseTimer, InstantClock], Awaitable[None]]:
+    """Return what polls a mailbox twice and does with each copy whatever the watcher may do."""
+
+    async def talk(_: PhaseTimer, __: InstantClock) -> None:
+        for afresh in (False, True):
+            try:
+                async with mailbox.poll(afresh=afresh) as folders:
+                    for opened in folders:
+                        folder = await opened()
+                        async for uid, fields in folder.identify(folder.uids[:5]):
+                            assert isinstance(fields, bytes)
+                            await folder.header_section(uid)
+                            await folder.beginning(uid, 2000)
+                            await folder.whole(uid, 2000)
+                            await folder.delete(uid)
+            except ProbeFault as fault:
+                _require_harmless(fault.detail)
+            _require_harmless(mailbox.doubt, 2000)
+        await mailbox.close()
+
+    return talk
+
+
+def _mailbox_settings(server: str) -> MailboxSettings:
+    return MailboxSettings.model_construct(
+        address="canary@example.com", server=server, username="canary", password=SecretStr(PASSWORD)
+    )
+
+
+def pop3_mailbox(octets: bytes) -> None:
+    """Poll a POP3 mailbox."""
+    clock = InstantClock()
+    budget = LoginBudget(60000.0, clock)
+    _dialogue(octets, _polled(Pop3Mailbox(_mailbox_settings("pop3"), _server("pop3"), clock, budget)))
+
+
+def imap_mailbox(octets: bytes) -> None:
+    """Poll an IMAP mailbox and its junk folder."""
+    clock = InstantClock()
+    budget = LoginBudget(60000.0, clock)
+    mailbox = ImapMailbox(_mailbox_settings("imap"), _server("imap"), clock, budget, 7 * 86400.0)
+    _dialogue(octets, _polled(mailbox))
+
+
+def http(octets: bytes) -> None:
+    """Fetch a page, following redirects."""
+
+    async def talk(phases: PhaseTimer, _: InstantClock) -> None:
+        async with HttpClient(phases, seconds=20.0) as client:
+            page = await client.request("GET", "http://192.0.2.1/a?b=c", limit=2000, redirects=2)
+        assert len(page.body) <= 2000
+        assert page.header("x-a") == ", ".join(page.header_lines("x-a"))
+        assert page.host == "192.0.2.1"
+        assert page.is_encoded in {True, False}
+
+    _dialogue(octets, talk)
+
+
+def _turns(*turns: bytes) -> bytes:
+    return TURN.join(turns)
+
+
+_OK = b"+OK\r\n"
+_POP3_SEED = _turns(
+    b"+OK <1.2@example.com> ready\r\n",
+    b"+OK\r\nTOP\r\nUIDL\r\nUSER\r\nSASL PLAIN CRAM-MD5\r\nLOGIN-DELAY 900 USER\r\n.\r\n",
+    b"+ PDFAYT4=\r\n",
+    b"-ERR [AUTH] " + ECHO + b"\r\n",
+    b"+ \r\n",
+    b"+OK\r\n",
+    b"+OK 2 3000\r\n",
+    b"+OK\r\n1 u1\r\n2 u2\r\n.\r\n",
+    b"+OK\r\nSubject: x\r\n\r\n.\r\n",
+    b"+OK\r\nSubject: x\r\n\r\n..\r\n.\r\n",
+    b"+OK\r\nSubject: x\r\n\r\na\r\n.\r\n",
+    _OK,
+    _OK,
+)
+_IMAP_SEED = _turns(
+    b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=CRAM-MD5 IDLE UIDPLUS SPECIAL-USE LIST-EXTENDED "
+    b"NAMESPACE] ready\r\n",
+    b"M1 OK [CAPABILITY IMAP4rev1 IDLE UIDPLUS NAMESPACE] in\r\n",
+    b'* LIST (\\HasNoChildren \\Junk) "/" {4}\r\nJunk\r\n* LIST () NIL INBOX\r\nM2 OK\r\n',
+    b'* NAMESPACE (("" "/")) NIL NIL\r\nM3 OK\r\n',
+    b"* 2 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 9] x\r\nM4 OK [READ-WRITE]\r\n",
+    b'* STATUS "Junk" (MESSAGES 1 UIDNEXT 2 UIDVALIDITY 3)\r\nM5 OK\r\n',
+    b"* SEARCH 1 8\r\nM6 OK\r\n",
+    b"* 1 FETCH (UID 1 BODY[HEADER.FIELDS (SUBJECT)]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM7 OK\r\n",
+    b"* 1 FETCH (UID 1 BODY[HEADER]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM8 OK\r\n",
+    b'* 1 FETCH (UID 1 BODY[]<0> "x")\r\nM9 OK\r\n',
+    b"* 3 EXISTS\r\nM10 OK\r\n",
+    b"* 1 FETCH (FLAGS (\\Deleted))\r\nM11 OK\r\n",
+    b"* 1 EXPUNGE\r\nM12 OK\r\n",
+    b"+ idling\r\n* 4 EXISTS\r\n",
+    b"M13 OK\r\n",
+    b"* BYE\r\nM14 OK\r\n",
+)
+_SMTP_SEED = _turns(
+    b"220 mx.example.com ESMTP\r\n",
+    b"250-mx.example.com\r\n250-SIZE 1000\r\n250-DSN\r\n250-AUTH=LOGIN\r\n250 AUTH PLAIN LOGIN CRAM-MD5\r\n",
+    b"334 PDFAYT4=\r\n",
+    b"535 5.7.8 " + ECHO + b"\r\n",
+    b"235 2.7.0 ok\r\n",
+    b"250 2.1.0 ok\r\n",
+    b"250 2.1.5 ok\r\n",
+    b"354 go\r\n",
+    b"250 2.0.0 queued as 1\r\n",
+    b"221 bye\r\n",
+)
+_HTTP_SEEDS = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 4\r\n\r\n<a/>",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: \xe4\r\n\r\n4\r\n<a/>\r\n0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: https://[::1]:99999/\xff\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx",
+)
+
+TARGETS = (
+    Target(
+        "smtp_dialogue",
+        smtp,
+        (_SMTP_SEED, b"\x01" + _SMTP_SEED),
+        (TURN, ECHO, b"250-", b"250 ", b"421 4.3.2 bye\r\n", b"334 ", b"535 ", b"\r\n", b"AUTH ", b"\0"),
+    ),
+    Target(
+        "pop3_dialogue",
+        pop3,
+        (_POP3_SEED, b"\x02" + _POP3_SEED),
+        (TURN, ECHO, b"+OK ", b"-ERR ", b"+ ", b"[IN-USE] ", b".\r\n", b"\r\n", b"SASL ", b"TOP\r\n", b"\0"),
+    ),
+    Target(
+        "imap_dialogue",
+        imap,
+        (_IMAP_SEED, b"\x01" + _IMAP_SEED),
+        (TURN, ECHO, b"* ", b"+ ", b"OK ", b"NO ", b"BAD ", b"* BYE ", b"{3}\r\n", b"[ALERT] ", b"\r\n")
+        + tuple(b"M%d OK\r\n" % number for number in range(1, 17)),
+    ),
+    Target(
+        "pop3_mailbox",
+        pop3_mailbox,
+        (
+            _turns(
+                b"+OK ready\r\n",
+                b"+OK\r\nTOP\r\nUIDL\r\nUSER\r\n.\r\n",
+                _OK,
+                _OK,
+                b"+OK\r\n1 u1\r\n2 u1\r\nbad\r\n.\r\n",
+                b"+OK\r\nX-Mailsonde-Token: x\r\n\r\n.\r\n",
+                b"+OK\r\nSubject: x\r\n\r\n.\r\n",
+                b"+OK\r\nSubject: x\r\n\r\n.\r\n",
+                _OK,
+                b"-ERR [SYS/TEMP] no\r\n",
+                _OK,
+                b"+OK ready\r\n",
+                b"-ERR\r\n",
+                _OK,
+                _OK,
+                b"+OK\r\n1 u1\r\n.\r\n",
+                b"-ERR [SYS/PERM] no\r\n",
+                _OK,
+            ),
+        ),
+        (TURN, b"+OK ", b"-ERR ", b".\r\n", b"\r\n", b"1 ", b"2 ", b"[SYS/PERM] ", b"\0"),
+    ),
+    Target(
+        "imap_mailbox",
+        imap_mailbox,
+        (
+            _turns(
+                b"* OK [CAPABILITY IMAP4rev1 IDLE UIDPLUS] ready\r\n",
+                b"M1 OK [CAPABILITY IMAP4rev1 IDLE UIDPLUS] in\r\n",
+                b'* LIST (\\Junk) "/" Junk\r\nM2 OK\r\n',
+                b"* 2 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 9] x\r\nM3 OK\r\n",
+                b"* SEARCH 1 8\r\nM4 OK\r\n",
+                b"* 1 FETCH (UID 8 BODY[HEADER.FIELDS (SUBJECT)]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM5 OK\r\n",
+                b"* 1 FETCH (UID 8 BODY[HEADER]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM6 OK\r\n",
+                b"* 1 FETCH (UID 8 BODY[]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM7 OK\r\n",
+                b"* 1 FETCH (UID 8 BODY[]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM8 OK\r\n",
+                b"M9 OK\r\n",
+                b"* 2 EXPUNGE\r\nM10 OK\r\n",
+                b"* STATUS Junk (MESSAGES 0 UIDNEXT 1 UIDVALIDITY 4)\r\nM11 OK\r\n",
+                b"* 1 EXISTS\r\n* OK [UIDVALIDITY 4] x\r\nM12 OK\r\n",
+                b"* SEARCH\r\nM13 OK\r\n",
+                b"* 2 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\nM14 OK\r\n",
+                b"* SEARCH 1\r\nM15 OK\r\n",
+                b"* 1 FETCH (UID 1 BODY[HEADER.FIELDS (SUBJECT)]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM16 OK\r\n",
+                b"M17 NO no permission\r\n",
+            ),
+        ),
+        (TURN, b"* ", b"NO ", b"UID ", b"FETCH (", b"{3}\r\n", b"NIL", b"4294967295", b"\r\n", b"* BYE\r\n")
+        + tuple(b"M%d OK\r\n" % number for number in range(1, 17)),
+    ),
+    Target("http_dialogue", http, _HTTP_SEEDS, (b"\r\n", b": ", b"HTTP/1.1 ", b"Location: ", b"chunked", TURN)),
+)

@@ -1,0 +1,94 @@
+"""A connection in memory to a server that says what the fuzzer made up, one turn at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from probes.core.faults import ProbeFault
+from probes.core.verdict import PhaseTimer
+from probes.protocols.line_transport import LineTransport
+from tests.fakes.clock import InstantClock
+from tests.fuzz.target import require_shown
+
+TURN = b"\n%%\n"
+"""Ends what the server says before it hears from the client again."""
+
+ECHO = b"%echo%"
+"""Stands for the client's last line, which a server may repeat."""
+
+LINE = 200
+"""Most characters of a transcript's line, without the time and the speaker."""
+
+_PATIENCE = 6  # rounds of the event loop after which a server that heard nothing says its next turn
+
+
+class _Connection(asyncio.Transport):
+    """Says the server's next turn when the client wrote, or waits for more; closes after the last one."""
+
+    def __init__(self, turns: list[bytes], piece: int) -> None:
+        super().__init__()
+        self._turns, self._piece = turns, piece
+        self._closing = False
+        self.receiver: Any = None
+
+    def say(self, heard: bytes = b"") -> None:
+        """Deliver the next turn, in pieces where the network cuts it."""
+        loop = asyncio.get_running_loop()
+        if self._closing or self.receiver.ended is not None:
+            return
+        if not self._turns:
+            loop.call_soon(self.receiver.eof_received)
+            return
+        turn = self._turns.pop(0).replace(ECHO, heard.removesuffix(b"\r\n"))
+        size = self._piece or len(turn) or 1
+        for begin in range(0, len(turn), size):
+            loop.call_soon(self.receiver.data_received, turn[begin : begin + size])
+        loop.call_soon(self._wait, len(self._turns), _PATIENCE)
+
+    def _wait(self, left: int, rounds: int) -> None:
+        """Go on if the client does not."""
+        if len(self._turns) != left:
+            return
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._wait, left, rounds - 1)
+        else:
+            self.say()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.say(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def abort(self) -> None:
+        if not self._closing:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self.receiver.connection_lost, None)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name == "sockname" else default
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+@contextmanager
+def connections(turns: list[bytes], piece: int = 0) -> Iterator[None]:
+    """Let every connection lead to the server, which goes on with its turns however often it is called."""
+
+    async def connect_tcp(make_protocol: Callable[[], Any], *_: object, **__: object) -> Any:
+        receiver, connection = make_protocol(), _Connection(turns, piece)
+        connection.receiver = receiver
+        receiver.connection_made(connection)
+        asyncio.get_running_loop().call_soon(connection.say)
+        return receiver
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("probes.protocols.line_transport.connect_tcp", connect_tcp)
+        yield
