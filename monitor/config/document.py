@@ -6,9 +6,16 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from probes.core.faults import legible
+
+if TYPE_CHECKING or not yaml.__with_libyaml__:
+    from yaml import SafeLoader
+else:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
 
 FILE_LIMIT = 4 * 1024 * 1024
 """Maximum size of a configuration file, in bytes."""
@@ -16,7 +23,8 @@ FILE_LIMIT = 4 * 1024 * 1024
 ALIASED_LIMIT = 200_000
 """Maximum number of YAML nodes that aliases repeat, so that nested aliases cannot exhaust the memory."""
 
-_Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # the latter takes 10 times as long
+MISTAKE_LIMIT = 2000
+"""Maximum length of a mistake's text, in characters: a key or a value can be as long as the file."""
 
 _REMEDIES = {
     errno.ENOENT: "check its path",
@@ -42,7 +50,8 @@ class Mistake:
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+        told = f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+        return legible(told, MISTAKE_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,20 @@ def key_of(location: Location) -> str:
 
 class _TooManyNodesError(Exception):
     pass
+
+
+class _Loader(SafeLoader):
+    """Raises only YAML's own errors, with a line, also for a value that does not fit its tag."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of ``node``; PyYAML's converters fail in many ways, such as for ``!!int ""``."""
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            value = repr(legible(node.value, 80)) if isinstance(node.value, str) else "this value"
+            kind = node.tag.rpartition(":")[2]
+            told = f"{value} is no valid {kind}; put it in quotes if it is a text"
+            raise yaml.constructor.ConstructorError(None, None, told, node.start_mark) from error
 
 
 def read_document(

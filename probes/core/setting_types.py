@@ -90,9 +90,15 @@ def parse_duration(value: object) -> float:
 
 
 def relative_to_config(where: str, info: ValidationInfo) -> Path:
-    """Return the path ``where``; a relative path is relative to the configuration file."""
+    """Return the path ``where``; a relative path is relative to the configuration file.
+
+    Raises ValueError for ``~`` or ``~NAME`` if that home directory is not known.
+    """
     directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
-    return Path(directory) / Path(where).expanduser()
+    try:
+        return Path(directory) / Path(where).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{where!r}: there is no such home directory; write the whole path") from None
 
 
 def _certificate_file(value: object, info: ValidationInfo) -> Path:
