@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs dashboards pictures preview test-servers clean
+.PHONY: demo test check bench fuzz docs dashboards pictures preview test-servers clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -21,6 +21,11 @@ check: $(VENV)/for-dev
 
 bench: $(VENV)/for-dev test-servers
 	$(BIN)/python -m tests.benchmarks
+
+# Looks for inputs that break a parser; `make fuzz SECONDS=600` looks longer.
+SECONDS := 60
+fuzz: $(VENV)/for-dev $(VENV)/for-fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 docs: $(VENV)/for-dev
 	$(BIN)/python docs/generate.py

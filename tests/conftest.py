@@ -21,8 +21,13 @@ from tests.real_servers.tried import pytest_terminal_summary
 
 __all__ = ["pytest_terminal_summary"]  # hooks that pytest finds here
 
-# A time limit would test the machine, not the code.
-hypothesis.settings.register_profile("mailsonde", deadline=None)
+# A time limit would test the machine, not the code. Every run tries the same; `make fuzz` looks for more.
+hypothesis.settings.register_profile(
+    "mailsonde",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("mailsonde")
 
 

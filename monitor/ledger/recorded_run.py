@@ -65,6 +65,11 @@ def _instant(text: str) -> str:
     return text
 
 
+def _timestamp(seconds: float) -> float:
+    datetime.fromtimestamp(seconds, UTC)
+    return seconds
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -73,6 +78,35 @@ class _Message(BaseModel):
     transit_seconds: FiniteFloat | None = None
     delivery_seconds: FiniteFloat | None = None
     uncertainty_seconds: FiniteFloat | None = None
+
+
+class _Finding(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    check: str = UNKNOWN_WORD
+    severity: str = UNKNOWN_WORD
+    subject: str = ""
+    seen: str = ""
+    expected: str = ""
+    remedy: str = ""
+
+
+class _Hop(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    by: str = ""
+    sender: str = ""
+    protocol: str = ""
+    stamped_at: Annotated[FiniteFloat, AfterValidator(_timestamp)] | None = None
+    delay_seconds: FiniteFloat | None = None
+    skewed: bool = False
+    clock_error_seconds: FiniteFloat = 0.0
+
+
+class _Values(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    hops: list[_Hop] | None = None
 
 
 class _Run(BaseModel):
@@ -91,8 +125,9 @@ class _Run(BaseModel):
     started_at: Annotated[str, AfterValidator(_instant)]
     duration_seconds: FiniteFloat
     phases: dict[str, FiniteFloat] = {}
-    values: dict[str, Any] = {}
+    values: _Values = _Values()
     message: _Message | None = None
+    findings: list[_Finding] | None = None
     transcript: list[str] | None = None
 
 
@@ -114,9 +149,10 @@ def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
         raise _BrokenRunError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _BrokenRunError(str(error)) from error
-    for name in ("run", "message", "transcript"):
-        if run[name] is None:
-            del run[name]
+    optional = [(run, name) for name in ("run", "message", "findings", "transcript")]
+    for members, name in (*optional, (run["values"], "hops")):
+        if members[name] is None:
+            del members[name]
     if run["reason"] == UNKNOWN_WORD:
         told = f"this version does not know the reason {written.get('reason')!r}"
         run["detail"] = f"{told}: {run['detail']}" if run["detail"] else told

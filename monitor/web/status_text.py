@@ -82,7 +82,8 @@ def _overdue(target: str, mailbox: str | None, flight: Flight) -> str:
 def _of_message(last: Mapping[str, Any], mailbox: str | None, hop_seconds: Mapping[str, float]) -> str:
     message, target = last["message"], last["target"]
     state = message["state"]
-    if state in {"delivered", "late"} and message["delivery_seconds"] is not None:
+    is_measured = message["delivery_seconds"] is not None and message["uncertainty_seconds"] is not None
+    if state in {"delivered", "late"} and is_measured:
         return _arrived(last, mailbox, hop_seconds)
     if state == "bounced":
         return f"{target} accepted the last message, but a later host returned it ({explained(last)})."

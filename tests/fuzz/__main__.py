@@ -1,18 +1,22 @@
 """Fuzzes every target, or those named, for a while: ``python -m tests.fuzz [--seconds 60] [TARGET…]``.
 
-atheris mutates inputs so that they reach new code. What it learns is kept in ``build/fuzz`` for the next time,
-and what breaks a target in ``tests/fuzz/found``, which `make test` replays.
+atheris mutates inputs so that they reach new code. What it learns is kept in ``build/fuzz`` for the next
+time, and what breaks a target in ``tests/fuzz/found``, which `make test` replays.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
+import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
+import traceback
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,8 +24,8 @@ from time import monotonic
 
 import atheris
 
-with atheris.instrument_imports(include=["probes", "monitor"]):
-    from tests.fuzz.targets import TARGETS
+with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["probes", "monitor"]):
+    from tests.fuzz.targets import TARGETS  # atheris names every module that it instruments
 
 from tests.fuzz.target import FOUND, REPEAT, Target
 
@@ -32,6 +36,7 @@ LONGEST = 4096
 REPEATING = 0.2
 """Share of a target's time in which inputs are made longer, to see how their time grows."""
 
+_TRACEBACK = "Traceback (most recent call last)"
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s+([0-9]+)")
 
 
@@ -51,6 +56,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for all targets together (default 60)")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     arguments = parser.parse_args()
+    logging.disable()
     chosen = [TARGETS[name] for name in arguments.targets or TARGETS]
     print(f"{'target':24} {'seconds':>8} {'executions':>11} {'learnt':>7} {'findings':>9}")
     executions, findings = 0, []
@@ -78,11 +84,12 @@ def fuzz(target: Target, seconds: float) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         output = directory / "output"
-        (directory / "broke").mkdir()
+        broke = directory / "broke"
+        broke.mkdir()
         options = [
             f"-max_total_time={max(1, round(seconds - (monotonic() - begun)))}",
             f"-max_len={min(target.limit, LONGEST)}",
-            f"-artifact_prefix={directory}/broke/",
+            f"-artifact_prefix={broke}/",
             *("-timeout=60", "-rss_limit_mb=2048", "-print_final_stats=1"),
             *([f"-dict={_dictionary(target, directory)}"] if target.words else []),
             *(str(learnt), str(_seeds(target, directory))),
@@ -90,28 +97,46 @@ def fuzz(target: Target, seconds: float) -> Outcome:
         output.touch()
         child = os.fork()
         if not child:
-            _run(target, options, output)
+            _run(target, options, output, broke)
         os.waitpid(child, 0)
         said = output.read_text("utf-8", "replace")
-        broke = sorted((directory / "broke").iterdir())
-        if broke:
-            print(_told(said), file=sys.stderr)
-        found += [_kept(target, path.read_bytes()) for path in broke]
+        if any(broke.iterdir()):
+            print(said[max(0, said.find(_TRACEBACK)) :].split("INFO: ")[0][-2500:], file=sys.stderr)
+        found += [_kept(target, path.read_bytes()) for path in broke.iterdir()]
     executed = _EXECUTIONS.search(said)
-    if executed is None and not broke:
+    if executed is None and not found:
         raise RuntimeError(f"atheris did not run:\n{said[-2000:]}")
     return Outcome(
         monotonic() - begun, int(executed[1]) if executed else 0, len(list(learnt.iterdir())), found
     )
 
 
-def _run(target: Target, options: list[str], output: Path) -> None:
+def _run(target: Target, options: list[str], output: Path, broke: Path) -> None:
+    """Run libFuzzer and end this process, without ending what the parent process has begun."""
     descriptor = os.open(output, os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    atheris.Setup([target.name, *options], target.run)
-    atheris.Fuzz()
-    os._exit(0)
+    executions = 0
+
+    def run(octets: bytes) -> None:
+        nonlocal executions
+        executions += 1
+        try:
+            target.run(octets)
+        except Exception:
+            traceback.print_exc()
+            (broke / "exception").write_bytes(octets)
+            end()
+
+    def end() -> None:
+        print(f"stat::number_of_executed_units: {executions}", flush=True)
+        os._exit(0)
+
+    try:
+        atheris.Setup([target.name, *options], run)
+        atheris.Fuzz()
+    finally:
+        end()
 
 
 def repeated(target: Target, until: float) -> list[Path]:
@@ -151,12 +176,6 @@ def _kept(target: Target, octets: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(octets)
     return path
-
-
-def _told(said: str) -> str:
-    """Return what atheris and libFuzzer say of an input that broke the target."""
-    begin = max(said.find(" === Uncaught"), said.find("ERROR: libFuzzer"))
-    return said[max(0, begin) :][:4000]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
 import tempfile
 from contextlib import suppress
 from functools import cache
@@ -36,6 +38,7 @@ _ROOT = Path(__file__).parents[2]
 def _directory() -> Path:
     """Return a directory of this process's own, with the files that configurations refer to."""
     directory = Path(tempfile.mkdtemp(prefix="mailsonde-fuzz-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     (directory / "password").write_text("x")
     return directory
 
@@ -171,10 +174,50 @@ def _comes_back(submission: Endpoint, incoming: Endpoint, username: str) -> None
 
 
 _EXAMPLES = tuple((_ROOT / "config" / name).read_bytes() for name in ("minimal.yaml", "example.yaml"))
-_BAD = tuple(path.read_bytes() for path in sorted((_ROOT / "tests/unit/config/bad").glob("*.yaml")))
-_KEYS = (b"agent", b"servers", b"mailboxes", b"probes", b"kind", b"name", b"password", b"tls_ca", b"interval", b"x-a")
-_YAML = (b": ", b"\n", b"- ", b"{", b"}", b"[", b"]", b"&a ", b"*a", b"<<: ", b"!!int ", b"!!float ", b"!!bool ")
-_TAGS = (b"!!timestamp ", b"!!binary ", b"!!set ", b"!!omap ", b'""', b"~", b"1:1", b"0x", b"{file: password}", b"\\e")
+_BAD = tuple(
+    path.read_bytes()
+    for path in sorted((_ROOT / "tests/unit/config/bad").glob("*.yaml"))
+    if "alias" not in path.name  # those take long by themselves
+)
+_KEYS = (
+    b"agent",
+    b"servers",
+    b"mailboxes",
+    b"probes",
+    b"kind",
+    b"name",
+    b"password",
+    b"tls_ca",
+    b"interval",
+    b"x-a",
+)
+_YAML = (
+    b": ",
+    b"\n",
+    b"- ",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"!!int ",
+    b"!!float ",
+    b"!!bool ",
+)
+_TAGS = (
+    b"!!timestamp ",
+    b"!!binary ",
+    b"!!set ",
+    b"!!omap ",
+    b'""',
+    b"~",
+    b"1:1",
+    b"0x",
+    b"{file: password}",
+    b"\\e",
+)
 
 TARGETS = (
     Target("configuration", configuration, (*_EXAMPLES, *_BAD[::6]), (*_KEYS, *_YAML, *_TAGS), 20_000),
@@ -188,25 +231,62 @@ TARGETS = (
     Target(
         "setting",
         setting,
-        (b"imaps://mx.example.com:993", b"canary@example.com", b"b\xc3\xbccher.example", b"sqlite:///a/b.db", b"1.5h"),
-        (b"xn--", b".", b"@", b"://", b"[::1]", b":", b"%", b"\xef\xbc\x91", b"a" * 63, b"\xe2\x80\x8d", b"\xd7\x90"),
+        (
+            b"imaps://mx.example.com:993",
+            b"canary@example.com",
+            b"b\xc3\xbccher.example",
+            b"sqlite:///a/b.db",
+            b"1.5h",
+        ),
+        (
+            b"xn--",
+            b".",
+            b"@",
+            b"://",
+            b"[::1]",
+            b":",
+            b"%",
+            b"\xef\xbc\x91",
+            b"a" * 63,
+            b"\xe2\x80\x8d",
+            b"\xd7\x90",
+        ),
     ),
-    Target("secret_file", secret_file, (b"s3cret\n", b"\xc3\xa4\r\n", b""), (b"\n", b"\r", b"\0", b"\xff"), 8192),
+    Target(
+        "secret_file", secret_file, (b"s3cret\n", b"\xc3\xa4\r\n", b""), (b"\n", b"\r", b"\0", b"\xff"), 8192
+    ),
     Target(
         "autoconfig",
         autoconfig,
         (
-            b"<clientConfig><incomingServer type='imap'><hostname>imap.%EMAILDOMAIN%</hostname><port>993</port>"
-            b"<socketType>SSL</socketType><username>%EMAILADDRESS%</username></incomingServer><outgoingServer "
-            b"type='smtp'><hostname>mx.example.com</hostname><port>587</port><socketType>STARTTLS</socketType>"
+            b"<clientConfig><incomingServer type='imap'><hostname>a.%EMAILDOMAIN%</hostname><port>993</port>"
+            b"<socketType>SSL</socketType><username>%EMAILADDRESS%</username></incomingServer>"
+            b"<outgoingServer type='smtp'>"
+            b"<hostname>a.example.com</hostname><port>587</port><socketType>STARTTLS</socketType>"
             b"<username>a: b</username></outgoingServer></clientConfig>",
-            b"<A xmlns='urn:x'><Protocol><Type>IMAP</Type><Server>a.b</Server><Port>993</Port></Protocol><Protocol>"
-            b"<Type>SMTP</Type><Server>a.b</Server><Port>465</Port><LoginName>'#</LoginName></Protocol></A>",
+            b"<A xmlns='urn:x'><Protocol><Type>IMAP</Type><Server>a.b</Server><Port>993</Port></Protocol>"
+            b"<Protocol><Type>SMTP</Type><Server>a.b</Server><Port>465</Port><LoginName>'#</LoginName></Protocol></A>",
             b'{"Url": "https://outlook.office365.com/x"}',
             b"<?xml version='1.0' encoding='iso-8859-1'?><!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
         ),
-        (b"<a>", b"</a>", b"<hostname>", b"&#0;", b"&lt;", b"encoding='", b"utf-7", b"unicode_escape", b"<![CDATA["),
+        (
+            b"<a>",
+            b"</a>",
+            b"<hostname>",
+            b"&#0;",
+            b"&lt;",
+            b"encoding='",
+            b"utf-7",
+            b"unicode_escape",
+            b"<![CDATA[",
+        ),
         64 * 1024,
     ),
-    Target("login_name", login_name, (b"canary", b"a: #b", b"'\"", b"- x", b"1e3", b"\xc3\xa4"), (b": ", b"#", b"!"), 255),
+    Target(
+        "login_name",
+        login_name,
+        (b"canary", b"a: #b", b"'\"", b"- x", b"1e3", b"\xc3\xa4"),
+        (b": ", b"#", b"!"),
+        255,
+    ),
 )

@@ -1,4 +1,4 @@
-"""Targets that are whole sessions: whatever a server says and when, the client ends in an answer or a fault."""
+"""Targets that are whole sessions: whatever a server says, the client ends in an answer or a fault."""
 
 from __future__ import annotations
 
@@ -255,6 +255,7 @@ _SMTP_SEED = _turns(
     b"250 2.0.0 queued as 1\r\n",
     b"221 bye\r\n",
 )
+_TAGGED = (TURN, *(b"M%d OK\r\n" % number for number in range(1, 17)))
 _HTTP_SEEDS = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 4\r\n\r\n<a/>",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: \xe4\r\n\r\n4\r\n<a/>\r\n0\r\n\r\n",
@@ -279,8 +280,7 @@ TARGETS = (
         "imap_dialogue",
         imap,
         (_IMAP_SEED, b"\x01" + _IMAP_SEED),
-        (TURN, ECHO, b"* ", b"+ ", b"OK ", b"NO ", b"BAD ", b"* BYE ", b"{3}\r\n", b"[ALERT] ", b"\r\n")
-        + tuple(b"M%d OK\r\n" % number for number in range(1, 17)),
+        (*_TAGGED, ECHO, b"* ", b"+ ", b"OK ", b"NO ", b"BAD ", b"* BYE ", b"{3}\r\n", b"[ALERT] ", b"\r\n"),
     ),
     Target(
         "pop3_mailbox",
@@ -330,12 +330,24 @@ TARGETS = (
                 b"* SEARCH\r\nM13 OK\r\n",
                 b"* 2 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\nM14 OK\r\n",
                 b"* SEARCH 1\r\nM15 OK\r\n",
-                b"* 1 FETCH (UID 1 BODY[HEADER.FIELDS (SUBJECT)]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM16 OK\r\n",
+                b"* 1 FETCH (UID 1 BODY[HEADER.FIELDS (A)]<0> {14}\r\nSubject: x\r\n\r\n)\r\nM16 OK\r\n",
                 b"M17 NO no permission\r\n",
             ),
         ),
-        (TURN, b"* ", b"NO ", b"UID ", b"FETCH (", b"{3}\r\n", b"NIL", b"4294967295", b"\r\n", b"* BYE\r\n")
-        + tuple(b"M%d OK\r\n" % number for number in range(1, 17)),
+        (
+            *_TAGGED,
+            b"* ",
+            b"NO ",
+            b"UID ",
+            b"FETCH (",
+            b"{3}\r\n",
+            b"NIL",
+            b"4294967295",
+            b"\r\n",
+            b"* BYE\r\n",
+        ),
     ),
-    Target("http_dialogue", http, _HTTP_SEEDS, (b"\r\n", b": ", b"HTTP/1.1 ", b"Location: ", b"chunked", TURN)),
+    Target(
+        "http_dialogue", http, _HTTP_SEEDS, (b"\r\n", b": ", b"HTTP/1.1 ", b"Location: ", b"chunked", TURN)
+    ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
@@ -62,18 +62,18 @@ class _Ledger:
 
 
 @cache
-def _agent() -> tuple[Starlette, Recent, _Ledger]:
+def _agent() -> tuple[Starlette, Views, _Ledger]:
     """Return the web application of an agent that runs no probe by itself."""
     clock, ledger = InstantClock(), _Ledger()
     configured = Configuration.model_validate(_CONFIGURATION)
     runtime = Runtime(configured, clock, cast("SqlLedger", ledger), "me", runs_all=False)
-    recent = Recent(clock.time())
+    views = Views(runtime, Recent(clock.time()))
     collector = cast("Collector", AgentCollector(runtime.state, lambda: ledger.counters))
-    pages = Pages(Views(runtime, recent), cast("SqlLedger", ledger))
-    return web_app(collector, lambda: True, pages, ProbeEndpoint(runtime), ["mx"]), recent, ledger
+    pages = Pages(views, cast("SqlLedger", ledger))
+    return web_app(collector, lambda: True, pages, ProbeEndpoint(runtime), ["mx"]), views, ledger
 
 
-async def _get(path: str, query: bytes = b"", headers: Mapping[bytes, bytes] = {}) -> tuple[int, bytes]:  # noqa: B006
+async def _get(path: str, query: bytes = b"", headers: Mapping[bytes, bytes] = {}) -> tuple[int, bytes]:
     """Return the status and body of an answer; a defect of the application raises."""
     status, body = 0, bytearray()
     has_gone = asyncio.Event()
@@ -113,10 +113,13 @@ def request(octets: bytes) -> None:
     """Answer a request: its path with its query, and header fields below."""
     line, *fields = octets.split(b"\n")
     path, _, query = line.partition(b"?")
-    headers = {name.strip(): value.strip() for name, colon, value in (each.partition(b":") for each in fields) if colon}
-    _, recent, ledger = _agent()
-    recent.routes.clear()
-    ledger.runs = []
+    headers = {
+        name.strip(): value.strip()
+        for name, colon, value in (each.partition(b":") for each in fields)
+        if colon
+    }
+    _, views, ledger = _agent()
+    views.recent, ledger.runs = Recent(0.0), []
     with connections([]):
         status, body = asyncio.run(_get(unquote("/" + path.decode("latin-1").lstrip("/")), query, headers))
     assert 200 <= status < 500 or status == 503, status
@@ -127,13 +130,11 @@ def history(octets: bytes) -> None:
     """Show a run of the history, which another version wrote or a disk broke, on every page."""
     document, _, transcript = octets.partition(TURN)
     reader = RunReader("ledger")
-    logging.getLogger("monitor.ledger.recorded_run").disabled = True
     runs = reader.read([(document.decode("utf-8", "replace"), transcript.decode("utf-8", "replace") or None)])
-    _, recent, ledger = _agent()
-    recent.routes.clear()
-    ledger.runs = runs
+    _, views, ledger = _agent()
+    views.recent, ledger.runs = Recent(0.0), runs
     for run in runs:
-        recent.take_in(run)
+        views.recent.take_in(run)
         asyncio.run(_shown(str(run["probe"])))
 
 
@@ -146,15 +147,31 @@ async def _shown(probe: str) -> None:
             assert accept != b"text/html" or MARKUP not in body, f"markup of a run is in {path}"
 
 
-_RUN = (
-    b'{"run": "00000000000000000000000000000000", "probe": "hq", "kind": "smtp", "target": "mail", "location": "here",'
-    b' "outcome": "failed", "reason": "timeout", "detail": "<b id=x>", "started_at": "2027-01-15T08:00:00.000000+00:00",'
-    b' "duration_seconds": 0.25, "phases": {"connect": 0.25}, "values": {"hops": [{"by": "a", "sender": "b", "protocol":'
-    b' "c", "stamped_at": 1.5, "delay_seconds": 1.5, "skewed": false, "clock_error_seconds": 0.0}], "a": ["<b id=x>"]},'
-    b' "message": {"id": "x", "state": "delivered", "submission_seconds": 0.5, "transit_seconds": 1.5, '
-    b'"delivery_seconds": 2.0, "uncertainty_seconds": 0.1}, "findings": [{"check": "mx_missing", "severity": "critical",'
-    b' "subject": "<b id=x>", "seen": "a", "expected": "b", "remedy": "c"}]}'
-)
+_HOP = {"by": "a", "sender": "b", "protocol": "c", "stamped_at": 1.5, "delay_seconds": 1.5, "skewed": False}
+_MESSAGE = {
+    "submission_seconds": 0.5,
+    "transit_seconds": 1.5,
+    "delivery_seconds": 2.0,
+    "uncertainty_seconds": 0.1,
+}
+_FINDING = {"check": "mx_missing", "severity": "critical", "subject": MARKUP.decode(), "seen": "a"}
+_SHOWN = {
+    "run": "0" * 32,
+    "probe": "hq",
+    "kind": "smtp",
+    "target": "mail",
+    "location": "here",
+    "outcome": "failed",
+    "reason": "timeout",
+    "detail": MARKUP.decode(),
+    "started_at": "2027-01-15T08:00:00.000000+00:00",
+    "duration_seconds": 0.25,
+    "phases": {"connect": 0.25},
+    "values": {"hops": [_HOP], "a": [MARKUP.decode()]},
+    "message": {"id": "x", "state": "delivered", **_MESSAGE},
+    "findings": [_FINDING],
+}
+_RUN = json.dumps(_SHOWN).encode()
 
 TARGETS = (
     Target(
@@ -170,14 +187,45 @@ TARGETS = (
             b"static/../pages.py\nRange: bytes=0-",
             b"metrics\nAccept: application/openmetrics-text; version=1.0.0, text/plain;version=x",
         ),
-        (MARKUP, b"&", b"=", b"%3C", b"%00", b"..", b"/", b"\n", b"Host: ", b"Accept: ", b"Range: bytes=", b"Last-Event-ID: "),
+        (
+            MARKUP,
+            b"&",
+            b"=",
+            b"%3C",
+            b"%00",
+            b"..",
+            b"/",
+            b"\n",
+            b"Host: ",
+            b"Accept: ",
+            b"Range: bytes=",
+            b"Last-Event-ID: ",
+        ),
         4096,
     ),
     Target(
         "history",
         history,
-        (_RUN, _RUN.replace(b'"hq"', b'"dom"').replace(b'"mail"', b'"example.com"'), _RUN + TURN + b'["   0.000 C: a"]'),
-        (b"null", b"{}", b"[]", b"1e999", b"-1", b'"', b'"unknown"', b"9" * 400, b"0.5", b'"ok"', b"\\ud800", MARKUP, TURN),
+        (
+            _RUN,
+            json.dumps(_SHOWN | {"probe": "dom", "target": "example.com"}).encode(),
+            _RUN + TURN + b'["   0.000 C: a"]',
+        ),
+        (
+            b"null",
+            b"{}",
+            b"[]",
+            b"1e999",
+            b"-1",
+            b'"',
+            b'"unknown"',
+            b"9" * 400,
+            b"0.5",
+            b'"ok"',
+            b"\\ud800",
+            MARKUP,
+            TURN,
+        ),
         64 * 1024,
     ),
 )

@@ -181,7 +181,8 @@ def dns_answer(octets: bytes) -> None:
 def _judged(records: list[list[str]], ttl: int) -> None:
     """Judge MX records, with addresses for every host that could have some."""
     named = tuple(
-        MxRecord(int(preference), exchange.lower().removesuffix(".") or ".", ttl) for preference, exchange in records
+        MxRecord(int(preference), exchange.lower().removesuffix(".") or ".", ttl)
+        for preference, exchange in records
     )
     hosts = {record.host: Host(("192.0.2.1",), record.host, ttl) for record in named}
     gathered = Gathered(named, len(named), hosts) if named else Gathered((), 0, {"example.com": Host()})
@@ -216,7 +217,11 @@ def certificate(octets: bytes) -> None:
 
 def _dns_seeds() -> tuple[bytes, ...]:
     seeds = []
-    for rdtype, record in (("MX", "MX 10 mx.example.com."), ("A", "A 192.0.2.1"), ("SRV", "SRV 1 2 993 a.b.")):
+    for rdtype, record in (
+        ("MX", "MX 10 mx.example.com."),
+        ("A", "A 192.0.2.1"),
+        ("SRV", "SRV 1 2 993 a.b."),
+    ):
         query = our_dns._question("example.com", rdtype, has_edns=True)
         query.id = 0x4D53
         response = dns.message.make_response(query, recursion_available=True)
@@ -237,7 +242,11 @@ TARGETS = (
     Target(
         "smtp_reply",
         smtp_reply,
-        (b"250-mx\r\n250-SIZE 10\r\n250-AUTH=LOGIN\r\n250 AUTH PLAIN\r\n", b"421-a\r\n421 4.3.2 b\r\n", b"550 5.1.1 x\n"),
+        (
+            b"250-mx\r\n250-SIZE 10\r\n250-AUTH=LOGIN\r\n250 AUTH PLAIN\r\n",
+            b"421-a\r\n421 4.3.2 b\r\n",
+            b"550 5.1.1 x\n",
+        ),
         (b"250-", b"250 ", b"421-", b"\r\n", b"\n", b"AUTH ", b"SIZE", b"\xc3\x9f", b"5.1.1 "),
         smtp.REPLY_LIMIT,
     ),
@@ -245,8 +254,20 @@ TARGETS = (
     Target(
         "pop3_lines",
         pop3_lines,
-        (b"+OK 2 320\nUIDL\nSASL PLAIN\nLOGIN-DELAY 900 USER\n1 u1\n-ERR [IN-USE] x", b"+OK <1.2@[a.b]> ready"),
-        (b"+OK ", b"-ERR ", b"[LOGIN-DELAY] ", b"Suggested Backoff Time: 9 milliseconds", b"\n", b"1 ", b"<a.", b"@"),
+        (
+            b"+OK 2 320\nUIDL\nSASL PLAIN\nLOGIN-DELAY 900 USER\n1 u1\n-ERR [IN-USE] x",
+            b"+OK <1.2@[a.b]> ready",
+        ),
+        (
+            b"+OK ",
+            b"-ERR ",
+            b"[LOGIN-DELAY] ",
+            b"Suggested Backoff Time: 9 milliseconds",
+            b"\n",
+            b"1 ",
+            b"<a.",
+            b"@",
+        ),
         pop3.POP3_LINE_LIMIT,
     ),
     Target(
@@ -290,17 +311,34 @@ TARGETS = (
         "resolver_files",
         resolver_file,
         (
-            b"nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch a.example b.\noptions ndots:3 timeout:1 rotate\n",
+            b"nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch a.example b.\noptions ndots:3 rotate\n",
             b"127.0.0.1 localhost a # x\n::1 localhost\n",
             b"hosts: files [NOTFOUND=return] mdns4 dns # x\n",
         ),
-        (b"\n", b"nameserver ", b"options ", b"ndots:", b"search ", b"192.0.2.1 ", b"hosts: ", b"9" * 400, b"1.1.1.1 a\n"),
+        (
+            b"\n",
+            b"nameserver ",
+            b"options ",
+            b"ndots:",
+            b"search ",
+            b"192.0.2.1 ",
+            b"hosts: ",
+            b"9" * 400,
+            b"1.1.1.1 a\n",
+        ),
     ),
     Target(
         "dns_answer",
         dns_answer,
         _dns_seeds(),
-        (b"MS\x81\x80", b"\xc0\x0c", b"\x00\x0f\x00\x01", b"\x07example\x03com\x00", b"\x01a", b"\x00\x05\x00\x01"),
+        (
+            b"MS\x81\x80",
+            b"\xc0\x0c",
+            b"\x00\x0f\x00\x01",
+            b"\x07example\x03com\x00",
+            b"\x01a",
+            b"\x00\x05\x00\x01",
+        ),
     ),
     Target("certificate", certificate, (_DER,), (b"\x30", b"\x17\x0d", b"Z", b"\x06\x03U\x04\x03", b"\x0c")),
 )

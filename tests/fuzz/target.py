@@ -21,7 +21,7 @@ FOUND = Path(__file__).parent / "found"
 """The inputs that once broke a target, one folder a target."""
 
 DOUBLED = 2.8
-"""How many times longer input of twice the length may take: linear work takes 2 times as long, quadratic 4."""
+"""How many times longer input of twice the length may take: linear work takes 2 times, quadratic 4 times."""
 
 NEGLIGIBLE = 0.05
 """Seconds that no input is too long for."""
@@ -84,7 +84,23 @@ class Target:
         return thread_time() - begun
 
 
-_PIECES = (b" ", b"\t", b"\r\n ", b"(", b'"', b"\\", b"[", b"<", b"a", b"0", b".", b",", b";", b"=", b"\xc3\xa4")
+_PIECES = (
+    b" ",
+    b"\t",
+    b"\r\n ",
+    b"(",
+    b'"',
+    b"\\",
+    b"[",
+    b"<",
+    b"a",
+    b"0",
+    b".",
+    b",",
+    b";",
+    b"=",
+    b"\xc3\xa4",
+)
 
 
 def or_fault(call: Callable[..., T], *arguments: object) -> T | None:

@@ -6,5 +6,7 @@ from tests.fuzz import configuration, dialogues, live_page, messages, protocols
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target for module in (protocols, dialogues, messages, configuration, live_page) for target in module.TARGETS
+    target.name: target
+    for module in (protocols, dialogues, messages, configuration, live_page)
+    for target in module.TARGETS
 }

@@ -6,16 +6,20 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
 
 EVERY = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-FOUND = [pytest.param(target, path, id=f"{name}/{path.name}") for name, target in TARGETS.items() for path in target.found()]
+FOUND = [
+    pytest.param(target, path, id=f"{name}/{path.name}")
+    for name, target in TARGETS.items()
+    for path in target.found()
+]
 
-PUMPED = 40
+PUMPED = 16
 """Inputs of each target that are made longer here; `make fuzz` does it with all."""
 
 
@@ -53,7 +57,7 @@ def test_no_input_breaks_it(target: Target) -> None:
     """Whatever the octets are, the outcome is one of those that the code documents."""
 
     @given(inputs(target))
-    @settings(max_examples=60, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=60)
     def run(octets: bytes) -> None:
         target.run(octets)
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-
-from probes.core.faults import ProbeFault
-from probes.core.verdict import PhaseTimer
-from probes.protocols.line_transport import LineTransport
-from tests.fakes.clock import InstantClock
-from tests.fuzz.target import require_shown
 
 TURN = b"\n%%\n"
 """Ends what the server says before it hears from the client again."""

@@ -34,6 +34,7 @@ def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: 
         (None, "No run has finished yet."),
         (run(**DELIVERED), "Mail flows: the last message took 3.21 s ± 10 ms to reach mailbox canary, "
          "including 50 ms until submission accepted it."),
+        (run(**DELIVERED | {"uncertainty_seconds": None}), "The last message is delivered."),
         (run("message_junked", "failed", **DELIVERED), "Mail goes to junk: the last message took 3.21 s ± "
          "10 ms to reach mailbox canary, including 50 ms until submission accepted it."),
         (run("message_altered", **DELIVERED), "Mail is altered on the way: the last message took 3.21 s ± "
