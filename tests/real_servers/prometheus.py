@@ -33,7 +33,9 @@ class Prometheus:
             self._log,
             ports=[port],
         )
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        # It listens before it has read its data, and answers 503 until then.
+        wait_until(lambda: self._client.get("/-/ready").is_success, "Prometheus is ready", log=self._log)
 
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """Return labels and value of each series of an instant query."""
@@ -67,7 +69,7 @@ class Prometheus:
         return [one["url"] for one in self._get("/alertmanagers")["activeAlertmanagers"]]
 
     def _get(self, path: str, **parameters: str) -> Any:
-        answer = self._client.get(path, params=parameters).json()
+        answer = self._client.get(f"/api/v1{path}", params=parameters).json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
