@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import PROBE, AnyPanel, Query, board, graph, heat, number, timeline
+from panels import BY_ROUTE, PROBE, AnyPanel, Query, board, graph, heat, number, timeline
 
 
 def delivery() -> dashboard.Dashboard:
@@ -124,10 +124,15 @@ def _age() -> AnyPanel:
                 age("mailsonde_oldest_intent_timestamp_seconds"),
                 "not handed over: {{probe}} → {{target}} @ {{instance}}",
             ),
+            Query(
+                f'max {BY_ROUTE} (mailsonde_threshold_seconds{{threshold="overdue",{PROBE}}})',
+                "overdue: {{probe}} → {{target}} @ {{instance}}",
+            ),
         ],
         "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
         "check the queues now, before the message counts as lost at its deadline. If the message is not "
-        "handed over, the server that should accept it keeps it waiting.",
+        "handed over, the server that should accept it keeps it waiting. Above the line `overdue`, the "
+        "alert fires.",
     )
 
 

@@ -124,7 +124,7 @@ def metrics_page() -> list[str]:
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
-    for family in AgentCollector(state, Counters).collect():
+    for family in AgentCollector(state, Counters, lambda *_: 60.0).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         name = f"`{family.name}{suffix}`"

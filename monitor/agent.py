@@ -108,7 +108,7 @@ async def _at_work(
 
     schedule = Schedule(run, runtime.state, clock)
     is_ready = False
-    collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters)
+    collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters, runtime.overdue_after)
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(runtime, recent), runtime.ledger)
     settings = configuration.agent

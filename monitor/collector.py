@@ -26,9 +26,16 @@ _ROUTE = ("probe", "target")
 class AgentCollector(Collector):
     """Builds every metric from the agent's state and the ledger's counters."""
 
-    def __init__(self, state: AgentState, counters: Callable[[], Counters]) -> None:
+    def __init__(
+        self,
+        state: AgentState,
+        counters: Callable[[], Counters],
+        overdue_after: Callable[[str, str], float | None] = lambda *_: None,
+    ) -> None:
+        """``overdue_after`` returns the threshold of a probe and target in seconds, if it is known."""
         self._state = state
         self._counters = counters
+        self._overdue_after = overdue_after
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families."""
@@ -131,13 +138,21 @@ class AgentCollector(Collector):
             "When the oldest message that is not handed over yet was created; 0 if there is none.",
             labels=_ROUTE,
         )
+        threshold = GaugeMetricFamily(
+            "mailsonde_threshold_seconds",
+            "The age from which on a message in flight is overdue: configured, or learned from the last day.",
+            labels=(*_ROUTE, "threshold"),
+        )
         for route in list(self._state.deliveries):
+            overdue = self._overdue_after(*route)
+            if overdue is not None:
+                threshold.add_metric((*route, "overdue"), overdue)
             for state in MessageState:
                 messages.add_metric((*route, str(state)), counters.entered(*route, state))
             in_flight.add_metric(route, counters.in_flight(*route))
             oldest.add_metric(route, counters.oldest_in_flight(*route))
             oldest_intent.add_metric(route, counters.oldest_intent(*route))
-        yield from (messages, in_flight, oldest, oldest_intent)
+        yield from (messages, in_flight, oldest, oldest_intent, threshold)
 
     def _deliveries(self) -> Iterator[Metric]:
         histogram = HistogramMetricFamily(

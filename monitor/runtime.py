@@ -14,6 +14,7 @@ from monitor.runner import Result, Runner
 from monitor.state import AgentState
 from probes.core.clock import Clock
 from probes.core.probe import Probe
+from probes.delivery.message_probe import MessageProbe
 
 
 class Runtime:
@@ -59,6 +60,14 @@ class Runtime:
         await earlier.close()  # first, because a mailbox allows one session at a time
         for name in earlier.watchers.keys() & self.assembly.watchers.keys():
             self.assembly.watchers[name].take_over(earlier.watchers[name])
+
+    def overdue_after(self, name: str, target: str) -> float | None:
+        """Return the age, in seconds, from which on a route's messages in flight are overdue, if known."""
+        probe = self.assembly.probes.get(name)
+        if not isinstance(probe, MessageProbe):
+            return None
+        usual = self.ledger.last_week.route(name, target).usual(self.clock.time())
+        return probe.settings.overdue_after(usual)
 
     async def run(self, probe: Probe, take_in: Callable[[Result], None]) -> None:
         """Run ``probe`` and its siblings once, then its sub-probes; pass each result to ``take_in``."""

@@ -33,6 +33,11 @@ BOUNDS = tuple(round(step * 10.0**power, 5) for power in range(-2, 6) for step i
 
 LAST_BOUND = len(BOUNDS) - 1
 
+HOURS_KNOWN, MESSAGES_KNOWN = 6, 20
+"""How many hours, and messages in all, it takes to know what is usual for a route."""
+
+_USUAL_HOURS = 0.75
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -117,6 +122,23 @@ class RouteWeek:
             if 0 <= current - number < DAY_HOURS and latencies is not None:
                 counts.update(latencies.copy())
         return {part: _bound(counts, part) for part in parts} if counts else None
+
+    def usual(self, now: float) -> float | None:
+        """Return the latency, in seconds, that no message exceeded in three of four hours of the last day.
+
+        Hours without a delivery do not count, nor do late and lost messages, so an outage of a few hours
+        changes little. Rounded up to the next of `BOUNDS`. Returns ``None`` if too few messages are known.
+        """
+        current, longest, count = int(now // HOUR), [], 0
+        for number, hour in list(self._hours.items()):
+            latencies = hour.latencies
+            if 0 <= current - number < DAY_HOURS and latencies:
+                known = latencies.copy()
+                longest.append(max(known))
+                count += sum(known.values())
+        if len(longest) < HOURS_KNOWN or count < MESSAGES_KNOWN:
+            return None
+        return BOUNDS[sorted(longest)[math.ceil(_USUAL_HOURS * len(longest)) - 1]]
 
 
 def _bound(counts: Counter[int], part: float) -> float:

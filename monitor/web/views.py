@@ -42,6 +42,8 @@ class RouteView:
     description: str | None  # what the site says the probe is for
     severity: str  # the highest of its alerts
     deadline: float  # seconds
+    overdue_after: float | None  # seconds; None if the agent does not know
+    learns_overdue: bool  # whether that was learned and not configured
     failing_since: float | None  # unix seconds
     failed_earlier: bool  # whether runs before that may have failed, too
     at: float  # unix seconds: the time of this view
@@ -129,6 +131,7 @@ class RouteView:
             "state": self.word,
             "sentence": self.sentence,
             "deadline_seconds": self.deadline,
+            "overdue_seconds": self.overdue_after,
             "messages": self.states,
             "in_flight": self.flight.count,
             "oldest_in_flight_at": self.flight.oldest_at or None,
@@ -231,6 +234,8 @@ class Views:
             description=probe.settings.description,
             severity=probe.settings.severity,
             deadline=probe.settings.deadline,
+            overdue_after=self._runtime.overdue_after(*key) if delivery is not None else None,
+            learns_overdue=getattr(probe.settings.alerts, "overdue", None) is None,
             failing_since=route.failing_since,
             failed_earlier=route.failed_earlier,
             at=self._runtime.clock.time(),

@@ -20,6 +20,12 @@ from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 
+OVERDUE_FACTOR = 3.0
+"""A message is overdue after so many times the longest usual latency of its route."""
+
+OVERDUE_SHORTEST = 60.0
+"""Shortest learned threshold in seconds, but at least 5 % and at most 20 % of the deadline."""
+
 
 @dataclass(frozen=True, slots=True)
 class MessageContext(Context):
@@ -40,8 +46,8 @@ class DeliveryAlertSettings(AlertSettings):
     overdue: Annotated[Duration, between(1, 86400)] | None = Field(
         default=None,
         description=(
-            "How old the oldest message in flight may be before its alert fires. "
-            "Default: the common threshold."
+            "How old the oldest message in flight may be before its alert fires. Default: learned from the "
+            "route's latencies; until then, the common threshold."
         ),
     )
     slow: Annotated[Duration, between(0.01, 3600)] | None = Field(
@@ -86,6 +92,16 @@ class MessageProbeSettings(ProbeSettings):
                     f"({deadline:g}s); shorten {name} or lengthen deadline"
                 )
         return alerts
+
+    def overdue_after(self, usual: float | None) -> float | None:
+        """Return the age, in seconds, from which on a message in flight is overdue; ``None`` if not known.
+
+        The setting decides, or else ``usual``, the longest usual latency of the route in seconds.
+        """
+        if self.alerts.overdue is not None or usual is None:
+            return self.alerts.overdue
+        shortest = min(max(OVERDUE_SHORTEST, 0.05 * self.deadline), 0.2 * self.deadline)
+        return min(max(OVERDUE_FACTOR * usual, shortest), 0.5 * self.deadline)
 
     @property
     def is_loop(self) -> bool:

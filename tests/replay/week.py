@@ -19,6 +19,7 @@ from monitor.assembly import assemble
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.ledger.counters import Counters, Total
+from monitor.ledger.last_week import LastWeek, ends_of
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
 from probes.core.clock import SystemClock
@@ -94,6 +95,9 @@ class Week:
         self._under_way: dict[str, Sent] = {}
         self._entered: Counter[tuple[str, str, MessageState]] = Counter()
         self._recorder = Recorder(metrics)
+        self._now = 0.0
+        self._last_week = LastWeek()  # as the ledger has it across restarts
+        self._routes = {p.name: p for p in configuration.probes if isinstance(p, RoundtripSettings)}
 
     def play(self, length: float, step: float) -> Recorder:
         """Let ``length`` seconds pass, with a scrape every ``step`` seconds; return the scrapes."""
@@ -107,8 +111,8 @@ class Week:
             for effect in effects if what is What.FORGED else ():
                 self._at(effect.begins, self._forged, name)
         while self._events and self._events[0][0] <= length:
-            now, _, call, arguments = heapq.heappop(self._events)
-            call(now, *arguments)
+            self._now, _, call, arguments = heapq.heappop(self._events)
+            call(self._now, *arguments)
         return self._recorder
 
     def _at(self, time: float, call: Callable[..., None], *arguments: object) -> None:
@@ -127,7 +131,7 @@ class Week:
 
     def _start(self, now: float) -> None:
         state = AgentState(self._site.mailboxes)
-        collector = AgentCollector(state, self._counters)
+        collector = AgentCollector(state, self._counters, self._overdue_after)
         self._agent = agent = _Agent(next(self._epochs), state, collector)
         configured = [p for p in self._probes if not self._active(What.REMOVED, p.settings.name, now)]
         for probe in configured:
@@ -147,6 +151,9 @@ class Week:
     def _forged(self, now: float, mailbox: str) -> None:
         if self._agent is not None:
             self._agent.state.unexpected_found(mailbox, Unexpected.FORGED)
+
+    def _overdue_after(self, name: str, target: str) -> float | None:
+        return self._routes[name].overdue_after(self._last_week.route(name, target).usual(self._now))
 
     def _scrape(self, now: float) -> None:
         self._recorder.scrape(None if self._agent is None else self._agent.collector.collect())
@@ -310,6 +317,7 @@ class Week:
         if state is not _S.LOST or message.arrives is None:
             del self._under_way[message.id]
         record = _record(message, interval)
+        self._last_week.add(filter(None, [ends_of(record)]))
         assert self._agent is not None
         self._agent.state.settled(Settled(record))
         self._tell(now, message, _reason(message), record)

@@ -33,6 +33,7 @@ LEFT_OUT = {
     # the agent's schedule, objectives and own state
     "mailsonde_probe_interval_seconds",
     "mailsonde_slo_objective_ratio",
+    "mailsonde_threshold_seconds",
     "mailsonde_slo_within_seconds",
     "mailsonde_schedule_skipped",
     "mailsonde_schedule_lag_seconds",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from monitor.ledger.last_week import DAY_HOURS, HOUR, WEEK_HOURS, LastWeek, RouteWeek, Share, ends_of
@@ -108,6 +110,56 @@ def test_so_many_deliveries_arrived_within(new_message: NewMessage, part: float,
     latencies = [2.1] * 90 + [17.0] * 10
     route = _counted(LastWeek(), *(_delivered(new_message, START, latency) for latency in latencies))
     assert route.within(START, [part]) == {part: seconds}
+
+
+def _hours(new_message: NewMessage, *longest: float) -> RouteWeek:
+    """Return a week with four deliveries an hour, the longest of which took so many seconds; newest first."""
+    created = [(HALF_PAST - number * HOUR, seconds) for number, seconds in enumerate(longest)]
+    some = [_delivered(new_message, at, seconds) for at, seconds in created]
+    return _counted(LastWeek(), *some, *(_delivered(new_message, at, 0.5) for at, _ in created * 3))
+
+
+@pytest.mark.parametrize(
+    ("longest", "usual"),
+    [
+        ([2.0] * 24, 2.0),
+        ([250.0] * 6 + [2.0] * 18, 2.0),  # an outage of six hours
+        ([250.0] * 7 + [2.0] * 17, 250.0),
+        ([2.0] * 18 + [40.0] * 8, 2.0),  # two of these hours are over a day ago
+        ([2.0] * 14 + [40.0] * 10, 40.0),  # busy hours, every day
+        ([2.0] * 6, 2.0),
+        ([2.0] * 5, None),
+    ],
+)
+def test_what_is_usual(longest: list[float], usual: float | None, new_message: NewMessage) -> None:
+    """An outage of a few hours does not make long latencies usual, and a few hours do not tell what is."""
+    assert _hours(new_message, *longest).usual(HALF_PAST) == usual
+
+
+def test_what_is_usual_takes_enough_messages(new_message: NewMessage) -> None:
+    """Few deliveries do not tell what is usual, and neither do those that were late."""
+    messages = [_delivered(new_message, HALF_PAST - number % 10 * HOUR, 2.0) for number in range(19)]
+    assert _counted(LastWeek(), *messages).usual(HALF_PAST) is None
+    late = replace(_delivered(new_message, HALF_PAST, 2.0), state=S.LATE)
+    assert _counted(LastWeek(), *messages, late).usual(HALF_PAST) is None
+    another = _delivered(new_message, HALF_PAST, 2.0)
+    assert _counted(LastWeek(), *messages, another).usual(HALF_PAST) == 2.0
+
+
+async def test_what_is_usual_survives_a_restart(
+    opened: OpenLedger, new_message: NewMessage, clock: StandingClock
+) -> None:
+    """A new agent knows from its ledger what was usual for a route."""
+    clock.now = HALF_PAST
+    async with opened() as ledger:
+        for number in range(24):
+            message = new_message(created_at=HALF_PAST - number * HOUR)
+            measured = {"delivery_seconds": 3.0 + number, "uncertainty_seconds": 0.01}
+            await _end(ledger, message, S.SENT, S.DELIVERED, **measured)
+        before = _week(ledger).usual(HALF_PAST)
+    async with opened() as ledger:
+        await ledger.recall_last_week(HALF_PAST + 1)
+        assert _week(ledger).usual(HALF_PAST) == before == 20.0
 
 
 def test_what_is_kept_is_bounded(new_message: NewMessage) -> None:

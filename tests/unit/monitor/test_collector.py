@@ -269,6 +269,17 @@ def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
     assert read("mailsonde_probe_last_run_timestamp_seconds", target="mx3") == 4.0
 
 
+def test_the_threshold_of_a_route_is_exported_once_it_is_known() -> None:
+    """Rules read from which age on a message is overdue, and use their own default where nothing is known."""
+    agent = AgentState()
+    agent.deliveries["trip", "out"] = agent.deliveries["new", "out"] = DeliveryState()
+    registry = CollectorRegistry()
+    registry.register(AgentCollector(agent, Counters, lambda name, _: 75.0 if name == "trip" else None))
+    text = generate_latest(registry).decode()
+    (line,) = (line for line in text.splitlines() if line.startswith("mailsonde_threshold_seconds"))
+    assert line == 'mailsonde_threshold_seconds{probe="trip",target="out",threshold="overdue"} 75.0'
+
+
 def test_message_counts_come_from_the_ledger() -> None:
     """Counts and the oldest message in flight come from the ledger; states without messages are 0."""
     agent = AgentState()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from monitor.config.models import Configuration
+from monitor.ledger.last_week import BOUNDS, HOUR, Ends
 from monitor.runtime import Runtime, open_runtime
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState, Verdict
@@ -91,6 +92,25 @@ async def test_another_configuration_takes_effect(tmp_path: Path) -> None:
         assert runtime.state.probes["login", "pop"].runs[Reason.NONE] == 1
         assert runtime.state.probes["login", "pop"].interval == 120.0
         assert {name for name, _ in runtime.state.skipped} == {"login", "trip"}
+
+
+async def test_when_a_message_is_overdue(tmp_path: Path) -> None:
+    """The setting decides, or else what is usual for the route. A new route has no threshold yet."""
+    own = {**TRIP, "name": "own", "alerts": {"overdue": "2m"}}
+    clock = InstantClock()
+    async with open_runtime(configuration(tmp_path, TRIP, own, LOGIN), clock, "agent") as runtime:
+        assert runtime.overdue_after("trip", "out") is None
+        assert runtime.overdue_after("own", "out") == 120.0
+        assert runtime.overdue_after("login", "pop") is None
+        assert runtime.overdue_after("gone", "out") is None
+        hour, bound = int(clock.time() // HOUR), BOUNDS.index(25.0)
+        for name in ("trip", "own"):
+            runtime.ledger.last_week.add(
+                Ends(name, "out", hour - number, is_delivered=True, bound=bound, count=10)
+                for number in range(8)
+            )
+        assert runtime.overdue_after("trip", "out") == 75.0
+        assert runtime.overdue_after("own", "out") == 120.0
 
 
 async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from itertools import count
 from typing import Any
 
+import pytest
+
 from monitor.state import DeliveryState
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import Message
@@ -102,6 +104,21 @@ async def test_lost_mail_shows_however_well_the_last_message_went(start_agent: S
         assert "<dt>Delivered in 24 h</dt><dd>96.5 % of 29</dd>" in of_probe
         assert "<dd>50 % within 3.15 s, 95 % within 3.15 s, 99 % within 3.15 s</dd>" in of_probe
         assert 'aria-label="hours by messages delivered: 1 with not all"' in of_probe
+
+
+async def test_when_a_message_is_overdue_is_shown(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe's page and JSON say from which age on a message is overdue, and that this was learned."""
+    async with start_agent(SOUND, interval="1h") as watched:
+        await watched.result()
+        _send_messages(watched)
+        assert "Overdue after" not in (await watched.client.get("/probes/hq-0")).text
+        assert (await _overview(watched))["overdue_seconds"] is None
+        monkeypatch.setattr(watched.agent.runtime.__class__, "overdue_after", lambda *_: 75.0)
+        page = (await watched.client.get("/probes/hq-0")).text
+        assert "<dt>Overdue after</dt><dd>75 s <small>learned</small></dd>" in page
+        assert (await _overview(watched))["overdue_seconds"] == 75.0
 
 
 async def test_a_route_without_messages_has_no_share(start_agent: StartAgent) -> None:
