@@ -10,15 +10,29 @@ from math import inf
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from monitor.web.fairness import in_slices
 from probes.core.descriptors import kept
 
 MOST_CONNECTIONS = 100
 """Maximum concurrent connections, which leaves resources for the probes. Browsers and scrapers need fewer."""
 
 MOST_UNREAD = 100_000_000
-"""Maximum octets of unread answers over all connections: several scrapes of thousands of probes."""
+"""Maximum octets of answers that clients are still reading, counting each answer once: many pages."""
+
+LARGEST_AT_ONCE = 4
+"""Number of answers as large as the largest that may be read at a time, even if they exceed `MOST_UNREAD`.
+
+The metrics of thousands of probes are that large. Scrapers that come at the same time share one answer.
+"""
+
+PATIENCE = 30.0
+"""Seconds without progress after which a client that does not read its answer is dropped."""
+
+PIECE = 64 * 1024
+"""Octets of an answer that are handed to the network at a time."""
 
 
 class _Server(uvicorn.Server):
@@ -36,30 +50,76 @@ class _Connection(H11Protocol):
     """
 
     unread_since = inf  # on the loop's clock
+    answer = b""
+    """What is being sent, if it is more than one piece. Only the next piece is in the transport's buffer."""
+    _impatience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the base
         super().connection_made(transport)
+        self.app = self._in_pieces(self.app)
         self.made_at = self.loop.time()
         if len(self.connections) > min(MOST_CONNECTIONS, kept() * 3 // 4):
             others = [each for each in self.connections if isinstance(each, _Connection) and each.waits]
             min(others, key=lambda each: each.made_at, default=self).transport.abort()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._caught_up()
+
+    def _in_pieces(self, app: ASGIApp) -> ASGIApp:
+        """Return ``app``, which then sends each piece of an answer after the client has read the one before.
+
+        Otherwise every unread answer would be in the buffer of its connection.
+        """
+
+        async def in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_pieces(message: Message) -> None:
+                body, more = message.get("body", b""), message.get("more_body", False)
+                if len(body) <= PIECE:
+                    await send(message)
+                    return
+                self._hold(body)
+                async for begin in in_slices(range(0, len(body), PIECE)):
+                    end = begin + PIECE
+                    is_last = end >= len(body)
+                    await send({**message, "body": body[begin:end], "more_body": more or not is_last})
+                self.answer = b""
+
+            try:
+                await app(scope, receive, send_pieces)
+            finally:
+                self.answer = b""
+
+        return in_pieces
+
+    def _hold(self, answer: bytes) -> None:
+        """Start sending a large answer; if too much is unread overall, drop the slowest other clients."""
+        self.answer = answer
+        others = [each for each in self.connections if isinstance(each, _Connection) and each.answer]
+        most = max(MOST_UNREAD, LARGEST_AT_ONCE * max(len(each.answer) for each in others))
+        for each in sorted(others, key=lambda each: each.unread_since):
+            if sum({id(one.answer): len(one.answer) for one in others}.values()) <= most:
+                break
+            if each is not self:
+                each.transport.abort()
+                each.answer = b""
+
     def pause_writing(self) -> None:
-        """Note that the client reads slowly; if too much is unread overall, drop the slowest clients."""
+        """Wait for a client that reads slowly, but only for `PATIENCE`."""
         super().pause_writing()
         self.unread_since = self.loop.time()
-        others = [each for each in self.connections if isinstance(each, _Connection)]
-        unread = sum(each.transport.get_write_buffer_size() for each in others)
-        for each in sorted(others, key=lambda each: each.unread_since):
-            if unread <= MOST_UNREAD or each is self:
-                break
-            unread -= each.transport.get_write_buffer_size()
-            each.transport.abort()
+        self._impatience = self.loop.call_later(PATIENCE, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Note that the client has caught up."""
+        """Go on: the client has caught up."""
         super().resume_writing()
+        self._caught_up()
+
+    def _caught_up(self) -> None:
         self.unread_since = inf
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
 
     @property
     def waits(self) -> bool:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from sqlalchemy import create_engine, text
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from twisted.internet.testing import StringTransport
 from twisted.mail.smtp import ESMTP
 from twisted.protocols.basic import LineReceiver
@@ -175,12 +177,17 @@ async def test_uvicorn_shows_the_state_of_a_connection() -> None:
     """A connection of uvicorn has its peers, its transport, its loop and the state of its answer."""
     states: list[object] = []
 
+    async def passed_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        states.append("passed on")
+        await app(scope, receive, send)
+
     class Connection(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as there
             super().connection_made(transport)
             states.extend(
                 [self in self.connections, self.transport is transport, self.cycle, type(self.loop.time())]
             )
+            self.app = partial(passed_on, self.app)
             made.append(self)
 
     async def answer(_: object) -> PlainTextResponse:
@@ -198,9 +205,9 @@ async def test_uvicorn_shows_the_state_of_a_connection() -> None:
         states.append(made[0].cycle.response_complete)
     server.should_exit = True
     await serving
-    assert states == [True, True, None, float, False, True], advice(
+    assert states == [True, True, None, float, "passed on", False, True], advice(
         "uvicorn",
-        "has connections, transport, loop and cycle.response_complete on H11Protocol",
+        "has connections, transport, app, loop and cycle.response_complete on H11Protocol",
         "_Connection in monitor/web/serving.py",
         "Adapt `waits` and `connection_made`: idle connections must not keep Prometheus out.",
     )

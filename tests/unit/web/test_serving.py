@@ -27,8 +27,15 @@ class Slow:
 
     def __init__(self) -> None:
         self.asked, self.go = asyncio.Event(), asyncio.Event()
-        routes = [Route("/slow", self.slow), Route("/large", self.large), Route("/", self.quick)]
-        self.app = Starlette(routes=routes)
+        self.text = b"x" * LARGE
+        self.app = Starlette(
+            routes=[
+                Route("/slow", self.slow),
+                Route("/large", self.large),
+                Route("/shared", self.shared),
+                Route("/", self.quick),
+            ]
+        )
 
     async def slow(self, _: Request) -> Response:
         self.asked.set()
@@ -37,6 +44,9 @@ class Slow:
 
     async def large(self, _: Request) -> Response:
         return PlainTextResponse("x" * LARGE)
+
+    async def shared(self, _: Request) -> Response:
+        return Response(self.text)
 
     async def quick(self, _: Request) -> Response:
         return PlainTextResponse("here")
@@ -67,6 +77,46 @@ async def test_idle_connections_keep_nobody_out(slow: tuple[Slow, int], said: by
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         assert (await client.get("/")).text == "here"
     for writer in writers:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize(("path", "count"), [(b"/shared", 6), (b"/large", 3)])
+async def test_a_client_that_reads_slowly_gets_all(
+    slow: tuple[Slow, int], monkeypatch: pytest.MonkeyPatch, path: bytes, count: int
+) -> None:
+    """Scrapers that come at once each get the whole answer, even if each reads only after the last one."""
+    monkeypatch.setattr(serving, "MOST_UNREAD", 1.5 * LARGE)
+    _, port = slow
+    octets = [0] * count
+    scrapers = [await asyncio.open_connection("127.0.0.1", port, limit=1) for _ in octets]
+    for reader, writer in scrapers:
+        writer.write(b"GET " + path + b" HTTP/1.0\r\n\r\n")
+        assert await reader.readexactly(8) == b"HTTP/1.1"
+    for number, (reader, writer) in enumerate(scrapers):
+        while got := await reader.read(2**16):
+            octets[number] += len(got)
+        writer.transport.abort()
+    assert min(octets) > LARGE
+
+
+async def test_a_client_that_stops_reading_is_dropped(
+    slow: tuple[Slow, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads no further loses its connection after a bounded time; one that reads gets all."""
+    monkeypatch.setattr(serving, "PATIENCE", 0.5)
+    _, port = slow
+    octets = [0, 0]
+    clients = [await asyncio.open_connection("127.0.0.1", port, limit=1) for _ in octets]
+    for reader, writer in clients:
+        writer.write(b"GET /shared HTTP/1.0\r\n\r\n")
+        assert await reader.readexactly(8) == b"HTTP/1.1"
+    for number in (1, 0):
+        reader, _ = clients[number]
+        while got := await reader.read(2**20):
+            octets[number] += len(got)
+        await asyncio.sleep(0.5)  # for as long, on the loop that the server has, too
+    assert octets[0] < LARGE < octets[1]
+    for _, writer in clients:
         writer.transport.abort()
 
 
