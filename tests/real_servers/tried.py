@@ -12,9 +12,10 @@ from tests.real_servers.unpacked import ROOT
 
 PACKAGES = {
     "Postfix": "postfix",
-    "Dovecot": "dovecot-core",
     "Exim": "exim4-daemon-light",
     "OpenSMTPD": "opensmtpd",
+    "Sendmail": "sendmail-bin",
+    "Dovecot": "dovecot-core",
     "Courier": "courier-imap",
     "Cyrus": "cyrus-imapd",
     "BIND": "bind9",
