@@ -126,7 +126,7 @@ async def _at_work(
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
         _log.info(
-            "agent started: live page at %s, %d probes, %d messages taken up",
+            "agent started: live page at %s, %d probes, %d open messages resumed",
             address,
             len(runtime.assembly.probes),
             len(open_messages),

@@ -25,4 +25,5 @@ def validate(file: Path, no_secrets: bool) -> None:
     """
     configuration = load_or_exit(file, secrets=not no_secrets)
     remark = "; secrets were not read" if no_secrets else ""
-    click.echo(f"{file}: valid, {len(configuration.probes)} probes{remark}")
+    count = len(configuration.probes)
+    click.echo(f"{file}: valid, {count} probe{'s' if count > 1 else ''}{remark}")

@@ -94,7 +94,7 @@ def test_the_stanza_is_valid(tree: Path, tmp_path: Path) -> None:
     (stanza,) = (block.text for block in blocks() if block.path == "config/example.yaml")
     path = tmp_path / "mailsonde.yaml"
     path.write_text(f"probes:\n{stanza}")
-    assert run(tree, sys.executable, "-m", "monitor", "validate", str(path)) == f"{path}: valid, 1 probes\n"
+    assert run(tree, sys.executable, "-m", "monitor", "validate", str(path)) == f"{path}: valid, 1 probe\n"
 
 
 def test_the_page_commands_are_green(tree: Path) -> None:
