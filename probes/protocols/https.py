@@ -31,6 +31,11 @@ from probes.protocols.tls import client_context
 BODY_LIMIT = 256 * 1024
 """Maximum octets to keep of a body, unless a request sets another limit."""
 
+HEAD_LIMIT = 64 * 1024
+"""Most octets to read before a body begins, interim answers (RFC 9110 section 15.2) included."""
+
+_HEAD_PIECE = 4096  # octets of it to parse at once: a flood of interim answers must not hold up other tasks
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(
     {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mailsonde/{version('mailsonde')}"}
@@ -221,7 +226,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             content=content,
         )
         network = self._network
-        network.phase = "first_byte"
+        network.phase, network.head_octets = "first_byte", 0
         network.request_line = f"{method} {url.path} HTTP/1.1"  # the query may hold a token
         try:
             answer = await self._pool.handle_async_request(request)
@@ -281,6 +286,9 @@ class _Network(httpcore.AsyncNetworkBackend):
     phase = "first_byte"
     """The phase that the time spent reading counts towards."""
 
+    head_octets = 0
+    """How many octets of the current answer were read up to the first ones of its body."""
+
     request_line: str | None = None
     """How the transcript shows the next request."""
 
@@ -328,9 +336,15 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._network = network
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109 # httpcore's signature
-        with self._network.phases.phase(self._network.phase):
-            octets = await self._transport.read_some(max_bytes)
-        self._network.is_at_end = not octets
+        network = self._network
+        with network.phases.phase(network.phase):
+            is_head = network.phase == "first_byte"
+            if is_head and network.head_octets >= HEAD_LIMIT:
+                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {HEAD_LIMIT} octets before a body")
+            octets = await self._transport.read_some(_HEAD_PIECE if is_head else max_bytes)
+            await asyncio.sleep(0)
+        network.head_octets += is_head * len(octets)
+        network.is_at_end = not octets
         return octets
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 # httpcore's signature

@@ -13,12 +13,12 @@ FAULT = "fault"
 
 @pytest.fixture(autouse=True)
 def fault_tried(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Note what a test tries: its `Case`, or its own name in front of a kind."""
-    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    """Note what a test tries: its case, or its own name and parameters in front of a kind."""
+    parameters = dict(request.node.callspec.params) if hasattr(request.node, "callspec") else {}
     if case := parameters.get("case"):
         record_property(FAULT, (case.kind, case.fault))
-    elif kind := parameters.get("kind"):
-        record_property(FAULT, (kind, request.node.originalname))
+    elif kind := parameters.pop("kind", None):
+        record_property(FAULT, (kind, " ".join([request.node.originalname, *map(str, parameters.values())])))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -25,6 +25,8 @@ from probes.smtp import Smtp
 from tests.fakes.scripted_server import PASSWORD, scripted_server
 from tests.faults.dialogues import SMTP
 from tests.faults.misdeeds import Misdeed
+
+T = TypeVar("T")
 
 USERNAME = "canary@example.test"
 
@@ -100,10 +102,15 @@ async def run(probe: Probe) -> Ran:
 
 async def beside_a_healthy_one(probe: Probe) -> Ran:
     """Run ``probe``, and a sound one at the same time."""
-    runner = Runner(SystemClock(), "here")
+    return Ran(*await beside_a_healthy_run(Runner(SystemClock(), "here").run(probe)))
+
+
+async def beside_a_healthy_run(work: Awaitable[T]) -> tuple[T, Result]:
+    """Wait for ``work`` while a sound probe runs; return its result, and that of the probe."""
     async with scripted_server(SMTP.sound) as healthy:
-        beside = asyncio.create_task(runner.run(probe_of("smtp", server_settings("smtp", healthy.port))))
-        return Ran(await runner.run(probe), await beside)
+        probe = probe_of("smtp", server_settings("smtp", healthy.port))
+        beside = asyncio.create_task(Runner(SystemClock(), "here").run(probe))
+        return await work, await beside
 
 
 def open_files() -> int:
@@ -152,10 +159,15 @@ def bounded_memory(most: int = MEMORY) -> Iterator[None]:
     assert taken < most, f"{taken:,} octets"
 
 
+def undisturbed(beside: Result) -> None:
+    """Assert that a sound probe was on time."""
+    assert beside.verdict.outcome is Outcome.OK, beside
+    assert beside.duration_seconds < PATIENCE
+
+
 def hold_to_promises(ran: Ran, deadline: float = PATIENCE) -> None:
     """Assert what holds for every fault: the deadline, no secrets, a reason of its kind, others on time."""
-    assert ran.beside.verdict.outcome is Outcome.OK, ran.beside
-    assert ran.beside.duration_seconds < PATIENCE
+    undisturbed(ran.beside)
     assert ran.result.duration_seconds < deadline + 1.0
     shown = str(ran.result.with_transcript())
     assert PASSWORD not in shown

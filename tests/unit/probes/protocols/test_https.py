@@ -175,7 +175,8 @@ async def test_tls_that_is_not_trusted(
         (b"220 mail.example.com ESMTP\r\n\r\n", Reason.PROTOCOL_ERROR),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n", Reason.PROTOCOL_ERROR),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", Reason.PROTOCOL_ERROR),
-        (b"HTTP/1.1 200 OK\r\nA: " + b"x" * 10**6, Reason.PROTOCOL_ERROR),
+        (b"HTTP/1.1 200 OK\r\nA: " + b"x" * 10**6, Reason.RESPONSE_TOO_LARGE),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10**4, Reason.RESPONSE_TOO_LARGE),
     ],
 )
 async def test_answer_that_is_none(answer: bytes, reason: Reason) -> None:
@@ -216,7 +217,9 @@ async def after_head(peer: Peer) -> None:
 
 async def with_hints(peer: Peer) -> None:
     await head_of(peer)
-    await peer.flood(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    while True:
+        await peer.chunks(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        await asyncio.sleep(0.01)
 
 
 each_stage = pytest.mark.parametrize(
