@@ -39,7 +39,7 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.verdict import PhaseTimer
 from probes.protocols.https import HttpClient, Response, http_context, origin_of
 
-PATIENCE = 10.0
+EXPORT_SECONDS = 10.0
 """Time limit of one export in seconds, from connecting to the end of the answer."""
 
 LAST_WORDS = 1.0
@@ -131,7 +131,7 @@ class OtlpExporter:
         settings, phases = self._settings, PhaseTimer(self._clock)
         for secret in settings.headers.values():  # a receiver may repeat them where no answer is
             phases.transcript.redaction.add(secret.get_secret_value())
-        async with HttpClient(phases, seconds=PATIENCE, ca=settings.tls_ca) as client:
+        async with HttpClient(phases, seconds=EXPORT_SECONDS, ca=settings.tls_ca) as client:
             return await client.request(
                 "POST", settings.endpoint, headers=self._headers, content=body, limit=ANSWER_LIMIT
             )

@@ -154,7 +154,7 @@ async def received(
     is_endless: bool = False,
 ) -> bool:
     """Do the work in front of a web server, and hold it to its promises; return what came of it."""
-    monkeypatch.setattr(otlp, "PATIENCE", limit)
+    monkeypatch.setattr(otlp, "EXPORT_SECONDS", limit)
     monkeypatch.setattr(web, "PAGE_SECONDS", limit)
     begun = asyncio.get_running_loop().time()
     with bounded_memory() if is_endless else nullcontext():

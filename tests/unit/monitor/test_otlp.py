@@ -238,7 +238,7 @@ async def test_an_answer_without_end_is_given_up(
     piece: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An endless answer or a silent receiver delays an export only until its time limit."""
-    monkeypatch.setattr("monitor.otlp.PATIENCE", 0.3)
+    monkeypatch.setattr("monitor.otlp.EXPORT_SECONDS", 0.3)
     async with raw_receiver(then=piece) as (url, ended):
         assert await asyncio.wait_for(exporter_to(url).export(), 10) == 0.0
         await asyncio.wait_for(ended.get(), 10)
