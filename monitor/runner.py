@@ -25,7 +25,8 @@ HELD_UP_SHARE = 0.25
 """Share of a run's time. If the event loop was blocked or the run waited for its turn for longer, a timeout
 says nothing about mail."""
 
-_LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
+LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
+"""Reasons of a run in which something took too long."""
 
 _NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, MX_LOOKUP: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
 """The reason of a timeout in phases that do not involve the mail system yet."""
@@ -107,7 +108,7 @@ class Runner:
             del self._running[task]
         duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
         waited = run.phases.seconds.get(TURN, 0.0)
-        if verdict.reason in _LATE and held_up + waited > HELD_UP_SHARE * duration:
+        if verdict.reason in LATE and held_up + waited > HELD_UP_SHARE * duration:
             cause = (
                 f"this machine was too busy to continue it for {held_up:.2g} s"
                 if held_up > waited

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from monitor.collector import AgentCollector
 from monitor.ledger.counters import Counters
-from monitor.runner import Result
+from monitor.runner import LATE, Result
 from monitor.runtime import Runtime
 from monitor.state import AgentState
 from monitor.textfile import one_shot_text
@@ -31,8 +31,13 @@ MOST_AT_ONCE = 10
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 """Bounds of the pause after a run, in seconds. The pause is a quarter of the probe's interval."""
 
+MOST_HANGING = MOST_AT_ONCE // 2
+"""Maximum concurrent runs of probes whose latest run here timed out, so that these do not keep others out."""
+
 OFFSET = 0.5
 """Seconds between the end of a run and Prometheus' timeout, so that the answer arrives in time."""
+
+_TIMEOUTS = LATE | {Reason.DNS_TIMEOUT, Reason.LOCAL_RESOURCES}
 
 _SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,9})?")
 
@@ -47,6 +52,7 @@ class ProbeEndpoint:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._running: set[tuple[str, str]] = set()  # by probe and target
+        self._hanging: set[tuple[str, str]] = set()  # those whose latest run timed out
         self._kept: dict[tuple[str, str], tuple[float, Response]] = {}  # until when (monotonic seconds)
 
     def routes(self) -> Sequence[Route]:
@@ -70,14 +76,23 @@ class ProbeEndpoint:
         key = probe.settings.name, probe.target
         if key in self._kept and self._runtime.clock.monotonic() < self._kept[key][0]:
             return self._kept[key][1]
-        if key in self._running or len(self._running) >= MOST_AT_ONCE:
-            busy = f"{key[0]} is running" if key in self._running else f"{MOST_AT_ONCE} probes are running"
+        if busy := self._busy(key):
             return _again(busy, 1)
         self._running.add(key)
         try:
             return await self._run(probe, _limit(request))
         finally:
             self._running.discard(key)
+
+    def _busy(self, key: tuple[str, str]) -> str:
+        """Return why this probe cannot run now; empty if it can."""
+        if key in self._running:
+            return f"{key[0]} is running"
+        if len(self._running) >= MOST_AT_ONCE:
+            return f"{MOST_AT_ONCE} probes are running"
+        if key in self._hanging and len(self._running & self._hanging) >= MOST_HANGING:
+            return f"{MOST_HANGING} probes that timed out before are running"
+        return ""
 
     async def _run(self, probe: Probe, limit: float) -> Response:
         """Run ``probe`` within ``limit`` seconds; return the answer and keep it for the pause."""
@@ -92,6 +107,10 @@ class ProbeEndpoint:
             answer = Response(_metrics(probe, result, clock.time()), media_type=CONTENT_TYPE_LATEST)
         cut_short = verdict.reason is Reason.TIMEOUT and limit < settings.run_limit
         for_others = _again("another client's timeout cut the last run short", pause) if cut_short else answer
+        if verdict.reason in _TIMEOUTS:
+            self._hanging.add((settings.name, probe.target))
+        else:
+            self._hanging.discard((settings.name, probe.target))
         self._kept[settings.name, probe.target] = clock.monotonic() + pause, for_others
         return answer
 

@@ -8,6 +8,7 @@ import re
 import httpx
 import pytest
 
+from monitor.web.probe_endpoint import LONGEST_PAUSE, MOST_AT_ONCE, OFFSET
 from probes.core.clock import SystemClock
 from tests.fakes.scripted_server import Peer, dialogue
 from tests.unit.web.conftest import StartAgent
@@ -134,6 +135,24 @@ async def test_another_probe_does_not_wait(start_agent: StartAgent) -> None:
     async with start_agent(SOUND, probes=2, interval="1h") as watched:
         for name in ("hq-0", "hq-1"):
             assert f'probe="{name}"' in (await watched.client.get(f"/probe?module={name}")).text
+
+
+async def test_probes_that_hang_leave_room_for_others(start_agent: StartAgent) -> None:
+    """However many probes hang, one that does not can run beside them."""
+    clock = Standing()
+    async with start_agent(silence, probes=MOST_AT_ONCE + 1, clock=clock, scheduled=False) as watched:
+
+        async def ask(number: int, seconds: float) -> str:
+            patience = {"x-prometheus-scrape-timeout-seconds": str(OFFSET + seconds)}
+            return (await watched.client.get(f"/probe?module=hq-{number}", headers=patience)).text
+
+        await asyncio.gather(*(ask(number, 0.1) for number in range(MOST_AT_ONCE)))
+        clock.now += LONGEST_PAUSE
+        hanging = [asyncio.create_task(ask(number, 2.0)) for number in range(MOST_AT_ONCE)]
+        await asyncio.wait(hanging, return_when=asyncio.FIRST_COMPLETED)
+        assert "probe_success 0" in await ask(MOST_AT_ONCE, 0.1)
+        told = await asyncio.gather(*hanging)
+    assert "5 probes that timed out before are running; try again\n" in told
 
 
 async def test_a_run_cut_short_by_one_is_no_outage_for_others(start_agent: StartAgent) -> None:
