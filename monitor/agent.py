@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ PURGE_EVERY = 3600.0
 
 RUNS_RECALLED = 5000
 """Maximum runs of an earlier agent that the pages show at start, beyond one per route."""
+
+SWITCH_INTERVAL = 0.001
+"""Seconds until a computing thread, such as one that renders metrics, lets the event loop continue.
+
+While the metrics of thousands of probes are rendered, every step of a probe takes this much longer.
+"""
 
 GARBAGE = 10_000
 """New objects between garbage collections: a few megabytes, and tens of runs."""
@@ -122,6 +129,7 @@ async def _at_work(
         gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE)
+        sys.setswitchinterval(SWITCH_INTERVAL)
         schedule.start(probe for probe in runtime.assembly.probes.values() if probe.settings.scheduled)
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
