@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench fuzz docs dashboards pictures preview test-servers clean
+.PHONY: demo test check bench fuzz soak docs dashboards pictures preview test-servers clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -26,6 +26,11 @@ bench: $(VENV)/for-dev test-servers
 SECONDS := 60
 fuzz: $(VENV)/for-dev $(VENV)/for-fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# Kills agents at every point of a message's life. SEED is printed with each round; give it again to repeat one.
+KILLS := 1000
+soak: $(VENV)/for-dev
+	$(BIN)/python -m tests.crash --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/for-dev
 	$(BIN)/python docs/generate.py

@@ -68,8 +68,8 @@ class ImapServer:
                 told = len(folder.messages)
             lines = self._answer(words, folder)
             if folder is not None and words[1:2] == ["EXPUNGE"]:
-                told = len(folder.messages)
-            elif folder is not None and len(folder.messages) != told and not self.quiet:
+                told -= len(lines)  # what came meanwhile is still to be told of
+            if folder is not None and len(folder.messages) != told and not self.quiet:
                 told = len(folder.messages)
                 lines.append(b"* %d EXISTS\r\n" % told)
             unasked, self.unasked = [line + b"\r\n" for line in self.unasked], []
