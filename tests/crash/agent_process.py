@@ -128,6 +128,6 @@ def _configuration(ledger: Path, ports: Mapping[str, int], interval: str) -> dic
             {"name": f"{to}-{number}", "from": f"{to}@example.test", "to": to, **route, **retry}
             for to in ("pop3", "imap")
             for number in range(ROUTES)
-            for retry in ([{"retry": "1s"}] if number % 3 == 0 else [{}])
+            for retry in ([{"retry": "1s"}] if number % 2 else [{}])
         ],
     }

@@ -29,12 +29,12 @@ FOREIGN = b"From: a@example.test\r\nSubject: a real mail %d\r\n\r\nhello\r\n"
 _TOKEN = re.compile(rb"X-Mailsonde-Token: (mailsonde1:[^:]+:([0-9a-f]{32}):[0-9]+:[0-9a-f]+)")
 
 _FATES = {
-    "delivered": 76,
+    "delivered": 73,
     "late": 4,
     "lost": 4,
     "bounced": 4,
     "delivered twice": 3,
-    "delivered without a reply": 2,
+    "delivered without a reply": 5,
     "451 to MAIL": 2,
     "550 to MAIL": 2,
     "451 to the final dot": 1,

@@ -45,11 +45,14 @@ async def _books(site: Site) -> tuple[list[str], dict[MessageState, int], int]:
 
 
 def test_every_message_is_accounted_for_after_kills(site: Site) -> None:
-    """After kills at random moments every intent has its outcome, and foreign mail is untouched."""
+    """With real servers too, after kills every intent has its outcome, and foreign mail is untouched.
+
+    `tests.crash` has the many kills, and an account of each message.
+    """
     for number in range(3):
         site.dovecot.deliver(FOREIGN % number)
     moments = random.Random(7)  # noqa: S311 # no secret
-    for _ in range(6):
+    for _ in range(2):
         agent = site.start_agent()
         _wait_for_another(agent, INTENTS)
         time.sleep(moments.uniform(0, 0.5))  # kills must come at random moments
@@ -74,7 +77,7 @@ def test_every_message_is_accounted_for_after_kills(site: Site) -> None:
     assert entered[MessageState.INTENT] - sum(entered[state] for state in ended) == open_count
     assert open_count <= 1 + entered[MessageState.AMBIGUOUS]
     assert entered[MessageState.LOST] == 0
-    assert entered[MessageState.DELIVERED] >= 6
+    assert entered[MessageState.DELIVERED] >= 4
     assert sum(b"a real mail" in raw for raw in site.dovecot.messages()) == 3
 
 
