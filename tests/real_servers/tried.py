@@ -63,7 +63,7 @@ def _counted(reports: list[pytest.TestReport]) -> Counter[tuple[str, str]]:
 
 
 def _line(head: str, cells: Sequence[str]) -> str:
-    return f"{head:40}{''.join(f'{cell:>12}' for cell in cells)}".rstrip()
+    return f"{head:36}{''.join(f' {cell:>12}' for cell in cells)}".rstrip()
 
 
 def _cell(passed: int, failed: int) -> str:
