@@ -18,6 +18,7 @@ PACKAGES = {
     "Dovecot": "dovecot-core",
     "Courier": "courier-imap",
     "Cyrus": "cyrus-imapd",
+    "Mailutils": "mailutils-imap4d",
     "BIND": "bind9",
     "Knot": "knot",
     "NSD": "nsd",
