@@ -22,7 +22,8 @@ MOST_NAMESERVERS = 3
 """Maximum number of name servers to use, as in the C library."""
 
 _OPTION_LIMITS = {"ndots": (0, 15), "timeout": (1, 30), "attempts": (1, 5)}  # as in the C library
-_NSS_ACTION = re.compile(r"\[[^\]]*\]")
+_DECIMAL = re.compile(r"[0-9]{1,9}")
+_NSS_ACTION = re.compile(r"\[[^\[\]]*\]")
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def _options(words: list[str]) -> dict[str, int]:
         name, _, value = word.partition(":")
         if name == "rotate":
             found[name] = 1
-        elif name in _OPTION_LIMITS and value.isascii() and value.isdecimal():
+        elif name in _OPTION_LIMITS and _DECIMAL.fullmatch(value):
             least, most = _OPTION_LIMITS[name]
             found[name] = min(max(int(value), least), most)
     return found

@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.x509 import Certificate, InvalidVersion, load_der_x509_certificate
 
 from probes.core.faults import X509_EXPIRED, X509_NOT_YET_VALID, ProbeFault, legible
 from probes.core.file_version import FileVersion, version_of
@@ -136,13 +136,19 @@ def _read(der: bytes) -> _Read | None:
     """Parse a certificate; ``None`` if it is broken. Cached, because each run has the same few."""
     try:
         certificate = load_der_x509_certificate(der)
-        subject = certificate.subject.rfc4514_string() or f"the certificate {certificate.serial_number:x}"
-        ends = CertificateExpiry(
-            certificate.not_valid_after_utc.timestamp(), legible(subject, CERTIFICATE_SUBJECT_LIMIT)
-        )
+        ends = CertificateExpiry(certificate.not_valid_after_utc.timestamp(), _subject(certificate))
         return _Read(ends, certificate.not_valid_before_utc.timestamp())
-    except ValueError:  # OpenSSL is less strict
+    except (ValueError, InvalidVersion):  # OpenSSL is less strict
         return None
+
+
+def _subject(certificate: Certificate) -> str:
+    """Return the subject, or the serial number if there is none or it cannot be read."""
+    try:
+        subject = certificate.subject.rfc4514_string()
+    except (TypeError, ValueError):  # such as an attribute whose type does not fit it
+        subject = ""
+    return legible(subject or f"the certificate {certificate.serial_number:x}", CERTIFICATE_SUBJECT_LIMIT)
 
 
 def _date(at: float) -> str:

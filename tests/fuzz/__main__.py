@@ -24,7 +24,7 @@ from time import monotonic
 
 import atheris
 
-with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["probes", "monitor"]):
+with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["probes", "monitor", "dns"]):
     from tests.fuzz.targets import TARGETS  # atheris names every module that it instruments
 
 from tests.fuzz.target import FOUND, REPEAT, Target
@@ -33,7 +33,7 @@ LEARNT = Path("build/fuzz")
 LONGEST = 4096
 """Longest input, in octets, that atheris makes up."""
 
-REPEATING = 0.2
+REPEATING = 0.1
 """Share of a target's time in which inputs are made longer, to see how their time grows."""
 
 _TRACEBACK = "Traceback (most recent call last)"
@@ -101,7 +101,7 @@ def fuzz(target: Target, seconds: float) -> Outcome:
         os.waitpid(child, 0)
         said = output.read_text("utf-8", "replace")
         if any(broke.iterdir()):
-            print(said[max(0, said.find(_TRACEBACK)) :].split("INFO: ")[0][-2500:], file=sys.stderr)
+            print(said[max(0, said.find(_TRACEBACK)) :].split("stat::")[0][-2500:], file=sys.stderr)
         found += [_kept(target, path.read_bytes()) for path in broke.iterdir()]
     executed = _EXECUTIONS.search(said)
     if executed is None and not found:

@@ -83,6 +83,10 @@ def connections(turns: list[bytes], piece: int = 0) -> Iterator[None]:
         asyncio.get_running_loop().call_soon(connection.say)
         return receiver
 
+    async def start_tls(*_: object) -> None:
+        """Go on in clear; TLS itself is OpenSSL's."""
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("probes.protocols.line_transport.LineTransport.start_tls", start_tls)
         patch.setattr("probes.protocols.line_transport.connect_tcp", connect_tcp)
         yield
