@@ -120,7 +120,8 @@ class Submission:
 
         Raises `ProbeFault` with `LOCAL_RESOURCES`.
         """
-        return await connection_limits.system.take(self._server.host, self._server.port, run.phases)
+        with run.waiting():
+            return await connection_limits.system.take(self._server.host, self._server.port, run.phases)
 
     async def intend(self, message: Message) -> None:
         """Make the intent durable, so that the message is accounted for whatever happens later.

@@ -453,3 +453,21 @@ async def test_no_message_is_made_before_it_may_be_sent(
         message = await made.only_message()
         assert message.delivery_seconds is not None
         assert message.delivery_seconds < 7.0
+
+
+async def test_a_run_that_waits_for_its_turn_stops_at_once(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that stops does not wait for a run that has sent nothing."""
+    limits = ConnectionLimits()
+    monkeypatch.setattr(connection_limits, "system", limits)
+    async with bench(dialogue()) as made:
+        place = "127.0.0.1", made.smtp.port
+        limits.configure(None, {place: 1})
+        held = await limits.take(*place, PhaseTimer(made.probe.context.clock))
+        waiting = asyncio.create_task(made.runner.run(made.probe))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(4):  # less than a wait for a turn
+            await made.runner.stop(grace=60)
+        assert waiting.cancelled()
+        held.release()
