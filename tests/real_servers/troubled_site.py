@@ -54,6 +54,7 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
         site.relay.treatment = _in_turn()
         document = yaml.safe_load(site.config.read_text())
         document["probes"][0]["slo"] = {"objective": "90%", "within": "2s"}
+        document["probes"][0]["alerts"] = {"overdue": "2s"}  # a learned one takes hours
         port = silence.getsockname()[1]
         document["servers"]["mute"] = {"protocol": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}
         nowhere = {"address": "127.0.0.1", "port": free_port(), "timeout": "200ms"}
