@@ -14,7 +14,7 @@ from tests.real_servers.maildirs import OWNER, Maildirs
 from tests.real_servers.process import Daemon, free_port, wait_until
 from tests.real_servers.unpacked import Unpacked
 
-_COURIER = 64102  # the number of its user, that no user of the system has
+_COURIER = 64102  # its user's number, not used by the system
 
 # One shell is the parent of all, because they share a namespace, and ends them all.
 _SERVE = """
@@ -39,7 +39,7 @@ wait
 
 
 class Courier:
-    """Ports: pop3 (STLS) and imaps (implicit TLS). Its users are `USERS`, each with one of ``maildirs``."""
+    """Ports: pop3 (STLS) and imaps (implicit TLS). Each of `USERS` has one of ``maildirs``."""
 
     def __init__(self, directory: Path, tls: TlsFiles, maildirs: Maildirs) -> None:
         self._files = Unpacked("courier", directory, {"courier": _COURIER, "mailboxes": OWNER})
@@ -95,7 +95,7 @@ MAILDIRPATH=.
         subprocess.run(self._files.command("makeuserdb", "-f", accounts), check=True)
 
     def end_authentication(self) -> None:
-        """From now on nobody can log in, because the daemon that knows the passwords is gone."""
+        """End the daemon that knows the passwords. Nobody can log in after that."""
         process = int(self._authentication.read_text())
         os.kill(process, signal.SIGTERM)
         wait_until(lambda: not Path("/proc", str(process)).exists(), "the end of authdaemond", log=self.log)

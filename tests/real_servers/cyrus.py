@@ -13,13 +13,13 @@ from tests.real_servers.dovecot import DOMAIN, PASSWORD, USERS, TlsFiles
 from tests.real_servers.process import Daemon, free_port
 from tests.real_servers.unpacked import Unpacked
 
-_CYRUS = 64107  # the number of its user, that no user of the system has
+_CYRUS = 64107  # its user's number, not used by the system
 
 
 class Cyrus:
     """Ports: pop3 (STLS), imaps (implicit TLS) and lmtp.
 
-    There are mailboxes for `USERS`, each with a junk folder, and one for ``full``, which takes no message.
+    Each of `USERS` has a mailbox with a junk folder. The mailbox of ``full`` accepts no message.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles) -> None:
@@ -34,7 +34,7 @@ class Cyrus:
         for user in (*USERS, "admin"):
             add = files.command("saslpasswd2", "-p", "-c", "-f", logins, "-u", DOMAIN, user)
             subprocess.run(add, input=PASSWORD, text=True, check=True)
-        for path in (state, *state.iterdir()):  # it runs under its own user
+        for path in (state, *state.iterdir()):  # Cyrus runs as its own user
             os.chown(path, _CYRUS, _CYRUS)
         (files.etc / "imapd.conf").write_text(self._settings(state, logins, tls))
         (files.etc / "cyrus.conf").write_text(self._services())
@@ -88,7 +88,7 @@ EVENTS {{
 """
 
     def _make_mailboxes(self, authority: Path) -> None:
-        """Make those of `USERS`, at their first login, and one that no message fits into."""
+        """Log in as each of `USERS`, which makes their mailboxes, and make the one of ``full``."""
         context = ssl.create_default_context(cafile=authority)
         for user in (*USERS, "admin"):
             with imaplib.IMAP4_SSL("127.0.0.1", self.imaps_port, ssl_context=context) as session:

@@ -21,9 +21,9 @@ UNKNOWN = f"nobody-here@{DOMAIN}"
 class Exim:
     """Ports: submission (STARTTLS and AUTH) and submissions (implicit TLS and AUTH).
 
-    Mail for `USERS` goes into ``maildirs``. Exim also accepts mail for ``gone``, to whom it finds no route,
-    for ``full``, with a quota that no message fits into, and for ``forwarded``, which it hands on to a
-    server that is down.
+    Mail for `USERS` goes into ``maildirs``. Exim also accepts mail for three more users, and returns it:
+    ``gone`` has no route, ``full`` has a quota smaller than any message, and the server behind
+    ``forwarded`` is down.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles, maildirs: Maildirs) -> None:
@@ -33,7 +33,7 @@ class Exim:
         spool = directory / "spool"
         spool.mkdir()
         shutil.copy(tls.key, spool / "server.key")
-        for path in (spool, spool / "server.key"):  # it reads the key under its own user
+        for path in (spool, spool / "server.key"):  # Exim reads the key as its own user
             os.chown(path, OWNER, OWNER)
         config = files.etc / "exim4" / "exim4.conf"
         config.parent.mkdir()

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 OWNER = 64101
-"""The number of the user and group that the maildirs belong to; no user of the system has it."""
+"""The user and group that own the maildirs, as a number that the system does not use."""
 
 
 class Maildirs:
-    """A folder of maildirs, each with the name of its user."""
+    """A folder with one maildir for each user."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -18,7 +18,7 @@ class Maildirs:
         os.chown(directory, OWNER, OWNER)
 
     def put(self, user: str, name: str, raw: bytes) -> Path:
-        """Put a message into a user's maildir under a name of its own; return its file."""
+        """Put a message into a user's maildir as the file ``name``; return its path."""
         maildir = self.directory / user
         file = maildir / "new" / name
         for folder in (maildir, *(maildir / part for part in ("cur", "new", "tmp"))):

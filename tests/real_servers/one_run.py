@@ -15,7 +15,7 @@ from probes.core.clock import SystemClock
 from tests.real_servers.dovecot import DOMAIN, PASSWORD, USERS, TlsFiles
 
 SENDER = f"sender@{DOMAIN}"
-"""Where round trips come from, and bounces go to."""
+"""The sender of all round trips, and so the recipient of all bounces."""
 
 Settings = dict[str, Any]
 
@@ -36,7 +36,7 @@ def server(
 def trip(name: str = "trip", **settings: object) -> Settings:
     """Return the settings of a round trip from `SENDER` through the server ``out`` to ``canary``.
 
-    A bounce is found at once where the message is awaited in the mailbox of ``sender``.
+    Only the mailbox ``to`` is polled often, so tests of bounces set it to ``sender``.
     """
     probe = {"name": name, "kind": "roundtrip", "interval": "60s", "deadline": "30s"}
     return {**probe, "from": SENDER, "send_via": "out", "to": "canary", **settings}

@@ -11,14 +11,14 @@ from tests.real_servers.unpacked import Unpacked
 UNKNOWN = f"nobody-here@{DOMAIN}"
 """An address that gets 550 at RCPT."""
 
-_ACCOUNTS = {"opensmtpd": 64103, "opensmtpq": 64104}  # numbers that no user of the system has
+_ACCOUNTS = {"opensmtpd": 64103, "opensmtpq": 64104}  # not used by the system
 
 
 class OpenSmtpd:
     """Port: smtp, without TLS and AUTH, because OpenSMTPD 6.8 cannot use its key with OpenSSL 3.
 
-    Mail for `USERS` goes to the LMTP server on ``lmtp_port``, and so does mail for ``gone`` and ``full``,
-    whom that server may refuse. Mail for ``forwarded`` goes to a server that is down.
+    Mail for `USERS`, ``gone`` and ``full`` goes to the LMTP server on ``lmtp_port``. Mail for ``forwarded``
+    goes to a server that is down.
     """
 
     def __init__(self, directory: Path, lmtp_port: int) -> None:

@@ -18,7 +18,7 @@ UNKNOWN = f"nobody-here@{DOMAIN}"
 class Sendmail:
     """Port: submission, with STARTTLS and AUTH.
 
-    Mail goes to the LMTP server on ``lmtp_port``, which may refuse it.
+    Mail goes to the LMTP server on ``lmtp_port``.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles, lmtp_port: int) -> None:
@@ -36,11 +36,11 @@ class Sendmail:
             f"pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {logins}\n"
             "mech_list: PLAIN LOGIN CRAM-MD5\n"
         )
-        # It takes no key in a folder where others may write.
+        # Sendmail refuses keys in a folder where others may write.
         for file in (tls.key, tls.certificate, tls.authority):
             shutil.copy(file, files.etc / "mail")
             (files.etc / "mail" / file.name).chmod(0o400)
-        # It waits for minutes if this machine's name has no domain.
+        # Sendmail waits for minutes if this machine's name has no domain.
         (files.etc / "hosts").write_text(
             f"127.0.0.1 localhost\n127.0.0.1 mail.{DOMAIN} {socket.gethostname()}\n"
         )

@@ -1,4 +1,4 @@
-"""The POP3 and IMAP probes against a real Courier, also when something is wrong with it."""
+"""The POP3 and IMAP probes against a real Courier, in order and in trouble."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.real_servers.one_run import Settings, run_once, server
 pytestmark = [pytest.mark.tried("pop3", "Courier"), pytest.mark.tried("imap", "Courier")]
 
 WORDS = "in phase login: PLAIN: Temporary problem, please try again later"
-"""What Courier says of every fault at login that is its own."""
+"""What Courier says at login about every fault of its own."""
 
 
 @pytest.fixture
@@ -50,21 +50,21 @@ async def test_probes(courier: Courier, server_tls: TlsFiles, tmp_path: Path) ->
 
 
 async def test_wrong_password(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
-    """A wrong password is told as such, by both protocols."""
+    """A wrong password is `auth_failed` by both protocols, and appears in no result."""
     for result in await run(courier, server_tls, tmp_path, "wrong-Pa55word"):
         assert result.verdict.reason is Reason.AUTH_FAILED
         assert "wrong-Pa55word" not in str(result.as_object())
 
 
 async def test_no_maildir(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
-    """A mailbox that cannot be opened is a fault of the server, not of the credentials."""
+    """When Courier cannot open a mailbox, the credentials are not to blame."""
     pop3, imap = await run(courier, server_tls, tmp_path, username=f"staff@{DOMAIN}")
     assert (pop3.verdict.reason, pop3.verdict.detail) == (Reason.LOGIN_REFUSED, WORDS)
     assert (imap.verdict.reason, imap.verdict.detail) == (Reason.IMAP_BYE, WORDS)
 
 
 async def test_no_authentication(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
-    """Without its authentication daemon, Courier has a temporary problem, and the credentials none."""
+    """When Courier's authentication daemon is down, the credentials are not to blame."""
     courier.end_authentication()
     pop3, imap = await run(courier, server_tls, tmp_path)
     assert (pop3.verdict.reason, pop3.verdict.detail) == (Reason.LOGIN_REFUSED, WORDS)

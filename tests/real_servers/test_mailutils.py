@@ -1,4 +1,4 @@
-"""Mail through a real Exim, into maildirs that GNU Mailutils shows by POP3 and IMAP."""
+"""Mail through a real Exim into maildirs that GNU Mailutils reads, and the probes against it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def run(site: Site, directory: Path, password: str = PASSWORD) -> list[Res
 @pytest.mark.tried("roundtrip", "Exim", "Mailutils")
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_round_trip(site: Site, tmp_path: Path, protocol: str) -> None:
-    """Mailutils shows a message that Exim accepted."""
+    """A message that Exim accepted is found through Mailutils."""
     servers = site.servers()
     (result,) = await run_once(tmp_path, {"out": servers["out"], "in": servers[protocol]}, trip())
     assert result.verdict.reason is Reason.NONE, result.verdict.detail

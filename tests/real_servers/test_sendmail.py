@@ -1,4 +1,4 @@
-"""Mail through a real Sendmail, into a real Dovecot."""
+"""Mail through a real Sendmail into a real Dovecot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def servers(sendmail: Sendmail, dovecot: Dovecot, server_tls: TlsFiles) -> dict[
 
 @TRIP
 async def test_round_trip(servers: dict[str, Settings], tmp_path: Path) -> None:
-    """Dovecot shows a message that Sendmail accepted."""
+    """A message that Sendmail accepted is found through Dovecot."""
     (result,) = await run_once(tmp_path, servers, trip())
     assert result.verdict.reason is Reason.NONE, result.verdict.detail
     assert result.verdict.message is not None

@@ -1,4 +1,4 @@
-"""Which kinds of probe the tests tried against which real servers: a table at the end of a test run."""
+"""A table at the end of a test run: which kinds of probe ran against which real servers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = ("smtp", "pop3", "imap", "mx", "roundtrip")
 
 @pytest.fixture(autouse=True)
 def tried(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Note what a test's marks ``tried(kind, server, …)`` say."""
+    """Add a test's marks ``tried(kind, server, …)`` to its report."""
     for mark in request.node.iter_markers("tried"):
         kind, *servers = mark.args
         assert kind in KINDS
@@ -53,7 +53,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _counted(reports: list[pytest.TestReport]) -> Counter[tuple[str, str]]:
-    """Count reports by server and kind; each test's last one has what it noted."""
+    """Count the tests by server and kind."""
     return Counter(
         tuple(value)
         for report in reports

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path("/var/cache/mailsonde-tests")
 """Where ``install`` unpacks each server into a folder of its own."""
 
-# Programs look for their parts and settings in fixed places. In a mount namespace these show the unpacked
-# files over the system's, which stay as they are. Arguments: the unpacked folder, our etc, then the command.
+# The programs look for their files in fixed places. In a mount namespace of their own, the unpacked files are
+# there too, and the system's files do not change. Arguments: the unpacked folder, our etc, and the command.
 _ENTER = """
 set -e
 mount -t overlay -o "lowerdir=$1/usr:/usr" overlay /usr
@@ -25,9 +25,9 @@ exec "$@"
 
 
 class Unpacked:
-    """The unpacked ``server`` with ``directory``/etc over /etc, and with ``users`` that the system lacks.
+    """An unpacked ``server``, with ``directory``/etc over the system's /etc.
 
-    Users are names and their numbers; each has a group of its own name and number.
+    ``users`` has the numbers of the users that the server needs; each also gets a group.
     """
 
     def __init__(self, server: str, directory: Path, users: dict[str, int]) -> None:
