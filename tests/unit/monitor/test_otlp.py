@@ -233,16 +233,27 @@ async def test_no_answer_ends_the_exports(answer: bytes, caplog: pytest.LogCaptu
     assert f"cannot export metrics to {url}: " in caplog.text
 
 
-@pytest.mark.parametrize("piece", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b""], ids=["1xx", "silence"])
+@pytest.mark.parametrize(
+    ("piece", "limit", "said"),
+    [
+        (
+            b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100,
+            10.0,
+            "response_too_large: more than 65536 octets before a body",
+        ),
+        (b"", 0.3, "command_timeout: no answer within 0.3 s"),
+    ],
+    ids=["1xx", "silence"],
+)
 async def test_an_answer_without_end_is_given_up(
-    piece: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    piece: bytes, limit: float, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An endless answer or a silent receiver delays an export only until its time limit."""
-    monkeypatch.setattr("monitor.otlp.EXPORT_SECONDS", 0.3)
+    """An endless answer or a silent receiver delays an export only until a limit."""
+    monkeypatch.setattr("monitor.otlp.EXPORT_SECONDS", limit)
     async with raw_receiver(then=piece) as (url, ended):
-        assert await asyncio.wait_for(exporter_to(url).export(), 10) == 0.0
+        assert await asyncio.wait_for(exporter_to(url).export(), 20) == 0.0
         await asyncio.wait_for(ended.get(), 10)
-    assert f"cannot export metrics to {url}: command_timeout: no answer within 0.3 s" in caplog.text
+    assert f"cannot export metrics to {url}: {said}" in caplog.text
 
 
 async def test_an_answer_without_end_is_not_read() -> None:
