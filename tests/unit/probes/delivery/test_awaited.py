@@ -16,9 +16,7 @@ from probes.delivery.awaited import LONGEST_GAP, SEARCH_GAP, AwaitedMessages
 from probes.delivery.message_life import Message
 from probes.delivery.polling import ArrivalModel
 from tests.fakes.clock import InstantClock
-from tests.unit.probes.delivery.test_watcher import Bench, bench
-
-__all__ = ["bench"]  # the fixture
+from tests.unit.probes.delivery.conftest import Bench
 
 RETENTION = 7 * 86400.0
 
