@@ -137,6 +137,8 @@ async def round_trip(
     *,
     of_submission: Once | None = None,
     of_mailbox: Once | None = None,
+    submission_host: str = "127.0.0.1",
+    submission_port: int | None = None,
     timeout: float = PATIENCE,  # noqa: ASYNC109 # the servers' setting
 ) -> AsyncIterator[Trip]:
     """Make a round trip whose servers each commit a misdeed; at the end, all its sockets are closed."""
@@ -149,7 +151,9 @@ async def round_trip(
             open_ledger(f"sqlite://{directory}/ledger.db", clock, "me", "here")
         )
         servers = {
-            "out": server_settings("smtp", smtp.port, timeout=timeout),
+            "out": server_settings(
+                "smtp", submission_port or smtp.port, host=submission_host, timeout=timeout
+            ),
             "in": server_settings(protocol, mail.port, timeout=timeout),
         }
         canary = MailboxSettings.model_construct(

@@ -6,7 +6,7 @@ is looked up in the end goes on as if nothing had happened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,13 +20,18 @@ from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Site
+from probes.core.verdict import MessageState
 from probes.mx import Mx, MxSettings
 from probes.protocols import name_resolution
+from probes.roundtrip import MxRoundtrip, RoundtripSettings
 from tests.fakes.dns_server import DnsServer, Script, dns_server, response, zone
+from tests.fakes.pop3_server import Pop3Server
 from tests.fakes.resolver_files import resolution
 from tests.fakes.scripted_server import scripted_server
+from tests.fakes.smtp_server import SmtpServer
 from tests.faults.dialogues import DIALOGUES
-from tests.faults.running import hold_to_promises, probe_of, run, server_settings
+from tests.faults.round_trip import round_trip
+from tests.faults.running import beside_a_healthy_one, hold_to_promises, probe_of, run, server_settings
 
 PATIENCE = 4.0
 """Seconds that a name server has to answer: far more than it takes."""
@@ -179,7 +184,14 @@ FAULTS = [
         "a flood of wrong ids", Reason.DNS_TIMEOUT, lambda query: [*wrong_id(query)] * 1000, timeout=SILENT
     ),
 ]
-QUESTIONS = {"mx": ("MX", "A"), "smtp": ("A",), "pop3": ("A",), "imap": ("A",)}
+QUESTIONS = {
+    "mx": ("MX", "A"),
+    "smtp": ("A",),
+    "pop3": ("A",),
+    "imap": ("A",),
+    "roundtrip": ("A",),
+    "roundtrip to MX": ("MX", "A"),
+}
 """What each kind asks for; "A" stands for all that is asked about a host."""
 
 
@@ -217,7 +229,24 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.kind == "mx"], ids=str)
+def of(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", [case for case in CASES if case.kind in kinds], ids=str)
+
+
+@pytest.fixture
+def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, DnsServer], None]:
+    """Return what makes a case's name server the one that host names are looked up by."""
+
+    def use(case: Case, server: DnsServer) -> None:
+        resolv_conf = "nameserver 127.0.0.1\nsearch .\noptions attempts:1"
+        used = resolution(tmp_path, port=server.port, resolv_conf=resolv_conf)
+        monkeypatch.setattr(name_resolution, "TIMEOUT", case.committed.timeout)
+        monkeypatch.setattr(name_resolution, "system", used)
+
+    return use
+
+
+@of("mx")
 async def test_a_fault_in_front_of_an_mx_probe(case: Case) -> None:
     """No fault of a resolver calls a sound domain down: it is unknown, with its own reason, or made good."""
     async with case.serve() as server:
@@ -231,17 +260,11 @@ async def test_a_fault_in_front_of_an_mx_probe(case: Case) -> None:
     assert verdict.outcome in (Outcome.OK, Outcome.UNKNOWN)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.kind in DIALOGUES], ids=str)
-async def test_a_fault_in_front_of_a_host_name(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@of(*DIALOGUES)
+async def test_a_fault_in_front_of_a_host_name(case: Case, use: Callable[[Case, DnsServer], None]) -> None:
     """What a name server does decides nothing about the mail server: unknown, or made good."""
-    monkeypatch.setattr(name_resolution, "TIMEOUT", case.committed.timeout)
     async with case.serve() as server, scripted_server(DIALOGUES[case.kind].sound) as mail:
-        resolv_conf = "nameserver 127.0.0.1\nsearch .\noptions attempts:1"
-        monkeypatch.setattr(
-            name_resolution, "system", resolution(tmp_path, port=server.port, resolv_conf=resolv_conf)
-        )
+        use(case, server)
         probe = probe_of(case.kind, server_settings(case.kind, mail.port, host="host.example.test"))
         ran = await run(probe)
     hold_to_promises(ran)
@@ -249,3 +272,40 @@ async def test_a_fault_in_front_of_a_host_name(
     assert verdict.reason is case.committed.reason, f"{verdict.reason}: {verdict.detail}"
     assert verdict.reason is Reason.NONE or verdict.detail.startswith("in phase resolve: ")
     assert mail.connections == (verdict.reason is Reason.NONE)
+
+
+@of("roundtrip")
+async def test_a_fault_in_front_of_a_submission(
+    case: Case, use: Callable[[Case, DnsServer], None], tmp_path: Path
+) -> None:
+    """A message whose server is not found is deferred and the run unknown; else it is delivered."""
+    mailbox = Pop3Server()
+    async with (
+        case.serve() as server,
+        round_trip(mailbox, SmtpServer(mailbox.add), tmp_path, submission_host="host.example.test") as trip,
+    ):
+        use(case, server)
+        ran = await trip.run()
+        hold_to_promises(ran, 10.0)
+        verdict, message = ran.result.verdict, await trip.message(ran.result.run)
+        assert verdict.reason is case.committed.reason, f"{verdict.reason}: {verdict.detail}"
+        is_sound = verdict.reason is Reason.NONE
+        assert message.state is (MessageState.DELIVERED if is_sound else MessageState.DEFERRED)
+        assert verdict.outcome is (Outcome.OK if is_sound else Outcome.UNKNOWN)
+        assert trip.smtp.connections == is_sound
+
+
+@of("roundtrip to MX")
+async def test_a_fault_in_front_of_mx_hosts(case: Case, tmp_path: Path) -> None:
+    """Where the hosts of a domain cannot be looked up, the run is unknown, and nothing is sent."""
+    mailbox = Pop3Server()
+    async with case.serve() as server, round_trip(mailbox, SmtpServer(mailbox.add), tmp_path) as trip:
+        resolver = {"address": "127.0.0.1", "port": server.port, "timeout": f"{case.committed.timeout}s"}
+        settings = trip.probe.settings.model_dump(by_alias=True, include={"name", "kind", "sender", "to"})
+        written = {"send_via": "mx", "recipient": "b@example.test", "mx": {"resolver": resolver}}
+        probe = MxRoundtrip(RoundtripSettings.model_validate(settings | written), trip.probe.context)
+        ran = await beside_a_healthy_one(probe)
+    hold_to_promises(ran, 10.0)
+    verdict = ran.result.verdict
+    assert verdict.reason is case.committed.reason, f"{verdict.reason}: {verdict.detail}"
+    assert [sub.target for sub in probe.sub_probes] == ["mx.example.test"] * (verdict.reason is Reason.NONE)

@@ -8,7 +8,8 @@ server does once, the watcher survives it, and the next poll delivers.
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,15 @@ from tests.fakes.scripted_server import Peer
 from tests.fakes.smtp_server import SmtpServer
 from tests.faults.misdeeds import ANYWHERE, Misdeed, breaks_off, flood, says, says_tagged
 from tests.faults.round_trip import FINAL_DOT, GREETING, Once, round_trip
-from tests.faults.running import PATIENCE, TIMEOUT, Case, bounded_memory, hold_to_promises
+from tests.faults.running import (
+    PATIENCE,
+    TIMEOUT,
+    Case,
+    black_hole,
+    bounded_memory,
+    hold_to_promises,
+    refusing,
+)
 
 NEVER_ANSWERS = {fault for fault, (_, reason) in ANYWHERE.items() if reason is Reason.COMMAND_TIMEOUT}
 
@@ -100,6 +109,27 @@ async def test_a_fault_at_submission(case: Case, is_taken: bool, tmp_path: Path)
             assert (verdict.reason, message.state) == (case.reason, expected), verdict.detail
             assert trip.mail.connections == 0
         assert trip.entered(MessageState.LOST) == (message.state is MessageState.LOST)
+
+
+@pytest.mark.parametrize("kind", ["roundtrip by SMTP"])
+@pytest.mark.parametrize(
+    ("listener", "reason"),
+    [(refusing, Reason.CONNECT_REFUSED), (black_hole, Reason.CONNECT_TIMEOUT)],
+    ids=["refused", "black hole"],
+)
+async def test_no_connection_at_submission(
+    kind: str, listener: Callable[[], AbstractContextManager[int]], reason: Reason, tmp_path: Path
+) -> None:
+    """A message whose server cannot be reached is deferred, and nobody looks for it."""
+    mailbox = Pop3Server()
+    server = SmtpServer(mailbox.add)
+    with listener() as port:
+        async with round_trip(mailbox, server, tmp_path, submission_port=port, timeout=TIMEOUT) as trip:
+            ran = await trip.run()
+            hold_to_promises(ran)
+            assert ran.result.verdict.reason is reason
+            assert (await trip.message(ran.result.run)).state is MessageState.DEFERRED
+            assert trip.mail.connections == 0
 
 
 POP3 = (GREETING, "CAPA", "AUTH", "UIDL", "TOP", "RETR", "DELE", "QUIT")
