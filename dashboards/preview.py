@@ -115,31 +115,39 @@ def _finite(value: float) -> float | None:
 
 
 def _table(panel: Mapping[str, Any], prometheus: Prometheus) -> dict[str, Any]:
-    """Return columns and rows: merge results with the same labels, then rename and hide columns."""
-    rows: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
+    """Return columns and rows: merge results whose labels agree, then rename and hide columns."""
+    rows: list[dict[str, Any]] = []
     alone = len(panel["targets"]) == 1
     for target in panel["targets"]:
+        column = "Value" if alone else f"Value #{target['refId']}"
         for labels, value in prometheus.query(_asked(target)):
             known = {key: text for key, text in labels.items() if key != "__name__"}
-            row = rows.setdefault(tuple(sorted(known.items())), dict(known))
-            row["Value" if alone else f"Value #{target['refId']}"] = _finite(value)
+            row = next((row for row in rows if column not in row and _agree(row, known)), None)
+            if row is None:
+                rows.append(row := {})
+            row |= {**known, column: _finite(value)}
     options: dict[str, Any] = {}
     for transformation in panel.get("transformations", []):
         if transformation["id"] == "organize":
             options = transformation["options"]
     columns = [
         column
-        for column in dict.fromkeys(column for row in rows.values() for column in row)
+        for column in dict.fromkeys(column for row in rows for column in row)
         if not options.get("excludeByName", {}).get(column)
     ]
     columns.sort(key=lambda column: options.get("indexByName", {}).get(column, len(columns)))
     renamed = options.get("renameByName", {})
     heads = [renamed.get(column) or column for column in columns]
-    lines = [[row.get(column) for column in columns] for row in rows.values()]
+    lines = [[row.get(column) for column in columns] for row in rows]
     for order in reversed(panel["options"].get("sortBy") or []):
         place = heads.index(order["displayName"])
         lines.sort(key=lambda line, at=place: _rank(line[at]), reverse=order.get("desc", False))
     return {"columns": heads, "rows": lines}
+
+
+def _agree(row: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Return whether the labels equal those that the row already has."""
+    return all(row.get(key, text) == text for key, text in labels.items())
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
