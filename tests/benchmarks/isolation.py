@@ -50,7 +50,7 @@ Section = dict[str, object]
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Be an SMTP server that takes every message."""
+    """Behave as an SMTP server that accepts every message."""
     writer.write(b"220 mail.example.com ESMTP\r\n")
     with suppress(ConnectionError):
         while line := await reader.readline():
@@ -74,7 +74,7 @@ def _addresses(network: int, count: int) -> list[str]:
 
 @contextmanager
 def _healthy() -> Iterator[tuple[list[str], int]]:
-    """Run the healthy servers in a process of their own; yield their addresses and port."""
+    """Run the healthy servers in a separate process; yield their addresses and port."""
     hosts, port = _addresses(1, HEALTHY), free_port()
     process = subprocess.Popen([sys.executable, "-m", __name__, str(port), *hosts])
     try:
@@ -86,7 +86,7 @@ def _healthy() -> Iterator[tuple[list[str], int]]:
 
 
 def _hole(stack: ExitStack, host: str, *, lets_in: bool) -> int:
-    """Listen at ``host`` and never accept; return the port. Without ``lets_in`` its backlog is full."""
+    """Listen at ``host`` and never accept; return the port. Unless ``lets_in``, the backlog is full."""
     listener = stack.enter_context(socket.socket())
     listener.bind((host, 0))
     listener.listen(4096 if lets_in else 0)
@@ -132,7 +132,7 @@ def _holes(stack: ExitStack, count: int, healthy: str) -> tuple[Section, Section
 
 
 class _Watched:
-    """How the metrics of an agent change over some time, in which it is scraped as usual."""
+    """The changes of an agent's metrics over some time, during which it is scraped as usual."""
 
     def __init__(self, agent: AgentProcess, seconds: float) -> None:
         after = before = _samples(agent)
@@ -148,7 +148,7 @@ class _Watched:
         self.descriptors = len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
 
     def sum(self, name: str, *labels: str) -> float:
-        """Return how much the samples of that name have grown that have all these in their labels."""
+        """Return the increase of the samples with that name and all these labels."""
         return sum(value for _, value in self._with(name, *labels))
 
     def _with(self, name: str, *labels: str) -> Iterator[tuple[str, float]]:
@@ -157,7 +157,7 @@ class _Watched:
                 yield key, value
 
     def quantile(self, name: str, share: float, *labels: str) -> float:
-        """Return the upper bound of the histogram's bucket that this share of the observations lies in."""
+        """Return the upper bound of the histogram's bucket with this share of the observations."""
         counts: dict[float, float] = {}
         for key, value in self._with(f"{name}_bucket", *labels):
             bound = float(re.findall(r'le="([^"]+)"', key)[0])
@@ -172,7 +172,7 @@ def _samples(agent: AgentProcess) -> dict[str, float]:
 
 
 def _measure(title: str, count: int, descriptors: int | None = None) -> None:
-    """Run an agent beside ``count`` black holes, perhaps with few file descriptors, and print how it does."""
+    """Run an agent with ``count`` black holes, perhaps with few file descriptors, and print its figures."""
     with workplace() as (directory, _), ExitStack() as stack, _healthy() as (hosts, port):
         servers: Section = {
             f"mail-{n}": {"protocol": "smtp", "host": host, "port": port, "tls": "none"}
@@ -201,7 +201,7 @@ def _measure(title: str, count: int, descriptors: int | None = None) -> None:
         agent = AgentProcess(config, directory / "agent.log", listen, env=environment, preexec_fn=limit)
         try:
             if count:
-                time.sleep(2 * TIME_LIMIT + 5)  # until every black hole was tried, and given up
+                time.sleep(2 * TIME_LIMIT + 5)  # until every black hole was tried and has timed out
             _show(title, _Watched(agent, SECONDS))
         finally:
             agent.stop()

@@ -1,4 +1,4 @@
-"""The cost of planning the next poll with many open messages, beside few."""
+"""The cost of planning the next poll with many open messages, compared with few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A POP3 server in memory: a snapshot at login, and deletions that hold at QUIT."""
+"""A POP3 server in memory: a snapshot at login, and deletions at QUIT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts the faults that are tried, and prints at the end how many went right, by kind."""
+"""Counts the faults that are tried, and prints at the end how many had the right result, by kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def any_machine_is_quick_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fault_tried(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Note what a test tries: its case, or its own name and parameters in front of a kind."""
+    """Record what a test tries: its case, or its own name and parameters for a kind."""
     parameters = dict(request.node.callspec.params) if hasattr(request.node, "callspec") else {}
     if case := parameters.get("case"):
         record_property(FAULT, (case.kind, case.fault))

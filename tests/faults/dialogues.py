@@ -1,4 +1,4 @@
-"""A sound dialogue for each protocol, state by state, so that a fault can be committed in any of them."""
+"""A correct dialogue for each protocol, state by state, so that a fault can be injected in any of them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tests.faults.misdeeds import Misdeed
 
 @dataclass(frozen=True)
 class Dialogue:
-    """What a client says in each state, in order, and the sound answer; the first state has no command."""
+    """The client's command in each state, in order, and the correct answer; the first has no command."""
 
     greeting: bytes
     states: Mapping[str, tuple[bytes, bytes]]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The states, the greeting first."""
+        """The states, from the greeting."""
         return ("greeting", *self.states)
 
     @property
     def sound(self) -> Script:
-        """The script of a server that is sound in every state."""
+        """The script of a server that is correct in every state."""
         return dialogue(self.greeting, *self.states.values())
 
     def answer(self, state: str) -> bytes:
-        """Return the sound answer in ``state``."""
+        """Return the correct answer in ``state``."""
         return self.greeting if state == "greeting" else self.states[state][1]
 
     def committing(self, misdeed: Misdeed, state: str) -> Script:
-        """Return the script of a server that does ``misdeed`` in ``state``, and is sound otherwise."""
+        """Return the script of a server that does ``misdeed`` in ``state``, and is correct otherwise."""
 
         async def script(peer: Peer) -> None:
             for name in self.names:

@@ -1,4 +1,4 @@
-"""What a server can do in place of a sound answer."""
+"""What a server can do instead of a correct answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def says(*lines: bytes) -> Misdeed:
 
 
 def says_tagged(answer: bytes, *, before: bytes = b"") -> Misdeed:
-    """Return a misdeed that answers the latest IMAP command, with an untagged response before that."""
+    """Return a misdeed that answers the latest IMAP command, after an untagged response."""
 
     async def misdeed(peer: Peer) -> None:
         tag = peer.received[-1].partition(b" ")[0]
@@ -32,7 +32,7 @@ def says_tagged(answer: bytes, *, before: bytes = b"") -> Misdeed:
 
 
 def breaks_off(octets: bytes) -> Misdeed:
-    """Return a misdeed that sends these octets, and closes the connection."""
+    """Return a misdeed that sends these octets and closes the connection."""
 
     async def misdeed(peer: Peer) -> None:
         await peer.chunks(octets)
@@ -42,7 +42,7 @@ def breaks_off(octets: bytes) -> Misdeed:
 
 
 def flood(chunk: bytes, first: bytes = b"") -> Misdeed:
-    """Return a misdeed that sends ``first``, and then the same chunk without end."""
+    """Return a misdeed that sends ``first``, and then the same chunk endlessly."""
 
     async def misdeed(peer: Peer) -> None:
         await peer.chunks(first)
@@ -67,7 +67,7 @@ async def silence(peer: Peer) -> None:
 
 
 async def drip(peer: Peer) -> None:
-    """Send an octet now and then, too few for a line within any patience."""
+    """Send octets so slowly that no line is ever complete in time."""
     while True:
         await peer.chunks(b"2")
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A round trip whose servers commit one fault: a submission server and a mailbox in memory, a real ledger."""
+"""A round trip with one fault of its servers: a submission server, a mailbox in memory, a real ledger."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ SIGNER = TokenSigner(b"key")
 
 @dataclass
 class Once:
-    """A misdeed that a server commits once, in one state, whichever connection gets there first."""
+    """A misdeed that a server does once, in one state, on the first connection that gets there."""
 
     state: str
     commit: Misdeed
     is_done: bool = False
 
     def is_due(self, line: bytes | None) -> bool:
-        """Return whether it is to be committed now: after ``line``, or instead of the greeting."""
+        """Return whether to do it now: after ``line``, or instead of the greeting."""
         if self.is_done or line is None:
             return not self.is_done and self.state == GREETING
         command = "." if self.state == FINAL_DOT else self.state
@@ -71,7 +71,7 @@ class Once:
 
 
 class _Misbehaving(Peer):
-    """A server's end of a connection that commits a misdeed where its script would answer."""
+    """A server's end of a connection that does a misdeed instead of its script's answer."""
 
     def __init__(self, peer: Peer, once: Once) -> None:
         super().__init__(peer._reader, peer._writer)
@@ -104,24 +104,24 @@ class Trip:
     mail: ScriptedServer
 
     async def run(self) -> Ran:
-        """Send a message and follow it, beside a healthy probe."""
+        """Send a message and watch for it, together with a healthy probe."""
         async with asyncio.timeout(20):
             return await beside_a_healthy_one(self.probe)
 
     async def message(self, run: str) -> Message:
-        """Return the message of a run, with whose state the ledger's totals agree."""
+        """Return a run's message, after checking that the ledger's totals agree with its state."""
         assert await self.ledger.discrepancies() == []
         found = await self.ledger.find(run)
         assert found is not None
         return found
 
     def entered(self, state: MessageState) -> int:
-        """Return how many messages were ever in ``state``."""
+        """Return how many messages ever entered ``state``."""
         return self.ledger.counters.entered("trip", "out", state)
 
     @property
     def left_in_mailbox(self) -> int:
-        """How many messages the mailbox still holds."""
+        """The number of messages in the mailbox."""
         return len(_messages_of(self.mailbox))
 
 
@@ -141,7 +141,7 @@ async def round_trip(
     submission_port: int | None = None,
     timeout: float = PATIENCE,  # noqa: ASYNC109 # the servers' setting
 ) -> AsyncIterator[Trip]:
-    """Make a round trip whose servers each commit a misdeed; at the end, all its sockets are closed."""
+    """Make a round trip with servers that each do a misdeed; at the end, all its sockets are closed."""
     clock, before = InstantClock(), open_files()
     protocol = "pop3" if isinstance(mailbox, Pop3Server) else "imap"
     async with AsyncExitStack() as stack:

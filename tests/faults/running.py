@@ -1,4 +1,4 @@
-"""Running a probe in front of a server that commits a fault, beside a healthy one that must not notice."""
+"""Running a probe of a faulty server together with a healthy probe, which must not be affected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MEMORY = 24 * 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """A fault that a server commits in one state of its dialogue, and what a run in front of it ends with."""
+    """A fault of a server in one state of its dialogue, and the expected result of a run."""
 
     kind: str
     state: str
@@ -57,7 +57,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a run, and of the healthy one beside it."""
+    """The results of a run and of the healthy probe."""
 
     result: Result
     beside: Result
@@ -66,7 +66,7 @@ class Ran:
 def server_settings(
     protocol: str, port: int, *, host: str = "127.0.0.1", timeout: float = PATIENCE, **options: Any
 ) -> ServerSettings:
-    """Return the settings of a server at ``port`` that credentials are sent to."""
+    """Return the settings of a server at ``port``, with credentials."""
     tls = options.pop("tls", "none")
     made = ServerSettings.model_validate(
         {
@@ -83,7 +83,7 @@ def server_settings(
 
 
 def probe_of(kind: str, server: ServerSettings, deadline: float = PATIENCE) -> Probe:
-    """Return a probe that goes through the whole of its kind's dialogue."""
+    """Return a probe that goes through its kind's whole dialogue."""
     written: dict[str, Any] = {"name": kind, "kind": kind, "server": "it", "deadline": f"{deadline:g}s"}
     if kind == "smtp":
         written |= {"mail_from": "a@example.test", "rcpt_to": "b@example.test"}
@@ -93,7 +93,7 @@ def probe_of(kind: str, server: ServerSettings, deadline: float = PATIENCE) -> P
 
 
 async def run(probe: Probe) -> Ran:
-    """Run ``probe`` beside a healthy one; return once all sockets of both are closed."""
+    """Run ``probe`` together with a healthy one; return once all sockets of both are closed."""
     before = open_files()
     ran = await beside_a_healthy_one(probe)
     await closed(before)
@@ -101,12 +101,12 @@ async def run(probe: Probe) -> Ran:
 
 
 async def beside_a_healthy_one(probe: Probe) -> Ran:
-    """Run ``probe``, and a sound one at the same time."""
+    """Run ``probe`` and a healthy one at the same time."""
     return Ran(*await beside_a_healthy_run(Runner(SystemClock(), "here").run(probe)))
 
 
 async def beside_a_healthy_run(work: Awaitable[T]) -> tuple[T, Result]:
-    """Wait for ``work`` while a sound probe runs; return its result, and that of the probe."""
+    """Await ``work`` while a healthy probe runs; return both results."""
     async with scripted_server(SMTP.sound) as healthy:
         probe = probe_of("smtp", server_settings("smtp", healthy.port))
         beside = asyncio.create_task(Runner(SystemClock(), "here").run(probe))
@@ -114,12 +114,12 @@ async def beside_a_healthy_run(work: Awaitable[T]) -> tuple[T, Result]:
 
 
 def open_files() -> int:
-    """Return how many files and sockets this process has open."""
+    """Return the number of files and sockets that this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def closed(before: int) -> None:
-    """Return once no more files and sockets are open than ``before``; TimeoutError if that takes long."""
+    """Return once no more files and sockets are open than ``before``; raises TimeoutError."""
     async with asyncio.timeout(PATIENCE):
         while open_files() > before:  # noqa: ASYNC110 # the kernel tells of no such event
             await asyncio.sleep(0.005)
@@ -127,7 +127,7 @@ async def closed(before: int) -> None:
 
 @contextmanager
 def refusing() -> Iterator[int]:
-    """Give a port where nobody listens."""
+    """Yield a port that refuses connections."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -135,7 +135,7 @@ def refusing() -> Iterator[int]:
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """Give a port whose queue of connections is full, so that Linux drops every further attempt."""
+    """Yield a port with a full queue of connections, so that Linux drops every further attempt."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -160,13 +160,13 @@ def bounded_memory(most: int = MEMORY) -> Iterator[None]:
 
 
 def undisturbed(beside: Result) -> None:
-    """Assert that a sound probe was on time."""
+    """Assert that a healthy probe was on time."""
     assert beside.verdict.outcome is Outcome.OK, beside
     assert beside.duration_seconds < PATIENCE
 
 
 def hold_to_promises(ran: Ran, deadline: float = PATIENCE) -> None:
-    """Assert what holds for every fault: the deadline, no secrets, a reason of its kind, others on time."""
+    """Assert what must hold for every fault: deadline, no secrets, a reason of its kind, others on time."""
     undisturbed(ran.beside)
     assert ran.result.duration_seconds < deadline + 1.0
     shown = str(ran.result.with_transcript())

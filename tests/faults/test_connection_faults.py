@@ -1,6 +1,6 @@
-"""Faults before a dialogue can begin: no connection, no TLS, a certificate that does not verify.
+"""Faults before a dialogue: no connection, no TLS, an invalid certificate.
 
-No credentials go out over a connection that is not encrypted and verified as the server's settings say.
+No credentials are sent on a connection that is not encrypted and verified as configured.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REFUSED = {"smtp": Reason.SMTP_DEFERRED, "pop3": Reason.POP3_ERROR, "imap": Reas
 
 
 def up_to_tls(kind: str, tls: str, then: Callable[[Peer], Awaitable[None]]) -> Script:
-    """Return a script that does ``then`` where TLS begins."""
+    """Return a script that does ``then`` at the start of TLS."""
     offer, command, agreed = OFFERED[kind]
 
     async def script(peer: Peer) -> None:
@@ -67,7 +67,7 @@ def has_no_secrets(received: list[bytes]) -> bool:
 
 @KINDS
 async def test_a_refused_connection(kind: str) -> None:
-    """Where nobody listens, the run says so."""
+    """A refused connection is reported as such."""
     with refusing() as port:
         ran = await run(probe_of(kind, server_settings(kind, port)))
     hold_to_promises(ran)
@@ -76,7 +76,7 @@ async def test_a_refused_connection(kind: str) -> None:
 
 @KINDS
 async def test_a_black_hole(kind: str) -> None:
-    """A server that answers no connection attempt costs its own time only."""
+    """A server that does not answer connection attempts affects only its own probe."""
     with black_hole() as port:
         ran = await run(probe_of(kind, server_settings(kind, port, timeout=TIMEOUT)))
     hold_to_promises(ran)
@@ -85,7 +85,7 @@ async def test_a_black_hole(kind: str) -> None:
 
 @KINDS
 async def test_starttls_that_was_stripped(kind: str) -> None:
-    """Where STARTTLS is no longer offered, the run ends before any credentials."""
+    """If STARTTLS is not offered, the run ends before any credentials."""
     state = "auth" if kind == "smtp" else "login"
     async with scripted_server(DIALOGUES[kind].committing(says(b"what?"), state)) as server:
         ran = await run(probe_of(kind, server_settings(kind, server.port, tls="starttls")))
@@ -96,7 +96,7 @@ async def test_starttls_that_was_stripped(kind: str) -> None:
 
 @KINDS
 async def test_starttls_that_is_refused(kind: str) -> None:
-    """Where STARTTLS is offered and then refused, the run ends before any credentials."""
+    """If STARTTLS is offered and then refused, the run ends before any credentials."""
     offer, command, _ = OFFERED[kind]
 
     async def script(peer: Peer) -> None:
@@ -115,7 +115,7 @@ async def test_starttls_that_is_refused(kind: str) -> None:
 
 @KINDS
 async def test_octets_injected_before_tls(kind: str) -> None:
-    """What follows the answer to STARTTLS in clear is an attack, and ends the run before any credentials."""
+    """Unencrypted octets after the answer to STARTTLS end the run before any credentials."""
     offer, command, agreed = OFFERED[kind]
 
     async def script(peer: Peer) -> None:
@@ -156,7 +156,7 @@ HANDSHAKES: dict[str, tuple[Misdeed, Reason]] = {
 @pytest.mark.parametrize("tls", ["implicit", "starttls"])
 @pytest.mark.parametrize("handshake", [*HANDSHAKES])
 async def test_a_handshake_that_fails(kind: str, tls: str, handshake: str) -> None:
-    """A TLS handshake that goes wrong ends the run before any credentials, and never goes on in clear."""
+    """A failed TLS handshake ends the run before any credentials, and never continues unencrypted."""
     commit, reason = HANDSHAKES[handshake]
     timeout = TIMEOUT if handshake == "silence" else PATIENCE
     async with scripted_server(up_to_tls(kind, tls, commit)) as server:
@@ -171,7 +171,7 @@ async def test_a_handshake_that_fails(kind: str, tls: str, handshake: str) -> No
 
 @KINDS
 async def test_a_server_in_clear_where_tls_comes_first(kind: str) -> None:
-    """A port that speaks in clear is told as such, however fast its greeting is."""
+    """An unencrypted port is reported as such, however early its greeting is."""
     async with scripted_server(says(GREETINGS[kind])) as server:
         ran = await run(probe_of(kind, server_settings(kind, server.port, tls="implicit")))
     hold_to_promises(ran)
@@ -193,7 +193,7 @@ async def test_a_server_in_clear_where_tls_comes_first(kind: str) -> None:
 async def test_a_certificate_that_does_not_verify(
     kind: str, tls: str, name: str, ends_in: timedelta, is_trusted: bool, reason: Reason, tmp_path: Path
 ) -> None:
-    """A certificate that does not verify ends the run before anything is sent over the connection."""
+    """An invalid certificate ends the run before anything is sent on the connection."""
     authority, trusted = trustme.CA(), tmp_path / "ca.pem"
     (authority if is_trusted else trustme.CA()).cert_pem.write_to_path(str(trusted))
     context = server_context(authority, name, not_after=datetime.now(UTC) + ends_in)

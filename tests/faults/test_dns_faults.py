@@ -1,7 +1,7 @@
-"""Every fault of a DNS server: what the run makes of it whose domain or host name is asked for.
+"""Every fault of a DNS server, and the result of a run with that domain or host name.
 
-What a name server does says nothing of mail. So a fault is ``unknown``, or it is made good; a run that
-is looked up in the end goes on as if nothing had happened.
+A name server's fault says nothing about mail, so the result is ``unknown`` or the fault is overcome. If the
+name is resolved in the end, the run is like any other.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Replies = Sequence[bytes | dns.message.Message]
 
 @dataclass(frozen=True)
 class DnsFault:
-    """What a name server does over UDP and TCP in place of a sound answer, and what a run ends with."""
+    """What a name server does over UDP and TCP instead of a correct answer, and a run's expected result."""
 
     name: str
     reason: Reason
@@ -71,7 +71,7 @@ def code(rcode: dns.rcode.Rcode) -> Script:
 
 
 def cut(query: dns.message.Message) -> Replies:
-    """Answer that the answer does not fit."""
+    """Return a truncated answer."""
     return [response(query, cut=True)]
 
 
@@ -80,7 +80,7 @@ def silent(_: dns.message.Message) -> None:
 
 
 def edns_refused(rcode: dns.rcode.Rcode | None) -> Script:
-    """Return a script that knows no EDNS: it answers so, or not at all (RFC 6891 section 7)."""
+    """Return a script without EDNS: it says so, or does not answer (RFC 6891 section 7)."""
 
     def script(query: dns.message.Message) -> Replies | None:
         if query.edns < 0:
@@ -103,7 +103,7 @@ def wrong_question(query: dns.message.Message) -> Replies:
 
 
 def another_name(query: dns.message.Message) -> Replies:
-    """Answer the question that was asked, with records of another name."""
+    """Answer the query with records of another name."""
     return [response(query, f"other.test. 300 IN {_record(query)}")]
 
 
@@ -125,7 +125,7 @@ def long_chain(query: dns.message.Message) -> Replies:
 
 
 def huge(query: dns.message.Message) -> Replies:
-    """Answer with thousands of records, a sound one among them. Written by hand, for dnspython takes long."""
+    """Answer with thousands of records, including a correct one. Built by hand, because dnspython is slow."""
     question = query.question[0]
     records = {
         "MX": [
@@ -149,7 +149,7 @@ def noise(query: dns.message.Message) -> Replies:
 
 
 def after(*misdeeds: Script) -> Script:
-    """Return a script whose sound answer comes after others."""
+    """Return a script that sends other answers before the correct one."""
     return lambda query: [reply for script in (*misdeeds, DOMAIN) for reply in script(query) or ()]
 
 
@@ -197,7 +197,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A fault in the answers to one question of one kind."""
+    """A fault in the answers to one query of one kind."""
 
     kind: str
     question: str
@@ -211,7 +211,7 @@ class Case:
         return f"{self.kind}-{self.question}-{self.committed.name}"
 
     def serve(self) -> AbstractAsyncContextManager[DnsServer]:
-        """Serve a domain whose name server commits the fault, in the answers to this question only."""
+        """Serve a domain with a name server that has the fault, only in the answers to this query."""
 
         def only_here(script: Script) -> Script:
             def answer(query: dns.message.Message) -> Replies | None:
@@ -248,7 +248,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Case, DnsS
 
 @of("mx")
 async def test_a_fault_in_front_of_an_mx_probe(case: Case) -> None:
-    """No fault of a resolver calls a sound domain down: it is unknown, with its own reason, or made good."""
+    """No fault of a resolver reports a correct domain as failed: it is unknown, or overcome."""
     async with case.serve() as server:
         settings = {"name": "mx", "kind": "mx", "domain": "example.test", "allow_private": True}
         resolver = {"address": "127.0.0.1", "port": server.port, "timeout": f"{case.committed.timeout}s"}
@@ -262,7 +262,7 @@ async def test_a_fault_in_front_of_an_mx_probe(case: Case) -> None:
 
 @of(*DIALOGUES)
 async def test_a_fault_in_front_of_a_host_name(case: Case, use: Callable[[Case, DnsServer], None]) -> None:
-    """What a name server does decides nothing about the mail server: unknown, or made good."""
+    """A name server's fault says nothing about the mail server: unknown, or overcome."""
     async with case.serve() as server, scripted_server(DIALOGUES[case.kind].sound) as mail:
         use(case, server)
         probe = probe_of(case.kind, server_settings(case.kind, mail.port, host="host.example.test"))

@@ -1,7 +1,7 @@
-"""Every fault that a mail server can commit, in every state, for every kind: what a run makes of it.
+"""Every fault of a mail server, in every state, for every kind, and the result of the run.
 
-Each run keeps its deadline, shows no secret, closes its sockets, and leaves a healthy probe beside it
-alone. One in front of a server that sends without end takes bounded memory.
+Each run keeps its deadline, shows no secret, closes its sockets, and does not affect a healthy probe. If the
+server sends endlessly, the run uses bounded memory.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _UNREADABLE = frozenset({Reason.LINE_TOO_LONG, Reason.PROTOCOL_ERROR, Reason.RES
 
 
 def expected(kind: str, state: str, reason: Reason) -> Reason:
-    """Return what a run ends with whose server does in ``state`` what elsewhere means ``reason``."""
+    """Return the expected result of a fault in ``state`` that means ``reason`` elsewhere."""
     if state == FAREWELL[kind] or (state in LISTINGS.get(kind, ()) and reason in _UNREADABLE):
         return Reason.NONE
     return reason
 
 
 def each(kind: str, fault: str, commit: Misdeed, reason: Reason, *, without: str = "") -> list[Case]:
-    """Return a case for every state of a kind but those in ``without``."""
+    """Return a case for every state of a kind except those in ``without``."""
     states = " ".join(state for state in DIALOGUES[kind].names if state not in without.split())
     return at(kind, states, fault, commit, reason)
 
@@ -65,7 +65,7 @@ def at(kind: str, states: str, fault: str, commit: Misdeed, reason: Reason) -> l
 def beside_the_answer(
     kind: str, fault: str, made: Callable[[bytes], bytes], reason: Reason, *, without: str = ""
 ) -> list[Case]:
-    """Return a case for every state whose misdeed is made from the sound answer."""
+    """Return a case for every state with a misdeed made from the correct answer."""
     return [
         case
         for state in DIALOGUES[kind].names
@@ -75,7 +75,7 @@ def beside_the_answer(
 
 
 async def refuse_capa(peer: Peer) -> None:
-    """Be an older server, which knows no CAPA, and sound in all else."""
+    """Behave like an older server without CAPA, and correctly otherwise."""
     await peer.send(b"-ERR unknown command")
     await dialogue((rb"USER .*", b"+OK"), (rb"PASS .*", b"+OK"), *[*POP3.states.values()][2:])(peer)
 
@@ -226,9 +226,9 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_fault_in_any_state(case: Case) -> None:
-    """A fault costs its run, with its reason; in the farewell it costs nothing, in a listing the listing."""
+    """A fault has its reason; at QUIT or LOGOUT it changes nothing, and in a list only the list."""
     is_endless = "without end" in case.fault
-    deadline = 30.0 if is_endless else PATIENCE  # measuring memory takes its time
+    deadline = 30.0 if is_endless else PATIENCE  # measuring memory is slow
     async with scripted_server(DIALOGUES[case.kind].committing(case.commit, case.state)) as server:
         settings = server_settings(case.kind, server.port, timeout=case.timeout)
         with bounded_memory() if is_endless else nullcontext():
@@ -241,7 +241,7 @@ async def test_a_fault_in_any_state(case: Case) -> None:
 @pytest.mark.parametrize("kind", [*DIALOGUES])
 @pytest.mark.parametrize("is_late", [False, True], ids=["with the greeting", "in place of an answer"])
 async def test_an_empty_line_behind_the_greeting(kind: str, is_late: bool) -> None:
-    """Where a server sends an empty line out of turn, the detail quotes what it said before."""
+    """If a server sends an unexpected empty line, the detail quotes what it said before."""
     sound = DIALOGUES[kind]
     misdeed = says(b"") if is_late else says(sound.greeting, b"")
     state = sound.names[1] if is_late else "greeting"

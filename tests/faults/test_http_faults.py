@@ -1,6 +1,6 @@
-"""Every fault of a web server: an export of metrics or a search for servers fails, and nothing else does.
+"""Every fault of a web server: an export of metrics or a search for servers fails, and nothing else.
 
-Both take bounded time and memory, close their sockets, and leave a healthy probe alone.
+Both use bounded time and memory, close their sockets, and do not affect a healthy probe.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @dataclass(frozen=True)
 class HttpFault:
-    """What a web server does in answer to a request, and whether an export counts as received by that."""
+    """What a web server does with a request, and whether an export then counts as received."""
 
     name: str
     commit: Misdeed
@@ -119,7 +119,7 @@ class Nothing(Collector):
 
 
 async def export(port: int, authority: Path) -> bool:
-    """Export once; return whether the receiver's answer counted as received."""
+    """Export once; return whether the receiver's answer counts as received."""
     settings = OtlpSettings(endpoint=f"https://127.0.0.1:{port}/v1/metrics", interval="60s")
     settings = settings.model_copy(update={"tls_ca": authority})
     exporter = OtlpExporter(settings, Nothing(), SystemClock(), {})
@@ -128,7 +128,7 @@ async def export(port: int, authority: Path) -> bool:
 
 
 async def search(port: int, authority: Path) -> bool:
-    """Search for a domain's servers, whose SRV records are sound; return whether its pages gave any."""
+    """Search for a domain's servers, with correct SRV records; return whether its pages gave any."""
     names = ("example.test.", "autoconfig.example.test.", "autodiscover.example.test.")
     srv = "_imaps._tcp.example.test. 60 IN SRV 0 1 993 imap.example.test."
     async with dns_server(zone(*(f"{name} 60 IN A 127.0.0.1" for name in names), srv)) as dns:
@@ -153,7 +153,7 @@ async def received(
     *,
     is_endless: bool = False,
 ) -> bool:
-    """Do the work in front of a web server, and hold it to its promises; return what came of it."""
+    """Do the work with a web server, and check its promises; return the result."""
     monkeypatch.setattr(otlp, "EXPORT_SECONDS", limit)
     monkeypatch.setattr(web, "PAGE_SECONDS", limit)
     begun = asyncio.get_running_loop().time()
@@ -175,7 +175,7 @@ async def test_a_fault_in_the_answer(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever a web server answers costs no more than that answer, some time and little memory."""
+    """Any answer of a web server loses only that answer, and costs some time and little memory."""
     context = server_context(certificate_authority, "127.0.0.1", "*.example.test", "example.test")
 
     async def script(peer: Peer) -> None:
@@ -200,7 +200,7 @@ async def test_a_fault_in_the_answer(
 async def test_a_handshake_that_fails(
     kind: str, handshake: str, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without TLS no request goes out."""
+    """Without TLS, no request is sent."""
     commit: Script = HANDSHAKES[handshake]
     before = open_files()
     async with scripted_server(commit) as server:
@@ -215,7 +215,7 @@ async def test_a_handshake_that_fails(
 async def test_a_certificate_that_is_not_trusted(
     kind: str, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that anybody could be gets no request."""
+    """An unverified server gets no request."""
     context = server_context(trustme.CA(), "127.0.0.1", "*.example.test", "example.test")
     asked: list[bytes] = []
 
@@ -233,7 +233,7 @@ async def test_a_certificate_that_is_not_trusted(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", [*NO_CONNECTION])
 async def test_no_connection(kind: str, fault: str, authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no connection can be made, that is all that is lost."""
+    """Without a connection, nothing else is affected."""
     with NO_CONNECTION[fault]() as port:
         before = open_files()
         assert not await received(kind, port, authority, monkeypatch, SILENT)

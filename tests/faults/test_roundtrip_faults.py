@@ -64,7 +64,7 @@ SUBMISSION_CASES = [
 
 
 def state_after(case: Case) -> MessageState:
-    """Return the state that a message has right after its submission met the fault."""
+    """Return a message's state right after its submission met the fault."""
     if case.state == "QUIT":
         return MessageState.SENT
     if case.reason is Reason.SMTP_REJECTED:
@@ -83,7 +83,7 @@ def state_after(case: Case) -> MessageState:
     ids=lambda value: str(value) if isinstance(value, Case) else "taken" if value else "not taken",
 )
 async def test_a_fault_at_submission(case: Case, is_taken: bool, tmp_path: Path) -> None:
-    """A message is rejected, deferred or ambiguous; one that was taken after all is delivered."""
+    """The message is rejected, deferred or ambiguous; if the server accepted it, it is delivered."""
     expected = state_after(case)
     mailbox = Pop3Server()
     server = SmtpServer(mailbox.add)
@@ -145,7 +145,7 @@ IN_ANY_STATE = {
     fault: commit
     for fault, (commit, _) in ANYWHERE.items()
     if fault
-    not in ("close within a line", "one octet at a time")  # which the watcher cannot tell from others
+    not in ("close within a line", "one octet at a time")  # which the watcher cannot distinguish from others
 }
 IN_THE_MAILBOX: dict[tuple[str, tuple[str, ...]], dict[str, Misdeed]] = {
     ("POP3", POP3): {
@@ -197,7 +197,7 @@ UNREADABLE = {("TOP", "lines without end"), ("TOP", "a listed line without end")
 
 
 def reason_of(fault: str, state: str) -> Reason:
-    """Return what a round trip ends with."""
+    """Return the reason of a round trip."""
     return Reason.MESSAGE_ALTERED if state == "RETR" and fault in ALTERED else Reason.NONE
 
 
@@ -218,7 +218,7 @@ MAILBOX_CASES = [
 
 @pytest.mark.parametrize("case", MAILBOX_CASES, ids=str)
 async def test_a_fault_in_the_mailbox(case: Case, tmp_path: Path) -> None:
-    """Whatever the mailbox's server does once, the next poll delivers, nothing is lost, and no copy stays."""
+    """After any single fault of the mailbox's server, the next poll delivers, and no copy stays."""
     mailbox = Pop3Server() if case.kind.endswith("POP3") else ImapServer()
     held: list[bytes] = []
 
@@ -233,7 +233,7 @@ async def test_a_fault_in_the_mailbox(case: Case, tmp_path: Path) -> None:
             add(held.pop())
         await case.commit(peer)
 
-    # A NOOP comes only where earlier polls showed nothing.
+    # There is a NOOP only if earlier polls showed nothing.
     server = SmtpServer(held.append if case.state == "NOOP" else add)
     once = Once(case.state, commit)
     async with round_trip(mailbox, server, tmp_path, of_mailbox=once, timeout=case.timeout) as trip:

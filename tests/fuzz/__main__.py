@@ -42,7 +42,7 @@ _EXECUTIONS = re.compile(r"stat::number_of_executed_units:\s+([0-9]+)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of fuzzing one target."""
+    """The result of fuzzing one target."""
 
     seconds: float
     executions: int
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def fuzz(target: Target, seconds: float) -> Outcome:
-    """Fuzz one target in a process of its own, because libFuzzer ends the process that it runs in."""
+    """Fuzz one target in a separate process, because libFuzzer ends its process."""
     begun = monotonic()
     found = repeated(target, begun + seconds * REPEATING)
     learnt = LEARNT / target.name
@@ -112,7 +112,7 @@ def fuzz(target: Target, seconds: float) -> Outcome:
 
 
 def _run(target: Target, options: list[str], output: Path, broke: Path) -> None:
-    """Run libFuzzer and end this process, without ending what the parent process has begun."""
+    """Run libFuzzer and end this process, without flushing what the parent process has buffered."""
     descriptor = os.open(output, os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -140,7 +140,7 @@ def _run(target: Target, options: list[str], output: Path, broke: Path) -> None:
 
 
 def repeated(target: Target, until: float) -> list[Path]:
-    """Make inputs longer, in random order, and return what is kept of those whose time grows too fast."""
+    """Make inputs longer, in random order, and return those kept because their time grows too fast."""
     pumped = list(target.pumped())
     Random().shuffle(pumped)  # noqa: S311 # nothing depends on what is left out
     for parts in pumped:

@@ -1,4 +1,4 @@
-"""Targets that are files and words of people: each mistake is told, in one line, and none is a traceback."""
+"""Targets for files and texts from people: each mistake is reported in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ROOT = Path(__file__).parents[2]
 
 @cache
 def _directory() -> Path:
-    """Return a directory of this process's own, with the files that configurations refer to."""
+    """Return a directory for this process, with the files that configurations refer to."""
     directory = Path(tempfile.mkdtemp(prefix="mailsonde-fuzz-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     (directory / "password").write_text("x")
@@ -50,7 +50,7 @@ def _file(octets: bytes) -> Path:
 
 
 def configuration(octets: bytes) -> None:
-    """Load a configuration; what is valid is valid without its secrets, too."""
+    """Load a configuration; a valid one must also be valid without its secrets."""
     path = _file(octets)
     try:
         load(path)
@@ -82,7 +82,7 @@ _READERS = (parse_duration, parse_listen, host_name, ledger_path, origin_of)
 
 
 def setting(octets: bytes) -> None:
-    """Read a text as each type of setting; what is wrong with it raises ValueError."""
+    """Read a text as each type of setting; an invalid one must raise ValueError."""
     text = octets.decode("utf-8", "replace")
     for made in _TYPES:
         with suppress(ValidationError):
@@ -97,7 +97,7 @@ def setting(octets: bytes) -> None:
 
 
 def secret_file(octets: bytes) -> None:
-    """Read a password from a file; one that is taken can be sent on a line."""
+    """Read a password from a file; an accepted one must fit on a protocol line."""
     path = _directory() / "secret"
     path.write_bytes(octets)
     with suppress(ValidationError):
@@ -117,7 +117,7 @@ class _Page:
 
 
 def autoconfig(octets: bytes) -> None:
-    """Find servers in what a domain publishes; a configuration that is written with them can be loaded."""
+    """Find servers in a domain's pages; a configuration written with them must load."""
     web, address = cast("Web", _Page(octets)), "canary@example.com"
 
     async def ask() -> list[Endpoint]:
@@ -145,7 +145,7 @@ def autoconfig(octets: bytes) -> None:
 
 
 def login_name(octets: bytes) -> None:
-    """Write a configuration with any login name that a setting allows; it is read as it was meant."""
+    """Write a configuration with any valid login name; it must be read back unchanged."""
     username = octets.decode("utf-8", "replace")
     if 1 <= len(username) <= 255 and username.isprintable():
         _comes_back(

@@ -1,4 +1,4 @@
-"""Targets that are whole sessions: whatever a server says, the client ends in an answer or a fault."""
+"""Targets for whole sessions: whatever a server says, the client returns a result or a fault."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _server(protocol: str, **options: object) -> ServerSettings:
 
 
 def _dialogue(octets: bytes, talk: Callable[[PhaseTimer, InstantClock], Awaitable[object]]) -> None:
-    """Talk to a server that says ``octets``, cut as the first of them says; nothing unfit is shown of it."""
+    """Talk to a server that says ``octets``, divided according to the first one; all shown text is safe."""
     clock = InstantClock()
     phases = PhaseTimer(clock)
     script = octets[1:] if octets[:1] in _CUTS else octets
@@ -53,7 +53,7 @@ _CUTS = {b"\x01": 1, b"\x02": 7}
 
 
 async def _bounded(talk: Awaitable[object]) -> None:
-    """Await ``talk``; a wait that nothing ends is a defect, for the server always hangs up in the end."""
+    """Await ``talk``; an endless wait is a defect, because the server always hangs up in the end."""
     defects: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: defects.append(context))
     async with asyncio.timeout(30):
@@ -67,7 +67,7 @@ def _require_harmless(text: str, limit: int = 300) -> None:
 
 
 async def _each(*steps: Step) -> None:
-    """Take one step after the other, whatever becomes of the ones before."""
+    """Take one step after the other, whatever the results of earlier ones."""
     for step in steps:
         try:
             await step()
@@ -93,7 +93,7 @@ def smtp(octets: bytes) -> None:
 
 
 def pop3(octets: bytes) -> None:
-    """Log in over POP3 and do with a mailbox whatever we can do."""
+    """Log in over POP3 and use every operation on a mailbox."""
 
     async def talk(phases: PhaseTimer, clock: InstantClock) -> None:
         session = await Pop3Session.connect(_server("pop3"), phases, clock)
@@ -115,7 +115,7 @@ def pop3(octets: bytes) -> None:
 
 
 def imap(octets: bytes) -> None:
-    """Log in over IMAP and do with a mailbox whatever we can do."""
+    """Log in over IMAP and use every operation on a mailbox."""
 
     async def talk(phases: PhaseTimer, clock: InstantClock) -> None:
         session = await ImapSession.connect(_server("imap"), phases, clock)
@@ -147,7 +147,7 @@ def imap(octets: bytes) -> None:
 
 
 def _polled(mailbox: Mailbox) -> Callable[[PhaseTimer, InstantClock], Awaitable[None]]:
-    """Return what polls a mailbox twice and does with each copy whatever the watcher may do."""
+    """Return a function that polls a mailbox twice, with every operation of the watcher on each copy."""
 
     async def talk(_: PhaseTimer, __: InstantClock) -> None:
         for afresh in (False, True):

@@ -1,4 +1,4 @@
-"""Targets of the agent's web server and of the history that its pages show."""
+"""Targets for the agent's web server, and for the history on its pages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _CONFIGURATION = {
 
 
 class _Ledger:
-    """A ledger that holds only what is put into ``runs``."""
+    """A ledger with only the given ``runs``."""
 
     token_key = b"key of the fuzzer"
     counters = Counters()
@@ -110,7 +110,7 @@ async def _get(path: str, query: bytes = b"", headers: Mapping[bytes, bytes] = {
 
 
 def request(octets: bytes) -> None:
-    """Answer a request: its path with its query, and header fields below."""
+    """Answer a request: a path with a query, and header fields."""
     line, *fields = octets.split(b"\n")
     path, _, query = line.partition(b"?")
     headers = {
@@ -127,7 +127,7 @@ def request(octets: bytes) -> None:
 
 
 def history(octets: bytes) -> None:
-    """Show a run of the history, which another version wrote or a disk broke, on every page."""
+    """Show a run of the history, from another version or broken, on every page."""
     document, _, transcript = octets.partition(TURN)
     reader = RunReader("ledger")
     runs = reader.read([(document.decode("utf-8", "replace"), transcript.decode("utf-8", "replace") or None)])

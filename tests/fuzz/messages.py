@@ -1,4 +1,4 @@
-"""Targets that are stored messages: whoever wrote them, reading them ends in an answer within its bounds."""
+"""Targets for stored messages: reading any message gives a result within its limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ACTIONS = {"failed", "delayed", "delivered", "relayed", "expanded"}
 
 
 def header_section(octets: bytes) -> None:
-    """Take a message apart and read fields of it."""
+    """Split a message and read its fields."""
     head, body = split(octets)
     assert head + body == octets or len(head) + len(body) in range(len(octets) - 4, len(octets))
     assert octets.startswith(head)
@@ -58,7 +58,7 @@ def mime_parts(octets: bytes) -> None:
 
 
 def report(octets: bytes) -> None:
-    """Read a delivery report, whole and cut off in the middle."""
+    """Read a delivery report, whole and truncated in the middle."""
     for raw in (octets, octets[: len(octets) // 2]):
         found = read_report(raw)
         if found is None:
@@ -76,7 +76,7 @@ def report(octets: bytes) -> None:
 
 
 def bounce_notice(octets: bytes) -> None:
-    """Read what a report tells people."""
+    """Read the notice of a report."""
     text = octets.decode("utf-8", "backslashreplace")
     assert bounce_words.action_in(text) in {None, "failed", "delayed"}
     code = bounce_words.code_in(text)
@@ -99,7 +99,7 @@ def received(octets: bytes) -> None:
 
 
 def authentication(octets: bytes) -> None:
-    """Read what the receiving host found of SPF, DKIM and DMARC."""
+    """Read the receiving host's SPF, DKIM and DMARC results."""
     for authserv_id in (None, "mx.example.com"):
         found = authentication_results(octets, authserv_id)
         if found is not None:
@@ -109,20 +109,20 @@ def authentication(octets: bytes) -> None:
 
 
 def filter_marks(octets: bytes) -> None:
-    """Look for the marks of junk filters and auto-responders."""
+    """Look for marks of junk filters and auto-responders."""
     mark = junk_mark(octets)
     assert mark is None or mark.encode() in octets.lower()
     assert is_auto_reply(octets) in {True, False}
 
 
 def digest(octets: bytes) -> None:
-    """Work out what a message says, whichever line ends it has."""
+    """Compute the digest of a message, with either line end."""
     found = digest_of(octets)
     assert found is None or re.fullmatch("[0-9a-f]{32}", found)
 
 
 def token(octets: bytes) -> None:
-    """Look for our token wherever a message may have it; what nobody signed never verifies."""
+    """Look for our token in all places of a message; an unsigned one must never verify."""
     text = octets.decode("utf-8", "backslashreplace")
     for said in (text, token_in(text), token_text(octets), subject_token(octets), *text.split()):
         if said is not None and _SIGNER.verify(said) is not None:
@@ -134,7 +134,7 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def composed(octets: bytes) -> None:
-    """Compose a message of what settings allow; reading it gives back what was put in."""
+    """Compose a message from valid settings; reading it must give the same values."""
     name, _, rest = octets.decode("utf-8", "replace").partition("\n")
     probe = "p" + _NAME.sub("", name)[:62]
     signed = _SIGNER.sign(Token(probe, "0123456789abcdef" * 2, 1_700_000_000_000_000))

@@ -1,4 +1,4 @@
-"""Targets that are parsers of the protocols: each is a pure function of what a server or a file says."""
+"""Targets for protocol parsers, each a pure function of a server's or file's text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def smtp_reply(octets: bytes) -> None:
 
 
 def smtp_content(octets: bytes) -> None:
-    """Stuff a message's dots; a receiver gets it back, and nothing in it ends it before its end."""
+    """Stuff a message's dots; a receiver must restore it, and nothing in it may end it early."""
     lines = octets.replace(b"\r", b"").split(b"\n")
     content = b"".join(line + b"\r\n" for line in lines)
     stuffed = smtp.stuffed(content).split(b"\r\n")
@@ -51,7 +51,7 @@ def smtp_content(octets: bytes) -> None:
 
 
 def pop3_lines(octets: bytes) -> None:
-    """Read what a POP3 server may answer to each command."""
+    """Read a POP3 server's possible answers to each command."""
     lines = octets.split(b"\n")
     capabilities = pop3.Capabilities.parse(lines)
     for listed in capabilities.listed():
@@ -72,7 +72,7 @@ def pop3_lines(octets: bytes) -> None:
 
 
 def imap_response(octets: bytes) -> None:
-    """Read an IMAP response, whatever it claims to be; every other line of ``octets`` is a literal."""
+    """Read any IMAP response; every other line of ``octets`` is a literal."""
     parts = octets.split(b"\n")
     texts, literals = parts[::2], parts[1 : len(parts) // 2 * 2 : 2]
     text = b"\n".join(texts[: len(literals) + 1])
@@ -98,7 +98,7 @@ def imap_response(octets: bytes) -> None:
 
 
 def imap_folder_name(octets: bytes) -> None:
-    """Decode a folder's name; the name that comes of it fits a command, and comes back from it."""
+    """Decode a folder's name; the result must fit in a command, and decode back from it."""
     _comes_back(imap.decode_folder(octets))
 
 
@@ -111,7 +111,7 @@ def _comes_back(name: str) -> None:
 
 
 def sasl_challenge(octets: bytes) -> None:
-    """Answer challenges by every mechanism; the answers are base64, and are withheld."""
+    """Answer challenges with every mechanism; the answers must be base64, and withheld."""
     offered = octets.decode("utf-8", "backslashreplace").upper().split()
     or_fault(lambda: sasl.choose(offered, "auto", encrypted=True))
     or_fault(lambda: sasl.choose(offered, "login", encrypted=False, own={"APOP": True}))
@@ -131,7 +131,7 @@ def sasl_challenge(octets: bytes) -> None:
 
 
 def shown_text(octets: bytes) -> None:
-    """Make text fit to show, whatever it holds, and without the password that it repeats."""
+    """Make any text safe to show, without the password that it repeats."""
     for text in (octets, octets.decode("utf-8", "surrogateescape"), octets.decode("latin-1")):
         for limit in (1, 80, 300):
             require_shown(legible(text, limit), limit)
@@ -144,7 +144,7 @@ def shown_text(octets: bytes) -> None:
 
 
 def resolver_file(octets: bytes) -> None:
-    """Read what may stand in resolv.conf, hosts and nsswitch.conf."""
+    """Read possible contents of resolv.conf, hosts and nsswitch.conf."""
     text = octets.decode("utf-8", "replace")
     stub = resolver_files.stub_resolver_of(text, "me.example.com")
     assert 1 <= len(stub.nameservers) <= resolver_files.MOST_NAMESERVERS
@@ -161,7 +161,7 @@ _RESOLVER = Resolver(ResolverSettings(address="192.0.2.53"))
 
 
 def dns_answer(octets: bytes) -> None:
-    """Read what a resolver answers to the question for MX, SRV or addresses, and judge the MX records."""
+    """Read a resolver's answer to a query for MX, SRV or addresses, and judge the MX records."""
     for rdtype in ("MX", "A", "SRV"):
         question = our_dns._question("example.com", rdtype, has_edns=True)
         question.id = 0x4D53
@@ -179,7 +179,7 @@ def dns_answer(octets: bytes) -> None:
 
 
 def _judged(records: list[list[str]], ttl: int) -> None:
-    """Judge MX records, with addresses for every host that could have some."""
+    """Judge MX records, with addresses for every host that may have some."""
     named = tuple(
         MxRecord(int(preference), exchange.lower().removesuffix(".") or ".", ttl)
         for preference, exchange in records
@@ -194,7 +194,7 @@ def _judged(records: list[list[str]], ttl: int) -> None:
 
 
 class _Connection:
-    """A connection whose peer showed a certificate that nobody verified."""
+    """A connection whose peer showed an unverified certificate."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -208,7 +208,7 @@ class _Connection:
 
 
 def certificate(octets: bytes) -> None:
-    """Read when a certificate ends."""
+    """Read a certificate's expiry."""
     expiry = tls.certificate_expiry(cast("ssl.SSLObject", _Connection(octets)))
     if expiry is not None:
         require_shown(expiry.subject, tls.CERTIFICATE_SUBJECT_LIMIT)

@@ -44,11 +44,11 @@ class Target:
     limit: int = 8192
 
     def found(self) -> list[Path]:
-        """Return the kept inputs that once broke it."""
+        """Return the kept inputs that broke it in the past."""
         return sorted((FOUND / self.name).glob("*"))
 
     def pumped(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Yield beginnings, pieces to be repeated in between, and ends."""
+        """Yield prefixes, pieces to repeat, and suffixes."""
         for seed in self.seeds:
             for at in sorted({0, len(seed) // 3, 2 * len(seed) // 3, len(seed)}):
                 for piece in (*self.words, *_PIECES):
@@ -78,7 +78,7 @@ class Target:
         )
 
     def seconds(self, octets: bytes) -> float:
-        """Return the processor time that one run takes."""
+        """Return the processor time of one run."""
         begun = thread_time()
         self.run(octets)
         return thread_time() - begun
@@ -104,7 +104,7 @@ _PIECES = (
 
 
 def or_fault(call: Callable[..., T], *arguments: object) -> T | None:
-    """Return what ``call`` returns, or ``None`` for the one exception that it may raise, if that is sound."""
+    """Return the result of ``call``, or ``None`` for its only allowed exception, if that is valid."""
     try:
         return call(*arguments)
     except ProbeFault as fault:
@@ -113,6 +113,6 @@ def or_fault(call: Callable[..., T], *arguments: object) -> T | None:
 
 
 def require_shown(text: str, limit: int = DETAIL_LIMIT) -> None:
-    """Require that ``text`` is fit to show: printable, and of at most ``limit`` characters."""
+    """Require that ``text`` is safe to show: printable, and of at most ``limit`` characters."""
     assert text.isprintable(), f"not printable: {text!r}"
     assert len(text) <= limit, f"{len(text)} characters"

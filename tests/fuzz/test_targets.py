@@ -1,4 +1,4 @@
-"""Every parser of foreign octets, and the configuration: no input breaks it. See `tests.fuzz.target`."""
+"""No input breaks the parsers of untrusted octets or the configuration. See `tests.fuzz.target`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUMPED = 16
 
 @EVERY
 def test_what_is_sound_passes(target: Target) -> None:
-    """Inputs as real servers and people send them hold what is required of all."""
+    """Inputs from real servers and people meet all requirements."""
     for seed in target.seeds:
         target.run(seed)
 
@@ -37,7 +37,7 @@ def test_what_was_found_stays_mended(target: Target, path: Path) -> None:
 
 
 def inputs(target: Target) -> st.SearchStrategy[bytes]:
-    """Return sound inputs with some of their octets replaced, and such as are made of a target's words."""
+    """Return valid inputs with some octets replaced, and inputs made of a target's words."""
     piece = st.sampled_from([*target.words, b""]) | st.binary(max_size=5)
     place = st.floats(0, 1, exclude_max=True)
     edits = st.lists(st.tuples(place, st.integers(0, 12), piece), min_size=1, max_size=4)
@@ -54,7 +54,7 @@ def _edited(seed: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
 
 @EVERY
 def test_no_input_breaks_it(target: Target) -> None:
-    """Whatever the octets are, the outcome is one of those that the code documents."""
+    """For any octets, the result is one of those that the code documents."""
 
     @given(inputs(target))
     @settings(max_examples=60)
@@ -66,7 +66,7 @@ def test_no_input_breaks_it(target: Target) -> None:
 
 @EVERY
 def test_the_time_grows_with_the_length(target: Target) -> None:
-    """Input of twice the length takes about twice as long, whatever it repeats: no work is quadratic."""
+    """Input of twice the length takes about twice as long, with any repetition: nothing is quadratic."""
     pumped = list(target.pumped())
     for beginning, piece, end in islice(pumped, 0, None, max(1, len(pumped) // PUMPED)):
         assert not target.grows_too_fast(beginning, piece, end), f"{piece!r} after {beginning[-40:]!r}"

@@ -1,4 +1,4 @@
-"""A connection in memory to a server that says what the fuzzer made up, one turn at a time."""
+"""A connection in memory to a server that sends the fuzzer's data, one turn at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PATIENCE = 6  # rounds of the event loop after which a server that heard nothin
 
 
 class _Connection(asyncio.Transport):
-    """Says the server's next turn when the client wrote, or waits for more; closes after the last one."""
+    """Sends the server's next turn when the client has written or waits; closes after the last one."""
 
     def __init__(self, turns: list[bytes], piece: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class _Connection(asyncio.Transport):
         self.receiver: Any = None
 
     def say(self, heard: bytes = b"") -> None:
-        """Deliver the next turn, in pieces where the network cuts it."""
+        """Deliver the next turn, in the pieces in which the network divides it."""
         loop = asyncio.get_running_loop()
         if self._closing or self.receiver.ended is not None:
             return
@@ -45,7 +45,7 @@ class _Connection(asyncio.Transport):
         loop.call_soon(self._wait, len(self._turns), _PATIENCE)
 
     def _wait(self, left: int, rounds: int) -> None:
-        """Go on if the client does not."""
+        """Continue if the client does not."""
         if len(self._turns) != left:
             return
         if rounds:
@@ -74,7 +74,7 @@ class _Connection(asyncio.Transport):
 
 @contextmanager
 def connections(turns: list[bytes], piece: int = 0) -> Iterator[None]:
-    """Let every connection lead to the server, which goes on with its turns however often it is called."""
+    """Let every connection reach the server, which continues with its turns at each new one."""
 
     async def connect_tcp(make_protocol: Callable[[], Any], *_: object, **__: object) -> Any:
         receiver, connection = make_protocol(), _Connection(turns, piece)
@@ -84,7 +84,7 @@ def connections(turns: list[bytes], piece: int = 0) -> Iterator[None]:
         return receiver
 
     async def start_tls(*_: object) -> None:
-        """Go on in clear; TLS itself is OpenSSL's."""
+        """Continue without encryption; TLS itself is OpenSSL's."""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("probes.protocols.line_transport.LineTransport.start_tls", start_tls)

@@ -1,4 +1,4 @@
-"""A browser for the tests of pages, and a note of what was tried against which server."""
+"""A browser for the tests of pages, and a record of the servers that probes were tried with."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.real_servers.tried import tried
 
 __all__ = ["tried"]  # fixtures that pytest finds here
 
-expect.set_options(timeout=30_000)  # the page is not wrong where the machine is slow
+expect.set_options(timeout=30_000)  # a slow machine is not a fault of the page
 
 
-@pytest.fixture(scope="module")  # no longer: beside playwright's event loop no other can run
+@pytest.fixture(scope="module")  # not longer: with playwright's event loop, no other can run
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running

@@ -1,4 +1,4 @@
-"""A Courier of the test's own: POP3 and IMAP in front of maildirs."""
+"""A Courier for tests: POP3 and IMAP for maildirs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.real_servers.unpacked import Unpacked
 
 _COURIER = 64102  # its user's number, not used by the system
 
-# One shell is the parent of all, because they share a namespace, and ends them all.
+# One shell is the parent of all, because they share a namespace, and stops them all.
 _SERVE = """
 mkdir -p /run/courier/authdaemon
 chown courier /run/courier/authdaemon
@@ -95,7 +95,7 @@ MAILDIRPATH=.
         subprocess.run(self._files.command("makeuserdb", "-f", accounts), check=True)
 
     def end_authentication(self) -> None:
-        """End the daemon that knows the passwords. Nobody can log in after that."""
+        """Stop the daemon that knows the passwords, so that nobody can log in."""
         process = int(self._authentication.read_text())
         os.kill(process, signal.SIGTERM)
         wait_until(lambda: not Path("/proc", str(process)).exists(), "the end of authdaemond", log=self.log)

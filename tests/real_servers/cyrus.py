@@ -1,4 +1,4 @@
-"""A Cyrus of the test's own: POP3 and IMAP, and LMTP to fill its mailboxes."""
+"""A Cyrus for tests: POP3 and IMAP, and LMTP to fill its mailboxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CYRUS = 64107  # its user's number, not used by the system
 class Cyrus:
     """Ports: pop3 (STLS), imaps (implicit TLS) and lmtp.
 
-    Each of `USERS` has a mailbox with a junk folder. The mailbox of ``full`` accepts no message.
+    There are mailboxes for `USERS`, each with a junk folder, and one for ``full``, which accepts no message.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles) -> None:
@@ -88,7 +88,7 @@ EVENTS {{
 """
 
     def _make_mailboxes(self, authority: Path) -> None:
-        """Log in as each of `USERS`, which makes their mailboxes, and make the one of ``full``."""
+        """Make those of `USERS`, at their first login, and one with no room for any message."""
         context = ssl.create_default_context(cafile=authority)
         for user in (*USERS, "admin"):
             with imaplib.IMAP4_SSL("127.0.0.1", self.imaps_port, ssl_context=context) as session:

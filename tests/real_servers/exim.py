@@ -1,4 +1,4 @@
-"""An Exim of the test's own: it takes mail for example.test and puts it into maildirs."""
+"""An Exim for tests: it accepts mail for example.test and delivers it into maildirs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ UNKNOWN = f"nobody-here@{DOMAIN}"
 class Exim:
     """Ports: submission (STARTTLS and AUTH) and submissions (implicit TLS and AUTH).
 
-    Mail for `USERS` goes into ``maildirs``. Exim also accepts mail for three more users, and returns it:
-    ``gone`` has no route, ``full`` has a quota smaller than any message, and the server behind
-    ``forwarded`` is down.
+    Mail for `USERS` goes into ``maildirs``. Exim also accepts mail for ``gone``, for whom it has no route,
+    for ``full``, with a quota too small for any message, and for ``forwarded``, which it sends to a server
+    that is down.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles, maildirs: Maildirs) -> None:

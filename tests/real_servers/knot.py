@@ -1,4 +1,4 @@
-"""A Knot DNS of the test's own: authoritative for the zones that a test writes."""
+"""A Knot DNS for tests: authoritative for their zones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.real_servers.unpacked import Unpacked
 
 
 class Knot:
-    """As `bind.Named`, with the same zones."""
+    """Like `bind.Named`, with the same zones."""
 
     def __init__(self, directory: Path, zones: Mapping[str, str], broken: tuple[str, ...] = ()) -> None:
         server = Unpacked("knot", directory, {"knot": 64105})
@@ -41,7 +41,7 @@ zone:
         log = directory / "knot.log"
         self._daemon = Daemon(server.command("knotd", "-c", config), log, ports=[self.port])
         try:
-            # It listens before it has loaded its zones, and answers SERVFAIL until then.
+            # It listens before its zones are loaded, and answers SERVFAIL until then.
             wait_until(lambda: log.read_text().count("loaded, serial") == len(zones), "zones", log=log)
         except BaseException:
             self.stop()

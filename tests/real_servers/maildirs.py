@@ -1,4 +1,4 @@
-"""Maildirs that one server fills and another shows."""
+"""Maildirs that one server fills and another serves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ OWNER = 64101
 
 
 class Maildirs:
-    """A folder with one maildir for each user."""
+    """A folder of maildirs, each named after its user."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -18,7 +18,7 @@ class Maildirs:
         os.chown(directory, OWNER, OWNER)
 
     def put(self, user: str, name: str, raw: bytes) -> Path:
-        """Put a message into a user's maildir as the file ``name``; return its path."""
+        """Put a message into a user's maildir under a new name; return its file."""
         maildir = self.directory / user
         file = maildir / "new" / name
         for folder in (maildir, *(maildir / part for part in ("cur", "new", "tmp"))):

@@ -1,4 +1,4 @@
-"""A GNU Mailutils of the test's own: POP3 and IMAP in front of maildirs."""
+"""The POP3 and IMAP servers of GNU Mailutils for tests, with maildirs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.real_servers.unpacked import Unpacked
 
 
 class Mailutils:
-    """Ports: pop3 (STLS) and imaps (implicit TLS). Each of `USERS` has one of ``maildirs``.
+    """Ports: pop3 (STLS) and imaps (implicit TLS). Its users are `USERS`, each with one of ``maildirs``.
 
-    A mailbox can have one POP3 session at a time.
+    POP3 allows one session at a time for a mailbox.
     """
 
     def __init__(self, directory: Path, tls: TlsFiles, maildirs: Maildirs) -> None:

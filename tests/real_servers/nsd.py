@@ -1,4 +1,4 @@
-"""An NSD of the test's own: authoritative for the zones that a test writes."""
+"""An NSD for tests: authoritative for their zones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.real_servers.unpacked import Unpacked
 
 
 class Nsd:
-    """As `bind.Named`, with the same zones."""
+    """Like `bind.Named`, with the same zones."""
 
     def __init__(self, directory: Path, zones: Mapping[str, str], broken: tuple[str, ...] = ()) -> None:
         server = Unpacked("nsd", directory, {"nsd": 64106})

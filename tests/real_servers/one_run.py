@@ -1,4 +1,4 @@
-"""A configuration of real servers whose probes run once, as `mailsonde check` runs them."""
+"""A configuration of real servers with probes that run once, as `mailsonde check` runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SECRET = {"password": {"file": "password"}}
 def server(
     protocol: str, port: int, tls: TlsFiles | None, how: str = "starttls", **given: object
 ) -> Settings:
-    """Return the settings of a server on 127.0.0.1: with TLS as ``how`` says and a login, or without both."""
+    """Return the settings of a server on 127.0.0.1: with TLS as in ``how`` and a login, or without both."""
     settings: Settings = {"protocol": protocol, "host": "127.0.0.1", "port": port, "timeout": "20s"}
     if tls is None:
         return {**settings, "tls": "none", **given}

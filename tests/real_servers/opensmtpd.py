@@ -1,4 +1,4 @@
-"""An OpenSMTPD of the test's own: it takes mail for example.test and hands it on by LMTP."""
+"""An OpenSMTPD for tests: it accepts mail for example.test and delivers it by LMTP."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ACCOUNTS = {"opensmtpd": 64103, "opensmtpq": 64104}  # not used by the system
 class OpenSmtpd:
     """Port: smtp, without TLS and AUTH, because OpenSMTPD 6.8 cannot use its key with OpenSSL 3.
 
-    Mail for `USERS`, ``gone`` and ``full`` goes to the LMTP server on ``lmtp_port``. Mail for ``forwarded``
-    goes to a server that is down.
+    Mail for `USERS` goes to the LMTP server on ``lmtp_port``, as does mail for ``gone`` and ``full``, whom
+    that server may refuse. Mail for ``forwarded`` goes to a server that is down.
     """
 
     def __init__(self, directory: Path, lmtp_port: int) -> None:

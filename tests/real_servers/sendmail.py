@@ -1,4 +1,4 @@
-"""A Sendmail of the test's own: it takes mail for example.test and hands it on by LMTP."""
+"""A Sendmail for tests: it accepts mail for example.test and delivers it by LMTP."""
 
 from __future__ import annotations
 

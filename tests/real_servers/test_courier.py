@@ -1,4 +1,4 @@
-"""The POP3 and IMAP probes against a real Courier, in order and in trouble."""
+"""The POP3 and IMAP probes with a real Courier, including faults of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = "in phase login: PLAIN: Temporary problem, please try again later"
 
 @pytest.fixture
 def courier(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Iterator[Courier]:
-    """A Courier for one test; of its users, only ``sender`` has a maildir, with one message."""
+    """A Courier for one test; only ``sender`` has a maildir, with one message."""
     maildirs = Maildirs(server_directory("mail"))
     maildirs.put("sender", "1.message.host", b"Subject: foreign\n\nnot ours\n")
     running = Courier(server_directory("courier"), server_tls, maildirs)
@@ -50,7 +50,7 @@ async def test_probes(courier: Courier, server_tls: TlsFiles, tmp_path: Path) ->
 
 
 async def test_wrong_password(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
-    """A wrong password is `auth_failed` by both protocols, and appears in no result."""
+    """A wrong password is `auth_failed` by both protocols."""
     for result in await run(courier, server_tls, tmp_path, "wrong-Pa55word"):
         assert result.verdict.reason is Reason.AUTH_FAILED
         assert "wrong-Pa55word" not in str(result.as_object())
@@ -64,7 +64,7 @@ async def test_no_maildir(courier: Courier, server_tls: TlsFiles, tmp_path: Path
 
 
 async def test_no_authentication(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
-    """When Courier's authentication daemon is down, the credentials are not to blame."""
+    """Without its authentication daemon, Courier has a temporary fault; the credentials are not blamed."""
     courier.end_authentication()
     pop3, imap = await run(courier, server_tls, tmp_path)
     assert (pop3.verdict.reason, pop3.verdict.detail) == (Reason.LOGIN_REFUSED, WORDS)

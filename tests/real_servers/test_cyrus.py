@@ -1,4 +1,4 @@
-"""Mail through a real OpenSMTPD into a real Cyrus, and the POP3 and IMAP probes against it."""
+"""Mail through a real OpenSMTPD into a real Cyrus, and its POP3 and IMAP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOUNCES = {"gone": Reason.BOUNCE_NO_MAILBOX, "full": Reason.BOUNCE_MAILBOX_FULL}
 
 @dataclass
 class Site:
-    """OpenSMTPD in front of Cyrus."""
+    """OpenSMTPD, delivering to Cyrus."""
 
     cyrus: Cyrus
     opensmtpd: OpenSmtpd
@@ -58,7 +58,7 @@ async def run(site: Site, directory: Path, password: str = PASSWORD, **given: st
 @TRIP
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_round_trip(site: Site, tmp_path: Path, protocol: str) -> None:
-    """A message that OpenSMTPD accepted is found through Cyrus."""
+    """A message that OpenSMTPD accepts is delivered, and Cyrus shows it."""
     servers = site.servers()
     (result,) = await run_once(tmp_path, {"out": servers["out"], "in": servers[protocol]}, trip())
     assert result.verdict.reason is Reason.NONE, result.verdict.detail
@@ -68,7 +68,7 @@ async def test_round_trip(site: Site, tmp_path: Path, protocol: str) -> None:
 
 @TRIP
 async def test_bounces(site: Site, tmp_path: Path) -> None:
-    """Each bounce has the reason that Cyrus gave, even in a reply of several lines."""
+    """A message that Cyrus refuses bounces with Cyrus' reason, even from a reply with many lines."""
     servers = site.servers()
     probes = [trip(user, to="sender", recipient=f"{user}@{DOMAIN}") for user in BOUNCES]
     results = await run_once(tmp_path, {"out": servers["out"], "in": servers["imap"]}, *probes)
@@ -81,7 +81,7 @@ async def test_bounces(site: Site, tmp_path: Path) -> None:
 @IMAP
 @pytest.mark.parametrize("auth", ["plain", "login", "cram-md5"])
 async def test_probes(site: Site, tmp_path: Path, auth: str) -> None:
-    """Each mechanism logs in by both protocols, and the junk folder is found."""
+    """Each mechanism logs in by both protocols, and the junk folder is known."""
     pop3, imap = await run(site, tmp_path, auth=auth)
     assert (pop3.verdict.reason, imap.verdict.reason) == (Reason.NONE, Reason.NONE)
     assert imap.verdict.values["special_use"] == {"junk": "Junk"}
@@ -90,7 +90,7 @@ async def test_probes(site: Site, tmp_path: Path, auth: str) -> None:
 @POP3
 @IMAP
 async def test_wrong_password(site: Site, tmp_path: Path) -> None:
-    """A wrong password is `auth_failed` by both protocols, and appears in no result."""
+    """A wrong password is `auth_failed` by both protocols."""
     for result in await run(site, tmp_path, "wrong-Pa55word"):
         assert result.verdict.reason is Reason.AUTH_FAILED
         assert "wrong-Pa55word" not in str(result.as_object())

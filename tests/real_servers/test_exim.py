@@ -1,4 +1,4 @@
-"""Mail through a real Exim into maildirs that a real Courier reads."""
+"""Mail through a real Exim, into maildirs that a real Courier serves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Itera
 @pytest.mark.tried("roundtrip", "Exim", "Courier")
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
 async def test_round_trip(site: Site, tmp_path: Path, protocol: str) -> None:
-    """A message that Exim accepted is found through Courier."""
+    """A message that Exim accepts is delivered, and Courier shows it."""
     (result,) = await run_once(tmp_path, site.servers(protocol), trip())
     assert result.verdict.reason is Reason.NONE, result.verdict.detail
     assert result.verdict.message is not None
@@ -66,7 +66,7 @@ async def test_round_trip(site: Site, tmp_path: Path, protocol: str) -> None:
 
 @pytest.mark.tried("roundtrip", "Exim", "Courier")
 async def test_a_message_that_courier_cannot_read(site: Site, tmp_path: Path) -> None:
-    """A message whose file Courier may not read does not hide the others."""
+    """A message with an unreadable file affects no other."""
     site.maildirs.put("canary", "1.unreadable.host", b"Subject: foreign\n\nnot ours\n").chmod(0)
     (result,) = await run_once(tmp_path, site.servers("imap"), trip())
     assert result.verdict.reason is Reason.NONE, result.verdict.detail
@@ -74,7 +74,7 @@ async def test_a_message_that_courier_cannot_read(site: Site, tmp_path: Path) ->
 
 @pytest.mark.tried("roundtrip", "Exim", "Courier")
 async def test_bounces(site: Site, tmp_path: Path) -> None:
-    """Each bounce has its reason, although Exim's reports have only the code 5.0.0."""
+    """Exim's reports have no code except 5.0.0, and the reason is in their text."""
     probes = [trip(user, to="sender", recipient=f"{user}@{DOMAIN}") for user in BOUNCES]
     results = await run_once(tmp_path, site.servers(), *probes)
     assert {result.probe: result.verdict.reason for result in results} == BOUNCES
@@ -90,7 +90,7 @@ async def test_bounces(site: Site, tmp_path: Path) -> None:
 async def test_refused_recipients(
     site: Site, tmp_path: Path, recipient: str, reason: Reason, code: int
 ) -> None:
-    """When Exim refuses a recipient, permanently or for now, the verdict has the code and the phase."""
+    """A permanent or temporary refusal of a recipient has its code and phase."""
     (result,) = await run_once(tmp_path, site.servers(), trip(recipient=recipient))
     assert (result.verdict.reason, result.verdict.values["reply_code"]) == (reason, code)
     assert result.verdict.detail.startswith("in phase rcpt: ")
@@ -100,7 +100,7 @@ async def test_refused_recipients(
 @pytest.mark.parametrize("auth", ["plain", "login"])
 @pytest.mark.parametrize("how", ["starttls", "implicit"])
 async def test_smtp_probe(site: Site, tmp_path: Path, how: str, auth: str) -> None:
-    """With STARTTLS and with implicit TLS, each mechanism logs in, and the recipient is accepted."""
+    """With each mode of TLS and each mechanism, the recipient is accepted."""
     port = site.exim.submission_port if how == "starttls" else site.exim.submissions_port
     servers = {"mail": server("smtp", port, site.tls, how, auth=auth)}
     (result,) = await run_once(tmp_path, servers, {**SMTP, "mail_from": SENDER, "rcpt_to": SENDER})

@@ -1,4 +1,4 @@
-"""Mail through a real Exim into maildirs that GNU Mailutils reads, and the probes against it."""
+"""Mail through a real Exim, into maildirs that GNU Mailutils serves by POP3 and IMAP."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_wrong_password(site: Site, tmp_path: Path) -> None:
 
 @POP3
 async def test_mailbox_in_use(site: Site, tmp_path: Path) -> None:
-    """While another POP3 session has the mailbox, the probe is unknown and says so."""
+    """While another POP3 session has the mailbox open, the probe is unknown and says so."""
     other = poplib.POP3("127.0.0.1", site.mailutils.pop3_port)
     other.stls(context=ssl.create_default_context(cafile=site.tls.authority))
     other.user(SENDER)

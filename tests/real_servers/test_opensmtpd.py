@@ -37,7 +37,7 @@ def servers(opensmtpd: OpenSmtpd, dovecot: Dovecot, server_tls: TlsFiles) -> dic
 
 @TRIP
 async def test_round_trip(servers: dict[str, Settings], tmp_path: Path) -> None:
-    """A message that OpenSMTPD accepted is found through Dovecot."""
+    """A message that OpenSMTPD accepts is delivered, and Dovecot shows it."""
     (result,) = await run_once(tmp_path, servers, trip())
     assert result.verdict.reason is Reason.NONE, result.verdict.detail
     assert result.verdict.message is not None
@@ -46,7 +46,7 @@ async def test_round_trip(servers: dict[str, Settings], tmp_path: Path) -> None:
 
 @TRIP
 async def test_bounces(servers: dict[str, Settings], tmp_path: Path) -> None:
-    """Each bounce has its reason, although OpenSMTPD calls an expired message delayed."""
+    """OpenSMTPD's reports have no report type, and call an expired message delayed; both bounce."""
     probes = [trip(user, to="sender", recipient=f"{user}@{DOMAIN}", deadline="60s") for user in BOUNCES]
     results = await run_once(tmp_path, servers, *probes)
     assert {result.probe: result.verdict.reason for result in results} == BOUNCES
@@ -56,7 +56,7 @@ async def test_bounces(servers: dict[str, Settings], tmp_path: Path) -> None:
 
 @TRIP
 async def test_refused_recipient(servers: dict[str, Settings], tmp_path: Path) -> None:
-    """When OpenSMTPD refuses a recipient, the verdict has the code and the phase."""
+    """A refused recipient has its code and phase."""
     (result,) = await run_once(tmp_path, servers, trip(recipient=UNKNOWN))
     assert (result.verdict.reason, result.verdict.values["reply_code"]) == (Reason.SMTP_REJECTED, 550)
     assert result.verdict.detail.startswith("in phase rcpt: ")
@@ -67,7 +67,7 @@ async def test_refused_recipient(servers: dict[str, Settings], tmp_path: Path) -
 async def test_smtp_probe(
     servers: dict[str, Settings], tmp_path: Path, recipient: str, reason: Reason
 ) -> None:
-    """The probe says whether OpenSMTPD accepts the recipient."""
+    """The probe goes as far as the recipient, and reports whether it is accepted."""
     probe = {"name": "smtp", "kind": "smtp", "server": "out", "mail_from": SENDER, "rcpt_to": recipient}
     (result,) = await run_once(tmp_path, servers, probe)
     assert result.verdict.reason is reason, result.verdict.detail

@@ -1,4 +1,4 @@
-"""A table at the end of a test run: which kinds of probe ran against which real servers."""
+"""A table at the end of a test run: kinds of probe by the real servers that they were tried with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = ("smtp", "pop3", "imap", "mx", "roundtrip")
 
 @pytest.fixture(autouse=True)
 def tried(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Add a test's marks ``tried(kind, server, …)`` to its report."""
+    """Record a test's marks ``tried(kind, server, …)``."""
     for mark in request.node.iter_markers("tried"):
         kind, *servers = mark.args
         assert kind in KINDS
@@ -40,7 +40,7 @@ def tried(request: pytest.FixtureRequest, record_property: Callable[[str, object
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many tests of each kind passed against each server, if any ran."""
+    """Print how many tests of each kind passed with each server, if any ran."""
     passed, failed = (_counted(terminalreporter.stats.get(outcome, [])) for outcome in ("passed", "failed"))
     if not passed and not failed:
         return
@@ -53,7 +53,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _counted(reports: list[pytest.TestReport]) -> Counter[tuple[str, str]]:
-    """Count the tests by server and kind."""
+    """Count reports by server and kind; each test's last report has its records."""
     return Counter(
         tuple(value)
         for report in reports

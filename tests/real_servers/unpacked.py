@@ -1,4 +1,4 @@
-"""Servers that cannot be installed beside others: unpacked by ``install``, and started from there."""
+"""Servers that cannot be installed together with others: unpacked by ``install``, and started there."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ class Unpacked:
         (self.etc / name).write_text("".join([Path("/etc", name).read_text(), *lines]))
 
     def command(self, *command: str | Path) -> Sequence[str | Path]:
-        """Return what starts ``command`` with the unpacked files in their places; needs root."""
+        """Return a command that starts ``command`` with the unpacked files in their places; needs root."""
         return ["unshare", "--mount", "sh", "-c", _ENTER, "sh", self._files, self.etc, *command]
