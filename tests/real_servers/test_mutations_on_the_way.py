@@ -136,7 +136,7 @@ async def test_end(
     servers: Servers, tmp_path: Path, case: str, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each mutation has its state, reason and issues, and leaves none of our messages behind."""
-    monkeypatch.setattr("probes.delivery.watcher.REPORT_GAP", 0.5)
+    monkeypatch.setattr("probes.delivery.awaited.SLOW_GAP", 0.5)
     servers.relay.treatment, trip, reason, state, issues = CASES[case]
     before = {user: len(servers.dovecot.messages(user)) for user in ("canary", "sender")}
     async with run_through(servers.configuration(tmp_path, protocol, **trip)) as (_, (result,)):
@@ -198,8 +198,11 @@ async def test_another_order(servers: Servers, tmp_path: Path, protocol: str) ->
 
 
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
-async def test_lost_then_late(servers: Servers, tmp_path: Path, protocol: str) -> None:
+async def test_lost_then_late(
+    servers: Servers, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A message that arrives after its deadline was lost and becomes late, with its latency."""
+    monkeypatch.setattr("probes.delivery.awaited.SLOW_GAP", 0.5)
     servers.relay.treatment = treatments.delayed(3.0)
     async with run_through(servers.configuration(tmp_path, protocol, deadline="1s")) as (runtime, (result,)):
         assert result.verdict.reason is Reason.MESSAGE_LOST
