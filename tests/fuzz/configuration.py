@@ -264,6 +264,9 @@ TARGETS = (
             b"<outgoingServer type='smtp'>"
             b"<hostname>a.example.com</hostname><port>587</port><socketType>STARTTLS</socketType>"
             b"<username>a: b</username></outgoingServer></clientConfig>",
+            b"<a><incomingServer type='imap'><hostname>a.b</hostname><port>993</port>"
+            b"<socketType>SSL</socketType></incomingServer><outgoingServer type='smtp'>"
+            b"<hostname>a.b</hostname><port>465</port><socketType>SSL</socketType><username>a&#133;b</username></outgoingServer></a>",
             b"<A xmlns='urn:x'><Protocol><Type>IMAP</Type><Server>a.b</Server><Port>993</Port></Protocol>"
             b"<Protocol><Type>SMTP</Type><Server>a.b</Server><Port>465</Port><LoginName>'#</LoginName></Protocol></A>",
             b'{"Url": "https://outlook.office365.com/x"}',

@@ -24,7 +24,14 @@ from tests.fuzz.target import Target, require_shown
 from tests.fuzz.wire import ECHO, LINE, TURN, connections
 
 PASSWORD = "s3cret-Pa55word"
-_SHOWN_NOWHERE = (PASSWORD.casefold(), base64.b64encode(PASSWORD.encode()).decode().casefold())
+# The password as it is, and in base64 wherever in the text it begins, but for what its neighbours share.
+_SHOWN_NOWHERE = tuple(
+    form.casefold()
+    for form in (
+        PASSWORD,
+        *(base64.b64encode(bytes(before) + PASSWORD.encode()).decode()[4:-4] for before in range(3)),
+    )
+)
 
 Step = Callable[[], Awaitable[object]]
 
@@ -224,6 +231,22 @@ _POP3_SEED = _turns(
     _OK,
     _OK,
 )
+_POP3_REFUSED = _turns(
+    b"+OK ready\r\n",
+    b"+OK\r\nUSER\r\n.\r\n",
+    b"+OK\r\n",
+    b"-ERR no such thing as " + ECHO + b"\r\n",
+    b"-ERR " + ECHO + b"\r\n",
+)
+_IMAP_REFUSED = _turns(
+    b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] ready\r\n",
+    b"* NO I heard " + ECHO + b"\r\nM1 NO [AUTHENTICATIONFAILED] " + ECHO + b"\r\n",
+)
+_SMTP_REFUSED = _turns(
+    b"220 mx.example.com\r\n",
+    b"250-mx.example.com\r\n250 AUTH PLAIN\r\n",
+    b"535-5.7.8 " + ECHO + b"\r\n535 5.7.8 " + ECHO + b"\r\n",
+)
 _IMAP_SEED = _turns(
     b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=CRAM-MD5 IDLE UIDPLUS SPECIAL-USE LIST-EXTENDED "
     b"NAMESPACE] ready\r\n",
@@ -267,19 +290,19 @@ TARGETS = (
     Target(
         "smtp_dialogue",
         smtp,
-        (_SMTP_SEED, b"\x01" + _SMTP_SEED),
+        (_SMTP_SEED, b"\x01" + _SMTP_SEED, _SMTP_REFUSED),
         (TURN, ECHO, b"250-", b"250 ", b"421 4.3.2 bye\r\n", b"334 ", b"535 ", b"\r\n", b"AUTH ", b"\0"),
     ),
     Target(
         "pop3_dialogue",
         pop3,
-        (_POP3_SEED, b"\x02" + _POP3_SEED),
+        (_POP3_SEED, b"\x02" + _POP3_SEED, _POP3_REFUSED),
         (TURN, ECHO, b"+OK ", b"-ERR ", b"+ ", b"[IN-USE] ", b".\r\n", b"\r\n", b"SASL ", b"TOP\r\n", b"\0"),
     ),
     Target(
         "imap_dialogue",
         imap,
-        (_IMAP_SEED, b"\x01" + _IMAP_SEED),
+        (_IMAP_SEED, b"\x01" + _IMAP_SEED, _IMAP_REFUSED),
         (*_TAGGED, ECHO, b"* ", b"+ ", b"OK ", b"NO ", b"BAD ", b"* BYE ", b"{3}\r\n", b"[ALERT] ", b"\r\n"),
     ),
     Target(

@@ -255,7 +255,7 @@ TARGETS = (
         "pop3_lines",
         pop3_lines,
         (
-            b"+OK 2 320\nUIDL\nSASL PLAIN\nLOGIN-DELAY 900 USER\n1 u1\n-ERR [IN-USE] x",
+            b"+OK 2 320\nUIDL\nSASL PLAIN\nLOGIN-DELAY 900 USER\n1 u1\n2 \xff\n3 a b\n-ERR [IN-USE] x",
             b"+OK <1.2@[a.b]> ready",
         ),
         (

@@ -43,6 +43,11 @@ class Target:
     words: tuple[bytes, ...] = ()
     limit: int = 8192
 
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """What inputs are changed by: its words, and octets that mean something in most formats."""
+        return (*self.words, *_PIECES)
+
     def found(self) -> list[Path]:
         """Return the kept inputs that broke it in the past."""
         return sorted((FOUND / self.name).glob("*"))
@@ -51,7 +56,7 @@ class Target:
         """Yield prefixes, pieces to repeat, and suffixes."""
         for seed in self.seeds:
             for at in sorted({0, len(seed) // 3, 2 * len(seed) // 3, len(seed)}):
-                for piece in (*self.words, *_PIECES):
+                for piece in self.pieces:
                     yield seed[:at], piece, seed[at:]
 
     def replay(self, octets: bytes) -> None:
@@ -85,21 +90,8 @@ class Target:
 
 
 _PIECES = (
-    b" ",
-    b"\t",
-    b"\r\n ",
-    b"(",
-    b'"',
-    b"\\",
-    b"[",
-    b"<",
-    b"a",
-    b"0",
-    b".",
-    b",",
-    b";",
-    b"=",
-    b"\xc3\xa4",
+    *(b" ", b"\t", b"\r\n ", b"(", b'"', b"\\", b"[", b"<", b"a", b"0", b".", b",", b";", b"="),
+    *(b"\0", b"\x1b", b"\x7f", b"\xff", "ä\x85\u2028\u202e".encode()),  # what must never be shown as it is
 )
 
 

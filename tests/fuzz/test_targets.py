@@ -37,8 +37,8 @@ def test_what_was_found_stays_mended(target: Target, path: Path) -> None:
 
 
 def inputs(target: Target) -> st.SearchStrategy[bytes]:
-    """Return valid inputs with some octets replaced, and inputs made of a target's words."""
-    piece = st.sampled_from([*target.words, b""]) | st.binary(max_size=5)
+    """Return valid inputs with some octets replaced, and inputs made of a target's pieces."""
+    piece = st.sampled_from([*target.pieces, b""]) | st.binary(max_size=5)
     place = st.floats(0, 1, exclude_max=True)
     edits = st.lists(st.tuples(place, st.integers(0, 12), piece), min_size=1, max_size=4)
     mutated = st.builds(_edited, st.sampled_from(target.seeds), edits)
