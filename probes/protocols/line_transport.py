@@ -22,6 +22,9 @@ from probes.protocols.tls import CertificateExpiry, certificate_expiry, descript
 BUFFER_LIMIT = 64 * 1024
 """Maximum unread octets, beyond one chunk from the network; a faster server must wait."""
 
+MOST_ADDRESSES = 20
+"""Most addresses of one name to try: with thousands, no server's share of the time would be enough."""
+
 LINES_AT_ONCE = 100
 """Number of waiting lines to read before other tasks get a turn, so that a flood cannot delay them."""
 
@@ -52,11 +55,11 @@ async def connect_tcp(
 ) -> ProtocolT:
     """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
-    The name is resolved to addresses of ``family`` within ``timeout`` seconds. These are then tried in the
-    resolver's order (RFC 6724), again within ``timeout`` seconds in total, so that slow DNS never looks like
-    a slow server. Each address has an equal share of the remaining time. If none answers, raises `ProbeFault`
-    with the first fault of the server, or else the first of our own. ``resolve`` replaces the system's
-    resolver, even for IP literals.
+    The name is resolved to addresses of ``family`` within ``timeout`` seconds. Up to `MOST_ADDRESSES` of them
+    are then tried in the resolver's order (RFC 6724), again within ``timeout`` seconds in total, so that slow
+    DNS never looks like a slow server. Each address has an equal share of the remaining time. If none
+    answers, raises `ProbeFault` with the first fault of the server, or else the first of our own. ``resolve``
+    replaces the system's resolver, even for IP literals.
     """
     loop = asyncio.get_running_loop()
     places = [(host, port)]
@@ -66,6 +69,7 @@ async def connect_tcp(
                 places = await resolve(host, port, timeout)
             else:
                 places = await name_resolution.system.resolve(host, port, timeout, family)
+    places = places[:MOST_ADDRESSES]
     ends = loop.time() + timeout
     faults = []
     with phases.phase("connect"):

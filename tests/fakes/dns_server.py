@@ -94,11 +94,26 @@ class _Udp(asyncio.DatagramProtocol):
             self._transport.sendto(_wire(reply), addr)
 
 
+def _ports() -> tuple[socket.socket, socket.socket]:
+    """Return sockets for TCP and UDP on one port, which must be free for both."""
+    while True:
+        listener = socket.create_server(("127.0.0.1", 0))
+        datagrams = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            datagrams.bind(listener.getsockname())
+        except OSError:  # somebody's datagrams come from there
+            listener.close()
+            datagrams.close()
+        else:
+            datagrams.setblocking(False)
+            return listener, datagrams
+
+
 @asynccontextmanager
 async def dns_server(over_udp: Script, over_tcp: Script | None = None) -> AsyncIterator[DnsServer]:
     """Serve two scripts. Without ``over_tcp`` TCP is refused; without a reply the server hangs up."""
     loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", 0))  # holds the port for both
+    listener, socket_for_udp = _ports()
     server = DnsServer(listener.getsockname()[1])
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,9 +131,7 @@ async def dns_server(over_udp: Script, over_tcp: Script | None = None) -> AsyncI
         finally:
             writer.close()
 
-    udp, _ = await loop.create_datagram_endpoint(
-        lambda: _Udp(server, over_udp), local_addr=("127.0.0.1", server.port)
-    )
+    udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(server, over_udp), sock=socket_for_udp)
     tcp = None
     if over_tcp is None:
         listener.close()

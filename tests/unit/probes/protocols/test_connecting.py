@@ -17,7 +17,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
 from probes.protocols import name_resolution
-from probes.protocols.line_transport import LineTransport, connect_tcp
+from probes.protocols.line_transport import MOST_ADDRESSES, LineTransport, connect_tcp
 from tests.fakes.dns_server import dns_server
 from tests.fakes.resolver_files import resolution
 from tests.fakes.scripted_server import Peer, on_each_loop, scripted_server
@@ -159,3 +159,18 @@ async def test_a_refusal_outweighs_what_this_machine_lacks(
     with pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "mail.test", port, PhaseTimer(SystemClock()), 5.0)
     assert caught.value.reason is reason
+
+
+async def test_a_name_with_thousands_of_addresses() -> None:
+    """Only the first addresses of a name are tried, so that each has a fair share of the time."""
+
+    async def resolve(host: str, port: int, seconds: float) -> list[tuple[str, int]]:
+        return [("127.0.0.1", port)] * 3000
+
+    phases = PhaseTimer(SystemClock())
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and never listens
+        with pytest.raises(ProbeFault) as caught:
+            await connect_tcp(asyncio.Protocol, "mail.test", unused.getsockname()[1], phases, 5.0, resolve)
+    assert caught.value.reason is Reason.CONNECT_REFUSED
+    assert len(phases.transcript.lines()) == MOST_ADDRESSES
