@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -331,3 +332,15 @@ def test_failures_are_told_with_reason_and_phase_until_a_run_is_ok(state: AgentS
     assert read("mailsonde_probe_failure", reason="connect_refused") is None
     state.ran("smtp", "out", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
     assert _reader(state)("mailsonde_probe_failure") is None
+
+
+def test_garbage_is_not_collected_meanwhile() -> None:
+    """While metrics are built, no garbage collection blocks the other threads; afterwards, it is on again."""
+    collector = AgentCollector(AgentState(), Counters)
+    whole, broken_off = collector.collect(), collector.collect()
+    next(whole)
+    next(broken_off)
+    assert not gc.isenabled()
+    broken_off.close()
+    list(whole)
+    assert gc.isenabled()
