@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container
+from collections.abc import AsyncGenerator, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
 from probes.core.clock import Clock
-from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
-from probes.delivery.mailboxes.mailbox import Folder
+from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, Content, Folder
 from probes.delivery.message_life import AWAITED, ArrivalIssue, Ledger, Message
 from probes.messages import bounce
 from probes.messages.authentication_results import AuthenticationResults
@@ -30,9 +29,6 @@ from probes.messages.token import TokenSigner
 
 REPORT_OCTETS = bounce.REPORT_LIMIT
 """Maximum octets to read of a delivery report."""
-
-CONTENT_SECONDS = 20.0
-"""Maximum seconds to fetch a message's content; if it takes longer, the content is not compared."""
 
 _IN_A_THREAD = 256 * 1024  # octets from which computing a digest would block the event loop too long
 
@@ -87,6 +83,36 @@ class Accounted:
 
 
 _FOREIGN, _PENDING, _OURS = map(Accounted, (Fate.FOREIGN, Fate.PENDING, Fate.OURS))
+_DUPLICATE = Accounted(Fate.OURS, unexpected=Unexpected.DUPLICATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy in a mailbox: its identifying fields, when it arrived, and whether a poll counted it before."""
+
+    uid: str
+    fields: bytes
+    sighting: Sighting
+    is_counted: bool
+
+    @property
+    def may_be_report(self) -> bool:
+        """Whether it must be read to find out whether it is a delivery report."""
+        return token_text(self.fields) is None and bounce.may_be_report(self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A copy of a message that has not arrived yet, and the result if another copy is recorded first."""
+
+    copy: Copy
+    record: Message
+    otherwise: Accounted
+
+    @property
+    def limit(self) -> int:
+        """How many octets to read: more than what was sent means that the content was altered."""
+        return HEADER_LIMIT if self.record.digest is None else 2 * (self.record.octets or 0) + 64 * 1024
 
 
 def shift_of(message: Message, clock: Clock) -> float:
@@ -124,24 +150,42 @@ class Arrivals:
         self._authserv_id = authserv_id
 
     async def account(
-        self, folder: Folder, uid: str, fields: bytes, sighting: Sighting, *, counted: bool
-    ) -> Accounted:
-        """Identify a copy by its ``fields``, and record it unless it was ``counted`` before.
+        self, folder: Folder, copies: Sequence[Copy]
+    ) -> AsyncGenerator[tuple[str, Accounted], None]:
+        """Identify copies by their fields and record them, together; yield the uid and result of each.
 
-        Raises `ProbeFault` or `probes.delivery.message_life.LedgerError`, without recording anything.
+        Raises `ProbeFault` or `probes.delivery.message_life.LedgerError`, without recording the rest.
         """
-        text = token_text(fields)
+        reports = {copy.uid: REPORT_OCTETS for copy in copies if copy.may_be_report}
+        others = [copy for copy in copies if copy.uid not in reports]
+        arrivals: dict[str, _Arrival] = {}
+        for copy, found in zip(others, await asyncio.gather(*map(self._identified, others)), strict=True):
+            if isinstance(found, _Arrival):
+                arrivals[copy.uid] = found
+            else:
+                yield copy.uid, found
+        limits = {uid: arrival.limit for uid, arrival in arrivals.items()}
+        async for contents in folder.contents(limits, whole=True):
+            counting = {
+                uid: self._count(arrivals[uid], content, is_junk=folder.is_junk)
+                for uid, content in contents.items()
+            }
+            async for pair in _each(counting):
+                yield pair
+        async for contents in folder.contents(reports, whole=False):
+            async for pair in _each({uid: self._report(content) for uid, content in contents.items()}):
+                yield pair
+
+    async def _identified(self, copy: Copy) -> Accounted | _Arrival:
+        """Return the message whose arrival a copy is, or the result if the copy needs no counting."""
+        text = token_text(copy.fields)
         if text is not None:
-            return await self._message(folder, uid, text, fields, sighting, counted=counted)
-        if bounce.may_be_report(fields):
-            return await self._report(folder, uid)
-        if (text := subject_token(fields)) is not None:
-            return await self._loop(folder, uid, text, sighting)
+            return await self._message(copy, text)
+        if (text := subject_token(copy.fields)) is not None:
+            return await self._loop(copy, text)
         return _FOREIGN
 
-    async def _message(
-        self, folder: Folder, uid: str, text: str, fields: bytes, sighting: Sighting, *, counted: bool
-    ) -> Accounted:
+    async def _message(self, copy: Copy, text: str) -> Accounted | _Arrival:
         token = self._signer.verify(text)
         if token is None:
             return Accounted(Fate.FOREIGN, unexpected=Unexpected.FORGED)
@@ -153,13 +197,13 @@ class Arrivals:
             return _FOREIGN
         if record.state is MessageState.INTENT:  # not recorded as sent yet: the next poll counts it
             return _PENDING
-        if record.probe not in self._loops and is_auto_reply(fields):
+        if record.probe not in self._loops and is_auto_reply(copy.fields):
             return _FOREIGN
-        if record.mailbox_uid == uid or counted:  # counted before a crash or a lost session
+        if record.mailbox_uid == copy.uid or copy.is_counted:  # counted before a crash or a lost session
             return _OURS
-        return await self._count(folder, uid, record, sighting)
+        return _Arrival(copy, record, _DUPLICATE) if record.state in AWAITED else _DUPLICATE
 
-    async def _loop(self, folder: Folder, uid: str, text: str, sighting: Sighting) -> Accounted:
+    async def _loop(self, copy: Copy, text: str) -> Accounted | _Arrival:
         """Count the first copy that came back. Others may only quote the token, so they are not deleted."""
         token = self._signer.verify(text)
         record = await self._ledger.find(token.run) if token is not None else None
@@ -169,52 +213,34 @@ class Arrivals:
             return _FOREIGN
         if record.state is MessageState.INTENT:
             return _PENDING
-        if record.mailbox_uid == uid:
+        if record.mailbox_uid == copy.uid:
             return _OURS
-        if record.state not in AWAITED:
-            return _FOREIGN
-        return await self._count(folder, uid, record, sighting)
+        return _Arrival(copy, record, _FOREIGN) if record.state in AWAITED else _FOREIGN
 
-    async def _count(self, folder: Folder, uid: str, record: Message, sighting: Sighting) -> Accounted:
-        """Record a copy of ``record`` as its arrival, or as a duplicate if it has arrived already."""
-        if record.state not in AWAITED:
-            return Accounted(Fate.OURS, unexpected=Unexpected.DUPLICATE)
-        header_section = await folder.header_section(uid)
+    async def _count(self, arrival: _Arrival, content: Content, *, is_junk: bool) -> Accounted:
+        """Record a copy as its message's arrival, unless another copy was quicker."""
+        copy, record = arrival.copy, arrival.record
+        head, end_of_headers, _ = content.octets.partition(b"\r\n\r\n")
+        header_section = head + end_of_headers if content.octets else copy.fields
         handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
         found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
         authentication = authentication_results(header_section, self._authserv_id)
         issues = []
-        if folder.is_junk or junk_mark(header_section):
+        if is_junk or junk_mark(header_section):
             issues.append(ArrivalIssue.JUNKED)
-        if record.digest is not None and await self._is_altered(folder, uid, record):
+        if record.digest is not None and await _is_altered(arrival, content):
             issues.append(ArrivalIssue.ALTERED)
-        state, latencies = _measured(record, sighting, shift_of(record, self._clock))
+        state, latencies = _measured(record, copy.sighting, shift_of(record, self._clock))
         arrived = await self._ledger.advance(
-            record.id, state, **latencies, mailbox_uid=uid, findings=" ".join(issues)
+            record.id, state, **latencies, mailbox_uid=copy.uid, findings=" ".join(issues)
         )
         if arrived is None:
-            return Accounted(Fate.OURS, unexpected=Unexpected.DUPLICATE)
+            return arrival.otherwise
         return Accounted(Fate.OURS, Settled(arrived, tuple(found), authentication))
 
-    async def _is_altered(self, folder: Folder, uid: str, record: Message) -> bool:
-        """Compare the content with what was sent. If it cannot be fetched in time, it counts as unaltered."""
-        try:
-            async with asyncio.timeout(CONTENT_SECONDS):
-                raw = await folder.whole(uid, 2 * (record.octets or 0) + 64 * 1024)
-        except ProbeFault as fault:
-            return fault.reason is Reason.RESPONSE_TOO_LARGE
-        except TimeoutError:
-            _log.warning("message %s was not compared: fetching it took too long", record.id)
-            return False
-        if raw is None:
-            return False  # somebody has deleted it
-        if len(raw) > _IN_A_THREAD:
-            return await asyncio.to_thread(digest_of, raw) != record.digest
-        return digest_of(raw) != record.digest
-
-    async def _report(self, folder: Folder, uid: str) -> Accounted:
+    async def _report(self, content: Content) -> Accounted:
         """Match a delivery report to its message, by its token or envelope id."""
-        report = bounce.read_report(await folder.beginning(uid, REPORT_OCTETS))
+        report = bounce.read_report(content.octets[:REPORT_OCTETS])
         run = self._run_of(report) if report is not None else None
         record = await self._ledger.find(run) if run is not None else None
         if report is None or record is None or await self._ledger.is_others(record):
@@ -254,6 +280,33 @@ class Arrivals:
             lost = await self._ledger.find(message.id)
         found = lost or message
         return Settled(found, doubt=doubt if found.state is MessageState.LOST else "")
+
+
+async def _each(
+    accounting: Mapping[str, Coroutine[object, object, Accounted]],
+) -> AsyncGenerator[tuple[str, Accounted], None]:
+    """Yield uids with their results; whatever fails is raised once the others are yielded."""
+    failure: BaseException | None = None
+    results = await asyncio.gather(*accounting.values(), return_exceptions=True)
+    for uid, result in zip(accounting, results, strict=True):
+        if isinstance(result, BaseException):
+            failure = result
+        else:
+            yield uid, result
+    if failure is not None:
+        raise failure
+
+
+async def _is_altered(arrival: _Arrival, content: Content) -> bool:
+    """Compare the content with what was sent. If it could not be read in time, it counts as unaltered."""
+    if content.is_too_large:
+        return True
+    if not content.is_whole:
+        _log.warning("message %s was not compared: it could not be read completely", arrival.record.id)
+        return False
+    if len(content.octets) > _IN_A_THREAD:
+        return await asyncio.to_thread(digest_of, content.octets) != arrival.record.digest
+    return digest_of(content.octets) != arrival.record.digest
 
 
 def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[MessageState, dict[str, object]]:

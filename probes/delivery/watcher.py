@@ -17,7 +17,7 @@ from typing import Protocol
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.delivery.arrivals import Arrivals, Fate, Settled, Sighting, Unexpected
+from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Sighting, Unexpected
 from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
 from probes.delivery.message_life import LedgerError, Message
@@ -310,31 +310,37 @@ class MailboxWatcher:
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
         """Read the headers of new messages, newest first; return whether all of them were read."""
         memory.keep_only(set(folder.uids))
-        unread = list(folder.uids)
+        unread, ours = list(folder.uids), list[str]()
         async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:
-            async for uid, fields in identified:
-                try:
-                    await self._account(folder, memory, uid, fields)
-                except ProbeFault as fault:
-                    if not folder.refused(uid, fault):
-                        raise
+            async for fields in identified:
+                ours += await self._account(folder, memory, fields)
+        await folder.delete(ours)
         return len(unread) <= HEADERS_PER_POLL and folder.is_whole
 
-    async def _account(self, folder: Folder, memory: _Memory, uid: str, fields: bytes) -> None:
-        earliest = float("-inf") if uid in folder.overlooked else memory.complete_at
-        sighting = memory.sightings.get(uid) or Sighting(earliest, folder.listed_at)
-        found = await self._arrivals.account(folder, uid, fields, sighting, counted=uid in memory.counted)
-        if found.settled is not None:
-            self._tell(found.settled)
-        if found.unexpected is not None:
-            self._observer.unexpected_found(self.name, found.unexpected)
-        if found.fate is Fate.PENDING:
-            memory.sightings[uid] = sighting
-        elif found.fate is Fate.FOREIGN:
-            folder.set_aside(uid)
-        else:
-            memory.counted.add(uid)
-            await folder.delete(uid)
+    async def _account(self, folder: Folder, memory: _Memory, identified: Mapping[str, bytes]) -> list[str]:
+        """Account for a set of copies; return those to delete."""
+        sightings: dict[str, Sighting] = {}
+        for uid in identified:
+            earliest = float("-inf") if uid in folder.overlooked else memory.complete_at
+            sightings[uid] = memory.sightings.get(uid) or Sighting(earliest, folder.listed_at)
+        copies = [
+            Copy(uid, fields, sightings[uid], uid in memory.counted) for uid, fields in identified.items()
+        ]
+        ours = []
+        async with contextlib.aclosing(self._arrivals.account(folder, copies)) as accounted:
+            async for uid, found in accounted:
+                if found.settled is not None:
+                    self._tell(found.settled)
+                if found.unexpected is not None:
+                    self._observer.unexpected_found(self.name, found.unexpected)
+                if found.fate is Fate.PENDING:
+                    memory.sightings[uid] = sightings[uid]
+                elif found.fate is Fate.FOREIGN:
+                    folder.set_aside(uid)
+                else:
+                    memory.counted.add(uid)
+                    ours.append(uid)
+        return ours
 
     async def _give_up_overdue(self) -> None:
         """Give up messages that a complete poll, begun after their deadline, did not show."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -145,6 +145,10 @@ class ImapSession(ImapConnection):
             raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
         return header_section
 
+    async def beginnings(self, uids: Sequence[int], octets: int) -> dict[int, bytes]:
+        """Return at most the first ``octets`` of those of the messages that exist, by uid."""
+        return await self._fetch(imap.uid_set(uids), b"BODY.PEEK[]<0.%d>" % octets, octets)
+
     async def part_of(self, uid: int, offset: int, octets: int) -> bytes | None:
         """Return at most ``octets`` (up to 32 MiB) of a message from ``offset``; ``None`` if it is gone."""
         item = b"BODY.PEEK[]<%d.%d>" % (offset, octets)
@@ -156,15 +160,16 @@ class ImapSession(ImapConnection):
         budget = Budget(literal=limit)
         return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
 
-    async def delete(self, uid: int) -> bool:
-        """Delete one message, and no others with the flag \\Deleted. Return whether it is gone.
+    async def delete(self, uids: Collection[int]) -> bool:
+        """Delete these messages, and no others with the flag \\Deleted. Return whether they are gone.
 
-        Without UIDPLUS (RFC 4315), the message only gets the flag.
+        Without UIDPLUS (RFC 4315), the messages only get the flag.
         """
-        await self._command("store", b"UID STORE %d +FLAGS.SILENT (\\Deleted)" % uid)
+        numbers = imap.uid_set(uids)
+        await self._command("store", b"UID STORE", numbers, b"+FLAGS.SILENT (\\Deleted)")
         if not self.has_uidplus:
             return False
-        await self._command("expunge", b"UID EXPUNGE %d" % uid)
+        await self._command("expunge", b"UID EXPUNGE", numbers)
         return True
 
 

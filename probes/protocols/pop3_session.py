@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
@@ -31,6 +31,9 @@ CAPABILITY_LINES = 200
 """Maximum number of lines in the answer to CAPA."""
 
 
+T = TypeVar("T")
+
+_REFUSALS = frozenset({Reason.POP3_ERROR, Reason.POP3_SYS_TEMP, Reason.POP3_SYS_PERM, Reason.POP3_IN_USE})
 _TURNS: WeakValueDictionary[tuple[str, int, str], asyncio.Lock] = WeakValueDictionary()
 """Held by the session that has a mailbox open, by host, port and username."""
 
@@ -52,6 +55,9 @@ class Pop3Session(MailSession):
         self.capabilities = Capabilities({})
         self.unreadable_ids = 0
         self._has_deleted = False
+        self._reading = asyncio.Lock()  # its waiters come in the order of their commands
+        self._awaiting = 0  # commands on their way, or whose answers are not read yet
+        self._broken = False
         self._turn: asyncio.Lock | None = None
         self.login_sent_at = float("-inf")
         """Monotonic time right before the login's last line was sent. The server takes its snapshot of the
@@ -164,6 +170,51 @@ class Pop3Session(MailSession):
         self._send(*words)
         return pop3.status(await self._answer())
 
+    async def _in_turn(self, phase: str, command: bytes, read: Callable[[], Awaitable[T]]) -> T:
+        """Send a command about a message; return what ``read`` makes of what follows its status line.
+
+        Several tasks may call this at the same time. If the server offers PIPELINING (RFC 2449 section 6.6),
+        their commands go out at once. The answers come in the same order.
+        """
+        is_pipelined = self.capabilities.has("PIPELINING")
+        try:
+            if is_pipelined:
+                self._send_behind(command)
+            async with self._reading:
+                self._require_unbroken()
+                if not is_pipelined:
+                    self._send(command)
+                with self._phases.phase(phase):
+                    pop3.status(await self._answer())
+                    return await read()
+        except ProbeFault as fault:
+            if fault.reason not in _REFUSALS:
+                self._break()
+            raise
+        except BaseException:
+            self._break()
+            raise
+        finally:
+            if is_pipelined:
+                self._awaiting -= 1
+
+    def _send_behind(self, command: bytes) -> None:
+        """Send a command while others may still await their answers."""
+        self._awaiting += 1
+        if self._awaiting == 1:
+            self._send(command)
+        else:
+            self._transport.write_line(command)
+
+    def _require_unbroken(self) -> None:
+        if self._broken:
+            raise ProbeFault(Reason.CONNECTION_LOST, "the session ended before the answer")
+
+    def _break(self) -> None:
+        """Close the connection: what it still holds must not be taken for another command's answer."""
+        self._broken = True
+        self._transport.abort()
+
     async def _answer(self) -> bytes:
         """Return the status line of a command. Anything after it may be mail, which is not kept."""
         line = await self._transport.read_line(POP3_LINE_LIMIT, is_mail=self._may_hold_mail)
@@ -237,16 +288,14 @@ class Pop3Session(MailSession):
         if self.capabilities.words and not self.capabilities.has("TOP"):
             return await self._header_of_whole(number, limit)
         try:
-            with self._phases.phase("top"):
-                await self._command(b"TOP", b"%d 0" % number)
-                return await self._content(limit)
+            return await self._in_turn("top", b"TOP %d 0" % number, lambda: self._content(limit))
         except ProbeFault as fault:
             if fault.reason is not Reason.POP3_ERROR:
                 raise
         return await self._header_of_whole(number, limit)  # TOP is optional, RFC 1939 section 7
 
     async def _header_of_whole(self, number: int, limit: int) -> bytes:
-        text = await self._beginning(b"RETR", b"%d" % number, keep=limit)
+        text = await self._beginning(b"RETR %d" % number, keep=limit)
         header_section, blank_line, _ = text.partition(b"\r\n\r\n")
         if not blank_line and len(text) >= limit:
             raise self._too_large(f"a header section of more than {limit} octets")
@@ -255,25 +304,20 @@ class Pop3Session(MailSession):
     async def beginning(self, number: int, *, octets: int) -> bytes:
         """Return about the first ``octets`` of a message; the server may send more."""
         if self.capabilities.words and not self.capabilities.has("TOP"):
-            return await self._beginning(b"RETR", b"%d" % number, keep=octets)
+            return await self._beginning(b"RETR %d" % number, keep=octets)
         # RFC 5322 section 2.1.1 recommends lines of 78 octets. If they are longer, the excess is skipped.
-        return await self._beginning(b"TOP", b"%d %d" % (number, octets // 78), keep=octets)
+        return await self._beginning(b"TOP %d %d" % (number, octets // 78), keep=octets)
 
-    async def _beginning(self, *words: bytes, keep: int) -> bytes:
-        with self._phases.phase("top"):
-            await self._command(*words)
-            return await self._content(READ_PAST, keep)
+    async def _beginning(self, command: bytes, keep: int) -> bytes:
+        return await self._in_turn("top", command, lambda: self._content(READ_PAST, keep))
 
     async def retr(self, number: int, *, limit: int) -> bytes:
         """Return a complete message; more than ``limit`` octets close the session."""
-        with self._phases.phase("retr"):
-            await self._command(b"RETR", b"%d" % number)
-            return await self._content(limit)
+        return await self._in_turn("retr", b"RETR %d" % number, lambda: self._content(limit))
 
     async def dele(self, number: int) -> None:
         """Mark a message as deleted; it is gone only after `quit` has returned."""
-        with self._phases.phase("dele"):
-            await self._command(b"DELE", b"%d" % number)
+        await self._in_turn("dele", b"DELE %d" % number, _nothing)
         self._has_deleted = True
 
     async def quit(self) -> None:
@@ -297,3 +341,7 @@ class Pop3Session(MailSession):
         if self._turn is not None:
             self._turn.release()
             self._turn = None
+
+
+async def _nothing() -> None:
+    """Nothing follows the status line."""

@@ -116,14 +116,18 @@ class ImapServer:
                 return [
                     self._fetched(position, uid, raw, " ".join(item))
                     for position, (uid, raw) in enumerate(folder.messages.items(), 1)
-                    if _is_in(uid, uids, folder)
+                    if is_in(uid, uids, folder)
                 ]
-            case ["UID", "STORE", uid, *_]:
-                folder.deleted |= {int(uid)} & folder.messages.keys()
-            case ["UID", "EXPUNGE", uid] if int(uid) in folder.deleted:
-                position = list(folder.messages).index(int(uid)) + 1
-                del folder.messages[int(uid)]
-                return [b"* %d EXPUNGE\r\n" % position]
+            case ["UID", "STORE", uids, *_]:
+                folder.deleted |= {uid for uid in folder.messages if is_in(uid, uids, folder)}
+            case ["UID", "EXPUNGE", uids]:
+                lines = []
+                for uid in [
+                    uid for uid in folder.deleted & folder.messages.keys() if is_in(uid, uids, folder)
+                ]:
+                    lines.append(b"* %d EXPUNGE\r\n" % (list(folder.messages).index(uid) + 1))
+                    del folder.messages[uid]
+                return lines
         return []
 
     @staticmethod
@@ -137,7 +141,8 @@ class ImapServer:
         return head.encode() + text + b")\r\n"
 
 
-def _is_in(uid: int, uids: str, folder: StoredFolder) -> bool:
+def is_in(uid: int, uids: str, folder: StoredFolder) -> bool:
+    """Return whether a sequence set has this uid (RFC 9051 section 9)."""
     for part in uids.split(","):
         low, _, high = part.partition(":")
         if high == "*" and (uid >= int(low) or uid == max(folder.messages, default=0)):

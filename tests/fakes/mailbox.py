@@ -30,6 +30,7 @@ class FakeMailbox:
     open_sessions: int = 0
     most_sessions: int = 0
     refused: set[str] = field(default_factory=set)  # uids of messages that cannot be read
+    fatal: set[str] = field(default_factory=set)  # uids of messages whose reading ends the session
     undeletable: set[str] = field(default_factory=set)
     login_fault: ProbeFault | None = None
     quit_fault: ProbeFault | None = None
@@ -56,6 +57,7 @@ class FakeSession:
     ended: bool = False
     gave_up: bool = False
     unreadable_ids: int = 0
+    ended_early: bool = False
 
     async def uidl(self) -> dict[int, str]:
         await self.mailbox.clock.sleep(self.mailbox.command_seconds)
@@ -64,6 +66,10 @@ class FakeSession:
     async def top(self, number: int, *, limit: int) -> bytes:
         message = self.snapshot[number - 1]
         self.mailbox.headers_read.append(message.uid)
+        if message.uid in self.mailbox.fatal:
+            self.ended_early = True
+        if self.ended_early:
+            raise ProbeFault(Reason.CONNECTION_LOST)
         if message.uid in self.mailbox.refused:
             raise ProbeFault(Reason.POP3_ERROR, "no such message file")
         return self._bounded(message.raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", limit)

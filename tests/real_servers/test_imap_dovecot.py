@@ -175,7 +175,7 @@ async def test_only_our_own_message_is_deleted(
     async with entered(settings_of(dovecot)) as session:
         await session.select("INBOX")
         theirs, ours = await session.uid_search(b"ALL")
-        assert await session.delete(ours)
+        assert await session.delete([ours])
         assert session.changed
         assert session.exists == 1
         assert await session.uid_search(b"ALL") == [theirs]
@@ -198,7 +198,7 @@ async def test_a_message_that_another_client_expunged(
             client.expunge()
         assert await session.header_section(uid, limit=1000) is None
         assert await session.fetch_fields_of([uid], ["Subject"]) == {}
-        await session.delete(uid)
+        await session.delete([uid])
         await session.noop()
         assert session.exists == 0
         await session.log_out()

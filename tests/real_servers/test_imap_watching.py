@@ -161,6 +161,7 @@ async def test_nothing_foreign_is_lost_when_the_mailbox_changes_under_us(
         dovecot.deliver(b"Subject: %d\r\n\r\nnot ours\r\n" % number)
     async with running(configuration(tmp_path, dovecot, postfix, server_tls)) as (_, run):
         first = await run()
+        await asyncio.to_thread(wait_until, lambda: len(dovecot.messages()) == 20, "ours is deleted")
         if when == "uid_validity":
             # Without its list of uids, the folder gets a new UIDVALIDITY and new uids.
             for path in (dovecot.directory / "mail").rglob("dovecot*"):

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
-from probes.core.reasons import Reason
-from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, IDENTIFYING, REFUSALS, SECOND_CHANCE
+from probes.delivery.mailboxes.mailbox import (
+    CONTENT_SECONDS,
+    HEADER_LIMIT,
+    IDENTIFYING,
+    REFUSALS,
+    SECOND_CHANCE,
+    Content,
+)
 from probes.protocols.imap_session import BATCH, ImapSession
 
+FIRST_PIECE = HEADER_LIMIT
+"""Octets of each message of a set to request."""
+
+CONTENTS = 64
+"""Maximum number of messages whose contents are requested at once: together at most 4 MiB."""
+
 PIECE_SIZE = 1024 * 1024
-"""Octets of a large message to request at a time."""
+"""Octets of a large message to request at a time after that."""
 
 _NARROWING = 8  # after a failure, the number of copies to request at once is divided by this
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +51,10 @@ class View:
     set_aside: set[int] = field(default_factory=set)
     unreadable: dict[int, float] = field(default_factory=dict)  # when each was given up (monotonic)
     refusals: Counter[int] = field(default_factory=Counter)
-    batch: int = BATCH  # how many copies to request at once
+    recorded: set[int] = field(default_factory=set)  # copies of ours that are to be deleted
+    narrowed: dict[str, int] = field(
+        default_factory=dict
+    )  # the most copies to ask for at once, after a failure
 
     @classmethod
     def of(cls, session: ImapSession, before: View | None, heard_at: float) -> View:
@@ -46,7 +65,7 @@ class View:
         view = cls(session, validity, epoch, session.uid_next or 1, heard_at)
         if before is not None and before.epoch == epoch:
             view.set_aside, view.unreadable = before.set_aside, before.unreadable
-            view.refusals, view.batch = before.refusals, before.batch
+            view.refusals, view.recorded, view.narrowed = before.refusals, before.recorded, before.narrowed
         return view
 
     def holds_in(self, session: ImapSession) -> bool:
@@ -58,6 +77,7 @@ class View:
         new = found - self.pending - self.set_aside - self.unreadable.keys()
         self.pending &= found
         self.set_aside &= found
+        self.recorded &= found
         for uid in self.unreadable.keys() - found:
             del self.unreadable[uid]
         for uid in self.refusals.keys() - found:
@@ -77,7 +97,9 @@ class View:
             return False
         _log.warning("a message is left alone, for the server refused it %d times: %s", REFUSALS, fault)
         self.pending.discard(uid)
-        if uid not in self.set_aside:
+        if uid in self.recorded:
+            self.set_aside.add(uid)  # it is counted, and stays there
+        elif uid not in self.set_aside:
             self.unreadable[uid] = now
         return True
 
@@ -129,75 +151,93 @@ class ImapFolder:
     def _number(uid: str) -> int:
         return int(uid.rpartition("/")[2])
 
-    async def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Yield uids with their identifying fields (see `mailbox.Folder`).
+    async def identify(self, uids: Sequence[str]) -> AsyncGenerator[dict[str, bytes], None]:
+        """Yield the identifying fields of copies by uid, a set at a time (see `mailbox.Folder`)."""
+        faults: dict[int, ProbeFault] = {}
+        async for batch, fields in self._in_sets("fields", map(self._number, uids), BATCH, self._fields_of):
+            if isinstance(fields, ProbeFault):
+                faults[batch[0]] = fields
+                continue
+            self._view.pending -= set(batch) - fields.keys()  # these are gone
+            yield {self._text(uid): fields[uid] for uid in batch if uid in fields}
+        if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
+            raise next(iter(faults.values()))
+        for uid in faults:
+            self._refuse(uid, faults[uid])
 
-        If a FETCH of many copies fails, fewer are requested at once, until the copy that the server cannot
-        show is found. Copies that were refused before come last, because they may end the session.
+    async def _in_sets(
+        self, what: str, numbers: Iterable[int], most: int, ask: Callable[[Sequence[int]], Awaitable[T]]
+    ) -> AsyncGenerator[tuple[Sequence[int], T | ProbeFault], None]:
+        """Yield the answers for copies in sets of at most ``most``, and the fault of each copy that has one.
+
+        If a set fails, smaller sets follow, until the copy that the server refuses is found. Copies that were
+        refused before come last and alone, because they may end the session. If a session ends, the next one
+        begins with smaller sets of this kind (``what``).
         """
-        view, faults = self._view, dict[int, ProbeFault]()
-        waiting = sorted(map(self._number, uids), key=lambda uid: (view.refusals[uid], -uid))
+        view = self._view
+        waiting = sorted(numbers, key=lambda uid: (view.refusals[uid], -uid))
         while waiting:
-            batch = self._next_batch(waiting)
+            together = waiting[: min(most, view.narrowed.get(what, most))]
+            batch = [uid for uid in together if not view.refusals[uid]] or waiting[:1]
+            answer: T | ProbeFault
             try:
-                fields = await self._fields_of(batch)
+                answer = await ask(batch)
             except ProbeFault as fault:
                 if len(batch) > 1:
-                    view.batch = max(1, len(batch) // _NARROWING)
+                    view.narrowed[what] = max(1, len(batch) // _NARROWING)
                 if fault.asks_to_wait or not self._session.is_open:
                     if len(batch) == 1 and not fault.asks_to_wait:
                         self._refuse(batch[0], fault)
                     raise
                 if len(batch) > 1:
                     continue
-                faults[batch[0]] = fault
+                answer = fault
             del waiting[: len(batch)]
-            for uid in batch:
-                if uid in faults:
-                    continue
-                if uid in fields:
-                    yield self._text(uid), fields[uid]
-                else:
-                    view.pending.discard(uid)  # it is gone
-        view.batch = BATCH
-        if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
-            raise next(iter(faults.values()))
-        for uid in faults:
-            self._refuse(uid, faults[uid])
-
-    def _next_batch(self, waiting: Sequence[int]) -> Sequence[int]:
-        """Return the copies to request at once; one that was refused before is requested alone."""
-        refusals = self._view.refusals
-        together = [uid for uid in waiting[: self._view.batch] if not refusals[uid]]
-        return together or waiting[:1]
+            yield batch, answer
+        view.narrowed.pop(what, None)
 
     async def _fields_of(self, uids: Sequence[int]) -> dict[int, bytes]:
         known = {uid: self._fields[uid] for uid in uids if uid in self._fields}
         unknown = [uid for uid in uids if uid not in known]
         return known | await self._session.fetch_fields_of(unknown, IDENTIFYING) if unknown else known
 
-    async def header_section(self, uid: str) -> bytes:  # noqa: D102 # as in Folder
-        # If it is too large, the beginning is enough: the newest fields are at the top.
-        return await self.beginning(uid, HEADER_LIMIT)
+    async def contents(
+        self, limits: Mapping[str, int], *, whole: bool
+    ) -> AsyncGenerator[dict[str, Content], None]:
+        """Yield the contents of copies by uid, a set at a time (see `mailbox.Folder`)."""
+        uids = {self._number(uid): uid for uid in limits}
+        async for batch, begun in self._in_sets("contents", uids, CONTENTS, self._beginnings):
+            if isinstance(begun, ProbeFault):
+                if whole:
+                    yield {uids[batch[0]]: Content(b"", is_whole=False)}
+                else:
+                    self._refuse(batch[0], begun)
+                continue
+            texts = {uids[number]: begun.get(number, b"") for number in batch}
+            yield {
+                uid: Content(text, is_whole=bool(text))
+                for uid, text in texts.items()
+                if len(text) < FIRST_PIECE
+            }
+            for uid, text in texts.items():
+                if len(text) >= FIRST_PIECE:
+                    yield {uid: await self._continued(uid, text, limits[uid], whole=whole)}
 
-    async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
-        return await self._session.part_of(self._number(uid), 0, octets) or b""
+    async def _beginnings(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        return await self._session.beginnings(numbers, FIRST_PIECE)
 
-    async def whole(self, uid: str, limit: int) -> bytes | None:  # noqa: D102 # as in Folder
-        text = bytearray()
-        while piece := await self._session.part_of(self._number(uid), len(text), PIECE_SIZE):
-            text += piece
-            if len(text) > limit:
-                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {limit} octets")
-            if len(piece) < PIECE_SIZE:
-                break
-        return bytes(text) or None
-
-    def refused(self, uid: str, fault: ProbeFault) -> bool:  # noqa: D102 # as in Folder
-        if fault.asks_to_wait:
-            return False
-        self._refuse(self._number(uid), fault)
-        return self._session.is_open
+    async def _continued(self, uid: str, beginning: bytes, limit: int, *, whole: bool) -> Content:
+        """Return a large copy, read on up to its limit; trouble ends the reading."""
+        text, is_whole, enough = bytearray(beginning), False, limit + 1 if whole else limit
+        try:
+            async with asyncio.timeout(CONTENT_SECONDS):
+                while not is_whole and len(text) < enough:
+                    piece = await self._session.part_of(self._number(uid), len(text), PIECE_SIZE) or b""
+                    text += piece
+                    is_whole = len(piece) < PIECE_SIZE
+        except (ProbeFault, TimeoutError) as error:
+            _log.warning("a message was read only in part: %s", error or f"more than {CONTENT_SECONDS:g} s")
+        return Content(bytes(text), is_whole, is_too_large=len(text) > limit)
 
     def _refuse(self, uid: int, fault: ProbeFault) -> None:
         if not self._view.refuse(uid, fault, self._clock.monotonic()):
@@ -207,13 +247,12 @@ class ImapFolder:
         self._view.pending.discard(self._number(uid))
         self._view.set_aside.add(self._number(uid))
 
-    async def delete(self, uid: str) -> None:
-        """Delete a copy; without UIDPLUS, it only gets the flag ``\\Deleted``."""
-        number = self._number(uid)
-        try:
-            await self._session.delete(number)
-        except ProbeFault as fault:
-            if self._view.refusals[number] + 1 >= REFUSALS and not fault.asks_to_wait:
-                self.set_aside(uid)  # it is counted, and stays there
-            raise
-        self._view.pending.discard(number)
+    async def delete(self, uids: Sequence[str]) -> None:
+        """Delete copies; without UIDPLUS, they only get the flag ``\\Deleted``."""
+        numbers = [self._number(uid) for uid in uids]
+        self._view.recorded.update(numbers)
+        async for batch, answer in self._in_sets("deletion", numbers, BATCH, self._session.delete):
+            if isinstance(answer, ProbeFault):
+                self._refuse(batch[0], answer)
+            else:
+                self._view.pending.difference_update(batch)

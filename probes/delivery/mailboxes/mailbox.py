@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from probes.core.faults import ProbeFault
 
 HEADER_LIMIT = 64 * 1024
 """Maximum octets to read of a message's header section."""
+
+CONTENT_SECONDS = 20.0
+"""Maximum seconds for reading the rest of a large copy, or one set of copies."""
 
 REFUSALS = 3
 """Number of polls in which a server may refuse a copy before the copy is set aside."""
@@ -34,6 +38,19 @@ def unread(count: int) -> str:
     if count == 1:
         return "a message could not be read"
     return f"{count} messages could not be read" if count else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The octets read of a copy, headers included, and whether they are all of it.
+
+    It has no octets if the copy is gone or could not be read.
+    """
+
+    octets: bytes
+    is_whole: bool
+    is_too_large: bool = False
+    """Whether it has more octets than its limit."""
 
 
 class Folder(Protocol):
@@ -69,30 +86,21 @@ class Folder(Protocol):
         """The copies, newest first, without those set aside; unique for the mailbox's lifetime."""
         ...
 
-    def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Yield each uid with a header section that has at least the fields in `IDENTIFYING`.
+    def identify(self, uids: Sequence[str]) -> AsyncGenerator[Mapping[str, bytes], None]:
+        """Yield header sections with at least the fields in `IDENTIFYING`, by uid, a set of copies at a time.
 
         Copies that are gone, or that the server refuses to show, are left out. A copy with a header section
         over `HEADER_LIMIT` is set aside; the fault raised for it may have ended the session.
         """
         ...
 
-    async def header_section(self, uid: str) -> bytes:
-        """Return the whole header section of a copy that was identified in this poll."""
-        ...
+    def contents(
+        self, limits: Mapping[str, int], *, whole: bool
+    ) -> AsyncGenerator[Mapping[str, Content], None]:
+        """Yield the contents of copies by uid, a set of copies at a time.
 
-    async def beginning(self, uid: str, octets: int) -> bytes:
-        """Return about the first ``octets`` of a copy, including headers, or all if it is shorter."""
-        ...
-
-    async def whole(self, uid: str, limit: int) -> bytes | None:
-        """Return a whole copy, or ``None`` if it is gone; over ``limit`` octets is `RESPONSE_TOO_LARGE`."""
-        ...
-
-    def refused(self, uid: str, fault: ProbeFault) -> bool:
-        """Record a fault with one copy; return whether it affects only that copy.
-
-        If not, the session is over. A copy that is refused repeatedly is set aside.
+        Reads about as many octets of each copy as its limit says. If copies need not be ``whole``, those that
+        the server refuses to show are left out.
         """
         ...
 
@@ -105,8 +113,11 @@ class Folder(Protocol):
         """Never show this copy again, because it is not ours or must not be deleted."""
         ...
 
-    async def delete(self, uid: str) -> None:
-        """Delete a copy; this takes effect once the poll ends without a fault."""
+    async def delete(self, uids: Sequence[str]) -> None:
+        """Delete copies; this takes effect once the poll ends without a fault.
+
+        A copy that the server refuses to delete repeatedly is set aside.
+        """
         ...
 
 

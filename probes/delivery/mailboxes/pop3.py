@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
@@ -16,10 +26,26 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.login_budget import LoginBudget
-from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, REFUSALS, SECOND_CHANCE, OpenFolder, unread
+from probes.delivery.mailboxes.mailbox import (
+    CONTENT_SECONDS,
+    HEADER_LIMIT,
+    REFUSALS,
+    SECOND_CHANCE,
+    Content,
+    OpenFolder,
+    unread,
+)
 from probes.protocols.pop3_session import Pop3Session
 
 _log = logging.getLogger(__name__)
+
+TOGETHER = 50
+"""Maximum number of commands that await their answers at the same time (RFC 2449 section 6.6)."""
+
+TOGETHER_OCTETS = 4 * 2**20
+"""Maximum octets of messages that they ask for, unless one message alone is larger."""
+
+T = TypeVar("T")
 
 _OF_ONE_COPY = frozenset({Reason.POP3_ERROR, Reason.POP3_SYS_TEMP, Reason.POP3_SYS_PERM})
 
@@ -31,6 +57,7 @@ class _Memory:
     set_aside: set[str] = field(default_factory=set)
     unreadable: dict[str, float] = field(default_factory=dict)  # when each was given up (monotonic)
     refusals: Counter[str] = field(default_factory=Counter)
+    together: int = TOGETHER  # how many copies to read at the same time
 
     def keep_only(self, present: Collection[str]) -> None:
         self.set_aside.intersection_update(present)
@@ -59,7 +86,6 @@ class Pop3Folder:
     ) -> None:
         self._session = session
         self._numbers = numbers
-        self._headers: dict[str, bytes] = {}
         self._memory = memory
         self._refused: set[str] = set()
         self.absent_at = session.login_sent_at
@@ -67,52 +93,74 @@ class Pop3Folder:
         done_with = memory.set_aside | memory.unreadable.keys()
         self.uids = [key for key in reversed(numbers) if key not in done_with]
 
-    async def identify(self, uids: Sequence[str]) -> AsyncGenerator[tuple[str, bytes], None]:  # noqa: D102 # as in Folder
+    async def identify(self, uids: Sequence[str]) -> AsyncGenerator[dict[str, bytes], None]:  # noqa: D102 # as in Folder
         faults: dict[str, ProbeFault] = {}
-        for uid in uids:
-            try:
-                header_section = await self._session.top(self._numbers[uid], limit=HEADER_LIMIT)
-            except ProbeFault as fault:
-                if fault.reason is Reason.RESPONSE_TOO_LARGE:  # our own messages have short header sections
-                    self._give_up(uid)
-                if fault.reason not in _OF_ONE_COPY:
-                    raise
-                faults[uid] = fault
-            else:
-                if not header_section.strip():  # ours have one: this must not read as somebody else's message
-                    faults[uid] = ProbeFault(Reason.POP3_ERROR, "no header section")
-                    continue
-                self._headers = {uid: header_section}
-                yield uid, header_section
+        together = self._memory.together
+        for begin in range(0, len(uids), together):
+            batch = uids[begin : begin + together]
+            answers = await _together(batch, self._header_section)
+            faults |= self._faults_of_copies(answers)
+            yield {uid: answer for uid, answer in answers.items() if isinstance(answer, bytes)}
+        self._memory.together = TOGETHER
         if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
             raise faults[uids[-1]]
         for uid in faults:
-            self.refused(uid, faults[uid])
+            self._refuse(uid, faults[uid])
 
-    async def header_section(self, uid: str) -> bytes:  # noqa: D102 # as in Folder
-        return self._headers[uid]
+    async def contents(  # noqa: D102 # as in Folder
+        self, limits: Mapping[str, int], *, whole: bool
+    ) -> AsyncGenerator[dict[str, Content], None]:
+        def read(uid: str) -> Coroutine[object, object, bytes]:
+            number, limit = self._numbers[uid], limits[uid]
+            return (
+                self._session.retr(number, limit=limit)
+                if whole
+                else self._session.beginning(number, octets=limit)
+            )
 
-    async def beginning(self, uid: str, octets: int) -> bytes:  # noqa: D102 # as in Folder
-        try:
-            return await self._session.beginning(self._numbers[uid], octets=octets)
-        except ProbeFault as fault:
-            if fault.reason is Reason.RESPONSE_TOO_LARGE:
+        for batch in _sets_of(limits, self._memory.together):
+            answers = await _together(batch, read, CONTENT_SECONDS if whole else None)
+            if not whole:
+                for uid, fault in self._faults_of_copies(answers).items():
+                    self._refuse(uid, fault)
+            yield {
+                uid: _content_of(answer)
+                for uid, answer in answers.items()
+                if not isinstance(answer, ProbeFault) or (whole and (len(batch) == 1 or _is_answer(answer)))
+            }
+            self._require_session()
+            self._faults_of_copies(answers)
+
+    def _require_session(self) -> None:
+        if self._session.gave_up:
+            self._memory.together = 1
+            raise ProbeFault(Reason.RESPONSE_TOO_LARGE, "the session ended over a message that is too large")
+
+    async def _header_section(self, uid: str) -> bytes:
+        header_section = await self._session.top(self._numbers[uid], limit=HEADER_LIMIT)
+        if not header_section.strip():  # ours have one: this must not read as somebody else's message
+            raise ProbeFault(Reason.POP3_ERROR, "no header section")
+        return header_section
+
+    def _faults_of_copies(self, answers: Mapping[str, object]) -> dict[str, ProbeFault]:
+        """Return the faults of single copies; raises the first one that ended the session."""
+        faults = {uid: answer for uid, answer in answers.items() if isinstance(answer, ProbeFault)}
+        for uid, fault in faults.items():
+            if fault.reason is Reason.RESPONSE_TOO_LARGE:  # our own messages are not that large
                 self._give_up(uid)
-            raise
+            if fault.reason not in _OF_ONE_COPY:
+                self._memory.together = 1  # the next session reads up to the copy that ended this one
+                raise fault
+        return faults
 
-    async def whole(self, uid: str, limit: int) -> bytes:  # noqa: D102 # as in Folder
-        return await self._session.retr(self._numbers[uid], limit=limit)
-
-    def refused(self, uid: str, fault: ProbeFault) -> bool:  # noqa: D102 # as in Folder
-        if fault.reason not in _OF_ONE_COPY:
-            return False
+    def _refuse(self, uid: str, fault: ProbeFault) -> None:
+        """Count the server's refusal of one copy; one that is refused repeatedly is set aside."""
         self._memory.refusals[uid] += 1
         if self._memory.refusals[uid] < REFUSALS:
             self._refused.add(uid)
         else:
             _log.warning("a message is left alone, for the server refused it %d times: %s", REFUSALS, fault)
             self._give_up(uid)
-        return True
 
     def _give_up(self, uid: str) -> None:
         """Leave out a copy that cannot be read, until it gets a second chance."""
@@ -126,15 +174,61 @@ class Pop3Folder:
     def set_aside(self, uid: str) -> None:  # noqa: D102 # as in Folder
         self._memory.set_aside.add(uid)
 
-    async def delete(self, uid: str) -> None:  # noqa: D102 # as in Folder
-        if self._session.gave_up:
-            raise ProbeFault(Reason.RESPONSE_TOO_LARGE, "the session ended over a message that is too large")
-        try:
-            await self._session.dele(self._numbers[uid])
-        except ProbeFault:
-            if self._memory.refusals[uid] + 1 >= REFUSALS:
-                self.set_aside(uid)  # it was read and counted, and stays in the mailbox
-            raise
+    async def delete(self, uids: Sequence[str]) -> None:  # noqa: D102 # as in Folder
+        self._require_session()
+        for begin in range(0, len(uids), TOGETHER):
+            batch = uids[begin : begin + TOGETHER]
+            answers = await _together(batch, lambda uid: self._session.dele(self._numbers[uid]))
+            for uid, fault in self._faults_of_copies(answers).items():
+                if self._memory.refusals[uid] + 1 >= REFUSALS:
+                    self.set_aside(uid)  # it was read and counted, and stays in the mailbox
+                self._refuse(uid, fault)
+
+
+async def _together(
+    uids: Sequence[str], ask: Callable[[str], Coroutine[object, object, T]], seconds: float | None = None
+) -> dict[str, T | ProbeFault | None]:
+    """Ask for copies at the same time; return the answers or faults, ``None`` for those not in time."""
+    asking = {uid: asyncio.ensure_future(ask(uid)) for uid in uids}
+    try:
+        await asyncio.wait(asking.values(), timeout=seconds)
+    finally:
+        for task in asking.values():
+            task.cancel()
+    await asyncio.wait(asking.values())
+    answers: dict[str, T | ProbeFault | None] = {}
+    for uid, task in asking.items():
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None and not isinstance(fault, ProbeFault):
+            raise fault
+        answers[uid] = fault if task.cancelled() or fault is not None else task.result()
+    return answers
+
+
+def _is_answer(fault: ProbeFault) -> bool:
+    """Whether a fault is about its copy, and not the end of a session over another one."""
+    return fault.reason in _OF_ONE_COPY or fault.reason is Reason.RESPONSE_TOO_LARGE
+
+
+def _content_of(answer: bytes | ProbeFault | None) -> Content:
+    if isinstance(answer, bytes):
+        return Content(answer, is_whole=True)
+    is_too_large = answer is not None and answer.reason is Reason.RESPONSE_TOO_LARGE
+    return Content(b"", is_whole=False, is_too_large=is_too_large)
+
+
+def _sets_of(limits: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Yield at most so many uids at a time, with limits up to `TOGETHER_OCTETS` together or a single one."""
+    batch: list[str] = []
+    octets = 0
+    for uid, limit in limits.items():
+        if batch and (len(batch) == most or octets + limit > TOGETHER_OCTETS):
+            yield batch
+            batch, octets = [], 0
+        batch.append(uid)
+        octets += limit
+    if batch:
+        yield batch
 
 
 def _keyed(listing: Mapping[int, str]) -> dict[str, int]:

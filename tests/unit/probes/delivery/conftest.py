@@ -76,6 +76,11 @@ class Bench:
         assert sent is not None
         return sent
 
+    async def poll_ended(self) -> None:
+        """Wait until a poll that is going on has ended and deleted what it counted."""
+        async with self.watcher._polling:
+            pass
+
     def arrives(self, message: Message, after: float, uid: str | None = None) -> Stored:
         """Let a copy of ``message`` arrive in the mailbox ``after`` seconds from now."""
         token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))

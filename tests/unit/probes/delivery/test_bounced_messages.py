@@ -44,6 +44,7 @@ async def test_bounce_ends_its_message(
     assert (bounced.state, bounced.reason) == (MessageState.BOUNCED, reason)
     assert bounced.enhanced_status_code == code
     assert words in bounced.detail
+    await bench.poll_ended()
     assert bench.mailbox.deleted == [name]
 
 
@@ -74,6 +75,7 @@ async def test_report_of_a_delay_changes_nothing(bench: Bench, name: str) -> Non
     bench.mailbox.stored.append(about(message, "bounces", name))
     bench.arrives(message, 20.0, "arrival")
     assert (await bench.watcher.await_arrival(message)).message.state is MessageState.DELIVERED
+    await bench.poll_ended()
     assert bench.mailbox.deleted == [name, "arrival"]
 
 

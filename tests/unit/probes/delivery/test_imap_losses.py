@@ -36,8 +36,9 @@ class Watch:
     watcher: MailboxWatcher
     ledger: SqlLedger
     imap: ImapServer
+    deadline: float
 
-    async def sent(self) -> Message:
+    async def sent(self, **fields: str) -> Message:
         """Return a message that was just handed over."""
         clock = SystemClock()
         now = clock.monotonic()
@@ -48,10 +49,11 @@ class Watch:
             mailbox="canary",
             state=MessageState.INTENT,
             created_at=round(clock.time(), 6),
-            deadline_seconds=DEADLINE,
+            deadline_seconds=self.deadline,
             instance="me",
             boot=clock.boot,
             created_mono=now,
+            **fields,
         )
         await self.ledger.intend(message)
         times = {"connected_mono": now, "dot_mono": now, "accepted_mono": now}
@@ -59,13 +61,18 @@ class Watch:
         assert sent is not None
         return sent
 
+    async def poll_ended(self) -> None:
+        """Wait until a poll that is going on has ended and deleted what it counted."""
+        async with self.watcher._polling:
+            pass
+
     def arrives(self, message: Message, folder: str = "INBOX") -> None:
         token = SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6)))
         self.imap.folders[folder].add(synthetic_message(token, message))
 
 
 @asynccontextmanager
-async def watched(imap: ImapServer, directory: Path) -> AsyncIterator[Watch]:
+async def watched(imap: ImapServer, directory: Path, deadline: float = DEADLINE) -> AsyncIterator[Watch]:
     clock = SystemClock()
     async with (
         asyncio.timeout(20.0),
@@ -76,7 +83,7 @@ async def watched(imap: ImapServer, directory: Path) -> AsyncIterator[Watch]:
         watcher = MailboxWatcher(
             "canary", mailbox, arrivals, clock=clock, observer=Found(), retention=86400.0
         )
-        yield Watch(watcher, ledger, imap)
+        yield Watch(watcher, ledger, imap, deadline)
         await watcher.close()
 
 

@@ -51,16 +51,15 @@ async def poll(mailbox: ImapMailbox, *, deleting: bytes = b"\0", afresh: bool = 
 
 
 async def read(folder: Folder, found: list[bytes], deleting: bytes) -> None:
-    async for uid, fields in folder.identify(folder.uids):
-        found.append(fields)
-        if deleting not in fields:
-            folder.set_aside(uid)
-            continue
-        try:
-            await folder.delete(uid)
-        except ProbeFault as fault:
-            if not folder.refused(uid, fault):
-                raise
+    ours: list[str] = []
+    async for identified in folder.identify(folder.uids):
+        for uid, fields in identified.items():
+            found.append(fields)
+            if deleting in fields:
+                ours.append(uid)
+            else:
+                folder.set_aside(uid)
+    await folder.delete(ours)
 
 
 async def test_arrival_that_is_told_with_another_answer_is_seen() -> None:

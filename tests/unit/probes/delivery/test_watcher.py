@@ -44,6 +44,7 @@ async def test_what_arrived_is_deleted(bench: Bench) -> None:
     message = await bench.sent()
     copy = bench.arrives(message, 0.2)
     await bench.watcher.await_arrival(message)
+    await bench.poll_ended()
     assert bench.mailbox.deleted == [copy.uid]
     assert bench.mailbox.stored == [foreign]
 
@@ -91,6 +92,7 @@ async def test_second_copy_is_a_duplicate_and_changes_nothing(bench: Bench) -> N
     other = await bench.sent()
     bench.arrives(other, 0.1, "other")
     await bench.watcher.await_arrival(other)
+    await bench.poll_ended()
     assert bench.found.counts == {Unexpected.DUPLICATE: 1}
     assert sorted(bench.mailbox.deleted) == ["first", "other", "second"]
     assert await bench.ledger.find(message.id) == settled
@@ -201,11 +203,13 @@ async def test_failed_quit_counts_no_duplicate(bench: Bench) -> None:
     bench.arrives(message, 0.1, "copy")
     bench.mailbox.quit_fault = ProbeFault(Reason.CONNECTION_LOST)
     await bench.watcher.await_arrival(message)
+    await bench.poll_ended()
     assert [stored.uid for stored in bench.mailbox.stored] == ["copy"]
     bench.mailbox.quit_fault = None
     other = await bench.sent()
     bench.arrives(other, 10.0, "other")
     await bench.watcher.await_arrival(other)
+    await bench.poll_ended()
     assert bench.mailbox.deleted == ["copy", "other"]
     assert bench.found.counts == {}
 
@@ -237,6 +241,7 @@ async def test_message_of_another_process_is_left_to_it(bench: Bench, tmp_path: 
         bench.arrives(theirs, 0.0, "theirs")
         bench.arrives(message, 0.2, "ours")
         await bench.watcher.await_arrival(message)
+        await bench.poll_ended()
         assert bench.mailbox.deleted == ["ours"]
         assert bench.found.counts == {}
 
@@ -254,6 +259,7 @@ async def test_copies_that_an_earlier_process_left_behind(bench: Bench) -> None:
     bench.arrives(earlier, 0.0, "second")
     bench.arrives(message, 0.2, "ours")
     await bench.watcher.await_arrival(message)
+    await bench.poll_ended()
     assert sorted(bench.mailbox.deleted) == ["left", "ours", "second"]
     assert bench.found.counts == {Unexpected.DUPLICATE: 1}
 

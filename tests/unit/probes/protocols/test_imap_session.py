@@ -285,16 +285,17 @@ async def test_deleting_without_uidplus() -> None:
     store = (rb"M2 UID STORE 5 \+FLAGS\.SILENT \(\\Deleted\)", b"M2 OK")
     async with scripted_server(dialogue(ENTERED[0], in_without, store, (b"M3 LOGOUT", b"M3 OK"))) as server:
         session = await enter(server)
-        assert not await session.delete(5)
+        assert not await session.delete([5])
         await session.log_out()
         await server.peer_closed()
 
 
 async def test_deleting_with_uidplus() -> None:
-    """With UIDPLUS exactly the one message is expunged (RFC 4315 section 2.1)."""
-    steps = [(b"M3 UID STORE 5 .*", b"M3 OK"), (b"M4 UID EXPUNGE 5", b"* 1 EXPUNGE\r\nM4 OK")]
+    """With UIDPLUS exactly these messages are expunged, by one set (RFC 4315 section 2.1)."""
+    gone = b"* 1 EXPUNGE\r\n* 1 EXPUNGE\r\n* 1 EXPUNGE\r\nM4 OK"
+    steps = [(b"M3 UID STORE 5:6,9 .*", b"M3 OK"), (b"M4 UID EXPUNGE 5:6,9", gone)]
     async with opened(dialogue(*steps)) as session:
-        assert await session.delete(5)
+        assert await session.delete([9, 5, 6])
         assert session.exists == 0
         session.abort()
 

@@ -1,0 +1,222 @@
+"""How many messages a minute one mailbox takes at 50 ms a command, and how wrong their latencies are."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from monitor.ledger.store import SqlLedger, open_ledger
+from probes.core.clock import SystemClock
+from probes.core.settings import MailboxSettings, ServerSettings
+from probes.core.verdict import MessageState
+from probes.delivery.arrivals import Arrivals, Settled, Unexpected
+from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.mailbox import Mailbox
+from probes.delivery.mailboxes.pop3 import Pop3Mailbox
+from probes.delivery.message_life import Message
+from probes.delivery.watcher import MailboxWatcher
+from probes.messages.synthetic_message import compose
+from probes.messages.token import Token, TokenSigner
+from tests.benchmarks.mail_server import MailServer, Seen, mail_server
+
+GOAL_RATE = 5000.0
+GOAL_ERROR = 0.06
+ROUND_TRIP = 0.05
+RATES = (250.0, 5000.0)
+SECONDS = 20.0
+GRACE = 5.0
+"""Seconds after the last message in which arrivals still count."""
+
+ROUTES = 100
+_SIGNER = TokenSigner(b"key of the benchmark")
+
+
+@dataclass
+class Outcome:
+    """The messages that were found, and the processor time that sending and watching took."""
+
+    found: dict[str, Message] = field(default_factory=dict)
+    began: float = 0.0
+    last_at: float = 0.0
+    processor: float = 0.0
+    lost: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    seen: Seen = field(default_factory=lambda: Seen({}, {}))  # type: ignore[arg-type] # empty
+
+    async def found_all(self, count: int) -> None:
+        while len(self.found) < count:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def settled(self, settled: Settled) -> None:
+        self.changed.set()
+        if settled.message.state is MessageState.LOST:
+            self.lost += 1
+            return
+        self.found[settled.message.id] = settled.message
+        self.last_at = time.monotonic()
+
+    def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
+        raise AssertionError(f"{mailbox}: {reason}")
+
+    @property
+    def a_minute(self) -> float:
+        return 60 * len(self.found) / (self.last_at - self.began)
+
+    def errors(self) -> list[tuple[float, float]]:
+        """Return the error of each published latency and its uncertainty, in seconds, by the server's log."""
+        return [
+            (
+                abs((message.delivery_seconds or 0) + (message.connected_mono or 0) - self.seen.arrived[key]),
+                message.uncertainty_seconds or 0.0,
+            )
+            for key, message in self.found.items()
+        ]
+
+
+def _mailbox(protocol: str, server: MailServer, clock: SystemClock) -> Mailbox:
+    endpoint = {"protocol": protocol, "host": "127.0.0.1", "port": server.port, "tls": "none"}
+    settings = ServerSettings.model_validate(endpoint | {"timeout": "30s"})
+    account = MailboxSettings.model_construct(
+        address="canary@example.com", server="in", username="canary", password=SecretStr("x")
+    )
+    budget = LoginBudget(6000.0, clock)
+    if protocol == "imap":
+        return ImapMailbox(account, settings, clock, budget, retention=86400.0)
+    return Pop3Mailbox(account, settings, clock, budget)
+
+
+@dataclass
+class _Site:
+    ledger: SqlLedger
+    watcher: MailboxWatcher
+    clock: SystemClock
+    deliveries: asyncio.StreamWriter
+    deadline: float
+    is_dead: bool
+
+    async def round_trip(self, route: int, delay: float) -> None:
+        """Let one message be sent and arrive."""
+        now = self.clock.monotonic()
+        message = Message(
+            id=secrets.token_hex(16),
+            probe=f"trip-{route}",
+            target="out",
+            mailbox="canary",
+            state=MessageState.INTENT,
+            created_at=round(self.clock.time(), 6),
+            deadline_seconds=self.deadline,
+            instance="me",
+            boot=self.clock.boot,
+            created_mono=now,
+        )
+        content = compose(
+            probe=message.probe,
+            location="here",
+            sender="canary@example.com",
+            recipient="canary@example.com",
+            run=message.id,
+            token=_SIGNER.sign(Token(message.probe, message.id, round(message.created_at * 1e6))),
+            created_at=message.created_at,
+        )
+        await self.ledger.intend(message)
+        dot = self.clock.monotonic()
+        sent = await self.ledger.advance(
+            message.id,
+            MessageState.SENT,
+            connected_mono=now,
+            dot_mono=dot,
+            accepted_mono=dot,
+            octets=len(content.content),
+            digest=content.digest,
+        )
+        assert sent is not None  # nobody else moves it
+        self.watcher.await_arrival(sent)
+        if not self.is_dead:
+            await asyncio.sleep(delay)
+            self.deliveries.write(b"%s %d\n" % (message.id.encode(), len(content.content)) + content.content)
+
+
+async def _measured(
+    protocol: str, server: MailServer, rate: float, seconds: float, deadline: float, *, is_dead: bool
+) -> Outcome:
+    outcome, clock = Outcome(), SystemClock()
+    chance = random.Random("delays")  # noqa: S311
+    _, deliveries = await asyncio.open_connection("127.0.0.1", server.delivery_port)
+    with tempfile.TemporaryDirectory(prefix="mailsonde-bench-", dir="/var/tmp") as directory:
+        async with open_ledger(f"sqlite://{directory}/ledger.db", clock, "me", "here") as ledger:
+            arrivals = Arrivals("canary", clock=clock, ledger=ledger, signer=_SIGNER, retention=86400.0)
+            watcher = MailboxWatcher(
+                "canary",
+                _mailbox(protocol, server, clock),
+                arrivals,
+                clock=clock,
+                observer=outcome,
+                retention=86400.0,
+            )
+            site = _Site(ledger, watcher, clock, deliveries, deadline, is_dead)
+            outcome.began, used = time.monotonic(), time.process_time()
+            count = int(rate * seconds / 60)
+            async with asyncio.TaskGroup() as group:
+                for number in range(count):
+                    await asyncio.sleep(outcome.began + number * 60 / rate - time.monotonic())
+                    delay = 0.3 * 2.718281828 ** chance.gauss(0.0, 0.3)
+                    group.create_task(site.round_trip(number % ROUTES, delay))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(outcome.found_all(count), GRACE)
+            outcome.processor = time.process_time() - used
+            await watcher.close()
+    deliveries.close()
+    return outcome
+
+
+def measure(
+    protocol: str, rate: float, seconds: float = SECONDS, deadline: float = 300.0, *, is_dead: bool = False
+) -> Outcome:
+    """Send messages at ``rate`` a minute; return what became of them."""
+    with mail_server(protocol, ROUND_TRIP) as server:
+        outcome = asyncio.run(_measured(protocol, server, rate, seconds, deadline, is_dead=is_dead))
+        outcome.seen = server.ended()
+    return outcome
+
+
+def main() -> None:
+    """Print a table: messages a minute, commands a message, and the error of the published latency."""
+    print(f"one mailbox, {ROUND_TRIP * 1000:g} ms a command; goal: {GOAL_RATE:g} a minute by IMAP,")
+    print(f"error of the published latency at most {GOAL_ERROR * 1000:g} ms:")
+    print(
+        f"{'':6}{'offered':>9}{'found':>8}{'a minute':>10}{'commands':>10}{'error ms p50':>14}{'p99':>8}",
+        end="",
+    )
+    print(f"{'max':>8}{'uncertainty':>13}{'within':>9}{'CPU ms':>8}")
+    for protocol in ("imap", "pop3"):
+        for rate in RATES:
+            outcome = measure(protocol, rate)
+            errors = sorted(outcome.errors())
+            count = len(errors)
+            within = sum(error <= uncertainty + 1e-4 for error, uncertainty in errors) / count
+            print(
+                f"{protocol:6}{rate:9.0f}{count:8}{outcome.a_minute:10.0f}"
+                f"{sum(outcome.seen.commands.values()) / count:10.2f}"
+                f"{errors[count // 2][0] * 1000:14.1f}{errors[int(count * 0.99)][0] * 1000:8.1f}"
+                f"{errors[-1][0] * 1000:8.1f}"
+                f"{statistics.median(uncertainty for _, uncertainty in errors) * 1000:13.1f}"
+                f"{within:9.1%}{outcome.processor * 1000 / count:8.2f}",
+                flush=True,
+            )
+            if "-v" in sys.argv:
+                print(dict(outcome.seen.commands))
+
+
+if __name__ == "__main__":
+    main()
