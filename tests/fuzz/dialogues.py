@@ -17,7 +17,9 @@ from probes.delivery.mailboxes.mailbox import Mailbox
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.protocols.https import HttpClient
 from probes.protocols.imap_session import ImapSession
+from probes.protocols.line_transport import LineTransport
 from probes.protocols.pop3_session import Pop3Session
+from probes.protocols.smtp import WHOLE_REPLY
 from probes.protocols.smtp_session import SmtpSession
 from tests.fakes.clock import InstantClock
 from tests.fuzz.target import Target, require_shown
@@ -80,6 +82,28 @@ async def _each(*steps: Step) -> None:
             await step()
         except ProbeFault as fault:
             _require_harmless(fault.detail)
+
+
+def lines(octets: bytes) -> None:
+    """Read lines, replies and literals; what is read does not depend on where the network cuts it."""
+    read = [asyncio.run(_read(octets, piece)) for piece in (0, 1, 7)]
+    assert read[0] == read[1] == read[2]
+
+
+async def _read(octets: bytes, piece: int) -> list[object]:
+    """Return what was read of ``octets`` when it arrives in pieces, and the reason why no more was."""
+    found: list[object] = []
+    with connections([octets], piece):
+        wire = await LineTransport.connect("192.0.2.1", 25, PhaseTimer(InstantClock()), 20.0)
+        try:
+            while True:
+                found.append(await wire.read_line(100))
+                found.append(await wire.read_answer(WHOLE_REPLY, line_limit=80, limit=200))
+                found.append(await wire.read_exactly(5))
+        except ProbeFault as fault:
+            require_shown(fault.detail)
+            found.append(fault.reason)
+    return found
 
 
 def smtp(octets: bytes) -> None:
@@ -287,6 +311,17 @@ _HTTP_SEEDS = (
 )
 
 TARGETS = (
+    Target(
+        "lines",
+        lines,
+        (
+            b"a\r\n250-b\r\n250 c\r\n12345d\n250 " + b"e" * 200 + b"\r\n",
+            b"x" * 101 + b"\n",
+            b"a\n250-b\n251 c\n123",
+        ),
+        (b"\r\n", b"\n", b"\r", b"250-", b"250 ", b"x" * 70),
+        2000,
+    ),
     Target(
         "smtp_dialogue",
         smtp,
