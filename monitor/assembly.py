@@ -113,7 +113,7 @@ def _probe(settings: ProbeSettings, context: Context, message_context: MessageCo
 
 
 def _connections_per_server(site: Site) -> dict[Place, int]:
-    """Return how many connections each host and port may have; of entries for the same, the lowest limit."""
+    """Return how many connections each host and port may have; the lowest limit of their entries."""
     limits: dict[Place, int] = {}
     defaults: Counter[Place] = Counter()
     for server in site.servers.values():

@@ -103,7 +103,7 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
 
 
 def runbooks_address(configuration: Configuration, thresholds: Thresholds) -> str:
-    """Return what links to runbooks begin with: an address, or a mere path if the site has none."""
+    """Return the start of links to runbooks: an address, or only a path if the site has none."""
     agent = configuration.agent.url
     return thresholds.runbooks or (f"{agent}/runbooks" if agent else "alerts/runbooks")
 

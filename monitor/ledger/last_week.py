@@ -34,7 +34,7 @@ BOUNDS = tuple(round(step * 10.0**power, 5) for power in range(-2, 6) for step i
 LAST_BOUND = len(BOUNDS) - 1
 
 HOURS_KNOWN, MESSAGES_KNOWN = 6, 20
-"""How many hours, and messages in all, it takes to know what is usual for a route."""
+"""Minimum numbers of hours and of messages that show what is usual for a route."""
 
 _USUAL_HOURS = 0.75
 

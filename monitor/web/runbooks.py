@@ -17,6 +17,6 @@ def runbook(alert: str) -> str | None:
 
 def as_html(text: str) -> str:
     """Return Markdown as HTML. HTML within it is escaped."""
-    from markdown_it import MarkdownIt  # few agents are ever asked for a runbook
+    from markdown_it import MarkdownIt  # loaded only when needed, which is rare
 
     return str(MarkdownIt("commonmark", {"html": False}).render(text))

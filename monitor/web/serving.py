@@ -111,7 +111,7 @@ class _Connection(H11Protocol):
         self._impatience = self.loop.call_later(PATIENCE, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the client has caught up."""
+        """Continue sending: the client has caught up."""
         super().resume_writing()
         self._caught_up()
 

@@ -33,7 +33,7 @@ def kept() -> int:
 
 
 def for_probes() -> int:
-    """Return how many descriptors probes may have altogether."""
+    """Return how many descriptors probes may have in total."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit - kept()
 

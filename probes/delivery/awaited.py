@@ -171,7 +171,7 @@ class AwaitedMessages:
         settled.add_done_callback(lambda _: self._reports.pop(message_id, None))
 
     def take_over(self, earlier: AwaitedMessages) -> None:
-        """Await what ``earlier`` awaits, by what it learnt."""
+        """Take over everything that ``earlier`` awaits, and the latencies that it has learnt."""
         for route, known in earlier._routes.items():
             self._route_of(route).model = known.model
         for awaited in earlier._messages.values():

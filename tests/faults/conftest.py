@@ -13,7 +13,7 @@ FAULT = "fault"
 
 @pytest.fixture(autouse=True)
 def any_machine_is_quick_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the short time limits here mean what they say on a busy machine, too."""
+    """Keep a busy machine from turning timeouts into ``local_resources``."""
     monkeypatch.setattr("monitor.runner.HELD_UP_SHARE", 2.0)
 
 

@@ -227,7 +227,7 @@ class ImapFolder:
         return await self._session.beginnings(numbers, FIRST_PIECE)
 
     async def _continued(self, uid: str, beginning: bytes, limit: int, *, whole: bool) -> Content:
-        """Return a large copy, read on up to its limit; trouble ends the reading."""
+        """Read the rest of a large copy, up to its limit; a fault ends the reading."""
         text, is_whole, enough = bytearray(beginning), False, limit + 1 if whole else limit
         try:
             async with asyncio.timeout(CONTENT_SECONDS):
