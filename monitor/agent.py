@@ -38,6 +38,9 @@ GRACE = 4.0
 PURGE_EVERY = 3600.0
 """Seconds between two purges of the ledger."""
 
+CHECK_LEDGER_EVERY = 30.0
+"""Seconds between two checks that the ledger can be used, for agents whose probes rarely run."""
+
 RUNS_RECALLED = 5000
 """Maximum runs of an earlier agent that the pages show at start, beyond one per route."""
 
@@ -165,9 +168,10 @@ async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
 async def _housekeeping(
     runtime: Runtime, exporter: OtlpExporter | None, clock: Clock, started_at: float
 ) -> AsyncIterator[None]:
-    """Purge the ledger and export metrics during the block; both end after its last run."""
+    """Purge and check the ledger and export metrics during the block; all end after its last run."""
     tasks = [
         asyncio.create_task(_purge(runtime, clock), name="purge"),
+        asyncio.create_task(_check_ledger(runtime, clock), name="check of the ledger"),
         asyncio.create_task(_recall_last_week(runtime, started_at), name="last week"),
     ]
     if exporter is not None:
@@ -222,6 +226,23 @@ async def _recall_last_week(runtime: Runtime, started_at: float) -> None:
         await runtime.ledger.recall_last_week(started_at)
     except LedgerError as error:  # the counts are only for display
         _log.warning("the pages count only messages from now on: %s", error)
+
+
+async def _check_ledger(runtime: Runtime, clock: Clock) -> None:
+    """Log when the ledger becomes unusable, and when it can be used again."""
+    is_usable = True
+    while True:
+        await clock.sleep(CHECK_LEDGER_EVERY)
+        try:
+            await runtime.ledger.check()
+        except LedgerError as error:
+            if is_usable:
+                _log.error("no messages are sent, because the ledger cannot be used: %s", error)
+            is_usable = False
+        else:
+            if not is_usable:
+                _log.warning("the ledger can be used again")
+            is_usable = True
 
 
 async def _purge(runtime: Runtime, clock: Clock) -> None:

@@ -147,6 +147,11 @@ def prepare(connection: Connection, database: Database, location: str) -> bytes:
     return token_key
 
 
+def version(connection: Connection) -> bytes | None:
+    """Return the version of the schema, in decimal digits."""
+    return connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
+
+
 def _meta(connection: Connection, database: Database, name: str) -> bytes:
     value = connection.scalar(select(meta.c.value).where(meta.c.name == name))
     if not isinstance(value, bytes):

@@ -36,6 +36,14 @@ _MEANINGS = {
     sqlite3.SQLITE_CORRUPT: "it is damaged; move it away, and mailsonde makes a new one",
     sqlite3.SQLITE_NOTADB: "its file is damaged or no SQLite database; move it away, or name another",
 }
+_GONE = (
+    "its file was deleted or moved away while mailsonde was running; "
+    "move it back, or restart mailsonde to begin with a new one"
+)
+_REPLACED = (
+    "its file was replaced while mailsonde was running; "
+    "put the old one back, or restart mailsonde to use the new one"
+)
 _TRANSIENT = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY})
 """Errors after which the same connection can still be used."""
 
@@ -115,6 +123,7 @@ class SqliteDatabase(Database):
     def __init__(self, path: Path) -> None:
         self._path = path
         _make_file(path)
+        self._file = self._file_at_path()
         url = URL.create(
             "sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"}
         )
@@ -142,8 +151,25 @@ class SqliteDatabase(Database):
             except (ValueError, TypeError) as error:
                 raise self._damaged(error) from error
 
+    def _file_at_path(self) -> tuple[int, int] | None:
+        """Return device and inode of the file at the ledger's path; ``None`` if there is none."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _require_own_file(self) -> None:
+        """Raise LedgerError if the file was deleted, moved or replaced while it was open.
+
+        SQLite would go on writing to it, and the next start would know nothing of what it wrote.
+        """
+        if (found := self._file_at_path()) != self._file:
+            raise LedgerError(f"{self.name}: {_GONE if found is None else _REPLACED}; nothing was recorded")
+
     @contextmanager
     def _transaction(self, *, writing: bool) -> Iterator[Connection]:
+        self._require_own_file()
         with self._translated(), self.engine.connect() as connection:
             connection.execution_options(**{_WRITING: writing})
             try:

@@ -168,6 +168,10 @@ class SqlLedger:
     ) -> None:
         self.last_week.add(ends_since(connection, self._location, route, now, before))
 
+    async def check(self) -> None:
+        """Read a little; LedgerError if the ledger cannot be used now."""
+        await self._read(schema.version)
+
     async def discrepancies(self) -> list[str]:
         """Return a sentence for each count that does not add up. Any sentence means a defect."""
         return await self._read(lambda connection: transaction.discrepancies(connection, self._location))

@@ -45,12 +45,23 @@ def damage(path: Path, start: int) -> None:
     path.write_bytes(content[:start] + b"\xff" * (len(content) - start))
 
 
+def replace(path: Path, aside: Path, replacement: bytes | None) -> None:
+    """Move a file away, and put another one in its place or nothing."""
+    path.rename(aside)
+    if replacement is not None:
+        path.write_bytes(replacement)
+
+
+def put_back(path: Path, aside: Path) -> None:
+    aside.rename(path)
+
+
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
 def replace_in(path: Path, right: bytes, wrong: bytes) -> None:
     path.write_bytes(path.read_bytes().replace(right, wrong))
-
-
-def remove(path: Path) -> None:
-    path.unlink()
 
 
 async def test_a_full_disk_is_told_and_survived(
@@ -94,18 +105,37 @@ async def test_a_read_only_ledger_is_told(opened: OpenLedger, new_message: NewMe
         await ledger.intend(message)
 
 
+@pytest.mark.parametrize("is_connected", [True, False])
+@pytest.mark.parametrize(
+    ("replacement", "told"),
+    [(None, "its file was deleted or moved away"), (b"", "its file was replaced")],
+)
 async def test_a_ledger_that_vanished_is_told(
-    path: Path, opened: OpenLedger, new_message: NewMessage
+    replacement: bytes | None,
+    told: str,
+    is_connected: bool,
+    path: Path,
+    opened: OpenLedger,
+    new_message: NewMessage,
 ) -> None:
-    """If the file is deleted while the agent runs, it is not silently recreated without its messages."""
+    """Nothing is written to a file that is gone or to one in its place; moved back, it serves as before."""
+    aside = path.with_name("aside.db")
     async with opened() as ledger:
-        await ledger.intend(new_message())
-        ledger._database.dispose()
-        remove(path)
-        with pytest.raises(LedgerError, match="its file cannot be opened; check that it exists"):
-            await ledger.intend(new_message())
-        with pytest.raises(LedgerError, match="its file cannot be opened; check that it exists"):
+        await ledger.intend(kept := new_message())
+        if not is_connected:
+            ledger._database.dispose()
+        replace(path, aside, replacement)
+        with pytest.raises(LedgerError, match=f"{told} while mailsonde was running"):
+            await ledger.intend(refused := new_message())
+        with pytest.raises(LedgerError, match=f"{told} while mailsonde was running"):
             await ledger.find("0" * 32)
+        assert content(path) == replacement
+        put_back(path, aside)
+        await ledger.intend(after := new_message())
+        found = [message.id for message in await ledger.open_messages()]
+        assert sorted(found) == sorted([kept.id, after.id])
+        assert refused.id not in found
+        assert await ledger.discrepancies() == []
 
 
 async def test_a_damaged_file_is_told(path: Path, opened: OpenLedger, new_message: NewMessage) -> None:
