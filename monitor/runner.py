@@ -16,7 +16,7 @@ from probes.core.finding import reported
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
-from probes.core.verdict import MX_LOOKUP, RESOLVE, TURN, PhaseTimer, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, RESOLVE, TURN, MessageState, PhaseTimer, Run, Verdict
 
 BEAT = 0.1
 """Seconds between checks of the event loop's delay while runs are in progress."""
@@ -108,13 +108,14 @@ class Runner:
             del self._running[task]
         duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
         waited = run.phases.seconds.get(TURN, 0.0)
-        if verdict.reason in LATE and held_up + waited > HELD_UP_SHARE * duration:
+        if _depends_on_time(verdict) and held_up + waited > HELD_UP_SHARE * duration:
             cause = (
                 f"this machine was too busy to continue it for {held_up:.2g} s"
                 if held_up > waited
                 else f"it had to wait {waited:.2g} s for its turn"
             )
-            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=f"{verdict.detail}; {cause}")
+            detail = "; ".join(filter(None, [verdict.detail, cause]))
+            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail)
         redaction = run.phases.transcript.redaction
         return Result(
             run=run.id,
@@ -177,6 +178,13 @@ class Runner:
             for task in late:
                 task.cancel()
             await asyncio.wait(busy, timeout=2.0)
+
+
+def _depends_on_time(verdict: Verdict) -> bool:
+    """Whether the run says that something took too long, or not how long it took."""
+    if (message := verdict.message) is not None and message.state is MessageState.DELIVERED:
+        return not message.is_measured
+    return verdict.reason in LATE or verdict.reason is Reason.MESSAGE_LOST
 
 
 def _placed(run: Run, detail: str) -> str:

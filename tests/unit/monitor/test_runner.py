@@ -16,7 +16,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import MX_LOOKUP, RESOLVE, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, RESOLVE, MessageReport, MessageState, Run, Verdict
 from tests.fakes.clock import InstantClock
 
 
@@ -204,6 +204,31 @@ async def test_only_what_was_late_is_put_down_to_this_machine(reason: Reason) ->
     verdict = (await Runner(clock, "here").run(Scripted(act))).verdict
     is_true = reason is Reason.CONNECT_REFUSED
     assert verdict.reason is (reason if is_true else Reason.LOCAL_RESOURCES)
+
+
+@pytest.mark.parametrize(
+    ("state", "uncertainty", "found", "reason"),
+    [
+        (MessageState.LOST, None, Reason.MESSAGE_LOST, Reason.LOCAL_RESOURCES),
+        (MessageState.DELIVERED, 3.0, Reason.NONE, Reason.LOCAL_RESOURCES),
+        (MessageState.DELIVERED, 0.5, Reason.NONE, Reason.NONE),
+        (MessageState.BOUNCED, None, Reason.BOUNCE_MAILBOX_FULL, Reason.BOUNCE_MAILBOX_FULL),
+    ],
+)
+async def test_a_stopped_machine_loses_no_message_and_measures_none(
+    state: MessageState, uncertainty: float | None, found: Reason, reason: Reason
+) -> None:
+    """If the agent stood still, a missing message says nothing, nor does one that came meanwhile."""
+    clock = InstantClock()
+    seconds = None if uncertainty is None else 3.0
+    report = MessageReport("0" * 32, state, delivery_seconds=seconds, uncertainty_seconds=uncertainty)
+
+    async def act(run: Run) -> Verdict:
+        clock.now += 6.0
+        return Verdict(found, message=report)
+
+    verdict = (await Runner(clock, "here").run(Scripted(act))).verdict
+    assert (verdict.reason, verdict.message) == (reason, report)
 
 
 async def test_what_held_up_the_loop_before_a_run_is_not_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -93,6 +94,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obje
     clock = InstantClock()
     mailbox = FakeMailbox(clock)
     monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
+    # A clock that jumps looks like a machine that stood still.
+    monkeypatch.setattr("monitor.runner.HELD_UP_SHARE", math.inf)
 
     @asynccontextmanager
     async def make(script: Script, deadline: str = "30s", **changes: str) -> AsyncIterator[Bench]:
