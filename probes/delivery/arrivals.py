@@ -319,7 +319,7 @@ def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[Messag
     middle = (earliest + latest) / 2
     accepted = record.accepted_mono
     # A message is late only if that is proven. An interval that we widened ourselves proves nothing.
-    late = record.state is MessageState.LOST or earliest > created + record.deadline_seconds
+    late = record.state is MessageState.LOST or earliest > record.due_mono + shift
     return MessageState.LATE if late else MessageState.DELIVERED, {
         "delivery_seconds": middle - connected,
         "uncertainty_seconds": (latest - earliest) / 2,

@@ -148,7 +148,7 @@ class AwaitedMessages:
         shift = shift_of(message, self._clock)
         created = message.created_mono + shift
         since = message.dot_mono + shift if message.dot_mono is not None else created
-        return since, created + message.deadline_seconds
+        return since, message.due_mono + shift
 
     def _put(self, awaited: Awaited) -> None:
         awaited.due = float("-inf")

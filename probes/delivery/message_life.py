@@ -56,7 +56,7 @@ class Message:
     mailbox: str
     state: MessageState
     created_at: float  # the send time that the token signs
-    deadline_seconds: float  # from created_at; a message that is not in the mailbox by then is lost
+    deadline_seconds: float  # see `due_mono`
     instance: str
     boot: str
     created_mono: float
@@ -76,6 +76,16 @@ class Message:
     transit_seconds: float | None = None
     delivery_seconds: float | None = None
     uncertainty_seconds: float | None = None
+
+    @property
+    def due_mono(self) -> float:
+        """Monotonic time of the deadline: a message that is not in the mailbox by then is lost.
+
+        It counts from connecting, like the latency: the mail system is not to blame if our own ledger,
+        resolver or limits delayed the submission.
+        """
+        begun = self.connected_mono if self.connected_mono is not None else self.created_mono
+        return begun + self.deadline_seconds
 
     def report(self) -> MessageReport:
         """Return the message's part of a verdict."""

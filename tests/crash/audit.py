@@ -143,7 +143,8 @@ class Books:
 
 
 def _deadline(row: Any) -> float:
-    return row["created_mono"] + row["deadline_seconds"]
+    begun = row["created_mono"] if row["connected_mono"] is None else row["connected_mono"]
+    return begun + row["deadline_seconds"]
 
 
 def _right_states(row: Any, entry: Entry) -> Iterable[str]:

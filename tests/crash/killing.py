@@ -131,23 +131,29 @@ class Killer:
         self._killed.set()
 
     async def _settled(self) -> Books:
-        """Let an agent settle what is open while nothing new is accepted, end it, and return the books."""
-        self._server.is_closing = True
-        self._agent.configure(self._server.ports, interval="1h")
-        await self._agent.start()
-        await self._agent.ready()
-        await asyncio.sleep(LATEST)
-        until = time.monotonic() + PATIENCE
-        while self._books().is_open and time.monotonic() < until:  # noqa: ASYNC110 # a file tells of no event
-            await asyncio.sleep(0.1)
-        self._agent.send(signal.SIGTERM)
-        status = await self._agent.ended()
-        assert status == 0, status
-        return self._books()
-
-    def _books(self) -> Books:
-        books = Books.of(self._agent.ledger)
-        books.compare(self._server)
+        books = await settled(self._agent, self._server)
         books.defects += self._defects
-        books.defects += [line for line in self._agent.log.read_text().splitlines() if "Traceback" in line]
         return books
+
+
+async def settled(agent: AgentProcess, server: RecordingServer) -> Books:
+    """Let a new process of the agent settle what is open while nothing is accepted; return the books then."""
+
+    def books() -> Books:
+        books = Books.of(agent.ledger)
+        books.compare(server)
+        books.defects += [line for line in agent.log.read_text().splitlines() if "Traceback" in line]
+        return books
+
+    server.is_closing = True
+    agent.configure(server.ports, interval="1h")
+    await agent.start()
+    await agent.ready()
+    await asyncio.sleep(LATEST)
+    until = time.monotonic() + PATIENCE
+    while books().is_open and time.monotonic() < until:  # noqa: ASYNC110 # a file tells of no event
+        await asyncio.sleep(0.1)
+    agent.send(signal.SIGTERM)
+    status = await agent.ended()
+    assert status == 0, status
+    return books()

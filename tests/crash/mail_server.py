@@ -75,8 +75,8 @@ class RecordingServer:
         self.log: dict[str, Entry] = {}
         self.is_closing = False
         """Whether every submission is refused from now on."""
-        self.is_sound = False
-        """Whether every message from now on is delivered at once."""
+        self.transit: float | None = None
+        """Seconds that every message takes to its mailbox; ``None``: chance decides what becomes of it."""
         self.ports: dict[str, int] = {}
         self._chance = chance
         self._at = at
@@ -143,7 +143,7 @@ class RecordingServer:
                     return await peer.close()
 
     def _next_fate(self) -> str:
-        if self.is_sound:
+        if self.transit is not None:
             return "delivered"
         return self._chance.choices(list(_FATES), list(_FATES.values()))[0]
 
@@ -174,7 +174,7 @@ class RecordingServer:
     def _dispatch(self, entry: Entry, raw: bytes, token: bytes, mailbox: object) -> None:
         """Send a message on its way."""
         later = asyncio.get_running_loop().call_later
-        delay = 0.0 if self.is_sound else self._chance.choice([0.0, 0.02, 0.3])
+        delay = self._chance.choice([0.0, 0.02, 0.3]) if self.transit is None else self.transit
         if entry.fate == "late":
             delay = self._chance.uniform(DEADLINE + 0.2, LATEST)
         if entry.fate == "bounced":

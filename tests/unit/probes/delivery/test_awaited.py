@@ -79,6 +79,17 @@ async def test_the_most_impatient_message_decides(clock: InstantClock) -> None:
         assert awaited.next_poll() == min(wanted, default=float("inf"))
 
 
+async def test_a_deadline_counts_from_connecting(clock: InstantClock) -> None:
+    """A message that our own ledger held up before it could be submitted is not overdue for that."""
+    held_up = replace(sent(clock, deadline=30.0), created_mono=clock.now - 25.0)
+    awaited = awaited_messages(clock)
+    awaited.add(held_up)
+    clock.now += 29.0
+    assert not awaited.is_overdue()
+    clock.now += 2.0
+    assert awaited.is_overdue()
+
+
 @pytest.mark.parametrize("count", [10, 5000])
 async def test_open_messages_do_not_slow_down_polls(
     clock: InstantClock, monkeypatch: pytest.MonkeyPatch, count: int
