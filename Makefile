@@ -31,6 +31,7 @@ fuzz: $(VENV)/for-dev $(VENV)/for-fuzz
 KILLS := 1000
 soak: $(VENV)/for-dev
 	$(BIN)/python -m tests.crash --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	MAILSONDE_CRASH_LONG=1 $(BIN)/pytest tests/crash/test_troubles.py
 
 docs: $(VENV)/for-dev
 	$(BIN)/python docs/generate.py
