@@ -167,7 +167,7 @@ def imap(octets: bytes) -> None:
                 lambda: session.header_section(1, limit=2000),
                 lambda: session.part_of(1, 0, 2000),
                 session.noop,
-                lambda: session.delete(1),
+                lambda: session.delete([1]),
                 idle,
                 session.log_out,
             )
@@ -186,12 +186,13 @@ def _polled(mailbox: Mailbox) -> Callable[[PhaseTimer, InstantClock], Awaitable[
                 async with mailbox.poll(afresh=afresh) as folders:
                     for opened in folders:
                         folder = await opened()
-                        async for uid, fields in folder.identify(folder.uids[:5]):
-                            assert isinstance(fields, bytes)
-                            await folder.header_section(uid)
-                            await folder.beginning(uid, 2000)
-                            await folder.whole(uid, 2000)
-                            await folder.delete(uid)
+                        known: dict[str, bytes] = {}
+                        async for found in folder.identify(folder.uids[:5]):
+                            known |= found
+                        for whole in (False, True):
+                            async for contents in folder.contents(dict.fromkeys(known, 2000), whole=whole):
+                                assert contents.keys() <= known.keys()
+                        await folder.delete(list(known))
             except ProbeFault as fault:
                 _require_harmless(fault.detail)
             _require_harmless(mailbox.doubt, 2000)

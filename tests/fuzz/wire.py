@@ -27,22 +27,32 @@ class _Connection(asyncio.Transport):
     def __init__(self, turns: list[bytes], piece: int) -> None:
         super().__init__()
         self._turns, self._piece = turns, piece
+        self._underway = b""
         self._closing = False
         self.receiver: Any = None
 
     def say(self, heard: bytes = b"") -> None:
         """Deliver the next turn, in the pieces in which the network divides it."""
-        loop = asyncio.get_running_loop()
         if self._closing or self.receiver.ended is not None:
             return
-        if not self._turns:
-            loop.call_soon(self.receiver.eof_received)
-            return
-        turn = self._turns.pop(0).replace(ECHO, heard.removesuffix(b"\r\n"))
-        size = self._piece or len(turn) or 1
-        for begin in range(0, len(turn), size):
-            loop.call_soon(self.receiver.data_received, turn[begin : begin + size])
-        loop.call_soon(self._wait, len(self._turns), _PATIENCE)
+        is_delivering = bool(self._underway)
+        if self._turns:
+            self._underway += self._turns.pop(0).replace(ECHO, heard.removesuffix(b"\r\n"))
+            if not is_delivering:
+                asyncio.get_running_loop().call_soon(self._deliver)
+        elif not is_delivering:
+            asyncio.get_running_loop().call_soon(self.receiver.eof_received)
+
+    def _deliver(self) -> None:
+        """Deliver the next piece; the client sees it before the one after it."""
+        size = self._piece or len(self._underway)
+        piece, self._underway = self._underway[:size], self._underway[size:]
+        self.receiver.data_received(piece)
+        loop = asyncio.get_running_loop()
+        if self._underway:
+            loop.call_soon(self._deliver)
+        else:
+            loop.call_soon(self._wait, len(self._turns), _PATIENCE)
 
     def _wait(self, left: int, rounds: int) -> None:
         """Continue if the client does not."""
