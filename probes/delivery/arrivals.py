@@ -222,8 +222,9 @@ class Arrivals:
         copy, record = arrival.copy, arrival.record
         head, end_of_headers, _ = content.octets.partition(b"\r\n\r\n")
         header_section = head + end_of_headers if content.octets else copy.fields
-        handed_over = record.dot_mono - record.created_mono if record.dot_mono is not None else 0.0
-        found = hops(header_section, sent_at=record.created_at + handed_over, arrived_by=self._clock.time())
+        # Hosts may stamp a message when its dialogue begins, long before the final dot of a large one.
+        wait = record.connected_mono - record.created_mono if record.connected_mono is not None else 0.0
+        found = hops(header_section, sent_at=record.created_at + wait, arrived_by=self._clock.time())
         authentication = authentication_results(header_section, self._authserv_id)
         issues = []
         if is_junk or junk_mark(header_section):

@@ -51,8 +51,8 @@ class Hop:
 def hops(header_section: bytes, *, sent_at: float, arrived_by: float) -> list[Hop]:
     """Return the hops, oldest first.
 
-    ``sent_at`` and ``arrived_by``, in unix seconds, are when we handed the message over and when we saw it.
-    A timestamp outside this range proves that its clock differs from ours.
+    ``sent_at`` and ``arrived_by``, in unix seconds, are when we connected to send the message and when we saw
+    it. A timestamp outside this range proves that its clock differs from ours.
     """
     found: list[Hop] = []
     previous: float | None = None

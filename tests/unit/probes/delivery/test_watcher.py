@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -421,3 +422,13 @@ async def test_defect_of_the_watcher_does_not_end_it(bench: Bench, monkeypatch: 
     assert settled.state is MessageState.DELIVERED
     assert seen[-1] is not None
     assert seen[-1].reason is Reason.INTERNAL
+
+
+async def test_stamp_at_the_beginning_of_a_long_submission(bench: Bench) -> None:
+    """The clock of a host that stamps a message before its final dot is not called wrong."""
+    message = await bench.sent(dot_mono=bench.clock.now + 60.0)
+    stored = bench.arrives(message, after=61.0)
+    stamp = formatdate(bench.clock.time() + 1.0)
+    stored.raw = f"Received: from us by mx.example.com with ESMTPS; {stamp}\r\n".encode() + stored.raw
+    (hop,) = (await bench.watcher.await_arrival(message)).hops
+    assert (hop.by, hop.skewed) == ("mx.example.com", False)
