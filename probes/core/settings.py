@@ -147,7 +147,7 @@ class ServerSettings(Settings):
         ge=1,
         le=10_000,
         description=(
-            "Maximum concurrent connections to this server. A run that gets none within 5 s is `unknown`. "
+            "Maximum concurrent connections to this server. A run that gets none within 20 s is `unknown`. "
             "Default: 20, plus one for each of its IMAP mailboxes, which keep one open."
         ),
     )

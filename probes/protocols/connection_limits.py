@@ -35,8 +35,11 @@ DESCRIPTORS_EACH = 3
 SHARE_OF_SILENT = 0.5
 """Share of all connections for servers that did not answer in time or were not tried yet."""
 
-LONGEST_WAIT = 5.0
-"""Maximum wait for a turn, in seconds. After it, a run of the usual 30 s has enough time for the server."""
+SERVER_WAIT = 20.0
+"""Maximum wait for one of a server's own connections, in seconds: many probes of it may start together."""
+
+TOTAL_WAIT = 5.0
+"""Maximum wait for one of all connections, in seconds. After it, a run of the usual 30 s has enough time."""
 
 MOST_REMEMBERED = 10_000
 """Maximum number of servers whose latest connection is remembered, because MX hosts come and go."""
@@ -95,22 +98,26 @@ class ConnectionLimits:
     async def take(self, host: str, port: int, phases: PhaseTimer) -> Slot:
         """Return once a connection to ``host`` and ``port`` may be opened. Waiting is phase ``turn``.
 
-        Raises `ProbeFault` with `LOCAL_RESOURCES` after `LONGEST_WAIT` seconds.
+        Raises `ProbeFault` with `LOCAL_RESOURCES` after `SERVER_WAIT` or `TOTAL_WAIT` seconds.
         """
         place = host, port
         most = self._per_server.get(place, PER_SERVER)
         turns_at = self._turns_at.setdefault(place, asyncio.Semaphore(most))
         slot = Slot(self, place)
         try:
-            async with asyncio.timeout(LONGEST_WAIT):
-                with phases.phase(TURN) if turns_at.locked() else nullcontext():
+            with phases.phase(TURN) if turns_at.locked() else nullcontext():
+                async with asyncio.timeout(SERVER_WAIT):
                     await turns_at.acquire()
-                slot.turns_at = turns_at
+            slot.turns_at = turns_at
+            async with asyncio.timeout(TOTAL_WAIT):
                 await self._admission(slot, phases)
         except TimeoutError as error:
-            full = self._fullness() if slot.turns_at else f"{most} connections to {host} port {port} are open"
+            if slot.turns_at is None:
+                told = f"{SERVER_WAIT:g} s: {most} connections to {host} port {port} are open"
+            else:
+                told = f"{TOTAL_WAIT:g} s: {self._fullness()}"
             slot.release()
-            raise ProbeFault(Reason.LOCAL_RESOURCES, f"no turn after {LONGEST_WAIT:g} s: {full}") from error
+            raise ProbeFault(Reason.LOCAL_RESOURCES, f"no turn after {told}") from error
         except BaseException:
             slot.release()
             raise

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.tried("roundtrip", "Postfix", "Dovecot")
 
 ROUTES = 500
 FOREIGN = 5000
-CLIENTS = 50
+CLIENTS = 20
 
 
 def configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: TlsFiles, protocol: str) -> Path:
@@ -74,7 +74,7 @@ async def test_every_message_is_matched_and_no_foreign_one_touched(
         running: list[asyncio.Task[Result]] = []
         for probe in runtime.assembly.probes.values():
             running.append(asyncio.create_task(runtime.runner.run(probe)))
-            if len(running) % CLIENTS == 0:  # more at once do not fit into a listening socket's queue
+            if len(running) % CLIENTS == 0:  # more at once would have to wait for their turn
                 queued = partial(_is_queued, postfix, len(running))
                 await asyncio.to_thread(wait_until, queued, "Postfix has the messages", log=postfix.log)
         await asyncio.to_thread(postfix.release)

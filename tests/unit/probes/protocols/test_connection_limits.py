@@ -120,7 +120,8 @@ async def test_a_wait_ends_as_a_shortage_of_ours(
     told: str,
 ) -> None:
     """Who gets no turn is told which limit it was, and that it was none of the server's doing."""
-    monkeypatch.setattr(connection_limits, "LONGEST_WAIT", 0.01)
+    for wait in ("SERVER_WAIT", "TOTAL_WAIT"):
+        monkeypatch.setattr(connection_limits, wait, 0.01)
     await answering(limits, A, B)
     slots = [await limits.take(*each, phases()) for each in held]
     with pytest.raises(ProbeFault) as caught:
