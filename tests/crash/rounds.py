@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -43,13 +44,13 @@ class Outcome:
 
 
 async def kill_agents(seed: int, kills: int, progress: Callable[[], None] = lambda: None) -> Outcome:
-    """Kill so many agents, an even number; ``progress`` is called after each."""
+    """Kill so many agents, or one more where they are odd; ``progress`` is called after each."""
     outcome = Outcome()
 
     async def kill_some(number: int) -> None:
         with tempfile.TemporaryDirectory(prefix="mailsonde-crash-") as directory:
             killer = Killer(Path(directory), forker, f"{seed}/{number}")
-            settled = await killer.round(kills // AGENTS, progress)
+            settled = await killer.round(math.ceil(kills / AGENTS), progress)
         nonlocal outcome
         outcome += Outcome(killer.kills, killer.at_last_kill, settled)
 
