@@ -322,7 +322,10 @@ class MailboxWatcher:
         sightings: dict[str, Sighting] = {}
         for uid in identified:
             earliest = float("-inf") if uid in folder.overlooked else memory.complete_at
-            sightings[uid] = memory.sightings.get(uid) or Sighting(earliest, folder.listed_at)
+            latest = folder.listed_at
+            if (told := folder.told(uid)) is not None:
+                earliest, latest = max(earliest, told[0]), min(latest, told[1])
+            sightings[uid] = memory.sightings.get(uid) or Sighting(earliest, latest)
         copies = [
             Copy(uid, fields, sightings[uid], uid in memory.counted) for uid, fields in identified.items()
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, TypeVar
@@ -17,6 +17,7 @@ from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import imap as imap
 from probes.protocols.imap import Response
+from probes.protocols.imap_arrivals import ToldArrivals
 from probes.protocols.imap_dialogue import Budget, ImapDialogue
 from probes.protocols.line_transport import LineTransport
 from probes.protocols.mail_session import MailSession
@@ -71,6 +72,7 @@ class ImapConnection(MailSession):
         """Whether an EXISTS, EXPUNGE or VANISHED came since SELECT, or since the caller last cleared it."""
         self.heard_at = float("-inf")
         """Monotonic time at which the latest EXISTS was read."""
+        self.arrivals = ToldArrivals()
 
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
@@ -209,10 +211,16 @@ class ImapConnection(MailSession):
         read: Callable[[Response], T | None] = lambda _: None,
         budget: Budget | None = None,
         refusal: Reason = Reason.IMAP_NO,
+        looks: bool = False,
     ) -> list[T]:
-        """Send a command as `_exchange` does, in its own phase. A NO has its code's reason or ``refusal``."""
+        """Send a command as `_exchange` does, in its own phase. A NO has its code's reason or ``refusal``.
+
+        If it ``looks`` and the folder is busy, a NOOP follows in the same exchange, so that the command does
+        not delay the discovery of other arrivals (RFC 9051 section 5.5).
+        """
+        looks = looks and self.arrivals.is_busy(self._clock.monotonic())
         with self._phases.phase(phase):
-            answers, status = await self._exchange(*words, read=read, budget=budget)
+            answers, status = await self._exchange(*words, read=read, budget=budget, looks=looks)
             _require_ok(status, refusal)
         return answers
 
@@ -223,6 +231,7 @@ class ImapConnection(MailSession):
         respond: Callable[[Response], bytes | None] = lambda _: None,
         budget: Budget | None = None,
         public: str | None = None,
+        looks: bool = False,
     ) -> tuple[list[T], Response]:
         """Send a command; return the results of ``read`` for its untagged responses, and the tagged response.
 
@@ -235,8 +244,14 @@ class ImapConnection(MailSession):
             with self._dialogue.closing_on_failure(timeout):
                 async with asyncio.timeout(timeout):
                     await self._settle()
-                    tag = self._dialogue.send(*words, public=public)
-                    return await self._answer(tag, read, respond, budget or Budget())
+                    tags = [self._dialogue.send(*words, public=public)]
+                    if looks:
+                        tags.append(self._dialogue.send(b"NOOP"))
+                    sent_at = self._dialogue.sent_at
+                    answered = await self._answer(tags, read, respond, budget or Budget())
+                    if looks:
+                        self.arrivals.looked(sent_at)
+                    return answered
         except ProbeFault as fault:
             if self._complaint and fault.reason in (Reason.COMMAND_TIMEOUT, Reason.CONNECTION_LOST):
                 fault.detail = legible(f"{fault.detail}; before that it said: {self._complaint}")
@@ -244,14 +259,19 @@ class ImapConnection(MailSession):
 
     async def _answer(
         self,
-        tag: bytes,
+        tags: Sequence[bytes],
         read: Callable[[Response], T | None],
         respond: Callable[[Response], bytes | None],
         budget: Budget,
     ) -> tuple[list[T], Response]:
-        answers = []
-        while (response := await self._dialogue.read(budget)).tag != tag:
-            if response.tag == b"+" and (line := respond(response)) is not None:
+        """Read until each command is answered, in any order; return the answers and status of the first."""
+        answers, statuses = [], dict[bytes, Response]()
+        while len(statuses) < len(tags):
+            response = await self._dialogue.read(budget)
+            if response.tag in tags and response.tag not in statuses:
+                self._take_in(response)
+                statuses[response.tag] = response
+            elif response.tag == b"+" and (line := respond(response)) is not None:
                 self._transport.write_line(line, public="")
             elif response.tag != b"*":
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"not the answer to this command: " + response.text)
@@ -259,8 +279,7 @@ class ImapConnection(MailSession):
                 answers.append(answer)
             else:
                 self._take_in(response)
-        self._take_in(response)
-        return answers, response
+        return answers, statuses[tags[0]]
 
     def _take_in(self, response: Response) -> None:
         """Update the session's state from a response; a BYE without LOGOUT ends the session."""
@@ -269,8 +288,11 @@ class ImapConnection(MailSession):
             self._complaint = legible(b" ".join([response.kind, response.text]))
         if response.kind == b"EXISTS":
             if response.number != self.exists:  # servers may repeat it without any change
-                self.exists, self.heard_at, self.changed = response.number, self._clock.monotonic(), True
+                self.heard_at, self.changed = self._clock.monotonic(), True
+                self.arrivals.told(response.number - self.exists, self.heard_at)
+                self.exists = response.number
         elif response.kind == b"EXPUNGE":
+            self.arrivals.expunged(response.number, self.exists)
             self.exists, self.changed = max(0, self.exists - 1), True
         elif response.kind == b"VANISHED":
             self.changed = True

@@ -73,6 +73,7 @@ class ImapSession(ImapConnection):
         with _named(folder):
             await self._command("select", verb, imap.encode_folder(folder), refusal=Reason.IMAP_NO_FOLDER)
         self.folder, self.changed = folder, False
+        self.arrivals.begin(self._dialogue.sent_at)
 
     async def status_of(self, folder: str) -> FolderStatus:
         """Return the STATUS of a folder, open or not; a NO is `IMAP_NO_FOLDER`.
@@ -96,6 +97,7 @@ class ImapSession(ImapConnection):
     async def noop(self) -> float:
         """Learn of any changes; return the monotonic time right before NOOP was sent."""
         await self._command("noop", b"NOOP")
+        self.arrivals.looked(self._dialogue.sent_at)
         return self._dialogue.sent_at
 
     async def uid_search(self, *criteria: bytes) -> list[int]:
@@ -158,7 +160,7 @@ class ImapSession(ImapConnection):
         self._dialogue.may_hold_mail = True
         words = (b"UID FETCH", uids, b"(UID " + item + b")")
         budget = Budget(literal=limit)
-        return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget))
+        return dict(await self._command("fetch", *words, read=imap.parse_fetch, budget=budget, looks=True))
 
     async def delete(self, uids: Collection[int]) -> bool:
         """Delete these messages, and no others with the flag \\Deleted. Return whether they are gone.
@@ -166,10 +168,10 @@ class ImapSession(ImapConnection):
         Without UIDPLUS (RFC 4315), the messages only get the flag.
         """
         numbers = imap.uid_set(uids)
-        await self._command("store", b"UID STORE", numbers, b"+FLAGS.SILENT (\\Deleted)")
+        await self._command("store", b"UID STORE", numbers, b"+FLAGS.SILENT (\\Deleted)", looks=True)
         if not self.has_uidplus:
             return False
-        await self._command("expunge", b"UID EXPUNGE", numbers)
+        await self._command("expunge", b"UID EXPUNGE", numbers, looks=True)
         return True
 
 

@@ -224,8 +224,10 @@ class ImapMailbox:
             session.changed = False
             fields = await self._new(view)
         if afresh:
-            overlooked = view.take_in(await self._search(session))
+            if overlooked := view.take_in(await self._search(session)):
+                session.arrivals.begin(absent_at)
             view.give_second_chances(self._clock.monotonic())
+        view.told = {uid: view.told[uid] for uid in view.told.keys() & view.pending}
         listed_at = session.heard_at if fields and not afresh else self._clock.monotonic()
         return self._folder(view, name, absent_at, listed_at, fields, overlooked)
 
@@ -259,16 +261,18 @@ class ImapMailbox:
 
     async def _new(self, view: View) -> dict[int, bytes]:
         """Add the copies that arrived since the last poll; return their fields if they are known."""
-        session, fields = view.session, dict[int, bytes]()
+        session, fields, asked_at = view.session, dict[int, bytes](), self._clock.monotonic()
         try:
             fields = await session.fetch_fields(view.next_uid, IDENTIFYING)
         except ProbeFault as fault:
             if fault.asks_to_wait or not session.is_open:
                 raise  # otherwise the server cannot show one of them, which `ImapFolder.identify` finds
         view.add(fields.keys())
+        view.told |= session.arrivals.take(sorted(fields), asked_at)
         if not fields and session.heard_at > view.heard_at:
             # There are more messages, but none with a new uid, so the server's UIDNEXT was too high.
             new = view.take_in(await self._search(session))
+            session.arrivals.begin(asked_at)
             view.next_uid = max(new) + 1 if new else view.next_uid
         view.heard_at = session.heard_at
         return fields

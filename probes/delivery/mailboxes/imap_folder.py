@@ -20,6 +20,7 @@ from probes.delivery.mailboxes.mailbox import (
     SECOND_CHANCE,
     Content,
 )
+from probes.protocols.imap_arrivals import Interval
 from probes.protocols.imap_session import BATCH, ImapSession
 
 FIRST_PIECE = HEADER_LIMIT
@@ -52,6 +53,7 @@ class View:
     unreadable: dict[int, float] = field(default_factory=dict)  # when each was given up (monotonic)
     refusals: Counter[int] = field(default_factory=Counter)
     recorded: set[int] = field(default_factory=set)  # copies of ours that are to be deleted
+    told: dict[int, Interval] = field(default_factory=dict)  # when pending copies arrived, if it was reported
     narrowed: dict[str, int] = field(
         default_factory=dict
     )  # the most copies to ask for at once, after a failure
@@ -150,6 +152,9 @@ class ImapFolder:
     @staticmethod
     def _number(uid: str) -> int:
         return int(uid.rpartition("/")[2])
+
+    def told(self, uid: str) -> Interval | None:  # noqa: D102 # as in Folder
+        return self._view.told.get(self._number(uid))
 
     async def identify(self, uids: Sequence[str]) -> AsyncGenerator[dict[str, bytes], None]:
         """Yield the identifying fields of copies by uid, a set at a time (see `mailbox.Folder`)."""

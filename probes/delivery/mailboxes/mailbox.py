@@ -81,6 +81,10 @@ class Folder(Protocol):
         """The ``uids`` that earlier polls should have shown, so that their time of arrival is unknown."""
         ...
 
+    def told(self, uid: str) -> tuple[float, float] | None:
+        """Return the monotonic times between which a copy arrived, if the server reported its arrival."""
+        ...
+
     @property
     def uids(self) -> Sequence[str]:
         """The copies, newest first, without those set aside; unique for the mailbox's lifetime."""

@@ -93,6 +93,9 @@ class Pop3Folder:
         done_with = memory.set_aside | memory.unreadable.keys()
         self.uids = [key for key in reversed(numbers) if key not in done_with]
 
+    def told(self, uid: str) -> None:  # noqa: ARG002, D102 # POP3 servers report nothing by themselves
+        return None
+
     async def identify(self, uids: Sequence[str]) -> AsyncGenerator[dict[str, bytes], None]:  # noqa: D102 # as in Folder
         faults: dict[str, ProbeFault] = {}
         together = self._memory.together
