@@ -7,6 +7,7 @@ import pwd
 import re
 import smtplib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -179,7 +180,11 @@ protocol lmtp {{
     def messages(self, user: str = "canary", folder: str = "INBOX") -> list[bytes]:
         """Return the messages in a folder of a user's mailbox."""
         maildir = self._mail / f"{user}@{DOMAIN}" / ("" if folder == "INBOX" else f".{folder}")
-        return [path.read_bytes() for path in [*maildir.glob("new/*"), *maildir.glob("cur/*")]]
+        found = []
+        for path in [*maildir.glob("new/*"), *maildir.glob("cur/*")]:
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                found.append(path.read_bytes())
+        return found
 
     def saved_at(self) -> dict[str, float]:
         """Return Message-ID → unix seconds, to the microsecond, when Dovecot first logged saving it.
