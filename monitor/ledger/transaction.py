@@ -235,7 +235,7 @@ def read_totals(
         else connection.execute(_TOTALS_OF, here | {"pairs": list(targets)})
     )
     return [
-        Total(row.probe, row.target, MessageState(row.state), row.entered, row.held, row.oldest)
+        Total(row.probe, row.target, MessageState(row.state), int(row.entered), int(row.held), row.oldest)
         for row in result
         if row.state in _STATES
     ]

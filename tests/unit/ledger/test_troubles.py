@@ -172,6 +172,21 @@ async def test_senseless_content_is_told(path: Path, opened: OpenLedger, new_mes
             pass
 
 
+@pytest.mark.parametrize("column", ["entered", "held"])
+async def test_a_senseless_total_is_told(
+    path: Path, opened: OpenLedger, new_message: NewMessage, column: str
+) -> None:
+    """SQLite lets a damaged count be a text: the ledger is refused on opening, and no metric breaks later."""
+    async with opened() as ledger:
+        await ledger.intend(new_message())
+    with sqlite3.connect(path) as other:
+        other.execute(f"UPDATE totals SET {column} = 'many'")  # noqa: S608 # one of two names
+    other.close()
+    with pytest.raises(LedgerError, match="it is damaged; move it away"):
+        async with opened():
+            pass
+
+
 async def test_an_empty_token_key_is_refused(path: Path, opened: OpenLedger) -> None:
     """An empty key is refused, because anyone could sign messages with it."""
     async with opened():
