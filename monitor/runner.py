@@ -28,6 +28,9 @@ says nothing about mail."""
 LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
 """Reasons of a run in which something took too long."""
 
+_ONLY_OF_TIME = frozenset({Reason.NONE, Reason.GREYLISTED})
+"""Reasons of a delivery that tell nothing but its latency: junk is junk, however late it is found."""
+
 _NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, MX_LOOKUP: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
 """The reason of a timeout in phases that do not involve the mail system yet."""
 
@@ -107,7 +110,8 @@ class Runner:
         finally:
             del self._running[task]
         duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
-        waited = run.phases.seconds.get(TURN, 0.0)
+        # A message's deadline begins after the wait for a turn.
+        waited = 0.0 if verdict.reason is Reason.MESSAGE_LOST else run.phases.seconds.get(TURN, 0.0)
         if _depends_on_time(verdict) and held_up + waited > HELD_UP_SHARE * duration:
             cause = (
                 f"this machine was too busy to continue it for {held_up:.2g} s"
@@ -181,9 +185,9 @@ class Runner:
 
 
 def _depends_on_time(verdict: Verdict) -> bool:
-    """Whether the run says that something took too long, or not how long it took."""
+    """Whether the run says only that something took too long, or not even how long it took."""
     if (message := verdict.message) is not None and message.state is MessageState.DELIVERED:
-        return not message.is_measured
+        return verdict.reason in _ONLY_OF_TIME and not message.is_measured
     return verdict.reason in LATE or verdict.reason is Reason.MESSAGE_LOST
 
 

@@ -130,6 +130,7 @@ class Roundtrip(MessageProbe):
 
     async def run(self, run: Run) -> Verdict:
         """Record the intent, send the message, and wait until it arrives or its deadline passes."""
+        ends_at = self.context.clock.monotonic() + self.settings.deadline + POLL_GRACE
         slot = await self._submission.turn(run)
         try:
             created_at = round(self.context.clock.time(), 6)
@@ -138,19 +139,18 @@ class Roundtrip(MessageProbe):
             await self._submission.intend(message)
             begun, envelope_id = self.context.clock.monotonic(), self.context.signer.envelope_id(run.id)
             async with Handover(message, composed, begun, envelope_id, slot) as handover:
-                settled = await self._settled(run, handover)
+                settled = await self._settled(run, handover, ends_at)
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
         finally:
             slot.release()
         if settled is None:
-            return _undecided(handover.message, self._watcher.fault)
+            return _undecided(handover.message, self._watcher.fault, self.context.clock.monotonic())
         run.phases.transcript.note(_as_remark(settled.message))
         return _verdict(settled)
 
-    async def _settled(self, run: Run, handover: Handover) -> Settled | None:
+    async def _settled(self, run: Run, handover: Handover, ends_at: float) -> Settled | None:
         """Send the message and watch for it; return ``None`` if the outcome is not known in time."""
-        clock, created = self.context.clock, handover.message.created_mono
         try:
             await self._submission.send(run, handover)
         except asyncio.CancelledError:
@@ -160,7 +160,7 @@ class Roundtrip(MessageProbe):
         arrival = self.follow(handover.message)
         with run.waiting():
             await handover.quit()
-            limit = self.settings.deadline + POLL_GRACE - (clock.monotonic() - created)
+            limit = ends_at - self.context.clock.monotonic()
             hopeless = asyncio.ensure_future(self._watcher.misconfigured())
             waits: set[asyncio.Future[Any]] = {arrival, hopeless}
             try:
@@ -298,8 +298,11 @@ def _end(message: Message) -> tuple[Reason, str]:
     return Reason.NONE, ""
 
 
-def _undecided(message: Message, fault: ProbeFault | None) -> Verdict:
+def _undecided(message: Message, fault: ProbeFault | None, now: float) -> Verdict:
     """Return the verdict if no poll could show whether the message arrived: it stays in flight."""
+    if fault is None and now < message.due_mono:
+        late = "this machine was late to send the message, whose deadline is not over"
+        return Verdict(Reason.LOCAL_RESOURCES, late, message=message.report())
     if fault is None:
         return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=message.report())
     return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=message.report())

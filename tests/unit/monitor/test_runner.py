@@ -16,7 +16,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import MX_LOOKUP, RESOLVE, MessageReport, MessageState, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, RESOLVE, TURN, MessageReport, MessageState, Run, Verdict
 from tests.fakes.clock import InstantClock
 
 
@@ -212,6 +212,7 @@ async def test_only_what_was_late_is_put_down_to_this_machine(reason: Reason) ->
         (MessageState.LOST, None, Reason.MESSAGE_LOST, Reason.LOCAL_RESOURCES),
         (MessageState.DELIVERED, 3.0, Reason.NONE, Reason.LOCAL_RESOURCES),
         (MessageState.DELIVERED, 0.5, Reason.NONE, Reason.NONE),
+        (MessageState.DELIVERED, 3.0, Reason.MESSAGE_JUNKED, Reason.MESSAGE_JUNKED),
         (MessageState.BOUNCED, None, Reason.BOUNCE_MAILBOX_FULL, Reason.BOUNCE_MAILBOX_FULL),
     ],
 )
@@ -229,6 +230,17 @@ async def test_a_stopped_machine_loses_no_message_and_measures_none(
 
     verdict = (await Runner(clock, "here").run(Scripted(act))).verdict
     assert (verdict.reason, verdict.message) == (reason, report)
+
+
+async def test_waiting_for_a_turn_excuses_no_loss() -> None:
+    """The deadline of a message counts from connecting, so a wait before that does not explain a loss."""
+
+    async def act(run: Run) -> Verdict:
+        run.phases.seconds[TURN] = 20.0
+        return Verdict(Reason.MESSAGE_LOST, message=MessageReport("0" * 32, MessageState.LOST))
+
+    verdict = (await Runner(InstantClock(), "here").run(Scripted(act, deadline="30s"))).verdict
+    assert verdict.reason is Reason.MESSAGE_LOST
 
 
 async def test_what_held_up_the_loop_before_a_run_is_not_counted() -> None:

@@ -280,6 +280,25 @@ async def test_unreadable_mailbox_leaves_the_message_in_flight(
         assert (await made.only_message()).state is MessageState.SENT
 
 
+async def test_a_run_that_ends_before_the_deadline_blames_nobody(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If our own ledger used up a run's time, the message may still come in time: the run is unknown."""
+    monkeypatch.setattr("probes.roundtrip.POLL_GRACE", 0.0)
+    async with bench(_taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="10s") as made:
+        ledger, clock = made.probe.context.ledger, made.probe.context.clock
+        intend = ledger.intend
+
+        async def intend_late(message: Message) -> None:
+            await clock.sleep(10.5)
+            await intend(message)
+
+        monkeypatch.setattr(ledger, "intend", intend_late)
+        result = await made.runner.run(made.probe)
+        assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.LOCAL_RESOURCES)
+        assert (await made.only_message()).state is MessageState.SENT
+
+
 @pytest.mark.parametrize(
     ("steps", "state"),
     [(OPENING[:1], MessageState.DEFERRED), (UP_TO_DATA, MessageState.AMBIGUOUS)],
