@@ -31,6 +31,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("mailsonde")
 
 
+@pytest.fixture(autouse=True)
+def no_credentials_worked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget accepted credentials: the next test's server may have the same port."""
+    monkeypatch.setattr("probes.protocols.mail_session._WORKED", set())
+
+
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[str], Path]]:
     """Make directories that servers can enter as their own users; pytest's belong to root."""

@@ -10,8 +10,8 @@ Interval = tuple[float, float]
 MOST_TOLD = 1000
 """Maximum number of arrivals that are remembered until a FETCH shows them."""
 
-BUSY_SECONDS = 1.0
-"""A folder is busy if two messages arrived within so many seconds."""
+BUSY_GAP = 1.0
+"""Maximum seconds between two arrivals in a folder that is busy."""
 
 
 class ToldArrivals:
@@ -63,4 +63,4 @@ class ToldArrivals:
 
     def is_busy(self, now: float) -> bool:
         """Whether messages arrive so often that any delay of the next look would blur their times."""
-        return now - self._one_before_at < BUSY_SECONDS
+        return now - self._one_before_at < BUSY_GAP
