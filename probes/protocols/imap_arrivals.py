@@ -51,14 +51,15 @@ class ToldArrivals:
             del self._told[index]
 
     def take(self, uids: Sequence[int], asked_at: float) -> dict[int, Interval]:
-        """Return when each of the ``uids`` arrived, or nothing if EXISTS did not report all of them.
+        """Return when each of the ``uids`` arrived, or nothing if EXISTS did not report exactly these.
 
-        They are all the new uids, ascending, that a FETCH sent at ``asked_at`` has shown.
+        They are all the new uids, ascending, that a FETCH sent at ``asked_at`` has shown. A server may report
+        an EXPUNGE later (RFC 9051 section 7.5.1), so a message reported before may be missing among them.
         """
-        told, self._told = self._told, []
-        if len(told) < len(uids):
+        told, left = self._told, self._told[len(uids) :]
+        self._told = [interval for interval in left if interval[1] > asked_at]
+        if len(told) < len(uids) or len(self._told) < len(left):
             return {}
-        self._told = [interval for interval in told[len(uids) :] if interval[1] > asked_at]
         return dict(zip(uids, told, strict=False))
 
     def is_busy(self, now: float) -> bool:

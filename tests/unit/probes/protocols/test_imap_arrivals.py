@@ -40,12 +40,16 @@ def test_reports_that_do_not_add_up_prove_nothing() -> None:
     assert arrivals.take([9], 30.0) == {}
 
 
-@pytest.mark.parametrize(("place", "left"), [(9, (10.0, 25.0)), (10, (0.0, 15.0)), (8, (0.0, 15.0))])
-def test_a_message_that_goes_before_it_is_shown(place: int, left: tuple[float, float]) -> None:
+FIRST, SECOND = (0.0, 15.0), (10.0, 25.0)
+
+
+@pytest.mark.parametrize(("place", "left"), [(9, [SECOND]), (10, [FIRST]), (8, [FIRST, SECOND])])
+def test_a_message_that_goes_before_it_is_shown(place: int, left: list[tuple[float, float]]) -> None:
     """If somebody deletes a message that no FETCH has shown yet, its report is not taken for another's."""
     arrivals = told((1, 15.0), (1, 25.0))
     arrivals.expunged(place, exists=10)
-    assert arrivals.take([7], 30.0) == {7: left}
+    uids = [7, 8][: len(left)]
+    assert arrivals.take(uids, 30.0) == dict(zip(uids, left, strict=True))
 
 
 def test_reports_do_not_outlive_the_next_fetch() -> None:
@@ -53,6 +57,14 @@ def test_reports_do_not_outlive_the_next_fetch() -> None:
     arrivals = told((1, 15.0), (1, 25.0))
     assert arrivals.take([], 20.0) == {}
     assert arrivals.take([7], 30.0) == {7: (10.0, 25.0)}
+
+
+def test_a_message_that_goes_without_a_word() -> None:
+    """If a FETCH shows fewer messages than EXISTS reported before it, nobody knows which of them are left."""
+    arrivals = told((1, 5.0), (1, 15.0))
+    arrivals.told(1, 35.0)
+    assert arrivals.take([8], 30.0) == {}
+    assert arrivals.take([9], 40.0) == {9: (20.0, 35.0)}
 
 
 def test_a_flood_of_reports_is_bounded() -> None:
