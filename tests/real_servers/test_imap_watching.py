@@ -163,7 +163,9 @@ async def test_nothing_foreign_is_lost_when_the_mailbox_changes_under_us(
         first = await run()
         await asyncio.to_thread(wait_until, lambda: len(dovecot.messages()) == 20, "ours is deleted")
         if when == "uid_validity":
-            # Without its list of uids, the folder gets a new UIDVALIDITY and new uids.
+            # Without its list of uids, the folder gets new uids and, in another second, a new UIDVALIDITY.
+            second = int(time.time())
+            await asyncio.to_thread(wait_until, lambda: time.time() >= second + 1, "the next second")
             for path in (dovecot.directory / "mail").rglob("dovecot*"):
                 if path.is_file():
                     path.unlink()
