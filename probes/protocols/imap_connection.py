@@ -248,10 +248,10 @@ class ImapConnection(MailSession):
                     if looks:
                         tags.append(self._dialogue.send(b"NOOP"))
                     sent_at = self._dialogue.sent_at
-                    answered = await self._answer(tags, read, respond, budget or Budget())
-                    if looks:
+                    answers, statuses = await self._answer(tags, read, respond, budget or Budget())
+                    if looks and statuses[tags[1]].kind == b"OK":
                         self.arrivals.looked(sent_at)
-                    return answered
+                    return answers, statuses[tags[0]]
         except ProbeFault as fault:
             if self._complaint and fault.reason in (Reason.COMMAND_TIMEOUT, Reason.CONNECTION_LOST):
                 fault.detail = legible(f"{fault.detail}; before that it said: {self._complaint}")
@@ -263,8 +263,8 @@ class ImapConnection(MailSession):
         read: Callable[[Response], T | None],
         respond: Callable[[Response], bytes | None],
         budget: Budget,
-    ) -> tuple[list[T], Response]:
-        """Read until each command is answered, in any order; return the answers and status of the first."""
+    ) -> tuple[list[T], dict[bytes, Response]]:
+        """Read until each command is answered, in any order; return the answers, and the statuses by tag."""
         answers, statuses = [], dict[bytes, Response]()
         while len(statuses) < len(tags):
             response = await self._dialogue.read(budget)
@@ -279,7 +279,7 @@ class ImapConnection(MailSession):
                 answers.append(answer)
             else:
                 self._take_in(response)
-        return answers, statuses[tags[0]]
+        return answers, statuses
 
     def _take_in(self, response: Response) -> None:
         """Update the session's state from a response; a BYE without LOGOUT ends the session."""

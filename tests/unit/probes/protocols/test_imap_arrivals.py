@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -73,15 +74,15 @@ def test_a_flood_of_reports_is_bounded() -> None:
     assert arrivals.take([7], 30.0) == {}
 
 
-def busy_server(change: Callable[[list[str]], None] = lambda words: None) -> ImapServer:
+def busy_server(change: Callable[[list[str]], str | None] = lambda words: None) -> ImapServer:
     """Return a server into which two messages arrive as soon as it was polled once."""
     imap = ImapServer(folders={"INBOX": ImapServer().folders["INBOX"]})
 
-    def before(words: list[str]) -> None:
+    def before(words: list[str]) -> str | None:
         if words == ["NOOP"] and "FETCH" not in " ".join(imap.commands):
             imap.folders["INBOX"].add(OURS)
             imap.folders["INBOX"].add(OURS)
-        change(words)
+        return change(words)
 
     imap.before = before
     return imap
@@ -117,6 +118,31 @@ async def test_a_message_that_comes_meanwhile_has_its_own_times() -> None:
             (uid,) = folder.uids
             earliest, latest = folder.told(uid)
             assert listed_at < earliest < latest < folder.absent_at
+
+
+async def test_a_look_that_is_refused_proves_nothing() -> None:
+    """If the server refuses the NOOP behind a command, a message may have come before it."""
+
+    def refuse(words: list[str]) -> str | None:
+        if words[:2] == ["UID", "STORE"]:
+            imap.folders["INBOX"].add(OURS)
+            arrived.append(time.monotonic())
+            imap.quiet = True
+        return "BAD not now" if imap.quiet and words == ["NOOP"] else None
+
+    arrived: list[float] = []
+    imap = busy_server(refuse)
+    async with mailbox_of(imap) as mailbox:
+        await poll(mailbox)
+        async with mailbox.poll() as due:
+            folder = await due[0]()
+            await folder.delete(folder.uids)
+        imap.quiet, imap.before = False, lambda words: None
+        async with mailbox.poll() as due:
+            folder = await due[0]()
+            (uid,) = folder.uids
+            earliest, latest = folder.told(uid)
+            assert earliest < arrived[0] < latest
 
 
 async def test_uids_that_change_with_the_look_behind_a_deletion() -> None:
