@@ -154,16 +154,25 @@ class Arrivals:
     ) -> AsyncGenerator[tuple[str, Accounted], None]:
         """Identify copies by their fields and record them, together; yield the uid and result of each.
 
+        A message with several copies arrived with the one that was there first; if that cannot be told, with
+        the first of ``copies``.
+
         Raises `ProbeFault` or `probes.delivery.message_life.LedgerError`, without recording the rest.
         """
         reports = {copy.uid: REPORT_OCTETS for copy in copies if copy.may_be_report}
         others = [copy for copy in copies if copy.uid not in reports]
         arrivals: dict[str, _Arrival] = {}
-        for copy, found in zip(others, await asyncio.gather(*map(self._identified, others)), strict=True):
-            if isinstance(found, _Arrival):
-                arrivals[copy.uid] = found
-            else:
+        later: list[_Arrival] = []
+        messages = set[str]()
+        identified = await asyncio.gather(*map(self._identified, others))
+        for copy, found in sorted(zip(others, identified, strict=True), key=_latest):
+            if not isinstance(found, _Arrival):
                 yield copy.uid, found
+            elif found.record.id in messages:
+                later.append(found)
+            else:
+                messages.add(found.record.id)
+                arrivals[copy.uid] = found
         limits = {uid: arrival.limit for uid, arrival in arrivals.items()}
         async for contents in folder.contents(limits, whole=True):
             counting = {
@@ -172,6 +181,8 @@ class Arrivals:
             }
             async for pair in _each(counting):
                 yield pair
+        for arrival in later:
+            yield arrival.copy.uid, arrival.otherwise
         async for contents in folder.contents(reports, whole=False):
             async for pair in _each({uid: self._report(content) for uid, content in contents.items()}):
                 yield pair
@@ -281,6 +292,10 @@ class Arrivals:
             lost = await self._ledger.find(message.id)
         found = lost or message
         return Settled(found, doubt=doubt if found.state is MessageState.LOST else "")
+
+
+def _latest(identified: tuple[Copy, object]) -> float:
+    return identified[0].sighting.latest
 
 
 async def _each(

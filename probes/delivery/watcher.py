@@ -308,7 +308,7 @@ class MailboxWatcher:
                 raise
 
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
-        """Read the headers of new messages, newest first; return whether all of them were read."""
+        """Read the headers of new messages; return whether all of them were read."""
         memory.keep_only(set(folder.uids))
         unread, ours = list(folder.uids), list[str]()
         async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:

@@ -142,7 +142,9 @@ class ImapFolder:
         self._session = view.session
         self._clock = clock
         self._fields = fields
-        self.uids = [self._text(uid) for uid in sorted(view.pending, reverse=True)]
+        told = sorted(view.pending & view.told.keys())
+        others = sorted(view.pending - view.told.keys(), reverse=True)
+        self.uids = [self._text(uid) for uid in (*told, *others)]
         self.overlooked = frozenset(map(self._text, overlooked))
 
     def _text(self, uid: int) -> str:
@@ -180,7 +182,7 @@ class ImapFolder:
         begins with smaller sets of this kind (``what``).
         """
         view = self._view
-        waiting = sorted(numbers, key=lambda uid: (view.refusals[uid], -uid))
+        waiting = sorted(numbers, key=lambda uid: view.refusals[uid])
         while waiting:
             together = waiting[: min(most, view.narrowed.get(what, most))]
             batch = [uid for uid in together if not view.refusals[uid]] or waiting[:1]

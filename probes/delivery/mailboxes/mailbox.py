@@ -87,7 +87,10 @@ class Folder(Protocol):
 
     @property
     def uids(self) -> Sequence[str]:
-        """The copies, newest first, without those set aside; unique for the mailbox's lifetime."""
+        """The copies, without those set aside; unique for the mailbox's lifetime.
+
+        Those with a time of arrival (see `told`) come first, in that order; then the others, newest first.
+        """
         ...
 
     def identify(self, uids: Sequence[str]) -> AsyncGenerator[Mapping[str, bytes], None]:

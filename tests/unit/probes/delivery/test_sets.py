@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -54,6 +55,29 @@ async def test_a_content_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pyt
         assert [each.message.findings for each in settled].index("") == bad - 1
         assert Counter(each.message.findings for each in settled) == {"altered": 8, "": 1}
         assert inbox.messages == {}
+
+
+@pytest.mark.parametrize("most", [500, 1])
+async def test_the_first_of_two_copies_is_the_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """If one poll shows two copies that the server reported apart, the first tells when the message came."""
+    monkeypatch.setattr("probes.delivery.mailboxes.imap_folder.BATCH", most)
+    async with watched(ImapServer(), tmp_path, deadline=30.0) as watch:
+        await watch.watcher.poll_now()
+        session = watch.watcher._mailbox._session
+        await session.select("INBOX")
+        message = await watch.sent()
+        watch.arrives(message)
+        await session.noop()
+        came_by = time.monotonic() - message.connected_mono
+        await session.noop()
+        watch.arrives(message)
+        await session.noop()
+        arrived = (await watch.watcher.await_arrival(message)).message
+        await watch.poll_ended()
+        assert watch.imap.folders["INBOX"].messages == {}
+    assert arrived.delivery_seconds + arrived.uncertainty_seconds <= came_by
 
 
 async def test_one_record_that_fails_costs_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
