@@ -160,43 +160,50 @@ class ImapFolder:
 
     async def identify(self, uids: Sequence[str]) -> AsyncGenerator[dict[str, bytes], None]:
         """Yield the identifying fields of copies by uid, a set at a time (see `mailbox.Folder`)."""
-        faults: dict[int, ProbeFault] = {}
+        held: dict[int, ProbeFault] = {}  # if the server shows no copy, it is at fault, not the messages
+        may_count = len(uids) == 1
         async for batch, fields in self._in_sets("fields", map(self._number, uids), BATCH, self._fields_of):
             if isinstance(fields, ProbeFault):
-                faults[batch[0]] = fields
-                continue
-            self._view.pending -= set(batch) - fields.keys()  # these are gone
-            yield {self._text(uid): fields[uid] for uid in batch if uid in fields}
-        if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
-            raise next(iter(faults.values()))
-        for uid in faults:
-            self._refuse(uid, faults[uid])
+                held[batch[0]] = fields
+            else:
+                may_count = True
+            while held and may_count:
+                self._refuse(*held.popitem())
+            if not isinstance(fields, ProbeFault):
+                self._view.pending -= set(batch) - fields.keys()  # these are gone
+                yield {self._text(uid): fields[uid] for uid in batch if uid in fields}
+        if held:
+            raise next(iter(held.values()))
 
     async def _in_sets(
         self, what: str, numbers: Iterable[int], most: int, ask: Callable[[Sequence[int]], Awaitable[T]]
     ) -> AsyncGenerator[tuple[Sequence[int], T | ProbeFault], None]:
         """Yield the answers for copies in sets of at most ``most``, and the fault of each copy that has one.
 
-        If a set fails, smaller sets follow, until the copy that the server refuses is found. Copies that were
-        refused before come last and alone, because they may end the session. If a session ends, the next one
-        begins with smaller sets of this kind (``what``).
+        If a set fails, smaller sets follow, until the copy that the server refuses is found; then they grow
+        again. Copies that were refused before come last and alone, because they may end the session. If a
+        session ends, the next ones have only smaller sets of this kind (``what``), until that copy is found.
         """
         view = self._view
+        size = most = min(most, view.narrowed.get(what, most))
         waiting = sorted(numbers, key=lambda uid: view.refusals[uid])
         while waiting:
-            together = waiting[: min(most, view.narrowed.get(what, most))]
-            batch = [uid for uid in together if not view.refusals[uid]] or waiting[:1]
+            batch = [uid for uid in waiting[:size] if not view.refusals[uid]] or waiting[:1]
             answer: T | ProbeFault
             try:
                 answer = await ask(batch)
+                size = min(2 * size, most)
             except ProbeFault as fault:
-                if len(batch) > 1:
-                    view.narrowed[what] = max(1, len(batch) // _NARROWING)
+                smaller = max(1, len(batch) // _NARROWING)
                 if fault.asks_to_wait or not self._session.is_open:
-                    if len(batch) == 1 and not fault.asks_to_wait:
+                    if len(batch) > 1:
+                        view.narrowed[what] = smaller
+                    elif not fault.asks_to_wait:
                         self._refuse(batch[0], fault)
+                        view.narrowed.pop(what, None)
                     raise
                 if len(batch) > 1:
+                    size = smaller
                     continue
                 answer = fault
             del waiting[: len(batch)]

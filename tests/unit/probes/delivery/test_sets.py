@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.fakes.imap_server import ImapServer, is_in
 from tests.fakes.mailbox import Stored
 from tests.unit.probes.delivery.conftest import Bench
 from tests.unit.probes.delivery.test_imap_losses import watched
+from tests.unit.probes.delivery.test_imap_mailbox import mailbox_of, poll
 
 
 async def test_many_messages_cost_few_commands(tmp_path: Path) -> None:
@@ -55,6 +57,45 @@ async def test_a_content_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pyt
         assert [each.message.findings for each in settled].index("") == bad - 1
         assert Counter(each.message.findings for each in settled) == {"altered": 8, "": 1}
         assert inbox.messages == {}
+
+
+async def test_sets_grow_again_behind_a_message_that_is_refused() -> None:
+    """One message that the server refuses to show costs few commands, even in a large mailbox."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    for _ in range(300):
+        inbox.add(b"Subject: foreign\r\n\r\n")
+    fetches: list[str] = []
+
+    def refuse(words: list[str]) -> str | None:
+        if words[:2] != ["UID", "FETCH"]:
+            return None
+        fetches.append(words[2])
+        return "NO [SERVERBUG] cannot read it" if is_in(300, words[2], inbox) else None
+
+    imap.before = refuse
+    async with mailbox_of(imap) as mailbox:
+        assert len(await poll(mailbox)) == 299
+    assert len(fetches) < 20
+
+
+async def test_a_refusal_counts_even_if_the_poll_does_not_end() -> None:
+    """A refused copy counts as refused as soon as the server shows another, even if the poll ends there."""
+    imap = ImapServer()
+    inbox = imap.folders["INBOX"]
+    for _ in range(9):
+        inbox.add(b"Subject: foreign\r\n\r\n")
+
+    def refuse(words: list[str]) -> str | None:
+        is_fetch = words[:2] == ["UID", "FETCH"]
+        return "NO [SERVERBUG] cannot read it" if is_fetch and is_in(9, words[2], inbox) else None
+
+    imap.before = refuse
+    async with mailbox_of(imap) as mailbox, mailbox.poll() as due:
+        folder = await due[0]()
+        async with contextlib.aclosing(folder.identify(folder.uids)) as identified:
+            await anext(identified)
+        assert not folder.is_whole
 
 
 @pytest.mark.parametrize("most", [500, 1])
