@@ -145,7 +145,8 @@ class Roundtrip(MessageProbe):
         finally:
             slot.release()
         if settled is None:
-            return _undecided(handover.message, self._watcher.fault, self.context.clock.monotonic())
+            fault = self._watcher.current.fault
+            return _undecided(handover.message, fault, self.context.clock.monotonic())
         run.phases.transcript.note(_as_remark(settled.message))
         return _verdict(settled)
 

@@ -112,6 +112,13 @@ class MailboxWatcher:
         self._polling = asyncio.Lock()
         self._has_news = False
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._successor: MailboxWatcher | None = None
+
+    @property
+    def current(self) -> MailboxWatcher:
+        """The watcher of this mailbox since the latest reload; a run may outlast the one it began with."""
+        return self if self._successor is None else self._successor.current
 
     def await_arrival(self, message: Message) -> asyncio.Future[Settled]:
         """Watch for ``message``, which is ``sent`` or ``ambiguous``; the future gets the outcome.
@@ -120,6 +127,8 @@ class MailboxWatcher:
         watcher keeps looking for a lost message until the retention ends, and records it as ``late`` if it
         arrives.
         """
+        if self._successor is not None:
+            return self._successor.await_arrival(message)
         self._misconfigured.clear()  # the folder that was missing may exist by now
         settled = self._awaited.add(message)
         self._start()
@@ -136,18 +145,27 @@ class MailboxWatcher:
 
     def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
         """Poll occasionally for a delivery report about ``message``, until it is ``settled``."""
+        if self._successor is not None:
+            self._successor.await_report(message, settled)
+            return
         self._awaited.add_report(message, settled)
         self._start()
 
     def take_over(self, earlier: MailboxWatcher) -> None:
-        """Take over messages and learnt latencies from an ``earlier`` watcher of this mailbox, now closed."""
+        """Take over messages and learnt latencies from an ``earlier`` watcher of this mailbox, now closed.
+
+        From now on, whatever is awaited on ``earlier`` is awaited here.
+        """
+        earlier._successor = self
+        self._misconfigured = earlier._misconfigured  # runs in progress wait for it
+        self._misconfigured.clear()
         self._awaited.take_over(earlier._awaited)
         if self._awaited:
             self._start()
 
     def _start(self) -> None:
         self._wake.set()
-        if self._task is None or self._task.done():
+        if not self._is_closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._watch(), name=f"watcher of {self.name}")
 
     async def close(self) -> None:
@@ -155,6 +173,7 @@ class MailboxWatcher:
 
         A poll in progress has `CLOSE_GRACE` seconds to finish, so that it deletes the messages it counted.
         """
+        self._is_closed = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_GRACE):
                 async with self._polling:

@@ -129,3 +129,31 @@ async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: py
             settled = await arrival
         assert settled.message.state is MessageState.DELIVERED
         assert runtime.state.deliveries["trip", "out"].last == settled.message.delivery_seconds
+
+
+async def test_a_run_in_progress_follows_its_message_on_the_new_watcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that hands over its message during or after the change does not revive the closed watcher."""
+    clock = InstantClock()
+    mailbox = FakeMailbox(clock)
+    monkeypatch.setattr("probes.delivery.mailboxes.pop3.Pop3Session.open", mailbox.open_session)
+    async with open_runtime(configuration(tmp_path, TRIP), clock, "agent") as runtime:
+        trip = runtime.assembly.probes["trip"]
+        assert isinstance(trip, MessageProbe)
+        messages = [await sent(runtime) for _ in range(2)]
+        change = asyncio.create_task(runtime.replace(configuration(tmp_path, TRIP, LOGIN)))
+        await asyncio.sleep(0)  # the watcher is being closed
+        assert runtime.assembly.probes["trip"] is not trip
+        assert not change.done()
+        arrivals = [trip.follow(messages[0])]
+        await change
+        arrivals.append(trip.follow(messages[1]))
+        await asyncio.sleep(0)
+        names = [task.get_name() for task in asyncio.all_tasks()]
+        assert len([name for name in names if name.startswith("watcher of")]) == 1
+        for uid, message in enumerate(messages):
+            mailbox.stored.append(Stored(str(uid), copy_of(message, runtime), clock.now + 5.0))
+        async with asyncio.timeout(30):
+            settled = await asyncio.gather(*arrivals)
+        assert [each.message.state for each in settled] == [MessageState.DELIVERED] * 2
