@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
+from collections import deque
 from collections.abc import Mapping
-from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
 from types import MappingProxyType
-from weakref import WeakValueDictionary
 
 from probes.core.descriptors import for_probes
 from probes.core.faults import ProbeFault
@@ -57,8 +57,8 @@ class Slot:
         """Whether it counts towards the share of servers that did not answer."""
         self.is_open = False
         """Whether it counts towards the limit in total."""
-        self.turns_at: asyncio.Semaphore | None = None
-        """The turns of its server, while it has one of them."""
+        self.has_turn = False
+        """Whether it counts towards the limit of its server."""
         self._limits = limits
 
     def answered(self) -> None:
@@ -73,6 +73,14 @@ class Slot:
         self._limits.release(self, timed_out=timed_out)
 
 
+@dataclass(slots=True)
+class _Turns:
+    """The turns of one server: how many are taken, and who waits for one, first come, first served."""
+
+    taken: int = 0
+    waiting: deque[tuple[Slot, asyncio.Future[None]]] = field(default_factory=deque)
+
+
 class ConnectionLimits:
     """Allows ``most`` connections at a time in total, and ``per_server`` or else `PER_SERVER` to a place.
 
@@ -83,17 +91,20 @@ class ConnectionLimits:
         self, most: int | None = None, per_server: Mapping[Place, int] = MappingProxyType({})
     ) -> None:
         self._answered_at: dict[Place, float] = {}  # monotonic; negative if it timed out then
-        self._turns_at: WeakValueDictionary[Place, asyncio.Semaphore] = WeakValueDictionary()
+        self._turns_at: dict[Place, _Turns] = {}  # of servers with a turn taken
         self._waiting: list[_Waiter] = []  # the next one first
         self._numbers = count()
         self._open = self._open_silent = 0
         self.configure(most, per_server)
 
     def configure(self, most: int | None, per_server: Mapping[Place, int]) -> None:
-        """Replace the limits. That of a server takes effect once it has no open connections."""
+        """Replace the limits, and open what may be open now. Connections beyond a lower limit stay open."""
         self._most = min(MOST, max(2, for_probes() // DESCRIPTORS_EACH)) if most is None else most
         self._most_silent = max(1, int(self._most * SHARE_OF_SILENT))
         self._per_server = per_server
+        for place in tuple(self._turns_at):
+            self._give_turns(place)
+        self._admit()
 
     async def take(self, host: str, port: int, phases: PhaseTimer) -> Slot:
         """Return once a connection to ``host`` and ``port`` may be opened. Waiting is phase ``turn``.
@@ -101,19 +112,16 @@ class ConnectionLimits:
         Raises `ProbeFault` with `LOCAL_RESOURCES` after `SERVER_WAIT` or `TOTAL_WAIT` seconds.
         """
         place = host, port
-        most = self._per_server.get(place, PER_SERVER)
-        turns_at = self._turns_at.setdefault(place, asyncio.Semaphore(most))
         slot = Slot(self, place)
         try:
-            with phases.phase(TURN) if turns_at.locked() else nullcontext():
-                async with asyncio.timeout(SERVER_WAIT):
-                    await turns_at.acquire()
-            slot.turns_at = turns_at
+            async with asyncio.timeout(SERVER_WAIT):
+                await self._turn(slot, phases)
             async with asyncio.timeout(TOTAL_WAIT):
                 await self._admission(slot, phases)
         except TimeoutError as error:
-            if slot.turns_at is None:
-                told = f"{SERVER_WAIT:g} s: {most} connections to {host} port {port} are open"
+            if not slot.has_turn:
+                taken = self._turns_at[place].taken
+                told = f"{SERVER_WAIT:g} s: {taken} connections to {host} port {port} are open"
             else:
                 told = f"{TOTAL_WAIT:g} s: {self._fullness()}"
             slot.release()
@@ -122,6 +130,34 @@ class ConnectionLimits:
             slot.release()
             raise
         return slot
+
+    async def _turn(self, slot: Slot, phases: PhaseTimer) -> None:
+        """Return once ``slot`` has one of its server's turns."""
+        turns = self._turns_at.setdefault(slot.place, _Turns())
+        given = asyncio.get_running_loop().create_future()
+        waiter = slot, given
+        turns.waiting.append(waiter)
+        self._give_turns(slot.place)
+        if given.done():
+            return
+        try:
+            with phases.phase(TURN):
+                await given
+        finally:
+            if not slot.has_turn:
+                turns.waiting.remove(waiter)
+
+    def _give_turns(self, place: Place) -> None:
+        """Give turns to those that wait for ``place``, as far as its limit allows."""
+        turns = self._turns_at[place]
+        while turns.waiting and turns.taken < self._per_server.get(place, PER_SERVER):
+            slot, given = turns.waiting.popleft()
+            slot.has_turn = True
+            turns.taken += 1
+            if not given.done():
+                given.set_result(None)
+        if not turns.taken:
+            del self._turns_at[place]
 
     async def _admission(self, slot: Slot, phases: PhaseTimer) -> None:
         """Return once ``slot`` is open."""
@@ -160,12 +196,13 @@ class ConnectionLimits:
 
     def release(self, slot: Slot, *, timed_out: bool | None) -> None:
         """Do as `Slot.release` says."""
-        if slot.turns_at is None:
+        if not slot.has_turn:
             return
         if timed_out is not None:
             self._note(slot.place, timed_out=timed_out)
-        slot.turns_at.release()
-        slot.turns_at = None
+        slot.has_turn = False
+        self._turns_at[slot.place].taken -= 1
+        self._give_turns(slot.place)
         if slot.is_open:
             self._open -= 1
             self._open_silent -= slot.is_silent

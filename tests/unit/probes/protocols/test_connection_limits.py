@@ -149,6 +149,24 @@ async def test_who_gives_up_waiting_leaves_its_turn_to_others(limits: Connection
     await in_queue(asyncio.create_task(limits.take(*A, phases())))
 
 
+async def test_a_new_limit_holds_while_connections_stay_open(limits: ConnectionLimits) -> None:
+    """A reload changes a limit at once, also for connections that already wait."""
+    await answering(limits, A)
+    slots = [await limits.take(*A, phases()) for _ in range(2)]
+    waiting = asyncio.create_task(limits.take(*A, phases()))
+    await in_queue(waiting)
+    limits.configure(8, {A: 4})
+    async with asyncio.timeout(5):
+        slots += [await waiting, await limits.take(*A, phases())]
+    limits.configure(8, {A: 3})
+    slots.pop().release()
+    waiting = asyncio.create_task(limits.take(*A, phases()))
+    await in_queue(waiting)
+    slots.pop().release()
+    async with asyncio.timeout(5):
+        await waiting
+
+
 async def close(peer: Peer) -> None:
     await peer.close()
 
