@@ -54,6 +54,7 @@ class Pop3Session(MailSession):
         self._may_hold_mail = False  # whether unexpected octets may belong to a message
         self.capabilities = Capabilities({})
         self.unreadable_ids = 0
+        self._listing: dict[int, str] = {}
         self._has_deleted = False
         self._reading = asyncio.Lock()  # its waiters come in the order of their commands
         self._awaiting = 0  # commands on their way, or whose answers are not read yet
@@ -176,7 +177,7 @@ class Pop3Session(MailSession):
         Several tasks may call this at the same time. If the server offers PIPELINING (RFC 2449 section 6.6),
         their commands go out at once. The answers come in the same order.
         """
-        is_pipelined = self.capabilities.has("PIPELINING")
+        is_pipelined = self.is_pipelining
         try:
             if is_pipelined:
                 self._send_behind(command)
@@ -278,7 +279,36 @@ class Pop3Session(MailSession):
         if lines and not listing:
             raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a line of UIDL: " + lines[0][:100])
         self.unreadable_ids = len(lines) - len(listing)
+        self._listing = listing
         return listing
+
+    @property
+    def is_pipelining(self) -> bool:
+        """Whether commands about messages go out before the answers to earlier ones."""
+        return self.capabilities.has("PIPELINING")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a fault closed the connection."""
+        return self._broken or self.gave_up
+
+    async def verify(self, number: int) -> None:
+        """Check that no answer was lost or added, by the unique id of a listed message.
+
+        All earlier commands must have ended. Raises `ProbeFault` and closes the connection if not.
+        """
+        try:
+            self._require_unbroken()
+            with self._phases.phase("uidl"):
+                self._send(b"UIDL %d" % number)
+                answer = await self._answer()
+        except BaseException:
+            self._break()
+            raise
+        listed = number, self._listing[number]
+        if not answer.startswith(b"+OK ") or pop3.parse_unique_id(answer[4:]) != listed:
+            self._break()
+            raise ProbeFault(Reason.PROTOCOL_ERROR, "the answers do not match the pipelined commands")
 
     async def top(self, number: int, *, limit: int) -> bytes:
         """Return a message's header section; more than ``limit`` octets close the session.

@@ -152,6 +152,8 @@ class _Pop3:
             case [b"UIDL"]:
                 lines = [b"%d u%d\r\n" % pair for pair in enumerate(self._snapshot, 1)]
                 return b"+OK\r\n" + b"".join(lines) + b".\r\n"
+            case [b"UIDL", number]:
+                return b"+OK %s u%d\r\n" % (number, self._snapshot[int(number) - 1])
             case [b"TOP", number, *_]:
                 return self._multi(self._raw(number).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
             case [b"RETR", number]:

@@ -56,6 +56,7 @@ class FakeSession:
     marked: list[Stored] = field(default_factory=list)
     ended: bool = False
     gave_up: bool = False
+    is_pipelining: bool = False
     unreadable_ids: int = 0
     ended_early: bool = False
 

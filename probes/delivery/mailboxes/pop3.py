@@ -57,7 +57,8 @@ class _Memory:
     set_aside: set[str] = field(default_factory=set)
     unreadable: dict[str, float] = field(default_factory=dict)  # when each was given up (monotonic)
     refusals: Counter[str] = field(default_factory=Counter)
-    together: int = TOGETHER  # how many copies to read at the same time
+    together: int = TOGETHER  # how many copies to read or delete at the same time
+    most_together: int = TOGETHER  # 1 once the server has mixed up pipelined answers
 
     def keep_only(self, present: Collection[str]) -> None:
         self.set_aside.intersection_update(present)
@@ -101,10 +102,9 @@ class Pop3Folder:
         together = self._memory.together
         for begin in range(0, len(uids), together):
             batch = uids[begin : begin + together]
-            answers = await _together(batch, self._header_section)
+            answers = await self._ask(batch, self._header_section)
             faults |= self._faults_of_copies(answers)
             yield {uid: answer for uid, answer in answers.items() if isinstance(answer, bytes)}
-        self._memory.together = TOGETHER
         if 1 < len(faults) == len(uids):  # the server is at fault, not the messages
             raise faults[uids[-1]]
         for uid in faults:
@@ -122,7 +122,7 @@ class Pop3Folder:
             )
 
         for batch in _sets_of(limits, self._memory.together):
-            answers = await _together(batch, read, CONTENT_SECONDS if whole else None)
+            answers = await self._ask(batch, read, CONTENT_SECONDS if whole else None)
             if not whole:
                 for uid, fault in self._faults_of_copies(answers).items():
                     self._refuse(uid, fault)
@@ -179,13 +179,38 @@ class Pop3Folder:
 
     async def delete(self, uids: Sequence[str]) -> None:  # noqa: D102 # as in Folder
         self._require_session()
-        for begin in range(0, len(uids), TOGETHER):
-            batch = uids[begin : begin + TOGETHER]
-            answers = await _together(batch, lambda uid: self._session.dele(self._numbers[uid]))
+        together = self._memory.together
+        for begin in range(0, len(uids), together):
+            batch = uids[begin : begin + together]
+            answers = await self._ask(batch, lambda uid: self._session.dele(self._numbers[uid]))
             for uid, fault in self._faults_of_copies(answers).items():
                 if self._memory.refusals[uid] + 1 >= REFUSALS:
                     self.set_aside(uid)  # it was read and counted, and stays in the mailbox
                 self._refuse(uid, fault)
+        self._memory.together = self._memory.most_together
+
+    async def _ask(
+        self,
+        uids: Sequence[str],
+        ask: Callable[[str], Coroutine[object, object, T]],
+        seconds: float | None = None,
+    ) -> dict[str, T | ProbeFault | None]:
+        """Do as `_together`; raise if the answers may belong to other copies than they seem to."""
+        answers = await _together(uids, ask, seconds)
+        if len(uids) == 1 or not self._session.is_pipelining:
+            return answers
+        if self._session.is_over:  # too late to verify what was read
+            lost = ProbeFault(Reason.CONNECTION_LOST, "the session ended before the answers were verified")
+            unverified = {uid: lost for uid, answer in answers.items() if isinstance(answer, bytes)}
+            return {uid: answer for uid, answer in answers.items() if uid not in unverified} | unverified
+        try:
+            await self._session.verify(self._numbers[uids[-1]])
+        except ProbeFault as fault:
+            self._memory.together = 1
+            if fault.reason is Reason.PROTOCOL_ERROR:
+                self._memory.most_together = 1
+            raise
+        return answers
 
 
 async def _together(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+from pydantic import SecretStr
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
+from probes.core.settings import MailboxSettings
 from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from tests.fakes.clock import InstantClock
-from tests.fakes.pop3_dialogue import capa, enter, entered
-from tests.fakes.scripted_server import Peer, dialogue, scripted_server
+from tests.fakes.pop3_dialogue import USER, capa, enter, entered
+from tests.fakes.scripted_server import PASSWORD, Peer, ScriptedServer, dialogue, scripted_server
 
 PIPELINED = (b"+OK ready", capa("SASL PLAIN", "TOP", "PIPELINING"), (b"AUTH PLAIN .*", b"+OK"))
 ONE_BY_ONE = (b"+OK ready", capa("SASL PLAIN", "TOP"), (b"AUTH PLAIN .*", b"+OK"))
@@ -96,3 +101,106 @@ async def test_the_rest_of_an_answer_is_not_the_next_one(breaks: str) -> None:
             assert first.reason is Reason.RESPONSE_TOO_LARGE
         assert isinstance(second, ProbeFault)
         assert second.reason is Reason.CONNECTION_LOST
+
+
+LISTED = (b"UIDL", b"+OK\r\n1 u1\r\n2 u2\r\n3 u3\r\n.")
+
+
+@pytest.fixture
+def mailbox_of() -> Callable[[ScriptedServer], Pop3Mailbox]:
+    """Return a factory of the mailbox on a scripted server."""
+
+    def mailbox(server: ScriptedServer) -> Pop3Mailbox:
+        clock = InstantClock()
+        settings = MailboxSettings.model_construct(
+            address=USER, server="s", username=USER, password=SecretStr(PASSWORD), polls_per_message=None
+        )
+        return Pop3Mailbox(settings, server.settings("pop3"), clock, LoginBudget(6000.0, clock))
+
+    return mailbox
+
+
+async def identified_and_deleted(mailbox: Pop3Mailbox) -> dict[str, bytes]:
+    """Return the header sections that one poll reads, and delete these messages."""
+    headers: dict[str, bytes] = {}
+    async with mailbox.poll() as folders:
+        folder = await folders[0]()
+        async for read in folder.identify(folder.uids):
+            headers |= read
+        await folder.delete(folder.uids)
+    return headers
+
+
+async def one_by_one(peer: Peer) -> None:
+    """Read and delete the three messages, each command after the answer to the one before it."""
+    for number in (3, 2, 1):
+        await peer.expect(b"TOP %d 0" % number)
+        await peer.send(b"+OK", b"Subject: %d" % number, b"", b".")
+    for number in (3, 2, 1):
+        await peer.expect(b"DELE %d" % number)
+        await peer.send(b"+OK")
+    await peer.expect(b"QUIT")
+    await peer.send(b"+OK")
+
+
+@pytest.mark.parametrize("place", ["reading", "deleting"])
+async def test_a_superfluous_answer_deletes_nothing(
+    place: str, mailbox_of: Callable[[ScriptedServer], Pop3Mailbox]
+) -> None:
+    """If a line shifts the pipelined answers, none of them counts, and later polls do without pipelining."""
+    logins = 0
+
+    async def poll(peer: Peer) -> None:
+        nonlocal logins
+        logins += 1
+        if logins > 1:
+            await one_by_one(peer)
+            return
+        for number in (3, 2, 1):
+            await peer.expect(b"TOP %d 0" % number)
+        shift = [b"+OK", b"Subject: superfluous", b"", b"."] if place == "reading" else []
+        for number in (3, 2):
+            shift += [b"+OK", b"Subject: %d" % number, b"", b"."]
+        if place == "deleting":
+            shift += [b"+OK", b"Subject: 1", b"", b"."]
+        await peer.send(*shift)
+        await peer.expect(b"UIDL 1")
+        if place == "reading":
+            await peer.send(b"+OK", b"Subject: 1", b"", b".")
+        else:
+            await peer.send(b"+OK 1 u1")
+            for number in (3, 2, 1):
+                await peer.expect(b"DELE %d" % number)
+            await peer.send(b"-ERR slow down", b"+OK", b"+OK")
+            await peer.expect(b"UIDL 1")
+            await peer.send(b"+OK")
+        await peer.until_closed()
+
+    async with scripted_server(dialogue(*PIPELINED, LISTED, then=poll)) as server:
+        mailbox = mailbox_of(server)
+        with pytest.raises(ProbeFault) as caught:
+            await identified_and_deleted(mailbox)
+        assert caught.value.reason is Reason.PROTOCOL_ERROR
+        for _ in range(2):
+            assert await identified_and_deleted(mailbox) == {f"u{n}": header_of(n) for n in (3, 2, 1)}
+
+
+async def test_deletion_falls_back_to_single_commands(
+    mailbox_of: Callable[[ScriptedServer], Pop3Mailbox],
+) -> None:
+    """After a session broke under pipelined commands, the next one also deletes one message at a time."""
+    logins = 0
+
+    async def poll(peer: Peer) -> None:
+        nonlocal logins
+        logins += 1
+        if logins == 1:
+            await peer.expect(b"TOP 3 0")
+            return
+        await one_by_one(peer)
+
+    async with scripted_server(dialogue(*PIPELINED, LISTED, then=poll)) as server:
+        mailbox = mailbox_of(server)
+        with pytest.raises(ProbeFault):
+            await identified_and_deleted(mailbox)
+        assert len(await identified_and_deleted(mailbox)) == 3
