@@ -182,7 +182,8 @@ class Pop3Folder:
         together = self._memory.together
         for begin in range(0, len(uids), together):
             batch = uids[begin : begin + together]
-            answers = await self._ask(batch, lambda uid: self._session.dele(self._numbers[uid]))
+            # Not verified: the command names the message, and a deleted one has no unique id any more.
+            answers = await _together(batch, lambda uid: self._session.dele(self._numbers[uid]))
             for uid, fault in self._faults_of_copies(answers).items():
                 if self._memory.refusals[uid] + 1 >= REFUSALS:
                     self.set_aside(uid)  # it was read and counted, and stays in the mailbox
