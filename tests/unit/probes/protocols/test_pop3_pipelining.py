@@ -133,12 +133,10 @@ async def identified_and_deleted(mailbox: Pop3Mailbox) -> dict[str, bytes]:
 
 async def one_by_one(peer: Peer) -> None:
     """Read and delete the three messages, each command after the answer to the one before it."""
-    for number in (3, 2, 1):
-        await peer.expect(b"TOP %d 0" % number)
-        await peer.send(b"+OK", b"Subject: %d" % number, b"", b".")
-    for number in (3, 2, 1):
-        await peer.expect(b"DELE %d" % number)
-        await peer.send(b"+OK")
+    for command, answer in (("TOP %d 0", (b"Subject: %d", b"", b".")), ("DELE %d", ())):
+        for number in (3, 2, 1):
+            assert await peer.octets() == (command % number).encode() + b"\r\n"
+            await peer.send(b"+OK", *(line.replace(b"%d", b"%d" % number) for line in answer))
     await peer.expect(b"QUIT")
     await peer.send(b"+OK")
 
