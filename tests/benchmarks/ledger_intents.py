@@ -11,13 +11,11 @@ import json
 import statistics
 import tempfile
 from time import perf_counter
-from uuid import uuid4
 
 from monitor.ledger import writer
 from monitor.ledger.store import open_ledger
 from probes.core.clock import SystemClock
-from probes.core.verdict import MessageState
-from probes.delivery.message_life import Message
+from tests.fakes.message import intent
 
 SENDERS = 100
 ROUNDS = 5
@@ -31,26 +29,12 @@ async def intents_per_second(group_limit: int) -> float:
     clock = SystemClock()
     count = INTENTS_A_SENDER[group_limit]
 
-    def new_message(probe: int) -> Message:
-        return Message(
-            id=uuid4().hex,
-            probe=f"probe-{probe}",
-            target="submission",
-            mailbox="canary",
-            state=MessageState.INTENT,
-            created_at=clock.time(),
-            deadline_seconds=300.0,
-            instance="benchmark",
-            boot=clock.boot,
-            created_mono=clock.monotonic(),
-        )
-
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as directory:
         async with open_ledger(f"sqlite:{directory}/ledger.db", clock, "benchmark", "fra1") as ledger:
 
             async def sender(number: int) -> None:
                 for _ in range(count):
-                    await ledger.intend(new_message(number))
+                    await ledger.intend(intent(clock, probe=f"probe-{number}"))
 
             begun = perf_counter()
             await asyncio.gather(*map(sender, range(SENDERS)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import compose
 from probes.messages.token import Token, TokenSigner
 from tests.benchmarks.mail_server import MailServer, Seen, mail_server
+from tests.fakes.message import intent
 
 GOAL_RATE = 5000.0
 GOAL_ERROR = 0.06
@@ -108,18 +108,7 @@ class _Site:
     async def round_trip(self, route: int, delay: float) -> None:
         """Let one message be sent and arrive."""
         now = self.clock.monotonic()
-        message = Message(
-            id=secrets.token_hex(16),
-            probe=f"trip-{route}",
-            target="out",
-            mailbox="canary",
-            state=MessageState.INTENT,
-            created_at=round(self.clock.time(), 6),
-            deadline_seconds=self.deadline,
-            instance="me",
-            boot=self.clock.boot,
-            created_mono=now,
-        )
+        message = intent(self.clock, probe=f"trip-{route}", deadline_seconds=self.deadline)
         content = compose(
             probe=message.probe,
             location="here",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import statistics
 import time
 from dataclasses import replace
@@ -13,6 +12,7 @@ from probes.delivery.arrivals import Settled
 from probes.delivery.awaited import AwaitedMessages
 from probes.delivery.message_life import Message
 from tests.fakes.clock import InstantClock
+from tests.fakes.message import intent
 
 GOAL = 1.5
 COUNTS = (10, 10_000, 200_000)
@@ -22,20 +22,8 @@ WAKES = 40
 
 
 def _sent(clock: InstantClock, age: float, deadline: float) -> Message:
-    sent_at = clock.now - age
-    return Message(
-        id=secrets.token_hex(16),
-        probe="trip",
-        target="out",
-        mailbox="canary",
-        state=MessageState.SENT,
-        created_at=clock.time() - age,
-        deadline_seconds=deadline,
-        instance="me",
-        boot=clock.boot,
-        created_mono=sent_at,
-        dot_mono=sent_at,
-    )
+    sent = {"state": MessageState.SENT, "dot_mono": clock.now - age}
+    return intent(clock, age=age, deadline_seconds=deadline, **sent)
 
 
 def _mailbox_with(clock: InstantClock, count: int) -> AwaitedMessages:

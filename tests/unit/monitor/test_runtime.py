@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from probes.messages.synthetic_message import compose
 from probes.messages.token import Token
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
+from tests.fakes.message import intent
 
 
 def configuration(directory: Path, *probes: dict[str, Any], **agent: Any) -> Configuration:
@@ -47,18 +47,7 @@ async def sent(runtime: Runtime) -> Message:
     """Record a message of the round trip as sent by this process."""
     trip, clock = runtime.assembly.probes["trip"], runtime.clock
     assert isinstance(trip, MessageProbe)
-    message = Message(
-        id=secrets.token_hex(16),
-        probe="trip",
-        target="out",
-        mailbox="canary",
-        state=MessageState.INTENT,
-        created_at=clock.time(),
-        deadline_seconds=300.0,
-        instance=trip.context.instance,
-        boot=clock.boot,
-        created_mono=clock.monotonic(),
-    )
+    message = intent(clock, instance=trip.context.instance)
     await runtime.ledger.intend(message)
     now = clock.monotonic()
     sent = await runtime.ledger.advance(message.id, MessageState.SENT, connected_mono=now, dot_mono=now)

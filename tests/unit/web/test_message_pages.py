@@ -10,7 +10,7 @@ import pytest
 
 from monitor.state import DeliveryState
 from probes.core.verdict import MessageState
-from probes.delivery.message_life import Message
+from tests.fakes.message import intent
 from tests.fakes.scripted_server import dialogue
 from tests.unit.web.conftest import StartAgent, Watched
 
@@ -25,18 +25,7 @@ def _send_messages(watched: Watched) -> None:
 
 async def _intend(watched: Watched, *, seconds_ago: float = 0.0) -> str:
     runtime = watched.agent.runtime
-    message = Message(
-        id=f"{next(_NUMBERS):032x}",
-        probe="hq-0",
-        target="mail",
-        mailbox="canary",
-        state=MessageState.INTENT,
-        created_at=runtime.clock.time() - seconds_ago,
-        deadline_seconds=300.0,
-        instance="me",
-        boot=runtime.clock.boot,
-        created_mono=runtime.clock.monotonic() - seconds_ago,
-    )
+    message = intent(runtime.clock, age=seconds_ago, id=f"{next(_NUMBERS):032x}", probe="hq-0", target="mail")
     await runtime.ledger.intend(message)
     return message.id
 

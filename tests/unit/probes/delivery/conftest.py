@@ -23,6 +23,7 @@ from probes.messages.synthetic_message import compose
 from probes.messages.token import Token, TokenSigner
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
+from tests.fakes.message import intent
 
 SERVER = ServerSettings(protocol="pop3", host="mail.example.com", port=995, tls="implicit")
 MAILBOX = MailboxSettings.model_construct(
@@ -58,18 +59,7 @@ class Bench:
     ) -> Message:
         """Return a message that was just handed over."""
         now = self.clock.now
-        message = Message(
-            id=secrets.token_hex(16),
-            probe="trip",
-            target="out",
-            mailbox="canary",
-            state=MessageState.INTENT,
-            created_at=round(self.clock.time(), 6),
-            deadline_seconds=deadline,
-            instance="me",
-            boot=self.clock.boot,
-            created_mono=now,
-        )
+        message = intent(self.clock, deadline_seconds=deadline)
         await self.ledger.intend(message)
         times = {"connected_mono": now, "dot_mono": now, "accepted_mono": now, **changes}
         sent = await self.ledger.advance(message.id, state, **times)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections import Counter
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from probes.delivery.awaited import LONGEST_GAP, SEARCH_GAP, AwaitedMessages
 from probes.delivery.message_life import Message
 from probes.delivery.polling import ArrivalModel
 from tests.fakes.clock import InstantClock
+from tests.fakes.message import intent
 from tests.unit.probes.delivery.conftest import Bench
 
 RETENTION = 7 * 86400.0
@@ -33,21 +33,8 @@ def awaited_messages(clock: InstantClock) -> AwaitedMessages:
 def sent(clock: InstantClock, *, age: float = 0.0, deadline: float = 300.0, probe: str = "trip") -> Message:
     """Return a message that was handed over ``age`` seconds ago."""
     sent_at = clock.now - age
-    return Message(
-        id=secrets.token_hex(16),
-        probe=probe,
-        target="out",
-        mailbox="canary",
-        state=MessageState.SENT,
-        created_at=clock.time() - age,
-        deadline_seconds=deadline,
-        instance="me",
-        boot=clock.boot,
-        created_mono=sent_at,
-        connected_mono=sent_at,
-        dot_mono=sent_at,
-        accepted_mono=sent_at,
-    )
+    times = {"connected_mono": sent_at, "dot_mono": sent_at, "accepted_mono": sent_at}
+    return intent(clock, age=age, probe=probe, state=MessageState.SENT, deadline_seconds=deadline, **times)
 
 
 def delivered(message: Message, seconds: float) -> Settled:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import Token
 from probes.roundtrip import _verdict
 from tests.fakes.imap_server import ImapServer
+from tests.fakes.message import intent
 from tests.unit.probes.delivery.conftest import SIGNER, Found, synthetic_message
 from tests.unit.probes.delivery.test_imap_mailbox import mailbox_of
 from tests.unit.probes.delivery.test_imap_troubles import refusing
@@ -42,19 +42,7 @@ class Watch:
         """Return a message that was just handed over."""
         clock = SystemClock()
         now = clock.monotonic()
-        message = Message(
-            id=secrets.token_hex(16),
-            probe="trip",
-            target="out",
-            mailbox="canary",
-            state=MessageState.INTENT,
-            created_at=round(clock.time(), 6),
-            deadline_seconds=self.deadline,
-            instance="me",
-            boot=clock.boot,
-            created_mono=now,
-            **fields,
-        )
+        message = intent(clock, deadline_seconds=self.deadline, **fields)
         await self.ledger.intend(message)
         times = {"connected_mono": now, "dot_mono": now, "accepted_mono": now}
         sent = await self.ledger.advance(message.id, MessageState.SENT, **times)

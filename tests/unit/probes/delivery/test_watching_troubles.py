@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 
 import pytest
@@ -15,6 +14,7 @@ from probes.delivery.message_life import Message
 from probes.protocols.imap import Response
 from tests.fakes.imap_server import ImapServer
 from tests.fakes.mailbox import FakeSession, Stored
+from tests.fakes.message import intent
 from tests.fakes.pop3_dialogue import capa, entered
 from tests.fakes.scripted_server import dialogue
 from tests.unit.probes.delivery.conftest import Bench
@@ -48,18 +48,7 @@ async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
 ) -> None:
     """A message is not lost if its 250 comes after its deadline and a poll has already seen its copy."""
     now = bench.clock.now
-    message = Message(
-        id=secrets.token_hex(16),
-        probe="trip",
-        target="out",
-        mailbox="canary",
-        state=MessageState.INTENT,
-        created_at=round(bench.clock.time(), 6),
-        deadline_seconds=5.0,
-        instance="me",
-        boot=bench.clock.boot,
-        created_mono=now,
-    )
+    message = intent(bench.clock, deadline_seconds=5.0)
     await bench.ledger.intend(message)
     bench.mailbox.stored.append(Stored("older", b"Subject: x\r\n\r\n"))
     bench.arrives(message, 0.5)

@@ -27,6 +27,7 @@ from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import HEADER, Token, TokenSigner
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
+from tests.fakes.message import intent
 
 S = MessageState
 DEADLINE = 300.0
@@ -155,17 +156,10 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
             created_at=self.clock.time(),
         )
         now = self.clock.now
-        message = Message(
+        message = intent(
+            self.clock,
             id=message_id,
-            probe="trip",
-            target="out",
-            mailbox="canary",
-            state=S.INTENT,
-            created_at=round(self.clock.time(), 6),
             deadline_seconds=DEADLINE,
-            instance="me",
-            boot=self.clock.boot,
-            created_mono=now,
             octets=len(synthetic_message.content),
             digest=synthetic_message.digest,
         )
