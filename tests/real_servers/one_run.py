@@ -12,6 +12,8 @@ from monitor.config.load import load
 from monitor.runner import Result
 from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
+from probes.core.reasons import Reason
+from probes.core.verdict import MessageState
 from tests.real_servers.dovecot import DOMAIN, PASSWORD, USERS, TlsFiles
 
 SENDER = f"sender@{DOMAIN}"
@@ -68,3 +70,25 @@ async def run_once(
             results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
         assert await runtime.ledger.discrepancies() == []
     return results
+
+
+async def run_on_mailboxes(
+    directory: Path, servers: dict[str, Settings], password: str = PASSWORD
+) -> list[Result]:
+    """Return the results of a POP3 probe and of an IMAP probe, of the servers ``pop3`` and ``imap``."""
+    probes: list[Settings] = [{"name": kind, "kind": kind, "server": kind} for kind in ("pop3", "imap")]
+    return await run_once(directory, servers, *probes, password=password)
+
+
+def assert_delivered(result: Result) -> None:
+    """Fail unless the message of a round trip was delivered, with nothing wrong."""
+    message = result.verdict.message
+    assert result.verdict.reason is Reason.NONE, result.verdict.detail
+    assert message is not None
+    assert message.state is MessageState.DELIVERED, message
+
+
+def assert_wrong_password(result: Result, password: str) -> None:
+    """Fail unless the login was refused as `auth_failed`, and the result keeps ``password`` to itself."""
+    assert result.verdict.reason is Reason.AUTH_FAILED, result.verdict.detail
+    assert password not in str(result.as_object())

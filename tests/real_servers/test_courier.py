@@ -12,7 +12,7 @@ from probes.core.reasons import Reason
 from tests.real_servers.courier import Courier
 from tests.real_servers.dovecot import DOMAIN, PASSWORD, TlsFiles
 from tests.real_servers.maildirs import Maildirs
-from tests.real_servers.one_run import Settings, run_once, server
+from tests.real_servers.one_run import assert_wrong_password, run_on_mailboxes, server
 
 pytestmark = [pytest.mark.tried("pop3", "Courier"), pytest.mark.tried("imap", "Courier")]
 
@@ -38,8 +38,7 @@ async def run(
         "pop3": server("pop3", courier.pop3_port, tls, **login),
         "imap": server("imap", courier.imaps_port, tls, "implicit", **login),
     }
-    probes: list[Settings] = [{"name": kind, "kind": kind, "server": kind} for kind in servers]
-    pop3, imap = await run_once(directory, servers, *probes, password=password)
+    pop3, imap = await run_on_mailboxes(directory, servers, password)
     return pop3, imap
 
 
@@ -52,8 +51,7 @@ async def test_probes(courier: Courier, server_tls: TlsFiles, tmp_path: Path) ->
 async def test_wrong_password(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:
     """A wrong password is `auth_failed` by both protocols."""
     for result in await run(courier, server_tls, tmp_path, "wrong-Pa55word"):
-        assert result.verdict.reason is Reason.AUTH_FAILED
-        assert "wrong-Pa55word" not in str(result.as_object())
+        assert_wrong_password(result, "wrong-Pa55word")
 
 
 async def test_no_maildir(courier: Courier, server_tls: TlsFiles, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.real_servers.courier import Courier
 from tests.real_servers.dovecot import DOMAIN, TlsFiles
 from tests.real_servers.exim import DEFERRED, UNKNOWN, Exim
 from tests.real_servers.maildirs import Maildirs
-from tests.real_servers.one_run import SENDER, Settings, run_once, server, trip
+from tests.real_servers.one_run import SENDER, Settings, assert_delivered, run_once, server, trip
 
 BOUNCES = {
     "gone": Reason.BOUNCE_NO_MAILBOX,
@@ -59,9 +59,7 @@ def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Itera
 async def test_round_trip(site: Site, tmp_path: Path, protocol: str) -> None:
     """A message that Exim accepts is delivered, and Courier shows it."""
     (result,) = await run_once(tmp_path, site.servers(protocol), trip())
-    assert result.verdict.reason is Reason.NONE, result.verdict.detail
-    assert result.verdict.message is not None
-    assert result.verdict.message.state is MessageState.DELIVERED
+    assert_delivered(result)
 
 
 @pytest.mark.tried("roundtrip", "Exim", "Courier")

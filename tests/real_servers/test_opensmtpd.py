@@ -10,7 +10,7 @@ import pytest
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
 from tests.real_servers.dovecot import DOMAIN, Dovecot, TlsFiles
-from tests.real_servers.one_run import SENDER, Settings, run_once, server, trip
+from tests.real_servers.one_run import SENDER, Settings, assert_delivered, run_once, server, trip
 from tests.real_servers.opensmtpd import UNKNOWN, OpenSmtpd
 
 TRIP = pytest.mark.tried("roundtrip", "OpenSMTPD", "Dovecot")
@@ -39,9 +39,7 @@ def servers(opensmtpd: OpenSmtpd, dovecot: Dovecot, server_tls: TlsFiles) -> dic
 async def test_round_trip(servers: dict[str, Settings], tmp_path: Path) -> None:
     """A message that OpenSMTPD accepts is delivered, and Dovecot shows it."""
     (result,) = await run_once(tmp_path, servers, trip())
-    assert result.verdict.reason is Reason.NONE, result.verdict.detail
-    assert result.verdict.message is not None
-    assert result.verdict.message.state is MessageState.DELIVERED
+    assert_delivered(result)
 
 
 @TRIP
