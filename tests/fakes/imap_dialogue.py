@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from probes.core.faults import ProbeFault
-from probes.core.verdict import PhaseTimer
 from probes.protocols.imap_session import ImapSession
-from tests.fakes.clock import InstantClock
+from tests.fakes.logins import Logins
 from tests.fakes.scripted_server import (
-    PASSWORD,
     Peer,
     Script,
-    ScriptedServer,
     dialogue,
-    scripted_server,
 )
 
-USER = "canary@example.test"
-PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode())
+_LOGINS = Logins(ImapSession, "imap")
+enter, entered, fault_of_entering = _LOGINS.enter, _LOGINS.entered, _LOGINS.fault_of_entering
 
 
 def greeting(*capabilities: str) -> bytes:
@@ -39,44 +33,12 @@ OPENED = (*ENTERED, (b'M2 SELECT "INBOX"', b"* 1 EXISTS\r\n* OK [UIDVALIDITY 7] 
 Command = Callable[[ImapSession], Awaitable[Any]]
 
 
-async def enter(
-    server: ScriptedServer,
-    *,
-    clock: InstantClock | None = None,
-    phases: PhaseTimer | None = None,
-    password: str = PASSWORD,
-    **options: Any,
-) -> ImapSession:
-    """Log in to ``server``, configured with ``options``."""
-    clock = clock or InstantClock()
-    configured, secret = server.settings("imap", **options), SecretStr(password)
-    phases = phases or PhaseTimer(clock)
-    return await ImapSession.open(configured, username=USER, password=secret, phases=phases, clock=clock)
-
-
-@asynccontextmanager
-async def entered(script: Script, **options: Any) -> AsyncIterator[ImapSession]:
-    """Yield a session that is logged in; the block must close it."""
-    async with scripted_server(script) as server:
-        yield await enter(server, **options)
-        await server.peer_closed()
-
-
 @asynccontextmanager
 async def opened(script: Script, **options: Any) -> AsyncIterator[ImapSession]:
     """Yield a session with an open folder; the block must close it."""
     async with entered(dialogue(*OPENED, then=script), **options) as session:
         await session.select("INBOX")
         yield session
-
-
-async def fault_of_entering(script: Script, **options: Any) -> ProbeFault:
-    """Return the fault of a login; the connection is closed after it."""
-    async with scripted_server(script) as server:
-        with pytest.raises(ProbeFault) as caught:
-            await enter(server, **options)
-        await server.peer_closed()
-    return caught.value
 
 
 async def fault_of(command: Command, script: Script, **options: Any) -> ProbeFault:

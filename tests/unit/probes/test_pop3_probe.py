@@ -16,7 +16,8 @@ from probes.core.settings import MailboxSettings, ServerSettings, Site
 from probes.core.verdict import PhaseTimer, Run
 from probes.pop3 import Pop3, Pop3Settings
 from tests.fakes.clock import InstantClock
-from tests.fakes.pop3_dialogue import ENTERED, USER, capa
+from tests.fakes.logins import USER
+from tests.fakes.pop3_dialogue import ENTERED, capa
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server
 from tests.real_servers.dovecot import TlsFiles
 

@@ -49,7 +49,8 @@ async def test_a_run_that_ends_before_the_deadline_blames_nobody(
         monkeypatch.setattr(ledger, "intend", intend_late)
         result = await made.runner.run(made.probe)
         assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.LOCAL_RESOURCES)
-        assert (await made.only_message()).state is MessageState.SENT
+        assert result.verdict.message is not None
+        assert result.verdict.message.state is MessageState.SENT
 
 
 async def test_nothing_is_sent_when_the_intent_cannot_be_recorded(bench: Callable[..., object]) -> None:

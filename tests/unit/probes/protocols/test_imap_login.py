@@ -12,16 +12,8 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
 from tests.fakes.clock import InstantClock
-from tests.fakes.imap_dialogue import (
-    PLAIN,
-    THROTTLED,
-    USER,
-    close,
-    enter,
-    entered,
-    fault_of_entering,
-    greeting,
-)
+from tests.fakes.imap_dialogue import THROTTLED, close, enter, entered, fault_of_entering, greeting
+from tests.fakes.logins import PLAIN, USER
 from tests.fakes.scripted_server import (
     PASSWORD,
     Peer,

@@ -20,7 +20,6 @@ from tests.fakes.imap_dialogue import (
     LOGIN,
     NOOP,
     OPENED,
-    PLAIN,
     THROTTLED,
     Command,
     answer,
@@ -30,6 +29,7 @@ from tests.fakes.imap_dialogue import (
     fault_of,
     opened,
 )
+from tests.fakes.logins import PLAIN
 from tests.fakes.scripted_server import (
     PASSWORD,
     Peer,

@@ -15,7 +15,8 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import TURN, PhaseTimer
 from tests.fakes.clock import InstantClock
-from tests.fakes.pop3_dialogue import ENTERED, STAMP, USER, capa, enter, entered, fault_of_entering
+from tests.fakes.logins import USER
+from tests.fakes.pop3_dialogue import ENTERED, STAMP, capa, enter, entered, fault_of_entering
 from tests.fakes.scripted_server import PASSWORD, Peer, dialogue, scripted_server
 from tests.fakes.scripted_server import server_context as context_for
 from tests.real_servers.dovecot import TlsFiles

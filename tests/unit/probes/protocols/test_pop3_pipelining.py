@@ -15,7 +15,8 @@ from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from tests.fakes.clock import InstantClock
-from tests.fakes.pop3_dialogue import USER, capa, enter, entered
+from tests.fakes.logins import USER
+from tests.fakes.pop3_dialogue import capa, enter, entered
 from tests.fakes.scripted_server import PASSWORD, Peer, ScriptedServer, dialogue, scripted_server
 
 PIPELINED = (b"+OK ready", capa("SASL PLAIN", "TOP", "PIPELINING"), (b"AUTH PLAIN .*", b"+OK"))

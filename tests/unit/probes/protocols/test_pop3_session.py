@@ -13,7 +13,8 @@ from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
 from probes.protocols.pop3 import MOST_MESSAGES
 from tests.fakes.clock import InstantClock
-from tests.fakes.pop3_dialogue import ENTERED, PLAIN, capa, enter, entered, fault_of_entering
+from tests.fakes.logins import PLAIN
+from tests.fakes.pop3_dialogue import ENTERED, capa, enter, entered, fault_of_entering
 from tests.fakes.scripted_server import Peer, Script, dialogue, on_each_loop, scripted_server
 
 
