@@ -13,13 +13,13 @@ import pytest
 import trustme
 
 from probes.core.reasons import Reason
+from tests.fakes.black_hole import black_hole
 from tests.fakes.scripted_server import Peer, Script, scripted_server, server_context
 from tests.faults.dialogues import DIALOGUES
 from tests.faults.misdeeds import Misdeed, close, reset, says, silence
 from tests.faults.running import (
     PATIENCE,
     TIMEOUT,
-    black_hole,
     hold_to_promises,
     probe_of,
     refusing,

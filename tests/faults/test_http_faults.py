@@ -23,13 +23,13 @@ from monitor.init.web import Web
 from monitor.otlp import OtlpExporter
 from probes.core.clock import SystemClock
 from probes.protocols.dns import Resolver
+from tests.fakes.black_hole import black_hole
 from tests.fakes.dns_server import dns_server, zone
 from tests.fakes.scripted_server import Peer, Script, scripted_server, server_context
 from tests.faults.misdeeds import Misdeed, breaks_off, close, drip, flood, reset, says, silence
 from tests.faults.running import (
     PATIENCE,
     beside_a_healthy_run,
-    black_hole,
     bounded_memory,
     closed,
     open_files,

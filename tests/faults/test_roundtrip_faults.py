@@ -16,6 +16,7 @@ import pytest
 
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
+from tests.fakes.black_hole import black_hole
 from tests.fakes.imap_server import ImapServer
 from tests.fakes.pop3_server import Pop3Server
 from tests.fakes.scripted_server import Peer
@@ -26,7 +27,6 @@ from tests.faults.running import (
     PATIENCE,
     TIMEOUT,
     Case,
-    black_hole,
     bounded_memory,
     hold_to_promises,
     refusing,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
 from probes.protocols import name_resolution
 from probes.protocols.line_transport import MOST_ADDRESSES, LineTransport, connect_tcp
+from tests.fakes.black_hole import black_hole
 from tests.fakes.dns_server import dns_server
 from tests.fakes.resolver_files import resolution
 from tests.fakes.scripted_server import Peer, on_each_loop, scripted_server
@@ -91,23 +90,11 @@ async def test_slow_dns_does_not_shorten_connecting() -> None:
         await server.peer_closed()
 
 
-@contextmanager
-def silence(host: str, port: int = 0) -> Iterator[int]:
-    """Listen on a port that does not answer, because its backlog is full; yield the port."""
-    with ExitStack() as sockets:
-        listener = sockets.enter_context(socket.create_server((host, port), backlog=0))
-        for _ in range(4):
-            caller = sockets.enter_context(socket.socket())
-            caller.setblocking(False)
-            caller.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-
-
 @on_each_loop
 async def test_a_silent_server() -> None:
     """A server that never accepts the connection is a connect timeout."""
     phases = PhaseTimer(SystemClock())
-    with silence("127.0.0.1") as port, pytest.raises(ProbeFault) as caught:
+    with black_hole() as port, pytest.raises(ProbeFault) as caught:
         await connect_tcp(asyncio.Protocol, "127.0.0.1", port, phases, 0.1)
     assert caught.value.reason is Reason.CONNECT_TIMEOUT
     assert phases.current == "connect"
@@ -121,7 +108,7 @@ async def test_a_silent_address_leaves_time_for_the_next(
     """An address that does not answer leaves enough time for the next one."""
     async with scripted_server(Peer.until_closed) as server:
         resolve_to(monkeypatch, tmp_path, "127.0.0.2", "127.0.0.1")
-        with silence("127.0.0.2", server.port):
+        with black_hole("127.0.0.2", server.port):
             wire = await LineTransport.connect("mail.test", server.port, PhaseTimer(SystemClock()), 0.4)
         wire.abort()
         await server.peer_closed()
