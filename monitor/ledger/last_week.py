@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from threading import Lock
 
 from sqlalchemy import Connection, and_, bindparam, case, func, null, or_, select
@@ -32,6 +33,8 @@ BOUNDS = tuple(round(step * 10.0**power, 5) for power in range(-2, 6) for step i
 """Upper bounds, in seconds, by which latencies are counted: ten per decade (ISO 3, R10), to over a week."""
 
 LAST_BOUND = len(BOUNDS) - 1
+
+LAST_PLACE = 2**32 - 1
 
 HOURS_KNOWN, MESSAGES_KNOWN = 6, 20
 """Minimum numbers of hours and of messages that show what is usual for a route."""
@@ -59,68 +62,116 @@ class Ends:
     count: int
 
 
-@dataclass(slots=True)
-class _Hour:
-    ended: int = 0
-    delivered: int = 0
-    latencies: dict[int, int] | None = field(default_factory=dict)  # by position in `BOUNDS`; kept for a day
+class _Tally:
+    """Counts by place, in ascending order: a dict would take ten times the memory.
+
+    One thread at a time changes it. Others may read it meanwhile, because places are never moved within an
+    array that they may hold.
+    """
+
+    __slots__ = ("_pair",)
+
+    def __init__(self) -> None:
+        self._pair = array("I"), array("I")  # places, and the count at each
+
+    def __len__(self) -> int:
+        return len(self._pair[0])
+
+    @property
+    def places(self) -> array[int]:
+        """All places; another array as soon as there is one more or less."""
+        return self._pair[0]
+
+    def add(self, place: int, count: int) -> None:
+        """Count at ``place``, from 0 to `LAST_PLACE`."""
+        places, counts = self._pair
+        index = bisect_left(places, place)
+        if index < len(places) and places[index] == place:
+            counts[index] += count
+        else:
+            new = array("I", (place,)), array("I", (count,))
+            self._pair = places[:index] + new[0] + places[index:], counts[:index] + new[1] + counts[index:]
+
+    def forget_before(self, place: int) -> None:
+        """Forget the counts of all lower places."""
+        places, counts = self._pair
+        if index := bisect_left(places, place):
+            self._pair = places[index:], counts[index:]
+
+    def between(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Return each place from ``first`` up to, but not including, ``end`` with its count."""
+        places, counts = self._pair
+        begin, stop = bisect_left(places, first), bisect_left(places, end)
+        return zip(places[begin:stop], counts[begin:stop], strict=True)
 
 
 class RouteWeek:
     """The last seven days of one route; any thread may read it."""
 
+    __slots__ = ("_ends", "_latencies", "_usual", "newest")
+
     def __init__(self) -> None:
         self.newest = 0
         """The latest hour in which a message was created, in hours since the epoch."""
-        self._hours: dict[int, _Hour] = {}
+        self._ends = _Tally()  # at 2 * hour + 1 those that were delivered, at 2 * hour the others
+        self._latencies = _Tally()  # of a day, at hour * len(BOUNDS) + bound
+        self._usual: tuple[array[int], int, float] | None = None
+        """The last result of `usual`, and for which places and hour it is valid: each scrape asks for it."""
 
     def add(self, ends: Ends) -> None:
         """Count these messages. This takes the same time however many were counted before."""
-        hour = self._hours.get(ends.hour)
-        if hour is None:
-            hour = self._hours[ends.hour] = _Hour()
+        if not 0 <= ends.hour < LAST_PLACE // len(BOUNDS):
+            return  # no clock of ours has shown this
+        if ends.hour > self.newest:
+            self.newest = ends.hour
             self.forget_before(ends.hour)
-            self.newest = max(self.newest, ends.hour)
-        hour.ended += ends.count
-        if ends.is_delivered:
-            hour.delivered += ends.count
-            if ends.bound is not None and hour.latencies is not None:
-                hour.latencies[ends.bound] = hour.latencies.get(ends.bound, 0) + ends.count
+        self._ends.add(2 * ends.hour + ends.is_delivered, ends.count)
+        if ends.is_delivered and ends.bound is not None:
+            self._latencies.add(ends.hour * len(BOUNDS) + ends.bound, ends.count)
 
     def forget_before(self, now: int) -> bool:
         """Forget what is too old at hour ``now``; return whether nothing is left."""
-        for number, hour in list(self._hours.items()):
-            if number <= now - WEEK_HOURS:
-                del self._hours[number]
-            elif number <= now - DAY_HOURS:
-                hour.latencies = None
-        return not self._hours
+        self._ends.forget_before(2 * (now - WEEK_HOURS + 1))
+        self._latencies.forget_before((now - DAY_HOURS + 1) * len(BOUNDS))
+        return not self._ends
 
     def share(self, now: float, hours: int) -> Share:
         """Return how the messages of the last ``hours`` ended, by creation and including the current hour."""
-        current, ended, delivered = int(now // HOUR), 0, 0
-        for number, hour in list(self._hours.items()):
-            if 0 <= current - number < hours:
-                ended += hour.ended
-                delivered += hour.delivered
+        ended = delivered = 0
+        for place, count in self._hours(now, hours):
+            ended += count
+            if place % 2:
+                delivered += count
         return Share(ended, delivered)
 
     def by_hour(self, now: float) -> list[Share]:
         """Return each hour of the last seven days, oldest first, including the current one."""
+        current, counts, none = int(now // HOUR), dict(self._hours(now, WEEK_HOURS)), Share()
+        shares = []
+        for hour in range(current - WEEK_HOURS + 1, current + 1):
+            others, delivered = counts.get(2 * hour, 0), counts.get(2 * hour + 1, 0)
+            shares.append(Share(others + delivered, delivered) if others or delivered else none)
+        return shares
+
+    def _hours(self, now: float, hours: int) -> Iterator[tuple[int, int]]:
+        end = int(now // HOUR) + 1
+        return self._ends.between(2 * (end - hours), 2 * end)
+
+    def _last_day(self, now: float) -> Iterator[tuple[int, int, int]]:
+        """Yield the latencies of the last day: hour, position in `BOUNDS` and number, in ascending order."""
         current = int(now // HOUR)
-        hours = (self._hours.get(number) for number in range(current - WEEK_HOURS + 1, current + 1))
-        return [Share() if hour is None else Share(hour.ended, hour.delivered) for hour in hours]
+        first, end = (current - DAY_HOURS + 1) * len(BOUNDS), (current + 1) * len(BOUNDS)
+        for place, count in self._latencies.between(first, end):
+            yield *divmod(place, len(BOUNDS)), count
 
     def within(self, now: float, parts: Iterable[float]) -> dict[float, float] | None:
         """Return quantiles of the last day's latencies, in seconds, by the quantile (0 to 1).
 
         Each is rounded up to the next of `BOUNDS`. Returns ``None`` if no latency is known.
         """
-        current, counts = int(now // HOUR), Counter[int]()
-        for number, hour in list(self._hours.items()):
-            latencies = hour.latencies
-            if 0 <= current - number < DAY_HOURS and latencies is not None:
-                counts.update(latencies.copy())
+        counts = Counter[int]()
+        for _, bound, count in self._last_day(now):
+            counts[bound] += count
         return {part: _bound(counts, part) for part in parts} if counts else None
 
     def usual(self, now: float) -> float | None:
@@ -129,16 +180,20 @@ class RouteWeek:
         Hours without a delivery do not count, nor do late and lost messages, so an outage of a few hours
         changes little. Rounded up to the next of `BOUNDS`. Returns ``None`` if too few messages are known.
         """
-        current, longest, count = int(now // HOUR), [], 0
-        for number, hour in list(self._hours.items()):
-            latencies = hour.latencies
-            if 0 <= current - number < DAY_HOURS and latencies:
-                known = latencies.copy()
-                longest.append(max(known))
-                count += sum(known.values())
-        if len(longest) < HOURS_KNOWN or count < MESSAGES_KNOWN:
+        places, hour = self._latencies.places, int(now // HOUR)
+        known = self._usual
+        if known is not None and known[0] is places and known[1] == hour:
+            return known[2]
+        longest: dict[int, int] = {}
+        messages_known = 0
+        for number, bound, count in self._last_day(now):
+            longest[number] = bound
+            messages_known += count
+        if len(longest) < HOURS_KNOWN or messages_known < MESSAGES_KNOWN:
             return None
-        return BOUNDS[sorted(longest)[math.ceil(_USUAL_HOURS * len(longest)) - 1]]
+        usual = BOUNDS[sorted(longest.values())[math.ceil(_USUAL_HOURS * len(longest)) - 1]]
+        self._usual = places, hour, usual
+        return usual
 
 
 def _bound(counts: Counter[int], part: float) -> float:

@@ -136,6 +136,17 @@ def test_what_is_usual(longest: list[float], usual: float | None, new_message: N
     assert _hours(new_message, *longest).usual(HALF_PAST) == usual
 
 
+def test_what_is_usual_follows_the_latencies(new_message: NewMessage) -> None:
+    """What is usual follows slower messages and the passing of hours, however often it was asked for."""
+    week = LastWeek()
+    for number in range(24):
+        route = _counted(week, *[_delivered(new_message, HALF_PAST - number * HOUR, 2.0)] * 2)
+    assert route.usual(HALF_PAST) == route.usual(HALF_PAST) == 2.0
+    _counted(week, *(_delivered(new_message, HALF_PAST - number * HOUR, 39.0) for number in range(10)))
+    assert route.usual(HALF_PAST) == 40.0
+    assert route.usual(HALF_PAST + 20 * HOUR) is None
+
+
 def test_what_is_usual_takes_enough_messages(new_message: NewMessage) -> None:
     """Few deliveries do not tell what is usual, and neither do those that were late."""
     messages = [_delivered(new_message, HALF_PAST - number % 10 * HOUR, 2.0) for number in range(19)]
@@ -168,8 +179,8 @@ def test_what_is_kept_is_bounded(new_message: NewMessage) -> None:
     for hour in range(400):
         route = _counted(week, _delivered(new_message, HALF_PAST + hour * HOUR, 1.0))
     now = HALF_PAST + 399 * HOUR
-    assert len(route._hours) == WEEK_HOURS
-    assert sum(hour.latencies is not None for hour in route._hours.values()) == DAY_HOURS
+    assert len(route._ends) == WEEK_HOURS
+    assert len(route._latencies) == DAY_HOURS
     assert route.share(now, 1000) == Share(WEEK_HOURS, WEEK_HOURS)
     week.forget_before(now + (WEEK_HOURS - 1) * HOUR)
     assert route.share(now, 1000) == Share(1, 1)
