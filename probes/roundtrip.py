@@ -61,8 +61,9 @@ class RoundtripSettings(MessageProbeSettings):
             "retry."
         ),
     )
-    mx: MxDeliverySettings = Field(
-        default_factory=MxDeliverySettings, description="How to send to MX hosts with `send_via: mx`."
+    mx: MxDeliverySettings | None = Field(
+        default=None,
+        description="How to send to MX hosts with `send_via: mx`. Default: the defaults of its keys.",
     )
 
     runs_overlap: ClassVar[bool] = True
@@ -217,7 +218,7 @@ class MxRoundtrip(MessageProbe):
     def __init__(self, settings: RoundtripSettings, context: MessageContext) -> None:
         super().__init__(settings, context)
         recipient = settings.recipient or context.site.mailboxes[settings.to].address
-        self._delivery = MxDelivery(recipient.rpartition("@")[2], settings.mx)
+        self._delivery = MxDelivery(recipient.rpartition("@")[2], settings.mx or MxDeliverySettings())
         self._routes: dict[MxHost, Roundtrip] = {}
 
     @property

@@ -260,7 +260,7 @@ class ProbeSettings(Settings):
         description="What the probe is for, in one line. The live page and the probe's alerts show it.",
     )
     alerts: AlertSettings = Field(
-        default_factory=AlertSettings,
+        default=AlertSettings(),
         description="Thresholds of this probe's alerts, which override the common ones.",
     )
 

@@ -73,7 +73,7 @@ class MessageProbeSettings(ProbeSettings):
     )
     to: MailboxName = Field(description="The mailbox where the message arrives.")
     alerts: DeliveryAlertSettings = Field(
-        default_factory=DeliveryAlertSettings,
+        default=DeliveryAlertSettings(),
         description="Thresholds of this route's alerts, which override the common ones.",
     )
     slo: SloSettings | None = Field(
