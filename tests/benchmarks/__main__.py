@@ -1,6 +1,7 @@
 """``python -m tests.benchmarks [FIGURE]...``: the figures, side by side with other tools.
 
 ``python -m tests.benchmarks beside REVISION``: side by side with another revision of mailsonde.
+``python -m tests.benchmarks scale --help``: the options of one figure.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.benchmarks import (
     open_messages,
     polling,
     round_trip,
+    scale,
     smtp_probe,
 )
 
@@ -54,13 +56,19 @@ FIGURES = {
     "pages": fault_to_page.main,
     "start": first_minutes.main,
     "isolation": isolation.main,
+    "scale": scale.main,
 }
+
+WITH_OPTIONS = {"scale": scale.main}
 
 
 def main(names: list[str]) -> None:
     """Print the named figures, or all."""
     if names[:1] == ["beside"]:
         beside.main(names[1:], _compare)
+        return
+    if len(names) > 1 and names[0] in WITH_OPTIONS and names[1].startswith("-"):
+        WITH_OPTIONS[names[0]](names[1:])
         return
     if unknown := set(names) - FIGURES.keys():
         sys.exit(f"no figure {', '.join(sorted(unknown))}; there are: {', '.join(FIGURES)}")

@@ -26,7 +26,9 @@ from probes.delivery.message_life import Message
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import compose
 from probes.messages.token import Token, TokenSigner
-from tests.benchmarks.mail_server import MailServer, Seen, mail_server
+from tests.fakes.mail_site.connection import Pace
+from tests.fakes.mail_site.process import MailSite, mail_site
+from tests.fakes.mail_site.store import Seen
 from tests.fakes.message import intent
 
 GOAL_RATE = 5000.0
@@ -51,7 +53,7 @@ class Outcome:
     processor: float = 0.0
     lost: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    seen: Seen = field(default_factory=lambda: Seen({}, {}))  # type: ignore[arg-type] # empty
+    seen: Seen = field(default_factory=Seen)
 
     async def found_all(self, count: int) -> None:
         while len(self.found) < count:
@@ -84,8 +86,8 @@ class Outcome:
         ]
 
 
-def _mailbox(protocol: str, server: MailServer, clock: SystemClock) -> Mailbox:
-    endpoint = {"protocol": protocol, "host": "127.0.0.1", "port": server.port, "tls": "none"}
+def _mailbox(protocol: str, server: MailSite, clock: SystemClock) -> Mailbox:
+    endpoint = {"protocol": protocol, "host": "127.0.0.1", "port": server.ports[protocol], "tls": "none"}
     settings = ServerSettings.model_validate(endpoint | {"timeout": "30s"})
     account = MailboxSettings.model_construct(
         address="canary@example.com", server="in", username="canary", password=SecretStr("x")
@@ -133,15 +135,15 @@ class _Site:
         self.watcher.await_arrival(sent)
         if not self.is_dead:
             await asyncio.sleep(delay)
-            self.deliveries.write(b"%s %d\n" % (message.id.encode(), len(content.content)) + content.content)
+            self.deliveries.write(b"canary %d\n" % len(content.content) + content.content)
 
 
 async def _measured(
-    protocol: str, server: MailServer, rate: float, seconds: float, deadline: float, *, is_dead: bool
+    protocol: str, server: MailSite, rate: float, seconds: float, deadline: float, *, is_dead: bool
 ) -> Outcome:
     outcome, clock = Outcome(), SystemClock()
     chance = random.Random("delays")  # noqa: S311
-    _, deliveries = await asyncio.open_connection("127.0.0.1", server.delivery_port)
+    _, deliveries = await asyncio.open_connection("127.0.0.1", server.ports["delivery"])
     with tempfile.TemporaryDirectory(prefix="mailsonde-bench-", dir="/var/tmp") as directory:
         async with open_ledger(f"sqlite://{directory}/ledger.db", clock, "me", "here") as ledger:
             arrivals = Arrivals("canary", clock=clock, ledger=ledger, signer=_SIGNER, retention=86400.0)
@@ -173,9 +175,9 @@ def measure(
     protocol: str, rate: float, seconds: float = SECONDS, deadline: float = 300.0, *, is_dead: bool = False
 ) -> Outcome:
     """Send messages at ``rate`` a minute; return what became of them."""
-    with mail_server(protocol, ROUND_TRIP) as server:
+    with mail_site(Pace(ROUND_TRIP)) as server:
         outcome = asyncio.run(_measured(protocol, server, rate, seconds, deadline, is_dead=is_dead))
-        outcome.seen = server.ended()
+        outcome.seen = server.seen()
     return outcome
 
 
