@@ -269,8 +269,8 @@ class AwaitedMessages:
         dot = message.dot_mono if message.dot_mono is not None else connected
         middle = max(0.0, message.delivery_seconds - (dot - connected))
         earliest = max(0.0, middle - message.uncertainty_seconds)
-        self._route(message).model.learn(earliest, middle + message.uncertainty_seconds)
-        self._replan.add((message.probe, message.target))
+        if self._route(message).model.learn(earliest, middle + message.uncertainty_seconds):
+            self._replan.add((message.probe, message.target))
 
     def _route(self, message: Message) -> _Route:
         return self._route_of((message.probe, message.target))

@@ -37,6 +37,7 @@ _LATE_HAZARD = 0.02  # minimum hazard of a bin for late messages
 _LATE_POLLS = 0.5  # minimum polls in such a bin, which limits gaps to a fifth of the age
 _LATE_SHARE = 0.05  # maximum share of the budget in such a bin, because a lost message must not cost too much
 _ROUNDS = 5  # iterations until the plan nearly uses the budget
+_NEWS = 0.15  # share of the weight that expected arrivals may add before there is another plan
 
 _EDGES = [SHORTEST * 2.0 ** (index / PER_OCTAVE) for index in range(BINS)]
 _WIDTHS = [edge * (2.0 ** (1 / PER_OCTAVE) - 1.0) for edge in _EDGES]
@@ -62,9 +63,13 @@ class ArrivalModel:
         self._longest_gap = longest_gap
         self._weights = array("d", bytes(8 * BINS))
         self._plan: array[float] | None = None
+        self._news = 0  # number of arrivals that the plan does not include
 
-    def learn(self, earliest: float, latest: float) -> None:
-        """Learn from an arrival between two ages, in seconds since the final dot; 0 <= earliest <= latest."""
+    def learn(self, earliest: float, latest: float) -> bool:
+        """Learn from an arrival between two ages, in seconds since the final dot; 0 <= earliest <= latest.
+
+        Returns whether the plan changes: a few arrivals that the plan expected do not change it.
+        """
         low = max(0.0, _position(earliest) - _BLUR)
         high = min(float(BINS), _position(latest) + _BLUR)
         total = max(sum(self._weights), 1.0)
@@ -79,12 +84,15 @@ class ArrivalModel:
         self._weights = array("d", [kept * weight for weight in self._weights])
         for index, part in parts.items():
             self._weights[index] += part / whole
-        self._plan = None
+        self._news += 1
+        if surprising or self._news > _NEWS * total:
+            self._plan = None
+        return self._plan is None
 
     def gap(self, age: float) -> float:
         """Return the seconds from a poll at ``age`` that did not show the message to the next poll."""
         if self._plan is None:
-            self._plan = self._planned()
+            self._plan, self._news = self._planned(), 0
         plan, at = self._plan, _position(age)
         index = min(int(at), BINS - 1)
         target = plan[index] + (plan[index + 1] - plan[index]) * (at - index) + 1.0
