@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import inf
 from typing import Any
@@ -70,9 +70,9 @@ class Result:
         if verdict.findings is not None:
             shown["findings"] = [finding.as_object() for finding in verdict.findings]
         if verdict.message is not None:
-            message = asdict(verdict.message)
+            values = ((name, getattr(verdict.message, name)) for name in verdict.message.__slots__)
             shown["message"] = {
-                key: round(value, 6) if isinstance(value, float) else value for key, value in message.items()
+                name: round(value, 6) if isinstance(value, float) else value for name, value in values
             }
         return shown
 
@@ -132,7 +132,7 @@ class Runner:
                 phases=dict(run.phases.seconds),
                 broken_phase=run.phases.current or "",
                 detail=redaction.text(verdict.detail),
-                values={name: redaction.value(value) for name, value in verdict.values.items()},
+                values=redaction.values(verdict.values),
                 findings=None if verdict.findings is None else reported(verdict.findings, redaction),
             ),
             started_at=run.started_at,

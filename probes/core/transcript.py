@@ -25,15 +25,15 @@ CUT = "…"
 
 _BEYOND = 32  # characters to search beyond the cut, so that a secret across it is found
 
-_Entry = tuple[float, str, str, bool, bool]
-"""Seconds, speaker, text, whether the text is cut, and whether it may contain credentials."""
+_Entry = tuple[float, str, str | bytes, bool, bool]
+"""Seconds, speaker, line as kept, whether it is cut, and whether it may contain credentials."""
 
 
 class Transcript:
     """Keeps the lines of a dialogue, each with the seconds since the run began.
 
     A server's text is shown with control characters escaped, lines cut to `LINE` characters, and secrets
-    removed by ``redaction``.
+    removed by ``redaction``, but only by `lines`: a dialogue costs its run little.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -64,17 +64,17 @@ class Transcript:
     def shown(self, reply: str | bytes, *, cut: bool = False) -> str:
         """Return an answer's text as shown; for an empty answer, what the server said before it."""
         if reply.strip():
-            return self._told(_kept(reply), cut, may_be_secret=True)
-        replies = [text for _, who, text, *_ in (*self._first, *self._last) if who == "S" and text.strip()]
-        said_before = self._told(replies[-1], cut=False, may_be_secret=True) if replies else "nothing"
+            return self._told(_text(_kept(reply)), cut, may_be_secret=True)
+        replies = [kept for _, who, kept, *_ in (*self._first, *self._last) if who == "S" and kept.strip()]
+        said_before = self._told(_text(replies[-1]), cut=False, may_be_secret=True) if replies else "nothing"
         return f"an empty line, after {said_before}"
 
     def note(self, text: str) -> None:
         """Keep a remark about an event without a line: a connection, a handshake, a message's content."""
         self._keep("#", text)
 
-    def _keep(self, who: str, text: str, cut: bool = False, may_be_secret: bool = False) -> None:
-        entry = self._clock.monotonic() - self._begun, who, text, cut, may_be_secret
+    def _keep(self, who: str, kept: str | bytes, cut: bool = False, may_be_secret: bool = False) -> None:
+        entry = self._clock.monotonic() - self._begun, who, kept, cut, may_be_secret
         if len(self._first) < FIRST:
             self._first.append(entry)
             return
@@ -83,19 +83,24 @@ class Transcript:
 
     def lines(self) -> list[str]:
         """Return the lines: seconds, ``C`` (client), ``S`` (server) or ``#`` (a remark), and the text."""
-        shown = [self._shown(*entry) for entry in self._first]
-        if self._left_out:
-            shown.append(f"… {self._left_out} left out …")
-        shown += [self._shown(*entry) for entry in self._last]
-        return "\n".join(shown).split("\n") if shown else []
-
-    def _shown(self, seconds: float, who: str, text: str, cut: bool, may_be_secret: bool) -> str:
-        """Return an entry's lines. The first case is a fast path, because every run needs this."""
-        begin = f"{seconds:8.3f} {who}: "
-        text = self._told(text, cut, may_be_secret=may_be_secret)
-        if len(text) <= LINE and text.replace("\n", "").isprintable():
-            return begin + text.replace("\n", "\n" + begin)
-        return "\n".join(begin + legible(line.removesuffix("\r"), LINE) for line in text.split("\n"))
+        entries = (*self._first, *self._last)
+        texts = [_text(kept) for _, _, kept, _, _ in entries]
+        has_secret = self.redaction.applies_to(
+            text for text, entry in zip(texts, entries, strict=True) if entry[-1]
+        )
+        shown: list[str] = []
+        for number, (text, (seconds, who, _, cut, may_be_secret)) in enumerate(
+            zip(texts, entries, strict=True)
+        ):
+            if number == FIRST and self._left_out:
+                shown.append(f"… {self._left_out} left out …")
+            begin = f"{seconds:8.3f} {who}: "
+            told = self._told(text, cut, may_be_secret=may_be_secret and has_secret)
+            if len(told) <= LINE and told.isprintable():  # nearly all
+                shown.append(begin + told)
+            else:
+                shown += [begin + legible(line.removesuffix("\r"), LINE) for line in told.split("\n")]
+        return shown
 
     def _told(self, text: str, cut: bool, *, may_be_secret: bool) -> str:
         """Return a text as shown; ``text`` is what was kept, including the part to search beyond the cut."""
@@ -104,6 +109,9 @@ class Transcript:
         return shown[:REPLY] + CUT if is_cut else shown
 
 
-def _kept(line: str | bytes) -> str:
-    kept = line[: REPLY + _BEYOND]
+def _kept(line: str | bytes) -> str | bytes:
+    return line[: REPLY + _BEYOND]
+
+
+def _text(kept: str | bytes) -> str:
     return kept.decode("utf-8", "backslashreplace") if isinstance(kept, bytes) else kept
