@@ -40,6 +40,8 @@ def results(header_section: bytes, authserv_id: str | None = None) -> Authentica
     the route can still forge a field. To rule this out, name the receiving host's ``authserv_id``: section 5
     requires that host to remove other fields with its name.
     """
+    if not values_of(header_section, "Authentication-Results"):
+        return None
     hops = list(_OLDEST_HOP.finditer(header_section))
     above = header_section[: hops[-1].start()] if hops else header_section
     wanted = authserv_id.lower() if authserv_id is not None else None

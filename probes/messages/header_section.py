@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 FIELDS_EXAMINED = 200
 """Maximum number of fields of one name to read, from the top."""
 
+REMEMBERED_OCTETS = 64 * 1024
+"""Maximum octets of a header section that is kept in memory for a moment, because more questions follow."""
+
 _BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
+_COMMENT_MARKS = re.compile(r'\\.|[\\"()]', re.DOTALL)
+
+_Fields = dict[bytes, list[list[bytes]]]
+"""The lines of each value, topmost first, by the field's name in lower case."""
 
 
 def values_of(header_section: bytes, name: str) -> list[str]:
@@ -16,23 +24,31 @@ def values_of(header_section: bytes, name: str) -> list[str]:
     White space before the colon is allowed (RFC 5322 section 4.5). Octets that are not UTF-8 are escaped.
     Anything after the first blank line is ignored.
     """
-    wanted = name.lower().encode("ascii")
-    found: list[list[bytes]] = []
-    is_wanted = False
+    read = _remembered if len(header_section) <= REMEMBERED_OCTETS else _fields
+    found = read(header_section).get(name.lower().encode("ascii"), ())
+    return [b"".join(lines).decode("utf-8", "backslashreplace").strip() for lines in found]
+
+
+def _fields(header_section: bytes) -> _Fields:
+    fields: _Fields = {}
+    lines: list[bytes] = []  # of the current field
     for line in header_section.split(b"\n"):
         line = line.removesuffix(b"\r")
         if not line:
             break
-        if line[:1] in (b" ", b"\t"):
-            if is_wanted:
-                found[-1].append(line)
+        if line.startswith((b" ", b"\t")):
+            lines.append(line)
             continue
-        is_wanted = False
-        if line[: len(wanted)].lower() == wanted and len(found) < FIELDS_EXAMINED:
-            rest = line[len(wanted) :].lstrip(b" \t")
-            if is_wanted := rest.startswith(b":"):
-                found.append([rest[1:]])
-    return [b"".join(pieces).decode("utf-8", "backslashreplace").strip() for pieces in found]
+        name, colon, value = line.partition(b":")
+        lines = [value]
+        if colon:
+            found = fields.setdefault(name.rstrip(b" \t").lower(), [])
+            if len(found) < FIELDS_EXAMINED:
+                found.append(lines)
+    return fields
+
+
+_remembered = lru_cache(maxsize=8)(_fields)  # a dozen questions are asked about each message
 
 
 def first_value_of(header_section: bytes, name: str) -> str:
@@ -48,20 +64,17 @@ def split(raw: bytes) -> tuple[bytes, bytes]:
 
 def without_comments(value: str) -> str:
     """Return a structured value without its comments, which nest (RFC 5322 section 3.2.2)."""
-    kept, depth, is_quoted, is_escaped = [], 0, False, False
-    for character in value:
-        if is_escaped:
-            is_escaped = False
-        elif character == "\\":
-            is_escaped = True
-        elif character == '"' and depth == 0:
-            is_quoted = not is_quoted
-        elif character == "(" and not is_quoted:
-            depth += 1
-        elif character == ")" and depth:
-            depth -= 1
-            kept.append(" ")
-            continue
-        if depth == 0:
-            kept.append(character)
-    return "".join(kept)
+    kept, depth, is_quoted, begin = [], 0, False, 0
+    for mark in _COMMENT_MARKS.finditer(value):
+        match mark[0]:
+            case '"' if depth == 0:
+                is_quoted = not is_quoted
+            case "(" if not is_quoted:
+                if depth == 0:
+                    kept.append(value[begin : mark.start()])
+                depth += 1
+            case ")" if depth:
+                depth -= 1
+                kept.append(" ")
+                begin = mark.end()
+    return "".join([*kept, value[begin:]] if depth == 0 else kept)

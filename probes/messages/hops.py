@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -45,7 +45,7 @@ class Hop:
 
     def as_object(self) -> dict[str, object]:
         """Return the object for JSON."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def hops(header_section: bytes, *, sent_at: float, arrived_by: float) -> list[Hop]:
