@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -153,8 +154,12 @@ def is_host_name(text: str) -> bool:
     return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=10_000)
 def is_ip_address(text: str) -> bool:
-    """Return whether ``text`` is an IPv4 or IPv6 address, with a zone (RFC 4007 section 11) or without."""
+    """Return whether ``text`` is an IPv4 or IPv6 address, with a zone (RFC 4007 section 11) or without.
+
+    Cached, because every connection asks for the same few hosts.
+    """
     try:
         ipaddress.ip_address(text)
     except ValueError:

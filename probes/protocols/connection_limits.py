@@ -114,10 +114,8 @@ class ConnectionLimits:
         place = host, port
         slot = Slot(self, place)
         try:
-            async with asyncio.timeout(SERVER_WAIT):
-                await self._turn(slot, phases)
-            async with asyncio.timeout(TOTAL_WAIT):
-                await self._admission(slot, phases)
+            await self._turn(slot, phases)
+            await self._admission(slot, phases)
         except TimeoutError as error:
             if not slot.has_turn:
                 taken = self._turns_at[place].taken
@@ -132,7 +130,7 @@ class ConnectionLimits:
         return slot
 
     async def _turn(self, slot: Slot, phases: PhaseTimer) -> None:
-        """Return once ``slot`` has one of its server's turns."""
+        """Return once ``slot`` has one of its server's turns; `TimeoutError` after `SERVER_WAIT` seconds."""
         turns = self._turns_at.setdefault(slot.place, _Turns())
         given = asyncio.get_running_loop().create_future()
         waiter = slot, given
@@ -142,7 +140,8 @@ class ConnectionLimits:
             return
         try:
             with phases.phase(TURN):
-                await given
+                async with asyncio.timeout(SERVER_WAIT):
+                    await given
         finally:
             if not slot.has_turn:
                 turns.waiting.remove(waiter)
@@ -160,7 +159,7 @@ class ConnectionLimits:
             del self._turns_at[place]
 
     async def _admission(self, slot: Slot, phases: PhaseTimer) -> None:
-        """Return once ``slot`` is open."""
+        """Return once ``slot`` is open; `TimeoutError` after `TOTAL_WAIT` seconds."""
         admitted = asyncio.get_running_loop().create_future()
         rank = -self._answered_at.get(slot.place, 0.0)
         slot.is_silent = rank >= 0.0
@@ -171,7 +170,8 @@ class ConnectionLimits:
             return
         try:
             with phases.phase(TURN):
-                await admitted
+                async with asyncio.timeout(TOTAL_WAIT):
+                    await admitted
         finally:
             if not slot.is_open:
                 self._waiting.remove(waiter)

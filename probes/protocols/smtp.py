@@ -47,8 +47,12 @@ class Reply:
         """
         if not _REPLY.fullmatch(said):
             raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + said)
-        text = b"\n".join([line[4:].strip(b" \t") for line in said.split(b"\n")])
-        return cls(int(said[:3]), text.decode("utf-8", "backslashreplace"))
+        text = (
+            said[4:]
+            if b"\n" not in said
+            else b"\n".join([line[4:].strip(b" \t") for line in said.split(b"\n")])
+        )
+        return cls(int(said[:3]), text.strip(b" \t").decode("utf-8", "backslashreplace"))
 
     @property
     def is_positive(self) -> bool:
