@@ -220,7 +220,7 @@ def _failures() -> AnyPanel:
         [
             Query(
                 "sum by (instance, probe, outcome, reason) "
-                f'(increase(mailsonde_probe_runs_total{{outcome!="ok",{PROBE}}}[$__rate_interval])) > 0',
+                f'(increase(mailsonde_probe_reasons_total{{outcome!="ok",{PROBE}}}[$__rate_interval])) > 0',
                 "{{probe}}: {{reason}} {{outcome}} @ {{instance}}",
             )
         ],

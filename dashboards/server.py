@@ -90,7 +90,7 @@ def _phases() -> list[AnyPanel]:
 
 def _reasons() -> list[AnyPanel]:
     def reasons(id_: int, x: int, outcome: str, title: str, description: str) -> AnyPanel:
-        chosen = f'outcome="{outcome}",{PROBE}' + (',reason!="none"' if outcome == "ok" else "")
+        chosen = f'outcome="{outcome}",{PROBE}'
         return graph(
             id_,
             (x, 17, 8, 8),
@@ -98,7 +98,7 @@ def _reasons() -> list[AnyPanel]:
             [
                 Query(
                     "sum by (instance, probe, reason) "
-                    f"(increase(mailsonde_probe_runs_total{{{chosen}}}[$__rate_interval])) > 0",
+                    f"(increase(mailsonde_probe_reasons_total{{{chosen}}}[$__rate_interval])) > 0",
                     "{{probe}}: {{reason}} @ {{instance}}",
                 )
             ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +112,9 @@ def _duration(seconds: float) -> str:
 def metrics_page() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
-    known = Counter({Reason.NONE: 0})
-    probe = ProbeState("probe", "target", "kind", 60.0, known, "critical", "description", last_run=0.0)
+    info = {"severity": "", "description": "", "mailbox_server": "", "address": ""}
+    probe = ProbeState("probe", "target", "kind", 60.0, info, last_run=0.0)
+    probe.reasons[Reason.CONNECT_REFUSED] = 1
     probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
     probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}
     probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
@@ -123,6 +123,7 @@ def metrics_page() -> list[str]:
     delivery.hop_seconds, delivery.authentication = {"final": 0.0}, {"spf": "pass"}
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0
+    state.scheduled["probe"] = "target"
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
     for family in AgentCollector(state, Counters, lambda *_: 60.0).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")

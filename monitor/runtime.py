@@ -36,7 +36,7 @@ class Runtime:
         self.clock = clock
         self.ledger = ledger
         self.runner = Runner(clock, configuration.agent.location)
-        self.state = AgentState()
+        self.state = AgentState(location=configuration.agent.location)
         self._instance = instance
         self._runs_all = runs_all
         self.assembly = self._assembled(configuration)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
+from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
@@ -59,10 +60,10 @@ class ProbeState:
     target: str
     kind: str
     interval: float
-    runs: Counter[Reason]
-    severity: str  # the highest of its alerts
-    description: str  # empty if the site gives none
+    info: dict[str, str]  # what the configuration says about the probe
     last_run: float  # when it ended, or when the agent started
+    runs: Counter[Outcome] = field(default_factory=lambda: Counter(dict.fromkeys(Outcome, 0)))
+    reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
     duration: Histogram = field(default_factory=Histogram)
     success: float | None = None  # of the last run with a known result
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
@@ -94,11 +95,14 @@ class DeliveryState:
 class AgentState:
     """All that the agent has observed since its start. Changed on the event loop, read from any thread."""
 
-    def __init__(self, mailboxes: Iterable[str] = ()) -> None:
+    def __init__(self, mailboxes: Iterable[str] = (), location: str = "") -> None:
+        self.location = location
         self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, like all below
         self.deliveries: dict[tuple[str, str], DeliveryState] = {}
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
-        self.skipped: Counter[tuple[str, str]] = Counter()
+        self.skipped: Counter[tuple[str, str]] = Counter()  # by name and cause
+        self.scheduled: dict[str, str] = {}
+        """The target of each probe that has its own schedule."""
         self.schedule_lag = Histogram(LAG_BUCKETS)
         self.clock_steps = 0
         """How often the wall clock was set by more than its drift."""
@@ -116,13 +120,13 @@ class AgentState:
         for name, cause in list(self.skipped):
             if name not in by_name:
                 del self.skipped[name, cause]
+        self.scheduled = {name: probe.target for name, probe in by_name.items()}
         for probe in chain.from_iterable((each, *each.siblings) for each in by_name.values()):
             known = self.probes.get((probe.settings.name, probe.target))
             if known is None or known.kind != probe.settings.kind:
                 self.add(probe, now)
             else:
-                known.interval, known.severity = probe.settings.interval, probe.settings.severity
-                known.description = probe.settings.description or ""
+                known.interval, known.info = probe.settings.interval, probe_info(probe)
         self._keep_mailboxes(mailboxes)
 
     def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
@@ -135,26 +139,21 @@ class AgentState:
         self.deliveries.pop(route, None)
 
     def add(self, probe: Probe, now: float) -> None:
-        """Register a probe, with the counts of all its possible reasons at 0.
-
-        Until its first run ends, ``now`` (unix seconds) counts as its last run.
-        """
+        """Register a probe; until its first run ends, ``now`` (unix seconds) counts as its last run."""
         settings = probe.settings
-        known = Counter(dict.fromkeys((reason for reason in Reason if reason.area in probe.areas), 0))
         route = settings.name, probe.target
         self.probes[route] = ProbeState(
             *route,
             kind=settings.kind,
             interval=settings.interval,
-            runs=known,
-            severity=settings.severity,
-            description=settings.description or "",
+            info=probe_info(probe),
             last_run=now,
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
         for cause in ("missed", "overrun"):
             self.skipped.setdefault((settings.name, cause), 0)
+        self.scheduled.setdefault(settings.name, probe.target)
 
     def keep_sub_probes(self, probe: Probe, now: float) -> None:
         """Register the current sub-probes of ``probe``, and forget those that are gone."""
@@ -171,7 +170,9 @@ class AgentState:
         state = self.probes.get((name, target))
         if state is None:
             return  # an MX host that DNS stopped naming during the run
-        state.runs[verdict.reason] += 1
+        state.runs[verdict.outcome] += 1
+        if verdict.reason is not Reason.NONE:
+            state.reasons[verdict.reason] += 1
         state.duration.observe(duration)
         state.phases = dict(verdict.phases)
         state.last_run = ended_at

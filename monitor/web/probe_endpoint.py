@@ -171,7 +171,7 @@ class _Blackbox(Collector):
 
 def _metrics(probe: Probe, result: Result, now: float) -> bytes:
     """Return the metrics of one run, from a state with nothing else in it."""
-    state = AgentState()
+    state = AgentState(location=probe.context.site.location)
     state.add(probe, now)
     state.ran(result.probe, result.target, result.verdict, ended_at=now, duration=result.duration_seconds)
     text = one_shot_text(AgentCollector(state, Counters), {result.probe})

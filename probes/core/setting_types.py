@@ -33,6 +33,16 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
 _UNIT_SECONDS = MappingProxyType({"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+RESERVED_LABELS = frozenset(
+    {
+        *("job", "instance", "alertname", "alertstate", "le", "quantile", "window"),
+        *("location", "probe", "kind", "target", "cadence", "severity", "description"),
+        *("mailbox", "mailbox_server", "address", "outcome", "reason", "phase", "check", "state"),
+        *("threshold", "issue", "position", "method", "result", "version", "python"),
+    }
+)
+"""Labels that a site cannot give to its probes: Prometheus sets them, or a metric or an alert has them."""
 _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}", re.IGNORECASE | re.ASCII)
@@ -124,6 +134,17 @@ def _name(value: str) -> str:
     return value
 
 
+def _label_name(value: str) -> str:
+    if not _LABEL_NAME.fullmatch(value) or value.startswith("__"):
+        raise ValueError(
+            f"{value!r} is not the name of a label; use up to 63 letters, digits and underscores, starting "
+            "with a letter or one underscore"
+        )
+    if value in RESERVED_LABELS:
+        raise ValueError(f"the label {value!r} is mailsonde's or Prometheus' own; choose another name")
+    return value
+
+
 def _server_name(value: str) -> str:
     if not SERVER_NAME.fullmatch(value):
         raise ValueError(
@@ -198,6 +219,13 @@ Name = Annotated[
     str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
 ]
 """A name safe in labels, links and tokens: letters, digits, dot, dash, underscore; up to 63 characters."""
+
+LabelName = Annotated[
+    str,
+    AfterValidator(_label_name),
+    WithJsonSchema({"type": "string", "pattern": f"^{_LABEL_NAME.pattern}$"}),
+]
+"""The name of a label, as Prometheus allows it, that mailsonde and Prometheus do not use themselves."""
 
 ServerName = Annotated[
     str,

@@ -21,6 +21,7 @@ from probes.core.setting_types import (
     EmailAddress,
     FolderName,
     HostName,
+    LabelName,
     Line,
     Name,
     ServerName,
@@ -258,6 +259,14 @@ class ProbeSettings(Settings):
     description: Line | None = Field(
         default=None,
         description="What the probe is for, in one line. The live page and the probe's alerts show it.",
+    )
+    labels: dict[LabelName, Line] = Field(
+        default_factory=dict,
+        max_length=20,
+        description=(
+            "The site's own labels, such as `{team: messaging}`: in `mailsonde_probe_info`, for rules and "
+            "routing."
+        ),
     )
     alerts: AlertSettings = Field(
         default=AlertSettings(),

@@ -65,10 +65,12 @@ class AgentProcess:
             return False
 
     def metric(self, name: str) -> float:
-        """Return the sum of the samples whose name and labels begin with ``name``."""
-        text = httpx.get(f"{self.address}/metrics", trust_env=False).text
-        found = re.findall(rf"^{re.escape(name)}.*? ([0-9.e+-]+)$", text, re.MULTILINE)
-        return sum(map(float, found))
+        """Return the sum of the samples whose name begins with ``name``, with the labels behind it."""
+        name, _, labels = name.partition("{")
+        wanted = re.findall(r'\w+="[^"]*"', labels)
+        lines = httpx.get(f"{self.address}/metrics", trust_env=False).text.splitlines()
+        found = [line for line in lines if line.startswith(name) and all(one in line for one in wanted)]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the agent and return its exit status."""

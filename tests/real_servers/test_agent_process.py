@@ -25,9 +25,7 @@ from tests.real_servers.site import MAILSONDE, AgentProcess, Site
 
 INTENTS = 'mailsonde_messages_total{probe="trip",state="intent"'
 DELIVERED = 'mailsonde_messages_total{probe="trip",state="delivered"'
-UNRECORDED = (
-    'mailsonde_probe_runs_total{kind="roundtrip",outcome="unknown",probe="trip",reason="ledger_unavailable"'
-)
+UNRECORDED = 'mailsonde_probe_reasons_total{outcome="unknown",probe="trip",reason="ledger_unavailable"'
 FOREIGN = b"From: a@example.test\r\nTo: canary@example.test\r\nSubject: a real mail %d\r\n\r\nhello\r\n"
 
 

@@ -205,7 +205,7 @@ def test_rules_name_only_metrics_and_labels_that_exist(rules: Path) -> None:
         "mailsonde_probe_sucess == 0",
         'mailsonde_messages_total{status="lost"}',
         'mailsonde_messages_total{state="vanished"}',
-        'mailsonde_probe_runs_total{reason=~"bounced_.*"}',
+        'mailsonde_probe_reasons_total{reason=~"bounced_.*"}',
         "sum by (probe, host) (mailsonde_probe_success)",
     ],
 )

@@ -287,7 +287,7 @@ def test_agent_that_is_killed(whole: Whole) -> None:
     whole.agent.stop(signal.SIGKILL)
     whole.until(lambda: whole.receiver.firing("on-call", "MailsondeAgentDown"), "the agent is told as down")
     (labels,) = whole.receiver.firing("on-call", "MailsondeAgentDown")
-    assert labels["instance"] == "test", "the agent's location says which agent it is"
+    assert f"http://{labels['instance']}" == whole.agent.address
     whole.agent = whole.site.start_agent()
     whole.until_quiet()
 

@@ -16,15 +16,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitor.collector import AgentCollector
 from monitor.commands import main
 from monitor.ledger.counters import Counters, Total
-from monitor.state import AgentState, DeliveryState
+from monitor.state import AgentState
 from monitor.textfile import ONE_SHOT, TextfileError, one_shot_text, write_textfile
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState, Verdict
-from probes.smtp import Smtp, SmtpSettings
+from tests.fakes.agent_state import RouteProbe, smtp_probe
 
 LEFT_OUT = {
     # counted from the start of a process
     "mailsonde_probe_runs",
+    "mailsonde_probe_reasons",
     "mailsonde_probe_duration_seconds",
     "mailsonde_delivery_seconds",
     "mailsonde_arrival_issues",
@@ -45,11 +46,9 @@ LEFT_OUT = {
 
 @pytest.fixture
 def state() -> AgentState:
-    made = AgentState(["canary"])
+    made = AgentState(["canary"], "fra1")
     for name in ("smtp", "other"):
-        probe = Smtp.__new__(Smtp)
-        probe.settings = SmtpSettings(name=name, kind="smtp", interval="60s", server="out")
-        made.add(probe, now=1000.0)
+        made.add(smtp_probe(name), now=1000.0)
     return made
 
 
@@ -73,21 +72,22 @@ def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
     state.ran("smtp", "out", Verdict(Reason.NONE, phases={"connect": 0.25}), ended_at=1060.0, duration=0.3)
     text = one_shot_text(AgentCollector(state, Counters), {"smtp"})
     assert _families(text) == {
-        "mailsonde_probe_info": {("smtp", "smtp", "critical", "out"): 1.0},
-        "mailsonde_probe_success": {("smtp", "smtp", "out"): 1.0},
-        "mailsonde_probe_last_run_timestamp_seconds": {("smtp", "smtp", "out"): 1060.0},
-        "mailsonde_probe_phase_seconds": {("smtp", "connect", "smtp", "out"): 0.25},
+        "mailsonde_probe_info": {("[fd00::1]:587", "smtp", "fra1", "smtp", "critical", "out"): 1.0},
+        "mailsonde_probe_success": {("1m", "smtp", "fra1", "smtp", "out"): 1.0},
+        "mailsonde_probe_last_run_timestamp_seconds": {("smtp", "fra1", "smtp", "out"): 1060.0},
+        "mailsonde_probe_phase_seconds": {("smtp", "fra1", "connect", "smtp", "out"): 0.25},
     }
 
 
 def test_messages_are_the_ledgers_totals(state: AgentState) -> None:
     """Counts of messages continue across runs, because they come from the ledger."""
-    state.deliveries["smtp", "out"] = DeliveryState()
+    state.add(RouteProbe(), now=1000.0)
     counters = Counters().updated(
-        [Total("smtp", "out", MessageState.DELIVERED, entered=41, held=0, oldest=None)]
+        [Total("trip", "out", MessageState.DELIVERED, entered=41, held=0, oldest=None)]
     )
-    families = _families(one_shot_text(AgentCollector(state, lambda: counters), {"smtp"}))
-    assert families["mailsonde_messages"]["smtp", "delivered", "out"] == 41
+    families = _families(one_shot_text(AgentCollector(state, lambda: counters), {"trip"}))
+    labels = "1m", "roundtrip", "fra1", "trip", "delivered", "out"
+    assert families["mailsonde_messages"][labels] == 41
 
 
 def test_unknown_run_has_no_success(state: AgentState) -> None:
@@ -95,7 +95,7 @@ def test_unknown_run_has_no_success(state: AgentState) -> None:
     state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1060.0, duration=0.3)
     families = _families(one_shot_text(AgentCollector(state, Counters), {"smtp"}))
     assert "mailsonde_probe_success" not in families
-    assert families["mailsonde_probe_last_run_timestamp_seconds"]["smtp", "smtp", "out"] == 1060.0
+    assert families["mailsonde_probe_last_run_timestamp_seconds"]["smtp", "fra1", "smtp", "out"] == 1060.0
 
 
 def test_no_sample_has_a_timestamp(state: AgentState) -> None:

@@ -148,10 +148,10 @@ def chosen_location_and_probe(board: Board) -> Iterator[str]:
 def series_can_be_told_apart(board: Board) -> Iterator[str]:
     """If there may be several series, the legend has every label that distinguishes them.
 
-    A probe and its target have only one kind, and an agent one job.
+    A probe and its target have only one kind and cadence, and an agent one job and location.
     """
     for panel, target in targets(board):
-        labels = given(parse(target["expr"])) - {"job"}
+        labels = given(parse(target["expr"])) - {"job", "location", "cadence"}
         legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
         if panel["type"] == "table":
             continue

@@ -13,28 +13,23 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.collector import AgentCollector
 from monitor.ledger.counters import Counters, Total
-from monitor.state import AgentState, DeliveryState
+from monitor.state import AgentState
 from probes.core.finding import Check, Finding, Severity
-from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
-from probes.core.verdict import MessageState, Run, Verdict
+from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Message
-from probes.delivery.message_probe import MessageProbe
 from probes.messages.authentication_results import results
 from probes.messages.hops import hops
-from probes.roundtrip import RoundtripSettings
-from probes.smtp import Smtp, SmtpSettings
+from tests.fakes.agent_state import RouteProbe, pop3_probe, smtp_probe
 
 Read = Callable[..., float | None]
 
 
 @pytest.fixture
 def state() -> AgentState:
-    made = AgentState(["canary"])
-    probe = Smtp.__new__(Smtp)
-    probe.settings = SmtpSettings(name="smtp", kind="smtp", interval="60s", server="out")
-    made.add(probe, now=1000.0)
+    made = AgentState(["canary"], "fra1")
+    made.add(smtp_probe(), now=1000.0)
     return made
 
 
@@ -57,11 +52,11 @@ def _reader(state: AgentState, counters: Counters | None = None) -> Read:
 
 
 def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
-    """Before the first run, every reason of the kind is 0, so that its first increase is seen."""
+    """Before the first run, all outcomes are 0, so that their first increase is seen; no reason is there."""
     read = _reader(state)
-    for reason in Reason:
-        if reason.area in Smtp.areas:
-            assert read("mailsonde_probe_runs_total", reason=str(reason), outcome=str(reason.outcome)) == 0
+    for outcome in Outcome:
+        assert read("mailsonde_probe_runs_total", outcome=str(outcome)) == 0
+    assert read("mailsonde_probe_reasons_total") is None
     assert read("mailsonde_probe_success") is None
     assert read("mailsonde_probe_last_run_timestamp_seconds", probe="smtp") == 1000.0
     for unexpected in Unexpected:
@@ -70,13 +65,65 @@ def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
         assert read("mailsonde_schedule_skipped_total", probe="smtp", reason=reason) == 0
 
 
+def test_each_series_says_which_probe_it_is_about(state: AgentState) -> None:
+    """Rules and dashboards join series by the same four labels, whatever the series is about."""
+    state.add(RouteProbe(interval="2m", slo={"objective": "99.5%", "within": "30s"}), now=1000.0)
+    state.skipped["trip", "missed"] = 1
+    labels = {"location", "probe", "kind", "target"}
+    for family in AgentCollector(state, Counters).collect():
+        for sample in family.samples:
+            assert sample.labels["location"] == "fra1"
+            assert labels <= sample.labels.keys() or not {"probe", "kind", "target"} & sample.labels.keys()
+            read_over_ranges = family.type in {"counter", "histogram", "summary"} and "probe" in sample.labels
+            if read_over_ranges:
+                assert sample.labels["cadence"] == {"smtp": "1m", "trip": "5m"}[sample.labels["probe"]]
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [("1s", "15s"), ("15s", "15s"), ("16s", "1m"), ("5m", "5m"), ("301s", "15m"), ("24h", "1d")],
+)
+def test_the_cadence_is_no_shorter_than_the_interval(interval: str, expected: str) -> None:
+    """A range of two cadences holds at least two runs."""
+    agent = AgentState()
+    agent.add(smtp_probe(interval=interval, deadline="1s"), now=1.0)
+    assert _reader(agent)("mailsonde_probe_runs_total", cadence=expected) == 0
+
+
+def test_the_configuration_tells_about_a_probe() -> None:
+    """A probe's own labels, its address and its mailbox's server can be joined to its alerts."""
+    agent = AgentState()
+    agent.add(smtp_probe(severity="warning", description='The "new"\\ one', labels={"team": "mail"}), now=1.0)
+    agent.add(RouteProbe("mx.example.com", send_via="mx"), now=1.0)
+    agent.add(pop3_probe(), now=1.0)
+    infos = {
+        sample.labels["probe"]: sample.labels
+        for family in AgentCollector(agent, Counters).collect()
+        for sample in family.samples
+        if sample.name == "mailsonde_probe_info"
+    }
+    assert infos["smtp"].items() >= {
+        ("team", "mail"),
+        ("severity", "warning"),
+        ("description", 'The "new"\\ one'),
+        ("address", "[fd00::1]:587"),
+    }
+    assert "mailbox_server" not in infos["smtp"]
+    assert infos["trip"]["mailbox_server"] == "pop"
+    assert not {"address", "description", "team"} & infos["trip"].keys()
+    assert infos["pop3"].items() >= {("mailbox_server", "pop"), ("address", "mail.example.com:995")}
+
+
 def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
     """An unknown run leaves the success metric unchanged: our own fault must not look like an outage."""
     state.ran("smtp", "out", Verdict(Reason.NONE), ended_at=1060.0, duration=0.1)
     state.ran("smtp", "out", Verdict(Reason.INTERNAL), ended_at=1120.0, duration=0.1)
     read = _reader(state)
     assert read("mailsonde_probe_success", probe="smtp", kind="smtp", target="out") == 1
-    assert read("mailsonde_probe_runs_total", outcome="unknown", reason="internal") == 1
+    assert read("mailsonde_probe_runs_total", outcome="unknown") == 1
+    assert read("mailsonde_probe_reasons_total", outcome="unknown", reason="internal") == 1
+    assert read("mailsonde_probe_runs_total", outcome="ok") == 1
+    assert read("mailsonde_probe_reasons_total", outcome="ok") is None
     assert read("mailsonde_probe_last_run_timestamp_seconds") == 1120.0
 
 
@@ -87,7 +134,8 @@ def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
     )
     read = _reader(state)
     assert read("mailsonde_probe_success") == 0
-    assert read("mailsonde_probe_runs_total", outcome="failed", reason="auth_failed") == 1
+    assert read("mailsonde_probe_runs_total", outcome="failed") == 1
+    assert read("mailsonde_probe_reasons_total", outcome="failed", reason="auth_failed") == 1
     assert read("mailsonde_probe_phase_seconds", phase="connect") == 0.2
     assert read("mailsonde_probe_duration_seconds_count") == 1
     assert read("mailsonde_probe_duration_seconds_bucket", le="0.5") == 1
@@ -99,6 +147,12 @@ def test_expiry_of_the_last_certificate_seen_stays(state: AgentState) -> None:
     state.ran("smtp", "out", Verdict(Reason.NONE, certificate_not_after=5000.0), ended_at=1.0, duration=0.1)
     state.ran("smtp", "out", Verdict(Reason.CERTIFICATE_EXPIRED), ended_at=2.0, duration=0.1)
     assert _reader(state)("mailsonde_tls_certificate_not_after_timestamp_seconds") == 5000.0
+
+
+def _route() -> AgentState:
+    made = AgentState(location="fra1")
+    made.add(RouteProbe(), now=1.0)
+    return made
 
 
 def _message(state: MessageState, latency: float, uncertainty: float) -> Message:
@@ -132,9 +186,7 @@ def test_only_measured_deliveries_enter_the_histogram(
     state: MessageState, latency: float, uncertainty: float, counted: int
 ) -> None:
     """Late messages and unobserved arrivals have no latency in the histogram; the last values show it."""
-    agent = AgentState()
-
-    agent.deliveries["trip", "out"] = DeliveryState()
+    agent = _route()
     agent.settled(Settled(_message(state, latency, uncertainty)))
     read = _reader(agent)
     assert read("mailsonde_delivery_seconds_count", probe="trip", target="out") == counted
@@ -152,8 +204,7 @@ Received: from x by a with ESMTP; Thu, 19 Jun 2020 12:00:00 +0000
 
 def test_what_an_arrival_says_of_its_way() -> None:
     """Arrival issues are counted; the last arrival's delays, clocks and authentication have fixed labels."""
-    agent = AgentState()
-    agent.deliveries["trip", "out"] = DeliveryState()
+    agent = _route()
     read = _reader(agent)
     assert read("mailsonde_arrival_issues_total", issue="junked") == 0
     assert read("mailsonde_arrival_issues_total", issue="altered") == 0
@@ -217,74 +268,53 @@ def test_a_run_that_could_not_judge_leaves_findings_as_they_were(state: AgentSta
 def test_objectives_are_counted_by_run() -> None:
     """A route with an objective exposes it with good and bad runs; unknown runs are neither."""
     agent = AgentState()
-    agent.add(_SubProbe("out", slo={"objective": "99.5%", "within": "30s"}), now=1.0)
+    agent.add(RouteProbe(slo={"objective": "99.5%", "within": "30s"}), now=1.0)
     read = _reader(agent)
     assert (
         read("mailsonde_slo_runs_total", result="bad") == read("mailsonde_slo_runs_total", result="good") == 0
     )
     for reason in (Reason.SMTP_REJECTED, Reason.MESSAGE_LOST, Reason.INTERNAL):
-        agent.ran("mx", "out", Verdict(reason), ended_at=1.0, duration=0.1)
+        agent.ran("trip", "out", Verdict(reason), ended_at=1.0, duration=0.1)
     read = _reader(agent)
-    assert read("mailsonde_slo_runs_total", probe="mx", target="out", result="bad") == 2
+    assert read("mailsonde_slo_runs_total", probe="trip", target="out", result="bad") == 2
     assert read("mailsonde_slo_runs_total", result="good") == 0
-    assert read("mailsonde_slo_objective_ratio", probe="mx", target="out") == 0.995
+    assert read("mailsonde_slo_objective_ratio", probe="trip", target="out") == 0.995
     assert read("mailsonde_slo_within_seconds") == 30.0
-
-
-class _SubProbe(MessageProbe):
-    """A sub-probe with its own target."""
-
-    areas = Smtp.areas
-
-    def __init__(self, target: str, sub_probes: tuple[Probe, ...] = (), **changes: object) -> None:
-        written = {
-            "name": "mx",
-            "kind": "roundtrip",
-            "from": "a@example.com",
-            "send_via": "mx",
-            "to": "canary",
-        }
-        self.settings = RoundtripSettings.model_validate(written | changes)
-        self._target, self._sub_probes = target, sub_probes
-
-    target = property(lambda self: self._target)
-    sub_probes = property(lambda self: self._sub_probes)
-
-    async def run(self, run: Run) -> Verdict:
-        raise NotImplementedError
 
 
 def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
     """The metrics of an MX host that DNS no longer names end, so it raises no alert as stale."""
     agent = AgentState()
-    agent.add(_SubProbe("example.com"), now=1.0)
-    agent.keep_sub_probes(_SubProbe("example.com", (_SubProbe("mx1"), _SubProbe("mx2"))), now=2.0)
-    agent.ran("mx", "mx1", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
-    agent.keep_sub_probes(_SubProbe("example.com", (_SubProbe("mx1"), _SubProbe("mx3"))), now=4.0)
-    assert sorted(agent.probes) == [("mx", "example.com"), ("mx", "mx1"), ("mx", "mx3")]
-    assert ("mx", "mx2") not in agent.deliveries
-    agent.ran("mx", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was still in progress
-    assert ("mx", "mx2") not in agent.probes
+    agent.add(RouteProbe("example.com"), now=1.0)
+    agent.keep_sub_probes(RouteProbe("example.com", (RouteProbe("mx1"), RouteProbe("mx2"))), now=2.0)
+    agent.ran("trip", "mx1", Verdict(Reason.NONE), ended_at=3.0, duration=0.1)
+    agent.keep_sub_probes(RouteProbe("example.com", (RouteProbe("mx1"), RouteProbe("mx3"))), now=4.0)
+    assert sorted(agent.probes) == [("trip", "example.com"), ("trip", "mx1"), ("trip", "mx3")]
+    assert ("trip", "mx2") not in agent.deliveries
+    agent.ran("trip", "mx2", Verdict(Reason.NONE), ended_at=5.0, duration=0.1)  # it was still in progress
+    assert ("trip", "mx2") not in agent.probes
     read = _reader(agent)
-    assert read("mailsonde_probe_runs_total", target="mx1", reason="none") == 1
+    assert read("mailsonde_probe_runs_total", target="mx1", outcome="ok") == 1
     assert read("mailsonde_probe_last_run_timestamp_seconds", target="mx3") == 4.0
 
 
 def test_the_threshold_of_a_route_is_exported_once_it_is_known() -> None:
     """Rules read from which age on a message is overdue, and use their own default where nothing is known."""
-    agent = AgentState()
-    agent.deliveries["trip", "out"] = agent.deliveries["new", "out"] = DeliveryState()
+    agent = _route()
+    agent.add(RouteProbe(name="new"), now=1.0)
     registry = CollectorRegistry()
     registry.register(AgentCollector(agent, Counters, lambda name, _: 75.0 if name == "trip" else None))
     text = generate_latest(registry).decode()
     (line,) = (line for line in text.splitlines() if line.startswith("mailsonde_threshold_seconds"))
-    assert line == 'mailsonde_threshold_seconds{probe="trip",target="out",threshold="overdue"} 75.0'
+    assert line == (
+        'mailsonde_threshold_seconds{kind="roundtrip",location="fra1",probe="trip",target="out",'
+        'threshold="overdue"} 75.0'
+    )
 
 
 def test_message_counts_come_from_the_ledger() -> None:
     """Counts and the oldest message in flight come from the ledger; states without messages are 0."""
-    agent = AgentState()
-    agent.deliveries["trip", "out"] = DeliveryState()
+    agent = _route()
     sent = Total("trip", "out", MessageState.SENT, entered=9, held=2, oldest=1234.5)
     read = _reader(agent, Counters().updated([sent]))
     assert read("mailsonde_messages_total", state="sent") == 9

@@ -138,7 +138,9 @@ async def test_metrics_are_served_when_probes_use_up_the_descriptors(tmp_path: P
 def ended(text: str) -> dict[str, float]:
     """Return how many runs ended with each reason."""
     found: dict[str, float] = {}
-    for reason, count in re.findall(r'^mailsonde_probe_runs_total\{.*reason="(\w+)".*\} (\S+)$', text, re.M):
+    for reason, count in re.findall(
+        r'^mailsonde_probe_reasons_total\{.*reason="(\w+)".*\} (\S+)$', text, re.M
+    ):
         if float(count):
             found[reason] = found.get(reason, 0.0) + float(count)
     return found

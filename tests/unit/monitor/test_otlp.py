@@ -65,7 +65,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 def _state() -> AgentState:
-    state = AgentState(["canary"])
+    state = AgentState(["canary"], "fra1")
     for seconds in (0.003, 0.003, 0.2, 40.0):
         state.schedule_lag.observe(seconds)
     return state
@@ -111,7 +111,7 @@ async def test_every_sample_is_there_with_its_value(receiver: Receiver) -> None:
     assert found == expected
     assert (
         "mailsonde_mailbox_unexpected_total",
-        frozenset({("mailbox", "canary"), ("reason", "forged")}),
+        frozenset({("location", "fra1"), ("mailbox", "canary"), ("reason", "forged")}),
     ) in found
     resource = receiver.requests[0].resource_metrics[0].resource
     assert {("service.name", "mailsonde"), ("location", "fra1")} <= _labels(resource)

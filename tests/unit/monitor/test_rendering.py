@@ -23,16 +23,11 @@ def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], 
     return document["global"], target
 
 
-def test_an_agent_is_called_by_its_location() -> None:
-    """The location becomes the instance label that distinguishes agents in alerts and dashboards."""
-    _, target = _job({"location": "fra1", "listen": "127.0.0.1:9800"})
-    assert target == {"targets": ["127.0.0.1:9800"], "labels": {"instance": "fra1"}}
-
-
-def test_agents_without_a_location_do_not_share_a_name() -> None:
-    """Without a location, the instance is the address: the default would merge all agents."""
-    _, target = _job({"listen": "[::1]:9725"})
-    assert target == {"targets": ["[::1]:9725"]}
+@pytest.mark.parametrize(("location", "address"), [("fra1", "127.0.0.1:9800"), ("local", "[::1]:9725")])
+def test_an_agent_is_scraped_under_its_address(location: str, address: str) -> None:
+    """The instance stays the agent's address, because every series of the agent has its location."""
+    _, target = _job({"location": location, "listen": address})
+    assert target == {"targets": [address]}
 
 
 @pytest.mark.parametrize(("interval", "scrape"), [("60s", "15s"), ("5s", "5s"), ("1s", "1s")])

@@ -11,7 +11,7 @@ import pytest
 from monitor.config.models import Configuration
 from monitor.ledger.last_week import BOUNDS, HOUR, Ends
 from monitor.runtime import Runtime, open_runtime
-from probes.core.reasons import Reason
+from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageProbe
@@ -78,7 +78,7 @@ async def test_another_configuration_takes_effect(tmp_path: Path) -> None:
         await runtime.replace(configuration(tmp_path, {**LOGIN, "interval": "2m"}, TRIP))
         assert set(runtime.assembly.probes) == {"login", "trip"}
         assert set(runtime.state.probes) == {("login", "pop"), ("trip", "out")}
-        assert runtime.state.probes["login", "pop"].runs[Reason.NONE] == 1
+        assert runtime.state.probes["login", "pop"].runs[Outcome.OK] == 1
         assert runtime.state.probes["login", "pop"].interval == 120.0
         assert {name for name, _ in runtime.state.skipped} == {"login", "trip"}
 

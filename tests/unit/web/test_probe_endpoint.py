@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.web.probe_endpoint import LONGEST_PAUSE, MOST_AT_ONCE, OFFSET
 from probes.core.clock import SystemClock
@@ -33,8 +33,10 @@ class Standing(SystemClock):
         return self.now
 
 
-def _value(answer: httpx.Response, name: str) -> float:
-    (value,) = re.findall(rf"^{re.escape(name)} (\S+)$", answer.text, re.MULTILINE)
+def _value(answer: httpx.Response, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(answer.text)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    (value,) = [sample.value for sample in samples if labels.items() <= sample.labels.items()]
     return float(value)
 
 
@@ -46,8 +48,8 @@ async def test_a_run_tells_what_blackbox_users_expect(start_agent: StartAgent) -
         assert (answer.status_code, _value(answer, "probe_success")) == (200, 1)
         assert answer.headers["content-type"].startswith("text/plain; version=")
         assert 0 < _value(answer, "probe_duration_seconds") < 10
-        labels = '{kind="smtp",probe="hq-1",target="mail"}'
-        assert _value(answer, f"mailsonde_probe_success{labels}") == 1
+        labels = {"location": "local", "kind": "smtp", "probe": "hq-1", "target": "mail", "cadence": "15s"}
+        assert _value(answer, "mailsonde_probe_success", **labels) == 1
         assert 'phase="greeting"' in answer.text
         assert "hq-0" not in answer.text
         assert 'probe="hq-1"' in before

@@ -1,0 +1,37 @@
+"""What the configuration says about a probe, as labels of one metric that rules join to their alerts."""
+
+from __future__ import annotations
+
+from probes.core.probe import Probe
+
+
+def probe_info(probe: Probe) -> dict[str, str]:
+    """Return a probe's own labels, its highest severity and, where they apply, three more labels.
+
+    ``description`` is what the site says the probe is for, ``address`` the HOST:PORT that it connects to, and
+    ``mailbox_server`` the server of the mailbox that its messages arrive in, or that it checks.
+    """
+    settings, site = probe.settings, probe.context.site
+    into, mailbox = getattr(settings, "to", None), getattr(settings, "mailbox", None)
+    name = site.mailboxes[mailbox].server if mailbox is not None else _configured_server(settings)
+    server = site.servers.get(name or "")  # MX hosts are not in it; their target is already a host name
+    mailbox_server = None
+    if into is not None:
+        mailbox_server = site.mailboxes[into].server
+    elif server is not None and server.protocol in {"pop3", "imap"}:
+        mailbox_server = name
+    found = {
+        "severity": settings.severity,
+        "description": settings.description,
+        "mailbox_server": mailbox_server,
+        "address": server and _address(server.host, server.port),
+    }
+    return {**settings.labels, **{label: value for label, value in found.items() if value}}
+
+
+def _configured_server(settings: object) -> str | None:
+    return getattr(settings, "server", None) or getattr(settings, "send_via", None)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
