@@ -15,7 +15,6 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,6 @@ import httpx
 import prometheus_client
 import pytest
 import uvicorn
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from prometheus_client.exposition import choose_encoder
 from sqlalchemy import create_engine, text
 from starlette.applications import Starlette
@@ -44,7 +42,6 @@ OURS = ("monitor", "probes")
 SOURCES = {path: ast.parse(path.read_text()) for room in OURS for path in (ROOT / room).rglob("*.py")}
 
 PRIVATE = {
-    *("_process_jobs", "_start_timer", "_jobstores", "_jobstores_lock", "_modify"),  # APScheduler
     *("_buffer", "_to"),  # Twisted
     "_mapping",  # SQLAlchemy
     "_sslobj",  # Python's ssl before 3.13
@@ -115,46 +112,6 @@ def test_every_private_name_has_a_canary() -> None:
         "Use the library's documented interface. If there is none, add a canary and list the name in "
         "PRIVATE. Remove names that are no longer used."
     )
-
-
-async def test_apscheduler_plans_by_process_jobs_and_start_timer() -> None:
-    """APScheduler passes the wait of `_process_jobs` to `_start_timer`, and `_modify` moves a job."""
-    waits: list[float | None] = []
-
-    class Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no types
-        def _process_jobs(self) -> float | None:
-            waits.append(super()._process_jobs())
-            return 12.0
-
-        def _start_timer(self, wait_seconds: float | None) -> None:
-            waits.append(wait_seconds)
-            super()._start_timer(wait_seconds)
-
-    scheduler = Scheduler(timezone=UTC)
-    due = datetime.now(UTC) + timedelta(seconds=60)
-    scheduler.add_job(waits.clear, "date", run_date=due, id="canary")
-    scheduler.start()
-    for _ in range(3):  # the scheduler wakes up on the loop's next turn
-        await asyncio.sleep(0)
-    with scheduler._jobstores_lock:
-        (store,) = scheduler._jobstores.values()
-        (job,) = store.get_all_jobs()
-        job._modify(next_run_time=due + timedelta(hours=1))
-        store.update_job(job)
-    moved = scheduler.get_job("canary").next_run_time - due
-    scheduler.shutdown()
-    found, *timers = waits[:2]
-    told = advice(
-        "apscheduler",
-        "plans by _process_jobs and _start_timer, with jobs in _jobstores that _modify moves",
-        "_Scheduler in monitor/schedule.py",
-        "Override whatever sets the timer now: it must not fire just before a run is due, "
-        "and runs must keep their interval when the wall clock is set.",
-    )
-    assert found is not None, told
-    assert 50 < found <= 60, told
-    assert timers == [12.0], told
-    assert moved == timedelta(hours=1), told
 
 
 async def test_uvicorn_leaves_signals_alone() -> None:
