@@ -75,10 +75,12 @@ class Runtime:
         async def run_one(one: Probe) -> None:
             take_in(await self.runner.run(one))
 
-        async with asyncio.TaskGroup() as group:
-            for sibling in probe.siblings:
-                group.create_task(run_one(sibling))
+        if not probe.siblings:  # nearly all
             await run_one(probe)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for one in (probe, *probe.siblings):
+                    group.create_task(run_one(one))
         if not probe.sub_probes:
             return
         self.state.keep_sub_probes(probe, self.clock.time())
