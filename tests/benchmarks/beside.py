@@ -148,7 +148,7 @@ def measure(revision: str, figure: str) -> dict[str, float]:
     }
 
 
-def main(arguments: list[str], compare: Callable[[dict[str, float], float], None]) -> None:
+def main(arguments: list[str], compare: Callable[[dict[str, float], float], bool]) -> None:
     """Print both figures next to those of the named revision."""
     if len(arguments) != 1:
         sys.exit("name the revision to measure beside, such as: beside HEAD~10")

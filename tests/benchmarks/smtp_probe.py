@@ -18,7 +18,7 @@ from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import Daemon, free_port, require
 from tests.real_servers.site import AgentProcess
 
-GOAL = 0.9
+GOAL = 0.8
 PROBES_A_SECOND = 100
 WINDOWS = 7
 WINDOW_SECONDS = 6.0
