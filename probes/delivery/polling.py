@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
+from functools import lru_cache
 from itertools import accumulate
 from operator import add, mul
 
@@ -44,6 +45,9 @@ _WIDTHS = [edge * (2.0 ** (1 / PER_OCTAVE) - 1.0) for edge in _EDGES]
 _FACTORS = [edge ** (1 / 3) for edge in _EDGES]  # sqrt(t^(2/3))
 _UNKNOWN = [0.4 if edge < 2.0 else 1.0 for edge in _EDGES]  # polls before the first arrival
 
+_Bounds = tuple[float, float, float]
+"""A bin's share of the polls, and its minimum and maximum number of polls."""
+
 
 def _position(age: float) -> float:
     """Return the position of an age on the axis of bins."""
@@ -62,6 +66,7 @@ class ArrivalModel:
         self._shortest_gap = shortest_gap
         self._longest_gap = longest_gap
         self._weights = array("d", bytes(8 * BINS))
+        self._later = _late_bounds(polls, shortest_gap)
         self._plan: array[float] | None = None
         self._news = 0  # number of arrivals that the plan does not include
 
@@ -105,30 +110,51 @@ class ArrivalModel:
 
     def _planned(self) -> array[float]:
         """Return the number of polls up to each edge between bins."""
-        total = sum(self._weights)
-        if total == 0.0:
+        known = BINS - next((index for index, weight in enumerate(reversed(self._weights)) if weight), BINS)
+        if not known:
             return array("d", accumulate(_UNKNOWN, initial=0.0))
-        bounds = self._bounds(total)
+        weights = self._weights[:known]
+        total = sum(weights)
+        bounds = self._bounds(weights, total)
         budget = max(self._polls - _BESIDES, 0.5) * total
-        scale = 1.0
+        next_scale, used = 1.0, 0.0
         for _ in range(_ROUNDS):
-            polls = [min(max(scale * share, fewest), most) for share, fewest, most in bounds]
-            plan = array("d", accumulate(polls, initial=0.0))
-            scale *= budget / sum(map(mul, self._weights, map(add, plan, plan[1:]))) * 2.0
-        return plan
+            scale = next_scale
+            polls = _scaled(scale, bounds)
+            plan = list(accumulate(polls, initial=0.0))
+            before, used = used, sum(map(mul, weights, map(add, plan, plan[1:]))) / 2.0
+            if used == before:  # every bin is at its minimum or maximum
+                break
+            next_scale = scale * budget / used
+        return array("d", accumulate([*polls, *_scaled(scale, self._later[known:])], initial=0.0))
 
-    def _bounds(self, total: float) -> list[tuple[float, float, float]]:
-        """Return each bin's share of the polls, and its minimum and maximum number of polls."""
-        late_polls = max(_LATE_POLLS, _LATE_SHARE * self._polls)
+    def _bounds(self, weights: array[float], total: float) -> list[_Bounds]:
+        """Return the bounds of the bins in which messages have arrived."""
         bounds, after = [], 0.0
-        for weight, width, factor in zip(*map(reversed, (self._weights, _WIDTHS, _FACTORS)), strict=True):
+        for index in range(len(weights) - 1, -1, -1):
+            weight = weights[index]
+            later_share, later_fewest, later_most = self._later[index]
             hazard = (weight + _UNSEEN / BINS) / (after + weight / 2 + _UNSEEN)
-            fewest, most = 0.0, width / self._shortest_gap
             after += weight
             if after < _LATE * total:
-                hazard = max(hazard, _LATE_HAZARD)
-                most = min(most, late_polls)
-                fewest = min(_LATE_POLLS, most)
-            bounds.append((math.sqrt(hazard) * factor, fewest, most))
+                share = math.sqrt(hazard) * _FACTORS[index] if hazard > _LATE_HAZARD else later_share
+                bounds.append((share, later_fewest, later_most))
+            else:
+                bounds.append((math.sqrt(hazard) * _FACTORS[index], 0.0, _WIDTHS[index] / self._shortest_gap))
         bounds.reverse()
         return bounds
+
+
+@lru_cache(maxsize=64)
+def _late_bounds(polls: float, shortest_gap: float) -> list[_Bounds]:
+    """Return the bounds of each bin if no message has ever arrived there or later; shared by all routes."""
+    late_polls = max(_LATE_POLLS, _LATE_SHARE * polls)
+    mosts = [min(width / shortest_gap, late_polls) for width in _WIDTHS]
+    return [
+        (math.sqrt(_LATE_HAZARD) * factor, min(_LATE_POLLS, most), most)
+        for factor, most in zip(_FACTORS, mosts, strict=True)
+    ]
+
+
+def _scaled(scale: float, bounds: list[_Bounds]) -> list[float]:
+    return [min(max(scale * share, fewest), most) for share, fewest, most in bounds]

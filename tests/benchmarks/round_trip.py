@@ -85,8 +85,8 @@ class _Agent:
                     for user in users
                 ),
                 probes="\n".join(
-                    f"  - {{name: {user}, kind: roundtrip, interval: {INTERVAL}s, deadline: 10s, from: {_USER}, "
-                    f"send_via: submission, to: {user}}}"
+                    f"  - {{name: {user}, kind: roundtrip, interval: {INTERVAL}s, deadline: 10s, "
+                    f"from: {_USER}, send_via: submission, to: {user}}}"
                     for user in users
                 ),
             )
