@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -13,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from monitor.recent import RouteKey
 from monitor.web.fairness import in_slices
-from monitor.web.views import FROM_BAD_TO_GOOD, Views
+from monitor.web.standings import Listing, Selection, Standings
+from monitor.web.views import Views
 
 MOST_STREAMS = 20
 """Maximum concurrent streams. Further clients get the page without updates and retry later."""
@@ -31,14 +31,18 @@ class Events:
     ``render_row`` returns a route's row as HTML.
     """
 
-    def __init__(self, views: Views, render_row: Callable[[RouteKey], str]) -> None:
+    def __init__(self, views: Views, standings: Standings, render_row: Callable[[RouteKey], str]) -> None:
         self._views = views
+        self._standings = standings
         self._render_row = render_row
         self._streams = 0
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer ``/events?since=VERSION&probe=NAME``; a stream that reconnects says where it stopped."""
+        """Answer ``/events?since=VERSION`` with ``&probe=NAME``, or with the filters of the overview.
+
+        A stream that reconnects says where it stopped.
+        """
         answer: Response
         if scope["method"] == "HEAD":  # a GET route also accepts HEAD
             answer = Response(status_code=405, headers={"allow": "GET"})
@@ -51,7 +55,7 @@ class Events:
             return
         self._streams += 1
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch_flights(), name="flights")
+            self._watching = asyncio.create_task(self._standings.keep_looking(PAUSE), name="flights")
         try:
             answer = StreamingResponse(
                 self._stream(Request(scope)),
@@ -69,6 +73,7 @@ class Events:
         probe, recent = request.query_params.get("probe"), self._views.recent
         since = request.headers.get("last-event-id") or request.query_params.get("since", "")
         version = int(since) if since.isascii() and since.isdecimal() and len(since) < 20 else recent.version
+        selection, shown = Selection.of(request.query_params), None
         yield "retry: 3000\n\n"
         while True:
             try:
@@ -78,13 +83,34 @@ class Events:
                 yield ": still here\n\n"
                 continue
             await asyncio.sleep(PAUSE)
-            changed, version = recent.changed_since(version), recent.version
-            rows = await self._drawn([key for key in changed if probe is None or key[0] == probe])
-            if rows:
-                told = {"rows": rows} if probe else {"rows": rows, "counts": await self._counts()}
+            changed = set(recent.changed_since(version))
+            if probe is None:
+                listing = await self._standings.listing(selection, version + 1)
+                told = await self._news(listing, shown, changed)
+                version, shown = listing.version, listing
+            else:
+                version = recent.version
+                told = {"rows": await self._drawn(key for key in changed if key[0] == probe)}
+            if any(told.values()):
                 yield f"id: {version}\ndata: {json.dumps(told)}\n\n"
 
-    async def _drawn(self, keys: list[RouteKey]) -> dict[str, str]:
+    async def _news(
+        self, listing: Listing, shown: Listing | None, changed: Set[RouteKey]
+    ) -> dict[str, object]:
+        """Return what is new on a page of the overview that so far has ``shown``; nothing for no news."""
+        if shown is None:  # the client has loaded the page just before
+            known, is_news = set(listing.routes), True
+        else:
+            known, is_news = (
+                set(shown.routes),
+                shown.routes != listing.routes or shown.counts != listing.counts,
+            )
+        rows = await self._drawn(key for key in listing.routes if key in changed or key not in known)
+        if not rows and not is_news:
+            return {}
+        return {"rows": rows, "routes": list(map(" ".join, listing.routes)), "counts": listing.counts}
+
+    async def _drawn(self, keys: Iterable[RouteKey]) -> dict[str, str]:
         """Return the rows of these routes by their key on the page, without routes that no longer exist."""
         rows = {}
         async for key in in_slices(keys):
@@ -93,25 +119,3 @@ class Events:
                 route.row = route.row or self._render_row(key)  # once for all streams
                 rows[" ".join(key)] = route.row
         return rows
-
-    async def _counts(self) -> dict[str, int]:
-        """Return the number of routes in each state, the worst state first."""
-        counts = Counter[str]()
-        async for key in in_slices(self._views.routes()):
-            if self._views.has(key):
-                route = self._views.recent.route(key)
-                route.word = route.word or self._views.word(key)
-                counts[route.word] += 1
-        return {word: counts[word] for word in FROM_BAD_TO_GOOD if counts[word]}
-
-    async def _watch_flights(self) -> None:
-        """While a page is open, mark a route as changed when messages are sent, arrive, or become late."""
-        while True:
-            async for key in in_slices(self._views.routes()):
-                if not self._views.has(key):
-                    continue
-                route, flight = self._views.recent.route(key), self._views.flight_of(key)
-                if route.flight != flight:
-                    route.flight = flight
-                    self._views.recent.touch(key)
-            await asyncio.sleep(PAUSE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,15 +28,13 @@ from monitor.recent import POINTS_KEPT, RouteKey, point_of, word_of
 from monitor.web.events import Events
 from monitor.web.fairness import RequestLimit, in_slices
 from monitor.web.runbooks import as_html, runbook
+from monitor.web.standings import Selection, Standings
 from monitor.web.status_text import capital, duration, explained, share
-from monitor.web.views import FROM_BAD_TO_GOOD, HEIGHT, WIDTH, RouteView, Views
+from monitor.web.views import HEIGHT, WIDTH, RouteView, Views
 from probes.delivery.message_life import LedgerError
 
 RUNS_SHOWN = 100
 """Runs, and failed runs, of a route on its probe's page: as many as the ledger keeps."""
-
-ROUTES_SHOWN = 200
-"""Maximum rows of the overview: the worst routes; the search finds the others."""
 
 _HERE = Path(__file__).parent
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -82,7 +79,8 @@ class Pages:
             "word_of": word_of,
         }
         self._row = self._templates.get_template("row.html").module.row  # type: ignore[attr-defined] # a macro
-        self._events = Events(views, self._render_row)
+        self._standings = Standings(views)
+        self._events = Events(views, self._standings, self._render_row)
 
     def routes(self) -> Sequence[BaseRoute]:
         """Return the routes for the application."""
@@ -114,33 +112,19 @@ class Pages:
         return HTMLResponse("".join([text async for text in in_slices(texts)]), headers=SECURITY_HEADERS)
 
     async def overview(self, request: Request) -> Response:
-        """Show all routes, problems first."""
-        wanted, only_wrong = request.query_params.get("q", "")[:100], "wrong" in request.query_params
-        since = self._views.recent.version
-        words = {key: self._views.word(key) async for key in in_slices(self._views.routes())}
-        fitting = [
-            key
-            for key, word in words.items()
-            if wanted.lower() in " ".join(key).lower() and (not only_wrong or word not in {"ok", "waiting"})
-        ]
-        fitting.sort(key=lambda key: (FROM_BAD_TO_GOOD.index(words[key]), key))
+        """Show the routes, problems first, a page at a time; as JSON, all of them or the requested page."""
+        selection = Selection.of(request.query_params)
+        await self._standings.look_at_flights()
+        listing = await self._standings.listing(selection, self._views.recent.version)
         if _wants_json(request):
-            views = [self._views.view(key) async for key in in_slices(fitting) if self._views.has(key)]
+            shown = listing.routes if "page" in request.query_params else listing.fitting
+            views = [self._views.view(key) async for key in in_slices(shown) if self._views.has(key)]
             return await _json_in_turns("probes", (view.as_object() for view in views))
-        shown = fitting[:ROUTES_SHOWN]
-        rows = [self._render_row(key) async for key in in_slices(shown) if self._views.has(key)]
-        counted = Counter(words.values())
-        context = {
-            "rows": rows,
-            "counts": {word: counted[word] for word in FROM_BAD_TO_GOOD if counted[word]},
-            "fitting": len(fitting),
-            "most": ROUTES_SHOWN,
-            "whole": len(rows) == len(words),
-            "wanted": wanted,
-            "only_wrong": only_wrong,
-            "since": since,
-        }
-        return await self._html("overview.html", context)
+        rows = [self._render_row(key) async for key in in_slices(listing.routes) if self._views.has(key)]
+        whole = len(rows) == sum(listing.counts.values())
+        return await self._html(
+            "overview.html", {"rows": rows, "listing": listing, "selection": selection, "whole": whole}
+        )
 
     async def probe(self, request: Request) -> Response:
         """Show one probe: its routes, the charts of one of them, the last runs and the last failures."""

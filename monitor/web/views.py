@@ -196,6 +196,8 @@ class Views:
             counters.intents(*key),
             counters.oldest_intent(*key),
         )
+        if not flight.count:
+            return flight
         route = self.recent.routes.get(key, Route())
         return replace(flight, is_overdue=self._ages(flight, route).is_overdue)
 

@@ -1,13 +1,16 @@
-"""The live page with 100 probes that run every second, in headless Chromium."""
+"""The live page with 100 probes that run every second, in headless Chromium, and with 10,000 routes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 from playwright.sync_api import Page
 
-from tests.benchmarks.processes import workplace
+from tests.benchmarks.many_routes import INTERVAL, many_routes
+from tests.benchmarks.processes import cpu_seconds, workplace
 from tests.benchmarks.smtp_probe import PROBES_A_SECOND, start_agent
 from tests.real_servers.browser import chromium
 from tests.real_servers.dovecot import Dovecot
@@ -15,6 +18,8 @@ from tests.real_servers.postfix import Postfix
 from tests.real_servers.process import wait_until
 
 GOAL_OCTETS = 150_000
+ROUTES = (1000, 10_000)
+
 WATCHED = 20.0
 """Seconds that the page is watched."""
 
@@ -46,6 +51,45 @@ def main() -> None:
             agent.stop()
             for server in (postfix, dovecot):
                 server.stop()
+    print(f"the overview with many routes, each with a run in {INTERVAL:g} s:")
+    for routes in ROUTES:
+        _watch_many(routes)
+
+
+def _watch_many(routes: int) -> None:
+    """Print what requests of the overview cost the agent, and what an open page adds."""
+    with (
+        many_routes(routes) as (address, process),
+        httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=60.0) as client,
+    ):
+        client.get("/")  # renders the templates for the first time
+        alone = _processor_time(process, lambda: time.sleep(WATCHED))
+        for path in ("/", "/?page=2", "/?wrong=1", "/?q=roundtrip-0001"):
+            answers = [client.get(path) for _ in range(3)]
+            seconds = sorted(answer.elapsed.total_seconds() for answer in answers)[1]
+            octets = answers[0].num_bytes_downloaded
+            print(f"  {routes:6} routes, {path:18} {octets / 1000:7.1f} KB over the wire in {seconds:.2f} s")
+        octets = [0]
+        watched = _processor_time(process, lambda: _listen(client, octets))
+        print(
+            f"  {routes:6} routes, an open page {octets[0] / WATCHED / 1000:7.1f} KB/s, and "
+            f"{100 * (watched - alone) / WATCHED:.1f} % of a processor"
+        )
+
+
+def _processor_time(process: int, work: Callable[[], object]) -> float:
+    begun = cpu_seconds(process)
+    work()
+    return cpu_seconds(process) - begun
+
+
+def _listen(client: httpx.Client, octets: list[int]) -> None:
+    until = time.monotonic() + WATCHED
+    with client.stream("GET", "/events") as stream:
+        for chunk in stream.iter_bytes():
+            octets[0] += len(chunk)
+            if time.monotonic() > until:
+                break
 
 
 def _watch(page: Page, url: str, name: str) -> None:

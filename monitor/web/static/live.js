@@ -36,15 +36,11 @@ function fits(row, wanted, onlyWrong) {
 
 function applyFilters() {
   const form = document.querySelector(".filters");
-  const wanted = (whole ? form.q.value : form.q.defaultValue).toLowerCase();
-  const onlyWrong = whole ? form.wrong.checked : form.wrong.defaultChecked;
   let shown = 0;
-  for (const row of [...table.tBodies[0].rows]) {
-    row.hidden = !fits(row, wanted, onlyWrong);
-    if (row.hidden && !whole) row.remove();
+  for (const row of table.tBodies[0].rows) {
+    row.hidden = whole && !fits(row, form.q.value.toLowerCase(), form.wrong.checked);
     shown += !row.hidden;
   }
-  while (table.tBodies[0].rows.length > table.dataset.most) table.tBodies[0].rows[table.dataset.most].remove();
   document.getElementById("none").hidden = shown > 0;
 }
 
@@ -73,7 +69,8 @@ function place(row) {
   table.tBodies[0].insertBefore(row, follower || null);
 }
 
-function takeRows({ rows, counts }) {
+// Takes changed rows, and removes rows of routes that are no longer on this page.
+async function takeRows({ rows, routes, counts }) {
   const known = new Map([...table.tBodies[0].rows].map((row) => [row.dataset.route, row]));
   const template = document.createElement("template");
   template.innerHTML = Object.values(rows).join("");
@@ -86,8 +83,19 @@ function takeRows({ rows, counts }) {
     if (moves) place(row);
     if (held) row.querySelector("a").focus({ preventScroll: true });
   }
+  const listed = new Set(routes);
+  for (const row of [...table.tBodies[0].rows]) if (!listed.has(row.dataset.route)) row.remove();
+  if (table.tBodies[0].rows.length < listed.size) await reloadRows();
   applyFilters();
   tellCounts(counts);
+}
+
+// Another route left the page while the page did not listen, so an unchanged route entered it.
+async function reloadRows() {
+  const fresh = await fetched();
+  if (!fresh) return;
+  tellAges(fresh);
+  table.tBodies[0].replaceWith(fresh.querySelector("table.probes").tBodies[0]);
 }
 
 // Replaces only the cells that differ: replacing the row costs the browser 50 % more.
@@ -169,7 +177,8 @@ async function fetched() {
 }
 
 function listen() {
-  const query = new URLSearchParams({ since });
+  const query = new URLSearchParams(table && !whole ? location.search : "");  // the filters of the page
+  query.set("since", since);
   if (head) query.set("probe", head.dataset.probe);
   events = new EventSource(`/events?${query}`);
   events.onopen = () => {

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from monitor.web.events import MOST_STREAMS
-from tests.fakes.scripted_server import dialogue
-from tests.unit.web.conftest import StartAgent
+from tests.fakes.scripted_server import Peer, dialogue
+from tests.unit.web.conftest import StartAgent, Watched
 
 SOUND = dialogue(b"220 hello", (rb"EHLO \S+", b"250 hello"), (b"QUIT", b"221 bye"))
 
@@ -39,6 +39,61 @@ async def test_changed_rows_come_as_they_are_on_the_page(start_agent: StartAgent
                 assert row.strip().startswith('<tr data-route="hq-0 mail"')
                 assert told["counts"] == {"ok": 1}
                 break
+
+
+async def silent(peer: Peer) -> None:
+    """Accept connections and say nothing, so that every probe waits."""
+    await peer.octets()
+
+
+def _run(probe: str, outcome: str) -> dict[str, Any]:
+    about = {"run": "0" * 32, "probe": probe, "kind": "smtp", "target": "mail", "outcome": outcome}
+    when = {"started_at": "2026-01-01T00:00:00+00:00", "duration_seconds": 1.0, "phases": {}}
+    return {**about, **when, "reason": "timeout", "detail": ""}
+
+
+def _touch_all(watched: Watched) -> None:
+    for key in watched.agent.runtime.state.probes:
+        watched.agent.recent.touch(key)
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"), [("", 200), ("page=2", 50), ("q=hq-24", 11), ("q=nothing", 0), ("wrong=1", 1)]
+)
+async def test_a_page_hears_of_its_own_routes(start_agent: StartAgent, query: str, shown: int) -> None:
+    """However many routes change, the stream sends only rows that are on its page, and counts all."""
+    async with start_agent(SOUND, probes=250, interval="1h") as watched:
+        _touch_all(watched)
+        watched.agent.recent.take_in(_run("hq-77", "failed"))
+        async with watched.client.stream("GET", f"/events?since=1&{query}") as stream:
+            _, told = await anext(_events(stream.aiter_lines()))
+        assert len(told["rows"]) == shown
+        assert set(told["rows"]) == set(told["routes"])
+        assert sum(told["counts"].values()) == 250
+        assert told["counts"]["failed"] == 1
+        assert (query in {"", "wrong=1"}) == ("hq-77 mail" in told["rows"])
+
+
+async def test_a_route_that_enters_the_page_comes_with_its_row(start_agent: StartAgent) -> None:
+    """A failing route takes a place on the first page; one that is well again makes way for another."""
+    async with (
+        start_agent(silent, probes=250, interval="1h", deadline="1h") as watched,
+        watched.client.stream("GET", "/events") as stream,
+    ):
+        events = _events(stream.aiter_lines())
+        watched.agent.recent.take_in(_run("hq-99", "failed"))
+        _, told = await anext(events)
+        assert told["routes"][0] == "hq-99 mail"
+        last = told["routes"][-1]
+        watched.agent.recent.take_in(_run("hq-98", "failed"))
+        _, told = await anext(events)
+        assert (told["routes"][0], last in told["routes"]) == ("hq-98 mail", False)
+        assert set(told["rows"]) == {"hq-98 mail"}
+        watched.agent.recent.routes["hq-98", "mail"].points.clear()
+        watched.agent.recent.touch(("hq-98", "mail"))
+        _, told = await anext(events)
+        assert (told["routes"][0], told["routes"][-1]) == ("hq-99 mail", last)
+        assert set(told["rows"]) == {last}
 
 
 async def test_a_stream_that_comes_back_misses_nothing(start_agent: StartAgent) -> None:

@@ -217,17 +217,35 @@ async def test_filters_work_without_scripts(start_agent: StartAgent) -> None:
         assert '<p id="none">No matching probes.</p>' in nothing
 
 
-async def test_of_many_routes_the_page_shows_some_and_json_all(start_agent: StartAgent) -> None:
-    """The page shows 200 routes and counts all; a search finds the others, and JSON has all."""
-    async with start_agent(SOUND, probes=250, interval="1h") as watched:
+async def test_many_routes_are_shown_a_page_at_a_time(start_agent: StartAgent) -> None:
+    """A page shows 200 routes and counts all; further pages and a search show the others, JSON has all."""
+
+    async def silent(peer: Peer) -> None:
+        await peer.octets()
+
+    async with start_agent(silent, probes=250, interval="1h", deadline="1h") as watched:
         page = await _page(watched.client, "/")
         assert page.count("data-route=") == 200
-        assert "Showing 200 of 250 matches" in page
+        assert "Showing 1 to 200 of 250 matches" in page
         assert sum(map(int, re.findall(r">(\d+) (?:waiting|ok)<", page))) == 250
         found = await _page(watched.client, "/?q=hq-24")
         assert found.count("data-route=") == 11  # hq-24 and hq-240 to hq-249
         assert "Showing" not in found
         assert len((await watched.client.get("/", headers=JSON)).json()["probes"]) == 250
+        rest = await _page(watched.client, "/?page=2")
+        assert rest.count("data-route=") == 50
+        assert "Showing 201 to 250 of 250 matches" in rest
+        assert ('rel="next" href="/?q=&amp;page=2"' in page, 'rel="prev"' in page) == (True, False)
+        assert ('rel="prev" href="/?q=&amp;page=1"' in rest, 'rel="next"' in rest) == (True, False)
+        assert set(re.findall('data-route="[^"]+"', page + rest)) == {
+            f'data-route="hq-{number} mail"' for number in range(250)
+        }
+        for beyond in ("/?page=3", "/?page=999999999", "/?q=hq&page=2"):
+            assert "Showing 201 to 250 of 250 matches" in await _page(watched.client, beyond)
+        for strange in ("/?page=0", "/?page=-1", "/?page=x", f"/?page={'9' * 5000}"):
+            assert "Showing 1 to 200 of 250 matches" in await _page(watched.client, strange)
+        second = (await watched.client.get("/?page=2", headers=JSON)).json()["probes"]
+        assert [each["probe"] for each in second] == re.findall('data-route="([^ ]+) mail"', rest)
 
 
 async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
