@@ -195,7 +195,7 @@ class AgentCollector(Collector):
         )
         last = GaugeMetricFamily(
             "mailsonde_delivery_last_seconds",
-            "Delivery latency of the last message to arrive.",
+            "Delivery latency of the last message to arrive whose latency could be measured.",
             labels=_PROBE,
         )
         uncertainty = GaugeMetricFamily(
@@ -238,7 +238,7 @@ class AgentCollector(Collector):
         for labels, _, delivery, _ in self._routes():
             for position, seconds in list(delivery.hop_seconds.items()):
                 hop.add_metric((*labels, position), seconds)
-            if delivery.last is not None:
+            if delivery.has_arrivals:
                 skewed.add_metric(labels, delivery.hops_skewed)
             for method, result in list(delivery.authentication.items()):
                 passed.add_metric((*labels, method), float(result == "pass"))

@@ -82,7 +82,8 @@ class DeliveryState:
         default_factory=lambda: {True: 0, False: 0}
     )  # by whether they were good
     histogram: Histogram = field(default_factory=Histogram)
-    last: float | None = None
+    has_arrivals: bool = False
+    last: float | None = None  # of the last arrival that was measured
     uncertainty: float | None = None
     arrival_issues: Counter[ArrivalIssue] = field(
         default_factory=lambda: Counter(dict.fromkeys(ArrivalIssue, 0))
@@ -193,7 +194,7 @@ class AgentState:
             state.certificate_not_after = verdict.certificate_not_after
 
     def settled(self, settled: Settled) -> None:
-        """Record a message with a final state; only a measured delivery enters the histogram."""
+        """Record a message with a final state; only latencies that are measured are shown and counted."""
         message = settled.message
         delivery = self.deliveries.get((message.probe, message.target))
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
@@ -203,8 +204,11 @@ class AgentState:
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
         if settled.authentication is not None:
             delivery.authentication = dict(settled.authentication.methods)
+        delivery.has_arrivals = True
+        if not message.report().is_measured:
+            return
         delivery.last, delivery.uncertainty = message.delivery_seconds, message.uncertainty_seconds
-        if message.state is MessageState.DELIVERED and message.report().is_measured:
+        if message.state is MessageState.DELIVERED:
             delivery.histogram.observe(message.delivery_seconds)
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:

@@ -173,25 +173,28 @@ def _message(state: MessageState, latency: float, uncertainty: float) -> Message
 
 
 @pytest.mark.parametrize(
-    ("state", "latency", "uncertainty", "counted"),
+    ("state", "latency", "uncertainty", "counted", "is_shown"),
     [
-        (MessageState.DELIVERED, 2.0, 0.2, 1),
-        (MessageState.DELIVERED, 0.3, 0.3, 1),
-        (MessageState.DELIVERED, 3600.0, 3599.0, 0),
-        (MessageState.LATE, 400.0, 1.0, 0),
+        (MessageState.DELIVERED, 2.0, 0.2, 1, True),
+        (MessageState.DELIVERED, 0.3, 0.3, 1, True),
+        (MessageState.DELIVERED, 3600.0, 3599.0, 0, False),
+        (MessageState.LATE, 400.0, 1.0, 0, True),
+        (MessageState.LATE, 3600.0, 3599.0, 0, False),
     ],
-    ids=["measured", "short and wide", "arrived while the agent was down", "late"],
+    ids=["measured", "short and wide", "arrived while the agent was down", "late", "late and wide"],
 )
-def test_only_measured_deliveries_enter_the_histogram(
-    state: MessageState, latency: float, uncertainty: float, counted: int
+def test_only_measured_latencies_are_published(
+    state: MessageState, latency: float, uncertainty: float, counted: int, *, is_shown: bool
 ) -> None:
-    """Late messages and unobserved arrivals have no latency in the histogram; the last values show it."""
+    """Only measured deliveries enter the histogram; the last values also show late ones, if measured."""
     agent = _route()
+    delivery = agent.deliveries["trip", "out"]
+    delivery.has_arrivals, delivery.last, delivery.uncertainty = True, 1.5, 0.1
     agent.settled(Settled(_message(state, latency, uncertainty)))
     read = _reader(agent)
     assert read("mailsonde_delivery_seconds_count", probe="trip", target="out") == counted
-    assert read("mailsonde_delivery_last_seconds") == latency
-    assert read("mailsonde_delivery_uncertainty_seconds") == uncertainty
+    assert read("mailsonde_delivery_last_seconds") == (latency if is_shown else 1.5)
+    assert read("mailsonde_delivery_uncertainty_seconds") == (uncertainty if is_shown else 0.1)
 
 
 HEADER_SECTION = b"""\
