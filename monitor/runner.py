@@ -16,7 +16,16 @@ from probes.core.finding import reported
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.transcript import Transcript
-from probes.core.verdict import MX_LOOKUP, RESOLVE, TURN, MessageState, PhaseTimer, Run, Verdict
+from probes.core.verdict import (
+    LATENCY_ALONE,
+    MX_LOOKUP,
+    RESOLVE,
+    TURN,
+    MessageState,
+    PhaseTimer,
+    Run,
+    Verdict,
+)
 
 BEAT = 0.1
 """Seconds between checks of the event loop's delay while runs are in progress."""
@@ -27,9 +36,6 @@ says nothing about mail."""
 
 LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
 """Reasons of a run in which something took too long."""
-
-_ONLY_OF_TIME = frozenset({Reason.NONE, Reason.GREYLISTED})
-"""Reasons of a delivery that tell nothing but its latency: junk is junk, however late it is found."""
 
 _NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, MX_LOOKUP: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
 """The reason of a timeout in phases that do not involve the mail system yet."""
@@ -98,7 +104,7 @@ class Runner:
         ``unknown`` if the event loop was blocked, or the run waited for its turn, for more than
         `HELD_UP_SHARE` of the run's time.
         """
-        run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock))
+        run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock), self._held_up)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 # a coroutine that runs is in a task
         self._running[task] = run
@@ -187,7 +193,7 @@ class Runner:
 def _depends_on_time(verdict: Verdict) -> bool:
     """Whether the run says only that something took too long, or not even how long it took."""
     if (message := verdict.message) is not None and message.state is MessageState.DELIVERED:
-        return verdict.reason in _ONLY_OF_TIME and not message.is_measured
+        return verdict.reason in LATENCY_ALONE and not message.is_measured
     return verdict.reason in LATE or verdict.reason is Reason.MESSAGE_LOST
 
 

@@ -14,12 +14,14 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.setting_types import Duration, EmailAddress, between
 from probes.core.settings import ProbeSettings, SendVia
-from probes.core.verdict import MX_LOOKUP, MessageState, Run, Verdict
+from probes.core.verdict import LATENCY_ALONE, MX_LOOKUP, MessageReport, MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import AWAITED, ArrivalIssue, LedgerError, Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
 from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
+from probes.delivery.own_delays import SIGNIFICANT, OwnDelay
 from probes.delivery.submission import Envelope, Handover, Submission
+from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
 
@@ -146,8 +148,7 @@ class Roundtrip(MessageProbe):
         finally:
             slot.release()
         if settled is None:
-            fault = self._watcher.current.fault
-            return _undecided(handover.message, fault, self.context.clock.monotonic())
+            return _undecided(handover.message, self._watcher.current, self.context.clock.monotonic())
         run.phases.transcript.note(_as_remark(settled.message))
         return _verdict(settled)
 
@@ -262,10 +263,12 @@ def _as_remark(message: Message) -> str:
 
 def _verdict(settled: Settled) -> Verdict:
     """Return the verdict for a settled message."""
-    message = settled.message
+    message, delay = settled.message, settled.delay
     reason, detail = _end(message)
     if settled.doubt:
         detail += f"; {settled.doubt}"
+    if reason in LATENCY_ALONE and delay is not None and _hides_the_latency(settled.report, delay):
+        reason, detail = Reason.LOCAL_RESOURCES, f"the latency is not known: {delay}"
     values: dict[str, object] = {
         "reply_code": message.reply_code,
         "enhanced_status_code": message.enhanced_status_code,
@@ -277,7 +280,14 @@ def _verdict(settled: Settled) -> Verdict:
         values["hops"] = [hop.as_object() for hop in settled.hops]
         authentication = settled.authentication
         values["authentication_results"] = authentication.as_object() if authentication is not None else None
-    return Verdict(reason, detail, values=values, message=message.report())
+    return Verdict(reason, detail, values=values, message=settled.report)
+
+
+def _hides_the_latency(report: MessageReport, delay: OwnDelay) -> bool:
+    """Whether the latency is not known precisely enough to count, and our own delay is why."""
+    if report.is_measured or report.uncertainty_seconds is None:
+        return False
+    return delay.seconds > SIGNIFICANT * 2 * report.uncertainty_seconds
 
 
 def _end(message: Message) -> tuple[Reason, str]:
@@ -300,11 +310,15 @@ def _end(message: Message) -> tuple[Reason, str]:
     return Reason.NONE, ""
 
 
-def _undecided(message: Message, fault: ProbeFault | None, now: float) -> Verdict:
+def _undecided(message: Message, watcher: MailboxWatcher, now: float) -> Verdict:
     """Return the verdict if no poll could show whether the message arrived: it stays in flight."""
+    fault, delay = watcher.fault, watcher.delay(message.due_mono, now)
     if fault is None and now < message.due_mono:
         late = "this machine was late to send the message, whose deadline is not over"
         return Verdict(Reason.LOCAL_RESOURCES, late, message=message.report())
+    if fault is None and delay.seconds > SIGNIFICANT * (now - message.due_mono):
+        hidden = f"no poll of the mailbox ended in time: {delay}"
+        return Verdict(Reason.LOCAL_RESOURCES, hidden, message=message.report())
     if fault is None:
         return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=message.report())
     return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=message.report())

@@ -83,6 +83,8 @@ def _of_message(last: Mapping[str, Any], mailbox: str | None, hop_seconds: Mappi
     message, target = last["message"], last["target"]
     state = message["state"]
     is_measured = message["delivery_seconds"] is not None and message["uncertainty_seconds"] is not None
+    if state == "delivered" and last["reason"] == Reason.LOCAL_RESOURCES:
+        return f"The last message arrived in mailbox {mailbox}, but {explained(last)}."
     if state in {"delivered", "late"} and is_measured:
         return _arrived(last, mailbox, hop_seconds)
     if state == "bounced":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,12 +29,17 @@ class MessageState(StrEnum):
     AMBIGUOUS = "ambiguous"
 
 
+LATENCY_ALONE = frozenset({Reason.NONE, Reason.GREYLISTED})
+"""Reasons of a delivery that tell nothing but its latency: junk is junk, however late it is found."""
+
+
 @dataclass(frozen=True, slots=True)
 class MessageReport:
     """A round trip's message in a verdict. Times are in seconds, and ``None`` if not known.
 
     ``delivery_seconds`` is the middle of the interval between the last poll without the message and the first
-    poll with it, and ``uncertainty_seconds`` is half the width of this interval.
+    poll with it, and ``uncertainty_seconds`` is half the width of this interval. ``held_up_seconds`` is the
+    part of this interval that is our own delay.
     """
 
     id: str
@@ -43,6 +48,7 @@ class MessageReport:
     transit_seconds: float | None = None
     delivery_seconds: float | None = None
     uncertainty_seconds: float | None = None
+    held_up_seconds: float = 0.0
 
     @property
     def is_measured(self) -> bool:
@@ -100,7 +106,8 @@ class PhaseTimer:
 
     When a run fails, ``seconds`` has all phases so far, including the failed one, and ``current`` is that
     phase's name. ``transcript`` has the dialogue. Its redaction also applies to every fault that ends a
-    phase.
+    phase. ``held_up`` is how many seconds the event loop took, in total, to continue the run when something
+    that it waited for had arrived.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -108,6 +115,7 @@ class PhaseTimer:
         self.seconds: dict[str, float] = {}
         self.current: str | None = None
         self.transcript = Transcript(clock)
+        self.held_up = 0.0
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Return a context manager that adds the time inside to phase ``name``. Phases do not nest."""
@@ -138,11 +146,15 @@ class _Phase(AbstractContextManager[None]):
 
 @dataclass(slots=True)
 class Run:
-    """One execution of a probe: its id (32 hex digits), when it began, and its phase timer."""
+    """One execution of a probe: its id (32 hex digits), when it began, and its phase timer.
+
+    ``blocked`` returns a number of seconds that grows while the event loop is blocked.
+    """
 
     id: str
     started_at: float  # unix seconds
     phases: PhaseTimer
+    blocked: Callable[[], float] = lambda: 0.0
     can_stop: bool = False
     """Whether the run can be stopped now without losing anything; see `waiting`."""
 

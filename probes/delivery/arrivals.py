@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Container, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
 from probes.core.clock import Clock
 from probes.core.reasons import Reason
-from probes.core.verdict import MessageState
+from probes.core.verdict import MessageReport, MessageState
 from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, Content, Folder
 from probes.delivery.message_life import AWAITED, ArrivalIssue, Ledger, Message
+from probes.delivery.own_delays import Cause, OwnDelay, OwnDelays
 from probes.messages import bounce
 from probes.messages.authentication_results import AuthenticationResults
 from probes.messages.authentication_results import results as authentication_results
@@ -64,13 +65,20 @@ class Sighting:
 class Settled:
     """A message with a known outcome and, if it arrived, what its header section says about its route.
 
-    If it is missing from a mailbox, ``doubt`` says which part of that mailbox could not be read.
+    If it is missing from a mailbox, ``doubt`` says which part of that mailbox could not be read. ``delay`` is
+    our own delay in the interval of its arrival.
     """
 
     message: Message
     hops: tuple[Hop, ...] = ()
     authentication: AuthenticationResults | None = None
     doubt: str = ""
+    delay: OwnDelay | None = None
+
+    @property
+    def report(self) -> MessageReport:
+        """The message's part of a verdict."""
+        return replace(self.message.report(), held_up_seconds=self.delay.seconds if self.delay else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,8 @@ class Arrivals:
         self._retention = retention
         self._loops = loops
         self._authserv_id = authserv_id
+        self.delays = OwnDelays(clock)
+        """Our own delays in reading this mailbox."""
 
     async def account(
         self, folder: Folder, copies: Sequence[Copy]
@@ -200,7 +210,7 @@ class Arrivals:
         token = self._signer.verify(text)
         if token is None:
             return Accounted(Fate.FOREIGN, unexpected=Unexpected.FORGED)
-        record = await self._ledger.find(token.run)
+        record = await self._find(token.run)
         if record is None or record.mailbox != self._mailbox or record.probe != token.probe:
             expired = self._clock.time() - token.created_us / 1e6 > self._retention
             return Accounted(Fate.FOREIGN, unexpected=Unexpected.EXPIRED if expired else Unexpected.UNKNOWN)
@@ -217,7 +227,7 @@ class Arrivals:
     async def _loop(self, copy: Copy, text: str) -> Accounted | _Arrival:
         """Count the first copy that came back. Others may only quote the token, so they are not deleted."""
         token = self._signer.verify(text)
-        record = await self._ledger.find(token.run) if token is not None else None
+        record = await self._find(token.run) if token is not None else None
         if record is None or record.probe not in self._loops or record.mailbox != self._mailbox:
             return _FOREIGN
         if await self._ledger.is_others(record):
@@ -242,19 +252,33 @@ class Arrivals:
             issues.append(ArrivalIssue.JUNKED)
         if record.digest is not None and await _is_altered(arrival, content):
             issues.append(ArrivalIssue.ALTERED)
-        state, latencies = _measured(record, copy.sighting, shift_of(record, self._clock))
-        arrived = await self._ledger.advance(
-            record.id, state, **latencies, mailbox_uid=copy.uid, findings=" ".join(issues)
-        )
+        interval = _Interval.of(record, copy.sighting, shift_of(record, self._clock))
+        latencies = {**interval.latencies(record), "mailbox_uid": copy.uid, "findings": " ".join(issues)}
+        arrived = await self._advance(record, interval.state, **latencies)
         if arrived is None:
             return arrival.otherwise
-        return Accounted(Fate.OURS, Settled(arrived, tuple(found), authentication))
+        delay = self._delay_in(interval)
+        return Accounted(Fate.OURS, Settled(arrived, tuple(found), authentication, delay=delay))
+
+    def _delay_in(self, interval: _Interval) -> OwnDelay:
+        """Return our own delay in the interval: in the submission and in the polls."""
+        polls = self.delays.within(interval.earliest, interval.latest)
+        cause = polls.cause if polls.seconds > interval.held_up else Cause.MACHINE
+        return OwnDelay(polls.seconds + interval.held_up, cause)
+
+    async def _find(self, message_id: str) -> Message | None:
+        with self.delays.waiting(Cause.LEDGER):
+            return await self._ledger.find(message_id)
+
+    async def _advance(self, record: Message, state: MessageState, **changes: object) -> Message | None:
+        with self.delays.waiting(Cause.LEDGER):
+            return await self._ledger.advance(record.id, state, **changes)
 
     async def _report(self, content: Content) -> Accounted:
         """Match a delivery report to its message, by its token or envelope id."""
         report = bounce.read_report(content.octets[:REPORT_OCTETS])
         run = self._run_of(report) if report is not None else None
-        record = await self._ledger.find(run) if run is not None else None
+        record = await self._find(run) if run is not None else None
         if report is None or record is None or await self._ledger.is_others(record):
             return _FOREIGN
         if record.state is MessageState.INTENT:
@@ -271,8 +295,8 @@ class Arrivals:
         return self._signer.verify_envelope_id(report.envelope_id) if report.envelope_id is not None else None
 
     async def _bounced(self, record: Message, report: DeliveryReport) -> Settled | None:
-        bounced = await self._ledger.advance(
-            record.id,
+        bounced = await self._advance(
+            record,
             MessageState.BOUNCED,
             reason=str(report.reason),
             detail=report.diagnostic or f"reported by {report.reporting_mta}",
@@ -287,9 +311,9 @@ class Arrivals:
         """Settle a message that was absent at a poll after its deadline. Raises LedgerError."""
         # If the agent itself was interrupted, nobody knows whether a server ever had the message.
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
-        lost = None if ours else await self._ledger.advance(message.id, MessageState.LOST)
+        lost = None if ours else await self._advance(message, MessageState.LOST)
         if lost is None:  # an earlier, failed poll has already counted it
-            lost = await self._ledger.find(message.id)
+            lost = await self._find(message.id)
         found = lost or message
         return Settled(found, doubt=doubt if found.state is MessageState.LOST else "")
 
@@ -325,19 +349,39 @@ async def _is_altered(arrival: _Arrival, content: Content) -> bool:
     return digest_of(content.octets) != arrival.record.digest
 
 
-def _measured(record: Message, sighting: Sighting, shift: float) -> tuple[MessageState, dict[str, object]]:
-    """Return state and latencies of a message that arrived between the two times of ``sighting``."""
-    created = record.created_mono + shift
-    connected = record.connected_mono + shift if record.connected_mono is not None else created
-    dot = record.dot_mono + shift if record.dot_mono is not None else connected
-    earliest = max(sighting.earliest, dot)
-    latest = max(sighting.latest, earliest)
-    middle = (earliest + latest) / 2
-    accepted = record.accepted_mono
-    # A message is late only if that is proven. An interval that we widened ourselves proves nothing.
-    late = record.state is MessageState.LOST or earliest > record.due_mono + shift
-    return MessageState.LATE if late else MessageState.DELIVERED, {
-        "delivery_seconds": middle - connected,
-        "uncertainty_seconds": (latest - earliest) / 2,
-        "transit_seconds": max(0.0, middle - accepted - shift) if accepted is not None else None,
-    }
+@dataclass(frozen=True, slots=True)
+class _Interval:
+    """The times between which a message arrived, and the state that follows. Monotonic seconds of this boot.
+
+    ``connected`` is when the latency begins, ``held_up`` how much our own delay may have added to it.
+    """
+
+    connected: float
+    earliest: float
+    latest: float
+    held_up: float
+    shift: float
+    state: MessageState
+
+    @classmethod
+    def of(cls, record: Message, sighting: Sighting, shift: float) -> _Interval:
+        """Return the interval of a message that was seen to arrive between the two times of ``sighting``."""
+        created = record.created_mono + shift
+        connected = record.connected_mono + shift if record.connected_mono is not None else created
+        dot = record.dot_mono + shift if record.dot_mono is not None else connected
+        earliest = max(sighting.earliest, dot)
+        latest = max(sighting.latest, earliest)
+        # A message is late only if that is proven. An interval that we widened ourselves proves nothing.
+        late = record.state is MessageState.LOST or earliest > record.due_mono + shift
+        state = MessageState.LATE if late else MessageState.DELIVERED
+        held_up = min(record.submission_held_up, dot - connected)
+        return cls(connected, earliest, latest, held_up, shift, state)
+
+    def latencies(self, record: Message) -> dict[str, object]:
+        """Return the fields of the record. A submission without our own delay would have been shorter."""
+        middle, accepted = (self.earliest + self.latest) / 2, record.accepted_mono
+        return {
+            "delivery_seconds": middle - self.held_up / 2 - self.connected,
+            "uncertainty_seconds": (self.latest - self.earliest + self.held_up) / 2,
+            "transit_seconds": max(0.0, middle - accepted - self.shift) if accepted is not None else None,
+        }

@@ -82,10 +82,17 @@ class Message:
         """Monotonic time of the deadline: a message that is not in the mailbox by then is lost.
 
         It counts from connecting, like the latency: the mail system is not to blame if our own ledger,
-        resolver or limits delayed the submission.
+        resolver or limits delayed the submission. Nor is it if the event loop held up the dialogue.
         """
         begun = self.connected_mono if self.connected_mono is not None else self.created_mono
-        return begun + self.deadline_seconds
+        return begun + self.submission_held_up + self.deadline_seconds
+
+    @property
+    def submission_held_up(self) -> float:
+        """How many seconds of the submission are our own delay; ``submission_seconds`` is without them."""
+        if self.accepted_mono is None or self.connected_mono is None or self.submission_seconds is None:
+            return 0.0
+        return max(0.0, self.accepted_mono - self.connected_mono - self.submission_seconds)
 
     def report(self) -> MessageReport:
         """Return the message's part of a verdict."""

@@ -37,7 +37,7 @@ class SloSettings(Settings):
         """Return whether a run's message arrived in time; ``None`` if this is not known.
 
         It is not known if our own fault hid the outcome, or if the interval of the arrival contains the limit
-        and is wider than the latency.
+        and is wider than the latency. Nor if the message may have been in time but for our own delay.
         """
         if verdict.outcome is Outcome.UNKNOWN:
             return None
@@ -46,4 +46,7 @@ class SloSettings(Settings):
         message = verdict.message
         if message is None or message.delivery_seconds is None or not message.is_measured:
             return None
-        return message.delivery_seconds <= self.within
+        if message.delivery_seconds <= self.within:
+            return True
+        at_the_latest = message.delivery_seconds + (message.uncertainty_seconds or 0.0)
+        return None if at_the_latest - message.held_up_seconds <= self.within else False

@@ -21,6 +21,13 @@ from probes.protocols.smtp_session import SmtpSession, smtp_session
 RETRY_FACTOR = 2.0
 """Factor from one pause between tries to the next."""
 
+TURNS_OF_THE_LOOP = 3.0
+"""Turns of the event loop that a dialogue waits for, for each one that is timed.
+
+The timed one is that from an answer to the run's continuation. The loop takes about as long to notice the
+answer. Connecting and TLS take a few more turns.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -50,6 +57,8 @@ class Handover:
         """The session of the latest try."""
         self._begun = begun
         self._slot: Slot | None = slot
+        self._held_up = 0.0  # in earlier tries
+        self._held_up_before: float | None = None  # what `_held_up` returned when the current try began
         self._connected: float | None = None
         self._connection = AsyncExitStack()
 
@@ -62,13 +71,14 @@ class Handover:
     async def connect(self, server: ServerSettings, run: Run, clock: Clock) -> SmtpSession:
         """Open a session for the next try, replacing the previous one. Raises `ProbeFault`."""
         await self.disconnect()
+        self._held_up_before = _held_up(run)
         slot, self._slot = self._slot, None  # only for the first try
         session = smtp_session(server, run.phases, clock, slot)
         self.session = await self._connection.enter_async_context(session)
         return self.session
 
     async def disconnect(self) -> None:
-        """Close the connection, so that it does not stay open between two tries."""
+        """Close the connection."""
         self.session = None
         await self._connection.aclose()
 
@@ -86,6 +96,16 @@ class Handover:
         if self._connected is None:
             self._connected = self._begun + run.phases.seconds.get(RESOLVE, 0.0)
         return self._connected
+
+    def held_up(self, run: Run) -> float:
+        """Return how many seconds the event loop has held up all tries: about, and rather too many."""
+        before = self._held_up_before
+        return self._held_up + (0.0 if before is None else _held_up(run) - before)
+
+    async def end_try(self, run: Run) -> None:
+        """Close the connection, so that it does not stay open between two tries."""
+        self._held_up, self._held_up_before = self.held_up(run), None
+        await self.disconnect()
 
     @property
     def dot_sent_at(self) -> float | None:
@@ -162,7 +182,7 @@ class Submission:
                 handover.refused_at = handover.refused_at or failed_at
             else:
                 return
-            await handover.disconnect()
+            await handover.end_try(run)
             with run.waiting(), run.phases.phase("retry"):
                 await self._clock.sleep(pause)
             pause *= RETRY_FACTOR
@@ -180,7 +200,7 @@ class Submission:
             connected_mono=connected,
             dot_mono=session.dot_sent_at,
             accepted_mono=accepted,
-            submission_seconds=accepted - connected,
+            submission_seconds=max(0.0, accepted - connected - handover.held_up(run)),
             greylisted_seconds=accepted - refused_at if refused_at is not None else None,
             reply_code=reply.code,
             enhanced_status_code=reply.enhanced_status_code,
@@ -227,6 +247,10 @@ class Submission:
             self._unrecorded[message_id] = state
         else:
             handover.message = recorded or handover.message
+
+
+def _held_up(run: Run) -> float:
+    return run.blocked() + TURNS_OF_THE_LOOP * run.phases.held_up
 
 
 def _is_refused_for_now(fault: ProbeFault, handover: Handover) -> bool:

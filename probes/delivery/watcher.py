@@ -17,10 +17,12 @@ from typing import Protocol
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
+from probes.core.verdict import TURN, PhaseTimer
 from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Sighting, Unexpected
 from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
 from probes.delivery.message_life import LedgerError, Message
+from probes.delivery.own_delays import Cause, OwnDelay
 
 HEADERS_PER_POLL = 500
 """Maximum number of header sections that a poll reads; older messages wait for the next poll."""
@@ -39,6 +41,11 @@ GIVEN_UP_AT_ONCE = 500
 
 NEWS_WORTHWHILE = 0.25
 """Minimum seconds of a pause in which to ask the server to report changes."""
+
+_OUR_FAULTS = MappingProxyType(
+    {Reason.LOCAL_RESOURCES: Cause.CONNECTIONS, Reason.LEDGER_UNAVAILABLE: Cause.LEDGER}
+)
+"""Faults that keep us from looking into the mailbox, without any fault of the mail system."""
 
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
 _PAUSES_AFTER_REFUSED_LOGIN = (10.0, 60.0, 300.0)
@@ -64,13 +71,32 @@ class _Memory:
     """What earlier polls found in one folder."""
 
     complete_at: float = float("-inf")  # when the latest poll that read everything began
+    listed_at: float = float("-inf")  # when the latest poll that listed the copies began
     counted: set[str] = field(default_factory=set)  # uids that are accounted for but perhaps not deleted
-    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies to read again
+    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies that are not accounted for yet
 
     def keep_only(self, present: set[str]) -> None:
         self.counted &= present
         for uid in self.sightings.keys() - present:
             del self.sightings[uid]
+
+    def see(self, folder: Folder) -> None:
+        """Note when new copies arrived: since the latest poll that did not list them.
+
+        They may be read only by a later poll, because there are many, or the server refuses some for now.
+        """
+        self.keep_only(set(folder.uids))
+        since = Sighting(self.listed_at, folder.listed_at)
+        for uid in folder.uids:
+            if uid in self.sightings:
+                continue
+            sighting = since
+            if uid in folder.overlooked:
+                sighting = Sighting(float("-inf"), folder.listed_at)
+            if (told := folder.told(uid)) is not None:
+                sighting = Sighting(max(sighting.earliest, told[0]), min(sighting.latest, told[1]))
+            self.sightings[uid] = sighting
+        self.listed_at = folder.absent_at
 
 
 class MailboxWatcher:
@@ -104,6 +130,10 @@ class MailboxWatcher:
         )
         self._memories: dict[str, _Memory] = {}
         self._polled_at = float("-inf")  # when the latest poll ended
+        self._planned_at = float("-inf")  # since when it has been known that the next poll is due when it is
+        self._blind: tuple[Cause, float] | None = (
+            None  # why the latest poll failed by our fault, and its begin
+        )
         self._not_before = float("-inf")  # no poll before this, after a fault or at the server's request
         self._failures = 0
         self._doubts = 0  # consecutive polls whose deletions may have failed
@@ -163,7 +193,13 @@ class MailboxWatcher:
         if self._awaited:
             self._start()
 
+    def delay(self, begin: float, end: float) -> OwnDelay:
+        """Return our own delay in polling between two monotonic times."""
+        return self._arrivals.delays.within(begin, end)
+
     def _start(self) -> None:
+        if not self._wake.is_set():
+            self._planned_at = self._clock.monotonic()
         self._wake.set()
         if not self._is_closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._watch(), name=f"watcher of {self.name}")
@@ -189,10 +225,13 @@ class MailboxWatcher:
         while self._awaited or self._undeleted() or self._mailbox.stays_open:
             self._wake.clear()
             try:
-                pause = self._next_poll() - self._clock.monotonic()
-                if pause > 0:
-                    await self._pause(pause)
+                due, now = self._next_poll(), self._clock.monotonic()
+                if due > now:
+                    await self._pause(due - now)
+                    if self._clock.monotonic() >= due:
+                        self._planned_at = max(self._planned_at, due)
                     continue  # a new message may need an earlier poll
+                self._arrivals.delays.add(Cause.MACHINE, max(due, self._planned_at), now)
                 await self.poll_now()
             except Exception:
                 # A dead watcher must not look like missing mail.
@@ -224,7 +263,7 @@ class MailboxWatcher:
             await self._mailbox.news()
         except ProbeFault as fault:
             self._back_off(fault)
-        self._has_news = True
+        self._has_news, self._planned_at = True, self._clock.monotonic()
 
     def _next_poll(self) -> float:
         """Return when the next poll is due, on the monotonic clock."""
@@ -240,9 +279,15 @@ class MailboxWatcher:
     async def poll_now(self) -> None:
         """Poll once, now. Any failure is kept as ``fault`` and delays the next poll."""
         self._has_news, afresh = False, False
+        begun, delays = self._clock.monotonic(), self._arrivals.delays
+        if self._blind is not None:
+            cause, since = self._blind
+            delays.add(cause, since, begun)
+            self._blind = None
         try:
             async with self._polling:
-                await self._mailbox.admit()
+                with delays.waiting(Cause.LOGINS):
+                    await self._mailbox.admit()
                 afresh = self._awaited.is_overdue()
                 async with asyncio.timeout(POLL_TIMEOUT):
                     await self._poll(afresh=afresh)
@@ -257,7 +302,9 @@ class MailboxWatcher:
             _log.exception("defect while polling mailbox %s", self.name)
             self._back_off(ProbeFault(Reason.INTERNAL, "the log has the traceback"))
         finally:
-            self._polled_at = self._clock.monotonic()
+            self._polled_at = self._planned_at = self._clock.monotonic()
+            if self.fault is not None and self.fault.reason in _OUR_FAULTS:
+                self._blind = _OUR_FAULTS[self.fault.reason], begun
             self._awaited.polled(searched=afresh)
 
     def _back_off(self, fault: ProbeFault) -> None:
@@ -284,9 +331,11 @@ class MailboxWatcher:
         return _PAUSE_WHERE_NONE_ADVERTISED if fault.asks_to_wait else min(growing, 60.0)
 
     async def _poll(self, *, afresh: bool) -> None:
-        is_read = False
+        is_read, phases, begun = False, PhaseTimer(self._clock), self._clock.monotonic()
         try:
-            async with self._mailbox.poll(afresh=afresh) as due:
+            async with self._mailbox.poll(phases, afresh=afresh) as due:
+                waited = phases.seconds.get(TURN, 0.0)
+                self._arrivals.delays.add(Cause.CONNECTIONS, begun, self._clock.monotonic(), waited)
                 is_read = await self._read(due, afresh=afresh)
         except ProbeFault as fault:
             if not is_read:
@@ -328,7 +377,7 @@ class MailboxWatcher:
 
     async def _examine(self, folder: Folder, memory: _Memory) -> bool:
         """Read the headers of new messages; return whether all of them were read."""
-        memory.keep_only(set(folder.uids))
+        memory.see(folder)
         unread, ours = list(folder.uids), list[str]()
         async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:
             async for fields in identified:
@@ -338,15 +387,9 @@ class MailboxWatcher:
 
     async def _account(self, folder: Folder, memory: _Memory, identified: Mapping[str, bytes]) -> list[str]:
         """Account for a set of copies; return those to delete."""
-        sightings: dict[str, Sighting] = {}
-        for uid in identified:
-            earliest = float("-inf") if uid in folder.overlooked else memory.complete_at
-            latest = folder.listed_at
-            if (told := folder.told(uid)) is not None:
-                earliest, latest = max(earliest, told[0]), min(latest, told[1])
-            sightings[uid] = memory.sightings.get(uid) or Sighting(earliest, latest)
         copies = [
-            Copy(uid, fields, sightings[uid], uid in memory.counted) for uid, fields in identified.items()
+            Copy(uid, fields, memory.sightings[uid], uid in memory.counted)
+            for uid, fields in identified.items()
         ]
         ours = []
         async with contextlib.aclosing(self._arrivals.account(folder, copies)) as accounted:
@@ -356,8 +399,9 @@ class MailboxWatcher:
                 if found.unexpected is not None:
                     self._observer.unexpected_found(self.name, found.unexpected)
                 if found.fate is Fate.PENDING:
-                    memory.sightings[uid] = sightings[uid]
-                elif found.fate is Fate.FOREIGN:
+                    continue
+                del memory.sightings[uid]
+                if found.fate is Fate.FOREIGN:
                     folder.set_aside(uid)
                 else:
                     memory.counted.add(uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar, cast
@@ -114,7 +115,10 @@ class _Receiver(asyncio.Protocol):
         self.slot: Slot | None = None
         self.timed_out = False
         """Whether a wait for the server ended without an answer."""
+        self.phases: PhaseTimer | None = None
+        """Where to record how long the event loop takes to continue a wait that is over."""
         self._waiters: set[asyncio.Future[None]] = set()
+        self._woken_at = 0.0  # monotonic
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -146,6 +150,7 @@ class _Receiver(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
+        self._woken_at = time.monotonic()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -178,6 +183,8 @@ class _Receiver(asyncio.Protocol):
         timer = loop.call_at(until, _expire, waiter) if until is not None else None
         try:
             await waiter
+            if self.phases is not None:
+                self.phases.held_up += time.monotonic() - self._woken_at
         finally:
             self._waiters.discard(waiter)
             if timer is not None:
@@ -252,7 +259,7 @@ class LineTransport:
             timed_out = isinstance(error, ProbeFault) and error.reason in _TIMEOUTS
             slot.release(timed_out=timed_out or isinstance(error, _GIVEN_UP))
             raise
-        receiver.slot = slot
+        receiver.slot, receiver.phases = slot, phases
         return cls(receiver, timeout, phases.transcript)
 
     def answered(self) -> None:

@@ -100,9 +100,11 @@ class ImapMailbox:
             await self._budget.take()
 
     @asynccontextmanager
-    async def poll(self, *, afresh: bool = False) -> AsyncIterator[Sequence[OpenFolder]]:
+    async def poll(
+        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+    ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Yield the folders that are due, the main folder first. IDLE watches that one afterwards."""
-        session = self._session = self._session or await self._open()
+        session = self._session = self._session or await self._open(phases or PhaseTimer(self._clock))
         due: list[OpenFolder] = [partial(self._main, session, afresh=afresh)]
         now = self._clock.monotonic()
         if self._junk.name is not None and (now >= self._junk.due_at or (afresh and not self._junk.trouble)):
@@ -117,8 +119,8 @@ class ImapMailbox:
         if not session.is_open:
             self._drop()
 
-    async def _open(self) -> ImapSession:
-        session = await self._log_in()
+    async def _open(self, phases: PhaseTimer) -> ImapSession:
+        session = await self._log_in(phases)
         if self._settings.junk_folder is not None or self._clock.monotonic() < self._junk.due_at:
             return session
         try:
@@ -134,14 +136,14 @@ class ImapMailbox:
         except BaseException:
             session.abort()
             raise
-        return session if session.is_open else await self._log_in()
+        return session if session.is_open else await self._log_in(phases)
 
-    async def _log_in(self) -> ImapSession:
+    async def _log_in(self, phases: PhaseTimer) -> ImapSession:
         return await ImapSession.open(
             self._server,
             username=self._settings.username,
             password=self._settings.password,
-            phases=PhaseTimer(self._clock),
+            phases=phases,
             clock=self._clock,
         )
 

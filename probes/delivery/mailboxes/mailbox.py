@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from probes.core.faults import ProbeFault
+from probes.core.verdict import PhaseTimer
 
 HEADER_LIMIT = 64 * 1024
 """Maximum octets to read of a message's header section."""
@@ -157,10 +158,13 @@ class Mailbox(Protocol):
         """Wait until a poll may begin; this wait is not part of the poll."""
         ...
 
-    def poll(self, *, afresh: bool = False) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
+    def poll(
+        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+    ) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
         """Poll once; returns the folders that are due now. Finish with each before opening the next.
 
-        ``afresh`` searches all folders again, without relying on the server's reports of changes.
+        ``phases`` times a session that this poll opens. ``afresh`` searches all folders again, without
+        relying on the server's reports of changes.
         Raises `probes.core.faults.ProbeFault`.
         """
         ...

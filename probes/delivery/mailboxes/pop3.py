@@ -307,13 +307,15 @@ class Pop3Mailbox:
         await self._budget.take()
 
     @asynccontextmanager
-    async def poll(self, *, afresh: bool = False) -> AsyncIterator[Sequence[OpenFolder]]:
+    async def poll(
+        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+    ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
         session = await Pop3Session.open(
             self._server,
             username=self._settings.username,
             password=self._settings.password,
-            phases=PhaseTimer(self._clock),
+            phases=phases or PhaseTimer(self._clock),
             clock=self._clock,
         )
         try:
