@@ -134,8 +134,9 @@ def metrics_page() -> list[str]:
     lines += [
         "",
         f"`mailsonde_mailbox_unexpected_total` has the reasons {reasons}: see [messages](../messages.md).",
-        "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time) and `overrun`",
-        "(the previous run was still in progress).",
+        "`mailsonde_schedule_skipped_total` has the reasons `missed` (not started in time), `overrun` (the",
+        "previous run was still in progress) and `overload` (held back: see",
+        "[measurement](../measurement.md)).",
         "`mailsonde_finding` has one series for each [check](checks.md) that found something.",
     ]
     return lines

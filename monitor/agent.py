@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from monitor.collector import AgentCollector
 from monitor.config.models import AgentSettings, Configuration
+from monitor.load import Load
 from monitor.recent import POINTS_KEPT, Recent
 from monitor.runner import Result
 from monitor.runtime import Runtime, open_runtime
@@ -108,7 +109,11 @@ async def _at_work(
     results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
     recent = await _recalled(runtime, clock)
 
+    load = Load(runtime.state, clock, runtime.runner.blocked, lambda: runtime.ledger.wait)
+
     async def run(probe: Probe) -> None:
+        if not load.admits(probe):
+            return
         try:
             await runtime.run(probe, lambda result: _take_in(runtime, recent, result, results, clock))
         except asyncio.CancelledError:
@@ -126,7 +131,7 @@ async def _at_work(
     if settings.url is not None:
         names.add(str(urlsplit(settings.url).hostname))
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
-    async with served(app, bound), _housekeeping(runtime, exporter, clock, started_at):
+    async with served(app, bound), _housekeeping(runtime, load, exporter, clock, started_at):
         # All objects made so far live as long as the agent. If the garbage collector kept scanning them,
         # that would take a tenth of a probe's processor time.
         gc.collect()
@@ -166,12 +171,16 @@ async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
 
 @asynccontextmanager
 async def _housekeeping(
-    runtime: Runtime, exporter: OtlpExporter | None, clock: Clock, started_at: float
+    runtime: Runtime, load: Load, exporter: OtlpExporter | None, clock: Clock, started_at: float
 ) -> AsyncIterator[None]:
-    """Purge and check the ledger and export metrics during the block; all end after its last run."""
+    """Purge and check the ledger, watch the load, and export metrics during the block.
+
+    All end after its last run.
+    """
     tasks = [
         asyncio.create_task(_purge(runtime, clock), name="purge"),
         asyncio.create_task(_check_ledger(runtime, clock), name="check of the ledger"),
+        asyncio.create_task(load.watch(), name="load"),
         asyncio.create_task(_recall_last_week(runtime, started_at), name="last week"),
     ]
     if exporter is not None:

@@ -281,6 +281,12 @@ class AgentCollector(Collector):
             probe = self._state.probes.get((name, self._state.scheduled.get(name, "")))
             if probe is not None:
                 skipped.add_metric((*self._of(probe), cadence(probe.interval), cause), count)
+        overloaded = GaugeMetricFamily(
+            "mailsonde_agent_overloaded",
+            "1 while the agent holds back new messages because it cannot keep up, else 0.",
+            labels=_AGENT,
+        )
+        overloaded.add_metric(agent, float(bool(self._state.shortage)))
         lag = HistogramMetricFamily("mailsonde_schedule_lag_seconds", "Start delay of runs.", labels=_AGENT)
         lag.add_metric(agent, self._state.schedule_lag.cumulative(), self._state.schedule_lag.sum)
         reload = GaugeMetricFamily(
@@ -297,7 +303,7 @@ class AgentCollector(Collector):
             labels=_AGENT,
         )
         steps.add_metric(agent, self._state.clock_steps)
-        yield from (unexpected, skipped, lag, steps, reload, build)
+        yield from (unexpected, skipped, overloaded, lag, steps, reload, build)
 
 
 def cadence(interval: float) -> str:

@@ -104,18 +104,18 @@ class Runner:
         ``unknown`` if the event loop was blocked, or the run waited for its turn, for more than
         `HELD_UP_SHARE` of the run's time.
         """
-        run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock), self._held_up)
+        run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock), self.blocked)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 # a coroutine that runs is in a task
         self._running[task] = run
         if self._beat_due == inf:
             self._beat()
-        begun, held_up = self._clock.monotonic(), self._held_up()
+        begun, held_up = self._clock.monotonic(), self.blocked()
         try:
             verdict = await self._verdict(probe, run, min(limit, probe.settings.run_limit))
         finally:
             del self._running[task]
-        duration, held_up = self._clock.monotonic() - begun, self._held_up() - held_up
+        duration, held_up = self._clock.monotonic() - begun, self.blocked() - held_up
         # A message's deadline begins after the wait for a turn.
         waited = 0.0 if verdict.reason is Reason.MESSAGE_LOST else run.phases.seconds.get(TURN, 0.0)
         if _depends_on_time(verdict) and held_up + waited > HELD_UP_SHARE * duration:
@@ -164,13 +164,13 @@ class Runner:
 
     def _beat(self) -> None:
         """Record how late this call is, and repeat while runs are in progress."""
-        self._held_up_until_beat = self._held_up()
+        self._held_up_until_beat = self.blocked()
         self._beat_due = inf
         if self._running:
             self._beat_due = self._clock.monotonic() + BEAT
             asyncio.get_running_loop().call_later(BEAT, self._beat)
 
-    def _held_up(self) -> float:
+    def blocked(self) -> float:
         """Return the total delay of all beats in seconds, including the one that is due.
 
         It only grows. A late deadline reveals only the last moment of a run; the beats cover all of it.

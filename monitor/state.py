@@ -105,6 +105,8 @@ class AgentState:
         self.scheduled: dict[str, str] = {}
         """The target of each probe that has its own schedule."""
         self.schedule_lag = Histogram(LAG_BUCKETS)
+        self.shortage = ""
+        """What the agent has too little of, if it is overloaded and holds back messages, and what to do."""
         self.clock_steps = 0
         """How often the wall clock was set by more than its drift."""
         self._keep_mailboxes(mailboxes)
@@ -152,7 +154,7 @@ class AgentState:
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
-        for cause in ("missed", "overrun"):
+        for cause in ("missed", "overrun", *(["overload"] if isinstance(probe, MessageProbe) else [])):
             self.skipped.setdefault((settings.name, cause), 0)
         self.scheduled.setdefault(settings.name, probe.target)
 

@@ -88,6 +88,11 @@ class SqlLedger:
         """
         return self._counters
 
+    @property
+    def wait(self) -> float:
+        """How many seconds the oldest change that is not durable yet has waited."""
+        return self._writer.wait
+
     def lock_for_agent(self) -> None:
         """Reserve the ledger for this agent until `close`; raises LedgerError if another agent has it."""
         self._locks.lock_for_agent()

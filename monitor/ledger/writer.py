@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from monitor.ledger.database import FullError
@@ -35,6 +37,7 @@ class Writer(Generic[OperationT]):
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Request[OperationT] | None] = queue.SimpleQueue()
+        self._submitted: deque[float] = deque()  # when those that wait were (monotonic), oldest first
         self._closed = False
         self._abandoned = False
         self._ended = self._loop.create_future()
@@ -49,8 +52,14 @@ class Writer(Generic[OperationT]):
         if self._closed:
             raise LedgerError(f"{self._name} is closed; nothing was recorded")
         future: asyncio.Future[Any] = self._loop.create_future()
+        self._submitted.append(monotonic())
         self._queue.put((operation, future))
         return future
+
+    @property
+    def wait(self) -> float:
+        """How many seconds the oldest operation that is not durable yet has waited."""
+        return monotonic() - self._submitted[0] if self._submitted else 0.0
 
     async def close(self, seconds: float) -> None:
         """Write queued operations and end the thread; after ``seconds``, the rest get LedgerError."""
@@ -67,8 +76,13 @@ class Writer(Generic[OperationT]):
         while open_for_more:
             group, open_for_more = self._next_group()
             answers = self._answers([operation for operation, _ in group])
-            self._on_loop(_settle, [future for _, future in group], answers)
+            self._on_loop(self._settle, [future for _, future in group], answers)
         self._on_loop(_settle, [self._ended], [None])
+
+    def _settle(self, futures: Sequence[asyncio.Future[Any]], answers: Sequence[object]) -> None:
+        for _ in futures:
+            self._submitted.popleft()
+        _settle(futures, answers)
 
     def _next_group(self) -> tuple[list[_Request[OperationT]], bool]:
         """Wait for an operation; return it with all others queued, and whether more may come."""

@@ -121,10 +121,14 @@ class Pages:
             views = [self._views.view(key) async for key in in_slices(shown) if self._views.has(key)]
             return await _json_in_turns("probes", (view.as_object() for view in views))
         rows = [self._render_row(key) async for key in in_slices(listing.routes) if self._views.has(key)]
-        whole = len(rows) == sum(listing.counts.values())
-        return await self._html(
-            "overview.html", {"rows": rows, "listing": listing, "selection": selection, "whole": whole}
-        )
+        context = {
+            "rows": rows,
+            "listing": listing,
+            "selection": selection,
+            "whole": len(rows) == sum(listing.counts.values()),
+            "shortage": self._views.shortage,
+        }
+        return await self._html("overview.html", context)
 
     async def probe(self, request: Request) -> Response:
         """Show one probe: its routes, the charts of one of them, the last runs and the last failures."""

@@ -173,6 +173,11 @@ class Views:
         self._runtime = runtime
         self.recent = recent
 
+    @property
+    def shortage(self) -> str:
+        """What an overloaded agent has too little of, and what to do; empty if it keeps up."""
+        return self._runtime.state.shortage
+
     def routes(self) -> Iterator[RouteKey]:
         """Yield every route that exists now, including sub-probes."""
         yield from list(self._runtime.state.probes)

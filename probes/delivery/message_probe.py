@@ -140,6 +140,11 @@ class MessageProbe(Probe):
         """The service level objective of each of its routes, if configured."""
         return self.settings.slo
 
+    @property
+    def login_wait(self) -> float:
+        """How many seconds a poll of the mailbox has been waiting for a login within the server's budget."""
+        return self.context.watchers[self.mailbox].current.login_wait
+
     def follow(self, message: Message) -> asyncio.Future[Settled]:
         """Watch for a message, and for a delivery report about it; the future gets the outcome."""
         watchers = self.context.watchers

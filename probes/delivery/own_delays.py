@@ -92,6 +92,11 @@ class OwnDelays:
             if not known.waiting:
                 self.add(cause, known.since, self._clock.monotonic())
 
+    def waited(self, cause: Cause) -> float:
+        """Return for how many seconds somebody has been waiting for this cause; 0 if nobody waits."""
+        known = self._known[cause]
+        return self._clock.monotonic() - known.since if known.waiting else 0.0
+
     def within(self, begin: float, end: float) -> OwnDelay:
         """Return our own delay between two times, at most the time between them."""
         seconds = {cause: self._seconds(known, begin, end) for cause, known in self._known.items()}

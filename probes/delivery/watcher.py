@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -18,8 +17,9 @@ from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import TURN, PhaseTimer
-from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Sighting, Unexpected
+from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Unexpected
 from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages
+from probes.delivery.folder_memory import FolderMemory
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
 from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.own_delays import Cause, OwnDelay
@@ -66,39 +66,6 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Memory:
-    """What earlier polls found in one folder."""
-
-    complete_at: float = float("-inf")  # when the latest poll that read everything began
-    listed_at: float = float("-inf")  # when the latest poll that listed the copies began
-    counted: set[str] = field(default_factory=set)  # uids that are accounted for but perhaps not deleted
-    sightings: dict[str, Sighting] = field(default_factory=dict)  # of copies that are not accounted for yet
-
-    def keep_only(self, present: set[str]) -> None:
-        self.counted &= present
-        for uid in self.sightings.keys() - present:
-            del self.sightings[uid]
-
-    def see(self, folder: Folder) -> None:
-        """Note when new copies arrived: since the latest poll that did not list them.
-
-        They may be read only by a later poll, because there are many, or the server refuses some for now.
-        """
-        self.keep_only(set(folder.uids))
-        since = Sighting(self.listed_at, folder.listed_at)
-        for uid in folder.uids:
-            if uid in self.sightings:
-                continue
-            sighting = since
-            if uid in folder.overlooked:
-                sighting = Sighting(float("-inf"), folder.listed_at)
-            if (told := folder.told(uid)) is not None:
-                sighting = Sighting(max(sighting.earliest, told[0]), min(sighting.latest, told[1]))
-            self.sightings[uid] = sighting
-        self.listed_at = folder.absent_at
-
-
 class MailboxWatcher:
     """Polls one mailbox while messages are awaited in it, and settles each in the ledger.
 
@@ -128,7 +95,7 @@ class MailboxWatcher:
         self._awaited = AwaitedMessages(
             clock, polls=mailbox.polls, shortest_gap=mailbox.shortest_gap, retention=retention
         )
-        self._memories: dict[str, _Memory] = {}
+        self._memories: dict[str, FolderMemory] = {}
         self._polled_at = float("-inf")  # when the latest poll ended
         self._planned_at = float("-inf")  # since when it has been known that the next poll is due when it is
         self._blind: tuple[Cause, float] | None = (
@@ -196,6 +163,11 @@ class MailboxWatcher:
     def delay(self, begin: float, end: float) -> OwnDelay:
         """Return our own delay in polling between two monotonic times."""
         return self._arrivals.delays.within(begin, end)
+
+    @property
+    def login_wait(self) -> float:
+        """How many seconds a poll has been waiting for a login within the server's budget."""
+        return self._arrivals.delays.waited(Cause.LOGINS)
 
     def _start(self) -> None:
         if not self._wake.is_set():
@@ -368,14 +340,14 @@ class MailboxWatcher:
     async def _read_folder(self, open_folder: OpenFolder) -> None:
         try:
             folder = await open_folder()
-            memory = self._memories.setdefault(folder.name, _Memory())
+            memory = self._memories.setdefault(folder.name, FolderMemory())
             if await self._examine(folder, memory):
                 memory.complete_at = folder.absent_at
         except ProbeFault as fault:
             if not self._mailbox.excuses(fault):
                 raise
 
-    async def _examine(self, folder: Folder, memory: _Memory) -> bool:
+    async def _examine(self, folder: Folder, memory: FolderMemory) -> bool:
         """Read the headers of new messages; return whether all of them were read."""
         memory.see(folder)
         unread, ours = list(folder.uids), list[str]()
@@ -385,7 +357,9 @@ class MailboxWatcher:
         await folder.delete(ours)
         return len(unread) <= HEADERS_PER_POLL and folder.is_whole
 
-    async def _account(self, folder: Folder, memory: _Memory, identified: Mapping[str, bytes]) -> list[str]:
+    async def _account(
+        self, folder: Folder, memory: FolderMemory, identified: Mapping[str, bytes]
+    ) -> list[str]:
         """Account for a set of copies; return those to delete."""
         copies = [
             Copy(uid, fields, memory.sightings[uid], uid in memory.counted)
@@ -411,7 +385,7 @@ class MailboxWatcher:
     async def _give_up_overdue(self) -> None:
         """Give up messages that a complete poll, begun after their deadline, did not show."""
         complete_at = min(
-            (self._memories.setdefault(name, _Memory()).complete_at for name in self._mailbox.folders),
+            (self._memories.setdefault(name, FolderMemory()).complete_at for name in self._mailbox.folders),
             default=float("-inf"),
         )
         overdue, doubt = self._awaited.overdue(complete_at), self._mailbox.doubt

@@ -120,10 +120,11 @@ class Site:
 
     def deliver(self, address: str, raw: bytes) -> None:
         """Make a message visible now."""
-        self.mailbox(address).put(raw)
         found = _MESSAGE_ID.search(raw)
         assert found is not None, raw
+        # Before it is visible: a client that idles may know of it before this process goes on.
         self.seen.arrived.setdefault(found[1].decode(), time.monotonic())
+        self.mailbox(address).put(raw)
 
     def fill(self, address: str, count: int) -> None:
         """Put mail of other people into a mailbox."""

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.collector import AgentCollector
 from monitor.ledger.counters import Counters, Total
+from monitor.load import OVERLOAD, Shortage
 from monitor.state import AgentState
 from probes.core.finding import Check, Finding, Severity
 from probes.core.reasons import Outcome, Reason
@@ -377,3 +378,14 @@ def test_garbage_is_not_collected_meanwhile() -> None:
     broken_off.close()
     list(whole)
     assert gc.isenabled()
+
+
+def test_an_overloaded_agent_has_a_gauge() -> None:
+    """The gauge is 1 while the agent holds back messages, and a probe that sends counts them from 0."""
+    agent = _route()
+    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1") == 0
+    assert _reader(agent)("mailsonde_schedule_skipped_total", probe="trip", reason="overload") == 0
+    agent.shortage = str(Shortage.LEDGER)
+    agent.skipped["trip", OVERLOAD] += 1
+    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1") == 1
+    assert _reader(agent)("mailsonde_schedule_skipped_total", probe="trip", reason="overload") == 1

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from monitor.ledger.store import SqlLedger, open_ledger
+from monitor.load import Load, Shortage
 from monitor.recent import POINTS_KEPT
 from probes.core.clock import SystemClock
 from probes.delivery.message_life import LedgerError
@@ -91,6 +92,15 @@ async def test_overview_probe_and_run_as_json(start_agent: StartAgent) -> None:
         told = (await watched.client.get(f"/probes/hq-0/runs/{run['run']}", headers=JSON)).json()
         assert {name: value for name, value in told.items() if name != "transcript"} == run
         assert [line[9:] for line in told["transcript"]][-2:] == ["C: QUIT", "S: 221 bye"]
+
+
+async def test_an_overloaded_agent_says_so(start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it holds back messages, the overview says what is short, and what to do."""
+    monkeypatch.setattr(Load, "look", lambda _: None)
+    async with start_agent(SOUND) as watched:
+        assert "overloaded" not in (await watched.client.get("/")).text
+        watched.agent.runtime.state.shortage = str(Shortage.LEDGER)
+        assert f"holds back new messages: {Shortage.LEDGER}." in (await watched.client.get("/")).text
 
 
 async def test_what_the_site_says_about_a_probe(start_agent: StartAgent) -> None:

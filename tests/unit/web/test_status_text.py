@@ -35,6 +35,8 @@ def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: 
         (run(**DELIVERED), "Mail flows: the last message took 3.21 s ± 10 ms to reach mailbox canary, "
          "including 50 ms until submission accepted it."),
         (run(**DELIVERED | {"uncertainty_seconds": None}), "The last message is delivered."),
+        (run("local_resources", "unknown", "the latency is not known: the ledger took 8 s", **DELIVERED),
+         "The last message arrived in mailbox canary, but the latency is not known: the ledger took 8 s."),
         (run("message_junked", "failed", **DELIVERED), "Mail goes to junk: the last message took 3.21 s ± "
          "10 ms to reach mailbox canary, including 50 ms until submission accepted it."),
         (run("message_altered", **DELIVERED), "Mail is altered on the way: the last message took 3.21 s ± "

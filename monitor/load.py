@@ -1,0 +1,155 @@
+"""Whether the agent keeps up with its probes, and how many new messages to hold back if it does not.
+
+An agent that sends more than it can follow falls behind without end, and measures only its own backlog. So it
+holds back a share of its sends. The share rises while the processor or the ledger is short, and falls when
+they have room to spare. A mailbox whose polls wait for logins gets no new messages until they are through.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from enum import StrEnum
+
+from monitor.state import AgentState
+from probes.core.clock import Clock
+from probes.core.probe import Probe
+from probes.delivery.message_probe import MessageProbe
+
+TICK = 1.0
+"""Seconds between two looks at the load."""
+
+BLOCKED_SHARE = 0.4
+"""Share of the time for which the event loop is blocked when the processor is short."""
+
+LEDGER_WAIT = 1.0
+"""Seconds that a change waits for the ledger when the ledger is short."""
+
+LOGIN_WAIT = 10.0
+"""Seconds that a poll waits for a login when logins are short."""
+
+LOOKS_SHORT = 5
+"""Consecutive looks that must find a shortage before sends are held back: a short stall is no overload."""
+
+RELAXED = 0.5
+"""Share of these limits below which fewer sends are held back again."""
+
+STEP_UP, STEP_DOWN = 0.05, 0.02
+"""By how much the share of sends that are held back changes at each look; up to four steps up."""
+
+MOST_HELD_BACK = 0.95
+"""Maximum share of sends that are held back: some must go on, to show what is possible."""
+
+LOGINS_SHORT_FOR = 120.0
+"""Seconds after the last send that was held back for want of logins in which logins still count as short."""
+
+OVERLOAD = "overload"
+"""The reason of a run that was held back."""
+
+_log = logging.getLogger("mailsonde.load")
+
+
+class Shortage(StrEnum):
+    """What the agent has too little of, with what to do."""
+
+    PROCESSOR = (
+        "the processor cannot keep up; use longer intervals or fewer probes, "
+        "or spread them over several agents"
+    )
+    LEDGER = "the ledger is too slow; put it on a faster disk, or use longer intervals or fewer probes"
+    LOGINS = (
+        "polls wait for logins; raise logins_per_minute, read the mailboxes by IMAP, "
+        "or use longer intervals or fewer mailboxes on a server"
+    )
+
+
+class Load:
+    """Decides whether a probe may send now, and tells in ``state`` whether the agent is overloaded.
+
+    ``blocked`` returns a number of seconds that grows while the event loop is blocked, and ``ledger_wait``
+    how many seconds the ledger's oldest waiting change has waited.
+    """
+
+    def __init__(
+        self,
+        state: AgentState,
+        clock: Clock,
+        blocked: Callable[[], float],
+        ledger_wait: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._blocked = blocked
+        self._ledger_wait = ledger_wait
+        self._looked = clock.monotonic(), blocked()
+        self._short_for = 0  # consecutive looks
+        self._share = 0.0
+        self._credits: dict[str, float] = {}
+        self._logins_short_at = float("-inf")
+        self._begun = 0.0
+        self._held_back = 0  # runs since the overload began
+
+    async def watch(self) -> None:
+        """Look at the load every `TICK` seconds."""
+        while True:
+            await self._clock.sleep(TICK)
+            self.look()
+
+    def look(self) -> None:
+        """Adapt the share of sends that are held back to the load since the previous look."""
+        now, blocked = self._clock.monotonic(), self._blocked()
+        (before, blocked_before), self._looked = self._looked, (now, blocked)
+        pressures = {
+            Shortage.PROCESSOR: (blocked - blocked_before) / max(TICK, now - before) / BLOCKED_SHARE,
+            Shortage.LEDGER: self._ledger_wait() / LEDGER_WAIT,
+        }
+        short = max(pressures, key=pressures.__getitem__)
+        pressure = pressures[short]
+        self._short_for = self._short_for + 1 if pressure > 1.0 else 0
+        if self._short_for >= LOOKS_SHORT or (self._share and pressure > 1.0):
+            self._share = min(MOST_HELD_BACK, self._share + STEP_UP * min(pressure, 4.0))
+            self._tell(short)
+        elif pressure < RELAXED:
+            self._share = max(0.0, self._share - STEP_DOWN)
+        if self._state.shortage and not self._share and now > self._logins_short_at + LOGINS_SHORT_FOR:
+            self._over()
+
+    def admits(self, probe: Probe) -> bool:
+        """Return whether a run of ``probe`` may begin now; a run that may not is counted as skipped.
+
+        Every probe has the same share of its runs held back, evenly over time.
+        """
+        if not isinstance(probe, MessageProbe):
+            return True
+        name = probe.settings.name
+        if probe.login_wait > LOGIN_WAIT:
+            self._logins_short_at = self._clock.monotonic()
+            self._tell(Shortage.LOGINS)
+        else:
+            if not self._share:
+                return True
+            # Names spread the probes, so that they do not all skip the same round.
+            credit = self._credits.get(name, zlib.crc32(name.encode()) / 2**32) + self._share
+            self._credits[name] = credit % 1.0
+            if credit < 1.0:
+                return True
+        self._held_back += 1
+        self._state.skipped[name, OVERLOAD] += 1
+        return False
+
+    def _tell(self, shortage: Shortage) -> None:
+        """Tell a shortage, unless one is told already."""
+        if self._state.shortage:
+            return
+        self._state.shortage = str(shortage)
+        self._begun, self._held_back = self._clock.monotonic(), 0
+        _log.warning("the agent is overloaded and holds back new messages: %s", shortage)
+
+    def _over(self) -> None:
+        self._state.shortage = ""
+        self._credits.clear()
+        seconds = self._clock.monotonic() - self._begun
+        _log.warning(
+            "the agent is no longer overloaded; it held back %d runs in %.0f s", self._held_back, seconds
+        )
