@@ -18,7 +18,7 @@ from probes.core.transcript import REPLY, Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols import connection_limits, name_resolution
 from probes.protocols.connection_limits import Slot
-from probes.protocols.tls import CertificateExpiry, certificate_expiry, description
+from probes.protocols.tls import CertificateExpiry, certificate_expiry, description, keep_session
 
 BUFFER_LIMIT = 64 * 1024
 """Maximum unread octets, beyond one chunk from the network; a faster server must wait."""
@@ -263,9 +263,14 @@ class LineTransport:
         return cls(receiver, timeout, phases.transcript)
 
     def answered(self) -> None:
-        """Record that the server answers in time; see `Slot.answered`."""
+        """Record that the server answers in time, and keep a session that can be resumed.
+
+        See `Slot.answered` and `keep_session`.
+        """
         if self._receiver.slot is not None:
             self._receiver.slot.answered()
+        if self._receiver.transport is not None:
+            keep_session(self._receiver.transport.get_extra_info("ssl_object"))
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection.

@@ -50,29 +50,44 @@ class MailSession(ABC):
         self._clock = clock
         self._is_encrypted = False
         self._worked_before = False
+        self._resumes = False
 
     @classmethod
     async def connect(
-        cls, server: ServerSettings, phases: PhaseTimer, clock: Clock, slot: Slot | None = None
+        cls,
+        server: ServerSettings,
+        phases: PhaseTimer,
+        clock: Clock,
+        slot: Slot | None = None,
+        *,
+        resumes: bool = False,
     ) -> Self:
         """Return a session after the greeting and TLS, if configured, without a login.
 
-        It uses ``slot``, or waits for one.
+        It uses ``slot``, or waits for one. ``resumes`` says whether to resume an earlier TLS session.
         """
         transport = await LineTransport.connect(
             server.host, server.port, phases, server.timeout, family=server.family, slot=slot
         )
         session = cls(server, transport, phases, clock)
+        session._resumes = resumes
         with session._aborted_on_failure():
             await session._begin()
         return session
 
     @classmethod
     async def open(
-        cls, server: ServerSettings, *, username: str, password: SecretStr, phases: PhaseTimer, clock: Clock
+        cls,
+        server: ServerSettings,
+        *,
+        username: str,
+        password: SecretStr,
+        phases: PhaseTimer,
+        clock: Clock,
+        resumes: bool = False,
     ) -> Self:
         """Return a session that is logged in; if that fails, close it."""
-        session = await cls.connect(server, phases, clock)
+        session = await cls.connect(server, phases, clock, resumes=resumes)
         with session._aborted_on_failure():
             await session.log_in(username, password)
         return session
@@ -102,7 +117,11 @@ class MailSession(ABC):
         server = self._server
         is_any_taken = server.tls == "opportunistic"
         with self._phases.phase("tls"):
-            context = opportunistic_context() if is_any_taken else client_context(server.tls_ca)
+            context = (
+                opportunistic_context()
+                if is_any_taken
+                else client_context(server.tls_ca, resumes=self._resumes)
+            )
             await self._transport.start_tls(context, server.tls_server_name or server.host)
         self._is_encrypted = True
 

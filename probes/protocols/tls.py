@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,6 +22,9 @@ from probes.core.reasons import Reason
 CERTIFICATE_SUBJECT_LIMIT = 120
 """Maximum characters to show of a certificate's subject."""
 
+RESUMED_FOR = 600.0
+"""Maximum seconds for which sessions are resumed without looking at the server's certificate again."""
+
 _ENCODING_DER = 2
 """OpenSSL's X509_FILETYPE_ASN1, which ``ssl`` has no public name for."""
 
@@ -34,24 +38,25 @@ class _Held(NamedTuple):
     context: ssl.SSLContext
 
 
-_held: dict[tuple[Path | None, tuple[str, ...], bool], _Held] = {}
+_held: dict[tuple[Path | None, tuple[str, ...], bool, bool], _Held] = {}
 
 
 def client_context(
-    ca: Path | None, alpn: tuple[str, ...] = (), *, with_system: bool = False
+    ca: Path | None, alpn: tuple[str, ...] = (), *, with_system: bool = False, resumes: bool = False
 ) -> ssl.SSLContext:
     """Return a context that trusts the PEM file ``ca`` or, if it is ``None``, the system's authorities.
 
     ``with_system`` trusts both. The context always verifies chain and name, and requires TLS 1.2 or
     newer (RFC 8996). ``alpn`` lists the protocols to offer (RFC 7301). Contexts are shared only between
-    calls with the same arguments, because a mail server may refuse a client that offers HTTP.
+    calls with the same arguments, because a mail server may refuse a client that offers HTTP. One that
+    ``resumes`` saves most of the handshake; see `keep_session`. It is not for probes, which check handshakes.
 
     The system's authorities are loaded once, because that takes 20 ms or more. A file is loaded again
     when it changes. If it is then missing or broken, its last good content stays trusted, and a warning
     is logged. If it was never readable, raises `ProbeFault` with `LOCAL_RESOURCES`: this is not the
     server's fault.
     """
-    key = ca, alpn, with_system
+    key = ca, alpn, with_system, resumes
     held = _held.get(key)
     version = () if ca is None else version_of(ca)
     if held is None or held.version != version:
@@ -59,7 +64,9 @@ def client_context(
     return held.context
 
 
-def _loaded(ca: Path | None, alpn: tuple[str, ...], with_system: bool, held: _Held | None) -> ssl.SSLContext:
+def _loaded(
+    ca: Path | None, alpn: tuple[str, ...], with_system: bool, resumes: bool, held: _Held | None
+) -> ssl.SSLContext:
     """Return a new context, or the held one if the file cannot be used."""
     try:
         context = ssl.create_default_context(cafile=ca)
@@ -72,7 +79,7 @@ def _loaded(ca: Path | None, alpn: tuple[str, ...], with_system: bool, held: _He
         _log.warning("CA file %s cannot be used; its last good content stays trusted: %s", ca, why)
         return held.context
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslobject_class = _TellingObject
+    context.sslobject_class = _ResumingObject if resumes else _TellingObject
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if held is not None:
@@ -180,6 +187,55 @@ class _TellingObject(ssl.SSLObject):
                 latest = max(chain, key=lambda read: read.not_before)
                 error.verify_message += f": {latest.expiry.subject} begins on {_date(latest.not_before)}"
             raise
+
+
+class _Session(NamedTuple):
+    """A session to resume, and when its certificate was verified (monotonic seconds)."""
+
+    session: ssl.SSLSession
+    context: ssl.SSLContext
+    verified_at: float
+
+
+_sessions: dict[str, _Session] = {}
+"""The latest session with each server, by its name."""
+
+
+class _ResumingObject(_TellingObject):
+    """Resumes the server's latest session if possible; otherwise the handshake is an ordinary one."""
+
+    verified_at: float | None = None
+    """When the server's certificate was verified; ``None`` before the handshake."""
+
+    def do_handshake(self) -> None:
+        if self.verified_at is None:
+            self.verified_at = time.monotonic()
+            kept = _sessions.get(self.server_hostname or "")
+            if (
+                kept is not None
+                and kept.context is self.context
+                and self.verified_at - kept.verified_at < RESUMED_FOR
+            ):
+                self.session, self.verified_at = kept.session, kept.verified_at
+        try:
+            super().do_handshake()
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLError:  # perhaps because of the session, so the next handshake is without it
+            _sessions.pop(self.server_hostname or "", None)
+            raise
+
+
+def keep_session(connection: object) -> None:
+    """Let later connections to this server resume the session, if its context allows this.
+
+    To be called after the server has sent something, because tickets follow the handshake (RFC 8446 section
+    4.6.1). A certificate is verified again at least every `RESUMED_FOR` seconds.
+    """
+    if not isinstance(connection, _ResumingObject) or connection.session is None:
+        return
+    at = connection.verified_at if connection.session_reused else time.monotonic()
+    _sessions[connection.server_hostname or ""] = _Session(connection.session, connection.context, at or 0.0)
 
 
 def expiry_warning(expiry: CertificateExpiry | None, now: float, warning: float) -> tuple[Reason, str]:

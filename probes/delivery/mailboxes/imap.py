@@ -145,6 +145,7 @@ class ImapMailbox:
             password=self._settings.password,
             phases=phases,
             clock=self._clock,
+            resumes=True,
         )
 
     async def _marked_as_junk(self, session: ImapSession) -> str | None:

@@ -317,6 +317,7 @@ class Pop3Mailbox:
             password=self._settings.password,
             phases=phases or PhaseTimer(self._clock),
             clock=self._clock,
+            resumes=True,
         )
         try:
             yield [partial(self._list, session, afresh=afresh)]
