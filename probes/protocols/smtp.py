@@ -17,6 +17,9 @@ REPLY_LINE_LIMIT = 8192
 REPLY_LIMIT = 32 * 1024
 """Maximum octets of all lines of a reply; a long answer to EHLO has 2,000."""
 
+REMEMBERED_OCTETS = 1024
+"""Maximum octets of a reply that is remembered in its parsed form."""
+
 COMMAND_LINE = 512
 """Maximum octets of a command line, including CRLF (RFC 5321 section 4.5.3.1.4)."""
 
@@ -45,14 +48,7 @@ class Reply:
 
         Raises `ProbeFault` if it is not a reply, or if its lines have different codes.
         """
-        if not _REPLY.fullmatch(said):
-            raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + said)
-        text = (
-            said[4:]
-            if b"\n" not in said
-            else b"\n".join([line[4:].strip(b" \t") for line in said.split(b"\n")])
-        )
-        return cls(int(said[:3]), text.strip(b" \t").decode("utf-8", "backslashreplace"))
+        return (_remembered if len(said) <= REMEMBERED_OCTETS else _parsed)(said)
 
     @property
     def is_positive(self) -> bool:
@@ -73,6 +69,16 @@ class Reply:
             reply_code=self.code,
             enhanced_status_code=self.enhanced_status_code,
         )
+
+
+def _parsed(said: bytes) -> Reply:
+    if not _REPLY.fullmatch(said):
+        raise ProbeFault(Reason.PROTOCOL_ERROR, b"not an SMTP reply: " + said)
+    text = b"\n".join([line[4:].strip(b" \t") for line in said.split(b"\n")])
+    return Reply(int(said[:3]), text.decode("utf-8", "backslashreplace"))
+
+
+_remembered = lru_cache(maxsize=256)(_parsed)  # most replies of a server are the same in every session
 
 
 def _reason_of(code: int) -> Reason:
