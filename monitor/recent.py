@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Container, Mapping, Sequence
+import math
+import struct
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from probes.core.reasons import Outcome, Reason
 from probes.registry import MESSAGE_KINDS
@@ -19,16 +20,58 @@ RouteKey = tuple[str, str]
 """A probe's name and its target."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+_WORDS = ("ok", "warning", "failed", "unknown")
+_POINT = struct.Struct("<Bdd")  # position in `_WORDS`, seconds and uncertainty, which are NaN if not known
+
+
+class Point(NamedTuple):
     """One finished run; ``seconds`` is the delivery latency of a message, else the duration of the run."""
 
-    run: str
-    at: float  # unix seconds
     word: str  # ok, warning, failed or unknown
-    reason: str
     seconds: float | None
     uncertainty: float | None
+
+
+class Points:
+    """The latest `POINTS_KEPT` points of a route, oldest first, in 17 octets each."""
+
+    __slots__ = ("_packed",)
+
+    def __init__(self) -> None:
+        self._packed = b""
+
+    def append(self, point: Point) -> None:
+        """Add the newest point."""
+        word, seconds, uncertainty = point
+        packed = _POINT.pack(
+            _WORDS.index(word),
+            math.nan if seconds is None else seconds,
+            math.nan if uncertainty is None else uncertainty,
+        )
+        self._packed = (self._packed + packed)[-POINTS_KEPT * _POINT.size :]
+
+    def __len__(self) -> int:
+        return len(self._packed) // _POINT.size
+
+    def __iter__(self) -> Iterator[Point]:
+        for word, seconds, uncertainty in _POINT.iter_unpack(self._packed):
+            yield Point(
+                _WORDS[word],
+                None if math.isnan(seconds) else seconds,
+                None if math.isnan(uncertainty) else uncertainty,
+            )
+
+    @property
+    def latest_word(self) -> str:
+        """The word of the newest point, of which there must be one."""
+        return _WORDS[self._packed[-_POINT.size]]
+
+    @property
+    def longest(self) -> float | None:
+        """The longest latency that was measured."""
+        unpacked = _POINT.iter_unpack(self._packed)
+        measured = [seconds for _, seconds, uncertainty in unpacked if not math.isnan(uncertainty)]
+        return max((seconds for seconds in measured if not math.isnan(seconds)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +87,15 @@ class InFlight:
 
 @dataclass(slots=True)
 class Route:
-    """The latest runs of one route, oldest first, the last one in full, and what is derived from them."""
+    """The latest runs of one route, the last one in full, and what is derived from them."""
 
     version: int = 0
     last: dict[str, Any] | None = None
+    last_at: float | None = None  # unix seconds: when it began
     findings: Sequence[Mapping[str, str]] = ()  # of the last run with a known result
     failing_since: float | None = None  # unix seconds: when the first of the current failed runs began
     failed_earlier: bool = False  # whether runs before it, which are no longer known, may have failed too
-    points: deque[Point] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
+    points: Points = field(default_factory=Points)
     row: str = ""  # the rendered row; empty if the route has changed since
     word: str = ""  # the state in one word; empty if the route has changed since
     flight: InFlight = InFlight()  # the last result of `Views.flight_of` that clients were sent
@@ -74,15 +118,15 @@ class Recent:
         route = self.route(key)
         route.last = {**run}
         route.last.pop("transcript", None)  # large, and the ledger keeps it
+        route.last_at = began_at(run)
         if "findings" in run and run["outcome"] != Outcome.UNKNOWN:
             route.findings = run["findings"]
-        point = point_of(run)
         if run["outcome"] == Outcome.OK:
             route.failing_since = None
         elif run["outcome"] == Outcome.FAILED and route.failing_since is None:
-            route.failing_since = point.at
+            route.failing_since = route.last_at
             route.failed_earlier = all(known.word == Outcome.UNKNOWN for known in route.points)
-        route.points.append(point)
+        route.points.append(point_of(run))
         self.touch(key)
 
     def keep_only(self, probe: str, targets: Container[str]) -> None:
@@ -112,6 +156,11 @@ class Recent:
             await self._news.wait()
 
 
+def began_at(run: Mapping[str, Any]) -> float:
+    """Return when a run began, in unix seconds."""
+    return datetime.fromisoformat(run["started_at"]).timestamp()
+
+
 def word_of(run: Mapping[str, Any]) -> str:
     """Return a run's outcome in one word: ok, warning, failed or unknown, as `Reason.word` does.
 
@@ -127,10 +176,7 @@ def point_of(run: Mapping[str, Any]) -> Point:
     measured = message.get("uncertainty_seconds") is not None
     sends = "message" in run or run["kind"] in MESSAGE_KINDS
     return Point(
-        run=str(run.get("run", "")),
-        at=datetime.fromisoformat(run["started_at"]).timestamp(),
         word=word_of(run),
-        reason=run["reason"],
         seconds=message.get("delivery_seconds") if sends else run["duration_seconds"],
         uncertainty=message["uncertainty_seconds"] if measured else None,
     )

@@ -24,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 
 from monitor.ledger.last_week import WEEK_HOURS
 from monitor.ledger.store import SqlLedger
-from monitor.recent import POINTS_KEPT, RouteKey, point_of, word_of
+from monitor.recent import POINTS_KEPT, RouteKey, began_at, point_of, word_of
 from monitor.web.events import Events
 from monitor.web.fairness import RequestLimit, in_slices
 from monitor.web.runbooks import as_html, runbook
@@ -242,15 +242,16 @@ def _instant(at: float | str) -> str:
 
 def _chart(view: RouteView, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the charts' data, oldest first: seconds, and a list of seconds for each phase."""
-    points = [point_of(run) for run in reversed(runs)]
+    oldest_first = runs[::-1]
+    points = [point_of(run) for run in oldest_first]
     names = dict.fromkeys(phase for run in runs for phase in run["phases"])
     return {
-        "at": [round(point.at, 3) for point in points],
+        "at": [round(began_at(run), 3) for run in oldest_first],
         "word": [point.word for point in points],
-        "run": [point.run for point in points],
+        "run": [run.get("run", "") for run in oldest_first],
         "seconds": [point.seconds for point in points],
         "uncertainty": [point.uncertainty for point in points],
-        "phases": {name: [run["phases"].get(name) for run in reversed(runs)] for name in names},
+        "phases": {name: [run["phases"].get(name) for run in oldest_first] for name in names},
         "deadline": view.deadline,
         "sends": view.states is not None,
     }

@@ -230,7 +230,7 @@ class Views:
                 hop_seconds=delivery.hop_seconds if delivery is not None else None,
             ),
             last=route.last,
-            last_at=route.points[-1].at if route.points else None,
+            last_at=route.last_at,
             points=tuple(route.points),
             flight=flight,
             states={str(each): entered(*key, each) for each in MessageState}
@@ -251,11 +251,10 @@ class Views:
 
     def _ages(self, flight: InFlight, route: Route) -> Flight:
         now = self._runtime.clock.time()
-        known = [point.seconds for point in route.points if point.uncertainty is not None]
         return Flight(
             flight.count,
             now - flight.oldest_at if flight.count else 0.0,
-            max((seconds for seconds in known if seconds is not None), default=None),
+            route.points.longest,
             flight.intents,
             now - flight.oldest_intent_at if flight.intents else 0.0,
         )
@@ -264,7 +263,7 @@ class Views:
     def _word(route: Route, *, overdue: bool) -> str:
         if not route.points:
             return "waiting"
-        word = route.points[-1].word
+        word = route.points.latest_word
         return "late" if overdue and word in {"ok", "warning"} else word
 
     def hop_seconds(self, key: RouteKey) -> dict[str, float]:

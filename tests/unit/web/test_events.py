@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from monitor.recent import Points
 from monitor.web.events import MOST_STREAMS
 from tests.fakes.scripted_server import Peer, dialogue
 from tests.unit.web.conftest import StartAgent, Watched
@@ -89,7 +90,7 @@ async def test_a_route_that_enters_the_page_comes_with_its_row(start_agent: Star
         _, told = await anext(events)
         assert (told["routes"][0], last in told["routes"]) == ("hq-98 mail", False)
         assert set(told["rows"]) == {"hq-98 mail"}
-        watched.agent.recent.routes["hq-98", "mail"].points.clear()
+        watched.agent.recent.routes["hq-98", "mail"].points = Points()
         watched.agent.recent.touch(("hq-98", "mail"))
         _, told = await anext(events)
         assert (told["routes"][0], told["routes"][-1]) == ("hq-99 mail", last)
