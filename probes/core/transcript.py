@@ -23,6 +23,9 @@ REPLY = 4096
 CUT = "…"
 """Marks where an answer is cut."""
 
+LATEST = 4
+"""Number of entries to keep of a dialogue that is not shown."""
+
 _BEYOND = 32  # characters to search beyond the cut, so that a secret across it is found
 
 _Entry = tuple[float, str, str | bytes, bool, bool]
@@ -41,6 +44,7 @@ class Transcript:
         self._begun = clock.monotonic()
         self._first: list[_Entry] = []
         self._last: deque[_Entry] = deque(maxlen=LAST)
+        self._room = FIRST
         self._left_out = 0
         self.redaction = Redaction()
 
@@ -73,12 +77,20 @@ class Transcript:
         """Keep a remark about an event without a line: a connection, a handshake, a message's content."""
         self._keep("#", text)
 
+    def keep_latest_only(self) -> None:
+        """Forget the dialogue, and from now on keep only the end of it, as faults need it.
+
+        For a session that stays open: nobody is shown its dialogue.
+        """
+        self._left_out += len(self._first) + len(self._last)
+        self._first, self._room, self._last = [], 0, deque(maxlen=LATEST)
+
     def _keep(self, who: str, kept: str | bytes, cut: bool = False, may_be_secret: bool = False) -> None:
         entry = self._clock.monotonic() - self._begun, who, kept, cut, may_be_secret
-        if len(self._first) < FIRST:
+        if len(self._first) < self._room:
             self._first.append(entry)
             return
-        self._left_out += len(self._last) == LAST
+        self._left_out += len(self._last) == self._last.maxlen
         self._last.append(entry)
 
     def lines(self) -> list[str]:
@@ -92,7 +104,7 @@ class Transcript:
         for number, (text, (seconds, who, _, cut, may_be_secret)) in enumerate(
             zip(texts, entries, strict=True)
         ):
-            if number == FIRST and self._left_out:
+            if number == len(self._first) and self._left_out:
                 shown.append(f"… {self._left_out} left out …")
             begin = f"{seconds:8.3f} {who}: "
             told = self._told(text, cut, may_be_secret=may_be_secret and has_secret)

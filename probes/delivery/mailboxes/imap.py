@@ -139,7 +139,7 @@ class ImapMailbox:
         return session if session.is_open else await self._log_in(phases)
 
     async def _log_in(self, phases: PhaseTimer) -> ImapSession:
-        return await ImapSession.open(
+        session = await ImapSession.open(
             self._server,
             username=self._settings.username,
             password=self._settings.password,
@@ -147,6 +147,8 @@ class ImapMailbox:
             clock=self._clock,
             resumes=True,
         )
+        phases.transcript.keep_latest_only()
+        return session
 
     async def _marked_as_junk(self, session: ImapSession) -> str | None:
         """Return the folder that the server marks as junk (RFC 6154), if it can be opened."""

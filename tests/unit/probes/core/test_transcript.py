@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.redaction import WITHHELD
-from probes.core.transcript import FIRST, LAST, LINE, REPLY, Transcript
+from probes.core.transcript import FIRST, LAST, LATEST, LINE, REPLY, Transcript
 from probes.core.verdict import PhaseTimer
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.mail_session import MailSession
@@ -67,6 +67,20 @@ def test_a_long_dialogue_keeps_its_beginning_and_its_end() -> None:
     assert len(lines) == FIRST + 1 + LAST
     assert lines[FIRST] == f"… {1000 - FIRST - LAST} left out …"
     assert (lines[0].endswith("NOOP 0"), lines[-1].endswith("NOOP 999")) == (True, True)
+
+
+def test_a_session_that_stays_open_keeps_only_the_end() -> None:
+    """However long it lasts, little is kept, but an empty answer is still explained by the one before it."""
+    transcript = Transcript(InstantClock())
+    for number in range(200):
+        transcript.sent(b"NOOP %d" % number)
+    transcript.keep_latest_only()
+    for number in range(200):
+        transcript.sent(b"M%d NOOP" % number)
+        transcript.received(b"M%d OK done" % number)
+    transcript.sent(b"M200 NOOP")
+    assert transcript.shown(b"") == "an empty line, after M199 OK done"
+    assert len(transcript.lines()) <= 2 * LATEST
 
 
 def test_only_what_is_said_to_be_public_of_a_line_with_credentials() -> None:
