@@ -7,7 +7,7 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -45,6 +45,9 @@ CHECK_LEDGER_EVERY = 30.0
 RUNS_RECALLED = 5000
 """Maximum runs of an earlier agent that the pages show at start, beyond one per route."""
 
+RESULTS_KEPT = 100
+"""Maximum results that wait for an observer, each with its transcript; there may be no observer."""
+
 SWITCH_INTERVAL = 0.001
 """Seconds until a computing thread, such as one that renders metrics, lets the event loop continue.
 
@@ -65,6 +68,8 @@ class Agent:
     runtime: Runtime
     recent: Recent
     results: asyncio.Queue[Result]
+    run: Callable[[Probe], Awaitable[None]]
+    """Runs a probe now, as the schedule does."""
 
 
 class StartError(Exception):
@@ -106,7 +111,7 @@ async def _at_work(
     open_messages = await runtime.ledger.adopt()
     started_at = clock.time()
     runtime.assembly.resume(open_messages)
-    results: asyncio.Queue[Result] = asyncio.Queue(maxsize=1000)
+    results: asyncio.Queue[Result] = asyncio.Queue(maxsize=RESULTS_KEPT)
     recent = await _recalled(runtime, clock)
 
     load = Load(runtime.state, clock, runtime.runner.blocked, lambda: runtime.ledger.wait)
@@ -148,7 +153,7 @@ async def _at_work(
             len(open_messages),
         )
         try:
-            yield Agent(address, runtime, recent, results)
+            yield Agent(address, runtime, recent, results, run)
         finally:
             is_ready = False
             schedule.stop()

@@ -20,6 +20,7 @@ from tests.benchmarks import (
     ledger_intents,
     live_page,
     mailbox_rate,
+    memory,
     open_messages,
     polling,
     round_trip,
@@ -67,9 +68,10 @@ FIGURES = {
     "start": first_minutes.main,
     "isolation": isolation.main,
     "scale": scale.main,
+    "memory": memory.main,
 }
 
-WITH_OPTIONS = {"scale": scale.main}
+WITH_OPTIONS = {"scale": scale.main, "memory": memory.main}
 
 
 def main(names: list[str]) -> None:
