@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -31,6 +31,8 @@ LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30
 
 class Histogram:
     """Counts of observations, in seconds, by upper bound."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...] = DELIVERY_BUCKETS) -> None:
         self._bounds = bounds
@@ -68,7 +70,7 @@ class ProbeState:
     success: float | None = None  # of the last run with a known result
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
     """Reason and phase of the last failed and the last unknown run since the last ok one."""
-    phases: dict[str, float] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict)
     certificate_not_after: float | None = None
     findings: frozenset[tuple[Check, Severity]] = frozenset()  # of the last run with a known result
 
@@ -177,7 +179,7 @@ class AgentState:
         if verdict.reason is not Reason.NONE:
             state.reasons[verdict.reason] += 1
         state.duration.observe(duration)
-        state.phases = dict(verdict.phases)
+        state.phases = verdict.phases
         state.last_run = ended_at
         if verdict.outcome is Outcome.OK:
             state.failures.clear()

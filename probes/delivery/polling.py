@@ -43,7 +43,8 @@ _NEWS = 0.15  # share of the weight that expected arrivals may add before there 
 _EDGES = [SHORTEST * 2.0 ** (index / PER_OCTAVE) for index in range(BINS)]
 _WIDTHS = [edge * (2.0 ** (1 / PER_OCTAVE) - 1.0) for edge in _EDGES]
 _FACTORS = [edge ** (1 / 3) for edge in _EDGES]  # sqrt(t^(2/3))
-_UNKNOWN = [0.4 if edge < 2.0 else 1.0 for edge in _EDGES]  # polls before the first arrival
+_UNKNOWN = array("f", accumulate((0.4 if edge < 2.0 else 1.0 for edge in _EDGES), initial=0.0))
+"""The plan before the first arrival."""
 
 _Bounds = tuple[float, float, float]
 """A bin's share of the polls, and its minimum and maximum number of polls."""
@@ -65,7 +66,7 @@ class ArrivalModel:
         self._polls = polls
         self._shortest_gap = shortest_gap
         self._longest_gap = longest_gap
-        self._weights = array("d", bytes(8 * BINS))
+        self._weights = array("f", bytes(4 * BINS))
         self._later = _late_bounds(polls, shortest_gap)
         self._plan: array[float] | None = None
         self._news = 0  # number of arrivals that the plan does not include
@@ -86,7 +87,7 @@ class ArrivalModel:
         whole = sum(parts.values())
         surprising = latest > _WIDE * (earliest + self._shortest_gap)
         kept = _KEPT_SURPRISED if surprising else _KEPT
-        self._weights = array("d", [kept * weight for weight in self._weights])
+        self._weights = array("f", [kept * weight for weight in self._weights])
         for index, part in parts.items():
             self._weights[index] += part / whole
         self._news += 1
@@ -112,7 +113,7 @@ class ArrivalModel:
         """Return the number of polls up to each edge between bins."""
         known = BINS - next((index for index, weight in enumerate(reversed(self._weights)) if weight), BINS)
         if not known:
-            return array("d", accumulate(_UNKNOWN, initial=0.0))
+            return _UNKNOWN
         weights = self._weights[:known]
         total = sum(weights)
         bounds = self._bounds(weights, total)
@@ -126,7 +127,7 @@ class ArrivalModel:
             if used == before:  # every bin is at its minimum or maximum
                 break
             next_scale = scale * budget / used
-        return array("d", accumulate([*polls, *_scaled(scale, self._later[known:])], initial=0.0))
+        return array("f", accumulate([*polls, *_scaled(scale, self._later[known:])], initial=0.0))
 
     def _bounds(self, weights: array[float], total: float) -> list[_Bounds]:
         """Return the bounds of the bins in which messages have arrived."""
