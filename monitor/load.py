@@ -29,14 +29,20 @@ LEDGER_WAIT = 1.0
 LOGIN_WAIT = 10.0
 """Seconds that a poll waits for a login when logins are short."""
 
-LOOKS_SHORT = 5
-"""Consecutive looks that must find a shortage before sends are held back: a short stall is no overload."""
+LOOKS_SHORT, SHORT_FOR = 3, 3.0
+"""Consecutive looks and seconds for which there must be a shortage before sends are held back.
+
+A single stall, however long, is no overload.
+"""
 
 RELAXED = 0.5
 """Share of these limits below which fewer sends are held back again."""
 
 STEP_UP, STEP_DOWN = 0.05, 0.02
-"""By how much the share of sends that are held back changes at each look; up to four steps up."""
+"""By how much the share of sends that are held back changes in a second; up to four steps up."""
+
+LONGEST_STEP = 5.0
+"""Maximum seconds of such a change at one look: a loop that is blocked for long looks rarely."""
 
 MOST_HELD_BACK = 0.95
 """Maximum share of sends that are held back: some must go on, to show what is possible."""
@@ -83,7 +89,8 @@ class Load:
         self._blocked = blocked
         self._ledger_wait = ledger_wait
         self._looked = clock.monotonic(), blocked()
-        self._short_for = 0  # consecutive looks
+        self._looks_short = 0  # consecutive ones
+        self._short_since = self._looked[0]  # when the look before the first of these was
         self._share = 0.0
         self._credits: dict[str, float] = {}
         self._logins_short_at = float("-inf")
@@ -100,18 +107,24 @@ class Load:
         """Adapt the share of sends that are held back to the load since the previous look."""
         now, blocked = self._clock.monotonic(), self._blocked()
         (before, blocked_before), self._looked = self._looked, (now, blocked)
+        seconds = max(TICK, now - before)
         pressures = {
-            Shortage.PROCESSOR: (blocked - blocked_before) / max(TICK, now - before) / BLOCKED_SHARE,
+            Shortage.PROCESSOR: (blocked - blocked_before) / seconds / BLOCKED_SHARE,
             Shortage.LEDGER: self._ledger_wait() / LEDGER_WAIT,
         }
         short = max(pressures, key=pressures.__getitem__)
         pressure = pressures[short]
-        self._short_for = self._short_for + 1 if pressure > 1.0 else 0
-        if self._short_for >= LOOKS_SHORT or (self._share and pressure > 1.0):
-            self._share = min(MOST_HELD_BACK, self._share + STEP_UP * min(pressure, 4.0))
+        if pressure <= 1.0:
+            self._looks_short, self._short_since = 0, now
+        else:
+            self._looks_short += 1
+        is_lasting = self._looks_short >= LOOKS_SHORT and now - self._short_since >= SHORT_FOR
+        step = min(seconds, LONGEST_STEP)
+        if is_lasting or (self._share and pressure > 1.0):
+            self._share = min(MOST_HELD_BACK, self._share + step * STEP_UP * min(pressure, 4.0))
             self._tell(short)
         elif pressure < RELAXED:
-            self._share = max(0.0, self._share - STEP_DOWN)
+            self._share = max(0.0, self._share - step * STEP_DOWN)
         if self._state.shortage and not self._share and now > self._logins_short_at + LOGINS_SHORT_FOR:
             self._over()
 

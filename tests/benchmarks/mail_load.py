@@ -40,6 +40,8 @@ class Load:
     deadline: float = 120.0
     delay: float = 0.0
     pace: Pace = field(default_factory=Pace)
+    within: float | None = None
+    """Seconds of the objective of each route, if it has one."""
 
     @property
     def mailboxes(self) -> int:
@@ -82,6 +84,7 @@ def configuration(load: Load, site: MailSite, authority: Path, directory: Path, 
                 "from": "canary@example.com",
                 "send_via": "smtp",
                 "to": f"box-{n % load.mailboxes}",
+                **({"slo": {"objective": "99%", "within": f"{load.within:g}s"}} if load.within else {}),
             }
             for n in range(load.routes)
         ],
@@ -100,7 +103,7 @@ class Metrics:
             kept = tuple(
                 (key, told)
                 for key, told in _LABEL.findall(labels)
-                if key in {"reason", "outcome", "state", "le"}
+                if key in {"reason", "outcome", "state", "result", "le"}
             )
             self._sums.setdefault(name, Counter())[kept] += float(value)
 

@@ -100,7 +100,7 @@ def test_one_long_stall_is_no_overload(bench: Bench) -> None:
 
 def test_every_route_is_held_back_by_the_same_share(bench: Bench) -> None:
     """No route starves: of the runs of each, the same share begins, and each that does not is counted."""
-    bench.looks(LOOKS_SHORT + 8, 0.5)
+    bench.looks(LOOKS_SHORT + 7, 0.5)
     admitted = _admitted(bench, 100)
     assert max(admitted.values()) - min(admitted.values()) <= 1
     assert 20 < min(admitted.values()) < 80
@@ -111,7 +111,7 @@ def test_every_route_is_held_back_by_the_same_share(bench: Bench) -> None:
 
 def test_routes_take_turns(bench: Bench) -> None:
     """Routes are not all held back in the same round."""
-    bench.looks(LOOKS_SHORT + 8, 0.5)
+    bench.looks(LOOKS_SHORT + 7, 0.5)
     rounds = [sum(bench.load.admits(probe) for probe in PROBES) for _ in range(10)]
     assert all(10 < admitted < 40 for admitted in rounds)
 
@@ -123,6 +123,15 @@ def test_a_lasting_overload_holds_more_and_more_back(bench: Bench) -> None:
     bench.looks(100, 1.0)
     assert 0 < _admitted(bench, 100).total() < first
     assert _admitted(bench, 100).total() == pytest.approx(100 * len(PROBES) * (1 - MOST_HELD_BACK), rel=0.2)
+
+
+def test_a_loop_that_is_blocked_for_long_looks_rarely(bench: Bench) -> None:
+    """If each look comes after seconds of a blocked event loop, a few of them hold most sends back."""
+    for _ in range(LOOKS_SHORT + 2):
+        bench.clock.now += 6.0
+        bench.blocked += 5.5
+        bench.load.look()
+    assert _admitted(bench, 100).total() < 0.2 * 100 * len(PROBES)
 
 
 def test_it_is_told_once_and_ends(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
