@@ -69,7 +69,7 @@ class Agent:
     recent: Recent
     results: asyncio.Queue[Result]
     run: Callable[[Probe], Awaitable[None]]
-    """Runs a probe now, as the schedule does."""
+    """Runs a probe now, as the schedule does, whatever the load."""
 
 
 class StartError(Exception):
@@ -117,8 +117,6 @@ async def _at_work(
     load = Load(runtime.state, clock, runtime.runner.blocked, lambda: runtime.ledger.wait)
 
     async def run(probe: Probe) -> None:
-        if not load.admits(probe):
-            return
         try:
             await runtime.run(probe, lambda result: _take_in(runtime, recent, result, results, clock))
         except asyncio.CancelledError:
@@ -126,7 +124,11 @@ async def _at_work(
         if probe.sub_probes:  # only their targets come and go
             recent.keep_only(probe.settings.name, probe.targets)
 
-    schedule = Schedule(run, runtime.state, clock)
+    async def run_if_admitted(probe: Probe) -> None:
+        if load.admits(probe):
+            await run(probe)
+
+    schedule = Schedule(run_if_admitted, runtime.state, clock)
     is_ready = False
     collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters, runtime.overdue_after)
     exporter = _exporter(configuration.agent, collector, clock)
