@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from monitor.ledger.database import Database, FullError
 from probes.delivery.message_life import LedgerError
@@ -128,7 +128,10 @@ class SqliteDatabase(Database):
             "sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"}
         )
         self.engine = create_engine(
-            url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None}, hide_parameters=True
+            url,
+            connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
+            paramstyle="named",
+            hide_parameters=True,
         )
         event.listen(self.engine, "connect", _configure)
         event.listen(self.engine, "begin", _begin)
@@ -175,8 +178,9 @@ class SqliteDatabase(Database):
             try:
                 with connection.begin():
                     yield connection
-            except DBAPIError as error:
-                if _is_database_failure(error) and _code(error) not in _TRANSIENT:
+            except (DBAPIError, sqlite3.Error) as error:
+                cause = _cause(error)
+                if _is_database_failure(cause) and _code(cause) not in _TRANSIENT:
                     connection.invalidate()
                 raise
 
@@ -184,12 +188,13 @@ class SqliteDatabase(Database):
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            if not _is_database_failure(error):
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = _cause(error)
+            if not _is_database_failure(cause):
                 raise
-            what = _MEANINGS.get(_code(error), "the database failed")
-            kind = FullError if _code(error) == sqlite3.SQLITE_FULL else LedgerError
-            raise kind(f"{self.name}: {what} ({error.orig}); nothing was recorded") from error
+            what = _MEANINGS.get(_code(cause), "the database failed")
+            kind = FullError if _code(cause) == sqlite3.SQLITE_FULL else LedgerError
+            raise kind(f"{self.name}: {what} ({cause}); nothing was recorded") from error
         except UnicodeDecodeError as error:  # SQLite's own errors may quote the contents of a damaged file
             raise self._damaged(error) from error
 
@@ -231,10 +236,16 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _is_database_failure(error: DBAPIError) -> bool:
+def _cause(error: DBAPIError | sqlite3.Error) -> BaseException | None:
+    """Return the driver's error, which SQLAlchemy wraps."""
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+def _is_database_failure(cause: BaseException | None) -> bool:
     """Return whether the database itself failed, and not just a value that could not be written."""
-    return not isinstance(error, (IntegrityError, DataError, InterfaceError, ProgrammingError))
+    of_a_value = sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError
+    return not isinstance(cause, of_a_value)
 
 
-def _code(error: DBAPIError) -> int:
-    return int(getattr(error.orig, "sqlite_errorcode", -1)) & 0xFF  # the primary part of an extended code
+def _code(cause: BaseException | None) -> int:
+    return int(getattr(cause, "sqlite_errorcode", -1)) & 0xFF  # the primary part of an extended code

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     and_,
     bindparam,
+    case,
     delete,
     func,
-    insert,
+    null,
+    or_,
     select,
     text,
-    tuple_,
     update,
 )
 
+from monitor.ledger.compiled import CompiledStatement
 from monitor.ledger.counters import Total
 from monitor.ledger.last_week import ENDS, Ends, ends_of
 from monitor.ledger.schema import messages, totals
@@ -34,6 +37,7 @@ from probes.delivery.message_life import AWAITED, IN_FLIGHT, SUCCESSORS, LedgerE
 
 _FIELDS = tuple(field.name for field in fields(Message))
 _COLUMNS = tuple(messages.c[name] for name in _FIELDS)
+_STATE = _FIELDS.index("state")
 _STATES = frozenset(MessageState)
 _OPEN = IN_FLIGHT | AWAITED
 _UNSETTLED = _OPEN - {MessageState.LOST}
@@ -71,55 +75,45 @@ class Transaction:
     def intend(self, new: Sequence[Message]) -> list[LedgerError | None]:
         """Record new messages; return an error in place of ``None`` for each message whose id is taken.
 
-        Raises IntegrityError if two of them share an id, or if one has a value that its column cannot hold.
+        Raises IntegrityError if one has a value that its column cannot hold.
         """
-        ids = [message.id for message in new]
-        taken = set(self._connection.scalars(_TAKEN, {"of_location": self._location, "ids": ids}))
         answers: list[LedgerError | None] = []
-        rows = []
         for message in new:
-            if message.id in taken:
-                answers.append(LedgerError(f"message {message.id} is in the ledger already"))
-                continue
             values = {name: getattr(message, name) for name in _FIELDS}
-            rows.append(values | {"location": self._location, "changed_at": self._now})
-            self._entered[message.probe, message.target, message.state] += 1
-            answers.append(None)
-        if rows:
-            self._connection.execute(insert(messages), rows)
+            values |= {"location": self._location, "changed_at": self._now}
+            if _INTEND.run(self._connection, values):
+                self._entered[message.probe, message.target, message.state] += 1
+                answers.append(None)
+            else:
+                answers.append(LedgerError(f"message {message.id} is in the ledger already"))
         return answers
 
-    def advance(self, message_id: str, state: MessageState, changes: Mapping[str, object]) -> Message | None:
+    def advance(self, message_id: str, state: MessageState, changes: Mapping[str, Any]) -> Message | None:
         """Move a message as `probes.delivery.message_life.Ledger.advance` says."""
         of_message = {"of_location": self._location, "of_id": message_id}
-        row = self._connection.execute(_SELECT_TO_CHANGE, of_message).one_or_none()
-        if row is None or state not in SUCCESSORS.get(row.state, ()):
+        rows = _SELECT_TO_CHANGE.rows(self._connection, of_message)
+        if not rows or state not in SUCCESSORS.get(rows[0][_STATE], ()):
             return None
-        self._move([row], state, changes)
-        message = message_of(self._connection.execute(_SELECT_TO_CHANGE, of_message).one())
-        if state in ENDS and row.state != MessageState.LOST and (ends := ends_of(message)) is not None:
+        before = message_of(rows[0])
+        self._move(before, state, changes)
+        message = replace(before, state=state, **changes)
+        if state in ENDS and before.state is not MessageState.LOST and (ends := ends_of(message)) is not None:
             self.ends.append(ends)
         return message
 
-    def _move(
-        self, rows: Iterable[Row[tuple[object, ...]]], state: MessageState, changes: Mapping[str, object]
-    ) -> None:
-        for row in rows:
-            moved = self._connection.execute(
-                _MOVE,
-                {
-                    "of_location": self._location,
-                    "of_id": row.id,
-                    "from_state": row.state,
-                    "state": state,
-                    "changed_at": self._now,
-                    **changes,
-                },
-            )
-            if moved.rowcount != 1:
-                raise LedgerError(f"message {row.id} was moved by another process at the same moment")
-            self._left[row.probe, row.target, row.state] += 1
-            self._entered[row.probe, row.target, state] += 1
+    def _move(self, message: Message, state: MessageState, changes: Mapping[str, Any]) -> None:
+        values = {
+            "of_location": self._location,
+            "of_id": message.id,
+            "from_state": message.state,
+            "state": state,
+            "changed_at": self._now,
+            **changes,
+        }
+        if _move(frozenset(changes)).run(self._connection, values) != 1:
+            raise LedgerError(f"message {message.id} was moved by another process at the same moment")
+        self._left[message.probe, message.target, message.state] += 1
+        self._entered[message.probe, message.target, state] += 1
 
     def adopt(self, instance: str, living: Container[str]) -> list[Message]:
         """Make ``instance`` responsible for the open messages of instances that are not ``living``.
@@ -128,17 +122,18 @@ class Transaction:
         """
         here = {"of_location": self._location}
         opened = self._connection.execute(_OPEN_MESSAGES.with_for_update(), here | {"since": 0.0})
-        orphans = [row for row in opened if row.instance not in living]
-        intents = [row for row in orphans if row.state == MessageState.INTENT]
-        self._move(intents, MessageState.AMBIGUOUS, {"reason": Reason.INTERRUPTED})
-        gone = {row.instance for row in orphans}
+        orphans = [message for message in map(message_of, opened) if message.instance not in living]
+        for message in orphans:
+            if message.state is MessageState.INTENT:
+                self._move(message, MessageState.AMBIGUOUS, {"reason": Reason.INTERRUPTED})
+        gone = {message.instance for message in orphans}
         self._connection.execute(
             update(messages)
             .where(_HERE, messages.c.state.in_(_OPEN), messages.c.instance.in_(gone))
             .values(instance=instance),
             here,
         )
-        ids = {row.id for row in orphans}
+        ids = {message.id for message in orphans}
         return [each for each in open_messages(self._connection, self._location, 0.0) if each.id in ids]
 
     def forget(self, before: float, limit: int) -> int:
@@ -164,8 +159,8 @@ class Transaction:
         changed = self._entered.keys() | self._left.keys() | self._purged.keys()
         if not changed:
             return []
-        rows = [
-            {
+        for key in sorted(changed):
+            values = {
                 "location": self._location,
                 "probe": key[0],
                 "target": key[1],
@@ -174,34 +169,49 @@ class Transaction:
                 "held": self._entered[key] - self._left[key],
                 "purged": self._purged[key],
             }
-            for key in sorted(changed)
-        ]
-        self._connection.execute(_ADD_TO_TOTALS, rows)
-        return read_totals(
-            self._connection, self._location, {(probe, target) for probe, target, _ in changed}
-        )
+            _ADD_TO_TOTALS.run(self._connection, values)
+        totals: list[Total] = []
+        for probe, target in {key[:2] for key in changed}:
+            of_route = {"of_location": self._location, "of_probe": probe, "of_target": target}
+            totals += _known(_TOTALS_OF_ROUTE.rows(self._connection, of_route))
+        return totals
 
 
-# Statements for single messages are built once, because building one costs more than running it.
 _HERE = messages.c.location == bindparam("of_location")
-_TAKEN = select(messages.c.id).where(_HERE, messages.c.id.in_(bindparam("ids", expanding=True)))
 _SELECT = select(*_COLUMNS).where(_HERE, messages.c.id == bindparam("of_id"))
+_FIND = CompiledStatement(_SELECT)
 # SQLite has no FOR UPDATE and needs none: the transaction locks the whole file.
-_SELECT_TO_CHANGE = _SELECT.with_for_update()
-_MOVE = update(messages).where(
-    _HERE, messages.c.id == bindparam("of_id"), messages.c.state == bindparam("from_state")
-)
+_SELECT_TO_CHANGE = CompiledStatement(_SELECT.with_for_update())
 _OPEN_MESSAGES = (
     select(*_COLUMNS)
     .where(_HERE, messages.c.state.in_(_OPEN), messages.c.created_at >= bindparam("since"))
     .order_by(messages.c.created_at, messages.c.id)
 )
-# Text, because SQLAlchemy has upserts only by dialect; this one is valid in SQLite and PostgreSQL.
-_ADD_TO_TOTALS = text(
-    "INSERT INTO totals (location, probe, target, state, entered, held, purged) "
-    "VALUES (:location, :probe, :target, :state, :entered, :held, :purged) "
-    "ON CONFLICT (location, probe, target, state) DO UPDATE SET entered = totals.entered + excluded.entered, "
-    "held = totals.held + excluded.held, purged = totals.purged + excluded.purged"
+
+
+@cache
+def _move(changed: frozenset[str]) -> CompiledStatement:
+    """Return the statement that moves a message to another state and changes these fields."""
+    which = and_(_HERE, messages.c.id == bindparam("of_id"), messages.c.state == bindparam("from_state"))
+    return CompiledStatement(update(messages).where(which), {"state", "changed_at", *changed})
+
+
+_ALL = messages.c.keys()
+# Text, because SQLAlchemy has ON CONFLICT only by dialect; this is valid in SQLite and PostgreSQL.
+_INTEND = CompiledStatement(
+    text(
+        f"INSERT INTO messages ({', '.join(_ALL)}) VALUES (:{', :'.join(_ALL)}) "  # noqa: S608 # names of ours
+        "ON CONFLICT (location, id) DO NOTHING"
+    )
+)
+_ADD_TO_TOTALS = CompiledStatement(
+    text(
+        "INSERT INTO totals (location, probe, target, state, entered, held, purged) "
+        "VALUES (:location, :probe, :target, :state, :entered, :held, :purged) "
+        "ON CONFLICT (location, probe, target, state) DO UPDATE SET "
+        "entered = totals.entered + excluded.entered, held = totals.held + excluded.held, "
+        "purged = totals.purged + excluded.purged"
+    )
 )
 _OLDEST = (
     select(func.min(messages.c.created_at))
@@ -219,32 +229,33 @@ _TOTALS = select(
     totals.c.state,
     totals.c.entered,
     totals.c.held,
-    _OLDEST.label("oldest"),
+    # The oldest of the others is never asked for, and might have to be read from the disk.
+    case((or_(*(totals.c.state == state for state in sorted(IN_FLIGHT))), _OLDEST), else_=null()).label(
+        "oldest"
+    ),
 ).where(totals.c.location == bindparam("of_location"))
-_TOTALS_OF = _TOTALS.where(tuple_(totals.c.probe, totals.c.target).in_(bindparam("pairs", expanding=True)))
+_TOTALS_OF_ROUTE = CompiledStatement(
+    _TOTALS.where(totals.c.probe == bindparam("of_probe"), totals.c.target == bindparam("of_target"))
+)
 
 
-def read_totals(
-    connection: Connection, location: str, targets: Iterable[tuple[str, str]] | None = None
-) -> list[Total]:
-    """Return the totals of known states, for the given pairs of probe and target or for all."""
-    here = {"of_location": location}
-    result = (
-        connection.execute(_TOTALS, here)
-        if targets is None
-        else connection.execute(_TOTALS_OF, here | {"pairs": list(targets)})
-    )
+def read_totals(connection: Connection, location: str) -> list[Total]:
+    """Return the totals of all known states."""
+    return _known(connection.execute(_TOTALS, {"of_location": location}))
+
+
+def _known(rows: Iterable[Sequence[Any]]) -> list[Total]:
     return [
-        Total(row.probe, row.target, MessageState(row.state), int(row.entered), int(row.held), row.oldest)
-        for row in result
-        if row.state in _STATES
+        Total(probe, target, MessageState(state), int(entered), int(held), oldest)
+        for probe, target, state, entered, held, oldest in rows
+        if state in _STATES
     ]
 
 
 def find(connection: Connection, location: str, message_id: str) -> Message | None:
     """Return the message with this id; ``None`` if there is none or its state is unknown."""
-    row = connection.execute(_SELECT, {"of_location": location, "of_id": message_id}).one_or_none()
-    return None if row is None or row.state not in _STATES else message_of(row)
+    rows = _FIND.rows(connection, {"of_location": location, "of_id": message_id})
+    return message_of(rows[0]) if rows and rows[0][_STATE] in _STATES else None
 
 
 def open_messages(connection: Connection, location: str, since: float) -> list[Message]:
@@ -311,7 +322,8 @@ def discrepancies(connection: Connection, location: str) -> list[str]:
     return faults
 
 
-def message_of(row: Row[tuple[object, ...]]) -> Message:
-    """Return the message in a row."""
-    values = dict(row._mapping)
-    return Message(**{**values, "state": MessageState(row.state)})
+def message_of(row: Sequence[Any]) -> Message:
+    """Return the message in a row, whose columns are in the order of its fields."""
+    values = list(row)
+    values[_STATE] = MessageState(values[_STATE])
+    return Message(*values)

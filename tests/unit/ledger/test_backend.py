@@ -12,6 +12,7 @@ from sqlalchemy.schema import CreateTable
 
 from monitor.ledger import history, last_week, transaction
 from monitor.ledger.backend import ledger_path
+from monitor.ledger.compiled import CompiledStatement
 from monitor.ledger.schema import metadata
 
 
@@ -69,9 +70,9 @@ def statements() -> dict[str, ClauseElement]:
     found: dict[str, ClauseElement] = {f"create {t.name}": CreateTable(t) for t in metadata.sorted_tables}
     for module in (transaction, history, last_week):
         found |= {
-            f"{module.__name__}.{name}": value
+            f"{module.__name__}.{name}": value.statement if isinstance(value, CompiledStatement) else value
             for name, value in vars(module).items()
-            if isinstance(value, Executable) and not isinstance(value, Table)
+            if isinstance(value, (CompiledStatement, Executable)) and not isinstance(value, Table)
         }
     return found
 
