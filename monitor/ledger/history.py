@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import (
     Connection,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from monitor.ledger.compiled import CompiledStatement
 from monitor.ledger.schema import runs
 
 RUNS_KEPT = 100
@@ -26,6 +27,12 @@ RUNS_KEPT = 100
 
 ROUTES_KEPT = 50
 """How many routes of a probe are kept, the latest to run: twice as many as it can have at a time."""
+
+FORGOTTEN_AT_ONCE = 100
+"""Maximum number of runs that are removed in one transaction, so that messages need not wait long."""
+
+Route = tuple[str, str]
+"""A probe and its target."""
 
 Documents = tuple[str, str | None]
 """A run as one JSON object, and its transcript as a JSON list of lines if requested."""
@@ -51,24 +58,49 @@ def _row(run: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def forget_old_runs(connection: Connection, location: str, routes: Iterable[tuple[str, str]]) -> None:
-    """Remove the runs of these routes that are too old to be kept."""
-    rows = [{"of_location": location, "of_probe": probe, "of_target": target} for probe, target in routes]
-    connection.execute(_FORGET_OLD, rows)
+def forget_old_runs(connection: Connection, location: str, routes: Iterable[Route], kept: int) -> None:
+    """Keep only the ``kept`` latest runs, and latest failed runs, of these routes."""
+    for route in routes:
+        connection.execute(_FORGET_OLD, _of(location, route) | {"kept": kept})
 
 
-def forget_gone_routes(connection: Connection, location: str) -> None:
-    """Remove all runs of routes that are not among the latest `ROUTES_KEPT` of their probe to run."""
-    connection.execute(_FORGET_GONE, {"of_location": location})
+def gone_routes(connection: Connection, location: str) -> list[Route]:
+    """Return the routes that are not among the latest `ROUTES_KEPT` of their probe to run."""
+    by_probe: dict[str, list[Route]] = {}
+    for route in _routes(connection, location):
+        by_probe.setdefault(route[0], []).append(route)
+    gone: list[Route] = []
+    for routes in by_probe.values():
+        if len(routes) > ROUTES_KEPT:
+            newest = {route: _NEWEST.rows(connection, _of(location, route)) for route in routes}
+            gone += sorted(routes, key=lambda route: newest[route], reverse=True)[ROUTES_KEPT:]
+    return gone
+
+
+def forget_some(connection: Connection, location: str, route: Route) -> bool:
+    """Remove up to `FORGOTTEN_AT_ONCE` runs of a route; return whether there may be more."""
+    found = connection.execute(_FORGET_SOME, _of(location, route) | {"most": FORGOTTEN_AT_ONCE})
+    return found.rowcount == FORGOTTEN_AT_ONCE
+
+
+def _routes(connection: Connection, location: str) -> Iterator[Route]:
+    """Find each route by the one before it: there are far fewer routes than runs."""
+    probe = target = ""
+    values = {"of_location": location}
+    found = _FIRST_ROUTE.rows(connection, values)
+    while found:
+        probe, target = found[0]
+        yield probe, target
+        found = _NEXT_ROUTE.rows(connection, values | {"of_probe": probe, "of_target": target})
 
 
 def recent_runs(
-    connection: Connection, location: str, route: tuple[str, str], limit: int, *, failures: bool
+    connection: Connection, location: str, route: Route, limit: int, *, failures: bool
 ) -> list[Documents]:
     """Return up to ``limit`` runs or failed runs of a route, newest first, without transcripts."""
-    values = {"of_location": location, "of_probe": route[0], "of_target": route[1], "most": limit}
-    found = connection.scalars(_RECENT_FAILURES if failures else _RECENT, values)
-    return [(document, None) for document in found]
+    statement = _RECENT_FAILURES if failures else _RECENT
+    found = statement.rows(connection, _of(location, route) | {"most": limit})
+    return [(document, None) for (document,) in found]
 
 
 def find_run(connection: Connection, location: str, probe: str, run: str) -> list[Documents]:
@@ -85,8 +117,7 @@ def newest_runs(
     There are up to ``each`` runs of a route. If that would be more than ``most`` in total, there are fewer,
     but at least one.
     """
-    known = connection.execute(_KNOWN_ROUTES, {"of_location": location})
-    routes = [(probe, target) for probe, target in known if probe in probes]
+    routes = [route for route in _routes(connection, location) if route[0] in probes]
     limit = max(1, min(each, most // max(1, len(routes))))
     return [
         run
@@ -95,22 +126,40 @@ def newest_runs(
     ]
 
 
+def _of(location: str, route: Route) -> dict[str, object]:
+    return {"of_location": location, "of_probe": route[0], "of_target": route[1]}
+
+
 _HERE = runs.c.location == bindparam("of_location")
 _OF_ROUTE = and_(_HERE, runs.c.probe == bindparam("of_probe"), runs.c.target == bindparam("of_target"))
 
 _FIND = select(runs.c.document, runs.c.transcript).where(
     _HERE, runs.c.probe == bindparam("of_probe"), runs.c.run == bindparam("of_run")
 )
-_KNOWN_ROUTES = select(runs.c.probe, runs.c.target).distinct().where(_HERE)
-_RECENT = select(runs.c.document).where(_OF_ROUTE).order_by(runs.c.id.desc()).limit(bindparam("most"))
-_RECENT_FAILURES = _RECENT.where(runs.c.failed)
+_ROUTE = runs.c.probe, runs.c.target
+_FIRST_ROUTE = CompiledStatement(select(*_ROUTE).where(_HERE).order_by(*_ROUTE).limit(1))
+_NEXT_ROUTE = CompiledStatement(
+    select(*_ROUTE)
+    .where(_HERE, tuple_(*_ROUTE) > tuple_(bindparam("of_probe"), bindparam("of_target")))
+    .order_by(*_ROUTE)
+    .limit(1)
+)
+_NEWEST = CompiledStatement(select(func.max(runs.c.id)).where(_OF_ROUTE))
+_LATEST = select(runs.c.document).where(_OF_ROUTE).order_by(runs.c.id.desc()).limit(bindparam("most"))
+_RECENT = CompiledStatement(_LATEST)
+_RECENT_FAILURES = CompiledStatement(_LATEST.where(runs.c.failed))
 
 
 def _newest_beyond(*, failures: bool) -> ScalarSelect[int]:
     """Select the newest run that is too old to keep. If there is none, select NULL, which deletes nothing."""
     condition = and_(_OF_ROUTE, runs.c.failed) if failures else _OF_ROUTE
     ranked = (
-        select(runs.c.id).where(condition).order_by(runs.c.id.desc()).limit(1).offset(RUNS_KEPT).subquery()
+        select(runs.c.id)
+        .where(condition)
+        .order_by(runs.c.id.desc())
+        .limit(1)
+        .offset(bindparam("kept"))
+        .subquery()
     )
     return select(func.max(ranked.c.id)).scalar_subquery()
 
@@ -120,22 +169,6 @@ _FORGET_OLD = delete(runs).where(
     runs.c.id <= _newest_beyond(failures=False),
     or_(runs.c.failed == false(), runs.c.id <= _newest_beyond(failures=True)),
 )
-
-_ROUTES = (
-    select(
-        runs.c.probe,
-        runs.c.target,
-        func.row_number()
-        .over(partition_by=runs.c.probe, order_by=func.max(runs.c.id).desc())
-        .label("position"),
-    )
-    .where(_HERE)
-    .group_by(runs.c.probe, runs.c.target)
-    .subquery()
-)
-_FORGET_GONE = delete(runs).where(
-    _HERE,
-    tuple_(runs.c.probe, runs.c.target).in_(
-        select(_ROUTES.c.probe, _ROUTES.c.target).where(_ROUTES.c.position > ROUTES_KEPT)
-    ),
+_FORGET_SOME = delete(runs).where(
+    runs.c.id.in_(select(runs.c.id).where(_OF_ROUTE).order_by(runs.c.id).limit(bindparam("most")))
 )

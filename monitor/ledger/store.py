@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,6 +20,7 @@ from monitor.ledger.counters import Counters, Total
 from monitor.ledger.database import Database, Locks
 from monitor.ledger.last_week import Ends, LastWeek, ends_since
 from monitor.ledger.recorded_run import RunReader
+from monitor.ledger.run_recorder import RunRecorder
 from monitor.ledger.transaction import Transaction
 from monitor.ledger.writer import Writer
 from probes.core.clock import Clock
@@ -27,24 +28,15 @@ from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError, Message
 
 CLOSE_SECONDS = 2.0
-"""How long closing the ledger waits for queued changes to be written."""
+"""How long closing the ledger waits for runs to be written, and then for other changes."""
 
-RUNS_EVERY = 5.0
-"""Seconds until a finished run is written, together with others."""
-
-FORGET_AFTER = 25
-"""How many new runs of a route are added before its old ones are removed."""
-
-PENDING_RUNS = 10_000
-"""Maximum number of runs waiting to be recorded; any more are dropped and counted."""
-
-PURGE_STEP = 1000
+PURGE_STEP = 200
 """Maximum number of messages purged in one transaction, so that other changes need not wait long."""
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Operation = Message | Callable[[Connection, Transaction], object]
+_Operation = Message | Callable[[Transaction], object]
 """A new message, inserted together with those next to it in the queue, or any other change."""
 
 
@@ -63,9 +55,9 @@ class SqlLedger:
         location: str,
         token_key: bytes,
         counters: Counters,
+        runs_kept: int,
     ) -> None:
         self.token_key = token_key
-        self.runs_dropped = 0
         self.last_week = LastWeek()
         self._location = location
         self._runs = RunReader(database.name)
@@ -73,12 +65,9 @@ class SqlLedger:
         self._locks = locks
         self._clock = clock
         self._counters = counters
-        self._pending_runs: list[Mapping[str, object]] = []
-        self._flush_timer: asyncio.TimerHandle | None = None
-        self._closing = False
-        self._grown: Counter[tuple[str, str]] = Counter()  # runs added since the last removal
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
         self._writer: Writer[_Operation] = Writer(self._commit, database.name)
+        self._recorder = RunRecorder(self._writer.submit, location, runs_kept)
 
     @property
     def counters(self) -> Counters:
@@ -92,6 +81,11 @@ class SqlLedger:
     def wait(self) -> float:
         """How many seconds the oldest change that is not durable yet has waited."""
         return self._writer.wait
+
+    @property
+    def runs_dropped(self) -> int:
+        """How many finished runs could not be recorded."""
+        return self._recorder.dropped
 
     def lock_for_agent(self) -> None:
         """Reserve the ledger for this agent until `close`; raises LedgerError if another agent has it."""
@@ -110,7 +104,7 @@ class SqlLedger:
         """
         if unfit := changes.keys() - transaction.CHANGEABLE:
             raise TypeError(f"not to be changed with a message's state: {', '.join(sorted(unfit))}")
-        return await self._write(lambda _, work: work.advance(message_id, state, changes))
+        return await self._write(lambda work: work.advance(message_id, state, changes))
 
     async def find(self, message_id: str) -> Message | None:
         """Return the message with this id.
@@ -142,7 +136,7 @@ class SqlLedger:
         and those in states that this version does not know, stay as they are; the log says how many.
         """
         # `living` is called inside the transaction: a process registers before it writes its first message.
-        adopted = await self._write(lambda _, work: work.adopt(self._locks.instance, self._locks.living()))
+        adopted = await self._write(lambda work: work.adopt(self._locks.instance, self._locks.living()))
         for sentence in await self._read(
             lambda connection: transaction.left_alone(connection, self._location, self._locks.living())
         ):
@@ -155,12 +149,21 @@ class SqlLedger:
         Totals do not change. The runs of routes beyond the latest `ROUTES_KEPT` of a probe are removed too.
         """
         self.last_week.forget_before(self._clock.time())
-        self._write_runs(grown_by=1)  # so that no count remains for a route that is gone
-        await self._write(lambda connection, _: history.forget_gone_routes(connection, self._location))
+        await self._recorder.flush(grown_by=1)  # so that no count remains for a route that is gone
+        # The reader looks for what to remove: messages wait only for the writer.
+        here = self._location
+        for route in await self._read(lambda connection: history.gone_routes(connection, here)):
+            await self._forget_route(route)
+        groups = deque(await self._read(lambda connection: transaction.aged_groups(connection, here, before)))
         removed = 0
-        while step := await self._write(lambda _, work: work.forget(before, PURGE_STEP)):
-            removed += step
+        while groups:
+            ids = await self._read(partial(transaction.aged, here, groups, before, PURGE_STEP))
+            removed += await self._write(partial(Transaction.forget, ids=ids, before=before))
         return removed
+
+    async def _forget_route(self, route: history.Route) -> None:
+        while await self._write(lambda work: history.forget_some(work.connection, self._location, route)):
+            pass
 
     async def recall_last_week(self, before: float) -> None:
         """Add the messages that ended before ``before`` (unix seconds) to ``last_week``."""
@@ -184,46 +187,10 @@ class SqlLedger:
     def record_run(self, run: Mapping[str, object]) -> None:
         """Queue a finished run, with at least ``run``, ``probe``, ``target`` and ``outcome``.
 
-        The caller must not change ``run`` afterwards: runs are written together every `RUNS_EVERY` seconds,
-        so that a busy agent does not need a transaction for each. Runs that cannot be recorded are counted
-        in ``runs_dropped``. Must be called on the event loop.
+        The caller must not change ``run`` afterwards: runs are written together every few seconds, so that a
+        busy agent does not need a transaction for each. Must be called on the event loop.
         """
-        if self._closing or len(self._pending_runs) >= PENDING_RUNS:
-            self.runs_dropped += 1
-            return
-        self._pending_runs.append(run)
-        if self._flush_timer is None:
-            self._flush_timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._write_runs)
-
-    def _write_runs(self, grown_by: int = FORGET_AFTER) -> asyncio.Future[Any] | None:
-        """Queue the pending runs, and the removal of old ones from routes with ``grown_by`` new runs.
-
-        Returns a future that ends when this is done, or ``None`` if there is nothing to do.
-        """
-        if self._flush_timer is not None:
-            self._flush_timer.cancel()
-            self._flush_timer = None
-        finished, self._pending_runs = self._pending_runs, []
-        self._grown.update((str(run["probe"]), str(run["target"])) for run in finished)
-        full = [route for route, count in self._grown.items() if count >= grown_by]
-        for route in full:
-            del self._grown[route]
-        if not finished and not full:
-            return None
-
-        def write(connection: Connection, _: Transaction) -> None:
-            if finished:
-                history.add_runs(connection, self._location, finished)
-            if full:
-                history.forget_old_runs(connection, self._location, full)
-
-        future = self._writer.submit(write)
-        future.add_done_callback(lambda done: self._runs_written(done, len(finished)))
-        return future
-
-    def _runs_written(self, future: asyncio.Future[Any], count: int) -> None:
-        if future.cancelled() or future.exception() is not None:
-            self.runs_dropped += count
+        self._recorder.record(run)
 
     async def recent_runs(
         self, probe: str, target: str, limit: int = 100, *, failures: bool = False
@@ -256,14 +223,12 @@ class SqlLedger:
         self, query: Callable[[Connection], list[history.Documents]]
     ) -> list[dict[str, Any]]:
         """Write the pending runs, then return the runs that ``query`` finds, without broken ones."""
-        if (writing := self._write_runs()) is not None:
-            await asyncio.wait([writing])
+        await self._recorder.flush()
         return await self._read(lambda connection: self._runs.read(query(connection)))
 
     async def close(self) -> None:
-        """Write queued changes, within `CLOSE_SECONDS`, and release the ledger."""
-        self._write_runs(grown_by=1)
-        self._closing = True
+        """Write queued runs and changes, each within `CLOSE_SECONDS`, and release the ledger."""
+        await self._recorder.close(CLOSE_SECONDS)
         await self._writer.close(CLOSE_SECONDS)
         await asyncio.to_thread(self._release)
 
@@ -272,7 +237,7 @@ class SqlLedger:
         self._database.dispose()
         self._locks.release()
 
-    async def _write(self, operation: Callable[[Connection, Transaction], T]) -> T:
+    async def _write(self, operation: Callable[[Transaction], T]) -> T:
         return cast("T", await self._writer.submit(operation))
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
@@ -295,9 +260,7 @@ class SqlLedger:
                 if kind is Message:
                     answers += transaction.intend(cast("list[Message]", list(batch)))
                 else:
-                    answers += [
-                        operation(connection, transaction) for operation in batch if callable(operation)
-                    ]
+                    answers += [operation(transaction) for operation in batch if callable(operation)]
             return answers, transaction.update_totals(), transaction.ends
 
         answers, changed, ended = self._database.write(work)
@@ -307,8 +270,12 @@ class SqlLedger:
 
 
 @asynccontextmanager
-async def open_ledger(url: str, clock: Clock, instance: str, location: str) -> AsyncIterator[SqlLedger]:
+async def open_ledger(
+    url: str, clock: Clock, instance: str, location: str, runs_kept: int = history.RUNS_KEPT
+) -> AsyncIterator[SqlLedger]:
     """Open the ledger of ``location`` at ``url`` for the block; make it if it does not exist.
+
+    ``runs_kept`` is how many of the latest runs, and of the latest failed runs, are kept for each route.
 
     ``instance`` is the name of this process, unique among those that use the ledger: 1 to 64 letters,
     digits, dots, dashes and underscores. Rows that an older mailsonde wrote without a location are given the
@@ -316,7 +283,7 @@ async def open_ledger(url: str, clock: Clock, instance: str, location: str) -> A
     and LedgerError, which says what to do, if the ledger cannot be used.
     """
     database, locks, token_key, counters = await asyncio.to_thread(_open, url, instance, location)
-    ledger = SqlLedger(database, locks, clock, location, token_key, counters)
+    ledger = SqlLedger(database, locks, clock, location, token_key, counters, runs_kept)
     try:
         yield ledger
     finally:

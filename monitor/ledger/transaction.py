@@ -6,14 +6,13 @@ rows, but never shown, moved, adopted or purged.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections import Counter, deque
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     and_,
     bindparam,
@@ -40,6 +39,7 @@ _COLUMNS = tuple(messages.c[name] for name in _FIELDS)
 _STATE = _FIELDS.index("state")
 _STATES = frozenset(MessageState)
 _OPEN = IN_FLIGHT | AWAITED
+_ENDED = _STATES - IN_FLIGHT
 _UNSETTLED = _OPEN - {MessageState.LOST}
 
 CHANGEABLE = frozenset(_FIELDS) - {
@@ -63,7 +63,7 @@ class Transaction:
     """
 
     def __init__(self, connection: Connection, location: str, now: float) -> None:
-        self._connection = connection
+        self.connection = connection
         self._location = location
         self._now = now
         self._entered: Counter[tuple[str, str, str]] = Counter()
@@ -81,7 +81,7 @@ class Transaction:
         for message in new:
             values = {name: getattr(message, name) for name in _FIELDS}
             values |= {"location": self._location, "changed_at": self._now}
-            if _INTEND.run(self._connection, values):
+            if _INTEND.run(self.connection, values):
                 self._entered[message.probe, message.target, message.state] += 1
                 answers.append(None)
             else:
@@ -91,29 +91,29 @@ class Transaction:
     def advance(self, message_id: str, state: MessageState, changes: Mapping[str, Any]) -> Message | None:
         """Move a message as `probes.delivery.message_life.Ledger.advance` says."""
         of_message = {"of_location": self._location, "of_id": message_id}
-        rows = _SELECT_TO_CHANGE.rows(self._connection, of_message)
+        rows = _SELECT_TO_CHANGE.rows(self.connection, of_message)
         if not rows or state not in SUCCESSORS.get(rows[0][_STATE], ()):
             return None
-        before = message_of(rows[0])
+        before = dict(zip(_FIELDS, rows[0], strict=True))
         self._move(before, state, changes)
-        message = replace(before, state=state, **changes)
-        if state in ENDS and before.state is not MessageState.LOST and (ends := ends_of(message)) is not None:
+        message = Message(**{**before, **changes, "state": state})
+        if state in ENDS and before["state"] != MessageState.LOST and (ends := ends_of(message)) is not None:
             self.ends.append(ends)
         return message
 
-    def _move(self, message: Message, state: MessageState, changes: Mapping[str, Any]) -> None:
+    def _move(self, before: Mapping[str, Any], state: MessageState, changes: Mapping[str, Any]) -> None:
         values = {
             "of_location": self._location,
-            "of_id": message.id,
-            "from_state": message.state,
+            "of_id": before["id"],
+            "from_state": before["state"],
             "state": state,
             "changed_at": self._now,
             **changes,
         }
-        if _move(frozenset(changes)).run(self._connection, values) != 1:
-            raise LedgerError(f"message {message.id} was moved by another process at the same moment")
-        self._left[message.probe, message.target, message.state] += 1
-        self._entered[message.probe, message.target, state] += 1
+        if _move(frozenset(changes)).run(self.connection, values) != 1:
+            raise LedgerError(f"message {before['id']} was moved by another process at the same moment")
+        self._left[before["probe"], before["target"], before["state"]] += 1
+        self._entered[before["probe"], before["target"], state] += 1
 
     def adopt(self, instance: str, living: Container[str]) -> list[Message]:
         """Make ``instance`` responsible for the open messages of instances that are not ``living``.
@@ -121,36 +121,28 @@ class Transaction:
         Messages in ``intent`` become ``ambiguous``, because nobody knows whether they were sent.
         """
         here = {"of_location": self._location}
-        opened = self._connection.execute(_OPEN_MESSAGES.with_for_update(), here | {"since": 0.0})
-        orphans = [message for message in map(message_of, opened) if message.instance not in living]
-        for message in orphans:
-            if message.state is MessageState.INTENT:
-                self._move(message, MessageState.AMBIGUOUS, {"reason": Reason.INTERRUPTED})
-        gone = {message.instance for message in orphans}
-        self._connection.execute(
+        opened = self.connection.execute(_OPEN_MESSAGES.with_for_update(), here | {"since": 0.0})
+        orphans = [dict(zip(_FIELDS, row, strict=True)) for row in opened if row.instance not in living]
+        gone = {orphan["instance"] for orphan in orphans}
+        interrupted = {"reason": str(Reason.INTERRUPTED)}
+        for orphan in orphans:
+            orphan["instance"] = instance
+            if orphan["state"] == MessageState.INTENT:
+                self._move(orphan, MessageState.AMBIGUOUS, interrupted)
+                orphan |= {"state": MessageState.AMBIGUOUS, **interrupted}
+        self.connection.execute(
             update(messages)
             .where(_HERE, messages.c.state.in_(_OPEN), messages.c.instance.in_(gone))
             .values(instance=instance),
             here,
         )
-        ids = {message.id for message in orphans}
-        return [each for each in open_messages(self._connection, self._location, 0.0) if each.id in ids]
+        return [Message(**{**orphan, "state": MessageState(orphan["state"])}) for orphan in orphans]
 
-    def forget(self, before: float, limit: int) -> int:
-        """Remove up to ``limit`` messages that ended, and were due, before that instant; return how many."""
-        aged: ColumnElement[bool] = and_(
-            _HERE,
-            messages.c.state.in_(_STATES - IN_FLIGHT),
-            messages.c.changed_at < before,
-            messages.c.created_at + messages.c.deadline_seconds < before,
-        )
-        columns = (messages.c.id, messages.c.probe, messages.c.target, messages.c.state)
-        here = {"of_location": self._location}
-        rows = self._connection.execute(
-            select(*columns).where(aged).limit(limit).with_for_update(), here
-        ).all()
-        ids = [row.id for row in rows]
-        self._connection.execute(delete(messages).where(_HERE, messages.c.id.in_(ids)), here)
+    def forget(self, ids: Collection[str], before: float) -> int:
+        """Remove those of these messages that ended, and were due, before that instant; return how many."""
+        values = {"of_location": self._location, "before": before, "ids": ids}
+        rows = self.connection.execute(_SELECT_AGED, values).all()
+        self.connection.execute(_DELETE, values | {"ids": [row.id for row in rows]})
         self._purged.update((row.probe, row.target, row.state) for row in rows)
         return len(rows)
 
@@ -169,11 +161,11 @@ class Transaction:
                 "held": self._entered[key] - self._left[key],
                 "purged": self._purged[key],
             }
-            _ADD_TO_TOTALS.run(self._connection, values)
+            _ADD_TO_TOTALS.run(self.connection, values)
         totals: list[Total] = []
         for probe, target in {key[:2] for key in changed}:
             of_route = {"of_location": self._location, "of_probe": probe, "of_target": target}
-            totals += _known(_TOTALS_OF_ROUTE.rows(self._connection, of_route))
+            totals += _known(_TOTALS_OF_ROUTE.rows(self.connection, of_route))
         return totals
 
 
@@ -250,6 +242,66 @@ def _known(rows: Iterable[Sequence[Any]]) -> list[Total]:
         for probe, target, state, entered, held, oldest in rows
         if state in _STATES
     ]
+
+
+_AGED = and_(
+    messages.c.changed_at < bindparam("before"),
+    messages.c.created_at + messages.c.deadline_seconds < bindparam("before"),
+)
+_IDS = messages.c.id.in_(bindparam("ids", expanding=True))
+_SELECT_AGED = (
+    select(messages.c.id, messages.c.probe, messages.c.target, messages.c.state)
+    .where(_HERE, _IDS, messages.c.state.in_(_ENDED), _AGED)
+    .with_for_update()
+)
+_DELETE = delete(messages).where(_HERE, _IDS)
+_AGED_GROUPS = select(totals.c.probe, totals.c.target, totals.c.state).where(
+    totals.c.location == bindparam("of_location"),
+    totals.c.state.in_(_ENDED),
+    totals.c.held > totals.c.purged,
+    bindparam("before") > _OLDEST,
+)
+# This needs no index of its own: a message was created before it ended.
+_AGED_OF_GROUP = CompiledStatement(
+    select(messages.c.id)
+    .where(
+        _HERE,
+        messages.c.state == bindparam("of_state"),
+        messages.c.probe == bindparam("of_probe"),
+        messages.c.target == bindparam("of_target"),
+        messages.c.created_at < bindparam("before"),
+        _AGED,
+    )
+    .order_by(messages.c.created_at)
+    .limit(bindparam("most"))
+)
+
+Group = tuple[str, str, str]
+"""The probe, target and state of messages."""
+
+
+def aged_groups(connection: Connection, location: str, before: float) -> list[Group]:
+    """Return the groups of ended messages in which some were created before that instant."""
+    return [
+        tuple(row) for row in connection.execute(_AGED_GROUPS, {"of_location": location, "before": before})
+    ]
+
+
+def aged(location: str, groups: deque[Group], before: float, most: int, connection: Connection) -> list[str]:
+    """Return the ids of up to ``most`` messages that ended, and were due, before that instant.
+
+    Groups in which there are no more are removed from ``groups``.
+    """
+    ids: list[str] = []
+    while groups:
+        probe, target, state = groups[0]
+        group = {"of_location": location, "of_state": state, "of_probe": probe, "of_target": target}
+        values = {**group, "before": before, "most": most - len(ids)}
+        ids += [message_id for (message_id,) in _AGED_OF_GROUP.rows(connection, values)]
+        if len(ids) == most:
+            break
+        groups.popleft()
+    return ids
 
 
 def find(connection: Connection, location: str, message_id: str) -> Message | None:

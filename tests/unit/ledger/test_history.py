@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from types import MappingProxyType
 
 import pytest
 
 from monitor.ledger.history import ROUTES_KEPT, RUNS_KEPT
 from monitor.ledger.store import SqlLedger
-from tests.unit.ledger.conftest import RUN, OpenLedger
+from tests.unit.ledger.conftest import RUN, NewMessage, OpenLedger
 
 
 def a_run(number: int, outcome: str = "ok", probe: str = "hq", target: str = "mail") -> dict[str, object]:
@@ -88,7 +89,7 @@ async def test_hosts_that_come_and_go_do_not_fill_the_ledger(opened: OpenLedger)
             ledger.record_run(a_run(n, outcome="failed", target=f"mx{n}"))
         ledger.record_run(a_run(1, target="example.com"))
         await ledger.forget(0.0)
-        assert not ledger._grown
+        assert not ledger._recorder._grown
         assert await shown(ledger, target="example.com") == ["run 1", "run 0"]
         kept = [bool(await shown(ledger, target=f"mx{n}")) for n in range(2 * ROUTES_KEPT)]
         assert kept == [n > ROUTES_KEPT for n in range(2 * ROUTES_KEPT)]  # example.com is one of them
@@ -108,6 +109,24 @@ async def test_a_run_is_found_by_its_id_with_what_was_said(opened: OpenLedger) -
         assert await ledger.find_run("hq", str(a_run(3)["run"])) == a_run(3)
         assert await ledger.find_run("other", wanted) is None
         assert await ledger.find_run("hq", "0" * 31 + "9") is None
+
+
+async def test_runs_let_messages_through(
+    opened: OpenLedger, new_message: NewMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many runs are added, and removed, by small transactions, and messages are recorded in between."""
+    monkeypatch.setattr("monitor.ledger.run_recorder.RUNS_A_STEP", 25)
+    async with opened() as ledger:
+        for n in range(125):
+            for target in ("mx1", "mx2"):
+                ledger.record_run(a_run(n, target=target))
+        reading = asyncio.create_task(ledger.recent_runs("hq", "mx1", limit=1000))
+        let_through = 0
+        while not reading.done():
+            await ledger.intend(new_message())
+            let_through += 1
+        assert len(await reading) == RUNS_KEPT
+        assert let_through >= 5
 
 
 @pytest.mark.parametrize(("most", "each"), [(1000, 40), (30, 10), (2, 1)], ids=["all", "fewer", "one"])

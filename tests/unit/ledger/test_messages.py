@@ -252,6 +252,27 @@ async def test_forgetting_keeps_the_totals(
         assert await ledger.forget(clock.now - 1800) == 0
 
 
+async def test_a_purge_lets_messages_through(
+    opened: OpenLedger, new_message: NewMessage, clock: StandingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A purge is many small transactions over all routes and states, and other changes go in between."""
+    monkeypatch.setattr("monitor.ledger.store.PURGE_STEP", 3)
+    async with opened() as ledger:
+        for n, state in enumerate((S.DELIVERED, S.LOST, S.REJECTED) * 10):
+            await ledger.intend(message := new_message(probe=f"hq-{n % 4}"))
+            for step in WAYS[state]:
+                await ledger.advance(message.id, step)
+        clock.now += 3600
+        purge = asyncio.create_task(ledger.forget(clock.now - 1800))
+        let_through = 0
+        while not purge.done():
+            await ledger.intend(new_message(probe="busy"))
+            let_through += 1
+        assert await purge == 30
+        assert let_through >= 5
+        assert await ledger.discrepancies() == []
+
+
 async def test_counts_that_do_not_add_up_are_named(
     path: Path, opened: OpenLedger, new_message: NewMessage
 ) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from monitor.ledger.store import PENDING_RUNS, SqlLedger, open_ledger
+from monitor.ledger.run_recorder import PENDING_RUNS
+from monitor.ledger.store import SqlLedger, open_ledger
 from probes.core.clock import SystemClock
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError
@@ -27,7 +28,7 @@ def prepare(ledger: SqlLedger, pragma: str) -> Callable[[], None]:
 
     engine = ledger._database.engine
     event.listen(engine, "connect", set_pragma)
-    engine.dispose()
+    ledger._database.dispose()
     return lambda: event.remove(engine, "connect", set_pragma)
 
 
