@@ -37,6 +37,7 @@ LEFT_OUT = {
     "mailsonde_threshold_seconds",
     "mailsonde_slo_within_seconds",
     "mailsonde_schedule_skipped",
+    "mailsonde_agent_overloaded",
     "mailsonde_schedule_lag_seconds",
     "mailsonde_clock_steps",
     "mailsonde_config_last_reload_successful",
