@@ -119,7 +119,8 @@ def metrics_page() -> list[str]:
     probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}
     probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
     state.probes["probe", "target"] = probe
-    delivery = DeliveryState(SloSettings(objective="99%", within="30s"), last=0.0, uncertainty=0.0)
+    objective = SloSettings(objective="99%", within="30s")
+    delivery = DeliveryState(objective, has_arrivals=True, last=0.0, uncertainty=0.0)
     delivery.hop_seconds, delivery.authentication = {"final": 0.0}, {"spf": "pass"}
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0
