@@ -56,7 +56,11 @@ async def _serve(pace: Pace, tls: TlsFiles | None, pipe: Pipe) -> None:
     ended = asyncio.Event()
 
     def asked() -> None:
-        match pipe.recv():
+        try:
+            question = pipe.recv()
+        except EOFError:  # the test was killed
+            question = "end"
+        match question:
             case "seen":
                 pipe.send(site.report())
             case "fill", address, count:
