@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from monitor.ledger.compiled import CompiledStatement
+from monitor.ledger.packing import packed
 from monitor.ledger.schema import runs
 
 RUNS_KEPT = 100
@@ -34,8 +35,8 @@ FORGOTTEN_AT_ONCE = 100
 Route = tuple[str, str]
 """A probe and its target."""
 
-Documents = tuple[str, str | None]
-"""A run as one JSON object, and its transcript as a JSON list of lines if requested."""
+Documents = tuple[bytes | str, bytes | str | None]
+"""A run as one JSON object, and its transcript as a JSON list of lines if requested, both `packed`."""
 
 _ENCODER = json.JSONEncoder(default=dict)  # a mapping of another type than dict
 
@@ -53,8 +54,8 @@ def _row(run: Mapping[str, object]) -> dict[str, object]:
         "probe": run["probe"],
         "target": run["target"],
         "failed": run["outcome"] != "ok",
-        "document": _ENCODER.encode({name: run[name] for name in run if name != "transcript"}),
-        "transcript": None if transcript is None else _ENCODER.encode(transcript),
+        "document": packed(_ENCODER.encode({name: run[name] for name in run if name != "transcript"})),
+        "transcript": None if transcript is None else packed(_ENCODER.encode(transcript)),
     }
 
 
@@ -106,7 +107,7 @@ def recent_runs(
 def find_run(connection: Connection, location: str, probe: str, run: str) -> list[Documents]:
     """Return the run of a probe with this id; an empty list if there is none."""
     values = {"of_location": location, "of_probe": probe, "of_run": run}
-    return [(row.document, row.transcript) for row in connection.execute(_FIND, values)]
+    return [(document, transcript) for document, transcript in _FIND.rows(connection, values)]
 
 
 def newest_runs(
@@ -133,8 +134,10 @@ def _of(location: str, route: Route) -> dict[str, object]:
 _HERE = runs.c.location == bindparam("of_location")
 _OF_ROUTE = and_(_HERE, runs.c.probe == bindparam("of_probe"), runs.c.target == bindparam("of_target"))
 
-_FIND = select(runs.c.document, runs.c.transcript).where(
-    _HERE, runs.c.probe == bindparam("of_probe"), runs.c.run == bindparam("of_run")
+_FIND = CompiledStatement(
+    select(runs.c.document, runs.c.transcript).where(
+        _HERE, runs.c.probe == bindparam("of_probe"), runs.c.run == bindparam("of_run")
+    )
 )
 _ROUTE = runs.c.probe, runs.c.target
 _FIRST_ROUTE = CompiledStatement(select(*_ROUTE).where(_HERE).order_by(*_ROUTE).limit(1))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
 
+from monitor.ledger.packing import unpacked
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
 
@@ -31,7 +32,7 @@ class RunReader:
         self._ledger = ledger
         self._told = False
 
-    def read(self, documents: Iterable[tuple[str, str | None]]) -> list[dict[str, Any]]:
+    def read(self, documents: Iterable[tuple[bytes | str, bytes | str | None]]) -> list[dict[str, Any]]:
         """Return the runs in these documents. The first time that some are broken, log it."""
         runs: list[dict[str, Any]] = []
         faults: list[_BrokenRunError] = []
@@ -131,7 +132,7 @@ class _Run(BaseModel):
     transcript: list[str] | None = None
 
 
-def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
+def _run_of(document: bytes | str, transcript: bytes | str | None) -> dict[str, Any]:
     """Return the run in ``document``, a JSON object as `monitor.runner.Result` makes it.
 
     If this version does not know the reason, the outcome or the message's state, it becomes `UNKNOWN_WORD`,
@@ -139,9 +140,9 @@ def _run_of(document: str, transcript: str | None) -> dict[str, Any]:
     defaults; ``run``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
     """
     try:
-        written = json.loads(document)
+        written = json.loads(unpacked(document))
         if transcript is not None:
-            written["transcript"] = json.loads(transcript)
+            written["transcript"] = json.loads(unpacked(transcript))
         run = _Run.model_validate(written).model_dump()
         json.dumps(run, ensure_ascii=False, allow_nan=False).encode()  # fails here if the page would fail
     except ValidationError as error:

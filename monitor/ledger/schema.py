@@ -29,7 +29,7 @@ from sqlalchemy import (
 from monitor.ledger.database import Database
 from probes.delivery.message_life import LedgerError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 
@@ -102,12 +102,14 @@ runs = Table(
     Column("probe", String, nullable=False),
     Column("target", String, nullable=False),
     Column("failed", Boolean, nullable=False),
-    Column("document", String, nullable=False),  # the run as one JSON object, without its transcript
-    Column("transcript", String),  # a JSON list of lines
+    Column("document", LargeBinary, nullable=False),  # the run as one JSON object, without its transcript
+    Column("transcript", LargeBinary),  # a JSON list of lines
     Index("runs_by_route", "location", "probe", "target", "id"),
     Index("failed_runs_by_route", "location", "probe", "target", "failed", "id"),
 )
 """The latest finished runs of each probe and target; ``failed`` means that the outcome was not ``ok``.
+
+``document`` and ``transcript`` are compressed by `monitor.ledger.packing`. Before schema 5, they were text.
 
 There is no index on ``run``: it would slow down every insert, and runs are rarely looked up by it.
 """

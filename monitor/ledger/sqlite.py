@@ -105,6 +105,9 @@ _UPGRADES = MappingProxyType(
             "CREATE INDEX runs_by_route ON runs (location, probe, target, id)",
             "CREATE INDEX failed_runs_by_route ON runs (location, probe, target, failed, id)",
         ),
+        # New runs are compressed. SQLite keeps octets in a column for text as they are, and the older texts
+        # are read on, so that even a large ledger is upgraded at once.
+        "4": (),
     }
 )
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from monitor.ledger.packing import unpacked
 from probes.core.reasons import Reason
 from tests.crash.agent_process import PATIENCE, ROUTES, AgentProcess, Forker
 from tests.crash.audit import Books
@@ -68,7 +69,8 @@ class Running:
         self.agent.send(signal.SIGTERM)
         assert await self.agent.ended() == 0
         with closing(sqlite3.connect(self.agent.ledger)) as database:
-            runs = {run: json.loads(text) for run, text in database.execute("SELECT run, document FROM runs")}
+            found = database.execute("SELECT run, document FROM runs")
+            runs = {run: json.loads(unpacked(document)) for run, document in found}
         return await settled(self.agent, self.server), runs
 
 

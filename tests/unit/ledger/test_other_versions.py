@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from monitor.ledger.packing import unpacked
 from probes.core.verdict import MessageState
 from tests.unit.ledger.conftest import RUN, NewMessage, OpenLedger, StandingClock
 
@@ -73,7 +74,9 @@ async def test_a_newer_version_finds_its_own_words_again(path: Path, opened: Ope
         await ledger.recent_runs("hq", "mail")
         ledger.record_run(RUN)
     with sqlite3.connect(path) as other:
-        documents = [json.loads(row[0]) for row in other.execute("SELECT document FROM runs ORDER BY id")]
+        documents = [
+            json.loads(unpacked(row[0])) for row in other.execute("SELECT document FROM runs ORDER BY id")
+        ]
     other.close()
     assert documents == [FROM_THE_FUTURE, RUN]
 

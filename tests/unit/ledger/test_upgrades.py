@@ -166,6 +166,26 @@ async def test_a_broken_run_does_not_stop_an_upgrade(path: Path, opened: OpenLed
         assert await ledger.newest_runs({"hq"}, 40, 1000) == [RUN, FAILED]
 
 
+async def test_runs_that_are_not_compressed_are_read_on(path: Path, opened: OpenLedger) -> None:
+    """A ledger of schema 4, which has texts, keeps its runs beside those that are compressed."""
+    async with opened():
+        pass
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE meta SET value = X'34' WHERE name = 'schema_version'")
+        other.execute(
+            "INSERT INTO runs (location, run, probe, target, failed, document, transcript) "
+            "VALUES ('fra1', ?, 'hq', 'mail', 0, ?, ?)",
+            (RUN["run"], json.dumps(RUN), json.dumps(TRANSCRIPT)),
+        )
+    other.close()
+    newer = RUN | {"run": "2" * 32, "transcript": ["S: 220 newer"]}
+    async with opened() as ledger:
+        ledger.record_run(newer)
+        assert [run["run"][0] for run in await ledger.recent_runs("hq", "mail")] == ["2", "0"]
+        assert await ledger.find_run("hq", "0" * 32) == RUN | {"transcript": TRANSCRIPT}
+        assert await ledger.find_run("hq", "2" * 32) == newer
+
+
 async def test_an_upgrade_that_fails_changes_nothing(
     path: Path, opened: OpenLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
