@@ -97,7 +97,7 @@ async def open_runtime(configuration: Configuration, clock: Clock, role: str) ->
     """
     instance = f"{role}-{secrets.token_hex(8)}"
     agent = configuration.agent
-    async with open_ledger(agent.ledger, clock, instance, agent.location) as ledger:
+    async with open_ledger(agent.ledger, clock, instance, agent.location, agent.runs_kept) as ledger:
         runtime = Runtime(configuration, clock, ledger, instance, runs_all=role != "agent")
         try:
             yield runtime

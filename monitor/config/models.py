@@ -21,6 +21,7 @@ from pydantic import (
 
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.ledger.backend import ledger_path
+from monitor.ledger.history import RUNS_KEPT
 from probes.core.secret import Secret
 from probes.core.setting_types import (
     CertificateFile,
@@ -172,6 +173,12 @@ class AgentSettings(Settings):
     )
     retention: Annotated[Duration, between(3600, 366 * 86400)] = Field(
         default=7 * 86400.0, description="How long messages stay in the ledger after they end."
+    )
+    runs_kept: int = Field(
+        default=RUNS_KEPT,
+        ge=1,
+        le=10_000,
+        description="How many of its latest runs, and of its latest failed runs, each route keeps.",
     )
     max_connections: int | None = Field(
         default=None,

@@ -168,7 +168,8 @@ class Pages:
                 found = await self._ledger.find_run(name, wanted)
         if found is None:
             raise HTTPException(
-                404, "no such run; the agent keeps the last 100 runs and 100 failures of each route"
+                404,
+                "no such run; the agent keeps the last agent.runs_kept runs and failures of a route",
             )
         return await self._answer(request, "run.html", {"run": found}, found)
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from monitor.ledger.history import ROUTES_KEPT, RUNS_KEPT
-from monitor.ledger.store import SqlLedger
-from tests.unit.ledger.conftest import RUN, NewMessage, OpenLedger
+from monitor.ledger.store import SqlLedger, open_ledger
+from tests.unit.ledger.conftest import RUN, NewMessage, OpenLedger, StandingClock
 
 
 def a_run(number: int, outcome: str = "ok", probe: str = "hq", target: str = "mail") -> dict[str, object]:
@@ -45,6 +46,15 @@ async def test_failures_are_bounded_too(opened: OpenLedger) -> None:
             ledger.record_run(a_run(n, outcome="failed"))
     async with opened() as ledger:
         assert len(await shown(ledger)) == RUNS_KEPT
+
+
+async def test_a_site_chooses_how_many_runs_are_kept(path: Path, clock: StandingClock) -> None:
+    """With `runs_kept`, each route keeps that many of its latest runs and of its latest failures."""
+    async with open_ledger(f"sqlite://{path}", clock, "agent-1", "fra1", runs_kept=3) as ledger:
+        for n in range(20):
+            ledger.record_run(a_run(n, outcome="failed" if n < 10 else "ok"))
+    async with open_ledger(f"sqlite://{path}", clock, "agent-1", "fra1", runs_kept=3) as ledger:
+        assert await shown(ledger) == [f"run {n}" for n in (19, 18, 17, 9, 8, 7)]
 
 
 async def test_each_route_of_a_probe_has_its_own_history(opened: OpenLedger) -> None:

@@ -274,7 +274,7 @@ async def test_each_route_has_its_own_history(start_agent: StartAgent) -> None:
         answer = await watched.client.get(f"/probes/hq-0/runs/{'f' * 32}", headers=JSON)
         assert (answer.status_code, answer.json()) == (
             404,
-            {"error": "no such run; the agent keeps the last 100 runs and 100 failures of each route"},
+            {"error": "no such run; the agent keeps the last agent.runs_kept runs and failures of a route"},
         )
 
 
