@@ -17,6 +17,7 @@ from tests.benchmarks import (
     first_minutes,
     isolation,
     latency,
+    ledger_at_size,
     ledger_intents,
     live_page,
     mailbox_rate,
@@ -54,10 +55,15 @@ def _compare(figures: dict[str, float], goal: float) -> bool:
     return figures["ratio"] <= goal
 
 
+def _ledger() -> None:
+    ledger_intents.main()
+    ledger_at_size.main()
+
+
 FIGURES = {
     "smtp": _smtp,
     "roundtrip": _roundtrip,
-    "ledger": ledger_intents.main,
+    "ledger": _ledger,
     "latency": latency.main,
     "polling": polling.main,
     "open": open_messages.main,
