@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import AGENT, PROBE, AnyPanel, Column, Query, board, graph, listing, number, timeline
+from panels import (
+    AGENT,
+    OF_ROW,
+    PROBE,
+    AnyPanel,
+    Column,
+    Query,
+    board,
+    graph,
+    listing,
+    mean,
+    number,
+    timeline,
+    to,
+    top,
+)
 
-_UP = f'up{{job="mailsonde",{AGENT}}}'
+_UP = 'up{job="mailsonde"}'
 
 
 def agent() -> dashboard.Dashboard:
@@ -54,12 +69,25 @@ def _presence() -> list[AnyPanel]:
             "on the file there: it lists every mistake with its line number.",
             [("green", None), ("red", 1)],
         ),
+        number(
+            14,
+            (12, 0, 3, 4),
+            "Overloaded agents",
+            Query(f"count(mailsonde_agent_overloaded{{{AGENT}}} == 1) or vector(0)", "overloaded"),
+            "Agents that hold back new messages because they cannot keep up. Give them more processor time "
+            "or fewer probes.",
+            [("green", None), ("red", 1)],
+        ),
         listing(
             3,
-            (12, 0, 12, 8),
+            (15, 0, 9, 8),
             "Versions",
             [
-                Column(f"max by (instance, version, python) (mailsonde_build_info{{{AGENT}}})", "", "short"),
+                Column(
+                    f"max by (location, instance, version, python) (mailsonde_build_info{{{AGENT}}})",
+                    "",
+                    "short",
+                ),
             ],
             "Versions of mailsonde and Python at each location. Update outdated agents: results compare "
             "best if all locations measure the same way.",
@@ -67,7 +95,7 @@ def _presence() -> list[AnyPanel]:
         ),
         timeline(
             4,
-            (0, 4, 12, 4),
+            (0, 4, 15, 4),
             "Scrapes",
             Query(_UP, "{{instance}}"),
             "Red: Prometheus could not scrape the agent. This causes gaps in all other panels. Check the "
@@ -85,9 +113,9 @@ def _runs() -> list[AnyPanel]:
             "Runs by outcome",
             [
                 Query(
-                    f"sum by (instance, outcome) "
+                    f"sum by (location, outcome) "
                     f"(rate(mailsonde_probe_runs_total{{{PROBE}}}[$__rate_interval]))",
-                    "{{outcome}} @ {{instance}}",
+                    "{{outcome}} @ {{location}}",
                 )
             ],
             "Finished runs per second. If all outcomes drop together, the agent or its machine has a "
@@ -98,39 +126,39 @@ def _runs() -> list[AnyPanel]:
         graph(
             6,
             (12, 8, 12, 8),
-            "Time since the last run, in intervals",
+            "Longest time since the last run, in intervals",
             [
                 Query(
-                    f"(time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}}) "
-                    f"/ mailsonde_probe_interval_seconds{{{PROBE}}}",
-                    "{{probe}} → {{target}} @ {{instance}}",
+                    "max by (location, kind) "
+                    f"((time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}}) "
+                    f"/ mailsonde_probe_interval_seconds{{{PROBE}}})",
+                    "{{kind}} @ {{location}}",
                 )
             ],
-            "A sawtooth between 0 and 1 is normal; for a round trip, add the delivery time. Above 3, the "
-            "probe is stale and its last result is out of date. Check the agent's log.",
+            "Around 1 is normal; for a round trip, add the delivery time. Above 3, the last result of some "
+            "probe is out of date. Check the agent's log.",
             unit="short",
             limits=[("transparent", None), ("red", 3)],
         ),
         graph(
             7,
             (0, 16, 12, 8),
-            "Duration of runs, by kind",
+            "Mean duration of runs, by kind",
             [
                 Query(
-                    "histogram_quantile(0.95, sum by (instance, kind, le) "
-                    f"(rate(mailsonde_probe_duration_seconds_bucket{{{PROBE}}}[$__rate_interval])))",
-                    "{{kind}} @ {{instance}}",
+                    mean("mailsonde_probe_duration_seconds", PROBE, "by (location, kind)"),
+                    "{{kind}} @ {{location}}",
                 )
             ],
-            "95 % of the runs of a kind ended within this time. If it is longer than the interval, runs "
-            "are skipped as overrun: lengthen the interval or shorten the deadline.",
+            "Mean duration of the runs of a kind. If some are longer than the interval, they are skipped as "
+            "overrun: lengthen the interval or shorten the deadline.",
         ),
     ]
 
 
 def _schedule() -> list[AnyPanel]:
     lag = (
-        "histogram_quantile({}, sum by (instance, le) "
+        "histogram_quantile({}, sum by (location, le) "
         f"(rate(mailsonde_schedule_lag_seconds_bucket{{{{{AGENT}}}}}[$__rate_interval])))"
     )
     return [
@@ -139,8 +167,8 @@ def _schedule() -> list[AnyPanel]:
             (12, 16, 12, 8),
             "Start delay of runs",
             [
-                Query(lag.format(0.5), "50 % @ {{instance}}"),
-                Query(lag.format(0.99), "99 % @ {{instance}}"),
+                Query(lag.format(0.5), "50 % @ {{location}}"),
+                Query(lag.format(0.99), "99 % @ {{location}}"),
             ],
             "Above the dashed line (1 s), the agent's machine is too busy and measurements may suffer: "
             "give it more CPU or fewer probes.",
@@ -152,34 +180,39 @@ def _schedule() -> list[AnyPanel]:
             "Skipped runs",
             [
                 Query(
-                    "sum by (instance, probe, reason) "
+                    "sum by (location, reason) "
                     f"(increase(mailsonde_schedule_skipped_total{{{PROBE}}}[$__rate_interval]))",
-                    "{{probe}}: {{reason}} @ {{instance}}",
+                    "{{reason}} @ {{location}}",
                 )
             ],
             "Missed: the agent could not start the run in time; check its machine. Overrun: the previous "
             "run was still in progress; lengthen the interval or shorten the deadline.",
             unit="short",
         ),
-        graph(
+        listing(
             13,
             (12, 32, 12, 8),
-            "Why probes fail",
+            "Probes with skipped runs",
             [
-                Query(
-                    f"mailsonde_probe_failure{{{PROBE}}} == 1",
-                    "{{probe}} → {{target}}: {{outcome}}, {{reason}} in {{phase}} @ {{instance}}",
+                Column(
+                    top(
+                        "sum by (location, probe, target, reason) "
+                        f"(increase(mailsonde_schedule_skipped_total{{{PROBE}}}[$__range])) > 0.5"
+                    ),
+                    "Runs",
+                    "short",
                 )
             ],
-            "Reason and phase of the last run of each probe that failed or is unknown. The live page shows "
-            "the run.",
-            unit="short",
+            "The probes with the most skipped runs in this time range. If one probe skips, look at its "
+            "interval; if all do, at the agent's machine.",
+            sort=("Runs", True),
+            links=[to("Server", OF_ROW)],
         ),
         graph(
             12,
             (0, 32, 12, 8),
             "Clock steps",
-            [Query(f"increase(mailsonde_clock_steps_total{{{AGENT}}}[$__rate_interval])", "{{instance}}")],
+            [Query(f"increase(mailsonde_clock_steps_total{{{AGENT}}}[$__rate_interval])", "{{location}}")],
             "How often the wall clock of the agent's machine was set. Probes keep their intervals. Check the "
             "machine's time synchronization.",
             unit="short",
@@ -195,13 +228,13 @@ def _mailboxes() -> list[AnyPanel]:
             "Unexpected messages",
             [
                 Query(
-                    "sum by (instance, mailbox, reason) "
+                    "sum by (location, reason) "
                     f"(increase(mailsonde_mailbox_unexpected_total{{{AGENT}}}[$__rate_interval]))",
-                    "{{mailbox}}: {{reason}} @ {{instance}}",
+                    "{{reason}} @ {{location}}",
                 )
             ],
             "Forged: someone fakes test messages; find out who. Duplicate: a server delivers twice. "
-            "Unknown: another agent uses this mailbox; give each agent its own.",
+            "Unknown: another agent uses a mailbox; give each agent its own. The alert names the mailbox.",
             unit="short",
         ),
     ]

@@ -3,7 +3,31 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import BY_ROUTE, PROBE, AnyPanel, Query, board, graph, heat, number, timeline
+from panels import (
+    BY_ROUTE,
+    OF_ROW,
+    PROBE,
+    ROUTE,
+    WORST,
+    AnyPanel,
+    Column,
+    Query,
+    board,
+    graph,
+    heat,
+    listing,
+    number,
+    to,
+    top,
+)
+
+LOST = f'increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])'
+"""PromQL for the messages of each route that were lost in the time range."""
+
+_AGE = f"(time() - (mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > 0))"
+_LAST = f"mailsonde_delivery_last_seconds{{{PROBE}}}"
+_SLOW = f"({_AGE} > {_LAST} or {_LAST} or {_AGE})"
+"""The latency of a route's last arrival or, if it is longer, the age of its oldest message in flight."""
 
 
 def delivery() -> dashboard.Dashboard:
@@ -11,13 +35,17 @@ def delivery() -> dashboard.Dashboard:
     return board(
         "Delivery",
         "Test messages: latency with its measurement error, where they wait, and which states they end in.",
-        [*_numbers(), *_latency(), _age(), *_messages(), *_ways(), *_arrival_issues()],
+        [*_numbers(), *_latency(), _age(), *_messages(), *_ways(), *_arrival_issues(), *_authentication()],
+        rank=_SLOW,
     )
 
 
 def _numbers() -> list[AnyPanel]:
-    sent = f'sum(increase(mailsonde_messages_total{{state="sent",{PROBE}}}[$__range]))'
-    delivered = f'sum(increase(mailsonde_messages_total{{state="delivered",{PROBE}}}[$__range]))'
+    sent, delivered = (
+        f"sum(increase(mailsonde_messages_total{{{state},{PROBE}}}[$__range]))"
+        for state in ('state="sent"', 'state="delivered"')
+    )
+    buckets = f"increase(mailsonde_delivery_seconds_bucket{{{WORST}}}[$__range])"
     return [
         number(
             1,
@@ -32,13 +60,10 @@ def _numbers() -> list[AnyPanel]:
         number(
             2,
             (6, 0, 6, 4),
-            "95th percentile in this time range",
-            Query(
-                "histogram_quantile(0.95, sum by (le) "
-                f"(increase(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__range])))",
-                "95 %",
-            ),
-            "95 % of delivered messages arrived within this time. If it is high, find the slow hop below.",
+            "95th percentile of the worst routes",
+            Query(f"histogram_quantile(0.95, sum by (le) ({buckets}))", "95 %"),
+            "95 % of their messages that were delivered in this time range arrived within this time. If it "
+            "is high, find the slow hop below.",
             [("green", None), ("orange", 30), ("red", 60)],
             unit="s",
         ),
@@ -54,10 +79,7 @@ def _numbers() -> list[AnyPanel]:
             4,
             (18, 0, 6, 4),
             "Lost in this time range",
-            Query(
-                f'sum(increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])) or vector(0)',
-                "lost",
-            ),
+            Query(f"sum({LOST}) or vector(0)", "lost"),
             "Accepted, but not in the mailbox at the deadline. Search the servers' logs for the Message-ID.",
             [("green", None), ("red", 1)],
         ),
@@ -65,47 +87,47 @@ def _numbers() -> list[AnyPanel]:
 
 
 def age(timestamp: str) -> str:
-    """Return PromQL for the time since the metric ``timestamp``, or 0 if the metric is 0."""
-    return f"(time() - {timestamp}{{{PROBE}}}) * ({timestamp}{{{PROBE}}} > bool 0)"
+    """Return PromQL for the time since the worst routes' metric ``timestamp``, or 0 if the metric is 0."""
+    return f"(time() - {timestamp}{{{WORST}}}) * ({timestamp}{{{WORST}}} > bool 0)"
 
 
 def _latency() -> list[AnyPanel]:
-    quantile = (
-        "histogram_quantile({}, sum by (instance, probe, target, le) "
-        f"(rate(mailsonde_delivery_seconds_bucket{{{{{PROBE}}}}}[$__rate_interval])))"
-    )
+    buckets = f"increase(mailsonde_delivery_seconds_bucket{{{WORST}}}[$__rate_interval])"
     return [
         heat(
             5,
             (0, 4, 24, 9),
-            "Distribution of delivery times",
-            f"sum by (le) (increase(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__rate_interval]))",
+            "Distribution of delivery times of the worst routes",
+            f"sum by (le) ({buckets})",
             "Each cell: how many messages took that long. Two bands mean two kinds of delivery, such as "
             "with and without a retry. Select one probe to tell them apart. Delivered messages only.",
         ),
         graph(
             6,
             (0, 13, 12, 8),
-            "Delivery latency",
-            [Query(f"mailsonde_delivery_last_seconds{{{PROBE}}}")],
+            "Delivery latency of the worst routes",
+            [Query(f"mailsonde_delivery_last_seconds{{{WORST}}}")],
             "Time from connecting until the message is visible in the mailbox, for the last arrival. Trust "
             "a change only if it is larger than the uncertainty in the next panel.",
         ),
         graph(
             7,
             (12, 13, 12, 8),
-            "Uncertainty of the latency",
-            [Query(f"mailsonde_delivery_uncertainty_seconds{{{PROBE}}}")],
+            "Uncertainty of the latency of the worst routes",
+            [Query(f"mailsonde_delivery_uncertainty_seconds{{{WORST}}}")],
             "The true latency differs from the published one by at most this much. If it is large, "
             "mailsonde polls the mailbox too rarely: raise polls_per_message or use IMAP.",
         ),
         graph(
             8,
             (0, 21, 12, 8),
-            "Median and 95th percentile of delivery time",
+            "Median and 95th percentile of the worst routes",
             [
-                Query(quantile.format(0.5), "50 % {{probe}} → {{target}} @ {{instance}}"),
-                Query(quantile.format(0.95), "95 % {{probe}} → {{target}} @ {{instance}}"),
+                Query(
+                    f"histogram_quantile({part}, sum by (location, le) ({buckets}))",
+                    f"{part:.0%} @ {{{{location}}}}",
+                )
+                for part in (0.5, 0.95)
             ],
             "50 % and 95 % of delivered messages arrived within these times. If both rise, the system is "
             "slow. If only the higher one rises, some messages wait, for example for a retry or a scanner.",
@@ -117,16 +139,16 @@ def _age() -> AnyPanel:
     return graph(
         9,
         (12, 21, 12, 8),
-        "Age of the oldest message in flight",
+        "Age of the oldest message in flight, worst routes",
         [
             Query(age("mailsonde_oldest_in_flight_timestamp_seconds")),
             Query(
                 age("mailsonde_oldest_intent_timestamp_seconds"),
-                "not handed over: {{probe}} → {{target}} @ {{instance}}",
+                f"not handed over: {ROUTE}",
             ),
             Query(
-                f'max {BY_ROUTE} (mailsonde_threshold_seconds{{threshold="overdue",{PROBE}}})',
-                "overdue: {{probe}} → {{target}} @ {{instance}}",
+                f'max {BY_ROUTE} (mailsonde_threshold_seconds{{threshold="overdue",{WORST}}})',
+                f"overdue: {ROUTE}",
             ),
         ],
         "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
@@ -137,17 +159,13 @@ def _age() -> AnyPanel:
 
 
 def _messages() -> list[AnyPanel]:
+    entered = f"rate(mailsonde_messages_total{{{PROBE}}}[$__rate_interval])"
     return [
         graph(
             10,
             (0, 29, 12, 8),
             "Messages by state",
-            [
-                Query(
-                    f"sum by (instance, state) (rate(mailsonde_messages_total{{{PROBE}}}[$__rate_interval]))",
-                    "{{state}} @ {{instance}}",
-                )
-            ],
+            [Query(f"sum by (location, state) ({entered})", "{{state}} @ {{location}}")],
             "Messages per second that entered each state. Sent and delivered should match. Check any other "
             "state: docs/messages.md explains each one.",
             unit="cps",
@@ -155,44 +173,44 @@ def _messages() -> list[AnyPanel]:
         graph(
             11,
             (12, 29, 12, 8),
-            "Messages in flight",
-            [Query(f"mailsonde_messages_in_flight{{{PROBE}}}")],
+            "Messages in flight, worst routes",
+            [Query(f"mailsonde_messages_in_flight{{{WORST}}}")],
             "Messages on the way, by route. If the line climbs in steps, a queue accepts mail but does not "
             "deliver it: check the server behind that route.",
             unit="short",
+            links=[to("Delivery")],
         ),
     ]
 
 
 def _ways() -> list[AnyPanel]:
+    waited = f"mailsonde_hop_delay_seconds{{{PROBE}}}"
     return [
         graph(
             12,
             (0, 37, 12, 8),
             "Where the last message waited",
-            [
-                Query(
-                    f"mailsonde_hop_delay_seconds{{{PROBE}}}",
-                    "{{position}}: {{probe}} → {{target}} @ {{instance}}",
-                )
-            ],
-            "Time between the Received stamps of hosts on the route, by position and by the hosts' own "
-            "clocks. The thickest layer shows the host whose queue to check.",
+            [Query(f"avg by (location, position) ({waited})", "{{position}} @ {{location}}")],
+            "Mean time between the Received stamps of hosts on the routes, by position and by the hosts' own "
+            "clocks. The thickest layer shows the host whose queue to check. Select one route.",
             stacked=True,
         ),
-        graph(
+        listing(
             13,
             (12, 37, 12, 8),
-            "Hops with an impossible timestamp",
-            [Query(f"mailsonde_hops_skewed{{{PROBE}}}")],
-            "Hosts on the last message's route whose clock is wrong. Above 0: do not trust the hop delays, "
-            "and correct the clocks of those hosts (NTP).",
-            unit="short",
+            "Routes with impossible timestamps",
+            [Column(top(f"max {BY_ROUTE} (mailsonde_hops_skewed{{{PROBE}}}) > 0"), "Hosts", "short")],
+            "Hosts on the last message's route whose clock is wrong. Do not trust the hop delays of these "
+            "routes, and correct the clocks of those hosts (NTP).",
+            sort=("Hosts", True),
+            links=[to("Delivery", OF_ROW)],
         ),
     ]
 
 
 def _arrival_issues() -> list[AnyPanel]:
+    issues = f"mailsonde_arrival_issues_total{{{PROBE}}}"
+    arrived = f"increase({issues}[$__range])"
     return [
         graph(
             14,
@@ -200,9 +218,8 @@ def _arrival_issues() -> list[AnyPanel]:
             "Junked and altered arrivals",
             [
                 Query(
-                    f"sum by (instance, probe, target, issue) "
-                    f"(increase(mailsonde_arrival_issues_total{{{PROBE}}}[$__rate_interval]))",
-                    "{{issue}}: {{probe}} → {{target}} @ {{instance}}",
+                    f"sum by (location, issue) (increase({issues}[$__rate_interval]))",
+                    "{{issue}} @ {{location}}",
                 )
             ],
             "Junked: a filter classifies mail as spam; check its verdict in the message. Altered: a "
@@ -210,16 +227,45 @@ def _arrival_issues() -> list[AnyPanel]:
             "intended.",
             unit="short",
         ),
-        timeline(
-            15,
+        listing(
+            16,
             (12, 45, 12, 8),
-            "Authentication of the last arrival",
-            Query(
-                f"mailsonde_authentication_passed{{{PROBE}}}",
-                "{{method}}: {{probe}} → {{target}} @ {{instance}}",
-            ),
-            "SPF, DKIM and DMARC results of the receiving host. Red: check the DNS records and the keys of "
-            "the sending domain. Empty: the receiving host adds no Authentication-Results.",
-            words=("not passed", "pass"),
+            "Routes with junked or altered arrivals",
+            [
+                Column(
+                    top(f"sum by (location, probe, target, issue) ({arrived}) > 0.5"),
+                    "Arrivals",
+                    "short",
+                )
+            ],
+            "Which routes had the most such arrivals in this time range. Click a row to open its deliveries: "
+            "routes that share a filter or gateway come together.",
+            sort=("Arrivals", True),
+            links=[to("Delivery", OF_ROW)],
+        ),
+    ]
+
+
+def _authentication() -> list[AnyPanel]:
+    passed = f"mailsonde_authentication_passed{{{PROBE}}}"
+    return [
+        graph(
+            15,
+            (0, 53, 12, 8),
+            "Share of routes whose last arrival passed authentication",
+            [Query(f"avg by (location, method) ({passed})", "{{method}} @ {{location}}")],
+            "SPF, DKIM and DMARC results of the receiving hosts. If a line falls, check the DNS records and "
+            "the keys of the sending domain. Empty: no receiving host adds Authentication-Results.",
+            unit="percentunit",
+        ),
+        listing(
+            17,
+            (12, 53, 12, 8),
+            "Routes whose last arrival did not pass",
+            [Column(top(f"max by (location, probe, target, method) (1 - {passed}) > 0"), "", "short")],
+            "Some of the routes behind the fallen lines. Click a row to open its deliveries, and compare the "
+            "sending domains.",
+            sort=("probe", False),
+            links=[to("Delivery", OF_ROW)],
         ),
     ]

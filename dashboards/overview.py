@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from delivery import age
+from delivery import LOST, age
 from grafana_foundation_sdk.builders import dashboard
 from panels import (
+    MOST,
+    OF_ROW,
     PROBE,
+    WORST,
     AnyPanel,
     Column,
     Query,
@@ -13,14 +16,16 @@ from panels import (
     gauge,
     graph,
     listing,
+    mean,
     number,
     timeline,
     to,
     to_all,
 )
+from server import EXPIRY, FAILING
 from slo import BUDGET_COLOURS, budget_left
 
-_BY = "by (instance, probe, kind, target)"
+_BY = "by (location, probe, kind, target)"
 
 
 def overview() -> dashboard.Dashboard:
@@ -29,7 +34,8 @@ def overview() -> dashboard.Dashboard:
         "Overview",
         "Who is affected now, and how much error budget is left. Click a probe to open its deliveries or "
         "its server.",
-        [*_trouble_now(), *_risks(), _worst(), _budgets(), _states(), *_deliveries(), _failures()],
+        [*_trouble_now(), *_risks(), _worst(), _budgets(), *_states(), *_deliveries(), _failures()],
+        rank=FAILING,
     )
 
 
@@ -49,7 +55,7 @@ def _trouble_now() -> list[AnyPanel]:
             "Firing alerts",
             Query(
                 'count(ALERTS{alertname=~"Mailsonde.*",alertname!="MailsondeHeartbeat",alertstate="firing",'
-                'instance=~"$location|",probe=~"$probe|"}) or vector(0)',
+                'location=~"$location|",probe=~"$probe|"}) or vector(0)',
                 "firing",
             ),
             "Firing alerts from the rendered rules, without the heartbeat. Follow the alert's runbook in "
@@ -61,7 +67,7 @@ def _trouble_now() -> list[AnyPanel]:
             (8, 0, 4, 4),
             "Oldest message in flight",
             Query(
-                f"max(time() - (mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > 0)) or vector(0)",
+                f"max(time() - mailsonde_oldest_in_flight_timestamp_seconds{{{PROBE}}} > 0) or vector(0)",
                 "age",
             ),
             "Age of the oldest message that has not arrived. If it grows with the clock, mail is stuck: "
@@ -81,7 +87,7 @@ def _risks() -> list[AnyPanel]:
             (12, 0, 4, 4),
             "Lost in this time range",
             Query(
-                f'sum(increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])) or vector(0)',
+                f"sum({LOST}) or vector(0)",
                 "lost",
             ),
             "Messages that a server accepted but that did not arrive by their deadline. Search the "
@@ -94,7 +100,7 @@ def _risks() -> list[AnyPanel]:
             (16, 0, 4, 4),
             "Lowest error budget left",
             Query(f"min({budget_left()})", "least"),
-            "The error budget left for the worst objective, over 30 days. Below 0, the objective is "
+            "The least error budget left among the worst routes, over 30 days. Below 0, the objective is "
             "missed: stop changes and fix that route first. Empty without objectives.",
             BUDGET_COLOURS,
             unit="percentunit",
@@ -104,7 +110,7 @@ def _risks() -> list[AnyPanel]:
             6,
             (20, 0, 4, 4),
             "Next certificate expiry",
-            Query(f"min(mailsonde_tls_certificate_not_after_timestamp_seconds{{{PROBE}}}) - time()", "left"),
+            Query(f"min({EXPIRY}) - time()", "left"),
             "Time until the next certificate expires. Renew it before this turns red: clients reject "
             "expired certificates.",
             [("red", None), ("orange", 3 * 86400), ("green", 14 * 86400)],
@@ -115,32 +121,29 @@ def _risks() -> list[AnyPanel]:
 
 
 def _worst() -> AnyPanel:
-    probe = "var-probe=${__data.fields.probe}"
+    failed = f'mailsonde_probe_runs_total{{outcome="failed",{WORST}}}'
     return listing(
         7,
         (0, 4, 14, 9),
-        "Probes, failing first",
+        "Worst routes, failing first",
         [
-            Column(f"min {_BY} (mailsonde_probe_success{{{PROBE}}})", "State", "bool"),
+            Column(f"min {_BY} (mailsonde_probe_success{{{WORST}}})", "State", "bool"),
+            Column(f"sum {_BY} (increase({failed}[$__range]))", "Failed runs", "short"),
             Column(
-                f'sum {_BY} (increase(mailsonde_probe_runs_total{{outcome="failed",{PROBE}}}[$__range]))',
-                "Failed runs",
-                "short",
+                f"time() - max {_BY} (mailsonde_probe_last_run_timestamp_seconds{{{WORST}}})", "Last run", "s"
             ),
             Column(
-                f"time() - max {_BY} (mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}})", "Last run", "s"
-            ),
-            Column(
-                "max by (instance, probe, kind, target, severity, description) "
-                f"(mailsonde_probe_info{{{PROBE}}})",
+                "max by (location, probe, kind, target, severity, description) "
+                f"(mailsonde_probe_info{{{WORST}}})",
                 "",
                 "short",
             ),
         ],
-        "Who is affected now: failing probes come first. Click a row to open its deliveries or its server. "
-        "If the last run is long ago, the state is out of date: check the agent.",
+        f"The {MOST} routes to look at first: those that fail now, then those with the most failed runs. "
+        "Click a row to open its deliveries or its server. If the last run is long ago, the state is out of "
+        "date: check the agent.",
         sort=("State", False),
-        links=[to("Delivery", probe), to("Server", probe)],
+        links=[to("Delivery", OF_ROW), to("Server", OF_ROW)],
     )
 
 
@@ -148,7 +151,7 @@ def _budgets() -> AnyPanel:
     return gauge(
         8,
         (14, 4, 10, 9),
-        "Error budget left, by objective",
+        "Error budget left of the worst routes",
         Query(budget_left()),
         "Share of the 30-day error budget that is left. Red: nearly used up. Click to see how fast it burns.",
         BUDGET_COLOURS,
@@ -156,32 +159,45 @@ def _budgets() -> AnyPanel:
     )
 
 
-def _states() -> AnyPanel:
-    return timeline(
-        9,
-        (0, 13, 24, 9),
-        "Probe states over time",
-        Query(f"mailsonde_probe_success{{{PROBE}}}", "{{probe}} → {{target}} ({{kind}}) @ {{instance}}"),
-        "Green: the last known result is ok. Red: it is a failure. Gap: no data. Probes that turn red "
-        "together probably share a cause: check what they have in common.",
-        links=[to("Delivery"), to("Server")],
-    )
+def _states() -> list[AnyPanel]:
+    failing = f"mailsonde_probe_success{{{PROBE}}} == 0"
+    return [
+        timeline(
+            9,
+            (0, 13, 14, 9),
+            "States of the worst routes over time",
+            Query(f"mailsonde_probe_success{{{WORST}}}", "{{probe}} → {{target}} ({{kind}}) @ {{location}}"),
+            "Green: the last known result is ok. Red: it is a failure. Gap: no data. Routes that turn red "
+            "together probably share a cause: check what they have in common.",
+            links=[to("Delivery"), to("Server")],
+        ),
+        graph(
+            14,
+            (14, 13, 10, 9),
+            "Failing routes, by kind",
+            [Query(f"count by (location, kind) ({failing})", "{{kind}} @ {{location}}")],
+            "How many routes fail, of all that are selected. A step means that something common to them "
+            "broke: a server, a network, a resolver. Select a part of them to find it.",
+            unit="short",
+            stacked=True,
+            links=[to_all("Server")],
+        ),
+    ]
 
 
 def _deliveries() -> list[AnyPanel]:
+    undelivered = (
+        'mailsonde_messages_total{state=~"lost|bounced|rejected|deferred|ambiguous",'
+        f"{PROBE}}}[$__rate_interval]"
+    )
     return [
         graph(
             10,
             (0, 22, 12, 8),
-            "95th percentile of delivery time, by route",
-            [
-                Query(
-                    "histogram_quantile(0.95, sum by (instance, probe, target, le) "
-                    f"(rate(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__rate_interval])))"
-                )
-            ],
-            "95 % of delivered messages arrived within this time. If it rises, click to see where messages "
-            "wait. The next panel shows lost messages.",
+            "Mean delivery time of the worst routes",
+            [Query(mean("mailsonde_delivery_seconds", WORST))],
+            "Mean time to the mailbox, of delivered messages only. If it rises, click to see where messages "
+            "wait. The next panel shows undelivered messages.",
             links=[to("Delivery")],
         ),
         graph(
@@ -190,20 +206,19 @@ def _deliveries() -> list[AnyPanel]:
             "Undelivered messages",
             [
                 Query(
-                    f"sum by (instance, probe, target, state) (increase(mailsonde_messages_total{{"
-                    f'state=~"lost|bounced|rejected|deferred|ambiguous",{PROBE}}}[$__rate_interval]))',
-                    "{{state}}: {{probe}} → {{target}} @ {{instance}}",
+                    f"sum by (location, state) (increase({undelivered}))",
+                    "{{state}} @ {{location}}",
                 )
             ],
             "Lost: accepted but not arrived. Bounced: a delivery report came back. Rejected, deferred: "
-            "refused at submission. Click to open the route. docs/messages.md explains each state.",
+            "refused at submission. Click to find the routes. docs/messages.md explains each state.",
             unit="short",
-            links=[to("Delivery")],
+            links=[to_all("Delivery")],
         ),
         graph(
             12,
             (0, 30, 12, 8),
-            "Age of the oldest message in flight, by route",
+            "Age of the oldest message in flight, worst routes",
             [Query(age("mailsonde_oldest_in_flight_timestamp_seconds"))],
             "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
             "check the queues now, before the message counts as lost at its deadline.",
@@ -213,19 +228,19 @@ def _deliveries() -> list[AnyPanel]:
 
 
 def _failures() -> AnyPanel:
+    runs = f'increase(mailsonde_probe_reasons_total{{outcome!="ok",{PROBE}}}[$__rate_interval])'
     return graph(
         13,
         (12, 30, 12, 8),
         "Failed and unknown runs, by reason",
         [
             Query(
-                "sum by (instance, probe, outcome, reason) "
-                f'(increase(mailsonde_probe_reasons_total{{outcome!="ok",{PROBE}}}[$__rate_interval])) > 0',
-                "{{probe}}: {{reason}} {{outcome}} @ {{instance}}",
+                f"sum by (location, outcome, reason) ({runs}) > 0",
+                "{{reason}} {{outcome}} @ {{location}}",
             )
         ],
         "Why runs failed or ended unknown. docs/reference.md explains each reason, and `mailsonde "
         "check` shows the details of a probe.",
         unit="short",
-        links=[to("Server")],
+        links=[to_all("Server")],
     )

@@ -22,15 +22,21 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 
-AGENT = 'instance=~"$location"'
+AGENT = 'location=~"$location"'
 """Matchers of metrics of the agent itself."""
 
-PROBE = f'{AGENT},probe=~"$probe"'
-"""Matchers of metrics of a probe."""
+PROBE = f'{AGENT},probe=~"${{selected:pipe}}",target=~"$target"'
+"""Matchers of metrics of the selected probes."""
 
-BY_ROUTE = "by (instance, probe, target)"
+WORST = f'{AGENT},probe=~"$worst",target=~"$target"'
+"""Matchers of metrics of the worst of the selected probes, for panels with one line a route."""
 
-ROUTE = "{{probe}} → {{target}} @ {{instance}}"
+MOST = 20
+"""Maximum number of worst routes, and of rows in a table."""
+
+BY_ROUTE = "by (job, location, probe, target)"
+
+ROUTE = "{{probe}} → {{target}} @ {{location}}"
 """The legend of a route's series."""
 
 Place = tuple[int, int, int, int]
@@ -50,8 +56,20 @@ _Panel = TypeVar(
     timeseries.Panel,
 )
 
+_NAMED = f'mailsonde_probe_info{{{AGENT},probe=~"$probe",target=~"$target"}}'
+_LABELLED = f"{_NAMED[:-1]},$labels}}"
+_ALL_LABELLED = f"count({_LABELLED}) == count({_NAMED})"
+_SELECTED = (
+    f'label_replace(vector(1), "probe", "$probe", "", "") and on () ({_ALL_LABELLED}) '
+    f"or (count by (probe) ({_LABELLED}) unless on () ({_ALL_LABELLED}))"
+)
+"""PromQL for the selected probes: the pattern of names or, if labels narrow it down, each of the names.
+
+Panels filter by the names because a join with the labels would double the work of every query.
+"""
+
 _SOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
-_KEPT = "${datasource:queryparam}&${location:queryparam}&${__url_time_range}"
+_KEPT = "${datasource:queryparam}&${location:queryparam}&${labels:queryparam}&${__url_time_range}"
 
 
 @dataclass(frozen=True)
@@ -62,15 +80,32 @@ class Query:
     legend: str = ROUTE
 
 
+def top(vector: str) -> str:
+    """Return PromQL for the greatest values of ``vector``."""
+    return f"topk({MOST}, {vector})"
+
+
+def mean(histogram: str, matchers: str, by: str = BY_ROUTE) -> str:
+    """Return PromQL for the mean of a histogram over a few runs. Empty without observations."""
+    total, count = (
+        f"sum {by} (rate({histogram}_{part}{{{matchers}}}[$__rate_interval]))" for part in ("sum", "count")
+    )
+    return f"{total} / ({count} > 0)"
+
+
 def board(
     name: str,
     description: str,
     panels: Iterable[AnyPanel],
     *,
+    rank: str = "",
     since: str = "now-3h",
     refresh: str = "30s",
 ) -> dashboard.Dashboard:
-    """Return a dashboard with the common parts: data source, location, probe, alerts, links to the others."""
+    """Return a dashboard with the common parts: data source, filters, alerts, links to the others.
+
+    ``rank`` is PromQL for a value of each route. The routes with the greatest values are its `$worst`.
+    """
     made = (
         dashboard.Dashboard(f"mailsonde: {name}")
         .uid(f"mailsonde-{name.lower()}")
@@ -81,9 +116,15 @@ def board(
         .timezone(common.TimeZoneBrowser)
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_choice("location", "Location", "label_values(mailsonde_build_info, instance)"))
         .with_variable(
-            _choice("probe", "Probe", f"label_values(mailsonde_probe_interval_seconds{{{AGENT}}}, probe)")
+            _choice("location", "Location", "label_values(mailsonde_build_info, location)").all_value(".+")
+        )
+        # Not lists: a list of 10,000 names takes long to load and to read.
+        .with_variable(_text("probe", "Probe (regular expression)", ".+"))
+        .with_variable(_text("target", "Target (regular expression)", ".+"))
+        .with_variable(_text("labels", 'Labels (team="messaging")', ""))
+        .with_variable(
+            _named("selected", "Selected probes", _SELECTED).hide(model.VariableHide.HIDE_VARIABLE)
         )
         .annotation(
             dashboard.AnnotationQuery()
@@ -95,10 +136,10 @@ def board(
             # heartbeat always fires and would colour everything.
             .expr(
                 'ALERTS{alertname=~"Mailsonde.*",alertname!="MailsondeHeartbeat",alertstate="firing",'
-                'instance=~"$location|",probe=~"$probe|"}'
+                'location=~"$location|",probe=~"$probe|"}'
             )
             .title_format("{{alertname}}")
-            .text_format("{{probe}} {{target}} {{instance}}")
+            .text_format("{{probe}} {{target}} {{location}}")
             .tag_keys("severity")
             .step("30s")
         )
@@ -110,9 +151,21 @@ def board(
             .keep_time(True)
         )
     )
+    if rank:
+        made.with_variable(_named("worst", "Worst routes", top(rank)))
     for panel in panels:
         made.with_panel(panel)
     return made
+
+
+def _named(name: str, label: str, promql: str) -> dashboard.QueryVariable:
+    """Return a variable with the names of the probes in the result of a query."""
+    return _choice(name, label, f"query_result({promql})").regex('/probe="([^"]+)"/')
+
+
+def _text(name: str, label: str, default: str) -> dashboard.TextBoxVariable:
+    current = model.VariableOption(text=default, value=default, selected=True)
+    return dashboard.TextBoxVariable(name).label(label).default_value(default).current(current)
 
 
 def _choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
@@ -124,23 +177,26 @@ def _choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .multi(True)
         .include_all(True)
-        .all_value(".+")
         .current(model.VariableOption(text="All", value="$__all", selected=True))
     )
 
 
-def to(name: str, probe: str = "var-probe=${__field.labels.probe}") -> dashboard.DashboardLink:
-    """Return a link from a series to another dashboard for the same probe; it keeps the other variables."""
+OF_SERIES = "var-probe=${__field.labels.probe}&var-target=${__field.labels.target}"
+OF_ROW = "var-probe=${__data.fields.probe}&var-target=${__data.fields.target}"
+
+
+def to(name: str, route: str = OF_SERIES) -> dashboard.DashboardLink:
+    """Return a link from a series to another dashboard for the same route; it keeps the other variables."""
     return (
         dashboard.DashboardLink(name)
         .type(model.DashboardLinkType.LINK)
-        .url(f"/d/mailsonde-{name.lower()}?{probe}&{_KEPT}")
+        .url(f"/d/mailsonde-{name.lower()}?{route}&{_KEPT}")
     )
 
 
 def to_all(name: str) -> dashboard.DashboardLink:
     """Return a link to another dashboard that keeps all variables, for a series of several probes."""
-    return to(name, "${probe:queryparam}")
+    return to(name, "${probe:queryparam}&${target:queryparam}")
 
 
 def number(
@@ -208,15 +264,19 @@ def graph(
     least: float | None = 0.0,
     limits: Steps = (),
     links: Sequence[dashboard.DashboardLink] = (),
+    interval: str = "5m",  # a shorter window would often contain no message, and take longer to read
 ) -> timeseries.Panel:
-    """Return a panel with lines over time from ``least`` upwards; ``limits`` are dashed lines."""
+    """Return a panel with lines over time from ``least`` upwards; ``limits`` are dashed lines.
+
+    ``interval`` is the shortest time between two points.
+    """
     panel = _filled(timeseries.Panel(), id_, place, title, description, unit, links)
     panel = (
         panel.fill_opacity(20 if stacked else 5)
         .show_points(common.VisibilityMode.AUTO)
         .legend(_legend())
         .tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
-        .interval("2m")  # a shorter window would often contain no message
+        .interval(interval)
     )
     if least is not None:
         panel = panel.min(least)
@@ -258,7 +318,7 @@ def heat(id_: int, place: Place, title: str, promql: str, description: str) -> h
     buckets = _over_time(Query(promql, "{{le}}")).format(prometheus_model.PromQueryFormat.HEATMAP)
     return (
         panel.with_target(buckets)
-        .interval("2m")
+        .interval("5m")
         .calculate(False)
         .cell_gap(1)
         .color(
@@ -315,7 +375,7 @@ def listing(
                 model.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-background"})
             )
         panel = panel.override_by_name(column.head, shown)
-    hidden = ["Time", *(value for value, head in heads.items() if not head)]
+    hidden = ["Time", "job", *(value for value, head in heads.items() if not head)]
     arranged = {"excludeByName": dict.fromkeys(hidden, True), "renameByName": heads}
     return (
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))

@@ -140,6 +140,8 @@ def _table(panel: Mapping[str, Any], prometheus: Prometheus) -> dict[str, Any]:
     heads = [renamed.get(column) or column for column in columns]
     lines = [[row.get(column) for column in columns] for row in rows]
     for order in reversed(panel["options"].get("sortBy") or []):
+        if not rows:
+            break
         place = heads.index(order["displayName"])
         lines.sort(key=lambda line, at=place: _rank(line[at]), reverse=order.get("desc", False))
     return {"columns": heads, "rows": lines}

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import PROBE, AnyPanel, Column, Query, board, gauge, graph, listing, number, timeline, to
+from panels import (
+    BY_ROUTE,
+    MOST,
+    OF_ROW,
+    PROBE,
+    ROUTE,
+    WORST,
+    AnyPanel,
+    Column,
+    Query,
+    board,
+    gauge,
+    graph,
+    listing,
+    mean,
+    number,
+    timeline,
+    to,
+    top,
+)
 
-_BY = "by (instance, probe, target)"
-_NAME = "{{probe}} → {{target}} @ {{instance}}"
+FAILING = (
+    f'sum {BY_ROUTE} (increase(mailsonde_probe_runs_total{{outcome="failed",{PROBE}}}[$__range])) '
+    f"+ 1e6 * (1 - max {BY_ROUTE} (mailsonde_probe_success{{{PROBE}}}))"
+)
+"""Ranks routes: those that fail now come first, then those with the most failed runs."""
+
+EXPIRY = f"mailsonde_tls_certificate_not_after_timestamp_seconds{{{PROBE}}}"
 
 
 def server() -> dashboard.Dashboard:
@@ -14,14 +38,16 @@ def server() -> dashboard.Dashboard:
     return board(
         "Server",
         "SMTP, POP3, IMAP and MX as the probes see them: success, phases, reasons, certificates, findings.",
-        [*_success(), *_phases(), *_reasons(), *_certificates(), *_findings()],
+        [*_success(), *_phases(), *_reasons(), *_certificates(), *_findings(), _failures()],
+        rank=FAILING,
     )
 
 
 def _success() -> list[AnyPanel]:
-    ok = f'increase(mailsonde_probe_runs_total{{outcome="ok",{PROBE}}}[$__range])'
-    told = f'increase(mailsonde_probe_runs_total{{outcome!="unknown",{PROBE}}}[$__range])'
-    unknown = f'increase(mailsonde_probe_runs_total{{outcome="unknown",{PROBE}}}[$__range])'
+    ok, told, unknown = (
+        f"increase(mailsonde_probe_runs_total{{{outcome},{PROBE}}}[$__range])"
+        for outcome in ('outcome="ok"', 'outcome!="unknown"', 'outcome="unknown"')
+    )
     return [
         number(
             1,
@@ -45,8 +71,8 @@ def _success() -> list[AnyPanel]:
         timeline(
             3,
             (5, 0, 19, 8),
-            "Success",
-            Query(f"mailsonde_probe_success{{{PROBE}}}", "{{probe}} → {{target}} ({{kind}}) @ {{instance}}"),
+            "Success of the worst routes",
+            Query(f"mailsonde_probe_success{{{WORST}}}", "{{probe}} → {{target}} ({{kind}}) @ {{location}}"),
             "Red: the last known result is a failure. The reasons below say why, and `mailsonde check "
             "--verbose` shows the dialogue.",
             links=[to("Delivery")],
@@ -55,34 +81,24 @@ def _success() -> list[AnyPanel]:
 
 
 def _phases() -> list[AnyPanel]:
+    phases = f"mailsonde_probe_phase_seconds{{{PROBE}}}"
     return [
         graph(
             4,
             (0, 8, 16, 9),
             "Duration of each phase",
-            [
-                Query(
-                    f"sum by (instance, probe, target, phase) (mailsonde_probe_phase_seconds{{{PROBE}}})",
-                    "{{phase}} ({{probe}} → {{target}} @ {{instance}})",
-                )
-            ],
-            "Duration of each phase of the last run. Select one probe. Slow DNS: check the resolver. Slow "
-            "connect: the network. Slow banner or MAIL FROM: an overloaded server. Slow authentication: "
+            [Query(f"avg by (kind, phase) ({phases})", "{{kind}}: {{phase}}")],
+            "Mean duration of each phase of the last runs. Select one probe. Slow DNS: check the resolver. "
+            "Slow connect: the network. Slow banner or MAIL FROM: an overloaded server. Slow authentication: "
             "its directory.",
             stacked=True,
         ),
         graph(
             5,
             (16, 8, 8, 9),
-            "95th percentile of run duration",
-            [
-                Query(
-                    "histogram_quantile(0.95, sum by (instance, probe, target, le) "
-                    f"(rate(mailsonde_probe_duration_seconds_bucket{{{PROBE}}}[$__rate_interval])))",
-                    _NAME,
-                )
-            ],
-            "95 % of runs ended within this time. Runs begin to fail near the probe's deadline: find the "
+            "Mean run duration of the worst routes",
+            [Query(mean("mailsonde_probe_duration_seconds", WORST))],
+            "Mean duration of their runs. Runs begin to fail near the probe's deadline: find the "
             "phase that grows.",
         ),
     ]
@@ -90,21 +106,10 @@ def _phases() -> list[AnyPanel]:
 
 def _reasons() -> list[AnyPanel]:
     def reasons(id_: int, x: int, outcome: str, title: str, description: str) -> AnyPanel:
-        chosen = f'outcome="{outcome}",{PROBE}'
-        return graph(
-            id_,
-            (x, 17, 8, 8),
-            title,
-            [
-                Query(
-                    "sum by (instance, probe, reason) "
-                    f"(increase(mailsonde_probe_reasons_total{{{chosen}}}[$__rate_interval])) > 0",
-                    "{{probe}}: {{reason}} @ {{instance}}",
-                )
-            ],
-            description,
-            unit="short",
-        )
+        counter = f'mailsonde_probe_reasons_total{{outcome="{outcome}",{PROBE}}}'
+        runs = f"increase({counter}[$__rate_interval])"
+        query = Query(f"sum by (location, reason) ({runs}) > 0", "{{reason}} @ {{location}}")
+        return graph(id_, (x, 17, 8, 8), title, [query], description, unit="short")
 
     return [
         reasons(
@@ -112,8 +117,8 @@ def _reasons() -> list[AnyPanel]:
             0,
             "failed",
             "Failed runs, by reason",
-            "Why runs failed. docs/reference.md explains each reason. Fix the problem at the server that "
-            "the legend names.",
+            "Why runs failed. docs/reference.md explains each reason. The list at the end says which routes "
+            "fail now: fix the problem at their server.",
         ),
         reasons(
             7,
@@ -135,16 +140,17 @@ def _reasons() -> list[AnyPanel]:
 
 
 def _certificates() -> list[AnyPanel]:
-    left = f"(min {_BY} (mailsonde_tls_certificate_not_after_timestamp_seconds{{{PROBE}}}) - time()) / 86400"
+    left = f"({EXPIRY} - time()) / 86400"
     steps = [("red", None), ("orange", 3), ("green", 14)]
     return [
         gauge(
             9,
             (0, 25, 12, 8),
             "Certificate days left",
-            Query(left, _NAME),
-            "Days until the server's certificate expires. Renew it at orange; at red, the critical alert "
-            "pages someone. Then reload the server: a renewed file that is not in use changes nothing here.",
+            Query(f"bottomk({MOST}, min {BY_ROUTE} ({left}))", ROUTE),
+            f"Days until the servers' certificates expire, for the {MOST} that expire first. Renew them at "
+            "orange; at red, the critical alert pages someone. Then reload the server: a renewed file that "
+            "is not in use changes nothing here.",
             steps,
             unit="d",
             most=90,
@@ -152,46 +158,57 @@ def _certificates() -> list[AnyPanel]:
         graph(
             10,
             (12, 25, 12, 8),
-            "Certificate days left, over time",
-            [Query(left, _NAME)],
-            "Jumps up when a new certificate is in use. If automatic renewal is due and there is no jump, "
-            "check its log.",
-            unit="d",
-            least=None,
-            limits=[("red", None), ("orange", 3), ("transparent", 14)],
+            "Certificates that expire soon",
+            [
+                Query(f"sum by (location) ({left} < bool {days})", f"within {days} days @ {{{{location}}}}")
+                for days in (3, 14, 30)
+            ],
+            "How many routes see a certificate that expires soon. A line falls when a new certificate is in "
+            "use. If automatic renewal is due and it does not fall, check its log.",
+            unit="short",
         ),
     ]
 
 
 def _findings() -> list[AnyPanel]:
+    def of(severity: str) -> str:
+        found = f'mailsonde_finding{{severity="{severity}",{PROBE}}}'
+        return f"max by (location, probe, target, check, severity) ({found})"
+
+    found = f"mailsonde_finding{{{PROBE}}}"
     return [
         listing(
             11,
             (0, 33, 14, 8),
             "Findings",
-            [
-                Column(
-                    f"max by (instance, probe, target, check, severity) (mailsonde_finding{{{PROBE}}})",
-                    "",
-                    "short",
-                )
-            ],
-            "What is wrong with domains and hosts now. Look up the check in docs/reference.md. "
-            "The live page of the probe shows what was seen, what was expected and the remedy.",
+            [Column(top(f"3 * {of('critical')} or 2 * {of('warning')} or {of('info')}"), "", "short")],
+            f"What is wrong with domains and hosts now, the {MOST} worst first. Look up the check in "
+            "docs/reference.md. The live page of the probe shows what was seen, what was expected and the "
+            "remedy.",
             sort=("severity", False),
+            links=[to("Server", OF_ROW)],
         ),
         graph(
             12,
             (14, 33, 10, 8),
             "Findings, by severity",
-            [
-                Query(
-                    f"sum by (instance, probe, target, severity) (mailsonde_finding{{{PROBE}}})",
-                    "{{severity}}: {{probe}} → {{target}} @ {{instance}}",
-                )
-            ],
-            "How many checks have findings. Where a line begins or rises, look for a change to the zone "
+            [Query(f"sum by (location, severity) ({found})", "{{severity}} @ {{location}}")],
+            "How many checks have findings. Where a line begins or rises, look for a change to the zones "
             "at that time.",
             unit="short",
         ),
     ]
+
+
+def _failures() -> AnyPanel:
+    failures = f"mailsonde_probe_failure{{{PROBE}}}"
+    return listing(
+        13,
+        (0, 41, 24, 8),
+        "Why probes fail",
+        [Column(top(f"max by (location, probe, target, outcome, reason, phase) ({failures})"), "", "short")],
+        f"Reason and phase of the last run of probes that failed or are unknown, {MOST} at most. Click a row "
+        "to select it. The live page shows the run.",
+        sort=("reason", False),
+        links=[to("Server", OF_ROW)],
+    )

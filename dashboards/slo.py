@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from panels import BY_ROUTE, PROBE, AnyPanel, Column, Query, board, gauge, graph, listing, to
+from panels import (
+    BY_ROUTE,
+    MOST,
+    OF_ROW,
+    PROBE,
+    WORST,
+    AnyPanel,
+    Column,
+    Query,
+    board,
+    gauge,
+    graph,
+    listing,
+    mean,
+    to,
+)
 
 BUDGET_COLOURS = [("red", None), ("orange", 0.1), ("green", 0.5)]
 """Thresholds for the share of an error budget that is left."""
@@ -19,16 +34,17 @@ def slo() -> dashboard.Dashboard:
         "Objectives of routes: the error budget left over 30 days, how fast it burns, and the runs that "
         "burned it.",
         [*_budgets(), *_burning(), *_causes()],
+        rank=burn_rate("1h", PROBE),
         since="now-7d",
         refresh="5m",  # windows of 30 days are expensive and change slowly
     )
 
 
-def burn_rate(window: str) -> str:
+def burn_rate(window: str, matchers: str = WORST) -> str:
     """Return PromQL for the burn rate: 1 uses up the error budget in exactly 30 days. Empty without runs."""
-    bad = f'sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{result="bad",{PROBE}}}[{window}]))'
-    runs = f"sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{{PROBE}}}[{window}]))"
-    allowed = f"(1 - max {BY_ROUTE} (mailsonde_slo_objective_ratio{{{PROBE}}}))"
+    bad = f'sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{result="bad",{matchers}}}[{window}]))'
+    runs = f"sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{{matchers}}}[{window}]))"
+    allowed = f"(1 - max {BY_ROUTE} (mailsonde_slo_objective_ratio{{{matchers}}}))"
     return f"{bad} / ({runs} > 0) / {allowed}"
 
 
@@ -44,8 +60,9 @@ def _budgets() -> list[AnyPanel]:
             (0, 0, 12, 8),
             "Error budget left",
             Query(budget_left()),
-            "Share of the 30-day error budget that is left. Below 0, the objective is missed. Red: stop "
-            "other changes and fix this route first. Click to open its deliveries.",
+            f"Share of the 30-day error budget that is left, for the {MOST} routes whose budget burned "
+            "fastest in the last hour. Below 0, the objective is missed. Red: stop other changes and fix "
+            "this route first. Click to open its deliveries.",
             BUDGET_COLOURS,
             links=[to("Delivery")],
         ),
@@ -55,17 +72,17 @@ def _budgets() -> list[AnyPanel]:
             "Objectives",
             [
                 Column(
-                    f"max {BY_ROUTE} (mailsonde_slo_objective_ratio{{{PROBE}}})", "Objective", "percentunit"
+                    f"max {BY_ROUTE} (mailsonde_slo_objective_ratio{{{WORST}}})", "Objective", "percentunit"
                 ),
-                Column(f"max {BY_ROUTE} (mailsonde_slo_within_seconds{{{PROBE}}})", "Within", "s"),
+                Column(f"max {BY_ROUTE} (mailsonde_slo_within_seconds{{{WORST}}})", "Within", "s"),
                 Column(
-                    f'sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{result="good",{PROBE}}}[30d])) / '
-                    f"(sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{{PROBE}}}[30d])) > 0)",
+                    f'sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{result="good",{WORST}}}[30d])) / '
+                    f"(sum {BY_ROUTE} (rate(mailsonde_slo_runs_total{{{WORST}}}[30d])) > 0)",
                     "Good in 30 days",
                     "percentunit",
                 ),
                 Column(
-                    f'sum {BY_ROUTE} (increase(mailsonde_slo_runs_total{{result="bad",{PROBE}}}[30d]))',
+                    f'sum {BY_ROUTE} (increase(mailsonde_slo_runs_total{{result="bad",{WORST}}}[30d]))',
                     "Bad in 30 days",
                     "short",
                 ),
@@ -73,7 +90,7 @@ def _budgets() -> list[AnyPanel]:
             "The objective of each route, and its results. If no run is ever bad, raise the objective. If "
             "it is missed every month, fix the route or lower the objective.",
             sort=("Good in 30 days", False),
-            links=[to("Delivery", "var-probe=${__data.fields.probe}")],
+            links=[to("Delivery", OF_ROW)],
         ),
         graph(
             3,
@@ -86,6 +103,7 @@ def _budgets() -> list[AnyPanel]:
             least=None,
             limits=[("red", None), ("transparent", 0)],
             links=[to("Delivery")],
+            interval="6h",  # each point reads 30 days
         ),
     ]
 
@@ -130,7 +148,7 @@ def _causes() -> list[AnyPanel]:
             [
                 Query(
                     f"sum {BY_ROUTE} "
-                    f'(increase(mailsonde_slo_runs_total{{result="bad",{PROBE}}}[$__rate_interval]))'
+                    f'(increase(mailsonde_slo_runs_total{{result="bad",{WORST}}}[$__rate_interval]))'
                 )
             ],
             "Messages that arrived too late or not at all. Click a peak to see its deliveries.",
@@ -140,16 +158,15 @@ def _causes() -> list[AnyPanel]:
         graph(
             8,
             (12, 24, 12, 8),
-            "95th percentile of delivery time, relative to the objective",
+            "Mean delivery time, relative to the objective",
             [
                 Query(
-                    "histogram_quantile(0.95, sum by (instance, probe, target, le) "
-                    f"(rate(mailsonde_delivery_seconds_bucket{{{PROBE}}}[$__rate_interval]))) "
-                    f"/ max {BY_ROUTE} (mailsonde_slo_within_seconds{{{PROBE}}})"
+                    f"{mean('mailsonde_delivery_seconds', WORST)} "
+                    f"/ max {BY_ROUTE} (mailsonde_slo_within_seconds{{{WORST}}})"
                 )
             ],
-            "Above the dashed line, more than 5 % of messages arrive too late. Near the line, find out "
-            "where they wait before the budget burns.",
+            "Above the dashed line, the mean message arrives too late. Near the line, find out "
+            "where messages wait before the budget burns.",
             unit="percentunit",
             limits=[("transparent", None), ("red", 1)],
             links=[to("Delivery")],

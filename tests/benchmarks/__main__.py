@@ -13,6 +13,7 @@ import sys
 from tests.benchmarks import (
     alert_replay,
     beside,
+    dashboard_queries,
     fault_to_page,
     first_minutes,
     isolation,
@@ -69,6 +70,7 @@ FIGURES = {
     "open": open_messages.main,
     "rate": mailbox_rate.main,
     "page": live_page.main,
+    "dashboards": dashboard_queries.main,
     "alerts": alert_replay.main,
     "pages": fault_to_page.main,
     "start": first_minutes.main,

@@ -12,12 +12,21 @@ from typing import Any
 import pytest
 
 from dashboards.preview import LABEL, collect, page_of, take_pictures
+from tests.benchmarks.dashboard_queries import ask_all, choose, scraped, with_choices
+from tests.benchmarks.many_routes import many_routes
 from tests.real_servers.browser import Watch, chromium
 from tests.real_servers.dovecot import TlsFiles
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.troubled_site import GRAFANAS, troubled_site
 
 DASHBOARDS = sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
+MOST_SERIES = 50
+"""Maximum number of series that a query may return, however many routes there are."""
+
+_SELECTED = (
+    'mailsonde_probe_interval_seconds{location=~"$location",probe=~"${selected:pipe}",target=~"$target"}'
+)
+
 TROUBLE = re.compile(
     r'outcome="(failed|unknown)"|outcome!="ok"|state="lost"|result="bad"|mailsonde_arrival_issues_total'
     r"|mailsonde_hops_skewed|mailsonde_mailbox_unexpected_total|ALERTS|mailsonde_probe_success\S+ == 0"
@@ -46,8 +55,10 @@ def _queries() -> Iterator[Any]:
             yield pytest.param(annotation["expr"], id=f"{path.stem}: {annotation['name']}")
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
-                selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]).groups()
-                yield pytest.param(f"count by ({label}) ({selector})", id=f"{path.stem}: ${variable['name']}")
+                kind, query = re.fullmatch(r"(label_values|query_result)\((.+)\)", variable["query"]).groups()
+                if kind == "label_values":
+                    query = "count by ({1}) ({0})".format(*query.rsplit(", ", 1))
+                yield pytest.param(query, id=f"{path.stem}: ${variable['name']}")
 
 
 @pytest.mark.parametrize("query", list(_queries()))
@@ -75,13 +86,50 @@ def test_every_query_gives_data(prometheus: Prometheus, query: str) -> None:
     "query",
     [
         "mailsonde_no_such_metric",
-        'mailsonde_probe_success{instance=~".+",probe=~"no-such-probe"}',
+        'mailsonde_probe_success{location=~".+",probe=~"no-such-probe"}',
         'sum by (probe) (rate(mailsonde_messages_total{result="lost"}[1m]))',
     ],
 )
 def test_a_query_of_what_is_not_there_gives_nothing(prometheus: Prometheus, query: str) -> None:
     """The check above can fail: an unknown metric, probe or label gives no series."""
     assert prometheus.query(query) == []
+
+
+@pytest.fixture(scope="module")
+def many(server_directory: Callable[[str], Path]) -> Iterator[Prometheus]:
+    """A Prometheus and an agent with 100 routes, of which each of 20 teams has 5."""
+    with many_routes(100) as (address, _), scraped(server_directory("many"), address, "5s") as running:
+        running.wait_until(
+            lambda p: p.query("count_over_time(mailsonde_build_info[1m]) > 2"), "scraped a few times", 60.0
+        )
+        yield running
+
+
+def test_no_query_returns_one_series_for_each_route(many: Prometheus) -> None:
+    """However many routes there are, a query of a dashboard returns few series: those of the worst routes."""
+
+    def worst() -> list[int]:
+        asked = list(ask_all(many, "", 60.0))
+        assert [each for each in asked if each.title != "$selected" and each.series > MOST_SERIES] == []
+        return [each.series for each in asked if each.title == "$worst" and each.dashboard != "slo"]
+
+    many.wait_until(lambda _: worst() == [20, 20, 20], "the worst routes are known", 60.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"), [("", 100), ('team="team-0"', 5), ('team=~"team-[01]",kind!="mx"', 10), ('a="b"', 0)]
+)
+def test_labels_select_probes(many: Prometheus, labels: str, count: int) -> None:
+    """The selector of labels narrows the panels of each dashboard down to the probes with these labels."""
+
+    def selected(board: dict[str, Any]) -> float:
+        _, choices = choose(many, board, labels, 60.0)
+        found = many.query(with_choices(f"count({_SELECTED}) or vector(0)", choices))
+        return found[0][1]
+
+    for path in DASHBOARDS:
+        board = json.loads(path.read_text())
+        many.wait_until(lambda _, board=board: selected(board) == count, f"{count} of {path.stem}", 60.0)
 
 
 HOSTILE = "</script><script>document.title = 'broken'</script>\"'<b>{{"

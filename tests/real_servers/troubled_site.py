@@ -19,7 +19,12 @@ from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Delivery
 from tests.real_servers.site import Site
 
-GRAFANAS = {"$__rate_interval": "1m", "$__range": "5m", "$location": ".+", "$probe": ".+"}
+GRAFANAS = {
+    **dict.fromkeys(("$location", "$probe", "$target", "${selected:pipe}", "$worst"), ".+"),
+    "$labels": "",
+    "$__rate_interval": "1m",
+    "$__range": "5m",
+}
 """What takes the place of Grafana's variables: the choice of all, and times that the site has data for."""
 
 _FIELDS = (

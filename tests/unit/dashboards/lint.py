@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.unit.dashboards.promql import counters, exported, given, parse, reads, strange
+from tests.unit.dashboards.promql import counters, exported, given, is_top, parse, reads, strange
 
 FOLDER = Path(__file__).parents[3] / "dashboards"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -41,16 +41,27 @@ def data_source_variable(board: Board) -> Iterator[str]:
         yield f"the first variable is {first['name']}"
 
 
-def location_and_probe_variables(board: Board) -> Iterator[str]:
-    """Locations and probes can be selected, one or more or all, and follow the time range."""
+def filters(board: Board) -> Iterator[str]:
+    """Locations can be selected from a list, and probes, targets and labels by a text.
+
+    Lists with names of probes hold only the selected or the worst ones, and follow the time range.
+    """
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
-    for name in ("location", "probe"):
-        variable = variables.get(name, {})
-        wanted = {"type": "query", "multi": True, "includeAll": True, "allValue": ".+", "refresh": 2}
-        if any(variable.get(key) != value for key, value in wanted.items()):
-            yield f"${name} is not as it should be: {variable}"
-        elif variable["datasource"]["uid"] != "$datasource":
-            yield f"${name} asks another data source"
+    texts = {"probe": ".+", "target": ".+", "labels": ""}
+    for name in {"location", "selected", *texts} - variables.keys():
+        yield f"there is no ${name}"
+    for name, variable in variables.items():
+        if name in texts:
+            if (variable["type"], variable["query"]) != ("textbox", texts[name]):
+                yield f"${name} is not a text: {variable}"
+        elif variable["type"] == "query":
+            wanted = {"multi": True, "includeAll": True, "refresh": 2}
+            if any(variable.get(key) != value for key, value in wanted.items()):
+                yield f"${name} is not as it should be: {variable}"
+            if variable["datasource"]["uid"] != "$datasource":
+                yield f"${name} asks another data source"
+            if ("allValue" in variable) != (name == "location"):
+                yield f"all values of ${name} are not those in its list"
 
 
 def data_source_used(board: Board) -> Iterator[str]:
@@ -137,27 +148,44 @@ def chosen_location_and_probe(board: Board) -> Iterator[str]:
     for panel, target in targets(board):
         for read in reads(parse(target["expr"])):
             matchers = {(name, op): value.removesuffix("|") for name, op, value in read.matchers}
-            labels = {"instance": "$location"}
+            labels = {"location": {"$location"}}
             if "probe" in exported()[read.metric]:
-                labels["probe"] = "$probe"
-            for label, wanted in labels.items():
-                if matchers.get((label, "Re")) != wanted:
-                    yield f"{panel['title']} has no {label}=~{wanted!r} at {read.metric}"
+                labels["probe"] = {"${selected:pipe}", "$worst"}
+            if read.metric == "ALERTS":  # some are about no probe
+                labels["probe"] = {"$probe"}
+            for label, wanted in labels.items() if read.metric != "up" else ():
+                if matchers.get((label, "Re")) not in wanted:
+                    yield f"{panel['title']} has no {label}=~{wanted} at {read.metric}"
+
+
+def few_series(board: Board) -> Iterator[str]:
+    """A query that returns a series for each route reads only the worst routes, or returns only the top."""
+    for panel, target in targets(board):
+        expression = parse(target["expr"])
+        if "probe" in given(expression) and not is_top(expression):
+            for read in reads(expression):
+                if ("probe", "Re", "$worst") not in read.matchers:
+                    yield f"{panel['title']} has a series for each probe of {read.metric}"
 
 
 def series_can_be_told_apart(board: Board) -> Iterator[str]:
     """If there may be several series, the legend has every label that distinguishes them.
 
-    A probe and its target have only one kind and cadence, and an agent one job and location.
+    A probe and its target have only one kind and cadence, and a location one agent and job.
     """
     for panel, target in targets(board):
-        labels = given(parse(target["expr"])) - {"job", "location", "cadence"}
+        labels = given(parse(target["expr"]))
         legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
         if panel["type"] == "table":
             continue
         if not legend <= labels:
             yield f"{panel['title']} names {legend - labels}, which its series do not have"
-        missing = labels - legend - ({"kind"} if {"probe", "target"} <= labels else set())
+        missing = (
+            labels
+            - {"job", "cadence", *({"instance"} if "location" in labels else ())}
+            - legend
+            - ({"kind"} if {"probe", "target"} <= labels else set())
+        )
         if missing or not target["legendFormat"]:
             yield f"{panel['title']} does not tell series apart by {missing}"
         if panel["type"] in _GRAPHS and not panel["options"].get("legend", {}).get("showLegend"):
@@ -170,13 +198,16 @@ def links_keep_variables(board: Board) -> Iterator[str]:
         given_labels = frozenset[str]().union(*(given(parse(t["expr"])) for t in panel["targets"]))
         for link in panel["fieldConfig"]["defaults"].get("links", []):
             path, _, query = link["url"].partition("?")
-            wanted = {"${datasource:queryparam}", "${location:queryparam}", "${__url_time_range}"}
+            kept = {f"${{{name}:queryparam}}" for name in ("datasource", "location", "labels")}
+            wanted = {*kept, "${__url_time_range}"}
             parts = set(query.split("&"))
-            probes = parts - wanted
-            if path.removeprefix("/d/mailsonde-") not in NAMES or not wanted <= parts or len(probes) != 1:
+            routes = parts - wanted
+            if path.removeprefix("/d/mailsonde-") not in NAMES or not wanted <= parts or len(routes) != 2:
                 yield f"{panel['title']} links to {link['url']}"
-            elif "probe" not in given_labels and probes != {"${probe:queryparam}"}:
-                yield f"{panel['title']} links to a probe that its series do not have"
+            elif routes != {"${probe:queryparam}", "${target:queryparam}"} and not (
+                {"probe", "target"} <= given_labels
+            ):
+                yield f"{panel['title']} links to a route that its series do not have"
     navigation = [link for link in board["links"] if link["tags"] == ["mailsonde"]]
     if not navigation or not (navigation[0]["includeVars"] and navigation[0]["keepTime"]):
         yield "no links to the other dashboards that keep the variables"
@@ -196,7 +227,7 @@ def alerts_annotated(board: Board) -> Iterator[str]:
 
 RULES = (
     data_source_variable,
-    location_and_probe_variables,
+    filters,
     data_source_used,
     title_description_unit,
     identities,
@@ -204,6 +235,7 @@ RULES = (
     known_metrics_and_labels,
     counters_are_rated,
     chosen_location_and_probe,
+    few_series,
     series_can_be_told_apart,
     links_keep_variables,
     alerts_annotated,

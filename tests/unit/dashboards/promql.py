@@ -91,6 +91,8 @@ def given(node: object) -> frozenset[str]:
     if isinstance(node, promql_parser.MatrixSelector):
         return labels_of(node.vector_selector.name)
     if isinstance(node, promql_parser.AggregateExpr):
+        if is_top(node):
+            return given(node.expr)
         return frozenset(node.modifier.labels if node.modifier else ())
     if isinstance(node, promql_parser.Call):
         labels = frozenset[str]().union(*map(given, node.args))
@@ -98,6 +100,11 @@ def given(node: object) -> frozenset[str]:
     if isinstance(node, promql_parser.BinaryExpr):
         return given(node.lhs) | given(node.rhs)
     return given(node.expr) if hasattr(node, "expr") else frozenset()
+
+
+def is_top(node: object) -> bool:
+    """Return whether an expression returns only its greatest or least values."""
+    return isinstance(node, promql_parser.AggregateExpr) and str(node.op) in {"topk", "bottomk"}
 
 
 def labels_of(metric: str) -> frozenset[str]:
@@ -129,7 +136,7 @@ def counters() -> set[str]:
 def exported() -> dict[str, frozenset[str]]:
     """Return the labels of every metric, from the generated reference."""
     scraped = {"job", "instance"}
-    alert = {*scraped, "alertname", "alertstate", "probe", "kind", "target"}
+    alert = {*scraped, "location", "alertname", "alertstate", "probe", "kind", "target"}
     known = {"up": frozenset(scraped), "ALERTS": frozenset(alert)}
     for line in _REFERENCE.read_text().splitlines():
         if line.startswith("| `mailsonde_"):
