@@ -140,11 +140,14 @@ class Transaction:
 
     def forget(self, ids: Collection[str], before: float) -> int:
         """Remove those of these messages that ended, and were due, before that instant; return how many."""
-        values = {"of_location": self._location, "before": before, "ids": ids}
-        rows = self.connection.execute(_SELECT_AGED, values).all()
-        self.connection.execute(_DELETE, values | {"ids": [row.id for row in rows]})
-        self._purged.update((row.probe, row.target, row.state) for row in rows)
-        return len(rows)
+        removed = 0
+        for message_id in ids:
+            values = {"of_location": self._location, "before": before, "of_id": message_id}
+            for group in _SELECT_AGED.rows(self.connection, values):
+                if group[-1] in _ENDED:
+                    removed += _DELETE.run(self.connection, values)
+                    self._purged[group] += 1
+        return removed
 
     def update_totals(self) -> list[Total]:
         """Update the totals; return all totals of each probe and target that changed."""
@@ -248,13 +251,13 @@ _AGED = and_(
     messages.c.changed_at < bindparam("before"),
     messages.c.created_at + messages.c.deadline_seconds < bindparam("before"),
 )
-_IDS = messages.c.id.in_(bindparam("ids", expanding=True))
-_SELECT_AGED = (
-    select(messages.c.id, messages.c.probe, messages.c.target, messages.c.state)
-    .where(_HERE, _IDS, messages.c.state.in_(_ENDED), _AGED)
+# One by one: with a list of ids, SQLite may choose another index, and read all messages.
+_SELECT_AGED = CompiledStatement(
+    select(messages.c.probe, messages.c.target, messages.c.state)
+    .where(_HERE, messages.c.id == bindparam("of_id"), _AGED)
     .with_for_update()
 )
-_DELETE = delete(messages).where(_HERE, _IDS)
+_DELETE = CompiledStatement(delete(messages).where(_HERE, messages.c.id == bindparam("of_id")))
 _AGED_GROUPS = select(totals.c.probe, totals.c.target, totals.c.state).where(
     totals.c.location == bindparam("of_location"),
     totals.c.state.in_(_ENDED),
