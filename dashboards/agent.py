@@ -197,7 +197,7 @@ def _schedule() -> list[AnyPanel]:
                 Column(
                     top(
                         "sum by (location, probe, target, reason) "
-                        f"(increase(mailsonde_schedule_skipped_total{{{PROBE}}}[$__range])) > 0.5"
+                        f"(increase(mailsonde_schedule_skipped_total{{{PROBE}}}[$__range]))"
                     ),
                     "Runs",
                     "short",
