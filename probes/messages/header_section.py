@@ -8,7 +8,7 @@ from functools import lru_cache
 FIELDS_EXAMINED = 200
 """Maximum number of fields of one name to read, from the top."""
 
-REMEMBERED_OCTETS = 64 * 1024
+LARGEST_REMEMBERED = 64 * 1024
 """Maximum octets of a header section that is kept in memory for a moment, because more questions follow."""
 
 _BLANK_LINE = re.compile(rb"(?:\r?\n|\A)\r?\n")
@@ -24,7 +24,7 @@ def values_of(header_section: bytes, name: str) -> list[str]:
     White space before the colon is allowed (RFC 5322 section 4.5). Octets that are not UTF-8 are escaped.
     Anything after the first blank line is ignored.
     """
-    read = _remembered if len(header_section) <= REMEMBERED_OCTETS else _fields
+    read = _remembered if len(header_section) <= LARGEST_REMEMBERED else _fields
     found = read(header_section).get(name.lower().encode("ascii"), ())
     return [b"".join(lines).decode("utf-8", "backslashreplace").strip() for lines in found]
 

@@ -17,7 +17,7 @@ REPLY_LINE_LIMIT = 8192
 REPLY_LIMIT = 32 * 1024
 """Maximum octets of all lines of a reply; a long answer to EHLO has 2,000."""
 
-REMEMBERED_OCTETS = 1024
+LARGEST_REMEMBERED_REPLY = 1024
 """Maximum octets of a reply that is remembered in its parsed form."""
 
 COMMAND_LINE = 512
@@ -48,7 +48,7 @@ class Reply:
 
         Raises `ProbeFault` if it is not a reply, or if its lines have different codes.
         """
-        return (_remembered if len(said) <= REMEMBERED_OCTETS else _parsed)(said)
+        return (_remembered if len(said) <= LARGEST_REMEMBERED_REPLY else _parsed)(said)
 
     @property
     def is_positive(self) -> bool:
