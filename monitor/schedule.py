@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import logging
 import math
-import random
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED, JobSubmissionEvent
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from monitor.state import AgentState
 from probes.core.clock import Clock
@@ -22,8 +23,10 @@ SPREAD_PER_PROBE = 0.1
 JITTER = 0.02
 """Maximum random shift of a run, as a share of its interval, so that agents do not run in step."""
 
+
 TIMER_STEP = 0.001
 """Resolution of the event loop's timers, in seconds: libuv rounds to the nearest millisecond."""
+
 
 STEP = 0.5
 """Seconds of difference to elapsed time that mean that the wall clock was set: drift is smaller."""
@@ -31,101 +34,114 @@ STEP = 0.5
 _log = logging.getLogger("mailsonde.schedule")
 
 
-@dataclass(slots=True)
-class _Scheduled:
-    """A probe with its next run, in seconds since the machine's boot, and its number of runs in progress."""
+class _Scheduler(AsyncIOScheduler):  # type: ignore[misc] # APScheduler 3 has no types
+    """APScheduler's scheduler, with two differences.
 
-    probe: Probe
-    due: float
-    running: int = 0
+    It never wakes up just before a run is due, only to wait again. And it keeps the intervals when the
+    wall clock is set. APScheduler plans by that clock: setting it back by an hour would stop every probe
+    for an hour, and setting it forward would start all of them at once.
+    """
 
-    def __lt__(self, other: _Scheduled) -> bool:
-        return self.due < other.due
+    def __init__(self, clock: Clock, stepped: Callable[[float], None]) -> None:
+        super().__init__(timezone=UTC)
+        self._clock = clock
+        self._stepped = stepped
+        self._offset = clock.time() - clock.since_boot()
+
+    def _process_jobs(self) -> float | None:
+        offset = self._clock.time() - self._clock.since_boot()
+        step, self._offset = offset - self._offset, offset
+        if abs(step) > STEP:
+            self._shift(timedelta(seconds=step))
+            self._stepped(step)
+        seconds: float | None = super()._process_jobs()
+        return seconds
+
+    def _shift(self, step: timedelta) -> None:
+        """Move every planned run by ``step``, so that it still starts on time."""
+        with self._jobstores_lock:
+            for store in self._jobstores.values():
+                for job in store.get_all_jobs():
+                    if job.next_run_time is not None:
+                        job._modify(next_run_time=job.next_run_time + step)
+                        store.update_job(job)
+
+    def _start_timer(self, wait_seconds: float | None) -> None:
+        super()._start_timer(None if wait_seconds is None else wait_seconds + TIMER_STEP)
 
 
 class Schedule:
     """Starts ``run`` for each probe at its interval, and counts lag and skipped runs in ``state``.
 
     A run is skipped as ``overrun`` if too many earlier runs are still in progress. Runs that the agent
-    could not start in time (on a suspended machine) count as ``missed``. Intervals are real time, including
-    time in which the machine is suspended: setting the wall clock moves no run.
+    could not start in time (on a suspended machine) count as ``missed``. Intervals are real time:
+    setting the wall clock moves no run.
     """
 
     def __init__(self, run: Callable[[Probe], Awaitable[None]], state: AgentState, clock: Clock) -> None:
         self._run = run
         self._state = state
         self._clock = clock
-        self._planned: list[_Scheduled] = []  # a heap
-        self._runs: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._offset = 0.0  # of the wall clock to the time since boot
+        self._previous: dict[str, datetime] = {}
+        self._intervals: dict[str, float] = {}
+        self._scheduler = _Scheduler(clock, self._clock_stepped)
+        self._scheduler.add_listener(self._started, EVENT_JOB_SUBMITTED)
+        self._scheduler.add_listener(self._overrun, EVENT_JOB_MAX_INSTANCES)
 
     def start(self, probes: Iterable[Probe]) -> None:
         """Schedule all probes, with their first runs staggered from now on."""
         probes = list(probes)
-        now = self._clock.since_boot()
-        self._offset = self._clock.time() - now
-        self._planned = [
-            _Scheduled(probe, now + start_offset(probe.settings, len(probes))) for probe in probes
-        ]
-        heapq.heapify(self._planned)
-        self.start_due()
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
+        for probe in probes:
+            settings = probe.settings
+            self._intervals[settings.name] = settings.interval
+            begin = now + timedelta(seconds=start_offset(settings, len(probes)))
+            self._scheduler.add_job(
+                self._run,
+                IntervalTrigger(
+                    seconds=settings.interval,
+                    start_date=begin,
+                    jitter=settings.interval * JITTER,
+                    timezone=UTC,
+                ),
+                args=[probe],
+                id=settings.name,
+                next_run_time=begin,
+                coalesce=True,
+                max_instances=most_at_once(settings),
+                misfire_grace_time=None,
+            )
+        self._scheduler.start()
 
-    def start_due(self) -> None:
-        """Start the runs that are due, and set a timer for the next one."""
-        now = self._clock.since_boot()
-        self._look_at_clock(now)
-        while self._planned and self._planned[0].due <= now:
-            self._start(self._planned[0], now)
-            heapq.heapreplace(self._planned, self._planned[0])
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._planned:
-            # A timer must not end just before a run is due, only for another one to follow.
-            wait = max(0.0, self._planned[0].due - now) + TIMER_STEP
-            self._timer = asyncio.get_running_loop().call_later(wait, self.start_due)
-
-    def _start(self, scheduled: _Scheduled, now: float) -> None:
-        """Start a run that is due, unless too many are in progress, and plan the next."""
-        settings = scheduled.probe.settings
-        missed = int((now - scheduled.due) // settings.interval)  # they are merged into this run
-        self._state.skipped[settings.name, "missed"] += missed
-        due = scheduled.due + missed * settings.interval
-        if scheduled.running < most_at_once(settings):
-            self._state.schedule_lag.observe(now - due)
-            scheduled.running += 1
-            task = asyncio.get_running_loop().create_task(self._run_once(scheduled))
-            self._runs.add(task)
-            task.add_done_callback(self._runs.discard)
-        else:
-            self._state.skipped[settings.name, "overrun"] += 1
-            _log.warning("probe %s: a run is skipped, for earlier ones have not ended", settings.name)
-        scheduled.due = due + settings.interval * (1.0 + random.uniform(0.0, JITTER))  # noqa: S311
-
-    async def _run_once(self, scheduled: _Scheduled) -> None:
-        try:
-            await self._run(scheduled.probe)
-        except Exception:
-            _log.exception("defect in a run of probe %s", scheduled.probe.settings.name)
-        finally:
-            scheduled.running -= 1
-
-    def _look_at_clock(self, now: float) -> None:
-        """Count and log steps of the wall clock."""
-        offset = self._clock.time() - now
-        step, self._offset = offset - self._offset, offset
-        if abs(step) > STEP:
-            self._state.clock_steps += 1
-            direction = "forward" if step > 0 else "back"
-            _log.warning("the clock was set %s by %.1f s; probes keep their intervals", direction, abs(step))
+    def _clock_stepped(self, seconds: float) -> None:
+        self._state.clock_steps += 1
+        step = timedelta(seconds=seconds)
+        self._previous = {name: scheduled + step for name, scheduled in self._previous.items()}
+        direction = "forward" if seconds > 0 else "back"
+        _log.warning("the clock was set %s by %.1f s; probes keep their intervals", direction, abs(seconds))
 
     def stop(self) -> None:
         """Start no more runs; the runner ends those in progress."""
-        self._planned.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._scheduler.running:
+            self._scheduler.remove_all_jobs()
+            self._scheduler.pause()
+
+    def _started(self, event: JobSubmissionEvent) -> None:
+        scheduled = event.scheduled_run_times[-1]
+        self._state.schedule_lag.observe(max(0.0, self._clock.time() - scheduled.timestamp()))
+        self._count_missed(event.job_id, scheduled)
+
+    def _overrun(self, event: JobSubmissionEvent) -> None:
+        self._state.skipped[event.job_id, "overrun"] += 1
+        self._count_missed(event.job_id, event.scheduled_run_times[-1])
+
+    def _count_missed(self, name: str, scheduled: datetime) -> None:
+        """Count the runs between the previous scheduled time and this one, which were merged into it."""
+        previous = self._previous.get(name)
+        self._previous[name] = scheduled
+        if previous is not None:
+            passed = round((scheduled - previous).total_seconds() / self._intervals[name])
+            self._state.skipped[name, "missed"] += max(0, passed - 1)
 
 
 def start_offset(settings: ProbeSettings, probes: int) -> float:

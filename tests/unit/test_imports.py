@@ -112,7 +112,7 @@ def test_the_tables_keep_the_boundary() -> None:
         room for room in ROOMS if room.startswith("probes/") for may in ROOMS[room] if "monitor" in may
     ] == []
     places = dict(LIBRARIES)
-    for library in ("prometheus_client", "starlette", "sqlalchemy"):
+    for library in ("prometheus_client", "apscheduler", "starlette", "sqlalchemy"):
         assert not any(place.startswith("probes") for place in places[library])
 
 

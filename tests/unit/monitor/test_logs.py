@@ -29,7 +29,7 @@ def loggers_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for library in ("uvicorn", "httpx", "httpcore"):
+    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):
         logging.getLogger(library).setLevel(logging.NOTSET)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 
 import pytest
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED, JobSubmissionEvent
 
 from monitor.schedule import Schedule, most_at_once, start_offset
 from monitor.state import AgentState
-from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.settings import ProbeSettings, ServerSettings, Site
 from probes.roundtrip import RoundtripSettings
@@ -54,21 +55,59 @@ def test_round_trips_overlap_and_others_do_not() -> None:
     assert most_at_once(_settings("x")) == 1
 
 
+@pytest.fixture
+def schedule() -> tuple[Schedule, AgentState]:
+    async def run(_: object) -> None:
+        raise AssertionError
+
+    state = AgentState()
+    made = Schedule(run, state, InstantClock())
+    made._intervals["p"] = 60.0
+    return made, state
+
+
+def _event(code: int, seconds: float) -> JobSubmissionEvent:
+    at = datetime.fromtimestamp(1_700_000_000.0, UTC) + timedelta(seconds=seconds)
+    return JobSubmissionEvent(code, "p", "default", [at])
+
+
+def test_runs_that_were_joined_are_counted_as_missed(schedule: tuple[Schedule, AgentState]) -> None:
+    """After a machine resumes from suspension, each run in that time is counted once."""
+    made, state = schedule
+    made._started(_event(EVENT_JOB_SUBMITTED, 0.0))
+    made._started(_event(EVENT_JOB_SUBMITTED, 61.0))
+    made._started(_event(EVENT_JOB_SUBMITTED, 361.0))
+    assert state.skipped["p", "missed"] == 4
+    assert state.skipped["p", "overrun"] == 0
+
+
+def test_run_that_is_still_going_is_counted_as_overrun(schedule: tuple[Schedule, AgentState]) -> None:
+    """A start skipped because the previous run is in progress counts as overrun, not as missed."""
+    made, state = schedule
+    made._started(_event(EVENT_JOB_SUBMITTED, 0.0))
+    made._overrun(_event(EVENT_JOB_MAX_INSTANCES, 60.0))
+    made._started(_event(EVENT_JOB_SUBMITTED, 120.0))
+    assert state.skipped["p", "overrun"] == 1
+    assert state.skipped["p", "missed"] == 0
+
+
 class Ran:
     """A schedule of one probe every 60 s on the test's clock, and the times of its runs."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, ends: bool = True) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = InstantClock()
         self.at: list[float] = []
         self.state = AgentState()
-        self.may_end = asyncio.Event()
-        if ends:
-            self.may_end.set()
+
+        class WallClock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime.fromtimestamp(self.clock.time(), tz)
 
         async def run(_: object) -> None:
             self.at.append(self.clock.now)
-            await self.may_end.wait()
 
+        monkeypatch.setattr("apscheduler.schedulers.base.datetime", WallClock)
         monkeypatch.setattr("monitor.schedule.JITTER", 0.0)
         self.schedule = Schedule(run, self.state, self.clock)
         site = Site("here", {"out": SERVER}, {})
@@ -76,74 +115,14 @@ class Ran:
             [Smtp(SmtpSettings(name="p", kind="smtp", server="out"), Context(self.clock, site))]
         )
 
-    async def runs_in(self, seconds: float, step: float = 1.0) -> int:
-        """Let time pass step by step; return how many runs began."""
-        before, until = len(self.at), self.clock.now + seconds
-        while self.clock.now < until:
-            self.clock.now += step
-            self.schedule.start_due()
-            await asyncio.sleep(0)
+    async def runs_in(self, seconds: int) -> int:
+        """Let time pass second by second; return how many runs began."""
+        before = len(self.at)
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            self.schedule._scheduler._process_jobs()
             await asyncio.sleep(0)
         return len(self.at) - before
-
-
-async def test_runs_that_were_joined_are_counted_as_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a machine resumes from suspension, one run begins, and each other one in that time is counted."""
-    ran = Ran(monkeypatch)
-    assert await ran.runs_in(120) == 2
-    assert await ran.runs_in(300, step=300) == 1
-    assert ran.state.skipped["p", "missed"] == 4
-    assert ran.state.skipped["p", "overrun"] == 0
-    assert await ran.runs_in(120) == 2
-    assert ran.state.skipped["p", "missed"] == 4
-    ran.schedule.stop()
-
-
-async def test_run_that_is_still_going_is_counted_as_overrun(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A start skipped because the previous run is in progress counts as overrun, not as missed."""
-    ran = Ran(monkeypatch, ends=False)
-    assert await ran.runs_in(90) == 1
-    assert ran.state.skipped["p", "overrun"] == 1
-    assert "p" in caplog.text
-    ran.may_end.set()
-    assert await ran.runs_in(60) == 1
-    assert ran.state.skipped["p", "overrun"] == 1
-    assert ran.state.skipped["p", "missed"] == 0
-    ran.schedule.stop()
-
-
-async def test_a_defect_ends_no_schedule(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An exception in a run is logged with its probe, and the next run begins on time."""
-    ran = Ran(monkeypatch)
-    monkeypatch.setattr(ran.may_end, "wait", None)  # calling it raises
-    assert await ran.runs_in(120) == 2
-    assert "defect in a run of probe p" in caplog.text
-    ran.schedule.stop()
-
-
-async def test_the_timer_starts_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs begin without anybody's help, within milliseconds of their time, and stop with the schedule."""
-    began: list[float] = []
-    two = asyncio.Event()
-
-    async def run(_: object) -> None:
-        began.append(clock.since_boot())
-        if len(began) == 2:
-            two.set()
-
-    clock, state = SystemClock(), AgentState()
-    schedule = Schedule(run, state, clock)
-    site = Site("here", {"out": SERVER}, {})
-    settings = SmtpSettings(name="p", kind="smtp", server="out", interval="1s")
-    schedule.start([Smtp(settings, Context(clock, site))])
-    await asyncio.wait_for(two.wait(), 10)
-    schedule.stop()
-    assert began[1] - began[0] >= 0.9
-    assert schedule._timer is None
 
 
 @pytest.mark.parametrize("step", [-3600.0, -90.0, 90.0, 3600.0, 30 * 86400.0])
@@ -173,12 +152,8 @@ async def test_drift_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ran.schedule.stop()
 
 
-async def test_lag_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lag_is_observed(schedule: tuple[Schedule, AgentState]) -> None:
     """The delay of each start is in the histogram of schedule lag."""
-    ran = Ran(monkeypatch)
-    await ran.runs_in(1)
-    ran.state.schedule_lag.sum = 0.0
-    ran.clock.now = ran.at[0] - (ran.at[0] - 1000.0 - start_offset(_settings("p"), 1)) + 60.0
-    await ran.runs_in(0.3, step=0.3)
-    assert ran.state.schedule_lag.sum == pytest.approx(0.3)
-    ran.schedule.stop()
+    made, state = schedule
+    made._started(_event(EVENT_JOB_SUBMITTED, -0.3))
+    assert state.schedule_lag.sum == pytest.approx(0.3)
