@@ -83,6 +83,19 @@ class _TooManyNodesError(Exception):
 class _Loader(SafeLoader):
     """Raises only YAML's own errors, with a line, also for a value that does not fit its tag."""
 
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self._tags: dict[str, str] = {}  # of plain scalars: the keys of a large file are the same few
+
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: Any) -> Any:
+        """Return the tag of a node without one; PyYAML tries a regular expression for each type."""
+        resolve = super().resolve
+        if kind is not yaml.ScalarNode or not implicit[0]:
+            return resolve(kind, value, implicit)  # type: ignore[no-untyped-call] # PyYAML has no types here
+        if value not in self._tags:
+            self._tags[value] = resolve(kind, value, implicit)  # type: ignore[no-untyped-call] # as above
+        return self._tags[value]
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of ``node``; PyYAML's converters fail in many ways, such as for ``!!int ""``."""
         try:

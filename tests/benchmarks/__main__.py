@@ -28,6 +28,7 @@ from tests.benchmarks import (
     round_trip,
     scale,
     smtp_probe,
+    start,
 )
 
 _missed: list[str] = []
@@ -73,7 +74,8 @@ FIGURES = {
     "dashboards": dashboard_queries.main,
     "alerts": alert_replay.main,
     "pages": fault_to_page.main,
-    "start": first_minutes.main,
+    "first": first_minutes.main,
+    "start": start.main,
     "isolation": isolation.main,
     "scale": scale.main,
     "memory": memory.main,

@@ -197,6 +197,7 @@ def running(load: Load, *, pinned: bool = True) -> Iterator[Running]:
             config,
             directory / "agent.log",
             port,
+            seconds=300.0,  # on a busy machine
             preexec_fn=(lambda: os.sched_setaffinity(0, {AGENT_ON})) if pinned else None,
         )
         try:

@@ -15,7 +15,7 @@ import httpx
 
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
-from tests.real_servers.process import free_port, wait_until
+from tests.real_servers.process import START_SECONDS, free_port, wait_until
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Relay
 
@@ -46,16 +46,22 @@ MAILSONDE = (sys.executable, "-m", "monitor")
 
 
 class AgentProcess:
-    """`mailsonde run` as a process, with ``options`` of `subprocess.Popen`."""
+    """`mailsonde run` as a process, with ``options`` of `subprocess.Popen`.
 
-    def __init__(self, config: Path, log: Path, port: int, **options: Any) -> None:
+    It must be ready within ``seconds``, and end within ``seconds``.
+    """
+
+    def __init__(
+        self, config: Path, log: Path, port: int, *, seconds: float = START_SECONDS, **options: Any
+    ) -> None:
         self._log = log
+        self._seconds = seconds
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*MAILSONDE, "run", "--config", config], stdout=output, stderr=output, **options
             )
         self.address = f"http://127.0.0.1:{port}"
-        wait_until(self._ready, "the agent is ready", log=log)
+        wait_until(self._ready, "the agent is ready", seconds, log)
 
     def _ready(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()
@@ -76,7 +82,7 @@ class AgentProcess:
         """End the agent and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(timeout=15)
+        return self.process.wait(timeout=self._seconds)
 
 
 @contextmanager
