@@ -74,6 +74,7 @@ async def _serve(pace: Pace, tls: TlsFiles | None, pipe: Pipe) -> None:
                 ended.set()
 
     loop.add_reader(pipe.fileno(), asked)
+    os.set_blocking(pipe.fileno(), True)  # uvloop changes this; a log of many messages exceeds the pipe
     await ended.wait()
 
 
