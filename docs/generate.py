@@ -121,7 +121,7 @@ def metrics_page() -> list[str]:
     state.probes["probe", "target"] = probe
     objective = SloSettings(objective="99%", within="30s")
     delivery = DeliveryState(objective, has_arrivals=True, last=0.0, uncertainty=0.0)
-    delivery.hop_seconds, delivery.authentication = {"final": 0.0}, {"spf": "pass"}
+    delivery.hops_skewed, delivery.hop_seconds, delivery.authentication = 1, {"final": 1.0}, {"spf": "fail"}
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe", "missed"] = 0
     state.scheduled["probe"] = "target"

@@ -6,8 +6,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import cache
+from itertools import accumulate, chain
 
+from monitor.cadence import cadence
+from monitor.labels import Labels
 from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
@@ -44,14 +47,14 @@ class Histogram:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.sum += seconds
 
-    def cumulative(self) -> list[tuple[str, float]]:
+    def cumulative(self) -> list[tuple[str, int]]:
         """Return each upper bound as text with the number of observations up to it, then ``+Inf``."""
-        total = 0
-        pairs: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), tuple(self._counts), strict=True):
-            total += count
-            pairs.append((bound, float(total)))
-        return pairs
+        return list(zip(_texts(self._bounds), accumulate(self._counts), strict=True))
+
+
+@cache
+def _texts(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(str, bounds), "+Inf")
 
 
 @dataclass(slots=True)
@@ -66,13 +69,27 @@ class ProbeState:
     last_run: float  # when it ended, or when the agent started
     runs: Counter[Outcome] = field(default_factory=lambda: Counter(dict.fromkeys(Outcome, 0)))
     reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
-    duration: Histogram = field(default_factory=Histogram)
+    seconds: float = 0.0  # that all runs took together
     success: float | None = None  # of the last run with a known result
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
     """Reason and phase of the last failed and the last unknown run since the last ok one."""
     phases: Mapping[str, float] = field(default_factory=dict)
     certificate_not_after: float | None = None
     findings: frozenset[tuple[Check, Severity]] = frozenset()  # of the last run with a known result
+    location: str = ""
+    labels: Labels = field(init=False, repr=False, compare=False)
+    """The labels that all its series share."""
+    paced: Labels = field(init=False, repr=False, compare=False)
+    """These, and the class of the interval."""
+
+    def __post_init__(self) -> None:
+        pairs = {"location": self.location, "probe": self.name, "kind": self.kind, "target": self.target}
+        self.labels, self.paced = Labels(pairs), Labels({**pairs, "cadence": cadence(self.interval)})
+
+    def configure(self, interval: float, info: dict[str, str]) -> None:
+        """Take over what a new configuration says."""
+        self.interval, self.info = interval, info
+        self.paced = Labels({**self.labels.pairs, "cadence": cadence(interval)})
 
 
 @dataclass(slots=True)
@@ -131,7 +148,7 @@ class AgentState:
             if known is None or known.kind != probe.settings.kind:
                 self.add(probe, now)
             else:
-                known.interval, known.info = probe.settings.interval, probe_info(probe)
+                known.configure(probe.settings.interval, probe_info(probe))
         self._keep_mailboxes(mailboxes)
 
     def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
@@ -152,6 +169,7 @@ class AgentState:
             kind=settings.kind,
             interval=settings.interval,
             info=probe_info(probe),
+            location=self.location,
             last_run=now,
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
@@ -178,7 +196,7 @@ class AgentState:
         state.runs[verdict.outcome] += 1
         if verdict.reason is not Reason.NONE:
             state.reasons[verdict.reason] += 1
-        state.duration.observe(duration)
+        state.seconds += duration
         state.phases = verdict.phases
         state.last_run = ended_at
         if verdict.outcome is Outcome.OK:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -19,46 +15,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from monitor.web.fairness import RequestLimit
+from monitor.web.metrics import Families, Metrics
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
 
-SHARED_FOR = 1.0
-"""Minimum seconds, from the start of a rendering of the metrics, for which all clients share it."""
-
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")  # RFC 9110 section 7.2
-
-
-class _Metrics:
-    """The metrics as text, in at most two formats at a time: rendering takes much work and memory."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(collector)
-        self._limit = RequestLimit(at_once=2)
-        self._texts: dict[str, asyncio.Task[bytes]] = {}  # by content type
-
-    async def answer(self, request: Request) -> Response:
-        """Answer in the requested format, or in Prometheus' text format 0.0.4."""
-        try:
-            encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        except TypeError:  # the version is not a number
-            encode, content_type = choose_encoder("")
-        if content_type not in self._texts:
-            self._texts[content_type] = asyncio.create_task(self._text(encode, content_type), name="metrics")
-        # Shielded because other clients share it.
-        text = await asyncio.shield(self._texts[content_type])
-        return Response(text, headers={"content-type": content_type})
-
-    async def _text(self, encode: Callable[[Collector], bytes], content_type: str) -> bytes:
-        loop = asyncio.get_running_loop()
-        shared_until = loop.time() + SHARED_FOR
-        try:
-            async with self._limit:
-                # On another thread: with thousands of probes, rendering takes longer than a probe can wait.
-                return await asyncio.to_thread(encode, self._registry)
-        finally:
-            loop.call_at(shared_until, self._texts.pop, content_type)
 
 
 class _OwnNames:
@@ -95,7 +56,7 @@ def _canonical(name: str) -> str:
 
 
 def web_app(
-    collector: Collector,
+    collector: Families,
     ready: Callable[[], bool],
     pages: Pages,
     endpoint: ProbeEndpoint,
@@ -118,7 +79,7 @@ def web_app(
     for_people = Router(pages.routes(), redirect_slashes=False)
     app = Starlette(
         routes=[
-            Route("/metrics", _Metrics(collector).answer),
+            Route("/metrics", Metrics(collector).answer),
             Route("/-/healthy", healthy),
             Route("/-/ready", is_ready),
             *endpoint.routes(),

@@ -27,6 +27,7 @@ from tests.benchmarks import (
     polling,
     round_trip,
     scale,
+    scrape,
     smtp_probe,
     start,
 )
@@ -48,6 +49,11 @@ def _roundtrip() -> None:
     )
     if not _compare(round_trip.measure(), round_trip.GOAL):
         _missed.append("roundtrip")
+
+
+def _scrape() -> None:
+    if not scrape.main():
+        _missed.append("scrape")
 
 
 def _compare(figures: dict[str, float], goal: float) -> bool:
@@ -78,6 +84,7 @@ FIGURES = {
     "start": start.main,
     "isolation": isolation.main,
     "scale": scale.main,
+    "scrape": _scrape,
     "memory": memory.main,
 }
 

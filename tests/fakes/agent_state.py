@@ -6,12 +6,19 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from monitor.ledger.counters import Total
+from monitor.state import AgentState
 from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.probe import Probe
+from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings, Site
-from probes.core.verdict import Run, Verdict
+from probes.core.verdict import MessageState, Run, Verdict
+from probes.delivery.arrivals import Settled
+from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageProbe
+from probes.messages.authentication_results import results
+from probes.messages.hops import hops
 from probes.pop3 import Pop3, Pop3Settings
 from probes.roundtrip import RoundtripSettings
 from probes.smtp import Smtp, SmtpSettings
@@ -67,3 +74,37 @@ class RouteProbe(MessageProbe):
     async def run(self, run: Run) -> Verdict:
         """Never run."""
         raise NotImplementedError
+
+
+def busy_route(agent: AgentState, name: str) -> Total:
+    """Add a round trip with an objective that delivers mail; return its deliveries as the ledger has them."""
+    agent.add(RouteProbe(name=name, slo={"objective": "99.5%", "within": "30s"}), now=1_750_334_000.0)
+    phases = dict.fromkeys(PHASES, 0.012345)
+    for reason in (Reason.MESSAGE_LOST, Reason.NONE):
+        verdict = Verdict(reason, phases=phases, certificate_not_after=1_790_000_000.0)
+        agent.ran(name, "out", verdict, ended_at=1_750_334_431.25, duration=1.5)
+    message = Message(
+        id="0" * 32,
+        probe=name,
+        target="out",
+        mailbox="canary",
+        state=MessageState.DELIVERED,
+        created_at=1_750_334_400.0,
+        deadline_seconds=300.0,
+        instance="me",
+        boot="b",
+        created_mono=1.0,
+        delivery_seconds=2.3456,
+        uncertainty_seconds=0.0123,
+    )
+    found = hops(HEADER_SECTION, sent_at=1_750_334_405.0, arrived_by=1_750_334_431.0)
+    agent.settled(Settled(message, tuple(found), results(HEADER_SECTION)))
+    return Total(name, "out", MessageState.DELIVERED, entered=1234, held=0, oldest=None)
+
+
+PHASES = ("resolve", "connect", "greeting", "ehlo", "starttls", "tls", "auth", "mail", "rcpt", "data")
+HEADER_SECTION = b"""\
+Authentication-Results: mx.example.com; spf=pass; dkim=pass; dmarc=pass
+Received: from b by mx.example.com with ESMTP; Thu, 19 Jun 2025 12:00:30 +0000
+Received: from us by b with ESMTP; Thu, 19 Jun 2025 12:00:10 +0000
+"""

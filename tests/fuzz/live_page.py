@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any, cast
 from urllib.parse import unquote
 
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 
 from monitor.collector import AgentCollector
@@ -68,7 +67,7 @@ def _agent() -> tuple[Starlette, Views, _Ledger]:
     configured = Configuration.model_validate(_CONFIGURATION)
     runtime = Runtime(configured, clock, cast("SqlLedger", ledger), "me", runs_all=False)
     views = Views(runtime, Recent(clock.time()))
-    collector = cast("Collector", AgentCollector(runtime.state, lambda: ledger.counters))
+    collector = AgentCollector(runtime.state, lambda: ledger.counters)
     pages = Pages(views, cast("SqlLedger", ledger))
     return web_app(collector, lambda: True, pages, ProbeEndpoint(runtime), ["mx"]), views, ledger
 

@@ -144,6 +144,8 @@ def exported() -> dict[str, frozenset[str]]:
             labels = frozenset(cell.split(", ") if cell else ()) | scraped
             if kind == "histogram":
                 known |= {f"{name}_bucket": labels | {"le"}, f"{name}_count": labels, f"{name}_sum": labels}
+            elif kind == "summary":
+                known |= {f"{name}_count": labels, f"{name}_sum": labels}
             else:
                 known[name] = labels
     return known

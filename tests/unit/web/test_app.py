@@ -10,14 +10,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
+from monitor.exposition import Family, Gauge
+from monitor.labels import Labels
 from monitor.recent import Recent
 from monitor.runtime import open_runtime
 from monitor.web.app import web_app
+from monitor.web.metrics import Families
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
 from monitor.web.serving import bind, served
@@ -43,7 +44,7 @@ def serve(tmp_path: Path) -> Serve:
     )
 
     @asynccontextmanager
-    async def serve(collector: Collector | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    async def serve(collector: Families | None = None) -> AsyncIterator[httpx.AsyncClient]:
         bound = bind("127.0.0.1", 0)
         base = f"http://127.0.0.1:{bound.getsockname()[1]}"
         async with open_runtime(configuration, InstantClock(), "test") as runtime:
@@ -65,20 +66,22 @@ async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
-class Slow(Collector):
+class Slow:
     """Metrics that wait for permission to finish, and count how often and how many at once were made."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
         self.begun = self.going_on = self.most_at_once = 0
 
-    def collect(self) -> Iterator[Metric]:
+    def families(self) -> Iterator[Family]:
         self.begun += 1
         self.going_on += 1
         self.most_at_once = max(self.most_at_once, self.going_on)
         assert self.go_on.wait(30)
         self.going_on -= 1
-        yield GaugeMetricFamily("begun", "How often they were made.", self.begun)
+        begun = Gauge("begun", "How often they were made.", ["location"])
+        begun.add_metric((Labels({"location": "here"}),), self.begun)
+        yield begun
 
 
 async def test_metrics_in_prometheus_text(client: httpx.AsyncClient) -> None:
@@ -108,6 +111,16 @@ async def test_a_format_that_nobody_knows_is_answered_in_the_plain_one(
     assert "mailsonde_build_info{" in answer.text
 
 
+@pytest.mark.parametrize(("accepted", "encoding"), [("gzip", "gzip"), ("identity", None), ("br", None)])
+async def test_metrics_are_compressed_for_those_that_accept_it(
+    accepted: str, encoding: str | None, client: httpx.AsyncClient
+) -> None:
+    """A scraper gets gzip if it accepts it, and the same text otherwise."""
+    answer = await client.get("/metrics", headers={"accept-encoding": accepted})
+    assert answer.headers.get("content-encoding") == encoding
+    assert "mailsonde_build_info{" in answer.text
+
+
 async def test_who_asks_at_the_same_time_gets_the_same_text(serve: Serve) -> None:
     """Thirty concurrent scrapers share one rendering; a later one gets a new rendering."""
     slow = Slow()
@@ -117,11 +130,13 @@ async def test_who_asks_at_the_same_time_gets_the_same_text(serve: Serve) -> Non
             await client.get("/-/healthy")
         slow.go_on.set()
         answers = await asyncio.gather(*asked)
-        assert {(answer.status_code, "\nbegun 1.0\n" in answer.text) for answer in answers} == {(200, True)}
+        assert {
+            (answer.status_code, '\nbegun{location="here"} 1\n' in answer.text) for answer in answers
+        } == {(200, True)}
         async with asyncio.timeout(60):
-            while "\nbegun 1.0\n" in (answer := await client.get("/metrics")).text:
+            while '\nbegun{location="here"} 1\n' in (answer := await client.get("/metrics")).text:
                 pass
-        assert "\nbegun 2.0\n" in answer.text
+        assert '\nbegun{location="here"} 2\n' in answer.text
 
 
 async def test_two_texts_are_made_at_once_and_a_few_wait(serve: Serve) -> None:
