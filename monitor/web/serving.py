@@ -96,7 +96,7 @@ class _Connection(H11Protocol):
         """Start sending a large answer; if too much is unread overall, drop the slowest other clients."""
         self.answer = answer
         others = [each for each in self.connections if isinstance(each, _Connection) and each.answer]
-        most = max(MOST_UNREAD, LARGEST_AT_ONCE * max(len(each.answer) for each in others))
+        most = max(MOST_UNREAD, LARGEST_AT_ONCE * max((len(each.answer) for each in others), default=0))
         for each in sorted(others, key=lambda each: each.unread_since):
             if sum({id(one.answer): len(one.answer) for one in others}.values()) <= most:
                 break
