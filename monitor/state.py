@@ -52,6 +52,9 @@ class Histogram:
         return list(zip(_texts(self._bounds), accumulate(self._counts), strict=True))
 
 
+_COUNTED = frozenset({Reason.CONNECT_REFUSED, Reason.CERTIFICATE_EXPIRED})
+
+
 @cache
 def _texts(bounds: tuple[float, ...]) -> tuple[str, ...]:
     return (*map(str, bounds), "+Inf")
@@ -171,6 +174,7 @@ class AgentState:
             info=probe_info(probe),
             location=self.location,
             last_run=now,
+            reasons=Counter(dict.fromkeys(_counted_by_rules(probe), 0)),
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
@@ -236,3 +240,13 @@ class AgentState:
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record an unexpected message with our token field."""
         self.unexpected[mailbox, reason] += 1
+
+
+def _counted_by_rules(probe: Probe) -> list[Reason]:
+    """Return the reasons that alert rules count; unless their series begin at 0, the first run is missed."""
+    return [
+        reason
+        for reason in Reason
+        if reason.area in probe.areas
+        and (reason in _COUNTED or (probe.checks and reason.word in {"warning", "failed"}))
+    ]

@@ -53,11 +53,12 @@ def _reader(state: AgentState, counters: Counters | None = None) -> Read:
 
 
 def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
-    """Before the first run, all outcomes are 0, so that their first increase is seen; no reason is there."""
+    """Before the first run, all outcomes and the reasons that rules count are 0: an increase is seen."""
     read = _reader(state)
     for outcome in Outcome:
         assert read("mailsonde_probe_runs_total", outcome=str(outcome)) == 0
-    assert read("mailsonde_probe_reasons_total") is None
+    assert read("mailsonde_probe_reasons_total", reason="connect_refused") == 0
+    assert read("mailsonde_probe_reasons_total", reason="command_timeout") is None
     assert read("mailsonde_probe_success") is None
     assert read("mailsonde_probe_last_run_timestamp_seconds", probe="smtp") == 1000.0
     for unexpected in Unexpected:
