@@ -148,8 +148,8 @@ class AgentCollector(Collector):
         )
         reasons = Counter(
             "mailsonde_probe_reasons",
-            "Finished runs with a reason other than `none`. A series begins with the first such run, or at 0 if "
-            "alerts count it.",
+            "Finished runs with a reason other than `none`. A series begins with the first such run, or at 0 "
+            "if alerts count it.",
             labels=(*_PACED, "outcome", "reason"),
         )
         duration = Summary("mailsonde_probe_duration_seconds", "Duration of runs.", labels=_PACED)
