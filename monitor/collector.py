@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, Summary
 from monitor.labels import Labels
 from monitor.ledger.counters import Counters, Total
-from monitor.state import AgentState, DeliveryState, ProbeState
+from monitor.state import AgentState, DeliveryState
 from probes.core.reasons import Outcome
 from probes.core.verdict import MessageState
 
@@ -92,7 +92,7 @@ class AgentCollector(Collector):
         )
         phases = Gauge(
             "mailsonde_probe_phase_seconds",
-            "Duration of a phase of the last run; of a run that sends a message, only of the longest.",
+            "Duration of a phase of the last run.",
             labels=(*_PROBE, "phase"),
         )
         expiry = Gauge(
@@ -127,18 +127,11 @@ class AgentCollector(Collector):
                 expiry.add_metric(labels, probe.certificate_not_after)
             for outcome, (reason, phase) in list(probe.failures.items()):
                 failure.add_metric((*labels, str(outcome), str(reason), phase), 1.0)
-            for phase, seconds in self._told_phases(probe):
+            for phase, seconds in list(probe.phases.items()):
                 phases.add_metric((*labels, phase), seconds)
             for check, severity in sorted(probe.findings):
                 finding.add_metric((probe.paced, str(check), str(severity)), 1.0)
         yield from (info, success, last_run, interval, failure, phases, expiry, finding)
-
-    def _told_phases(self, probe: ProbeState) -> list[tuple[str, float]]:
-        """Return the phases with their seconds. There are thousands of routes, and their pages show all."""
-        phases = list(probe.phases.items())
-        if (probe.name, probe.target) in self._state.deliveries and phases:
-            return [max(phases, key=lambda phase: phase[1])]
-        return phases
 
     def _runs(self) -> Iterator[Family]:
         runs = Counter(
