@@ -198,7 +198,10 @@ class _Session(NamedTuple):
 
 
 _sessions: dict[str, _Session] = {}
-"""The latest session with each server, by its name."""
+"""The latest session with each server that is not offered at the moment, by the server's name."""
+
+_offered_at: dict[str, float] = {}
+"""When a session was offered to a server that has not answered since (monotonic seconds), by its name."""
 
 
 class _ResumingObject(_TellingObject):
@@ -206,6 +209,9 @@ class _ResumingObject(_TellingObject):
 
     verified_at: float | None = None
     """When the server's certificate was verified; ``None`` before the handshake."""
+
+    has_offered = False
+    """Whether a session was offered to the server."""
 
     def do_handshake(self) -> None:
         if self.verified_at is None:
@@ -217,13 +223,11 @@ class _ResumingObject(_TellingObject):
                 and self.verified_at - kept.verified_at < RESUMED_FOR
             ):
                 self.session, self.verified_at = kept.session, kept.verified_at
-        try:
-            super().do_handshake()
-        except ssl.SSLWantReadError:
-            raise
-        except ssl.SSLError:  # perhaps because of the session, so the next handshake is without it
-            _sessions.pop(self.server_hostname or "", None)
-            raise
+                self.has_offered = True
+                # A server may not bear it, and say so by an alert, by closing the connection or not at all.
+                del _sessions[self.server_hostname or ""]
+                _offered_at[self.server_hostname or ""] = time.monotonic()
+        super().do_handshake()
 
 
 def keep_session(connection: object) -> None:
@@ -234,8 +238,13 @@ def keep_session(connection: object) -> None:
     """
     if not isinstance(connection, _ResumingObject) or connection.session is None:
         return
-    at = connection.verified_at if connection.session_reused else time.monotonic()
-    _sessions[connection.server_hostname or ""] = _Session(connection.session, connection.context, at or 0.0)
+    now, name = time.monotonic(), connection.server_hostname or ""
+    if connection.has_offered:
+        _offered_at.pop(name, None)
+    elif now - _offered_at.get(name, float("-inf")) < RESUMED_FOR:
+        return  # only whole handshakes work there, it seems
+    at = connection.verified_at if connection.session_reused else now
+    _sessions[name] = _Session(connection.session, connection.context, at or 0.0)
 
 
 def expiry_warning(expiry: CertificateExpiry | None, now: float, warning: float) -> tuple[Reason, str]:

@@ -58,8 +58,10 @@ async def log_in(server: ScriptedServer, *, resumes: bool = True) -> None:
 def no_sessions() -> Iterator[None]:
     """Forget the sessions with other tests' servers."""
     tls._sessions.clear()
+    tls._offered_at.clear()
     yield
     tls._sessions.clear()
+    tls._offered_at.clear()
 
 
 @on_each_loop
@@ -128,3 +130,25 @@ async def test_stranger_is_refused_in_spite_of_a_session(
             await log_in(server)
     assert caught.value.reason is Reason.CERTIFICATE_UNTRUSTED
     assert server.received == []
+
+
+async def test_server_that_hangs_up_on_a_session_gets_whole_handshakes(
+    certificate_authority: trustme.CA, server_tls: TlsFiles
+) -> None:
+    """After an offer of a session ended without an answer, whatever the reason, handshakes are whole."""
+    handshakes = Handshakes(server_context(certificate_authority, "127.0.0.1"))
+    connections = 0
+
+    async def hangs_up_once(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        if connections != 2:
+            await handshakes(peer)
+
+    async with scripted_server(hangs_up_once, server_tls.authority) as server:
+        await log_in(server)
+        with pytest.raises(ProbeFault):
+            await log_in(server)
+        await log_in(server)
+        await log_in(server)
+    assert handshakes.resumed == [False, False, False]
