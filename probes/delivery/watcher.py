@@ -166,7 +166,12 @@ class MailboxWatcher:
 
     @property
     def login_wait(self) -> float:
-        """How many seconds a poll has been waiting for a login within the server's budget."""
+        """How many seconds a poll has been waiting for a login within the server's budget.
+
+        0 if the mailbox could not be read before: then not the budget is short, but the server in trouble.
+        """
+        if self.fault is not None and self.fault.reason not in _OUR_FAULTS:
+            return 0.0
         return self._arrivals.delays.waited(Cause.LOGINS)
 
     def _start(self) -> None:

@@ -139,14 +139,15 @@ class ImapMailbox:
         return session if session.is_open else await self._log_in(phases)
 
     async def _log_in(self, phases: PhaseTimer) -> ImapSession:
-        session = await ImapSession.open(
-            self._server,
-            username=self._settings.username,
-            password=self._settings.password,
-            phases=phases,
-            clock=self._clock,
-            resumes=True,
-        )
+        with self._budget.logging_in():
+            session = await ImapSession.open(
+                self._server,
+                username=self._settings.username,
+                password=self._settings.password,
+                phases=phases,
+                clock=self._clock,
+                resumes=True,
+            )
         phases.transcript.keep_latest_only()
         return session
 

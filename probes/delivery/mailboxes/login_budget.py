@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from probes.core.clock import Clock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Area
 
 BURST = 20
 """Number of logins allowed at once after a quiet period."""
+
+_BEFORE_LOGIN = frozenset({Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS})
+"""The areas of faults with which a connection fails before the server sees a login."""
 
 
 class LoginBudget:
@@ -27,3 +35,13 @@ class LoginBudget:
             except BaseException:
                 self._spent_until -= self._spacing  # cancelled, so there is no login
                 raise
+
+    @contextmanager
+    def logging_in(self) -> Iterator[None]:
+        """Give the login back if the block never comes to it: a server that is down uses up no logins."""
+        try:
+            yield
+        except ProbeFault as fault:
+            if fault.reason.area in _BEFORE_LOGIN:
+                self._spent_until -= self._spacing
+            raise

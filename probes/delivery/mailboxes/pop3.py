@@ -311,14 +311,15 @@ class Pop3Mailbox:
         self, phases: PhaseTimer | None = None, *, afresh: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
-        session = await Pop3Session.open(
-            self._server,
-            username=self._settings.username,
-            password=self._settings.password,
-            phases=phases or PhaseTimer(self._clock),
-            clock=self._clock,
-            resumes=True,
-        )
+        with self._budget.logging_in():
+            session = await Pop3Session.open(
+                self._server,
+                username=self._settings.username,
+                password=self._settings.password,
+                phases=phases or PhaseTimer(self._clock),
+                clock=self._clock,
+                resumes=True,
+            )
         try:
             yield [partial(self._list, session, afresh=afresh)]
             if not session.gave_up:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
 from probes.delivery.mailboxes.login_budget import BURST, LoginBudget
 from tests.fakes.clock import InstantClock
 
@@ -50,3 +54,18 @@ async def test_those_who_wait_are_let_through_in_their_order() -> None:
         for number in range(10):
             group.create_task(enter(number))
     assert order == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_spent"), [(Reason.CONNECT_REFUSED, False), (Reason.AUTH_FAILED, True)]
+)
+async def test_server_that_is_down_uses_up_no_logins(reason: Reason, is_spent: bool) -> None:
+    """A connection that fails before its login leaves the login to others; a refused login does not."""
+    clock = InstantClock()
+    budget = LoginBudget(60.0, clock)
+    begun = clock.now
+    for _ in range(2 * BURST):
+        await budget.take()
+        with pytest.raises(ProbeFault), budget.logging_in():
+            raise ProbeFault(reason, "no")
+    assert (clock.now > begun) is is_spent
