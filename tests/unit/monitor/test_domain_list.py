@@ -48,9 +48,15 @@ async def test_each_domain_is_a_target_of_its_own(tmp_path: Path) -> None:
         assert {result.probe for result in results} == {"ours"}
         async with httpx.AsyncClient(base_url=agent.address, trust_env=False) as client:
             metrics = (await client.get("/metrics")).text
-            for domain, runs in (("sound.test", "none"), ("silent.test", "dns_timeout")):
-                labels = f'probe="ours",reason="{runs}",target="{domain}"'
-                assert f"{labels}}} 1.0" in metrics
+            for domain, outcome in (("sound.test", "ok"), ("silent.test", "unknown")):
+                (runs,) = (
+                    line
+                    for line in metrics.splitlines()
+                    if line.startswith("mailsonde_probe_runs_total")
+                    and f'target="{domain}"' in line
+                    and f'outcome="{outcome}"' in line
+                )
+                assert float(runs.split()[-1]) == 1
             page = await client.get("/probes/ours?target=absent.test", headers={"accept": "application/json"})
             assert page.json()["target"] == "absent.test"
             probed = await client.get("/probe?module=ours&target=sound.test")
