@@ -42,6 +42,7 @@ class RunRecorder:
         self._location = location
         self._kept = kept
         self._pending: list[Mapping[str, object]] = []
+        self._being_written = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._grown: Counter[tuple[str, str]] = Counter()  # runs added since the last removal
@@ -50,12 +51,22 @@ class RunRecorder:
 
     def record(self, run: Mapping[str, object]) -> None:
         """Queue a run. If it cannot be recorded, now or later, it is counted in ``dropped``."""
-        if self._closed or len(self._pending) >= PENDING_RUNS:
+        if self._closed or len(self._pending) + self._being_written >= PENDING_RUNS:
             self.dropped += 1
             return
         self._pending.append(run)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._start)
+        self._start_later()
+
+    def _start_later(self) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(RUNS_EVERY, self._start_if_idle)
+
+    def _start_if_idle(self) -> None:
+        self._timer = None
+        if self._one_at_a_time.locked():
+            self._start_later()
+        else:
+            self._start()
 
     def _start(self, grown_by: int = FORGET_AFTER, step: int | None = None) -> asyncio.Task[None]:
         if self._timer is not None:
@@ -82,20 +93,35 @@ class RunRecorder:
 
     async def _write(self, grown_by: int, step: int) -> None:
         async with self._one_at_a_time:
-            while finished := self._pending[:step]:
-                del self._pending[:step]
-                if await self._done(partial(history.add_runs, location=self._location, finished=finished)):
-                    self._grown.update((str(run["probe"]), str(run["target"])) for run in finished)
-                else:
-                    self.dropped += len(finished)
-            full = [route for route, count in self._grown.items() if count >= grown_by]
-            for start in range(0, len(full), step // FORGET_AFTER):
-                some = full[start : start + step // FORGET_AFTER]
-                await self._done(
-                    partial(history.forget_old_runs, location=self._location, routes=some, kept=self._kept)
-                )
-                for route in some:
-                    del self._grown[route]
+            # Runs that finish meanwhile are for the next time: on a slow disk, this would never end.
+            batch, self._pending = self._pending, []
+            self._being_written = len(batch)
+            if await self._add(batch, step):
+                await self._forget_old(grown_by, step)
+            self._being_written = 0
+            if self._pending:
+                self._start_later()
+
+    async def _add(self, batch: list[Mapping[str, object]], step: int) -> bool:
+        """Add runs; if some cannot be added, drop these, leave the others for later, and return ``False``."""
+        for start in range(0, len(batch), step):
+            finished = batch[start : start + step]
+            if not await self._done(partial(history.add_runs, location=self._location, finished=finished)):
+                self.dropped += len(finished)
+                self._pending[:0] = batch[start + step :]
+                return False
+            self._grown.update((str(run["probe"]), str(run["target"])) for run in finished)
+        return True
+
+    async def _forget_old(self, grown_by: int, step: int) -> None:
+        full = [route for route, count in self._grown.items() if count >= grown_by]
+        for start in range(0, len(full), step // FORGET_AFTER):
+            some = full[start : start + step // FORGET_AFTER]
+            forget = partial(history.forget_old_runs, location=self._location, routes=some, kept=self._kept)
+            if not await self._done(forget):
+                return
+            for route in some:
+                del self._grown[route]
 
     async def _done(self, change: Callable[[Connection], None]) -> bool:
         """Make a change; return whether it could be made."""

@@ -83,12 +83,13 @@ class Events:
                 yield ": still here\n\n"
                 continue
             await asyncio.sleep(PAUSE)
-            changed = set(recent.changed_since(version))
             if probe is None:
                 listing = await self._standings.listing(selection, version + 1)
+                changed = set(recent.changed_since(version))  # up to the listing's version, at least
                 told = await self._news(listing, shown, changed)
                 version, shown = listing.version, listing
             else:
+                changed = set(recent.changed_since(version))
                 version = recent.version
                 told = {"rows": await self._drawn(key for key in changed if key[0] == probe)}
             if any(told.values()):
