@@ -263,10 +263,7 @@ class LineTransport:
         return cls(receiver, timeout, phases.transcript)
 
     def answered(self) -> None:
-        """Record that the server answers in time, and keep a session that can be resumed.
-
-        See `Slot.answered` and `keep_session`.
-        """
+        """Record an answer in time, and keep the TLS session; see `Slot.answered` and `keep_session`."""
         if self._receiver.slot is not None:
             self._receiver.slot.answered()
         if self._receiver.transport is not None:

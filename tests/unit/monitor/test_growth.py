@@ -16,7 +16,7 @@ from probes.core.verdict import MessageState
 from tests.fakes.mail_site.process import MailSite, mail_site, servers_of
 
 AT_ONCE = 20
-RUNS = 100, 400, 700, 1000, 1300
+RUNS = 100, 400, 700, 1000, 1300, 1600
 PROBES = ("trip", "smtp")
 
 
@@ -63,9 +63,9 @@ async def _objects(agent: Agent) -> int:
 
 
 async def test_nothing_grows_with_the_runs(tmp_path: Path) -> None:
-    """From 100 runs of a probe to 1,300, there are not as many new objects as runs.
+    """From 100 runs of a probe to 1,600, there are not as many new objects as runs.
 
-    Caches and cancelled timers make the number of objects vary, so one of four steps has to show it.
+    Caches and cancelled timers make the number of objects vary, so one of five steps has to show it.
     """
     with mail_site() as site:
         async with running_agent(_configuration(site, tmp_path)) as agent:
@@ -74,4 +74,4 @@ async def test_nothing_grows_with_the_runs(tmp_path: Path) -> None:
                 await _ran(agent, runs)
                 counts.append(await _objects(agent))
     grown = [after - before for before, after in pairwise(counts)]
-    assert min(grown) < len(PROBES) * (RUNS[1] - RUNS[0]), grown
+    assert min(grown) < 0.75 * len(PROBES) * (RUNS[1] - RUNS[0]), grown
