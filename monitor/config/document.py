@@ -76,6 +76,9 @@ def key_of(location: Location) -> str:
     return text.removeprefix(".")
 
 
+_STRING = "tag:yaml.org,2002:str"
+
+
 class _TooManyNodesError(Exception):
     pass
 
@@ -98,6 +101,8 @@ class _Loader(SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of ``node``; PyYAML's converters fail in many ways, such as for ``!!int ""``."""
+        if node.tag == _STRING and isinstance(node, yaml.ScalarNode):  # most nodes, made quickly
+            return node.value
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.ledger.backend import ledger_path
-from monitor.ledger.history import RUNS_KEPT
+from monitor.ledger.limits import RUNS_KEPT
 from probes.core.secret import Secret
 from probes.core.setting_types import (
     CertificateFile,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from monitor.ledger.database import Database, Locks
+if TYPE_CHECKING:  # a configuration is validated without loading SQLAlchemy, which takes a third of a second
+    from monitor.ledger.database import Database, Locks
 
 _EXAMPLE = "write sqlite:///var/lib/mailsonde/ledger.db, or sqlite:ledger.db for a relative path"
 

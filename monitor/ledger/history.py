@@ -20,14 +20,9 @@ from sqlalchemy import (
 )
 
 from monitor.ledger.compiled import CompiledStatement
+from monitor.ledger.limits import ROUTES_KEPT
 from monitor.ledger.packing import packed
 from monitor.ledger.schema import runs
-
-RUNS_KEPT = 100
-"""How many of the latest runs, and of the latest failed runs, are kept for each route."""
-
-ROUTES_KEPT = 50
-"""How many routes of a probe are kept, the latest to run: twice as many as it can have at a time."""
 
 FORGOTTEN_AT_ONCE = 100
 """Maximum number of runs that are removed in one transaction, so that messages need not wait long."""

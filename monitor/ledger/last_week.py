@@ -12,7 +12,7 @@ from threading import Lock
 
 from sqlalchemy import Connection, and_, bindparam, case, func, null, or_, select
 
-from monitor.ledger.history import ROUTES_KEPT
+from monitor.ledger.limits import ROUTES_KEPT
 from monitor.ledger.schema import messages
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState

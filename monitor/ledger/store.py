@@ -19,6 +19,7 @@ from monitor.ledger.backend import connected
 from monitor.ledger.counters import Counters, Total
 from monitor.ledger.database import Database, Locks
 from monitor.ledger.last_week import Ends, LastWeek, ends_since
+from monitor.ledger.limits import RUNS_KEPT
 from monitor.ledger.recorded_run import RunReader
 from monitor.ledger.run_recorder import RunRecorder
 from monitor.ledger.transaction import Transaction
@@ -271,7 +272,7 @@ class SqlLedger:
 
 @asynccontextmanager
 async def open_ledger(
-    url: str, clock: Clock, instance: str, location: str, runs_kept: int = history.RUNS_KEPT
+    url: str, clock: Clock, instance: str, location: str, runs_kept: int = RUNS_KEPT
 ) -> AsyncIterator[SqlLedger]:
     """Open the ledger of ``location`` at ``url`` for the block; make it if it does not exist.
 

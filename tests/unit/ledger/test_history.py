@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import pytest
 
-from monitor.ledger.history import ROUTES_KEPT, RUNS_KEPT
+from monitor.ledger.limits import ROUTES_KEPT, RUNS_KEPT
 from monitor.ledger.store import SqlLedger, open_ledger
 from tests.unit.ledger.conftest import RUN, NewMessage, OpenLedger, StandingClock
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.ledger.history import ROUTES_KEPT, RUNS_KEPT
+from monitor.ledger.limits import ROUTES_KEPT, RUNS_KEPT
 from monitor.ledger.store import open_ledger
 from probes.core.verdict import MessageState
 from tests.unit.ledger.conftest import RUN, START, NewMessage, OpenLedger, StandingClock, entered
