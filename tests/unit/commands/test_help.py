@@ -132,12 +132,19 @@ def test_configuration_from_the_environment() -> None:
     assert result.stderr.startswith("/nonexistent/site.yaml: cannot be read: No such file or directory")
 
 
-def test_version_loads_no_command() -> None:
-    """A command costs no other its time: to print the version takes neither a database nor a web server."""
-    told = "; print(*{name.partition('.')[0] for name in sys.modules})"
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        (["--version"], {"sqlalchemy", "pydantic", "starlette", "rich"}),
+        (["validate", "config/example.yaml", "--no-secrets"], {"sqlalchemy", "starlette"}),
+    ],
+)
+def test_a_command_loads_what_it_needs(arguments: list[str], unneeded: set[str]) -> None:
+    """A command costs no other its time: to check a file takes neither a database nor a web server."""
     program = (
-        f"import sys; from monitor.commands import main; main(['--version'], standalone_mode=False){told}"
+        f"import sys; from monitor.commands import main; main({arguments}, standalone_mode=False)\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "mailsonde" in done.stdout
-    assert not {"sqlalchemy", "pydantic", "starlette", "rich"} & set(done.stdout.split())
+    assert "monitor" in done.stdout.split()
+    assert not unneeded & set(done.stdout.split())
