@@ -18,7 +18,7 @@ from probes.core.settings import ProbeSettings, Site
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.mailboxes.imap import ImapMailbox
-from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget, SlowPolls
 from probes.delivery.mailboxes.mailbox import Mailbox
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
@@ -133,7 +133,11 @@ def _connections_per_server(site: Site) -> dict[Place, int]:
 def _mailboxes(configuration: Configuration, clock: Clock) -> dict[str, Mailbox]:
     """Return each configured mailbox, with its server's protocol and login budget."""
     site = configuration.site
-    budgets = {name: LoginBudget(server.logins_per_minute, clock) for name, server in site.servers.items()}
+    slow_polls = {place: SlowPolls(most) for place, most in _connections_per_server(site).items()}
+    budgets = {
+        name: LoginBudget(server.logins_per_minute, clock, slow_polls[server.host, server.port])
+        for name, server in site.servers.items()
+    }
     mailboxes: dict[str, Mailbox] = {}
     for name, settings in site.mailboxes.items():
         server, budget = site.servers[settings.server], budgets[settings.server]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Protocol
 
@@ -168,10 +169,8 @@ class MailboxWatcher:
     def login_wait(self) -> float:
         """How many seconds a poll has been waiting for a login within the server's budget.
 
-        0 if the mailbox could not be read before: then not the budget is short, but the server in trouble.
+        0 if the mailbox could not be read before: then the server is in trouble, and the budget is not short.
         """
-        if self.fault is not None and self.fault.reason not in _OUR_FAULTS:
-            return 0.0
         return self._arrivals.delays.waited(Cause.LOGINS)
 
     def _start(self) -> None:
@@ -263,7 +262,7 @@ class MailboxWatcher:
             self._blind = None
         try:
             async with self._polling:
-                with delays.waiting(Cause.LOGINS):
+                with nullcontext() if self._is_in_trouble() else delays.waiting(Cause.LOGINS):
                     await self._mailbox.admit()
                 afresh = self._awaited.is_overdue()
                 async with asyncio.timeout(POLL_TIMEOUT):
@@ -283,6 +282,10 @@ class MailboxWatcher:
             if self.fault is not None and self.fault.reason in _OUR_FAULTS:
                 self._blind = _OUR_FAULTS[self.fault.reason], begun
             self._awaited.polled(searched=afresh)
+
+    def _is_in_trouble(self) -> bool:
+        """Whether the latest poll failed, and not by our own fault: others come first then."""
+        return self.fault is not None and self.fault.reason not in _OUR_FAULTS
 
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault

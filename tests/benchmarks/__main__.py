@@ -12,6 +12,7 @@ import sys
 
 from tests.benchmarks import (
     alert_replay,
+    bad_input,
     beside,
     dashboard_queries,
     fault_to_page,
@@ -56,6 +57,11 @@ def _scrape() -> None:
         _missed.append("scrape")
 
 
+def _bad() -> None:
+    if not bad_input.main():
+        _missed.append("bad")
+
+
 def _compare(figures: dict[str, float], goal: float) -> bool:
     """Print the figures; return whether the ratio meets its goal."""
     for name, value in figures.items():
@@ -84,11 +90,12 @@ FIGURES = {
     "start": start.main,
     "isolation": isolation.main,
     "scale": scale.main,
+    "bad": _bad,
     "scrape": _scrape,
     "memory": memory.main,
 }
 
-WITH_OPTIONS = {"scale": scale.main, "memory": memory.main}
+WITH_OPTIONS = {"bad": bad_input.main, "scale": scale.main, "memory": memory.main}
 
 
 def main(names: list[str]) -> None:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,16 +182,19 @@ class Running:
 
 
 @contextmanager
-def running(load: Load, *, pinned: bool = True) -> Iterator[Running]:
+def running(
+    load: Load, *, pinned: bool = True, configure: Callable[..., dict[str, Any]] = configuration
+) -> Iterator[Running]:
     """Run a site and an agent with this load during the block; the agent is ready.
 
-    If ``pinned``, the agent has a processor of its own, and the site has another.
+    If ``pinned``, the agent has a processor of its own, and the site has another. ``configure`` is called as
+    `configuration` is.
     """
     with workplace() as (directory, tls), mail_site(load.pace, tls, SITE_ON if pinned else None) as site:
         site.set(delay=load.delay)
         port, config = free_port(), directory / "mailsonde.yaml"
         (directory / "password").write_text("secret")
-        document = configuration(load, site, tls.authority, directory, port)
+        document = configure(load, site, tls.authority, directory, port)
         config.write_text(yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
         agent = AgentProcess(
             config,

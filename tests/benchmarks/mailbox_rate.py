@@ -40,6 +40,9 @@ GRACE = 5.0
 """Seconds after the last message in which arrivals still count."""
 
 ROUTES = 100
+LEFT_OVER = "left-over"
+"""The probe of messages that were in the mailbox before the watcher."""
+
 _SIGNER = TokenSigner(b"key of the benchmark")
 
 
@@ -52,6 +55,8 @@ class Outcome:
     last_at: float = 0.0
     processor: float = 0.0
     lost: int = 0
+    cleaned_up: int = 0
+    cleaned_at: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     seen: Seen = field(default_factory=Seen)
 
@@ -62,6 +67,10 @@ class Outcome:
 
     def settled(self, settled: Settled) -> None:
         self.changed.set()
+        if settled.message.probe == LEFT_OVER:
+            self.cleaned_up += 1
+            self.cleaned_at = time.monotonic()
+            return
         if settled.message.state is MessageState.LOST:
             self.lost += 1
             return
@@ -109,8 +118,20 @@ class _Site:
 
     async def round_trip(self, route: int, delay: float) -> None:
         """Let one message be sent and arrive."""
+        sent, content = await self.sent(f"trip-{route}")
+        self.watcher.await_arrival(sent)
+        if not self.is_dead:
+            await asyncio.sleep(delay)
+            self.deliver(content)
+
+    def deliver(self, content: bytes) -> None:
+        """Put a message into the mailbox."""
+        self.deliveries.write(b"canary %d\n" % len(content) + content)
+
+    async def sent(self, probe: str) -> tuple[Message, bytes]:
+        """Return a message of this probe that was just sent, and its content."""
         now = self.clock.monotonic()
-        message = intent(self.clock, probe=f"trip-{route}", deadline_seconds=self.deadline)
+        message = intent(self.clock, probe=probe, deadline_seconds=self.deadline)
         content = compose(
             probe=message.probe,
             location="here",
@@ -132,14 +153,18 @@ class _Site:
             digest=content.digest,
         )
         assert sent is not None  # nobody else moves it
-        self.watcher.await_arrival(sent)
-        if not self.is_dead:
-            await asyncio.sleep(delay)
-            self.deliveries.write(b"canary %d\n" % len(content.content) + content.content)
+        return sent, content.content
 
 
 async def _measured(
-    protocol: str, server: MailSite, rate: float, seconds: float, deadline: float, *, is_dead: bool
+    protocol: str,
+    server: MailSite,
+    rate: float,
+    seconds: float,
+    deadline: float,
+    *,
+    is_dead: bool,
+    left_over: int,
 ) -> Outcome:
     outcome, clock = Outcome(), SystemClock()
     chance = random.Random("delays")  # noqa: S311
@@ -156,6 +181,11 @@ async def _measured(
                 retention=86400.0,
             )
             site = _Site(ledger, watcher, clock, deliveries, deadline, is_dead)
+            for _ in range(left_over):
+                sent, content = await site.sent(LEFT_OVER)
+                watcher._awaited.add(sent)
+                site.deliver(content)
+            await deliveries.drain()
             outcome.began, used = time.monotonic(), time.process_time()
             count = int(rate * seconds / 60)
             async with asyncio.TaskGroup() as group:
@@ -172,11 +202,27 @@ async def _measured(
 
 
 def measure(
-    protocol: str, rate: float, seconds: float = SECONDS, deadline: float = 300.0, *, is_dead: bool = False
+    protocol: str,
+    rate: float,
+    seconds: float = SECONDS,
+    deadline: float = 300.0,
+    *,
+    is_dead: bool = False,
+    foreign: int = 0,
+    left_over: int = 0,
+    command: float = 0.0,
 ) -> Outcome:
-    """Send messages at ``rate`` a minute; return what became of them."""
+    """Send messages at ``rate`` a minute; return what became of them.
+
+    The mailbox already has ``foreign`` messages and ``left_over`` ones of ours. Each command takes the server
+    ``command`` seconds.
+    """
     with mail_site(Pace(ROUND_TRIP)) as server:
-        outcome = asyncio.run(_measured(protocol, server, rate, seconds, deadline, is_dead=is_dead))
+        server.fill("canary", foreign)
+        server.set(command=command)
+        outcome = asyncio.run(
+            _measured(protocol, server, rate, seconds, deadline, is_dead=is_dead, left_over=left_over)
+        )
         outcome.seen = server.seen()
     return outcome
 

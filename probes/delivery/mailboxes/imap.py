@@ -22,7 +22,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.imap_folder import ImapFolder, View
-from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
 from probes.delivery.mailboxes.mailbox import IDENTIFYING, OpenFolder, unread
 from probes.protocols.imap import FolderStatus
 from probes.protocols.imap_session import ImapSession
@@ -75,6 +75,7 @@ class ImapMailbox:
         self._server = server
         self._clock = clock
         self._budget = budget
+        self._standing = Standing()
         self._retention = retention
         self._session: ImapSession | None = None
         self._views: dict[str, View] = {}
@@ -97,14 +98,20 @@ class ImapMailbox:
     async def admit(self) -> None:
         """Wait for a login within the server's budget, if a login is needed."""
         if self._session is None:
-            await self._budget.take()
+            await self._budget.take(self._standing)
 
     @asynccontextmanager
     async def poll(
         self, phases: PhaseTimer | None = None, *, afresh: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Yield the folders that are due, the main folder first. IDLE watches that one afterwards."""
-        session = self._session = self._session or await self._open(phases or PhaseTimer(self._clock))
+        with self._budget.poll(self._standing):
+            async with self._open_folders(phases or PhaseTimer(self._clock), afresh=afresh) as due:
+                yield due
+
+    @asynccontextmanager
+    async def _open_folders(self, phases: PhaseTimer, *, afresh: bool) -> AsyncIterator[Sequence[OpenFolder]]:
+        session = self._session = self._session or await self._open(phases)
         due: list[OpenFolder] = [partial(self._main, session, afresh=afresh)]
         now = self._clock.monotonic()
         if self._junk.name is not None and (now >= self._junk.due_at or (afresh and not self._junk.trouble)):

@@ -25,7 +25,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
 from probes.delivery.mailboxes.mailbox import (
     CONTENT_SECONDS,
     HEADER_LIMIT,
@@ -290,6 +290,7 @@ class Pop3Mailbox:
         self._server = server
         self._clock = clock
         self._budget = budget
+        self._standing = Standing()
         self._memory = _Memory()
         self._unreadable_ids = 0
 
@@ -304,28 +305,32 @@ class Pop3Mailbox:
 
     async def admit(self) -> None:
         """Wait for a login within the server's budget."""
-        await self._budget.take()
+        await self._budget.take(self._standing)
 
     @asynccontextmanager
     async def poll(
         self, phases: PhaseTimer | None = None, *, afresh: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
+        with self._budget.poll(self._standing):
+            session = await self._log_in(phases or PhaseTimer(self._clock))
+            try:
+                yield [partial(self._list, session, afresh=afresh)]
+                if not session.gave_up:
+                    await session.quit()
+            finally:
+                session.abort()
+
+    async def _log_in(self, phases: PhaseTimer) -> Pop3Session:
         with self._budget.logging_in():
-            session = await Pop3Session.open(
+            return await Pop3Session.open(
                 self._server,
                 username=self._settings.username,
                 password=self._settings.password,
-                phases=phases or PhaseTimer(self._clock),
+                phases=phases,
                 clock=self._clock,
                 resumes=True,
             )
-        try:
-            yield [partial(self._list, session, afresh=afresh)]
-            if not session.gave_up:
-                await session.quit()
-        finally:
-            session.abort()
 
     async def _list(self, session: Pop3Session, *, afresh: bool) -> Pop3Folder:
         numbers = _keyed(await session.uidl())

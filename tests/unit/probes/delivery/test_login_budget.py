@@ -8,14 +8,14 @@ import pytest
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.delivery.mailboxes.login_budget import BURST, LoginBudget
+from probes.delivery.mailboxes.login_budget import BURST, LoginBudget, Standing
 from tests.fakes.clock import InstantClock
 
 
 async def times_of(budget: LoginBudget, clock: InstantClock, count: int) -> list[float]:
     times = []
     for _ in range(count):
-        await budget.take()
+        await budget.take(Standing(is_slow=False))
         times.append(clock.now)
     return times
 
@@ -47,7 +47,7 @@ async def test_those_who_wait_are_let_through_in_their_order() -> None:
     order = []
 
     async def enter(number: int) -> None:
-        await budget.take()
+        await budget.take(Standing(is_slow=False))
         order.append(number)
 
     async with asyncio.TaskGroup() as group:
@@ -65,7 +65,7 @@ async def test_server_that_is_down_uses_up_no_logins(reason: Reason, is_spent: b
     budget = LoginBudget(60.0, clock)
     begun = clock.now
     for _ in range(2 * BURST):
-        await budget.take()
+        await budget.take(Standing(is_slow=False))
         with pytest.raises(ProbeFault), budget.logging_in():
             raise ProbeFault(reason, "no")
     assert (clock.now > begun) is is_spent

@@ -10,7 +10,7 @@ import pytest
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageReport, MessageState
 from probes.delivery.arrivals import Settled
-from probes.delivery.mailboxes.login_budget import BURST, LoginBudget
+from probes.delivery.mailboxes.login_budget import BURST, LoginBudget, Standing
 from probes.delivery.own_delays import KEPT, Cause, OwnDelay, OwnDelays
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import HEADERS_PER_POLL
@@ -70,7 +70,7 @@ async def test_logins_that_are_used_up(bench: Bench) -> None:
     """If polls have to wait for their logins, that is why the interval is wide."""
     budget = LoginBudget(2.0, bench.clock)
     for _ in range(BURST - 1):
-        await budget.take()
+        await budget.take(Standing(is_slow=False))
     bench.watcher._mailbox._budget = budget  # type: ignore[attr-defined] # of a POP3 mailbox
     settled = await _settled(bench, 5.0)
     assert settled.delay is not None

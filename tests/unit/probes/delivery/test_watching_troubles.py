@@ -9,7 +9,7 @@ import pytest
 
 from probes.core.clock import SystemClock
 from probes.core.verdict import MessageState
-from probes.delivery.mailboxes.login_budget import BURST, LoginBudget
+from probes.delivery.mailboxes.login_budget import BURST, LoginBudget, Standing
 from probes.delivery.message_life import Message
 from probes.protocols.imap import Response
 from tests.fakes.imap_server import ImapServer
@@ -132,11 +132,11 @@ async def test_login_that_was_given_up_is_not_spent() -> None:
     """A cancelled wait for a login does not use up the budget."""
     budget = LoginBudget(60.0, SystemClock())
     for _ in range(BURST):
-        await budget.take()
+        await budget.take(Standing(is_slow=False))
     for _ in range(100):
-        waiting = asyncio.create_task(budget.take())
+        waiting = asyncio.create_task(budget.take(Standing(is_slow=False)))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
     async with asyncio.timeout(5.0):
-        await budget.take()
+        await budget.take(Standing(is_slow=False))
