@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from monitor.collector import AgentCollector
 from monitor.config.load import load
 from monitor.config.models import Configuration
+from monitor.labels import Labels
 from monitor.ledger.counters import Counters
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
@@ -112,18 +114,18 @@ def _duration(seconds: float) -> str:
 def metrics_page() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
-    info = {"severity": "", "description": "", "mailbox_server": "", "address": ""}
+    info = Labels({"severity": "", "description": "", "mailbox_server": "", "address": ""})
     probe = ProbeState("probe", "target", "kind", 60.0, info, last_run=0.0)
     probe.reasons[Reason.CONNECT_REFUSED] = 1
-    probe.success, probe.certificate_not_after, probe.phases = 1.0, 0.0, {"connect": 0.0}
+    probe.success, probe.certificate_not_after, probe.phases = 1, 0.0, {"connect": 0.0}
     probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}
     probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
     state.probes["probe", "target"] = probe
     objective = SloSettings(objective="99%", within="30s")
     delivery = DeliveryState(objective, has_arrivals=True, last=0.0, uncertainty=0.0)
-    delivery.hops_skewed, delivery.hop_seconds, delivery.authentication = 1, {"final": 1.0}, {"spf": "fail"}
+    delivery.hops_skewed, delivery.hop_seconds, delivery.passed = 1, {"final": 1.0}, {"spf": 0}
     state.deliveries["probe", "target"] = delivery
-    state.skipped["probe", "missed"] = 0
+    state.skipped["probe"] = Counter(missed=0)
     state.scheduled["probe"] = "target"
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
     for family in AgentCollector(state, Counters, lambda *_: 60.0).collect():

@@ -6,52 +6,63 @@ from the same rows. prometheus_client's own text of 10,000 probes would take man
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, ClassVar, Protocol
 
 from prometheus_client.core import Metric
 
-from monitor.labels import Labels, label_text
+from monitor.labels import Labels, Number, label_text
 
-ROWS_AT_ONCE = 500
-"""Rows joined at a time. More would keep other threads from the interpreter for milliseconds."""
+ROWS_AT_ONCE = 50
+"""Rows in a piece of text. Pieces of some 100 KB stay in the processor's cache and in Python's heap."""
 
-Values = tuple[Any, ...]
-"""The values of a series' labels: `Labels`, and then a text for each further name of the family."""
+By = Callable[[Any], Mapping[str, str]]
+"""Returns the labels of one of the series that a row's mapping has."""
+
+_SHARED = "\0"
+"""Stands for the shared labels in the form of a row; no text of ours contains it."""
+
+
+def named(*names: str) -> By:
+    """Return what names the values of further labels: the key of a series, or the parts of its tuple."""
+    return lambda key: dict(zip(names, map(str, key if len(names) > 1 else (key,)), strict=True))
 
 
 class Family:
-    """A metric: its name without suffix, its meaning, and a row for each series.
+    """A metric: its name without suffix, its meaning, and a row for each probe.
 
-    ``labels`` are the names of all its labels, in the order of each row's values.
+    ``rows`` are read once, as the text is made, so that the metrics of many probes take little memory. A
+    row has the labels that its series share and, in a subclass's own form, their values. If there is ``by``,
+    these values are a mapping from what tells the series apart, and ``by`` returns the labels that say so.
     """
 
     type: ClassVar[str]
     suffix: ClassVar[str] = ""
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, documentation: str, rows: Iterable[tuple[Labels, Any]], *, by: By | None = None
+    ) -> None:
         self.name = name
         self.documentation = documentation
-        self._names = tuple(labels)
-        self._rows: list[Any] = []
-        self._ends: dict[Values, str] = {}
-
-    def add_metric(self, labels: Values, value: float) -> None:
-        """Add a series with its value."""
-        self._rows.append((labels, value))
+        self._rows = rows
+        self._by = by
+        self._forms: dict[tuple[Any, ...], str] = {}
 
     def metric(self) -> Metric:
         """Return the family as prometheus_client's."""
         metric = Metric(self.name, self.documentation, self.type)
-        for name, labels, value in self._samples():
-            metric.add_sample(name, labels, float(value))
+        for labels, value in self._rows:
+            for name, further, number in self._samples(value):
+                metric.add_sample(name, {**labels.pairs, **further}, float(number))
         return metric
 
     def text(self, *, openmetrics: bool) -> Iterator[str]:
         """Yield the family's lines in pieces, with the lines of one series together."""
         yield self._head(openmetrics=openmetrics)
-        for begin in range(0, len(self._rows), ROWS_AT_ONCE):
-            yield "".join(self._lines(self._rows[begin : begin + ROWS_AT_ONCE]))
+        rows = iter(self._rows)
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            yield "".join(self._lines(some))
 
     def _head(self, *, openmetrics: bool) -> str:
         name, kind, about = self.name, self.type, self.documentation.replace("\\", r"\\").replace("\n", r"\n")
@@ -61,29 +72,36 @@ class Family:
             name, kind = name + self.suffix, {"info": "gauge"}.get(kind, kind)
         return f"# HELP {name} {about}\n# TYPE {name} {kind}\n"
 
-    def _lines(self, rows: Iterable[Any]) -> Iterable[str]:
-        begin, end = f"{self.name}{self.suffix}{{", self._end
-        return [f"{begin}{labels[0].text}{end(labels[1:])}}} {value}\n" for labels, value in rows]
+    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+        """Return the lines of each row. The work for a sample is what counts: there may be a million."""
+        begin = f"{self.name}{self.suffix}{{"
+        if self._by is None:
+            return [f"{begin}{labels.text}}} {value}\n" for labels, value in rows]
+        lines = []
+        keys: tuple[Any, ...] = ()
+        for labels, values in rows:
+            now = {**values}  # copied in one step, because the event loop may change it meanwhile
+            if keys != (keys := tuple(now)):
+                form = self._form(self._by, keys)
+            if now:
+                lines.append((form % tuple(now.values())).replace(_SHARED, labels.text))
+        return lines
 
-    def _samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        for labels, value in self._rows:
-            yield self.name + self.suffix, self._pairs(labels), value
-
-    def _end(self, values: Values) -> str:
-        """Return the text of further labels, which few combinations of values have."""
+    def _form(self, by: By, keys: tuple[Any, ...]) -> str:
+        """Return the lines of a row without its shared labels and values; few rows have others."""
         try:
-            return self._ends[values]
+            return self._forms[keys]
         except KeyError:
-            text = "".join(f",{label_text([pair])}" for pair in self._further(values))
-            return self._ends.setdefault(values, text)
+            ends = [label_text(by(key).items()).replace("%", "%%") for key in keys]
+            lines = [f"{self.name}{self.suffix}{{{_SHARED},{end}}} %s\n" for end in ends]
+            return self._forms.setdefault(keys, "".join(lines))
 
-    def _pairs(self, labels: Values) -> dict[str, str]:
-        shared: Labels = labels[0]
-        return {**shared.pairs, **dict(self._further(labels[1:]))}
-
-    def _further(self, values: Values) -> list[tuple[str, str]]:
-        names = self._names[len(self._names) - len(values) :]
-        return [(name, str(value)) for name, value in zip(names, values, strict=True)]
+    def _samples(self, value: Any) -> Iterable[tuple[str, Mapping[str, str], Number]]:
+        """Yield the name, further labels and number of each sample of a row."""
+        name = self.name + self.suffix
+        if self._by is not None:
+            return [(name, self._by(key), number) for key, number in {**value}.items()]
+        return [(name, {}, value)]
 
 
 class Gauge(Family):
@@ -100,68 +118,71 @@ class Counter(Family):
 
 
 class Info(Family):
-    """Labels that say something of a series, beside those that it shares; its value is always 1."""
+    """Labels that say something of a series, beside those that it shares; its value is always 1.
+
+    Each row has these labels in the place of a value.
+    """
 
     type = "info"
     suffix = "_info"
 
-    def add_info(self, labels: Values, said: Mapping[str, str]) -> None:
-        """Add a series with the labels ``said``."""
-        self._rows.append((labels, said))
+    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+        return [f"{self.name}_info{{{labels.text},{said.text}}} 1\n" for labels, said in rows]
 
-    def _lines(self, rows: Iterable[Any]) -> Iterable[str]:
-        for (shared,), said in rows:
-            yield f"{self.name}_info{{{shared.text},{label_text(said.items())}}} 1\n"
-
-    def _samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        for labels, said in self._rows:
-            yield f"{self.name}_info", {**self._pairs(labels), **said}, 1.0
+    def _samples(self, value: Labels) -> Iterable[tuple[str, Mapping[str, str], Number]]:
+        return [(f"{self.name}_info", value.pairs, 1.0)]
 
 
 class Summary(Family):
-    """The number of observations and their sum."""
+    """The number of observations and their sum, which are the values of each row."""
 
     type = "summary"
 
-    def add_observations(self, labels: Values, count: float, total: float) -> None:
-        """Add a series with the number and the sum of its observations."""
-        self._rows.append((labels, count, total))
+    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+        return [
+            f"{self.name}_count{{{labels.text}}} {count}\n{self.name}_sum{{{labels.text}}} {total}\n"
+            for labels, (count, total) in rows
+        ]
 
-    def _lines(self, rows: Iterable[Any]) -> Iterable[str]:
-        for labels, count, total in rows:
-            text = labels[0].text + self._end(labels[1:])
-            yield f"{self.name}_count{{{text}}} {count}\n{self.name}_sum{{{text}}} {total}\n"
+    def _samples(self, value: tuple[Number, Number]) -> Iterable[tuple[str, Mapping[str, str], Number]]:
+        return [(f"{self.name}_count", {}, value[0]), (f"{self.name}_sum", {}, value[1])]
 
-    def _samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        for labels, count, total in self._rows:
-            pairs = self._pairs(labels)
-            yield f"{self.name}_count", pairs, count
-            yield f"{self.name}_sum", pairs, total
+
+class Observed(Protocol):
+    """Observations of one series."""
+
+    sum: float
+
+    def cumulative(self) -> Sequence[int]:
+        """Return the number of observations up to each upper bound, and then of all."""
 
 
 class Histogram(Family):
-    """Cumulative counts of observations by their upper bound, and their sum."""
+    """Cumulative counts of observations by their upper bound, and their sum. Each row has an `Observed`."""
 
     type = "histogram"
 
-    def add_buckets(self, labels: Values, buckets: Sequence[tuple[str, int]], total: float) -> None:
-        """Add a series with the count up to each bound, the last of which is ``+Inf``, and the sum."""
-        self._rows.append((labels, buckets, total))
+    def __init__(
+        self, name: str, documentation: str, rows: Iterable[tuple[Labels, Observed]], bounds: Sequence[float]
+    ) -> None:
+        super().__init__(name, documentation, rows)
+        self._bounds = (*map(str, bounds), "+Inf")
 
-    def _lines(self, rows: Iterable[Any]) -> Iterable[str]:
-        begin = f"{self.name}_bucket{{"
-        for labels, buckets, total in rows:
-            text = labels[0].text + self._end(labels[1:])
-            yield "".join([f'{begin}{text},le="{bound}"}} {count}\n' for bound, count in buckets])
-            yield f"{self.name}_count{{{text}}} {buckets[-1][1]}\n{self.name}_sum{{{text}}} {total}\n"
+    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+        buckets = [f'{self.name}_bucket{{{_SHARED},le="{bound}"}} %d\n' for bound in self._bounds]
+        form = f"{''.join(buckets)}{self.name}_count{{{_SHARED}}} %d\n{self.name}_sum{{{_SHARED}}} %s\n"
+        return [
+            (form % (*counts, counts[-1], observed.sum)).replace(_SHARED, labels.text)
+            for labels, observed in rows
+            if (counts := observed.cumulative())
+        ]
 
-    def _samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        for labels, buckets, total in self._rows:
-            pairs = self._pairs(labels)
-            for bound, count in buckets:
-                yield f"{self.name}_bucket", {**pairs, "le": bound}, count
-            yield f"{self.name}_count", pairs, buckets[-1][1]
-            yield f"{self.name}_sum", pairs, total
+    def _samples(self, value: Observed) -> Iterable[tuple[str, Mapping[str, str], Number]]:
+        counts = value.cumulative()
+        for bound, count in zip(self._bounds, counts, strict=True):
+            yield f"{self.name}_bucket", {"le": bound}, count
+        yield f"{self.name}_count", {}, counts[-1]
+        yield f"{self.name}_sum", {}, value.sum
 
 
 def exposition(families: Iterable[Family], *, openmetrics: bool) -> Iterator[bytes]:

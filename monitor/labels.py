@@ -1,8 +1,15 @@
-"""Labels of series, and their text in Prometheus' formats."""
+"""Labels and values of series, and their text in Prometheus' formats."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+Number = float | str
+"""A value, or its text. Making the text of a float takes longer than all else that a sample needs."""
+
+DIGITS = 6
+"""Decimals of seconds that are shown: no clock of a mail server is as precise."""
 
 
 class Labels:
@@ -25,3 +32,14 @@ def label_text(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def told(seconds: float) -> str:
+    """Return the text of a value that changes less often than it is shown."""
+    return repr(round(seconds, DIGITS))
+
+
+@lru_cache(maxsize=1000)
+def constant(value: float) -> str:
+    """Return the text of a value that many probes share, such as an interval."""
+    return repr(value)

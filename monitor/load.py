@@ -148,7 +148,7 @@ class Load:
             if credit < 1.0:
                 return True
         self._held_back += 1
-        self._state.skipped[name, OVERLOAD] += 1
+        self._state.skipped[name][OVERLOAD] += 1
         return False
 
     def _tell(self, shortage: Shortage) -> None:

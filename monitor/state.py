@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import accumulate, chain
 
 from monitor.cadence import cadence
-from monitor.labels import Labels
+from monitor.labels import Labels, Number, told
 from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
@@ -47,17 +46,12 @@ class Histogram:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.sum += seconds
 
-    def cumulative(self) -> list[tuple[str, int]]:
-        """Return each upper bound as text with the number of observations up to it, then ``+Inf``."""
-        return list(zip(_texts(self._bounds), accumulate(self._counts), strict=True))
+    def cumulative(self) -> tuple[int, ...]:
+        """Return the number of observations up to each upper bound, and then of all."""
+        return tuple(accumulate(self._counts))
 
 
 _COUNTED = frozenset({Reason.CONNECT_REFUSED, Reason.CERTIFICATE_EXPIRED})
-
-
-@cache
-def _texts(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    return (*map(str, bounds), "+Inf")
 
 
 @dataclass(slots=True)
@@ -68,16 +62,16 @@ class ProbeState:
     target: str
     kind: str
     interval: float
-    info: dict[str, str]  # what the configuration says about the probe
-    last_run: float  # when it ended, or when the agent started
+    info: Labels  # what the configuration says about the probe
+    last_run: Number  # when it ended, or when the agent started
     runs: Counter[Outcome] = field(default_factory=lambda: Counter(dict.fromkeys(Outcome, 0)))
     reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
     seconds: float = 0.0  # that all runs took together
-    success: float | None = None  # of the last run with a known result
+    success: int | None = None  # 1 or 0, of the last run with a known result
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
     """Reason and phase of the last failed and the last unknown run since the last ok one."""
-    phases: Mapping[str, float] = field(default_factory=dict)
-    certificate_not_after: float | None = None
+    phases: Mapping[str, Number] = field(default_factory=dict)
+    certificate_not_after: Number | None = None
     findings: frozenset[tuple[Check, Severity]] = frozenset()  # of the last run with a known result
     location: str = ""
     labels: Labels = field(init=False, repr=False, compare=False)
@@ -89,7 +83,7 @@ class ProbeState:
         pairs = {"location": self.location, "probe": self.name, "kind": self.kind, "target": self.target}
         self.labels, self.paced = Labels(pairs), Labels({**pairs, "cadence": cadence(self.interval)})
 
-    def configure(self, interval: float, info: dict[str, str]) -> None:
+    def configure(self, interval: float, info: Labels) -> None:
         """Take over what a new configuration says."""
         self.interval, self.info = interval, info
         self.paced = Labels({**self.labels.pairs, "cadence": cadence(interval)})
@@ -100,19 +94,18 @@ class DeliveryState:
     """The results of one route's runs and arrivals; latencies in seconds."""
 
     slo: SloSettings | None = None
-    slo_runs: dict[bool, int] = field(
-        default_factory=lambda: {True: 0, False: 0}
-    )  # by whether they were good
+    slo_runs: dict[str, int] = field(default_factory=lambda: {"good": 0, "bad": 0})
     histogram: Histogram = field(default_factory=Histogram)
     has_arrivals: bool = False
-    last: float | None = None  # of the last arrival that was measured
-    uncertainty: float | None = None
+    last: Number | None = None  # of the last arrival that was measured
+    uncertainty: Number | None = None
     arrival_issues: Counter[ArrivalIssue] = field(
         default_factory=lambda: Counter(dict.fromkeys(ArrivalIssue, 0))
     )
-    hop_seconds: dict[str, float] = field(default_factory=dict)  # of the last arrival, by position
+    hop_seconds: dict[str, Number] = field(default_factory=dict)  # of the last arrival, by position
     hops_skewed: int = 0
-    authentication: dict[str, str] = field(default_factory=dict)  # its results (RFC 8601) by method
+    passed: dict[str, int] = field(default_factory=dict)
+    """1 or 0 by each method of authentication whose result (RFC 8601) the arrival has."""
 
 
 class AgentState:
@@ -123,7 +116,7 @@ class AgentState:
         self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, like all below
         self.deliveries: dict[tuple[str, str], DeliveryState] = {}
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
-        self.skipped: Counter[tuple[str, str]] = Counter()  # by name and cause
+        self.skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by name, and then by cause
         self.scheduled: dict[str, str] = {}
         """The target of each probe that has its own schedule."""
         self.schedule_lag = Histogram(LAG_BUCKETS)
@@ -142,16 +135,15 @@ class AgentState:
         for name, target in list(self.probes):
             if name not in by_name or target not in by_name[name].targets:
                 self._forget((name, target))
-        for name, cause in list(self.skipped):
-            if name not in by_name:
-                del self.skipped[name, cause]
+        for name in self.skipped.keys() - by_name.keys():
+            del self.skipped[name]
         self.scheduled = {name: probe.target for name, probe in by_name.items()}
         for probe in chain.from_iterable((each, *each.siblings) for each in by_name.values()):
             known = self.probes.get((probe.settings.name, probe.target))
             if known is None or known.kind != probe.settings.kind:
                 self.add(probe, now)
             else:
-                known.configure(probe.settings.interval, probe_info(probe))
+                known.configure(probe.settings.interval, Labels(probe_info(probe)))
         self._keep_mailboxes(mailboxes)
 
     def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
@@ -171,15 +163,16 @@ class AgentState:
             *route,
             kind=settings.kind,
             interval=settings.interval,
-            info=probe_info(probe),
+            info=Labels(probe_info(probe)),
             location=self.location,
             last_run=now,
             reasons=Counter(dict.fromkeys(_counted_by_rules(probe), 0)),
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
-        for cause in ("missed", "overrun", *(["overload"] if isinstance(probe, MessageProbe) else [])):
-            self.skipped.setdefault((settings.name, cause), 0)
+        causes = ("missed", "overrun", *(["overload"] if isinstance(probe, MessageProbe) else []))
+        for cause in causes:
+            self.skipped[settings.name].setdefault(cause, 0)
         self.scheduled.setdefault(settings.name, probe.target)
 
     def keep_sub_probes(self, probe: Probe, now: float) -> None:
@@ -201,23 +194,23 @@ class AgentState:
         if verdict.reason is not Reason.NONE:
             state.reasons[verdict.reason] += 1
         state.seconds += duration
-        state.phases = verdict.phases
-        state.last_run = ended_at
+        state.phases = {phase: told(seconds) for phase, seconds in verdict.phases.items()}
+        state.last_run = told(ended_at)
         if verdict.outcome is Outcome.OK:
             state.failures.clear()
         else:
             state.failures[verdict.outcome] = verdict.reason, verdict.broken_phase
         if verdict.outcome is not Outcome.UNKNOWN:
-            state.success = float(verdict.outcome is Outcome.OK)
+            state.success = int(verdict.outcome is Outcome.OK)
             if verdict.findings is not None:
                 state.findings = frozenset((one.check, one.severity) for one in verdict.findings)
         delivery = self.deliveries.get((name, target))
         if delivery is not None and delivery.slo is not None:
             is_good = delivery.slo.is_good(verdict)
             if is_good is not None:
-                delivery.slo_runs[is_good] += 1
+                delivery.slo_runs["good" if is_good else "bad"] += 1
         if verdict.certificate_not_after is not None:
-            state.certificate_not_after = verdict.certificate_not_after
+            state.certificate_not_after = told(verdict.certificate_not_after)
 
     def settled(self, settled: Settled) -> None:
         """Record a message with a final state; only latencies that are measured are shown and counted."""
@@ -226,14 +219,18 @@ class AgentState:
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
         delivery.arrival_issues.update(ArrivalIssue(word) for word in message.findings.split())
-        delivery.hop_seconds = waits(settled.hops)
+        delivery.hop_seconds = {position: told(seconds) for position, seconds in waits(settled.hops).items()}
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
         if settled.authentication is not None:
-            delivery.authentication = dict(settled.authentication.methods)
+            methods = settled.authentication.methods
+            delivery.passed = {method: int(result == "pass") for method, result in methods.items()}
         delivery.has_arrivals = True
         if not message.report().is_measured:
             return
-        delivery.last, delivery.uncertainty = message.delivery_seconds, message.uncertainty_seconds
+        delivery.last, delivery.uncertainty = (
+            told(message.delivery_seconds),
+            told(message.uncertainty_seconds),
+        )
         if message.state is MessageState.DELIVERED:
             delivery.histogram.observe(message.delivery_seconds)
 

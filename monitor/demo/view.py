@@ -50,7 +50,7 @@ class DemoView:
             entered = counters.entered(probe, target, state)
             if entered and state is not MessageState.SENT:
                 counts.append(f"{state} {entered}   ", style=_STYLES.get(state, ""))
-        counts.append(f"in flight {counters.in_flight(probe, target)}", style="cyan")
+        counts.append(f"in flight {counters.flight(probe, target).messages}", style="cyan")
         deliveries = Table("sent", "state", "delivery", "± error", "", box=None, pad_edge=False)
         for result in reversed(self._rows):
             deliveries.add_row(*_cells(result))

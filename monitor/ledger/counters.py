@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import IN_FLIGHT
@@ -19,6 +20,15 @@ class Total:
     entered: int
     held: int
     oldest: float | None  # unix seconds: the earliest created_at of the messages in this state
+
+
+class Flight(NamedTuple):
+    """A route's messages in flight; instants in unix seconds, 0 if there is no such message."""
+
+    messages: int = 0
+    oldest_at: float = 0.0
+    intents: int = 0  # how many of them no server has accepted yet
+    oldest_intent_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +53,17 @@ class Counters:
         total = self.routes.get((probe, target), {}).get(state)
         return total.entered if total is not None else 0
 
-    def in_flight(self, probe: str, target: str) -> int:
-        """Return how many messages are in flight."""
-        return sum(total.held for total in self._in_flight(probe, target))
-
-    def oldest_in_flight(self, probe: str, target: str) -> float:
-        """Return when the oldest message in flight was created, in unix seconds; 0 if there is none."""
-        instants = [total.oldest for total in self._in_flight(probe, target) if total.oldest is not None]
-        return min(instants, default=0.0)
-
-    def intents(self, probe: str, target: str) -> int:
-        """Return how many messages wait for a server to accept or refuse them."""
-        total = self._intents(probe, target)
-        return total.held if total is not None else 0
-
-    def oldest_intent(self, probe: str, target: str) -> float:
-        """Return when the oldest such message was created, in unix seconds; 0 if there is none."""
-        total = self._intents(probe, target)
-        return total.oldest or 0.0 if total is not None else 0.0
-
-    def _intents(self, probe: str, target: str) -> Total | None:
-        return self.routes.get((probe, target), {}).get(MessageState.INTENT)
-
-    def _in_flight(self, probe: str, target: str) -> list[Total]:
-        totals = self.routes.get((probe, target), {})
-        return [totals[state] for state in IN_FLIGHT if state in totals]
+    def flight(self, probe: str, target: str) -> Flight:
+        """Return what a route has in flight."""
+        totals, messages, oldest = self.routes.get((probe, target)), 0, 0.0
+        if totals is None:
+            return Flight()
+        for state in IN_FLIGHT:
+            total = totals.get(state)
+            if total is not None and total.oldest is not None:
+                messages += total.held
+                oldest = min(oldest, total.oldest) if oldest else total.oldest
+        intents = totals.get(MessageState.INTENT)
+        if intents is None or intents.oldest is None:
+            return Flight(messages, oldest)
+        return Flight(messages, oldest, intents.held, intents.oldest)

@@ -194,13 +194,7 @@ class Views:
         """Return what a route has in flight, and whether the oldest message is late."""
         if key not in self._runtime.state.deliveries:
             return InFlight()
-        counters = self._runtime.ledger.counters
-        flight = InFlight(
-            counters.in_flight(*key),
-            counters.oldest_in_flight(*key),
-            counters.intents(*key),
-            counters.oldest_intent(*key),
-        )
+        flight = InFlight(*self._runtime.ledger.counters.flight(*key))
         if not flight.count:
             return flight
         route = self.recent.routes.get(key, Route())
@@ -227,7 +221,7 @@ class Views:
                 target=state.target,
                 mailbox=mailbox,
                 flight=self._ages(flight, route) if delivery is not None else None,
-                hop_seconds=delivery.hop_seconds if delivery is not None else None,
+                hop_seconds=self.hop_seconds(key) if delivery is not None else None,
             ),
             last=route.last,
             last_at=route.last_at,
@@ -269,7 +263,8 @@ class Views:
     def hop_seconds(self, key: RouteKey) -> dict[str, float]:
         """Return the delays of the last arrival by position, in seconds."""
         delivery = self._runtime.state.deliveries.get(key)
-        return dict(delivery.hop_seconds) if delivery is not None else {}
+        waited = delivery.hop_seconds if delivery is not None else {}
+        return {position: float(seconds) for position, seconds in waited.items()}
 
     def probe(self, name: str) -> Probe:
         """Return the configured probe with this name."""

@@ -177,7 +177,7 @@ class Week:
         shift = settings.interval * JITTER * self._rng.uniform(-1.0, 1.0)
         self._at(now + settings.interval + shift, self._run, probe, agent)
         if self._active(What.SKIPPED, settings.name, now):
-            agent.state.skipped[settings.name, "overrun"] += 1
+            agent.state.skipped[settings.name]["overrun"] += 1
             return
         lag = self._active(What.LAG, "agent", now)
         late = 0.002 if lag is None else _number(lag) * self._rng.random()

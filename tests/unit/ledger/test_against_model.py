@@ -153,8 +153,8 @@ class LedgerAgainstModel(RuleBasedStateMachine):
                 for m in messages
                 if (m.probe, m.target) == (probe, target) and m.state in IN_FLIGHT
             ]
-            assert self.ledger.counters.in_flight(probe, target) == len(under_way)
-            assert self.ledger.counters.oldest_in_flight(probe, target) == min(under_way, default=0.0)
+            assert self.ledger.counters.flight(probe, target).messages == len(under_way)
+            assert self.ledger.counters.flight(probe, target).oldest_at == min(under_way, default=0.0)
         still_open = [m for m in messages if SUCCESSORS[m.state]]
         assert self.runner.run(self.ledger.open_messages()) == still_open
         for message in messages:

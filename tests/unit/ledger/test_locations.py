@@ -24,8 +24,8 @@ async def test_locations_do_not_see_each_other(
         await fra.intend(of_fra := new_message())
         assert await fra.advance(of_both.id, S.REJECTED)
         assert await ams.find(of_both.id) == later
-        assert fra.counters.oldest_in_flight("hq", "submission") == START
-        assert ams.counters.oldest_in_flight("hq", "submission") == START + 10
+        assert fra.counters.flight("hq", "submission").oldest_at == START
+        assert ams.counters.flight("hq", "submission").oldest_at == START + 10
         assert await ams.find(of_fra.id) is None
         assert await ams.advance(of_fra.id, S.SENT) is None
         assert [message.id for message in await fra.open_messages()] == [of_fra.id]

@@ -197,15 +197,15 @@ async def test_the_counters_continue_over_restarts(
         await ledger.intend(young := new_message())
         await ledger.intend(other := new_message(probe="branch"))
         await ledger.advance(young.id, S.SENT)
-        assert ledger.counters.in_flight("hq", "submission") == 2
-        assert ledger.counters.oldest_in_flight("hq", "submission") == START
-        assert ledger.counters.oldest_in_flight("nobody", "submission") == 0.0
-        assert ledger.counters.intents("hq", "submission") == 1
-        assert ledger.counters.oldest_intent("hq", "submission") == START
+        assert ledger.counters.flight("hq", "submission").messages == 2
+        assert ledger.counters.flight("hq", "submission").oldest_at == START
+        assert ledger.counters.flight("nobody", "submission").oldest_at == 0.0
+        assert ledger.counters.flight("hq", "submission").intents == 1
+        assert ledger.counters.flight("hq", "submission").oldest_intent_at == START
         await ledger.advance(old.id, S.REJECTED)
-        assert ledger.counters.oldest_in_flight("hq", "submission") == START + 10
-        assert ledger.counters.intents("hq", "submission") == 0
-        assert ledger.counters.oldest_intent("hq", "submission") == 0.0
+        assert ledger.counters.flight("hq", "submission").oldest_at == START + 10
+        assert ledger.counters.flight("hq", "submission").intents == 0
+        assert ledger.counters.flight("hq", "submission").oldest_intent_at == 0.0
         await ledger.advance(young.id, S.LOST)
         await ledger.advance(young.id, S.LATE)
         before = ledger.counters
@@ -217,11 +217,14 @@ async def test_the_counters_continue_over_restarts(
         ("hq", "submission", S.LATE): 1,
         ("branch", "submission", S.INTENT): 1,
     }
-    assert (before.in_flight("hq", "submission"), before.oldest_in_flight("hq", "submission")) == (0, 0.0)
+    assert (before.flight("hq", "submission").messages, before.flight("hq", "submission").oldest_at) == (
+        0,
+        0.0,
+    )
     async with opened() as ledger:
         assert ledger.counters == before
-        assert ledger.counters.in_flight("branch", "submission") == 1
-        assert ledger.counters.oldest_in_flight("branch", "submission") == other.created_at
+        assert ledger.counters.flight("branch", "submission").messages == 1
+        assert ledger.counters.flight("branch", "submission").oldest_at == other.created_at
 
 
 async def test_forgetting_keeps_the_totals(
@@ -248,7 +251,7 @@ async def test_forgetting_keeps_the_totals(
         ]
         assert await ledger.discrepancies() == []
         assert entered(ledger.counters) == entered(before)
-        assert ledger.counters.in_flight("hq", "submission") == 1
+        assert ledger.counters.flight("hq", "submission").messages == 1
         assert await ledger.forget(clock.now - 1800) == 0
 
 

@@ -179,7 +179,7 @@ async def test_messages_in_states_of_a_newer_version_are_kept(
         assert await ledger.find(kept.id) is None
         assert await ledger.advance(kept.id, S.SENT) is None
         assert [message.id for message in await ledger.open_messages()] == [other.id]
-        assert ledger.counters.in_flight("hq", "submission") == 1
+        assert ledger.counters.flight("hq", "submission").messages == 1
         await ledger.advance(other.id, S.DELIVERED)
         clock.now += 1_000_000
         assert await ledger.forget(clock.now) == 1

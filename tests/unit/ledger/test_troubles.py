@@ -86,11 +86,11 @@ async def test_a_full_disk_is_told_and_survived(
         _, advanced = await asyncio.gather(ledger.recent_runs("hq", "mail"), advancing)
         assert advanced
         assert ledger.runs_dropped == 1
-        assert ledger.counters.in_flight("hq", "submission") == 1 + len(recorded)
+        assert ledger.counters.flight("hq", "submission").messages == 1 + len(recorded)
         assert await ledger.discrepancies() == []
         prepare(ledger, "max_page_count = 100000")
         await asyncio.gather(*(ledger.intend(m) for m in bulky if m not in recorded))
-        assert ledger.counters.in_flight("hq", "submission") == 101
+        assert ledger.counters.flight("hq", "submission").messages == 101
         assert await ledger.discrepancies() == []
 
 

@@ -70,7 +70,7 @@ def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
 def test_each_series_says_which_probe_it_is_about(state: AgentState) -> None:
     """Rules and dashboards join series by the same four labels, whatever the series is about."""
     state.add(RouteProbe(interval="2m", slo={"objective": "99.5%", "within": "30s"}), now=1000.0)
-    state.skipped["trip", "missed"] = 1
+    state.skipped["trip"]["missed"] = 1
     labels = {"location", "probe", "kind", "target"}
     for family in AgentCollector(state, Counters).collect():
         for sample in family.samples:
@@ -386,6 +386,6 @@ def test_an_overloaded_agent_has_a_gauge() -> None:
     assert _reader(agent)("mailsonde_agent_overloaded", location="fra1") == 0
     assert _reader(agent)("mailsonde_schedule_skipped_total", probe="trip", reason="overload") == 0
     agent.shortage = str(Shortage.LEDGER)
-    agent.skipped["trip", OVERLOAD] += 1
+    agent.skipped["trip"][OVERLOAD] += 1
     assert _reader(agent)("mailsonde_agent_overloaded", location="fra1") == 1
     assert _reader(agent)("mailsonde_schedule_skipped_total", probe="trip", reason="overload") == 1

@@ -106,7 +106,7 @@ def test_every_route_is_held_back_by_the_same_share(bench: Bench) -> None:
     assert 20 < min(admitted.values()) < 80
     for probe in PROBES:
         name = probe.settings.name
-        assert admitted[name] + bench.state.skipped[name, "overload"] == 100
+        assert admitted[name] + bench.state.skipped[name]["overload"] == 100
 
 
 def test_routes_take_turns(bench: Bench) -> None:
@@ -171,7 +171,7 @@ def test_a_mailbox_whose_polls_wait_for_logins(bench: Bench) -> None:
     waiting.login_wait = LOGIN_WAIT + 1.0
     assert not bench.load.admits(waiting)
     assert bench.state.shortage == Shortage.LOGINS
-    assert bench.state.skipped["waiting", "overload"] == 1
+    assert bench.state.skipped["waiting"]["overload"] == 1
     assert set(_admitted(bench, 10).values()) == {10}
     waiting.login_wait = 0.0
     assert bench.load.admits(waiting)

@@ -77,8 +77,8 @@ def test_runs_that_were_joined_are_counted_as_missed(schedule: tuple[Schedule, A
     made._started(_event(EVENT_JOB_SUBMITTED, 0.0))
     made._started(_event(EVENT_JOB_SUBMITTED, 61.0))
     made._started(_event(EVENT_JOB_SUBMITTED, 361.0))
-    assert state.skipped["p", "missed"] == 4
-    assert state.skipped["p", "overrun"] == 0
+    assert state.skipped["p"]["missed"] == 4
+    assert state.skipped["p"]["overrun"] == 0
 
 
 def test_run_that_is_still_going_is_counted_as_overrun(schedule: tuple[Schedule, AgentState]) -> None:
@@ -87,8 +87,8 @@ def test_run_that_is_still_going_is_counted_as_overrun(schedule: tuple[Schedule,
     made._started(_event(EVENT_JOB_SUBMITTED, 0.0))
     made._overrun(_event(EVENT_JOB_MAX_INSTANCES, 60.0))
     made._started(_event(EVENT_JOB_SUBMITTED, 120.0))
-    assert state.skipped["p", "overrun"] == 1
-    assert state.skipped["p", "missed"] == 0
+    assert state.skipped["p"]["overrun"] == 1
+    assert state.skipped["p"]["missed"] == 0
 
 
 class Ran:
@@ -135,7 +135,7 @@ async def test_intervals_hold_when_the_clock_is_set(
     ran.clock.wall_offset += step
     assert await ran.runs_in(300) == 5
     assert max(later - earlier for earlier, later in pairwise(ran.at)) <= 61.0
-    assert ran.state.skipped["p", "missed"] == 0
+    assert ran.state.skipped["p"]["missed"] == 0
     assert ran.state.schedule_lag.sum < 10 * 1.1
     assert ran.state.clock_steps == 1
     assert f"{abs(step):.1f} s" in caplog.text

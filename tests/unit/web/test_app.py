@@ -79,9 +79,7 @@ class Slow:
         self.most_at_once = max(self.most_at_once, self.going_on)
         assert self.go_on.wait(30)
         self.going_on -= 1
-        begun = Gauge("begun", "How often they were made.", ["location"])
-        begun.add_metric((Labels({"location": "here"}),), self.begun)
-        yield begun
+        yield Gauge("begun", "How often they were made.", [(Labels({"location": "here"}), self.begun)])
 
 
 async def test_metrics_in_prometheus_text(client: httpx.AsyncClient) -> None:
