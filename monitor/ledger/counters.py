@@ -33,9 +33,9 @@ class Flight(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """A consistent snapshot of the ledger's counts, by probe and target. Each commit makes a new one.
+    """A consistent snapshot of the ledger's counts, by probe and target.
 
-    Snapshots share what did not change, because commits are frequent and there may be many routes.
+    Snapshots share what did not change, because there may be many routes.
     """
 
     routes: Mapping[tuple[str, str], Mapping[MessageState, Total]] = field(default_factory=dict)

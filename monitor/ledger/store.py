@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import groupby
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
@@ -66,6 +67,8 @@ class SqlLedger:
         self._locks = locks
         self._clock = clock
         self._counters = counters
+        self._changed: dict[tuple[str, str, MessageState], Total] = {}  # since `_counters` was made
+        self._counting = Lock()
         self._reader = ThreadPoolExecutor(1, "ledger-reader")
         self._writer: Writer[_Operation] = Writer(self._commit, database.name)
         self._recorder = RunRecorder(self._writer.submit, location, runs_kept)
@@ -75,8 +78,13 @@ class SqlLedger:
         """The counts after this process's last commit, from memory; any thread may read them.
 
         Another process's changes to a probe and target appear with this one's next change to the same.
+        Making it takes longer the more routes there are, so this waits until somebody reads.
         """
-        return self._counters
+        with self._counting:
+            if self._changed:
+                self._counters = self._counters.updated(self._changed.values())
+                self._changed.clear()
+            return self._counters
 
     @property
     def wait(self) -> float:
@@ -169,7 +177,7 @@ class SqlLedger:
     async def recall_last_week(self, before: float) -> None:
         """Add the messages that ended before ``before`` (unix seconds) to ``last_week``."""
         now = self._clock.time()
-        for route in list(self._counters.routes):  # one by one, so that other readers need not wait long
+        for route in list(self.counters.routes):  # one by one, so that other readers need not wait long
             await self._read(partial(self._recall_route, route, now, before))
 
     def _recall_route(
@@ -265,7 +273,8 @@ class SqlLedger:
             return answers, transaction.update_totals(), transaction.ends
 
         answers, changed, ended = self._database.write(work)
-        self._counters = self._counters.updated(changed)
+        with self._counting:
+            self._changed.update(((total.probe, total.target, total.state), total) for total in changed)
         self.last_week.add(ended)
         return answers
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from monitor.ledger.counters import Counters, Total
 from monitor.ledger.schema import messages
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import SUCCESSORS, LedgerError, Message
@@ -185,6 +187,29 @@ async def test_a_commit_leaves_the_earlier_picture_as_it_is(
         assert before.entered("hq", "submission", S.SENT) == 0
         assert ledger.counters.entered("hq", "submission", S.SENT) == 1
         assert ledger.counters.routes["branch", "submission"] is before.routes["branch", "submission"]
+
+
+async def test_a_commit_counts_only_what_it_changes(
+    opened: OpenLedger, new_message: NewMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snapshots of all routes are made for readers, one after any number of commits."""
+    made = 0
+    updated = Counters.updated
+
+    def counted(self: Counters, totals: Iterable[Total]) -> Counters:
+        nonlocal made
+        made += 1
+        return updated(self, totals)
+
+    async with opened() as ledger:
+        monkeypatch.setattr(Counters, "updated", counted)
+        for _ in range(3):
+            await ledger.intend(message := new_message())
+            await ledger.advance(message.id, S.SENT)
+        assert made == 0
+        assert ledger.counters.entered("hq", "submission", S.SENT) == 3
+        assert ledger.counters is ledger.counters
+        assert made == 1
 
 
 async def test_the_counters_continue_over_restarts(
