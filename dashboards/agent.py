@@ -7,6 +7,7 @@ from panels import (
     AGENT,
     OF_ROW,
     PROBE,
+    RUNS,
     AnyPanel,
     Column,
     Query,
@@ -146,7 +147,7 @@ def _runs() -> list[AnyPanel]:
             "Mean duration of runs, by kind",
             [
                 Query(
-                    mean("mailsonde_probe_duration_seconds", PROBE, "by (location, kind)"),
+                    mean(RUNS, PROBE, "by (location, kind)"),
                     "{{kind}} @ {{location}}",
                 )
             ],

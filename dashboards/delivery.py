@@ -247,13 +247,23 @@ def _arrival_issues() -> list[AnyPanel]:
 
 
 def _authentication() -> list[AnyPanel]:
-    passed = f"mailsonde_authentication_passed{{{PROBE}}}"
+    def found(method: str, result: str) -> str:
+        return f"mailsonde_authentication_info{{{method}{result},{PROBE}}}"
+
+    methods, passed, known = ("spf", "dkim", "dmarc"), '="pass"', '!=""'
+    not_passed = " or ".join(found(method, '!~"|pass"') for method in methods)
     return [
         graph(
             15,
             (0, 53, 12, 8),
             "Share of routes whose last arrival passed authentication",
-            [Query(f"avg by (location, method) ({passed})", "{{method}} @ {{location}}")],
+            [
+                Query(
+                    f"avg by (location) ({found(method, passed)} or 0 * {found(method, known)})",
+                    f"{method} @ {{{{location}}}}",
+                )
+                for method in methods
+            ],
             "SPF, DKIM and DMARC results of the receiving hosts. If a line falls, check the DNS records and "
             "the keys of the sending domain. Empty: no receiving host adds Authentication-Results.",
             unit="percentunit",
@@ -262,7 +272,7 @@ def _authentication() -> list[AnyPanel]:
             17,
             (12, 53, 12, 8),
             "Routes whose last arrival did not pass",
-            [Column(top(f"max by (location, probe, target, method) (1 - {passed}) > 0"), "", "short")],
+            [Column(top(f"max by (location, probe, target, spf, dkim, dmarc) ({not_passed})"), "", "short")],
             "Some of the routes behind the fallen lines. Click a row to open its deliveries, and compare the "
             "sending domains.",
             sort=("probe", False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from delivery import LOST, age
 from grafana_foundation_sdk.builders import dashboard
 from panels import (
+    DELIVERIES,
     MOST,
     OF_ROW,
     PROBE,
@@ -195,7 +196,7 @@ def _deliveries() -> list[AnyPanel]:
             10,
             (0, 22, 12, 8),
             "Mean delivery time of the worst routes",
-            [Query(mean("mailsonde_delivery_seconds", WORST))],
+            [Query(mean(DELIVERIES, WORST))],
             "Mean time to the mailbox, of delivered messages only. If it rises, click to see where messages "
             "wait. The next panel shows undelivered messages.",
             links=[to("Delivery")],

@@ -85,10 +85,14 @@ def top(vector: str) -> str:
     return f"topk({MOST}, {vector})"
 
 
-def mean(histogram: str, matchers: str, by: str = BY_ROUTE) -> str:
-    """Return PromQL for the mean of a histogram over a few runs. Empty without observations."""
+DELIVERIES = "mailsonde_delivery_seconds_sum", "mailsonde_delivery_seconds_count"
+RUNS = "mailsonde_probe_duration_seconds_total", "mailsonde_probe_runs_total"
+
+
+def mean(seconds_and_number: tuple[str, str], matchers: str, by: str = BY_ROUTE) -> str:
+    """Return PromQL for the mean duration of a few deliveries or runs. Empty if there are none."""
     total, count = (
-        f"sum {by} (rate({histogram}_{part}{{{matchers}}}[$__rate_interval]))" for part in ("sum", "count")
+        f"sum {by} (rate({counter}{{{matchers}}}[$__rate_interval]))" for counter in seconds_and_number
     )
     return f"{total} / ({count} > 0)"
 

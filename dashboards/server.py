@@ -9,6 +9,7 @@ from panels import (
     OF_ROW,
     PROBE,
     ROUTE,
+    RUNS,
     WORST,
     AnyPanel,
     Column,
@@ -90,14 +91,14 @@ def _phases() -> list[AnyPanel]:
             [Query(f"avg by (kind, phase) ({phases})", "{{kind}}: {{phase}}")],
             "Mean duration of each phase of the last runs. Select one probe. Slow DNS: check the resolver. "
             "Slow connect: the network. Slow banner or MAIL FROM: an overloaded server. Slow authentication: "
-            "its directory.",
+            "its directory. A round trip shows the banner as part of connect, and MAIL FROM as part of data.",
             stacked=True,
         ),
         graph(
             5,
             (16, 8, 8, 9),
             "Mean run duration of the worst routes",
-            [Query(mean("mailsonde_probe_duration_seconds", WORST))],
+            [Query(mean(RUNS, WORST))],
             "Mean duration of their runs. Runs begin to fail near the probe's deadline: find the "
             "phase that grows.",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard
 from panels import (
     BY_ROUTE,
+    DELIVERIES,
     MOST,
     OF_ROW,
     PROBE,
@@ -159,12 +160,7 @@ def _causes() -> list[AnyPanel]:
             8,
             (12, 24, 12, 8),
             "Mean delivery time, relative to the objective",
-            [
-                Query(
-                    f"{mean('mailsonde_delivery_seconds', WORST)} "
-                    f"/ max {BY_ROUTE} (mailsonde_slo_within_seconds{{{WORST}}})"
-                )
-            ],
+            [Query(f"{mean(DELIVERIES, WORST)} / max {BY_ROUTE} (mailsonde_slo_within_seconds{{{WORST}}})")],
             "Above the dashed line, the mean message arrives too late. Near the line, find out "
             "where messages wait before the budget burns.",
             unit="percentunit",

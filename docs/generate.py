@@ -31,6 +31,7 @@ from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import LONGEST_GAP
+from probes.messages.authentication_results import METHODS
 from probes.registry import KINDS
 
 DOCS = Path(__file__).parent
@@ -123,7 +124,8 @@ def metrics_page() -> list[str]:
     state.probes["probe", "target"] = probe
     objective = SloSettings(objective="99%", within="30s")
     delivery = DeliveryState(objective, has_arrivals=True, last=0.0, uncertainty=0.0)
-    delivery.hops_skewed, delivery.hop_seconds, delivery.passed = 1, {"final": 1.0}, {"spf": 0}
+    delivery.hops_skewed, delivery.hop_seconds = 1, {"final": 1.0}
+    delivery.authentication = Labels(dict.fromkeys(METHODS, "pass"))
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe"] = Counter(missed=0)
     state.scheduled["probe"] = "target"

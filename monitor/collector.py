@@ -11,15 +11,13 @@ from typing import NamedTuple
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from monitor.exposition import Counter, Family, Gauge, Histogram, Info, Summary, named
+from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
 from monitor.labels import Labels, constant
 from monitor.ledger.counters import Counters, Total
 from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState
 from probes.core.verdict import MessageState
 
-_ALWAYS = dict.fromkeys(
-    (MessageState.DELIVERED, MessageState.LATE, MessageState.LOST, MessageState.BOUNCED), 0
-)
+_ALWAYS = dict.fromkeys((MessageState.DELIVERED, MessageState.LOST, MessageState.BOUNCED), 0)
 """States that are counted from 0, so that rules see the first increase."""
 
 _NO_TOTALS: Mapping[MessageState, Total] = {}
@@ -121,7 +119,8 @@ class AgentCollector(Collector):
         )
         yield Gauge(
             "mailsonde_probe_phase_seconds",
-            "Duration of a phase of the last run.",
+            "Duration of a phase of the last run. If the run sends a message, `connect` includes `greeting` "
+            "and `ehlo`, `tls` includes `starttls`, and `data` includes `mail`, `rcpt` and `quit`.",
             ((probe.labels, probe.phases) for probe in probes),
             by=named("phase"),
         )
@@ -156,10 +155,10 @@ class AgentCollector(Collector):
             ((probe.paced, probe.reasons) for probe in probes),
             by=lambda reason: {"outcome": str(reason.outcome), "reason": str(reason)},
         )
-        yield Summary(
+        yield Counter(
             "mailsonde_probe_duration_seconds",
-            "Duration of runs.",
-            ((probe.paced, (sum(probe.runs.values()), probe.seconds)) for probe in probes),
+            "Duration of all finished runs together.",
+            ((probe.paced, probe.seconds) for probe in probes),
         )
 
     def _messages(self, routes: list[_Route]) -> Iterator[Family]:
@@ -172,7 +171,7 @@ class AgentCollector(Collector):
         yield Counter(
             "mailsonde_messages",
             "Messages that entered a state; the count continues across restarts of the agent. `delivered`, "
-            "`late`, `lost` and `bounced` are always there, other states from their first message on.",
+            "`lost` and `bounced` are always there, other states from their first message on.",
             (
                 (route.paced, _ALWAYS | {state: total.entered for state, total in totals(route.key).items()})
                 for route in routes
@@ -247,11 +246,14 @@ class AgentCollector(Collector):
             "Hops of the last arrival with an impossible timestamp, if there were any.",
             ((route.labels, route.delivery.hops_skewed) for route in routes if route.delivery.hops_skewed),
         )
-        yield Gauge(
-            "mailsonde_authentication_passed",
-            "1 if the last arrival passed spf, dkim or dmarc at the receiving host, else 0.",
-            ((route.labels, route.delivery.passed) for route in routes),
-            by=named("method"),
+        yield Info(
+            "mailsonde_authentication",
+            "What the receiving host found about the last arrival: its results (RFC 8601) by method.",
+            (
+                (route.labels, route.delivery.authentication)
+                for route in routes
+                if route.delivery.authentication is not None
+            ),
         )
 
     def _service_levels(self, routes: list[_Route]) -> Iterator[Family]:

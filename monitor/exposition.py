@@ -133,21 +133,6 @@ class Info(Family):
         return [(f"{self.name}_info", value.pairs, 1.0)]
 
 
-class Summary(Family):
-    """The number of observations and their sum, which are the values of each row."""
-
-    type = "summary"
-
-    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
-        return [
-            f"{self.name}_count{{{labels.text}}} {count}\n{self.name}_sum{{{labels.text}}} {total}\n"
-            for labels, (count, total) in rows
-        ]
-
-    def _samples(self, value: tuple[Number, Number]) -> Iterable[tuple[str, Mapping[str, str], Number]]:
-        return [(f"{self.name}_count", {}, value[0]), (f"{self.name}_sum", {}, value[1])]
-
-
 class Observed(Protocol):
     """Observations of one series."""
 

@@ -155,9 +155,8 @@ def request_of(
 ) -> ExportMetricsServiceRequest:
     """Return an export request with ``families``; timestamps in unix seconds.
 
-    Counters, and the count and sum of a summary, become monotonic cumulative sums under their Prometheus
-    names, histograms have separate counts per bucket, and everything else is a gauge (OTLP data model,
-    "Metric points").
+    Counters become monotonic cumulative sums under their Prometheus names, histograms have separate counts
+    per bucket, and everything else is a gauge (OTLP data model, "Metric points").
     """
     times = Times(int(started * 1e9), int(now * 1e9))
     metrics = []
@@ -187,7 +186,7 @@ def _numbers(family: core.Metric, times: Times) -> list[Metric]:
         by_name[sample.name].append(point)
     metrics = []
     for name, points in by_name.items():
-        if family.type in {"counter", "summary"}:  # a summary here has only a count and a sum
+        if family.type == "counter":
             total = Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=True)
             metrics.append(Metric(name=name, description=family.documentation, sum=total))
         else:

@@ -51,6 +51,16 @@ class Histogram:
         return tuple(accumulate(self._counts))
 
 
+_PART_OF = {
+    "greeting": "connect",
+    "ehlo": "connect",
+    "starttls": "tls",
+    "mail": "data",
+    "rcpt": "data",
+    "quit": "data",
+}
+"""Phases of a submission that count as part of another, because there may be thousands of routes."""
+
 _COUNTED = frozenset({Reason.CONNECT_REFUSED, Reason.CERTIFICATE_EXPIRED})
 
 
@@ -104,8 +114,7 @@ class DeliveryState:
     )
     hop_seconds: dict[str, Number] = field(default_factory=dict)  # of the last arrival, by position
     hops_skewed: int = 0
-    passed: dict[str, int] = field(default_factory=dict)
-    """1 or 0 by each method of authentication whose result (RFC 8601) the arrival has."""
+    authentication: Labels | None = None  # its results (RFC 8601) by method
 
 
 class AgentState:
@@ -194,7 +203,9 @@ class AgentState:
         if verdict.reason is not Reason.NONE:
             state.reasons[verdict.reason] += 1
         state.seconds += duration
-        state.phases = {phase: told(seconds) for phase, seconds in verdict.phases.items()}
+        delivery = self.deliveries.get((name, target))
+        phases = verdict.phases if delivery is None else _joined(verdict.phases)
+        state.phases = {phase: told(seconds) for phase, seconds in phases.items()}
         state.last_run = told(ended_at)
         if verdict.outcome is Outcome.OK:
             state.failures.clear()
@@ -204,7 +215,6 @@ class AgentState:
             state.success = int(verdict.outcome is Outcome.OK)
             if verdict.findings is not None:
                 state.findings = frozenset((one.check, one.severity) for one in verdict.findings)
-        delivery = self.deliveries.get((name, target))
         if delivery is not None and delivery.slo is not None:
             is_good = delivery.slo.is_good(verdict)
             if is_good is not None:
@@ -222,8 +232,7 @@ class AgentState:
         delivery.hop_seconds = {position: told(seconds) for position, seconds in waits(settled.hops).items()}
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
         if settled.authentication is not None:
-            methods = settled.authentication.methods
-            delivery.passed = {method: int(result == "pass") for method, result in methods.items()}
+            delivery.authentication = Labels(settled.authentication.methods)
         delivery.has_arrivals = True
         if not message.report().is_measured:
             return
@@ -247,3 +256,12 @@ def _counted_by_rules(probe: Probe) -> list[Reason]:
         if reason.area in probe.areas
         and (reason in _COUNTED or (probe.checks and reason.word in {"warning", "failed"}))
     ]
+
+
+def _joined(phases: Mapping[str, float]) -> dict[str, float]:
+    """Return the phases of a submission as the metrics show them."""
+    joined: dict[str, float] = {}
+    for phase, seconds in phases.items():
+        whole = _PART_OF.get(phase, phase)
+        joined[whole] = joined.get(whole, 0.0) + seconds
+    return joined

@@ -32,7 +32,7 @@ ONE_SHOT = frozenset(
         "mailsonde_delivery_uncertainty_seconds",
         "mailsonde_hop_delay_seconds",
         "mailsonde_hops_skewed",
-        "mailsonde_authentication_passed",
+        "mailsonde_authentication",
     }
 )
 """The families that keep their meaning in a process that runs each probe once and exits.

@@ -214,7 +214,7 @@ def _show(title: str, watched: _Watched) -> None:
     runs = watched.sum("mailsonde_probe_runs_total", healthy)
     failed = runs - watched.sum("mailsonde_probe_runs_total", healthy, 'outcome="ok"')
     skipped = watched.sum("mailsonde_schedule_skipped_total", healthy)
-    seconds = watched.sum("mailsonde_probe_duration_seconds_sum", healthy)
+    seconds = watched.sum("mailsonde_probe_duration_seconds_total", healthy)
     half, most = (1000 * watched.quantile(lag, share) for share in (0.5, 0.99))
     print(
         f"  {title}: {starts:.0f} starts, lag p50 <= {half:g} ms, p99 <= {most:g} ms "

@@ -76,8 +76,8 @@ class RouteProbe(MessageProbe):
         raise NotImplementedError
 
 
-def busy_route(agent: AgentState, name: str) -> Total:
-    """Add a round trip with an objective that delivers mail; return its deliveries as the ledger has them."""
+def busy_route(agent: AgentState, name: str) -> list[Total]:
+    """Add a round trip with an objective that delivers mail; return its messages as the ledger has them."""
     agent.add(RouteProbe(name=name, slo={"objective": "99.5%", "within": "30s"}), now=1_750_334_000.0)
     phases = dict.fromkeys(PHASES, 0.012345)
     for reason in (Reason.MESSAGE_LOST, Reason.NONE):
@@ -99,7 +99,11 @@ def busy_route(agent: AgentState, name: str) -> Total:
     )
     found = hops(HEADER_SECTION, sent_at=1_750_334_405.0, arrived_by=1_750_334_431.0)
     agent.settled(Settled(message, tuple(found), results(HEADER_SECTION)))
-    return Total(name, "out", MessageState.DELIVERED, entered=1234, held=0, oldest=None)
+    return [
+        Total(name, "out", MessageState.INTENT, entered=1235, held=0, oldest=None),
+        Total(name, "out", MessageState.SENT, entered=1235, held=1, oldest=1_750_334_431.5),
+        Total(name, "out", MessageState.DELIVERED, entered=1234, held=0, oldest=None),
+    ]
 
 
 PHASES = ("resolve", "connect", "greeting", "ehlo", "starttls", "tls", "auth", "mail", "rcpt", "data")

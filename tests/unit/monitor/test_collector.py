@@ -139,8 +139,19 @@ def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:
     assert read("mailsonde_probe_runs_total", outcome="failed") == 1
     assert read("mailsonde_probe_reasons_total", outcome="failed", reason="auth_failed") == 1
     assert read("mailsonde_probe_phase_seconds", phase="connect") == 0.2
-    assert read("mailsonde_probe_duration_seconds_count") == 1
-    assert read("mailsonde_probe_duration_seconds_sum") == 0.3
+    assert read("mailsonde_probe_duration_seconds_total") == 0.3
+
+
+def test_a_run_that_sends_shows_its_phases_in_parts() -> None:
+    """The parts have fixed names, and together they take as long as the phases."""
+    agent = _route()
+    phases = {"resolve": 1.0, "connect": 2.0, "greeting": 4.0, "ehlo": 8.0, "starttls": 16.0, "tls": 32.0}
+    phases |= {"auth": 64.0, "mail": 128.0, "rcpt": 256.0, "data": 512.0, "quit": 1024.0}
+    agent.ran("trip", "out", Verdict(Reason.NONE, phases=phases), ended_at=1.0, duration=2047.0)
+    shown = {"resolve": 1.0, "connect": 14.0, "tls": 48.0, "auth": 64.0, "data": 1920.0}
+    read = _reader(agent)
+    assert {phase: read("mailsonde_probe_phase_seconds", phase=phase) for phase in shown} == shown
+    assert read("mailsonde_probe_phase_seconds") == 2047.0
 
 
 def test_expiry_of_the_last_certificate_seen_stays(state: AgentState) -> None:
@@ -222,9 +233,8 @@ def test_what_an_arrival_says_of_its_way() -> None:
     assert read("mailsonde_hop_delay_seconds", position="final") == 20.0
     assert read("mailsonde_hop_delay_seconds", position="submission") is None
     assert read("mailsonde_hops_skewed", probe="trip", target="out") == 1
-    assert read("mailsonde_authentication_passed", method="spf") == 1
-    assert read("mailsonde_authentication_passed", method="dkim") == 0
-    assert read("mailsonde_authentication_passed", method="dmarc") is None
+    assert read("mailsonde_authentication_info", probe="trip", spf="pass", dkim="fail") == 1
+    assert read("mailsonde_authentication_info", dmarc="") is None
 
 
 def _found(*pairs: tuple[Check, Severity]) -> tuple[Finding, ...]:
