@@ -38,11 +38,23 @@ A single stall, however long, is no overload.
 RELAXED = 0.5
 """Share of these limits below which fewer sends are held back again."""
 
-STEP_UP, STEP_DOWN = 0.05, 0.02
-"""By how much the share of sends that are held back changes in a second; up to four steps up."""
+CUT = 0.08
+"""Share by which sends are cut in a second of a shortage; up to four times that."""
+
+LARGEST_CUT = 0.5
+"""Maximum cut at one look: a loop that is blocked for long looks rarely."""
+
+FALLING = 0.97
+"""Share of the previous look's pressure below which it falls: the agent is already working off its backlog.
+
+Runs from before the latest cut keep the pressure up for a while, so a further cut would be too much.
+"""
+
+STEP_DOWN = 0.02
+"""By how much the share of sends that are held back falls in a second."""
 
 LONGEST_STEP = 5.0
-"""Maximum seconds of such a change at one look: a loop that is blocked for long looks rarely."""
+"""Maximum seconds of such a step at one look."""
 
 MOST_HELD_BACK = 0.95
 """Maximum share of sends that are held back: some must go on, to show what is possible."""
@@ -92,8 +104,10 @@ class Load:
         self._looks_short = 0  # consecutive ones
         self._short_since = self._looked[0]  # when the look before the first of these was
         self._share = 0.0
+        self._pressure = 0.0  # at the previous look
         self._credits: dict[str, float] = {}
         self._logins_short_at = float("-inf")
+        self._told: set[Shortage] = set()
         self._begun = 0.0
         self._held_back = 0  # runs since the overload began
 
@@ -119,12 +133,14 @@ class Load:
         else:
             self._looks_short += 1
         is_lasting = self._looks_short >= LOOKS_SHORT and now - self._short_since >= SHORT_FOR
-        step = min(seconds, LONGEST_STEP)
         if is_lasting or (self._share and pressure > 1.0):
-            self._share = min(MOST_HELD_BACK, self._share + step * STEP_UP * min(pressure, 4.0))
+            if pressure >= FALLING * self._pressure:
+                cut = min(LARGEST_CUT, seconds * CUT * min(pressure, 4.0))
+                self._share = min(MOST_HELD_BACK, self._share + cut * (1.0 - self._share))
             self._tell(short)
         elif pressure < RELAXED:
-            self._share = max(0.0, self._share - step * STEP_DOWN)
+            self._share = max(0.0, self._share - min(seconds, LONGEST_STEP) * STEP_DOWN)
+        self._pressure = pressure
         if self._state.shortage and not self._share and now > self._logins_short_at + LOGINS_SHORT_FOR:
             self._over()
 
@@ -152,15 +168,17 @@ class Load:
         return False
 
     def _tell(self, shortage: Shortage) -> None:
-        """Tell a shortage, unless one is told already."""
-        if self._state.shortage:
-            return
+        """Tell what is short now; the log says it once for each shortage in an overload."""
+        if not self._state.shortage:
+            self._begun, self._held_back = self._clock.monotonic(), 0
         self._state.shortage = str(shortage)
-        self._begun, self._held_back = self._clock.monotonic(), 0
-        _log.warning("the agent is overloaded and holds back new messages: %s", shortage)
+        if shortage not in self._told:
+            self._told.add(shortage)
+            _log.warning("the agent is overloaded and holds back new messages: %s", shortage)
 
     def _over(self) -> None:
         self._state.shortage = ""
+        self._told.clear()
         self._credits.clear()
         seconds = self._clock.monotonic() - self._begun
         _log.warning(

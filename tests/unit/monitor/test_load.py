@@ -150,6 +150,27 @@ def test_it_is_told_once_and_ends(bench: Bench, caplog: pytest.LogCaptureFixture
     assert ended.startswith(f"the agent is no longer overloaded; it held back {held_back} runs in ")
 
 
+def test_a_backlog_that_shrinks_holds_no_more_back(bench: Bench) -> None:
+    """While the runs from before a cut are worked off, no more are held back, so that the agent stays busy."""
+    bench.looks(LOOKS_SHORT + 3, 1.0)
+    before = _admitted(bench, 100).total()
+    for share in (0.9, 0.8, 0.7, 0.6, 0.5):
+        bench.looks(1, share)
+    assert _admitted(bench, 100).total() == pytest.approx(before, rel=0.02)
+
+
+def test_another_shortage_that_follows(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The page shows what is short now; the log says each shortage once, however often they take turns."""
+    for _ in range(3):
+        bench.ledger_wait = 0.0
+        bench.looks(LOOKS_SHORT + 1, 1.0)
+        assert bench.state.shortage == Shortage.PROCESSOR
+        bench.ledger_wait = 3.0
+        bench.looks(LOOKS_SHORT + 1)
+        assert bench.state.shortage == Shortage.LEDGER
+    assert len(caplog.messages) == 2
+
+
 def test_a_slow_ledger(bench: Bench) -> None:
     """A ledger whose changes wait is a shortage of its own."""
     bench.ledger_wait = 3.0
