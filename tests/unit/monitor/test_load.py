@@ -151,7 +151,7 @@ def test_it_is_told_once_and_ends(bench: Bench, caplog: pytest.LogCaptureFixture
 
 
 def test_a_backlog_that_shrinks_holds_no_more_back(bench: Bench) -> None:
-    """While the runs from before a cut are worked off, no more are held back, so that the agent stays busy."""
+    """While the runs from before a cut are worked off, no more are held back: the agent stays busy."""
     bench.looks(LOOKS_SHORT + 3, 1.0)
     before = _admitted(bench, 100).total()
     for share in (0.9, 0.8, 0.7, 0.6, 0.5):
