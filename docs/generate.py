@@ -24,6 +24,7 @@ from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Outcome, Reason
+from probes.core.remedies import GENERAL
 from probes.core.setting_types import parse_duration
 from probes.core.settings import Settings
 from probes.delivery.arrivals import Unexpected
@@ -149,10 +150,18 @@ def metrics_page() -> list[str]:
 
 def reasons_page() -> list[str]:
     """Return every reason with its outcome and meaning, by area."""
-    lines = ["# Reasons", "", _MADE, "An outcome `ok` with a reason other than `none` is a warning."]
+    lines = [
+        "# Reasons",
+        "",
+        _MADE,
+        "An outcome `ok` with a reason other than `none` is a warning. A run shows its remedy, unless the",
+        "server's reply says more than the reason, and calls for another.",
+    ]
     for area in Area:
-        lines += ["", f"## {area}", "", "| reason | outcome | meaning |", "|---|---|---|"]
-        lines += [f"| `{r}` | {r.outcome} | {r.meaning} |" for r in Reason if r.area is area]
+        lines += ["", f"## {area}", "", "| reason | outcome | meaning | remedy |", "|---|---|---|---|"]
+        lines += [
+            f"| `{r}` | {r.outcome} | {r.meaning} | {GENERAL.get(r, '')} |" for r in Reason if r.area is area
+        ]
     return lines
 
 

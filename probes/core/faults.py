@@ -9,6 +9,7 @@ import socket
 import ssl
 
 from probes.core.reasons import Reason
+from probes.core.remedies import GENERAL
 
 DETAIL_LIMIT = 300
 """Maximum characters of a server's text in a verdict."""
@@ -49,7 +50,7 @@ _ASKS_TO_WAIT = frozenset(
         Reason.POP3_LOGIN_DELAY,
         Reason.POP3_SYS_TEMP,
         Reason.IMAP_IN_USE,
-        Reason.IMAP_THROTTLED,
+        Reason.THROTTLED,
     }
 )
 _BY_RESOLUTION = {
@@ -74,7 +75,8 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
     """An expected failure of a check: its reason, and the server's text if there is any.
 
     ``reply_code`` is from SMTP (RFC 5321 section 4.2), ``enhanced_status_code`` from RFC 3463.
-    ``retry_after`` is the pause in seconds that the server asked for.
+    ``retry_after`` is the pause in seconds that the server asked for. ``remedy`` says what to do: by default
+    what the reason in general asks for, and never text of a server.
     """
 
     def __init__(
@@ -85,12 +87,14 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         reply_code: int | None = None,
         enhanced_status_code: str | None = None,
         retry_after: float | None = None,
+        remedy: str = "",
     ) -> None:
         self.reason = reason
         self.detail = legible(detail)
         self.reply_code = reply_code
         self.enhanced_status_code = enhanced_status_code
         self.retry_after = retry_after
+        self.remedy = remedy or GENERAL.get(reason, "")
         super().__init__(reason)
 
     @property

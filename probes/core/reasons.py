@@ -152,11 +152,45 @@ class Reason(StrEnum):
         Area.DIALOGUE,
         "The server offers no authentication mechanism that mailsonde may use.",
     )
+    AUTH_DISABLED = _failed(
+        "auth_disabled",
+        Area.DIALOGUE,
+        "The server does not allow this kind of login, or this protocol, for the account or organization.",
+    )
+    NOT_GRANTED = _failed(
+        "not_granted",
+        Area.DIALOGUE,
+        "The server accepted the login, but the account has no right to this mailbox or sender.",
+    )
+    MAINTENANCE = _failed(
+        "maintenance", Area.DIALOGUE, "The server is in maintenance, or an administrator made it inactive."
+    )
+    THROTTLED = _unknown(
+        "throttled", Area.DIALOGUE, "The server limits how often or how much this client may ask or send."
+    )
 
     SMTP_REJECTED = _failed("smtp_rejected", Area.SMTP, "The server refused permanently with a 5xx reply.")
     SMTP_DEFERRED = _failed("smtp_deferred", Area.SMTP, "The server refused temporarily with a 4xx reply.")
     SMTP_UNAVAILABLE = _failed(
         "smtp_unavailable", Area.SMTP, "The server answered 421: the service is closing or not available."
+    )
+    BACK_PRESSURE = _failed(
+        "back_pressure",
+        Area.SMTP,
+        "The server is short of disk space, memory or connections, and takes no mail for now.",
+    )
+    PROXY_FAILURE = _failed(
+        "proxy_failure", Area.SMTP, "The front end could not pass the session on to a server behind it."
+    )
+    VERSION_BLOCKED = _failed(
+        "version_blocked",
+        Area.SMTP,
+        "Exchange Online delays or blocks mail from an Exchange server that is out of date (X.7.230).",
+    )
+    DIRECT_SEND_REFUSED = _failed(
+        "direct_send_refused",
+        Area.SMTP,
+        "The organization refuses mail in its own name that does not come through a connector (5.7.68).",
     )
     FEATURE_MISSING = _failed(
         "feature_missing", Area.SMTP, "The server does not offer an EHLO keyword in `expect_features`."
@@ -178,9 +212,6 @@ class Reason(StrEnum):
     IMAP_BAD = _failed("imap_bad", Area.IMAP, "The server answered BAD: it did not understand the command.")
     IMAP_BYE = _failed("imap_bye", Area.IMAP, "BYE: the server ended the session.")
     IMAP_IN_USE = _unknown("imap_in_use", Area.IMAP, "[INUSE]: another session holds the mailbox.")
-    IMAP_THROTTLED = _unknown(
-        "imap_throttled", Area.IMAP, "The server requires a longer pause between requests."
-    )
     IMAP_UNAVAILABLE = _failed(
         "imap_unavailable",
         Area.IMAP,

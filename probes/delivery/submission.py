@@ -175,6 +175,8 @@ class Submission:
             except ProbeFault as fault:
                 failed_at = self._clock.monotonic()
                 left = message.created_mono + message.deadline_seconds - failed_at
+                if pause is not None:
+                    pause = max(pause, fault.retry_after or 0.0)
                 if pause is None or pause >= left or not _is_refused_for_now(fault, handover):
                     await self._failed(run, handover, fault)
                     return

@@ -51,6 +51,7 @@ _OUR_FAULTS = MappingProxyType(
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
 _PAUSES_AFTER_REFUSED_LOGIN = (10.0, 60.0, 300.0)
 _PAUSE_AFTER_WRONG_CREDENTIALS = 300.0  # repeated attempts may lock the account
+_NEED_AN_ADMINISTRATOR = frozenset({Reason.AUTH_FAILED, Reason.AUTH_DISABLED, Reason.NOT_GRANTED})
 
 _log = logging.getLogger(__name__)
 
@@ -300,7 +301,7 @@ class MailboxWatcher:
     def _pause_after(self, fault: ProbeFault) -> float:
         """Return the seconds until the next poll, which grow with consecutive failures."""
         growing = 2.0 ** min(self._failures, 10)
-        if fault.reason is Reason.AUTH_FAILED:
+        if fault.reason in _NEED_AN_ADMINISTRATOR:
             return _PAUSE_AFTER_WRONG_CREDENTIALS
         if fault.reason is Reason.LOGIN_REFUSED:
             return _PAUSES_AFTER_REFUSED_LOGIN[min(self._failures, len(_PAUSES_AFTER_REFUSED_LOGIN)) - 1]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.protocols.pop3 import LONGEST_PAUSE
+from probes.protocols import replies
 
 RESPONSE_LIMIT = 8192
 """Maximum octets of a response without its literals; RFC 9051 gives clients the same limit."""
@@ -28,10 +28,6 @@ Value: TypeAlias = "bytes | list[Value] | None"
 _TAG = re.compile(rb"\*|[A-Za-z0-9]{1,20}")
 _NUMBER = re.compile(rb"\d{1,10}")
 _RESPONSE_CODE = re.compile(rb"\[([A-Za-z][A-Za-z0-9-]{0,40})(?: ([^\]]*))?\]")
-_BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
-_THROTTLING = re.compile(
-    rb"too many (?:[a-z]+ ){0,2}(?:connections|sessions)|connection limit|bandwidth limit", re.IGNORECASE
-)
 # Alternatives: a parenthesis, a quoted string, a literal's placeholder, and an atom or a FETCH item's name.
 _TOKEN = re.compile(
     rb' *(?:([()])|"((?:[^"\\\n]|\\[^\n])*+)"|(\n)|'
@@ -43,17 +39,6 @@ _UNPRINTABLE = re.compile(r"([^\x20-\x7e]+)")
 
 _STATUSES = frozenset({b"OK", b"NO", b"BAD"})
 _TEXTS = _STATUSES | {b"BYE", b"PREAUTH"}
-
-_REASON_OF_CODE: Mapping[bytes, Reason] = {
-    b"AUTHENTICATIONFAILED": Reason.AUTH_FAILED,
-    b"AUTHORIZATIONFAILED": Reason.AUTH_FAILED,
-    b"EXPIRED": Reason.AUTH_FAILED,
-    b"UNAVAILABLE": Reason.IMAP_UNAVAILABLE,
-    b"CONTACTADMIN": Reason.IMAP_UNAVAILABLE,
-    b"SERVERBUG": Reason.IMAP_UNAVAILABLE,
-    b"INUSE": Reason.IMAP_IN_USE,
-    b"LIMIT": Reason.IMAP_IN_USE,  # Dovecot's answer to one session too many
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +99,8 @@ def literal_size(line: bytes) -> int | None:
 
 
 def refusal(response: Response, otherwise: Reason) -> ProbeFault:
-    """Return the fault for a NO, BAD or BYE.
-
-    A known response code decides (RFC 5530), or else a text about throttling. Without either, the reason is
-    ``otherwise``.
-    """
-    reason, retry_after = _REASON_OF_CODE.get(response.code[0], otherwise), None
-    backoff = _BACKOFF.search(response.text)  # Exchange's throttling, which has no response code
-    if reason is otherwise and (backoff or _THROTTLING.search(response.text)):
-        reason = Reason.IMAP_THROTTLED
-    if backoff is not None:
-        retry_after = min(int(backoff[1]) / 1000, LONGEST_PAUSE)
-    return ProbeFault(reason, response.text, retry_after=retry_after)
+    """Return the fault for a NO, BAD or BYE, with what `replies.diagnose` finds, or else ``otherwise``."""
+    return replies.refusal("imap", response.code[0], response.text, otherwise)
 
 
 def capabilities_of(response: Response) -> frozenset[str] | None:

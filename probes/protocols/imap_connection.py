@@ -16,6 +16,7 @@ from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import imap as imap
+from probes.protocols import replies
 from probes.protocols.imap import Response
 from probes.protocols.imap_arrivals import ToldArrivals
 from probes.protocols.imap_dialogue import Budget, ImapDialogue
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 
 _REFUSALS = {b"NO": Reason.IMAP_NO, b"BAD": Reason.IMAP_BAD}
+_ENDS = frozenset({Reason.COMMAND_TIMEOUT, Reason.CONNECTION_LOST, Reason.IMAP_BYE})
 
 
 @dataclass(slots=True)
@@ -132,7 +134,7 @@ class ImapConnection(MailSession):
         """Send a login command. A refusal with a code blames the credentials only if its code does."""
         _, status = await self._exchange(*words, respond=respond, public=public)
         is_coded = status.code[0] not in (b"", b"CAPABILITY")
-        _require_ok(status, Reason.LOGIN_REFUSED if is_coded else self.refusal_of(status.text))
+        _require_ok(status, self._unexplained_refusal(is_coded=is_coded))
 
     async def log_out(self) -> None:
         """Log out; whatever the server answers, the result stays the same."""
@@ -253,8 +255,8 @@ class ImapConnection(MailSession):
                         self.arrivals.looked(sent_at)
                     return answers, statuses[tags[0]]
         except ProbeFault as fault:
-            if self._complaint and fault.reason in (Reason.COMMAND_TIMEOUT, Reason.CONNECTION_LOST):
-                fault.detail = legible(f"{fault.detail}; before that it said: {self._complaint}")
+            if self._complaint and fault.reason in _ENDS:
+                raise _explained(fault, self._complaint) from None
             raise
 
     async def _answer(
@@ -319,6 +321,17 @@ class ImapConnection(MailSession):
 def _require_ok(status: Response, refusal: Reason) -> None:
     if status.kind != b"OK":
         raise imap.refusal(status, refusal if status.kind == b"NO" else Reason.IMAP_BAD)
+
+
+def _explained(fault: ProbeFault, complaint: str) -> ProbeFault:
+    """Return the end of a session with the untagged NO or BAD before it, which may tell the reason."""
+    found = replies.diagnose("imap", "", complaint, fault.reason)
+    return ProbeFault(
+        found.reason,
+        f"{fault.detail}; before that it said: {complaint}",
+        retry_after=fault.retry_after or found.retry_after,
+        remedy=found.remedy,
+    )
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

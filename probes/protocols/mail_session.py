@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +23,6 @@ from probes.protocols.tls import CertificateExpiry, client_context, opportunisti
 
 _WORKED: set[int] = set()
 """Hashes of credentials that a server has accepted in this process, together with host and port."""
-
-_OTHER_TROUBLE = re.compile(
-    rb"temporar|\blater\b|unavailable|server error|internal|chdir|maildir|maildrop|\block\b|locked by|"
-    rb"too many|connections|timed? ?out|maintenance",
-    re.IGNORECASE,
-)
 
 
 class MailSession(ABC):
@@ -164,14 +157,13 @@ class MailSession(ABC):
         _WORKED.add(credentials)
         self._transport.answered()
 
-    def refusal_of(self, text: bytes) -> Reason:
-        """Return the reason of a login refusal whose code does not explain it.
+    def _unexplained_refusal(self, *, is_coded: bool) -> Reason:
+        """Return the reason of a login refusal that neither its code nor its text explains.
 
-        Credentials that worked before in this process do not become wrong by themselves, and a text about
-        other trouble is trusted.
+        Servers with codes for wrong credentials use them (``is_coded``), and credentials that worked before
+        in this process do not become wrong by themselves.
         """
-        is_unclear = self._worked_before or _OTHER_TROUBLE.search(text)
-        return Reason.LOGIN_REFUSED if is_unclear else Reason.AUTH_FAILED
+        return Reason.LOGIN_REFUSED if is_coded or self._worked_before else Reason.AUTH_FAILED
 
     @abstractmethod
     def _login_methods(self) -> Collection[str]:

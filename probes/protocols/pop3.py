@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
+from probes.protocols import replies
+from probes.protocols.replies import LONGEST_PAUSE
 
 POP3_LINE_LIMIT = 2048
 """Maximum octets of a status or listing line; RFC 2449 allows 512."""
@@ -16,41 +18,24 @@ POP3_LINE_LIMIT = 2048
 MOST_MESSAGES = 100_000
 """Maximum number of messages in a listing."""
 
-LONGEST_PAUSE = 3600.0
-"""Maximum pause in seconds that a server can ask for; after this, it is polled again anyway."""
-
 _ATOMS = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _RESPONSE_CODE = re.compile(rb"\[([A-Z][A-Z0-9/-]{0,30})\]", re.IGNORECASE)
-_BACKOFF = re.compile(rb"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
 _TIMESTAMP = re.compile(rb"<%s@(?:%s|\[[\x21-\x5a\x5e-\x7e]+\])>" % (_ATOMS, _ATOMS))
 _UNIQUE_ID = re.compile(rb"[\x21-\x7e]+")  # RFC 1939 allows 70, but servers send more
-
-_REASON_OF_CODE: Mapping[bytes, Reason] = {
-    b"IN-USE": Reason.POP3_IN_USE,
-    b"LOGIN-DELAY": Reason.POP3_LOGIN_DELAY,
-    b"AUTH": Reason.AUTH_FAILED,
-    b"SYS/TEMP": Reason.POP3_SYS_TEMP,
-    b"SYS/PERM": Reason.POP3_SYS_PERM,
-}
 
 
 def status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> bytes:
     """Return the text after ``+OK``; raises `ProbeFault` for ``-ERR``.
 
-    The reason is that of the response code, or else ``refusal``. Any other line is a `PROTOCOL_ERROR`.
+    The reason is what `replies.diagnose` finds, or else ``refusal``. Any other line is a `PROTOCOL_ERROR`.
     """
     word, _, text = line.partition(b" ")
     if word == b"+OK":
         return text
     if word != b"-ERR":
         raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a POP3 reply: " + line[:200])
-    backoff = _BACKOFF.search(text)
-    retry_after = min(int(backoff[1]) / 1000, LONGEST_PAUSE) if backoff else None
     code = _RESPONSE_CODE.match(text)
-    reason = _REASON_OF_CODE.get(code[1].upper(), refusal) if code else refusal
-    if retry_after is not None and reason is refusal:
-        reason = Reason.POP3_LOGIN_DELAY
-    raise ProbeFault(reason, text, retry_after=retry_after)
+    raise replies.refusal("pop3", code[1] if code else b"", text, refusal)
 
 
 @dataclass(frozen=True, slots=True)

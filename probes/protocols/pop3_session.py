@@ -139,7 +139,7 @@ class Pop3Session(MailSession):
     def _require_login(self, answer: bytes) -> None:
         """Raise if the login was refused. With AUTH-RESP-CODE, only `[AUTH]` blames the credentials."""
         coded = self.capabilities.has("AUTH-RESP-CODE")  # RFC 3206 section 4
-        pop3.status(answer, Reason.LOGIN_REFUSED if coded else self.refusal_of(answer))
+        pop3.status(answer, self._unexplained_refusal(is_coded=coded))
 
     async def _authenticate(self, mechanism: Mechanism) -> None:
         """Do the exchange by AUTH (RFC 5034)."""

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
+from probes.protocols.replies import diagnose
 
 REPLY_LINE_LIMIT = 8192
 """Maximum octets of a reply's line; RFC 5321 section 4.5.3.1.5 allows 512."""
@@ -61,13 +62,18 @@ class Reply:
         match = _ENHANCED.match(self.text)
         return match[1] if match else None
 
-    def fault(self, reason: Reason | None = None) -> ProbeFault:
-        """Return the fault for this reply; ``reason`` overrides the reason of its code."""
+    def fault(self, *, login: bool = False) -> ProbeFault:
+        """Return the fault for this reply; only one to a ``login`` can blame the credentials."""
+        status = self.enhanced_status_code
+        otherwise = Reason.AUTH_FAILED if login else Reason.PROTOCOL_ERROR
+        found = diagnose("smtp", str(self.code), self.text, otherwise, status or "")
         return ProbeFault(
-            reason or _reason_of(self.code),
+            found.reason,
             f"{self.code} {self.text}",
             reply_code=self.code,
-            enhanced_status_code=self.enhanced_status_code,
+            enhanced_status_code=status,
+            retry_after=found.retry_after,
+            remedy=found.remedy,
         )
 
 
@@ -79,16 +85,6 @@ def _parsed(said: bytes) -> Reply:
 
 
 _remembered = lru_cache(maxsize=256)(_parsed)  # most replies of a server are the same in every session
-
-
-def _reason_of(code: int) -> Reason:
-    if code == 421:
-        return Reason.SMTP_UNAVAILABLE
-    if 400 <= code < 500:
-        return Reason.SMTP_DEFERRED
-    if 500 <= code < 600:
-        return Reason.SMTP_REJECTED
-    return Reason.PROTOCOL_ERROR
 
 
 def closing_reply(octets: bytes) -> Reply | None:

@@ -25,7 +25,6 @@ CONTENT_CHUNK = 64 * 1024
 
 _UNKNOWN_COMMAND = frozenset({500, 502})
 _UNKNOWN_PARAMETERS = frozenset({501, 504, 555})  # RFC 5321 section 4.1.1.11, and older usage
-_REFUSED_CREDENTIALS = frozenset({530, 534, 535, 538})
 
 
 class SmtpSession(MailSession):
@@ -84,7 +83,7 @@ class SmtpSession(MailSession):
         while reply.code == 334:
             reply = await self.command(mechanism.answer(reply.text.encode()).decode(), public="")
         if reply.code != 235:
-            raise reply.fault(Reason.AUTH_FAILED if reply.code in _REFUSED_CREDENTIALS else None)
+            raise reply.fault(login=True)
 
     async def command(self, *words: str, public: str | None = None, seconds: float | None = None) -> Reply:
         """Send one command and return the reply, with any code, within the server's timeout.

@@ -152,7 +152,7 @@ CASES = [
         "greeting",
         "BYE [ALERT]",
         says(b"* BYE [ALERT] Too many simultaneous connections"),
-        Reason.IMAP_THROTTLED,
+        Reason.THROTTLED,
     ),
     *at("imap", "greeting", "NO", says(b"* NO not now"), Reason.IMAP_NO),
     *at("imap", "greeting", "PREAUTH", says(b"* PREAUTH welcome"), Reason.PROTOCOL_ERROR),
@@ -183,7 +183,7 @@ CASES = [
         "login",
         "NO [ALERT]",
         says_tagged(b"NO [ALERT] Too many simultaneous connections"),
-        Reason.IMAP_THROTTLED,
+        Reason.THROTTLED,
     ),
     *at(
         "imap",

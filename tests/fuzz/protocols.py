@@ -15,7 +15,7 @@ from probes.core.reasons import Reason
 from probes.core.redaction import Redaction
 from probes.posture.mx import Gathered, Host, MxRecord, conclude, judge
 from probes.protocols import dns as our_dns
-from probes.protocols import imap, pop3, resolver_files, sasl, smtp, tls
+from probes.protocols import imap, pop3, replies, resolver_files, sasl, smtp, tls
 from probes.protocols.dns import Resolver, ResolverSettings
 from tests.fuzz.target import Target, or_fault, require_shown
 
@@ -56,7 +56,7 @@ def pop3_lines(octets: bytes) -> None:
     capabilities = pop3.Capabilities.parse(lines)
     for listed in capabilities.listed():
         require_shown(listed, 200)
-    assert capabilities.login_delay is None or 0 <= capabilities.login_delay <= pop3.LONGEST_PAUSE
+    assert capabilities.login_delay is None or 0 <= capabilities.login_delay <= replies.LONGEST_PAUSE
     assert all(word == word.upper() for word in capabilities.sasl_mechanisms)
     for line in lines:
         or_fault(pop3.status, line)

@@ -18,6 +18,7 @@ from monitor.commands import main
 from monitor.config.models import AgentSettings, Configuration
 from probes.core.finding import Check
 from probes.core.reasons import Reason
+from probes.core.remedies import GENERAL
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.registry import KINDS
 
@@ -98,10 +99,11 @@ def test_every_default_is_documented() -> None:
 
 
 def test_every_reason_is_documented() -> None:
-    """Each possible reason of a run is explained, with its outcome."""
+    """Each possible reason of a run is explained, with its outcome and remedy."""
     reference = (DOCS / "reference" / "reasons.md").read_text()
     for reason in Reason:
-        assert f"| `{reason}` | {reason.outcome} | {reason.meaning} |" in reference
+        remedy = GENERAL.get(reason, "")
+        assert f"| `{reason}` | {reason.outcome} | {reason.meaning} | {remedy} |" in reference
 
 
 def test_every_check_is_documented() -> None:

@@ -135,7 +135,7 @@ class ImapMailbox:
             if name is None or name != self._junk.name:
                 self._junk = _Junk(name)
         except ProbeFault as fault:
-            if fault.reason is Reason.IMAP_THROTTLED:
+            if fault.reason is Reason.THROTTLED:
                 session.abort()
                 raise
             if self._junk.name is None:
@@ -176,7 +176,7 @@ class ImapMailbox:
 
     def excuses(self, fault: ProbeFault) -> bool:
         """Accept a fault that affects only the junk folder; throttling affects the whole mailbox."""
-        if not self._is_in_junk or fault.reason is Reason.IMAP_THROTTLED:
+        if not self._is_in_junk or fault.reason is Reason.THROTTLED:
             return False
         self._is_in_junk = False
         self._do_without_junk(f"the junk folder could not be read: {fault}")

@@ -183,6 +183,17 @@ async def test_greylisted_message_is_tried_again_and_told_with_its_delay(
         assert made.smtp.connections == 3
 
 
+async def test_a_pause_that_the_server_asks_for_delays_the_next_try(bench: Callable[..., object]) -> None:
+    """A try after a temporary refusal waits at least as long as the server says."""
+    holder: list[Bench] = []
+    busy = dialogue(b"450 4.7.0 Request is throttled. Suggested Backoff Time: 150000 milliseconds")
+    accepting = taking(lambda: holder[0].mailbox, b"250 2.6.0 queued")
+    async with bench(_in_turn(busy, accepting), deadline="10m", retry="60s") as made:
+        holder.append(made)
+        await made.runner.run(made.probe)
+        assert (await made.only_message()).greylisted_seconds == pytest.approx(150.0, abs=1.0)
+
+
 async def test_trying_again_ends_before_the_deadline(bench: Callable[..., object]) -> None:
     """If the server keeps refusing, the message is deferred, and there is no try after the deadline."""
     async with bench(_in_turn(*[GREYLISTED] * 9), deadline="10m", retry="60s") as made:

@@ -169,11 +169,15 @@ async def test_unreadable_mailbox_does_not_lose_messages(bench: Bench) -> None:
     [
         (ProbeFault(Reason.POP3_SYS_TEMP), 60.0),
         (ProbeFault(Reason.POP3_LOGIN_DELAY, retry_after=120.0), 120.0),
+        (ProbeFault(Reason.THROTTLED), 60.0),
+        (ProbeFault(Reason.THROTTLED, retry_after=299.91), 299.91),
         (ProbeFault(Reason.AUTH_FAILED), 300.0),
+        (ProbeFault(Reason.AUTH_DISABLED), 300.0),
+        (ProbeFault(Reason.NOT_GRANTED), 300.0),
     ],
 )
 async def test_server_that_wants_peace_is_left_alone(bench: Bench, fault: ProbeFault, pause: float) -> None:
-    """After [SYS/TEMP], [LOGIN-DELAY] or a refused login, the next login waits long enough."""
+    """After [SYS/TEMP], [LOGIN-DELAY], throttling or a refused login, the next login waits long enough."""
     message = await bench.sent(deadline=3000.0)
     bench.arrives(message, 1.0)
     bench.mailbox.login_fault = fault

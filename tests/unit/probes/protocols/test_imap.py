@@ -14,7 +14,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.protocols import imap as imap
 from probes.protocols.imap import Folder, FolderStatus, Response
-from probes.protocols.pop3 import LONGEST_PAUSE
+from probes.protocols.replies import LONGEST_PAUSE
 
 
 def response(text: bytes, *literals: bytes) -> Response:
@@ -73,8 +73,8 @@ def test_no_response(line: bytes) -> None:
         (b"M1 NO [unclosed", Reason.IMAP_NO),
         (b"M1 NO text and then [INUSE]", Reason.IMAP_NO),
         (b"M1 NO", Reason.IMAP_NO),
-        (b"M1 NO [ALERT] Too many simultaneous connections. (Failure)", Reason.IMAP_THROTTLED),
-        (b"* BYE Maximum connection limit reached", Reason.IMAP_THROTTLED),
+        (b"M1 NO [ALERT] Too many simultaneous connections. (Failure)", Reason.THROTTLED),
+        (b"* BYE Maximum connection limit reached", Reason.THROTTLED),
         (b"M1 NO [AUTHENTICATIONFAILED] Too many connections", Reason.AUTH_FAILED),
         (b"M1 NO Too many failed logins", Reason.IMAP_NO),
     ],
@@ -88,7 +88,7 @@ def test_throttling() -> None:
     """Exchange's throttling, which has no response code, asks for a pause of at most an hour."""
     throttled = b"M1 BAD Request is throttled. Suggested Backoff Time: %d milliseconds"
     fault = imap.refusal(response(throttled % 299910), Reason.IMAP_BAD)
-    assert fault.reason is Reason.IMAP_THROTTLED
+    assert fault.reason is Reason.THROTTLED
     assert fault.retry_after == pytest.approx(299.91)
     assert imap.refusal(response(throttled % 999999999), Reason.IMAP_BAD).retry_after == LONGEST_PAUSE
 

@@ -126,8 +126,8 @@ async def test_a_server_that_never_stops_asking() -> None:
         (b"M1 NO [UNAVAILABLE] later", Reason.IMAP_UNAVAILABLE),
         (b"M1 NO [INUSE] locked", Reason.IMAP_IN_USE),
         (b"M1 BAD what?", Reason.IMAP_BAD),
-        (b"M1 BAD " + THROTTLED, Reason.IMAP_THROTTLED),
-        (b"* BYE " + THROTTLED, Reason.IMAP_THROTTLED),
+        (b"M1 BAD " + THROTTLED, Reason.THROTTLED),
+        (b"* BYE " + THROTTLED, Reason.THROTTLED),
         (b"* BYE [UNAVAILABLE] too many", Reason.IMAP_UNAVAILABLE),
         (b"* BYE good bye", Reason.IMAP_BYE),
         (b"M2 OK welcome", Reason.PROTOCOL_ERROR),
@@ -138,7 +138,7 @@ async def test_a_refused_login(auth: str, answer: bytes, reason: Reason) -> None
     """Every refusal has its reason with any method; throttling says for how long."""
     fault = await fault_of_entering(dialogue(greeting("AUTH=PLAIN", "SASL-IR"), (b".*", answer)), auth=auth)
     assert fault.reason is reason
-    assert fault.retry_after == (pytest.approx(299.91) if reason is Reason.IMAP_THROTTLED else None)
+    assert fault.retry_after == (pytest.approx(299.91) if reason is Reason.THROTTLED else None)
 
 
 @pytest.mark.parametrize("password", [PASSWORD, 's3"cret\\-Pa55', "pässword-longer"])

@@ -73,7 +73,7 @@ async def test_the_farewell_changes_nothing(farewell: Script, monkeypatch: pytes
     [
         (b"* NO Service down for backup", Reason.IMAP_NO, "Service down for backup"),
         (b"* NO [UNAVAILABLE] no database", Reason.IMAP_UNAVAILABLE, "[UNAVAILABLE] no database"),
-        (b"* NO too many connections from you", Reason.IMAP_THROTTLED, "too many connections from you"),
+        (b"* NO too many connections from you", Reason.THROTTLED, "too many connections from you"),
         (b"* BAD what?", Reason.IMAP_BAD, "what?"),
         (b"* PREAUTH in you come", Reason.PROTOCOL_ERROR, "not a greeting: PREAUTH in you come"),
     ],
@@ -130,7 +130,7 @@ async def test_a_complaint_that_an_answer_follows() -> None:
         (b"[CONTACTADMIN] ask them", Reason.IMAP_UNAVAILABLE),
         (b"[INUSE] locked", Reason.IMAP_IN_USE),
         (b"[LIMIT] too many sessions", Reason.IMAP_IN_USE),
-        (b"[ALERT] Too many simultaneous connections. (Failure)", Reason.IMAP_THROTTLED),
+        (b"[ALERT] Too many simultaneous connections. (Failure)", Reason.THROTTLED),
         (b"[ALERT] Please log in by your browser", Reason.LOGIN_REFUSED),
         (b"[PRIVACYREQUIRED] not in clear", Reason.LOGIN_REFUSED),
         (b"Temporary problem, please try again later", Reason.LOGIN_REFUSED),

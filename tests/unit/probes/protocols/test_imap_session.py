@@ -165,7 +165,7 @@ async def test_a_drip_is_timed_as_a_whole() -> None:
     [
         (NOOP, b"NO not now", Reason.IMAP_NO),
         (NOOP, b"BAD what?", Reason.IMAP_BAD),
-        (NOOP, b"NO " + THROTTLED, Reason.IMAP_THROTTLED),
+        (NOOP, b"NO " + THROTTLED, Reason.THROTTLED),
         (lambda session: session.select("x"), b"NO [NONEXISTENT] no such folder", Reason.IMAP_NO_FOLDER),
         (lambda session: session.status_of("x"), b"NO no such folder", Reason.IMAP_NO_FOLDER),
         (lambda session: session.status_of("x"), b"NO [UNAVAILABLE] later", Reason.IMAP_UNAVAILABLE),

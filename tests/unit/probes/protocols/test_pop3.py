@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.protocols import pop3 as pop3
-from probes.protocols.pop3 import LONGEST_PAUSE, Capabilities
+from probes.protocols.pop3 import Capabilities
+from probes.protocols.replies import LONGEST_PAUSE
 
 
 def fault_of_status(line: bytes, refusal: Reason = Reason.POP3_ERROR) -> ProbeFault:
@@ -62,7 +63,7 @@ def test_a_throttled_login_is_no_wrong_password() -> None:
     """Exchange's throttling, which has no response code, asks for a pause in seconds."""
     line = b"-ERR Request is throttled. Suggested Backoff Time: 299910 milliseconds"
     fault = fault_of_status(line, Reason.AUTH_FAILED)
-    assert fault.reason is Reason.POP3_LOGIN_DELAY
+    assert fault.reason is Reason.THROTTLED
     assert fault.retry_after == pytest.approx(299.91)
 
 

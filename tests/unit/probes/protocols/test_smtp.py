@@ -124,7 +124,14 @@ def test_the_fault_of_a_reply(code: int, reason: Reason) -> None:
     fault = Reply(code, "4.0.0 so it is").fault()
     assert (fault.reason, fault.reply_code, fault.enhanced_status_code) == (reason, code, "4.0.0")
     assert fault.detail == f"{code} 4.0.0 so it is"
-    assert Reply(code, "").fault(Reason.AUTH_FAILED).reason is Reason.AUTH_FAILED
+    assert Reply(code, "").fault(login=True).reason is reason
+
+
+@pytest.mark.parametrize("code", [530, 534, 535, 538])
+def test_the_replies_that_blame_the_credentials(code: int) -> None:
+    """The codes of RFC 4954 section 6 for wrong credentials have that meaning only in answer to a login."""
+    assert Reply(code, "no").fault(login=True).reason is Reason.AUTH_FAILED
+    assert Reply(code, "no").fault().reason is Reason.SMTP_REJECTED
 
 
 @pytest.mark.parametrize(
