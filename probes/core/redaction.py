@@ -16,6 +16,9 @@ WITHHELD = "(withheld)"
 PLAIN_PIECE = 6
 """Characters of a password that are enough to withhold a text: unrelated text rarely contains so many."""
 
+TOKEN_PIECE = 12
+"""Characters of each block of an access token. Any 23 characters of a token in a row contain a block."""
+
 CODED_PIECE = 8
 """The same for an encoded password: about as much of it, and no date or number matches by chance."""
 
@@ -33,6 +36,7 @@ class Redaction:
 
     def __init__(self) -> None:
         self._pieces: frozenset[str] = frozenset()
+        self._token_blocks: frozenset[str] = frozenset()
 
     def add(self, password: str, *made: str) -> None:
         """Withhold ``password`` from now on, and anything ``made`` from it to log in, such as a digest."""
@@ -40,13 +44,20 @@ class Redaction:
             _pieces_of_password(password), *(_pieces(form, CODED_PIECE) for form in made)
         )
 
+    def add_token(self, token: str) -> None:
+        """Withhold a token from now on. It is a hundred times as long as a password, and unguessable."""
+        blocks = _blocks_of_token(token)
+        self._token_blocks = self._token_blocks | blocks if self._token_blocks else blocks
+
     @property
     def has_secrets(self) -> bool:
         """Whether there are any secrets to withhold."""
-        return bool(self._pieces)
+        return bool(self._pieces or self._token_blocks)
 
     def _is_secret(self, text: str) -> bool:
         folded = _folded(text)
+        if self._token_blocks and not self._token_blocks.isdisjoint(_pieces(folded, TOKEN_PIECE)):
+            return True
         for piece in self._pieces:  # noqa: SIM110 # `any` takes twice as long
             if piece in folded:
                 return True
@@ -54,11 +65,11 @@ class Redaction:
 
     def applies_to(self, texts: Iterable[str]) -> bool:
         """Return whether any of the texts contains a piece of a secret; quicker than `text` for each."""
-        return bool(self._pieces) and self._is_secret("\0".join(texts))
+        return self.has_secrets and self._is_secret("\0".join(texts))
 
     def text(self, text: str) -> str:
         """Return ``text``, or only its reply codes if it contains a piece of a secret."""
-        if not self._pieces or not self._is_secret(text):
+        if not self.has_secrets or not self._is_secret(text):
             return text
         codes = _CODES.match(text)
         assert codes is not None  # noqa: S101 # it may be empty
@@ -108,8 +119,19 @@ def _pieces_of_password(password: str) -> frozenset[str]:
     return frozenset(chain(*plain, *coded))
 
 
+@lru_cache(maxsize=64)
+def _blocks_of_token(token: str) -> frozenset[str]:
+    """Return the blocks of a token in any form; all sessions with the token share them."""
+    forms = (token, quote(token, safe=""), *_coded(token.encode()))
+    return frozenset(
+        folded[begin : begin + TOKEN_PIECE]
+        for folded in map(_folded, forms)
+        for begin in range(0, max(1, len(folded) - TOKEN_PIECE + 1), TOKEN_PIECE)
+    )
+
+
 def _coded(octets: bytes) -> Iterator[str]:
-    """Yield a password in hexadecimal and in base64, for any position in a base64 text."""
+    """Yield a secret in hexadecimal and in base64, for any position in a base64 text."""
     yield octets.hex()
     for before in range(3):  # octets before it, as in SASL PLAIN, which affect its first characters
         text = base64.b64encode(bytes(before) + octets).decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
@@ -14,6 +14,17 @@ SECRET_LIMIT = 4096
 
 NOT_READ = "not read"
 """The value of every secret in a configuration that was read without secrets."""
+
+
+class BearerToken(SecretStr):
+    """An OAuth2 access token (RFC 6750), used in place of a password.
+
+    ``refuse`` is called when a server refuses the token, so that it is not used for ever.
+    """
+
+    def __init__(self, token: str, refuse: Callable[[], None] = lambda: None) -> None:
+        super().__init__(token)
+        self.refuse = refuse
 
 
 class SecretError(SourceError):

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
+from urllib.request import getproxies_environment, proxy_bypass
 
 import httpcore
 import httpx
@@ -96,6 +97,30 @@ def _origin(url: httpx.URL) -> Origin:
     return Origin(url.scheme, host, port)
 
 
+def proxy_origin(url: str) -> Origin:
+    """Return the origin of an HTTP proxy's URL, such as ``http://proxy.example:3128``.
+
+    Raises ValueError, with a text that says what to write, for anything else.
+    """
+    origin = origin_of(url)
+    if origin.scheme != "http" or _parsed(url).raw_path != b"/":
+        raise ValueError("must be the URL of an HTTP proxy, such as http://proxy.example:3128")
+    return origin
+
+
+def proxy_for(url: str, configured: str | None = None) -> str | None:
+    """Return the proxy to use for ``url``: ``configured``, or that of the environment, or none.
+
+    The environment's are `HTTPS_PROXY` and `HTTP_PROXY`, in either case, except for hosts in `NO_PROXY`.
+    """
+    if configured is not None:
+        return configured
+    origin = origin_of(url)
+    if proxy_bypass(origin.host):
+        return None
+    return getproxies_environment().get(origin.scheme)
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A server's answer.
@@ -150,8 +175,9 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     ``tls_name`` is the name to expect in the certificate if it is not the URL's host.
 
     Phases: ``resolve`` (not for an IP literal), ``connect`` and ``tls`` for a new connection,
-    ``first_byte`` until the header section has arrived, and ``body``. Cookies and proxies are ignored.
-    A fault or a cancellation closes the connection at once.
+    ``first_byte`` until the header section has arrived, and ``body``. Cookies are ignored. Requests go
+    through ``proxy`` if it is the URL of one, and https stays encrypted from end to end. A fault or a
+    cancellation closes the connection at once.
     """
 
     def __init__(
@@ -163,6 +189,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         with_system: bool = False,
         resolve: Resolve | None = None,
         tls_name: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._phases = phases
         self._seconds = seconds
@@ -175,6 +202,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             ),  # trusts nobody and is not used; see `_Stream.start_tls`
             max_connections=1,
             network_backend=self._network,
+            proxy=_proxy(proxy, phases) if proxy is not None else None,
         )
 
     async def __aenter__(self) -> Self:
@@ -238,6 +266,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                 body, is_cut = await _read(answer, limit)
             finally:
                 await answer.aclose()
+        except httpcore.ProxyError as error:
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"the proxy answered: {error}") from None
         except httpcore.RemoteProtocolError as error:
             reason = Reason.CONNECTION_LOST if network.is_at_end else Reason.PROTOCOL_ERROR
             with self._phases.phase(network.phase):  # names the phase, and redacts the server's text
@@ -251,6 +281,14 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             is_cut,
             network.certificate_not_after,
         )
+
+
+def _proxy(url: str, phases: PhaseTimer) -> httpcore.Proxy:
+    parsed = httpx.URL(url)
+    if parsed.password:
+        phases.transcript.redaction.add(parsed.password)
+    credentials = (parsed.username, parsed.password) if parsed.userinfo else None
+    return httpcore.Proxy(str(parsed.copy_with(userinfo=b"")), auth=credentials)
 
 
 async def _read(answer: httpcore.Response, limit: int) -> tuple[bytes, bool]:
@@ -348,7 +386,9 @@ class _Stream(httpcore.AsyncNetworkStream):
         return octets
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 # httpcore's signature
-        if self._network.request_line is not None:
+        if buffer.startswith(b"CONNECT "):
+            self._network.phases.transcript.sent(buffer.split(b"\r\n", 1)[0])
+        elif self._network.request_line is not None:
             self._network.phases.transcript.sent(self._network.request_line.encode())
             self._network.request_line = None
         await self._transport.write_octets(buffer)

@@ -11,8 +11,9 @@ from typing import ClassVar, Self
 from pydantic import SecretStr
 
 from probes.core.clock import Clock
-from probes.core.faults import ProbeFault
+from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
+from probes.core.secret import BearerToken
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols import sasl
@@ -136,25 +137,38 @@ class MailSession(ABC):
     async def log_in(self, username: str, password: SecretStr) -> None:
         """Log in by the configured method, or by the best one offered.
 
-        If that is refused, another method may be tried once: see `sasl.choose`. Raises `ProbeFault` with
-        `AUTH_FAILED` if the credentials are wrong, as far as the server says so. The reason is
-        `LOGIN_REFUSED` if the server gives another reason, or gives none for credentials that it has accepted
-        before.
+        ``password`` may be a `BearerToken`, which is told if the server refuses it. If a method is refused,
+        another may be tried once: see `sasl.choose`. Raises `ProbeFault` with `AUTH_FAILED` if the
+        credentials are wrong, as far as the server says so. The reason is `LOGIN_REFUSED` if the server gives
+        another reason, or gives none for a password that it has accepted before.
         """
         secret = password.get_secret_value()
+        token = password if isinstance(password, BearerToken) else None
         credentials = hash((self._server.host, self._server.port, username, secret))
         self._worked_before = credentials in _WORKED
         redaction = self._phases.transcript.redaction
-        redaction.add(secret)
+        if token is None:
+            redaction.add(secret)
+        else:
+            redaction.add_token(secret)
         with self._phases.phase(self.login_phase):
             methods = sasl.choose(
                 self._login_methods(),
                 self._server.auth,
                 encrypted=self._is_encrypted,
+                with_token=token is not None,
                 own=self.own_methods,
             )
-            await sasl.log_in(methods, lambda method: self._log_in_by(method, username, secret), redaction)
-        _WORKED.add(credentials)
+            try:
+                await sasl.log_in(
+                    methods, lambda method: self._log_in_by(method, username, secret), redaction
+                )
+            except ProbeFault as fault:
+                if token is not None and fault.reason is Reason.AUTH_FAILED:
+                    token.refuse()
+                raise
+        if token is None:  # a token does become invalid by itself
+            _WORKED.add(credentials)
         self._transport.answered()
 
     def _unexplained_refusal(self, *, is_coded: bool) -> Reason:
@@ -171,8 +185,13 @@ class MailSession(ABC):
 
     async def _log_in_by(self, method: str, username: str, password: str) -> None:
         """Log in by one method; a refusal is `AUTH_FAILED`. Subclasses add their protocol's own methods."""
-        redaction = self._phases.transcript.redaction
-        await self._authenticate(sasl.MECHANISMS[method](username, password, redaction))
+        mechanism = sasl.MECHANISMS[method](username, password, self._phases.transcript.redaction)
+        try:
+            await self._authenticate(mechanism)
+        except ProbeFault as fault:
+            if mechanism.explanation:
+                fault.detail = legible(f"{mechanism.explanation}: {fault.detail}")
+            raise
 
     @abstractmethod
     async def _authenticate(self, mechanism: Mechanism) -> None:

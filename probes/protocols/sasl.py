@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -28,6 +29,10 @@ class Mechanism(ABC):
     """Whether the password stays secret from someone who records an unencrypted connection."""
     challenges: ClassVar[int]
     """Maximum number of challenges in a valid exchange, including an empty one for the initial response."""
+    takes_token: ClassVar[bool] = False
+    """Whether it sends an OAuth2 access token in place of a password."""
+    explanation: str = ""
+    """Why the server refuses the token, if it said so before its final answer."""
 
     def __init__(self, username: str, password: str, redaction: Redaction) -> None:
         self._username = username
@@ -99,6 +104,61 @@ class CramMd5(Mechanism):
         return self._secret(f"{self._username} {digest}".encode(), digest)
 
 
+class _Bearer(Mechanism):
+    """The common part of mechanisms with an access token: one message, or an error and an empty answer."""
+
+    safe_in_clear = False
+    challenges = 2  # an empty one for the initial response, and the error
+    takes_token = True
+    _acknowledgement: ClassVar[bytes]
+    """The answer to an error, in base64; only then does the server end the exchange."""
+
+    def initial_response(self) -> bytes:
+        """Return user name and token."""
+        self._redaction.add_token(self._password)
+        return base64.b64encode(self._message().encode())
+
+    @abstractmethod
+    def _message(self) -> str: ...
+
+    def _answer(self, challenge: bytes) -> bytes:
+        if not challenge.strip():
+            return self.initial_response()
+        self.explanation = _status_of(challenge)
+        return self._acknowledgement
+
+
+class XOAuth2(_Bearer):
+    """XOAUTH2, by Google and Microsoft: as OAUTHBEARER, in another form."""
+
+    name = "XOAUTH2"
+    _acknowledgement = b""
+
+    def _message(self) -> str:
+        return f"user={self._username}\1auth=Bearer {self._password}\1\1"
+
+
+class OAuthBearer(_Bearer):
+    """OAUTHBEARER (RFC 7628)."""
+
+    name = "OAUTHBEARER"
+    _acknowledgement = b"AQ=="  # section 3.2.3
+
+    def _message(self) -> str:
+        name = self._username.replace("=", "=3D").replace(",", "=2C")  # RFC 5801 section 4
+        return f"n,a={name},\1auth=Bearer {self._password}\1\1"
+
+
+def _status_of(challenge: bytes) -> str:
+    """Return the status in a server's error (RFC 7628 section 3.2.2), or the error itself if it has none."""
+    try:
+        error = json.loads(base64.b64decode(challenge, validate=True))
+        status = error["status"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"error {legible(challenge, DETAIL_LIMIT // 4)}"
+    return f"status {legible(str(status), DETAIL_LIMIT // 4)}"
+
+
 def _decoded(challenge: bytes) -> bytes:
     try:
         return base64.b64decode(challenge, validate=True)
@@ -107,7 +167,7 @@ def _decoded(challenge: bytes) -> bytes:
 
 
 MECHANISMS: Mapping[str, type[Mechanism]] = MappingProxyType(
-    {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5)}
+    {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5, XOAuth2, OAuthBearer)}
 )
 """The mechanisms by name; among those that are equally safe without TLS, the best comes first."""
 
@@ -117,12 +177,14 @@ def choose(
     wanted: str,
     *,
     encrypted: bool,
+    with_token: bool = False,
     own: Mapping[str, bool] = MappingProxyType({}),
 ) -> list[str]:
     """Return the login methods to try, from the names ``offered``: the best one, and perhaps a fallback.
 
     ``wanted`` is a name in lower case, or ``auto``. ``own`` has the protocol's own methods, such as APOP, and
-    whether each is safe without TLS. Safe methods come first without TLS. With TLS they come last, because
+    whether each is safe without TLS. ``with_token`` selects the methods that send an access token, which no
+    other method can. Safe methods come first without TLS. With TLS they come last, because
     they need a server that stores recoverable passwords.
 
     The only fallback is from a method that proves knowledge of the password to one that sends it, because the
@@ -130,7 +192,8 @@ def choose(
     any other would fail too, and bring the account closer to being locked. Raises `ProbeFault` with
     `AUTH_NOT_OFFERED` if no method fits.
     """
-    safe = {**{name: mechanism.safe_in_clear for name, mechanism in MECHANISMS.items()}, **own}
+    fitting = {name: it.safe_in_clear for name, it in MECHANISMS.items() if it.takes_token == with_token}
+    safe = fitting if with_token else {**fitting, **own}
     usable = [name for name in safe if name in offered and wanted in ("auto", name.lower())]
     if not usable:
         found = ", ".join(sorted(offered)) or "none"

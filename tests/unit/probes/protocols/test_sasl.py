@@ -69,7 +69,7 @@ def test_a_server_that_never_stops_asking(name: str) -> None:
     assert caught.value.reason is Reason.PROTOCOL_ERROR
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("name", [name for name, each in MECHANISMS.items() if not each.takes_token])
 def test_a_response_is_withheld_once_it_is_made(name: str) -> None:
     """Each response is secret before it is sent, in base64 and, if a digest, decoded."""
     redaction = Redaction()
@@ -89,6 +89,64 @@ def test_a_response_is_withheld_once_it_is_made(name: str) -> None:
 def test_every_method_can_be_configured(protocol: str, own: Mapping[str, bool]) -> None:
     """``auth`` accepts exactly the methods that the protocol's sessions support."""
     assert {name.lower() for name in {*MECHANISMS, *own}} == AUTH_METHODS[protocol]
+
+
+TOKEN = "eyJ0eXAiOiJKV1QifQ.eyJhdWQiOiJtYWlsIn0.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "acknowledgement"),
+    [
+        ("XOAUTH2", b"user=a=b@x\1auth=Bearer " + TOKEN.encode() + b"\1\1", b""),
+        ("OAUTHBEARER", b"n,a=a=3Db@x,\1auth=Bearer " + TOKEN.encode() + b"\1\1", b"AQ=="),
+    ],
+)
+def test_token(name: str, message: bytes, acknowledgement: bytes) -> None:
+    """A token is sent in the mechanism's form, at once or when asked, and an error is acknowledged."""
+    exchange = mechanism(name, "a=b@x", TOKEN)
+    assert base64.b64decode(exchange.initial_response() or b"") == message
+    assert base64.b64decode(exchange.answer(b" ")) == message
+    error = base64.b64encode(b'{"status":"401","schemes":"bearer"}')
+    assert exchange.answer(error) == acknowledgement
+    assert exchange.explanation == "status 401"
+
+
+@pytest.mark.parametrize("error", [b"no base64", b"e30=", b"W10=", base64.b64encode(b"[" * 20_000)])
+def test_error_without_a_status(error: bytes) -> None:
+    """A refusal without a status is quoted, and its exchange ends in order."""
+    exchange = mechanism("OAUTHBEARER", "canary", TOKEN)
+    assert exchange.answer(error) == b"AQ=="
+    assert exchange.explanation.startswith(f"error {error[:20].decode()}")
+
+
+@pytest.mark.parametrize("name", ["XOAUTH2", "OAUTHBEARER"])
+def test_a_token_is_withheld(name: str) -> None:
+    """Nothing that has 23 characters of a token is shown, in clear or as sent."""
+    redaction = Redaction()
+    response = MECHANISMS[name]("canary", TOKEN, redaction).initial_response() or b""
+    for shown in (TOKEN, TOKEN[3:26], TOKEN.upper(), response.decode(), response[60:].decode()):
+        assert redaction.text(f"535 5.7.8 what is {shown}") == f"535 5.7.8 {WITHHELD}"
+    assert redaction.text("535 5.7.8 Authentication failed") == "535 5.7.8 Authentication failed"
+
+
+@pytest.mark.parametrize(
+    ("offered", "wanted", "chosen"),
+    [
+        ("PLAIN XOAUTH2 OAUTHBEARER", "auto", ["XOAUTH2"]),
+        ("OAUTHBEARER XOAUTH2", "oauthbearer", ["OAUTHBEARER"]),
+        ("LOGIN OAUTHBEARER USER", "auto", ["OAUTHBEARER"]),
+    ],
+)
+def test_what_is_chosen_for_a_token(offered: str, wanted: str, chosen: list[str]) -> None:
+    """A token is sent by a mechanism that takes one, and never as a password."""
+    assert choose(offered.split(), wanted, encrypted=True, with_token=True, own=OWN) == chosen
+
+
+def test_no_mechanism_for_a_token() -> None:
+    """A server that takes only passwords gets no token."""
+    with pytest.raises(ProbeFault) as caught:
+        choose(["PLAIN", "USER"], "auto", encrypted=True, with_token=True, own=OWN)
+    assert caught.value.reason is Reason.AUTH_NOT_OFFERED
 
 
 OWN = {"USER": False, "APOP": True}
