@@ -57,6 +57,9 @@ def settings_page() -> list[str]:
         "AgentSettings": "`agent`",
         "ServerSettings": "An entry of `servers`",
         "MailboxSettings": "An entry of `mailboxes`",
+        "MicrosoftOAuth2": "An entry of `oauth2` with the provider `microsoft`",
+        "GoogleOAuth2": "An entry of `oauth2` with the provider `google`",
+        "GenericOAuth2": "An entry of `oauth2` with any other provider, `generic`",
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
         title = titles.get(name) or _title(name, definition)

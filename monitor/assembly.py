@@ -12,6 +12,7 @@ from monitor.config.models import Configuration
 from monitor.ledger.store import SqlLedger
 from probes.core.clock import Clock
 from probes.core.context import Context
+from probes.core.credentials import Tokens
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.settings import ProbeSettings, Site
@@ -25,6 +26,7 @@ from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
 from probes.delivery.watcher import MailboxWatcher, Observer
 from probes.messages.token import TokenSigner
+from probes.oauth2.tokens import TokenSource, token_sources
 from probes.protocols import connection_limits
 from probes.protocols.connection_limits import PER_SERVER, Place
 from probes.protocols.tls import client_context
@@ -38,6 +40,7 @@ class Assembly:
     configuration: Configuration
     probes: Mapping[str, Probe]
     watchers: Mapping[str, MailboxWatcher]
+    tokens: Mapping[str, TokenSource]
 
     @property
     def retention(self) -> float:
@@ -60,6 +63,7 @@ class Assembly:
     async def close(self) -> None:
         """Stop watching; open messages stay in the ledger as they are."""
         await asyncio.gather(*(watcher.close() for watcher in self.watchers.values()))
+        await asyncio.gather(*(source.close() for source in self.tokens.values()))
 
 
 def assemble(
@@ -83,7 +87,8 @@ def assemble(
         for settings in configuration.probes
         if isinstance(settings, MessageProbeSettings) and settings.is_loop
     }
-    for name, mailbox in _mailboxes(configuration, clock).items():
+    tokens = token_sources(configuration.oauth2, clock)
+    for name, mailbox in _mailboxes(configuration, clock, tokens).items():
         arrivals = Arrivals(
             name,
             clock=clock,
@@ -102,10 +107,10 @@ def assemble(
             retention=agent.retention,
             peers=watchers,
         )
-    context = Context(clock, site)
-    message_context = MessageContext(clock, site, ledger, signer, watchers, instance)
+    context = Context(clock, site, tokens=tokens)
+    message_context = MessageContext(clock, site, ledger, signer, watchers, instance, tokens=tokens)
     probes = {settings.name: _probe(settings, context, message_context) for settings in configuration.probes}
-    return Assembly(configuration, probes, watchers)
+    return Assembly(configuration, probes, watchers, tokens)
 
 
 def _probe(settings: ProbeSettings, context: Context, message_context: MessageContext) -> Probe:
@@ -130,7 +135,7 @@ def _connections_per_server(site: Site) -> dict[Place, int]:
     return {**defaults, **limits}
 
 
-def _mailboxes(configuration: Configuration, clock: Clock) -> dict[str, Mailbox]:
+def _mailboxes(configuration: Configuration, clock: Clock, tokens: Tokens) -> dict[str, Mailbox]:
     """Return each configured mailbox, with its server's protocol and login budget."""
     site = configuration.site
     slow_polls = {place: SlowPolls(most) for place, most in _connections_per_server(site).items()}
@@ -142,7 +147,9 @@ def _mailboxes(configuration: Configuration, clock: Clock) -> dict[str, Mailbox]
     for name, settings in site.mailboxes.items():
         server, budget = site.servers[settings.server], budgets[settings.server]
         if server.protocol == "imap":
-            mailboxes[name] = ImapMailbox(settings, server, clock, budget, configuration.agent.retention)
+            mailboxes[name] = ImapMailbox(
+                settings, server, clock, budget, configuration.agent.retention, tokens
+            )
         else:
-            mailboxes[name] = Pop3Mailbox(settings, server, clock, budget)
+            mailboxes[name] = Pop3Mailbox(settings, server, clock, budget, tokens)
     return mailboxes

@@ -45,11 +45,13 @@ class Imap(MailboxCheck):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, encrypt, and read the capabilities; with credentials, log in and open the folder."""
+        credentials = self.credentials
+        secret = await credentials.secret(run.phases) if credentials is not None else None
         session = await ImapSession.connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {"greeting": legible(session.greeting)}
-            if self.credentials is not None:
-                await session.log_in(*self.credentials)
+            if credentials is not None and secret is not None:
+                await session.log_in(credentials.username, secret)
                 values |= await self._open(session)
             values["capabilities"] = sorted(session.capabilities)
             await session.log_out()

@@ -42,14 +42,16 @@ class Pop3(MailboxCheck):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, encrypt, and read the capabilities; with credentials, log in and count the messages."""
+        credentials = self.credentials
+        secret = await credentials.secret(run.phases) if credentials is not None else None
         session = await Pop3Session.connect(self.server, run.phases, self.context.clock)
         try:
             values: dict[str, object] = {
                 "greeting": legible(session.greeting),
                 "capabilities": session.capabilities.listed(),
             }
-            if self.credentials is not None:
-                await session.log_in(*self.credentials)
+            if credentials is not None and secret is not None:
+                await session.log_in(credentials.username, secret)
                 values["messages"], values["octets"] = count, _ = await session.stat()
                 if count <= MOST_LISTED:
                     values["unreadable_ids"] = await _unreadable_ids(session)

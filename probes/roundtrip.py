@@ -122,7 +122,12 @@ class Roundtrip(MessageProbe):
         server = context.site.servers[settings.send_via] if host is None else host.server
         self._envelope = Envelope(settings.sender, settings.recipient or mailbox.address)
         self._submission = Submission(
-            server, self._envelope, clock=context.clock, ledger=context.ledger, retry=settings.retry
+            server,
+            self._envelope,
+            clock=context.clock,
+            ledger=context.ledger,
+            retry=settings.retry,
+            tokens=context.tokens,
         )
         self._watcher = context.watchers[settings.to]
 

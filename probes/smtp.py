@@ -68,7 +68,9 @@ class Smtp(Probe):
 
     async def run(self, run: Run) -> Verdict:
         """Connect, greet, encrypt, log in; then test the sender and recipient if they are set."""
-        async with smtp_session(self._server, run.phases, self.context.clock) as session:
+        async with smtp_session(
+            self._server, run.phases, self.context.clock, tokens=self.context.tokens
+        ) as session:
             self._require_features(session)
             if self.settings.mail_from is not None:
                 await session.mail(self.settings.mail_from)

@@ -17,7 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from monitor.config.document import Location
 from monitor.config.mistakes import did_you_mean
-from probes.core.settings import MailboxSettings, Reference, Settings
+from probes.core.settings import MailboxSettings, Reference, ServerSettings, Settings
 from probes.registry import KINDS
 
 NAMES_SHOWN = 20
@@ -37,7 +37,7 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     parts = _entry(configuration)
     servers, mailboxes = _table(parts.get("servers")), _table(parts.get("mailboxes"))
     probes = _probes(parts.get("probes"))
-    yield from _reference_errors(servers, mailboxes, probes)
+    yield from _reference_errors(_table(parts.get("oauth2")), servers, mailboxes, probes)
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
     yield from _connections_used_up(_entry(parts.get("agent")), servers, mailboxes)
@@ -49,13 +49,18 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
 
 
 def _reference_errors(
-    servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry], probes: Mapping[Location, Entry]
+    oauth2: Mapping[str, Entry],
+    servers: Mapping[str, Entry],
+    mailboxes: Mapping[str, Entry],
+    probes: Mapping[Location, Entry],
 ) -> Iterator[InitErrorDetails]:
-    names = _Names(servers, mailboxes)
+    names = _Names({"oauth2": oauth2, "servers": servers, "mailboxes": mailboxes})
     for at, probe in probes.items():
         kind = KINDS.get(str(probe.get("kind")))
         if kind is not None:
             yield from _errors_of_entry(names, at, probe, kind.settings_model)
+    for name, server in servers.items():
+        yield from _errors_of_entry(names, ("servers", name), server, ServerSettings)
     for name, mailbox in mailboxes.items():
         yield from _errors_of_entry(names, ("mailboxes", name), mailbox, MailboxSettings)
 
@@ -116,10 +121,10 @@ def _connections_used_up(
 
 
 class _Names:
-    """The names of the servers and mailboxes, and checks for references to them."""
+    """The names of each table's entries, and checks for references to them."""
 
-    def __init__(self, servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]) -> None:
-        self._tables = {"servers": servers, "mailboxes": mailboxes}
+    def __init__(self, tables: Mapping[str, Mapping[str, Entry]]) -> None:
+        self._tables = tables
         self._listed = {table: _listed(entries) for table, entries in self._tables.items()}
         self._comparisons = 0
 
@@ -133,9 +138,11 @@ class _Names:
             is_cheap = self._comparisons <= COMPARISONS_LIMIT
             suggestion = did_you_mean(value, [*entries, *reference.other_values]) if is_cheap else ""
             return f"{reference.table} has no entry {value!r}.{suggestion} {self._listed[reference.table]}"
+        if not reference.protocols:
+            return None
         server = value if reference.table == "servers" else entries[value].get("server")
         protocol = self._tables["servers"].get(str(server), {}).get("protocol")
-        if reference.protocols and isinstance(protocol, str) and protocol not in reference.protocols:
+        if isinstance(protocol, str) and protocol not in reference.protocols:
             wanted = " or ".join(sorted(reference.protocols))
             return f"server {server!r} speaks {protocol}; a server with protocol {wanted} is needed here"
         return None

@@ -12,10 +12,18 @@ from pydantic_core import ErrorDetails
 from monitor.config.document import Document, Location, Mistake, key_of
 from probes.core.secret import SecretError
 from probes.core.setting_types import SourceError
+from probes.oauth2.settings import PROVIDERS
 from probes.registry import KINDS
 
 MISTAKES_SHOWN = 100
 """Maximum number of mistakes that are described one by one: nobody reads more, and each takes time."""
+
+
+_TAGGED: Mapping[object, tuple[str, Mapping[str, type[BaseModel]]]] = {
+    "probes": ("kind", {name: kind.settings_model for name, kind in KINDS.items()}),
+    "oauth2": ("provider", PROVIDERS),
+}
+"""Tables whose entries have different settings: the key that says which, and the settings by its values."""
 
 
 def mistakes_of(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Mistake]:
@@ -56,9 +64,9 @@ def _mistake(
 
 
 def _location(loc: tuple[int | str, ...], document: Document) -> Location:
-    """Drop what is not in the file: the kind after a probe's index, ``[key]``, the index of a lone item."""
+    """Drop what is not in the file: a kind or provider, ``[key]``, and the index of a lone item."""
     parts = [part for part in loc if part != "[key]"]
-    if len(parts) > 2 and parts[0] == "probes" and parts[2] in KINDS:
+    if len(parts) > 2 and parts[0] in _TAGGED and str(parts[2]) in _TAGGED[parts[0]][1]:
         del parts[2]
     if parts and isinstance(parts[-1], int) and tuple(parts) not in document.lines:
         del parts[-1]
@@ -80,11 +88,12 @@ def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> s
         case "literal_error" | "enum":
             return f"must be one of {context['expected']}"
         case "union_tag_invalid":
-            known = ", ".join(KINDS)
+            key, models = _TAGGED[detail["loc"][0]]
             tag = context["tag"]
-            return f"there is no kind {tag!r}.{did_you_mean(tag, KINDS)} The kinds are {known}"
+            return f"there is no {key} {tag!r}.{did_you_mean(tag, models)} The {key}s are {', '.join(models)}"
         case "union_tag_not_found":
-            return f"kind is required; the kinds are {', '.join(KINDS)}"
+            key, models = _TAGGED[detail["loc"][0]]
+            return f"{key} is required; the {key}s are {', '.join(models)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return _no_mapping(detail["loc"], model)
         case "tuple_type":
@@ -124,8 +133,9 @@ def _models_at(loc: Location, model: type[BaseModel]) -> tuple[list[type[BaseMod
         if is_name or isinstance(part, int):
             is_name = False
             continue
-        if part in KINDS and len(candidates) > 1:
-            candidates = [KINDS[part].settings_model]
+        tagged = _TAGGED[loc[0]][1] if loc[0] in _TAGGED else {}
+        if len(candidates) > 1 and part in tagged:
+            candidates = [tagged[part]]
             continue
         fields = [candidate.model_fields[part] for candidate in candidates if part in candidate.model_fields]
         if fields:

@@ -33,6 +33,7 @@ from probes.core.setting_types import (
     between,
 )
 from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings, Site
+from probes.oauth2.settings import AnyOAuth2
 from probes.registry import KINDS
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ class Configuration(Settings):
     model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
 
     agent: AgentSettings = AgentSettings()
+    oauth2: dict[Name, AnyOAuth2] = Field(default_factory=dict)
     servers: dict[ServerName, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
     probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]

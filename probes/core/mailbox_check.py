@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from probes.core.context import Context
+from probes.core.credentials import credentials_of
 from probes.core.probe import Probe
 from probes.core.setting_types import Duration
 from probes.core.settings import ProbeSettings
@@ -33,16 +34,11 @@ class MailboxCheck(Probe):
 
     def __init__(self, settings: MailboxCheckSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.credentials: tuple[str, SecretStr] | None = None
-        if settings.mailbox is not None:
-            mailbox = context.site.mailboxes[settings.mailbox]
-            self._name = mailbox.server
-            self.credentials = (mailbox.username, mailbox.password)
-        else:
-            self._name = str(settings.server)
-        self.server = context.site.servers[self._name]
-        if settings.server is not None and self.server.username and self.server.password:
-            self.credentials = (self.server.username, self.server.password)
+        site = context.site
+        mailbox = site.mailboxes[settings.mailbox] if settings.mailbox is not None else None
+        self._name = mailbox.server if mailbox is not None else str(settings.server)
+        self.server = site.servers[self._name]
+        self.credentials = credentials_of(mailbox or self.server, context.tokens)
 
     @property
     def target(self) -> str:

@@ -147,6 +147,16 @@ class Reason(StrEnum):
         "login_refused", Area.DIALOGUE, "The server refused the login without blaming the credentials."
     )
     AUTH_FAILED = _failed("auth_failed", Area.DIALOGUE, "The server refused the credentials.")
+    TOKEN_UNAVAILABLE = _unknown(
+        "token_unavailable",
+        Area.DIALOGUE,
+        "No access token could be had for the login: the token endpoint did not answer as it should.",
+    )
+    TOKEN_REFUSED = _unknown(
+        "token_refused",
+        Area.DIALOGUE,
+        "The token endpoint refused to issue an access token; the detail has its error code.",
+    )
     AUTH_NOT_OFFERED = _failed(
         "auth_not_offered",
         Area.DIALOGUE,

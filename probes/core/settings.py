@@ -38,13 +38,13 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Marks a setting that names an entry of ``servers`` or ``mailboxes`` with one of the given protocols.
+    """Marks a setting that names an entry of a table; a server or mailbox with one of the given protocols.
 
     A mailbox has its server's protocol. No protocols means any. ``other_values`` lists values with another
     meaning, which do not name an entry.
     """
 
-    table: Literal["servers", "mailboxes"]
+    table: Literal["servers", "mailboxes", "oauth2"]
     protocols: frozenset[str] = frozenset()
     other_values: frozenset[str] = frozenset()
 
@@ -56,6 +56,7 @@ Pop3ServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3"}))
 ImapServerName = Annotated[ServerName, Reference("servers", frozenset({"imap"}))]
 MailboxServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3", "imap"}))]
 MailboxName = Annotated[Name, Reference("mailboxes")]
+OAuth2Name = Annotated[Name, Reference("oauth2")]
 Pop3MailboxName = Annotated[Name, Reference("mailboxes", frozenset({"pop3"}))]
 ImapMailboxName = Annotated[Name, Reference("mailboxes", frozenset({"imap"}))]
 
@@ -75,7 +76,7 @@ _DEFAULT_PORTS = MappingProxyType(
 )
 
 
-SaslMechanism = Literal["plain", "login", "cram-md5"]
+SaslMechanism = Literal["plain", "login", "cram-md5", "xoauth2", "oauthbearer"]
 """The SASL mechanisms of `probes.protocols.sasl`, in lower case."""
 
 AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -117,12 +118,16 @@ class ServerSettings(Settings):
         default=None, description="Login name. Without one, probes of the server stop before login."
     )
     password: Secret | None = Field(default=None, description="`{env: NAME}` or `{file: PATH}`.")
+    oauth2: OAuth2Name | None = Field(
+        default=None, description="An entry of `oauth2`, whose tokens are used in place of a password."
+    )
     auth: Literal["auto", SaslMechanism, "user", "apop"] = Field(
         default="auto",
         description=(
             "How to log in. `user` (USER and PASS) and `apop` are for POP3; `login` includes IMAP's LOGIN. "
-            "`auto` takes the best method offered. If the server refuses a digest of the password (APOP, "
-            "CRAM-MD5), `auto` tries once to send the password itself."
+            "`xoauth2` and `oauthbearer` send a token of `oauth2`. `auto` takes the best method offered. If "
+            "the server refuses a digest of the password (APOP, CRAM-MD5), `auto` tries once to send the "
+            "password itself."
         ),
     )
     allow_insecure_auth: bool = Field(
@@ -176,7 +181,14 @@ class ServerSettings(Settings):
     def _consistent(self) -> Self:
         if self.password is not None and self.username is None:
             raise ValueError("password without username; add username or remove password")
-        if self.username is not None and self.password is None and self.protocol == "smtp":
+        if self.oauth2 is not None and self.username is None:
+            raise ValueError("oauth2 without username; add username or remove oauth2")
+        if self.oauth2 is not None and self.password is not None:
+            raise ValueError("password and oauth2 exclude each other; remove one")
+        if self.auth in {"xoauth2", "oauthbearer"} and self.password is not None:
+            raise ValueError(f"auth: {self.auth} sends no password; set oauth2 in place of password")
+        has_secret = self.password is not None or self.oauth2 is not None
+        if self.username is not None and not has_secret and self.protocol == "smtp":
             raise ValueError("username without password; add password: {env: NAME} or {file: PATH}")
         if self.family != "any" and is_ip_address(self.host):
             raise ValueError("family does not apply to an IP address; remove it, or make host a name")
@@ -201,7 +213,12 @@ class MailboxSettings(Settings):
     address: EmailAddress = Field(description="The mail address whose messages arrive here.")
     server: MailboxServerName = Field(description="The POP3 or IMAP server, an entry of `servers`.")
     username: Line = Field(description="Login name.")
-    password: Secret = Field(description="`{env: NAME}` or `{file: PATH}`, relative to this file.")
+    password: Secret | None = Field(
+        default=None, description="`{env: NAME}` or `{file: PATH}`, relative to this file."
+    )
+    oauth2: OAuth2Name | None = Field(
+        default=None, description="An entry of `oauth2`, whose tokens are used in place of a password."
+    )
     folder: FolderName = Field(default="INBOX", description="IMAP: the folder where messages arrive.")
     junk_folder: FolderName | None = Field(
         default=None, description="IMAP: the junk folder. Default: the folder that the server marks as junk."
@@ -219,6 +236,12 @@ class MailboxSettings(Settings):
             "(POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP."
         ),
     )
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if (self.password is None) == (self.oauth2 is None):
+            raise ValueError("needs either password, {env: NAME} or {file: PATH}, or oauth2")
+        return self
 
 
 class AlertSettings(Settings):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from probes.core.clock import Clock
+from probes.core.credentials import NO_TOKENS, Tokens, credentials_of
 from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
@@ -68,12 +69,12 @@ class Handover:
     async def __aexit__(self, *_: object) -> None:
         await self.disconnect()
 
-    async def connect(self, server: ServerSettings, run: Run, clock: Clock) -> SmtpSession:
+    async def connect(self, server: ServerSettings, run: Run, clock: Clock, tokens: Tokens) -> SmtpSession:
         """Open a session for the next try, replacing the previous one. Raises `ProbeFault`."""
         await self.disconnect()
         self._held_up_before = _held_up(run)
         slot, self._slot = self._slot, None  # only for the first try
-        session = smtp_session(server, run.phases, clock, slot)
+        session = smtp_session(server, run.phases, clock, slot, tokens)
         self.session = await self._connection.enter_async_context(session)
         return self.session
 
@@ -127,20 +128,25 @@ class Submission:
         clock: Clock,
         ledger: Ledger,
         retry: float | None = None,
+        tokens: Tokens = NO_TOKENS,
     ) -> None:
         self._server = server
         self._envelope = envelope
         self._clock = clock
         self._ledger = ledger
         self._retry = retry
+        self._tokens = tokens
+        self._credentials = credentials_of(server, tokens)
         self._unrecorded: dict[str, MessageState] = {}
 
     async def turn(self, run: Run) -> Slot:
-        """Wait for the slot of the first connection, before the message exists, and return it.
+        """Wait for a token, if one is needed, and the slot of the first connection; return the slot.
 
-        Raises `ProbeFault` with `LOCAL_RESOURCES`.
+        That is before the message exists. Raises `ProbeFault`.
         """
         with run.waiting():
+            if self._credentials is not None:
+                await self._credentials.secret(run.phases)
             return await connection_limits.system.take(self._server.host, self._server.port, run.phases)
 
     async def intend(self, message: Message) -> None:
@@ -190,7 +196,7 @@ class Submission:
             pause *= RETRY_FACTOR
 
     async def _try(self, run: Run, handover: Handover) -> None:
-        session = await handover.connect(self._server, run, self._clock)
+        session = await handover.connect(self._server, run, self._clock, self._tokens)
         await session.mail(self._envelope.sender, len(handover.composed.content), handover.envelope_id)
         await session.rcpt(self._envelope.recipient)
         reply = await session.data(handover.composed.content)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from probes.core.clock import Clock
+from probes.core.credentials import NO_TOKENS, Tokens, credentials_of
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
@@ -176,16 +177,22 @@ class SmtpSession(MailSession):
 
 @asynccontextmanager
 async def smtp_session(
-    server: ServerSettings, phases: PhaseTimer, clock: Clock, slot: Slot | None = None
+    server: ServerSettings,
+    phases: PhaseTimer,
+    clock: Clock,
+    slot: Slot | None = None,
+    tokens: Tokens = NO_TOKENS,
 ) -> AsyncIterator[SmtpSession]:
     """Open a session as configured for the block, logged in if the server has credentials.
 
-    It uses ``slot``, or waits for one.
+    It uses ``slot``, or waits for one. ``tokens`` has the source of the server's tokens, if it needs one.
     """
+    credentials = credentials_of(server, tokens)
+    secret = await credentials.secret(phases) if credentials is not None else None
     session = await SmtpSession.connect(server, phases, clock, slot)
     try:
-        if server.username is not None and server.password is not None:
-            await session.log_in(server.username, server.password)
+        if credentials is not None and secret is not None:
+            await session.log_in(credentials.username, secret)
         yield session
     finally:
         session.abort()

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from probes.core.clock import Clock
+from probes.core.credentials import NO_TOKENS, Tokens, mailbox_credentials
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
@@ -69,6 +70,7 @@ class ImapMailbox:
         clock: Clock,
         budget: LoginBudget,
         retention: float,
+        tokens: Tokens = NO_TOKENS,
     ) -> None:
         self.polls = settings.polls_per_message or 200.0
         self._settings = settings
@@ -76,6 +78,7 @@ class ImapMailbox:
         self._clock = clock
         self._budget = budget
         self._standing = Standing()
+        self._credentials = mailbox_credentials(settings, tokens)
         self._retention = retention
         self._session: ImapSession | None = None
         self._views: dict[str, View] = {}
@@ -146,11 +149,12 @@ class ImapMailbox:
         return session if session.is_open else await self._log_in(phases)
 
     async def _log_in(self, phases: PhaseTimer) -> ImapSession:
+        password = await self._credentials.secret(phases)
         with self._budget.logging_in():
             session = await ImapSession.open(
                 self._server,
                 username=self._settings.username,
-                password=self._settings.password,
+                password=password,
                 phases=phases,
                 clock=self._clock,
                 resumes=True,

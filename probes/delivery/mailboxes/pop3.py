@@ -21,6 +21,7 @@ from functools import partial
 from typing import TypeVar
 
 from probes.core.clock import Clock
+from probes.core.credentials import NO_TOKENS, Tokens, mailbox_credentials
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
@@ -283,7 +284,12 @@ class Pop3Mailbox:
     shortest_gap = 0.02
 
     def __init__(
-        self, settings: MailboxSettings, server: ServerSettings, clock: Clock, budget: LoginBudget
+        self,
+        settings: MailboxSettings,
+        server: ServerSettings,
+        clock: Clock,
+        budget: LoginBudget,
+        tokens: Tokens = NO_TOKENS,
     ) -> None:
         self.polls = settings.polls_per_message or 6.0
         self._settings = settings
@@ -291,6 +297,7 @@ class Pop3Mailbox:
         self._clock = clock
         self._budget = budget
         self._standing = Standing()
+        self._credentials = mailbox_credentials(settings, tokens)
         self._memory = _Memory()
         self._unreadable_ids = 0
 
@@ -322,11 +329,12 @@ class Pop3Mailbox:
                 session.abort()
 
     async def _log_in(self, phases: PhaseTimer) -> Pop3Session:
+        password = await self._credentials.secret(phases)
         with self._budget.logging_in():
             return await Pop3Session.open(
                 self._server,
                 username=self._settings.username,
-                password=self._settings.password,
+                password=password,
                 phases=phases,
                 clock=self._clock,
                 resumes=True,

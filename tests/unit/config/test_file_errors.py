@@ -115,9 +115,13 @@ def _levels(model: type[BaseModel], wrap: Any, at: str) -> Iterator[tuple[str, A
         for found in _settings_in(field.annotation):
             # The name is also a key, which must not confuse the lookup.
             name = next(iter(found.model_fields))
+            provider = found.model_fields.get("provider")
+            given = {"provider": get_args(provider.annotation)[0]} if provider else {}
             yield from _levels(
                 found,
-                lambda entry, key=key, named=named, name=name: wrap({key: {name: entry} if named else entry}),
+                lambda entry, key=key, named=named, name=name, given=given: wrap(
+                    {key: {name: given | entry} if named else entry}
+                ),
                 f"{at}.{key}",
             )
 
