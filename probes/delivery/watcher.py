@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Protocol
 
@@ -24,9 +24,7 @@ from probes.delivery.folder_memory import FolderMemory
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
 from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.own_delays import Cause, OwnDelay
-
-HEADERS_PER_POLL = 500
-"""Maximum number of header sections that a poll reads; older messages wait for the next poll."""
+from probes.delivery.reading_pace import ReadingPace
 
 POLL_TIMEOUT = 60.0
 """Time limit for a poll, in seconds."""
@@ -98,6 +96,7 @@ class MailboxWatcher:
             clock, polls=mailbox.polls, shortest_gap=mailbox.shortest_gap, retention=retention
         )
         self._memories: dict[str, FolderMemory] = {}
+        self._pace = ReadingPace(mailbox.first_read)
         self._polled_at = float("-inf")  # when the latest poll ended
         self._planned_at = float("-inf")  # since when it has been known that the next poll is due when it is
         self._blind: tuple[Cause, float] | None = (
@@ -158,6 +157,8 @@ class MailboxWatcher:
         earlier._successor = self
         self._misconfigured = earlier._misconfigured  # runs in progress wait for it
         self._misconfigured.clear()
+        self._mailbox.standing.take_over(earlier._mailbox.standing)
+        self._pace = earlier._pace
         self._awaited.take_over(earlier._awaited)
         if self._awaited:
             self._start()
@@ -263,7 +264,9 @@ class MailboxWatcher:
             self._blind = None
         try:
             async with self._polling:
-                with nullcontext() if self._is_in_trouble() else delays.waiting(Cause.LOGINS):
+                with self._waiting(Cause.CONNECTIONS):
+                    await self._mailbox.turn()
+                with self._waiting(Cause.LOGINS):
                     await self._mailbox.admit()
                 afresh = self._awaited.is_overdue()
                 async with asyncio.timeout(POLL_TIMEOUT):
@@ -274,6 +277,7 @@ class MailboxWatcher:
         except LedgerError as error:
             self._back_off(ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)))
         except TimeoutError:
+            self._pace.cut()
             self._back_off(ProbeFault(Reason.TIMEOUT, f"the poll took longer than {POLL_TIMEOUT:g} s"))
         except Exception:
             _log.exception("defect while polling mailbox %s", self.name)
@@ -284,9 +288,13 @@ class MailboxWatcher:
                 self._blind = _OUR_FAULTS[self.fault.reason], begun
             self._awaited.polled(searched=afresh)
 
-    def _is_in_trouble(self) -> bool:
-        """Whether the latest poll failed, and not by our own fault: others come first then."""
-        return self.fault is not None and self.fault.reason not in _OUR_FAULTS
+    def _waiting(self, cause: Cause) -> AbstractContextManager[None]:
+        """Record the duration of the block as our own delay, unless the latest poll failed.
+
+        Then others come first because the server is in trouble, so this delay is not ours.
+        """
+        is_in_trouble = self.fault is not None and self.fault.reason not in _OUR_FAULTS
+        return nullcontext() if is_in_trouble else self._arrivals.delays.waiting(cause)
 
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
@@ -333,38 +341,47 @@ class MailboxWatcher:
 
     async def _read(self, due: Sequence[OpenFolder], *, afresh: bool) -> bool:
         """Read the folders, and give up overdue messages; return whether everything could be read."""
+        for open_folder in due:
+            if not await self._read_folder(open_folder):
+                return False
+        if afresh:
+            await self._give_up_overdue()
+        return True
+
+    async def _read_folder(self, open_folder: OpenFolder) -> bool:
+        """Read one folder; return ``False`` if a message ended the session."""
         try:
-            for open_folder in due:
-                await self._read_folder(open_folder)
+            folder = await open_folder()
+            memory = self._memories.setdefault(folder.name, FolderMemory())
         except ProbeFault as fault:
+            if not self._mailbox.excuses(fault):
+                raise
+            return True
+        try:
+            if await self._examine(folder, memory):
+                memory.complete_at = folder.absent_at
+        except ProbeFault as fault:
+            if self._mailbox.excuses(fault):
+                return True
             if fault.reason is not Reason.RESPONSE_TOO_LARGE:
                 raise
             # One oversized message must not stop the watching: the next poll skips it.
             _log.warning("mailbox %s: a message was not read on: %s", self.name, fault)
             return False
-        if afresh:
-            await self._give_up_overdue()
         return True
-
-    async def _read_folder(self, open_folder: OpenFolder) -> None:
-        try:
-            folder = await open_folder()
-            memory = self._memories.setdefault(folder.name, FolderMemory())
-            if await self._examine(folder, memory):
-                memory.complete_at = folder.absent_at
-        except ProbeFault as fault:
-            if not self._mailbox.excuses(fault):
-                raise
 
     async def _examine(self, folder: Folder, memory: FolderMemory) -> bool:
         """Read the headers of new messages; return whether all of them were read."""
         memory.see(folder)
+        begun, before = self._clock.monotonic(), folder.listed_at - folder.absent_at
         unread, ours = list(folder.uids), list[str]()
-        async with contextlib.aclosing(folder.identify(unread[:HEADERS_PER_POLL])) as identified:
+        now_read = unread[: self._pace.most]
+        async with contextlib.aclosing(folder.identify(now_read)) as identified:
             async for fields in identified:
                 ours += await self._account(folder, memory, fields)
         await folder.delete(ours)
-        return len(unread) <= HEADERS_PER_POLL and folder.is_whole
+        self._pace.learn(len(now_read), self._clock.monotonic() - begun, before)
+        return len(unread) == len(now_read) and folder.is_whole
 
     async def _account(
         self, folder: Folder, memory: FolderMemory, identified: Mapping[str, bytes]

@@ -16,10 +16,10 @@ from probes.protocols import replies
 RESPONSE_LIMIT = 8192
 """Maximum octets of a response without its literals; RFC 9051 gives clients the same limit."""
 
-SEARCH_LIMIT = 2**20
+SEARCH_LIMIT = 3 * 2**19
 """Maximum octets of the answer to SEARCH, a single line with all the numbers."""
 
-MOST_MESSAGES = 100_000
+MOST_MESSAGES = 150_000
 """Maximum number of messages that a search may find."""
 
 Value: TypeAlias = "bytes | list[Value] | None"

@@ -75,6 +75,8 @@ class ImapConnection(MailSession):
         self.heard_at = float("-inf")
         """Monotonic time at which the latest EXISTS was read."""
         self.arrivals = ToldArrivals()
+        self.looks_along = False
+        """Whether a NOOP follows each command on messages, because there are many of them."""
 
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
@@ -217,10 +219,10 @@ class ImapConnection(MailSession):
     ) -> list[T]:
         """Send a command as `_exchange` does, in its own phase. A NO has its code's reason or ``refusal``.
 
-        If it ``looks`` and the folder is busy, a NOOP follows in the same exchange, so that the command does
-        not delay the discovery of other arrivals (RFC 9051 section 5.5).
+        If it ``looks`` and there are many messages or arrivals, a NOOP follows in the same exchange, so that
+        the command does not delay the discovery of other arrivals (RFC 9051 section 5.5).
         """
-        looks = looks and self.arrivals.is_busy(self._clock.monotonic())
+        looks = looks and (self.looks_along or self.arrivals.is_busy(self._clock.monotonic()))
         with self._phases.phase(phase):
             answers, status = await self._exchange(*words, read=read, budget=budget, looks=looks)
             _require_ok(status, refusal)

@@ -34,8 +34,7 @@ _NO_TLS_RECORD = "WRONG_VERSION_NUMBER"
 
 _TIMEOUTS = frozenset({Reason.CONNECT_TIMEOUT, Reason.DNS_TIMEOUT})
 
-_GIVEN_UP = (TimeoutError, asyncio.CancelledError)
-"""How a wait ends if the server is too slow: by its own timeout, or by that of the run."""
+_GIVEN_UP = (TimeoutError, asyncio.CancelledError)  # by the wait's own timeout, or by that of the run
 
 _NOT_IN_A_LINE = re.compile(rb"[\r\n\0]")
 
@@ -57,10 +56,9 @@ async def connect_tcp(
     """Return a connected protocol; phases ``resolve`` (not for an IP literal) and ``connect``.
 
     The name is resolved to addresses of ``family`` within ``timeout`` seconds. Up to `MOST_ADDRESSES` of them
-    are then tried in the resolver's order (RFC 6724), again within ``timeout`` seconds in total, so that slow
-    DNS never looks like a slow server. Each address has an equal share of the remaining time. If none
-    answers, raises `ProbeFault` with the first fault of the server, or else the first of our own. ``resolve``
-    replaces the system's resolver, even for IP literals.
+    are then tried in the resolver's order (RFC 6724), each with an equal share of another ``timeout``
+    seconds. If none answers, raises `ProbeFault` with the first fault of the server, or else the first of our
+    own. ``resolve`` replaces the system's resolver, even for IP literals.
     """
     loop = asyncio.get_running_loop()
     places = [(host, port)]
@@ -167,8 +165,7 @@ class _Receiver(asyncio.Protocol):
     async def news(self, until: float | None = None) -> None:
         """Wait for octets, for room to write, or for the end; if it has already ended, raise the cause.
 
-        Raises `TimeoutError` at the loop's time ``until``. This uses its own timer because it costs a fifth
-        of `asyncio.timeout`, and a session waits a dozen times.
+        Raises `TimeoutError` at the loop's time ``until``. Its own timer costs a fifth of `asyncio.timeout`.
         """
         if self._paused and self.transport is not None:
             self._paused = False
@@ -231,10 +228,9 @@ class LineTransport:
 
     def __init__(self, receiver: _Receiver, timeout: float, transcript: Transcript) -> None:
         self._receiver = receiver
-        self._timeout = timeout
         self._transcript = transcript
         self._loop = asyncio.get_running_loop()
-        self._closing_on_failure = _ClosingOnFailure(receiver, timeout, Reason.COMMAND_TIMEOUT)
+        self.limit_waits(timeout)
         self._lines_at_once = 0  # read since other tasks last had a turn
         self._has_written = False
         self.certificate_expiry: CertificateExpiry | None = None
@@ -261,6 +257,11 @@ class LineTransport:
             raise
         receiver.slot, receiver.phases = slot, phases
         return cls(receiver, timeout, phases.transcript)
+
+    def limit_waits(self, timeout: float) -> None:
+        """Replace the time limit of each later call, in seconds."""
+        self._timeout = timeout
+        self._closing_on_failure = _ClosingOnFailure(self._receiver, timeout, Reason.COMMAND_TIMEOUT)
 
     def answered(self) -> None:
         """Record an answer in time, and keep the TLS session; see `Slot.answered` and `keep_session`."""

@@ -79,11 +79,20 @@ class MailSession(ABC):
         phases: PhaseTimer,
         clock: Clock,
         resumes: bool = False,
+        patience: float | None = None,
     ) -> Self:
-        """Return a session that is logged in; if that fails, close it."""
-        session = await cls.connect(server, phases, clock, resumes=resumes)
+        """Return a session that is logged in; if that fails, close it.
+
+        ``patience`` replaces the server's timeout until then, if it is shorter; in seconds.
+        """
+        is_hurried = patience is not None and patience < server.timeout
+        hurried = server.model_copy(update={"timeout": patience}) if is_hurried else server
+        session = await cls.connect(hurried, phases, clock, resumes=resumes)
         with session._aborted_on_failure():
             await session.log_in(username, password)
+        if is_hurried:
+            session._server = server
+            session._transport.limit_waits(server.timeout)
         return session
 
     @contextmanager

@@ -15,7 +15,7 @@ from probes.protocols.replies import LONGEST_PAUSE
 POP3_LINE_LIMIT = 2048
 """Maximum octets of a status or listing line; RFC 2449 allows 512."""
 
-MOST_MESSAGES = 100_000
+MOST_MESSAGES = 150_000
 """Maximum number of messages in a listing."""
 
 _ATOMS = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"

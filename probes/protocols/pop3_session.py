@@ -54,7 +54,6 @@ class Pop3Session(MailSession):
         self._may_hold_mail = False  # whether unexpected octets may belong to a message
         self.capabilities = Capabilities({})
         self.unreadable_ids = 0
-        self._listing: dict[int, str] = {}
         self._has_deleted = False
         self._reading = asyncio.Lock()  # its waiters come in the order of their commands
         self._awaiting = 0  # commands on their way, or whose answers are not read yet
@@ -279,8 +278,13 @@ class Pop3Session(MailSession):
         if lines and not listing:
             raise ProbeFault(Reason.PROTOCOL_ERROR, b"not a line of UIDL: " + lines[0][:100])
         self.unreadable_ids = len(lines) - len(listing)
-        self._listing = listing
         return listing
+
+    async def unique_id(self, number: int) -> str | None:
+        """Return the unique id of one message; ``None`` if the answer is unreadable."""
+        with self._phases.phase("uidl"):
+            listed = pop3.parse_unique_id(await self._command(b"UIDL %d" % number))
+        return listed[1] if listed is not None and listed[0] == number else None
 
     @property
     def is_pipelining(self) -> bool:
@@ -292,7 +296,7 @@ class Pop3Session(MailSession):
         """Whether a fault closed the connection."""
         return self._broken or self.gave_up
 
-    async def verify(self, number: int) -> None:
+    async def verify(self, number: int, unique_id: str) -> None:
         """Check that no answer was lost or added, by the unique id of a listed message.
 
         All earlier commands must have ended. Raises `ProbeFault` and closes the connection if not.
@@ -305,8 +309,7 @@ class Pop3Session(MailSession):
         except BaseException:
             self._break()
             raise
-        listed = number, self._listing[number]
-        if not answer.startswith(b"+OK ") or pop3.parse_unique_id(answer[4:]) != listed:
+        if not answer.startswith(b"+OK ") or pop3.parse_unique_id(answer[4:]) != (number, unique_id):
             self._break()
             raise ProbeFault(Reason.PROTOCOL_ERROR, "the answers do not match the pipelined commands")
 

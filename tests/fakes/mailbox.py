@@ -34,6 +34,8 @@ class FakeMailbox:
     undeletable: set[str] = field(default_factory=set)
     login_fault: ProbeFault | None = None
     quit_fault: ProbeFault | None = None
+    listings: int = 0
+    top_seconds: float = 0.0
     on_login: Callable[[], None] = lambda: None
 
     async def open_session(self, server: object, **credentials: object) -> FakeSession:
@@ -60,13 +62,21 @@ class FakeSession:
     unreadable_ids: int = 0
     ended_early: bool = False
 
+    async def stat(self) -> tuple[int, int | None]:
+        return len(self.snapshot), None
+
+    async def unique_id(self, number: int) -> str | None:
+        return self.snapshot[number - 1].uid
+
     async def uidl(self) -> dict[int, str]:
+        self.mailbox.listings += 1
         await self.mailbox.clock.sleep(self.mailbox.command_seconds)
         return {number: message.uid for number, message in enumerate(self.snapshot, 1)}
 
     async def top(self, number: int, *, limit: int) -> bytes:
         message = self.snapshot[number - 1]
         self.mailbox.headers_read.append(message.uid)
+        await self.mailbox.clock.sleep(self.mailbox.top_seconds)
         if message.uid in self.mailbox.fatal:
             self.ended_early = True
         if self.ended_early:

@@ -62,6 +62,7 @@ class ImapMailbox:
 
     stays_open = True
     shortest_gap = 0.01
+    first_read = 500
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class ImapMailbox:
         self._server = server
         self._clock = clock
         self._budget = budget
-        self._standing = Standing()
+        self.standing = Standing()
         self._credentials = mailbox_credentials(settings, tokens)
         self._retention = retention
         self._session: ImapSession | None = None
@@ -98,17 +99,22 @@ class ImapMailbox:
         unreadable = sum(len(view.unreadable) for view in self._views.values())
         return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
 
+    async def turn(self) -> None:
+        """Wait for one of the server's connections, if this mailbox needs one and may hold it for long."""
+        if self._session is None:
+            await self._budget.turn(self.standing)
+
     async def admit(self) -> None:
         """Wait for a login within the server's budget, if a login is needed."""
         if self._session is None:
-            await self._budget.take(self._standing)
+            await self._budget.take(self.standing)
 
     @asynccontextmanager
     async def poll(
         self, phases: PhaseTimer | None = None, *, afresh: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Yield the folders that are due, the main folder first. IDLE watches that one afterwards."""
-        with self._budget.poll(self._standing):
+        with self._budget.poll(self.standing):
             async with self._open_folders(phases or PhaseTimer(self._clock), afresh=afresh) as due:
                 yield due
 
@@ -158,6 +164,7 @@ class ImapMailbox:
                 phases=phases,
                 clock=self._clock,
                 resumes=True,
+                patience=self.standing.patience,
             )
         phases.transcript.keep_latest_only()
         return session

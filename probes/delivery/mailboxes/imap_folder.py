@@ -32,6 +32,9 @@ CONTENTS = 64
 PIECE_SIZE = 1024 * 1024
 """Octets of a large message to request at a time after that."""
 
+MANY = 16
+"""Number of pending copies from which each command is followed by a look for new ones."""
+
 _NARROWING = 8  # after a failure, the number of copies to request at once is divided by this
 
 T = TypeVar("T")
@@ -142,6 +145,7 @@ class ImapFolder:
         self._session = view.session
         self._clock = clock
         self._fields = fields
+        self._session.looks_along = len(view.pending) > MANY
         told = sorted(view.pending & view.told.keys())
         others = sorted(view.pending - view.told.keys(), reverse=True)
         self.uids = [self._text(uid) for uid in (*told, *others)]

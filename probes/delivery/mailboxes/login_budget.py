@@ -28,8 +28,11 @@ SHARE_IN_TROUBLE = 0.25
 Also the share of logins that mailboxes whose latest poll failed get while the others need all.
 """
 
-SHARE_UNTRIED = 0.5
+SHARE_UNTRIED = 0.75
 """Share of a server's connections for these and for mailboxes that were not polled yet, together."""
+
+FIRST_PATIENCE = 3.0
+"""Maximum seconds to wait for each answer of a mailbox's first login."""
 
 LONG = 1.0
 """Seconds from which a poll that fails has held its connection for long."""
@@ -46,8 +49,23 @@ class Standing:
     """Consecutive polls that failed, and not by our own fault."""
     is_slow: bool = True
     """Whether the next poll may hold its connection for long, because the latest did, or there was none."""
+    is_known: bool = False
+    """Whether there was a poll."""
     holds_place: bool = False
-    """Whether the poll in progress has one of the places for such polls."""
+    """Whether the poll in progress has one of the places for polls that may take long."""
+
+    @property
+    def patience(self) -> float | None:
+        """Maximum seconds to wait for each answer of the next login; ``None`` if only the settings limit it.
+
+        Many mailboxes that hang do not keep the others waiting for long when the agent starts. A server that
+        is only slow has its full time from the second login on.
+        """
+        return None if self.is_known else FIRST_PATIENCE
+
+    def take_over(self, earlier: Standing) -> None:
+        """Begin with what is known of the same mailbox."""
+        self.failures, self.is_slow, self.is_known = earlier.failures, earlier.is_slow, earlier.is_known
 
 
 _Waiter = tuple[int, int, Standing, "asyncio.Future[None]"]
@@ -115,9 +133,12 @@ class LoginBudget:
         self._spent_until = float("-inf")  # monotonic: when the logins so far would end at the steady rate
         self._in_trouble_at = float("-inf")  # monotonic: the latest login of a mailbox in trouble
 
-    async def take(self, standing: Standing) -> None:
-        """Wait until a mailbox may log in, and count the login. A `poll` must follow."""
+    async def turn(self, standing: Standing) -> None:
+        """Wait until a mailbox may open a connection; `take` must follow."""
         await self._slow_polls.enter(standing)
+
+    async def take(self, standing: Standing) -> None:
+        """Wait until a mailbox that had its `turn` may log in, and count the login. A `poll` must follow."""
         try:
             if standing.failures:
                 await self._leave_to_others()
@@ -172,10 +193,11 @@ class LoginBudget:
             self._failed(standing, begun)
             raise
         else:
-            standing.failures, standing.is_slow = 0, False
+            standing.failures, standing.is_slow, standing.is_known = 0, False, True
         finally:
             self._slow_polls.leave(standing)
 
     def _failed(self, standing: Standing, begun: float) -> None:
         standing.failures += 1
+        standing.is_known = True
         standing.is_slow = self._clock.monotonic() - begun > LONG

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from probes.core.faults import ProbeFault
 from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.login_budget import Standing
 
 HEADER_LIMIT = 64 * 1024
 """Maximum octets to read of a message's header section."""
@@ -141,6 +142,9 @@ class Mailbox(Protocol):
     shortest_gap: float
     """Minimum seconds between polls."""
 
+    first_read: int
+    """Number of copies that the first poll reads: it must end in time with a second for each command."""
+
     stays_open: bool
     """Whether the session stays open between polls, so that it needs polls to keep it alive."""
 
@@ -154,8 +158,15 @@ class Mailbox(Protocol):
         """What could not be read, where a message may be unnoticed; empty if everything was read."""
         ...
 
+    standing: Standing
+    """How the latest polls went, for those who share the server."""
+
+    async def turn(self) -> None:
+        """Wait until a poll may take a connection; `admit` must follow."""
+        ...
+
     async def admit(self) -> None:
-        """Wait until a poll may begin; this wait is not part of the poll."""
+        """Wait until a poll may log in; `poll` must follow. Neither wait is part of the poll."""
         ...
 
     def poll(

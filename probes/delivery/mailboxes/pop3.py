@@ -36,6 +36,7 @@ from probes.delivery.mailboxes.mailbox import (
     OpenFolder,
     unread,
 )
+from probes.delivery.mailboxes.pop3_listing import Listing
 from probes.protocols.pop3_session import Pop3Session
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ _OF_ONE_COPY = frozenset({Reason.POP3_ERROR, Reason.POP3_SYS_TEMP, Reason.POP3_S
 
 @dataclass(slots=True)
 class _Memory:
-    """What earlier sessions found out about copies, by the keys of `_keyed`."""
+    """What earlier sessions found out about copies, by the keys of `Listing`."""
 
     set_aside: set[str] = field(default_factory=set)
     unreadable: dict[str, float] = field(default_factory=dict)  # when each was given up (monotonic)
@@ -81,19 +82,24 @@ class Pop3Folder:
 
     name = ""
     is_junk = False
-    overlooked: frozenset[str] = frozenset()  # every poll lists the whole mailbox
 
     def __init__(
-        self, session: Pop3Session, numbers: dict[str, int], listed_at: float, memory: _Memory
+        self,
+        session: Pop3Session,
+        listing: Listing,
+        listed_at: float,
+        memory: _Memory,
+        overlooked: frozenset[str],
     ) -> None:
         self._session = session
-        self._numbers = numbers
+        self._listing = listing
+        self._numbers = listing.numbers_without(memory.set_aside, memory.unreadable)
         self._memory = memory
+        self.overlooked = overlooked
         self._refused: set[str] = set()
         self.absent_at = session.login_sent_at
         self.listed_at = listed_at
-        done_with = memory.set_aside | memory.unreadable.keys()
-        self.uids = [key for key in reversed(numbers) if key not in done_with]
+        self.uids = list(reversed(self._numbers))
 
     def told(self, uid: str) -> None:  # noqa: ARG002, D102 # POP3 servers report nothing by themselves
         return None
@@ -185,7 +191,10 @@ class Pop3Folder:
             batch = uids[begin : begin + together]
             # Not verified: the command names the message, and a deleted one has no unique id any more.
             answers = await _together(batch, lambda uid: self._session.dele(self._numbers[uid]))
-            for uid, fault in self._faults_of_copies(answers).items():
+            faults = self._faults_of_copies(answers)
+            for uid in answers.keys() - faults.keys():
+                self._listing.mark(self._numbers[uid])
+            for uid, fault in faults.items():
                 if self._memory.refusals[uid] + 1 >= REFUSALS:
                     self.set_aside(uid)  # it was read and counted, and stays in the mailbox
                 self._refuse(uid, fault)
@@ -206,7 +215,8 @@ class Pop3Folder:
             unverified = {uid: lost for uid, answer in answers.items() if isinstance(answer, bytes)}
             return {uid: answer for uid, answer in answers.items() if uid not in unverified} | unverified
         try:
-            await self._session.verify(self._numbers[uids[-1]])
+            number = self._numbers[uids[-1]]
+            await self._session.verify(number, self._listing.id_of(number))
         except ProbeFault as fault:
             self._memory.together = 1
             if fault.reason is Reason.PROTOCOL_ERROR:
@@ -261,27 +271,13 @@ def _sets_of(limits: Mapping[str, int], most: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _keyed(listing: Mapping[int, str]) -> dict[str, int]:
-    """Return message numbers, ascending, by a unique key for each copy.
-
-    The key is the unique id. Identical messages may share an id (RFC 1939 section 7), so all but the oldest
-    of them also have their position among these.
-    """
-    numbers: dict[str, int] = {}
-    seen: Counter[str] = Counter()
-    for number in sorted(listing):
-        unique_id = listing[number]
-        seen[unique_id] += 1
-        numbers[unique_id if seen[unique_id] == 1 else f"{unique_id} {seen[unique_id]}"] = number
-    return numbers
-
-
 class Pop3Mailbox:
     """Polls by POP3, within the server's budget of logins (see `mailbox.Mailbox`)."""
 
     folders = (Pop3Folder.name,)
     stays_open = False
     shortest_gap = 0.02
+    first_read = 8
 
     def __init__(
         self,
@@ -296,9 +292,10 @@ class Pop3Mailbox:
         self._server = server
         self._clock = clock
         self._budget = budget
-        self._standing = Standing()
+        self.standing = Standing()
         self._credentials = mailbox_credentials(settings, tokens)
         self._memory = _Memory()
+        self._listing = Listing(clock)
         self._unreadable_ids = 0
 
     @property
@@ -310,21 +307,26 @@ class Pop3Mailbox:
         """Every fault affects the whole mailbox."""
         return False
 
+    async def turn(self) -> None:
+        """Wait for one of the server's connections, if this mailbox may hold it for long."""
+        await self._budget.turn(self.standing)
+
     async def admit(self) -> None:
         """Wait for a login within the server's budget."""
-        await self._budget.take(self._standing)
+        await self._budget.take(self.standing)
 
     @asynccontextmanager
     async def poll(
         self, phases: PhaseTimer | None = None, *, afresh: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
-        with self._budget.poll(self._standing):
+        with self._budget.poll(self.standing):
             session = await self._log_in(phases or PhaseTimer(self._clock))
             try:
                 yield [partial(self._list, session, afresh=afresh)]
                 if not session.gave_up:
                     await session.quit()
+                    self._listing.deleted()
             finally:
                 session.abort()
 
@@ -338,18 +340,20 @@ class Pop3Mailbox:
                 phases=phases,
                 clock=self._clock,
                 resumes=True,
+                patience=self.standing.patience,
             )
 
     async def _list(self, session: Pop3Session, *, afresh: bool) -> Pop3Folder:
-        numbers = _keyed(await session.uidl())
+        overlooked = await self._listing.update(session, afresh=afresh)
         listed_at = self._clock.monotonic()
         if session.unreadable_ids > self._unreadable_ids:
             _log.warning("%d messages have ids that cannot be read; they are ignored", session.unreadable_ids)
         self._unreadable_ids = session.unreadable_ids
-        self._memory.keep_only(numbers.keys())
+        if self._listing.is_complete:
+            self._memory.keep_only(set(self._listing.keys))
         if afresh:
             self._memory.give_second_chances(listed_at)
-        return Pop3Folder(session, numbers, listed_at, self._memory)
+        return Pop3Folder(session, self._listing, listed_at, self._memory, overlooked)
 
     async def news(self) -> None:
         """Wait for ever: POP3 cannot report changes."""

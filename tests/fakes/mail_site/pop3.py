@@ -33,6 +33,8 @@ class Pop3:
                 return b"+OK\r\nSASL PLAIN\r\nTOP\r\nUIDL\r\nPIPELINING\r\n.\r\n"
             case [b"AUTH", _, initial]:
                 return self._authenticated(user_of(initial))
+            case [b"STAT"]:
+                return b"+OK %d 0\r\n" % len(self._snapshot)
             case [b"UIDL"]:
                 lines = b"".join(b"%d u%d\r\n" % pair for pair in enumerate(self._snapshot, 1))
                 return b"+OK\r\n" + lines + b".\r\n"

@@ -69,6 +69,7 @@ async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 async def poll(mailbox: Mailbox) -> PhaseTimer:
     phases = PhaseTimer(CLOCK)
+    await mailbox.turn()
     await mailbox.admit()
     async with mailbox.poll(phases) as folders:
         for open_folder in folders:

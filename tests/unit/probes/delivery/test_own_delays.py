@@ -12,8 +12,8 @@ from probes.core.verdict import MessageReport, MessageState
 from probes.delivery.arrivals import Settled
 from probes.delivery.mailboxes.login_budget import BURST, LoginBudget, Standing
 from probes.delivery.own_delays import KEPT, Cause, OwnDelay, OwnDelays
+from probes.delivery.reading_pace import MOST_READ
 from probes.delivery.service_level import SloSettings
-from probes.delivery.watcher import HEADERS_PER_POLL
 from probes.roundtrip import _undecided, _verdict
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import Stored
@@ -84,7 +84,7 @@ async def test_a_message_that_is_read_by_a_later_poll(bench: Bench) -> None:
     bench.arrives(message, 0.3)
     bench.mailbox.stored += [  # newer, so it is read first
         Stored(f"foreign-{number}", b"Subject: hello\r\n\r\nbody", bench.clock.now + 0.3)
-        for number in range(2 * HEADERS_PER_POLL)
+        for number in range(2 * MOST_READ)
     ]
 
     def slow_after_the_crowd_was_listed() -> None:
@@ -92,7 +92,7 @@ async def test_a_message_that_is_read_by_a_later_poll(bench: Bench) -> None:
 
     bench.mailbox.on_login = slow_after_the_crowd_was_listed
     settled = await bench.watcher.await_arrival(message)
-    assert len(bench.mailbox.headers_read) > 2 * HEADERS_PER_POLL
+    assert len(bench.mailbox.headers_read) > 2 * MOST_READ
     delivery, uncertainty = settled.message.delivery_seconds, settled.message.uncertainty_seconds
     assert delivery is not None
     assert uncertainty is not None

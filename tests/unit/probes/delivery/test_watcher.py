@@ -19,7 +19,8 @@ from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.polling import ArrivalModel
-from probes.delivery.watcher import HEADERS_PER_POLL, MailboxWatcher
+from probes.delivery.reading_pace import MOST_READ
+from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import HEADER, Token, TokenSigner
 from tests.fakes.mailbox import FakeMailbox, Stored
 from tests.unit.probes.delivery.conftest import MAILBOX, SERVER, SIGNER, Bench, synthetic_message
@@ -140,7 +141,7 @@ async def test_look_that_left_something_unread_proves_no_loss(bench: Bench) -> N
     bench.arrives(message, 0.5)
     bench.mailbox.stored += [
         Stored(f"foreign-{number}", b"Subject: hello\r\n\r\n", bench.clock.now + 0.5)
-        for number in range(3 * HEADERS_PER_POLL)
+        for number in range(3 * MOST_READ)
     ]
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.DELIVERED
