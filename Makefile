@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench fuzz soak docs dashboards pictures preview test-servers clean
+.PHONY: demo test check bench fuzz soak docs alerts dashboards pictures preview test-servers clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -15,6 +15,7 @@ check: $(VENV)/for-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python alerts/generate.py --check
 	$(BIN)/python dashboards/generate.py --check
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/mailsonde schema > /dev/null
@@ -35,6 +36,9 @@ soak: $(VENV)/for-dev
 
 docs: $(VENV)/for-dev
 	$(BIN)/python docs/generate.py
+
+alerts: $(VENV)/for-dev
+	$(BIN)/python alerts/generate.py
 
 dashboards: $(VENV)/for-dev
 	$(BIN)/python dashboards/generate.py

@@ -35,7 +35,16 @@ def delivery() -> dashboard.Dashboard:
     return board(
         "Delivery",
         "Test messages: latency with its measurement error, where they wait, and which states they end in.",
-        [*_numbers(), *_latency(), _age(), *_messages(), *_ways(), *_arrival_issues(), *_authentication()],
+        [
+            *_numbers(),
+            *_latency(),
+            _age(),
+            *_messages(),
+            *_ways(),
+            *_arrival_issues(),
+            *_authentication(),
+            _slow(),
+        ],
         rank=_SLOW,
     )
 
@@ -279,3 +288,19 @@ def _authentication() -> list[AnyPanel]:
             links=[to("Delivery", OF_ROW)],
         ),
     ]
+
+
+def _slow() -> AnyPanel:
+    slow, all_ = (
+        f"sum {BY_ROUTE} (increase({counter}{{{WORST}}}[$__rate_interval]))"
+        for counter in ("mailsonde_slow_deliveries_total", "mailsonde_delivery_seconds_count")
+    )
+    return graph(
+        18,
+        (0, 61, 24, 8),
+        "Share of slow deliveries, worst routes",
+        [Query(f"{slow} / ({all_} > 0)")],
+        "Deliveries that took as long as the route's threshold `slow`, or longer. If the share stays at 5 % "
+        "or more, the alert fires: find the slow hop above.",
+        unit="percentunit",
+    )

@@ -59,8 +59,7 @@ def _trouble_now() -> list[AnyPanel]:
                 'location=~"$location|",probe=~"$probe|"}) or vector(0)',
                 "firing",
             ),
-            "Firing alerts from the rendered rules, without the heartbeat. Follow the alert's runbook in "
-            "alerts/runbooks.",
+            "Firing alerts, without the heartbeat. Follow the alert's runbook in alerts/runbooks.",
             [("green", None), ("red", 1)],
         ),
         number(

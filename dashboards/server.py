@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from delivery import age
 from grafana_foundation_sdk.builders import dashboard
 from panels import (
     BY_ROUTE,
@@ -39,7 +40,7 @@ def server() -> dashboard.Dashboard:
     return board(
         "Server",
         "SMTP, POP3, IMAP and MX as the probes see them: success, phases, reasons, certificates, findings.",
-        [*_success(), *_phases(), *_reasons(), *_certificates(), *_findings(), _failures()],
+        [*_success(), *_phases(), *_reasons(), *_certificates(), *_findings(), _failures(), _failing()],
         rank=FAILING,
     )
 
@@ -212,4 +213,20 @@ def _failures() -> AnyPanel:
         "to select it. The live page shows the run.",
         sort=("reason", False),
         links=[to("Server", OF_ROW)],
+    )
+
+
+def _failing() -> AnyPanel:
+    return graph(
+        14,
+        (0, 49, 24, 8),
+        "How long the worst routes with a limit of their own have failed",
+        [
+            Query(age("mailsonde_probe_failing_since_timestamp_seconds")),
+            Query(
+                f'max {BY_ROUTE} (mailsonde_threshold_seconds{{threshold="down",{WORST}}})', f"limit: {ROUTE}"
+            ),
+        ],
+        "Since the first failed run, for probes with `alerts: {down: ...}`. Above the line `limit`, the "
+        "alert fires: the reasons above say what to fix.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from monitor.collector import AgentCollector
-from monitor.config.load import load
 from monitor.config.models import Configuration
 from monitor.labels import Labels
 from monitor.ledger.counters import Counters
@@ -26,7 +25,7 @@ from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.remedies import GENERAL
 from probes.core.setting_types import parse_duration
-from probes.core.settings import Settings
+from probes.core.settings import CommonAlertSettings, Settings
 from probes.delivery.arrivals import Unexpected
 from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
@@ -37,6 +36,15 @@ from probes.registry import KINDS
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+
+_EXPORTED = {
+    "MailsondeMessageOverdue": "overdue",
+    "MailsondeDeliverySlow": "slow",
+    "MailsondeProbeStale": "stale",
+    "MailsondeProbeDown": "down",
+    "MailsondeFindingCritical": "down",
+}
+"""The thresholds of `mailsonde_threshold_seconds` that alerts read."""
 
 _MADE = "Generated from the code by `make docs`; do not edit."
 
@@ -60,6 +68,7 @@ def settings_page() -> list[str]:
         "MicrosoftOAuth2": "An entry of `oauth2` with the provider `microsoft`",
         "GoogleOAuth2": "An entry of `oauth2` with the provider `google`",
         "GenericOAuth2": "An entry of `oauth2` with any other provider, `generic`",
+        "CommonAlertSettings": "`alerts`",
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
         title = titles.get(name) or _title(name, definition)
@@ -122,6 +131,7 @@ def metrics_page() -> list[str]:
     info = Labels({"severity": "", "description": "", "mailbox_server": "", "address": ""})
     probe = ProbeState("probe", "target", "kind", 60.0, info, last_run=0.0)
     probe.reasons[Reason.CONNECT_REFUSED] = 1
+    probe.thresholds = {"down": 600.0}
     probe.success, probe.certificate_not_after, probe.phases = 1, 0.0, {"connect": 0.0}
     probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}
     probe.findings = frozenset({(Check.MX_MISSING, Severity.CRITICAL)})
@@ -201,17 +211,19 @@ def alerts_page() -> list[str]:
     lines = [
         "# Alerts",
         "",
-        f"{_MADE} These are the rules that `mailsonde render alerts` generates from",
-        "[config/example.yaml](../../config/example.yaml). The alert fills in the words in *italics*.",
-        "Thresholds are keys of [alerts/thresholds.yaml](../../alerts/thresholds.yaml), shown with their",
-        "defaults. A key in a probe's own `alerts` takes precedence.",
+        f"{_MADE} These are the rules in [alerts/rules](../../alerts/rules).",
+        "The alert fills in the words in *italics*. Thresholds are keys of",
+        "[alerts/thresholds.yaml](../../alerts/thresholds.yaml), shown with their defaults, and of `alerts`",
+        "in the agent's configuration, for all probes or for one.",
     ]
-    configuration, shipped = _example(), load_thresholds()
-    deciding = _deciding_keys(configuration, shipped)
-    for file, rules in _alerts(configuration, shipped).items():
+    shipped = load_thresholds()
+    deciding = _deciding_keys(shipped)
+    for file, rules in _alerts(shipped).items():
+        if not rules:
+            continue
         lines += ["", f"## {file.removeprefix('mailsonde-').removesuffix('.rules.yaml')}"]
         for name, variants in rules.items():
-            severities = ", ".join(rule["labels"]["severity"] for rule in variants)
+            severities = ", ".join(_severity(rule) for rule in variants)
             runbook = f"../../alerts/runbooks/{name}.md"
             lines += ["", f"### {name}", "", f"Severity: {severities}. [Runbook]({runbook})."]
             lines += ["", f"> {_in_words(variants[0]['annotations']['summary'])}"]
@@ -222,30 +234,43 @@ def alerts_page() -> list[str]:
     return lines
 
 
-def _example() -> Configuration:
-    return load(ROOT / "config" / "example.yaml", secrets=False)
+def _alerts(thresholds: Thresholds) -> dict[str, dict[str, list[Any]]]:
+    """Return the alerting rules by file and name, with the recorded expressions that they read.
 
-
-def _alerts(configuration: Configuration, thresholds: Thresholds) -> dict[str, dict[str, list[Any]]]:
-    """Return the alerting rules by file and name; an alert of two severities has two rules."""
+    An alert of two severities has two rules.
+    """
     files: dict[str, dict[str, list[Any]]] = {}
-    for file, text in render_alerts(configuration, thresholds).items():
+    recorded: dict[str, list[str]] = defaultdict(list)
+    for file, text in render_alerts(thresholds=thresholds).items():
         rules = files.setdefault(file, {})
-        for group in yaml.safe_load(text)["groups"]:
-            for rule in group["rules"]:
-                if "alert" in rule:
-                    rules.setdefault(rule["alert"], []).append(rule)
+        for rule in (rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]):
+            if "alert" in rule:
+                rules.setdefault(rule["alert"], []).append(rule)
+            else:
+                recorded[rule["record"]].append(rule["expr"])
+    for rule in (rule for rules in files.values() for variants in rules.values() for rule in variants):
+        rule["reads"] = [recorded[name] for name in re.findall(r"mailsonde:\w+", rule["expr"])]
     return files
 
 
-def _deciding_keys(configuration: Configuration, shipped: Thresholds) -> dict[str, list[str]]:
-    """Return, by alert, the keys that its rule depends on: changing such a key changes what is rendered."""
-    before = _by_name(_alerts(configuration, shipped))
+def _deciding_keys(shipped: Thresholds) -> dict[str, list[str]]:
+    """Return, by alert, the keys that it depends on.
+
+    Changing such a key changes what is rendered, or a threshold of a probe that the rule reads.
+    """
+    before = _by_name(_alerts(shipped))
     keys: dict[str, list[str]] = {name: [] for name in before}
-    for shown, altered_configuration, altered_thresholds in _alterations(configuration, shipped):
-        for name, rules in _by_name(_alerts(altered_configuration, altered_thresholds)).items():
+    for shown, altered in _alterations(shipped):
+        for name, rules in _by_name(_alerts(altered)).items():
             if rules != before[name]:
                 keys[name].append(shown)
+    for name, threshold in _EXPORTED.items():
+        common = CommonAlertSettings.model_fields
+        keys[name] += [
+            f"`alerts: {{{key}: {common[key].default:g}}}`" for key in common if key.startswith(threshold)
+        ]
+        if threshold in DeliveryAlertSettings.model_fields:
+            keys[name].append(f"the probe's `alerts: {{{threshold}: …}}`")
     return keys
 
 
@@ -253,10 +278,8 @@ def _by_name(files: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, list[Any
     return {name: variants for rules in files.values() for name, variants in rules.items()}
 
 
-def _alterations(
-    configuration: Configuration, shipped: Thresholds
-) -> Iterator[tuple[str, Configuration, Thresholds]]:
-    """Yield every threshold as the page shows it, with a configuration and thresholds where it differs."""
+def _alterations(shipped: Thresholds) -> Iterator[tuple[str, Thresholds]]:
+    """Yield every threshold as the page shows it, with thresholds where it differs."""
     for key, written in yaml.safe_load((ROOT / "alerts" / "thresholds.yaml").read_text()).items():
         value = getattr(shipped, key)
         if key == "scrape_interval":
@@ -270,18 +293,23 @@ def _alterations(
         else:
             continue  # recorded windows, names and addresses
         shown = yaml.safe_dump(written, default_flow_style=True, width=1000, sort_keys=False)
-        yield f"`{key}: {shown.split(chr(10))[0]}`", configuration, shipped.model_copy(update={key: altered})
-    first, *others = configuration.probes
-    for key in DeliveryAlertSettings.model_fields:
-        altered_probe = first.model_copy(update={"alerts": first.alerts.model_copy(update={key: 1234.0})})
-        altered_site = configuration.model_copy(update={"probes": (altered_probe, *others)})
-        yield f"the probe's `alerts: {{{key}: …}}`", altered_site, shipped
+        yield f"`{key}: {shown.split(chr(10))[0]}`", shipped.model_copy(update={key: altered})
+
+
+def _severity(rule: Mapping[str, Any]) -> str:
+    severity: str = rule["labels"]["severity"]
+    return "critical" if "{{" in severity else severity  # a template, for probes whose alerts do not page
 
 
 def _in_words(text: str) -> str:
     """Return an annotation with placeholders for its variables; raises ValueError for an unknown template."""
-    text = re.sub(r"(?:{{ if match `[^`]*` \$labels\.probe }} \([^)]*\){{ end }})+", " (*host:port*)", text)
-    text = re.sub(r"{{ with query .*? }}{{ with .*? }} {{ \. }}{{ end }}{{ end }}", " *description*", text)
+    ask = r"{{ with query \(printf `[^`]*`[^`]*?\) }}"
+    text = re.sub(
+        ask + r'{{ with \. \| first \| label "address" }}.*?{{ end }}{{ end }}', " (*host:port*)", text
+    )
+    text = re.sub(ask + r"{{ with \. \| first \| .*?{{ end }}{{ end }}", " *description*", text)
+    text = re.sub(ask + r' {{ \. \| first \| label "location" }}{{ end }}', " *location*", text)
+    text = re.sub(ask + r"{{ \. \| first \| value .*? }}{{ else }}.*?{{ end }}", "*threshold*", text)
     text = re.sub(r"{{ range query .*? }}(.*?){{ end }}{{ end }}", r"\1", text)
     text = re.sub(r"{{ \.Labels\.(\w+) }}{{ with \.Labels\.(\w+) }}(.*?){{ \. }}", r"*\1*\3*\2*", text)
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
 from monitor.labels import Labels, constant
 from monitor.ledger.counters import Counters, Total
-from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState
+from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, ProbeState
 from probes.core.verdict import MessageState
 
 _ALWAYS = dict.fromkeys((MessageState.DELIVERED, MessageState.LOST, MessageState.BOUNCED), 0)
@@ -108,6 +108,19 @@ class AgentCollector(Collector):
             ((probe.labels, constant(probe.interval)) for probe in probes),
         )
         yield Gauge(
+            "mailsonde_threshold_seconds",
+            "After what time alerts of the probe fire. How old a message in flight must be to be overdue is "
+            "learned from the last day, unless it is configured.",
+            ((probe.labels, self._thresholds(probe)) for probe in probes),
+            by=named("threshold"),
+        )
+        yield Gauge(
+            "mailsonde_probe_failing_since_timestamp_seconds",
+            "When the first failed run since the last ok one ended, or 0; only for probes with a threshold "
+            "`down`.",
+            ((probe.labels, probe.failing_since) for probe in probes if "down" in probe.thresholds),
+        )
+        yield Gauge(
             "mailsonde_probe_failure",
             "1 from a run that was not ok until one is: reason and phase of the last such run by outcome.",
             (
@@ -140,6 +153,14 @@ class AgentCollector(Collector):
             by=named("check", "severity"),
         )
 
+    def _thresholds(self, probe: ProbeState) -> dict[str, str]:
+        """Return the seconds of each threshold of a probe by name, with what its route has learned."""
+        thresholds = probe.thresholds
+        if "overdue" in thresholds:
+            learned = self._overdue_after(probe.name, probe.target)
+            thresholds = thresholds if learned is None else {**thresholds, "overdue": learned}
+        return {name: constant(seconds) for name, seconds in thresholds.items()}
+
     def _runs(self) -> Iterator[Family]:
         probes = list(self._state.probes.values())
         yield Counter(
@@ -150,8 +171,7 @@ class AgentCollector(Collector):
         )
         yield Counter(
             "mailsonde_probe_reasons",
-            "Finished runs with a reason other than `none`. A series begins with the first such run, or at 0 "
-            "if alerts count it.",
+            "Finished runs with a reason other than `none`. A series begins with the first such run.",
             ((probe.paced, probe.reasons) for probe in probes),
             by=lambda reason: {"outcome": str(reason.outcome), "reason": str(reason)},
         )
@@ -193,16 +213,6 @@ class AgentCollector(Collector):
             "When the oldest message that is not handed over yet was created; 0 if there is none.",
             ((labels, flight.oldest_intent_at or 0) for labels, flight in flights),
         )
-        yield Gauge(
-            "mailsonde_threshold_seconds",
-            "The age from which on a message in flight is overdue: configured, or learned from the last day.",
-            (
-                (route.labels, {"overdue": constant(overdue)})
-                for route in routes
-                if (overdue := self._overdue_after(*route.key)) is not None
-            ),
-            by=named("threshold"),
-        )
 
     def _deliveries(self, routes: list[_Route]) -> Iterator[Family]:
         yield Histogram(
@@ -210,6 +220,11 @@ class AgentCollector(Collector):
             "Time from connecting until visible in the mailbox, for delivered messages only.",
             ((route.paced, route.delivery.histogram) for route in routes),
             DELIVERY_BUCKETS,
+        )
+        yield Counter(
+            "mailsonde_slow_deliveries",
+            "Deliveries that took at least the route's threshold `slow`.",
+            ((route.paced, route.delivery.slow) for route in routes),
         )
         yield Gauge(
             "mailsonde_delivery_last_seconds",

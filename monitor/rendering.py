@@ -3,66 +3,82 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from monitor.cadence import CADENCES
 from monitor.config.models import Configuration
 from monitor.shipped import shipped
-from monitor.state import DELIVERY_BUCKETS
 from monitor.thresholds import Thresholds, load_thresholds
+from probes.core.finding import Check, Severity
+from probes.core.reasons import Reason
 from probes.core.setting_types import parse_duration
-from probes.core.settings import ProbeSettings
-from probes.delivery.message_probe import DeliveryAlertSettings, MessageProbeSettings
 from probes.registry import KINDS
 
 SLOWEST_SCRAPE = 15
 """Scrape interval in seconds, unless a probe runs more often."""
 
 RULES = "rules"
-"""The directory next to the Prometheus configuration that must contain the rendered rules."""
+"""The directory next to the Prometheus configuration that must contain the rules."""
+
+RESTART = 900.0
+"""For so many seconds, rules bridge an agent's absence, such as an upgrade or a restart of its machine."""
+
+UNSTABLE = ("instance", "pod", "container", "endpoint", "address", "description")
+"""Labels that may change while a probe stays the same. Alerts lack them: a change would begin a new one."""
+
+LONG_WINDOW = 6 * 3600.0
+"""From this many seconds on, a window of an error budget reads samples that are minutes apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimingGroup:
-    """Probes that share the terms of a rule because they have the same times; in seconds."""
+def render_alerts(
+    configuration: Configuration | None = None,
+    thresholds: Thresholds | None = None,
+    cadences: Mapping[float, str] = CADENCES,
+) -> dict[str, str]:
+    """Return the rule files by name, one per template; they are valid for every site.
 
-    names: tuple[str, ...]
-    interval: float
-    run_limit: float
-    overdue: float
-    slow: float
-    slow_bucket: str  # the bound of the delivery histogram at `slow`, or the next below
-    down_window: float
-    down_runs: int  # how many failed runs it takes
-    refused_window: float  # as down_window, for refused connections
-    lost_window: float
-    slow_window: float
-    unknown_window: float
-    unsteady_window: float
-    latest_window: float  # holds the latest run or two
-    skipped_window: float
-
-
-def render_alerts(configuration: Configuration, thresholds: Thresholds | None = None) -> dict[str, str]:
-    """Return the rule files by name: one per template that has rules for these probes."""
+    ``configuration`` adds the addresses that alerts link to, and the scrape interval of quick probes. Rules
+    have windows only for ``cadences``, classes by their longest interval in seconds.
+    """
     thresholds = thresholds or load_thresholds()
     own = {
         "scrape_interval": thresholds.scrape_interval or slowest_scrape(configuration),
         "runbooks": runbooks_address(configuration, thresholds),
     }
     thresholds = thresholds.model_copy(update=own)
+    long = [window for window in thresholds.slo_windows if parse_duration(window) >= LONG_WINDOW]
+    short = [window for window in thresholds.slo_windows if window not in long]
+    environment = _environment(thresholds, cadences)
+    return {
+        f"mailsonde-{name.removesuffix('.yaml.j2')}.rules.yaml": environment.get_template(name).render(
+            generated="Generated; do not edit. `mailsonde render alerts` adds links and your own thresholds.",
+            thresholds=thresholds,
+            live_page=configuration and configuration.agent.url,
+            restart=RESTART,
+            unstable=UNSTABLE,
+            judging=[name for name, kind in KINDS.items() if kind.checks],
+            critical_checks=[check for check in Check if Severity.CRITICAL in check.severities],
+            warning_checks=[check for check in Check if Severity.WARNING in check.severities],
+            bounce_reasons=[reason for reason in Reason if reason.startswith("bounce_")],
+            long_windows=long,
+            short_windows=short,
+            slo_interval=min(60.0, *(parse_duration(window) / 5 for window in short)),
+        )
+        for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2"))
+    }
+
+
+def _environment(thresholds: Thresholds, cadences: Mapping[float, str]) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(shipped("alerts")),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 # PromQL in YAML, not HTML; filters quote what is inserted
+        autoescape=False,  # noqa: S701 # PromQL in YAML, not HTML; nothing of a site's is inserted unchecked
         block_start_string="<%",
         block_end_string="%>",
         variable_start_string="<<",
@@ -71,131 +87,55 @@ def render_alerts(configuration: Configuration, thresholds: Thresholds | None = 
         comment_end_string="#>",
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "groupby_interval": _interval_groups,
-        "groupby_address": lambda probes: _addresses(probes, configuration),
-        "groupby_mailbox_server": lambda routes: _mailbox_servers(routes, configuration),
-        "groupby_timing": lambda probes: list(_timing_groups(probes, thresholds)),
-        "promql_any": promql_any,
-        "regex_any": _regex_any,
-        "widened": lambda window, interval: promql_duration(max(parse_duration(window), 3 * interval)),
-        "number": lambda number: f"{number:g}",
-        "duration": promql_duration,
+    environment.filters |= {"number": lambda number: f"{number:g}", "duration": promql_duration}
+    environment.globals["paces"] = partial(_paces, thresholds, cadences)
+    return environment
+
+
+def _paces(thresholds: Thresholds, cadences: Mapping[float, str], *names: str) -> list[dict[str, Any]]:
+    """Return the named windows: once for all classes of intervals that have the same.
+
+    Each has the windows in seconds by name, and as ``cadence`` the matcher of its classes.
+    """
+    classes: dict[tuple[float, ...], list[str]] = defaultdict(list)
+    for interval, label in cadences.items():
+        windows = _windows(interval, thresholds)
+        classes[tuple(windows[name] for name in names)].append(label)
+    return [
+        {"cadence": _matcher(labels), **dict(zip(names, windows, strict=True))}
+        for windows, labels in classes.items()
+    ]
+
+
+def _matcher(labels: list[str]) -> str:
+    return f'cadence=~"{"|".join(labels)}"' if len(labels) > 1 else f'cadence="{labels[0]}"'
+
+
+def _windows(interval: float, thresholds: Thresholds) -> dict[str, float]:
+    """Return the windows of rules for probes with this interval, in seconds."""
+    lost = min(thresholds.lost_intervals * interval, thresholds.lost_at_most)
+    unsteady = min(thresholds.unsteady_intervals * interval, thresholds.unsteady_at_most)
+    latest = (
+        1.5 * interval
+    )  # holds the latest run or two; without a run, a probe would be neither up nor down
+    windows = {
+        "latest": latest,
+        "down": max(thresholds.down_intervals * interval, latest),
+        "refused": max(thresholds.refused_intervals * interval, latest),
+        "lost": max(thresholds.lost_at_least, latest, lost),
+        "slow": max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
+        "unknown": max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),
+        "unsteady": max(thresholds.unsteady_at_least, unsteady),
+        "skipped": max(thresholds.skipped_at_least, thresholds.skipped_intervals * interval),
+        **{window: max(parse_duration(window), 3 * interval) for window in thresholds.slo_windows},
     }
-    routes = [probe for probe in configuration.probes if isinstance(probe, MessageProbeSettings)]
-    objectives = [probe for probe in routes if probe.slo]
-    quiet = [probe.name for probe in configuration.probes if probe.severity == "warning"]
-    judging = [probe for probe in configuration.probes if KINDS[probe.kind].checks]
-    files = {}
-    for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2")):
-        text = environment.get_template(name).render(
-            probes=configuration.probes,
-            routes=routes,
-            objectives=objectives,
-            judging=judging,
-            quiet=quiet,
-            thresholds=thresholds,
-            live_page=configuration.agent.url,
-        )
-        if any(group["rules"] for group in yaml.safe_load(text)["groups"]):
-            files[f"mailsonde-{name.removesuffix('.yaml.j2')}.rules.yaml"] = text
-    return files
+    return {name: max(window, 4 * thresholds.scrape_interval) for name, window in windows.items()}
 
 
-def runbooks_address(configuration: Configuration, thresholds: Thresholds) -> str:
+def runbooks_address(configuration: Configuration | None, thresholds: Thresholds) -> str:
     """Return the start of links to runbooks: an address, or only a path if the site has none."""
-    agent = configuration.agent.url
+    agent = configuration and configuration.agent.url
     return thresholds.runbooks or (f"{agent}/runbooks" if agent else "alerts/runbooks")
-
-
-def _timing_groups(probes: Iterable[ProbeSettings], thresholds: Thresholds) -> Iterator[TimingGroup]:
-    def timing(probe: ProbeSettings) -> tuple[float, ...]:
-        own = probe.alerts if isinstance(probe, MessageProbeSettings) else DeliveryAlertSettings()
-        return (
-            probe.interval,
-            probe.run_limit,
-            own.overdue or thresholds.overdue_share_of_deadline * probe.deadline,
-            # The histogram cannot distinguish deliveries longer than its last bound.
-            own.slow or min(thresholds.slow_share_of_deadline * probe.deadline, DELIVERY_BUCKETS[-1]),
-            probe.alerts.down or thresholds.down_intervals * probe.interval,
-            probe.alerts.down or thresholds.refused_intervals * probe.interval,
-        )
-
-    def window(seconds: float) -> float:
-        return max(seconds, 4 * thresholds.scrape_interval)
-
-    groups = groupby(sorted(probes, key=timing), timing)
-    for (interval, limit, overdue, slow, down, refused), members in groups:
-        lost = min(thresholds.lost_intervals * interval, thresholds.lost_at_most)
-        yield TimingGroup(
-            names=tuple(sorted(probe.name for probe in members)),
-            interval=interval,
-            run_limit=limit,
-            overdue=overdue,
-            slow=slow,
-            slow_bucket=str(
-                max((bound for bound in DELIVERY_BUCKETS if bound <= slow), default=DELIVERY_BUCKETS[0])
-            ),
-            # In a window without a run, the probe would be neither up nor down.
-            down_window=window(max(down, 1.5 * interval)),
-            down_runs=2 if down > interval else 1,
-            refused_window=window(max(refused, 1.5 * interval)),
-            lost_window=window(max(thresholds.lost_at_least, 1.5 * interval, lost)),
-            slow_window=window(max(thresholds.slow_at_least, thresholds.slow_intervals * interval)),
-            unknown_window=window(max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval)),
-            unsteady_window=window(
-                max(
-                    thresholds.unsteady_at_least,
-                    min(thresholds.unsteady_intervals * interval, thresholds.unsteady_at_most),
-                )
-            ),
-            latest_window=window(1.5 * interval),
-            skipped_window=window(max(thresholds.skipped_at_least, thresholds.skipped_intervals * interval)),
-        )
-
-
-def _mailbox_servers(
-    routes: Iterable[MessageProbeSettings], configuration: Configuration
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each server with the names of the routes into its mailboxes."""
-
-    def server(route: MessageProbeSettings) -> str:
-        return configuration.mailboxes[route.to].server
-
-    for name, members in groupby(sorted(routes, key=server), server):
-        yield name, tuple(sorted(route.name for route in members))
-
-
-def _addresses(
-    probes: Iterable[ProbeSettings], configuration: Configuration
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each server's ``HOST:PORT`` with the names of the probes that connect to it."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for probe in probes:
-        mailbox = getattr(probe, "mailbox", None)
-        server = getattr(probe, "server", None) or getattr(probe, "send_via", None)
-        if mailbox is not None:
-            server = configuration.mailboxes[mailbox].server
-        if server in configuration.servers:  # MX hosts are not in it; their target is already a host name
-            settings = configuration.servers[server]
-            names[_address(settings.host, settings.port)].append(probe.name)
-    for address in sorted(names):
-        yield address, tuple(sorted(names[address]))
-
-
-def _interval_groups(probes: Iterable[ProbeSettings]) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """Yield each interval with the names of its probes."""
-    for interval, members in groupby(sorted(probes, key=lambda p: p.interval), lambda p: p.interval):
-        yield interval, tuple(sorted(probe.name for probe in members))
-
-
-def promql_any(names: Iterable[str]) -> str:
-    """Return a PromQL string with a regular expression that matches exactly these names."""
-    return json.dumps(_regex_any(names))
-
-
-def _regex_any(names: Iterable[str]) -> str:
-    return "|".join(re.escape(name).replace(r"\-", "-") for name in names)
 
 
 def promql_duration(seconds: float) -> str:
@@ -208,8 +148,10 @@ def promql_duration(seconds: float) -> str:
     return text or "0s"
 
 
-def slowest_scrape(configuration: Configuration) -> int:
+def slowest_scrape(configuration: Configuration | None) -> int:
     """Return the scrape interval in seconds that misses no run of the site's most frequent probe."""
+    if configuration is None:
+        return SLOWEST_SCRAPE
     return max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.probes))))
 
 

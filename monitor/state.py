@@ -21,11 +21,8 @@ from probes.delivery.message_probe import MessageProbe
 from probes.delivery.service_level import SloSettings
 from probes.messages.hops import waits
 
-DELIVERY_BUCKETS = (
-    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
-    *(30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0),
-)
-"""Upper bounds, in seconds, of the histograms of durations."""
+DELIVERY_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+"""Upper bounds, in seconds, of the histogram of delivery times. Only dashboards read it."""
 
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds, in seconds, of the histogram of start delays."""
@@ -61,8 +58,6 @@ _PART_OF = {
 }
 """Phases of a submission that count as part of another, because there may be thousands of routes."""
 
-_COUNTED = frozenset({Reason.CONNECT_REFUSED, Reason.CERTIFICATE_EXPIRED})
-
 
 @dataclass(slots=True)
 class ProbeState:
@@ -74,10 +69,12 @@ class ProbeState:
     interval: float
     info: Labels  # what the configuration says about the probe
     last_run: Number  # when it ended, or when the agent started
+    thresholds: dict[str, float] = field(default_factory=dict)  # after what time its alerts fire, by name
     runs: Counter[Outcome] = field(default_factory=lambda: Counter(dict.fromkeys(Outcome, 0)))
     reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
     seconds: float = 0.0  # that all runs took together
     success: int | None = None  # 1 or 0, of the last run with a known result
+    failing_since: Number = 0  # the end of the first failed run since the last ok one; 0 if it does not fail
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
     """Reason and phase of the last failed and the last unknown run since the last ok one."""
     phases: Mapping[str, Number] = field(default_factory=dict)
@@ -106,6 +103,7 @@ class DeliveryState:
     slo: SloSettings | None = None
     slo_runs: dict[str, int] = field(default_factory=lambda: {"good": 0, "bad": 0})
     histogram: Histogram = field(default_factory=Histogram)
+    slow: int = 0  # how many of the histogram's deliveries were slower than the route's threshold
     has_arrivals: bool = False
     last: Number | None = None  # of the last arrival that was measured
     uncertainty: Number | None = None
@@ -153,6 +151,7 @@ class AgentState:
                 self.add(probe, now)
             else:
                 known.configure(probe.settings.interval, Labels(probe_info(probe)))
+                known.thresholds = probe.settings.thresholds(probe.context.site.alerts)
         self._keep_mailboxes(mailboxes)
 
     def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
@@ -175,7 +174,7 @@ class AgentState:
             info=Labels(probe_info(probe)),
             location=self.location,
             last_run=now,
-            reasons=Counter(dict.fromkeys(_counted_by_rules(probe), 0)),
+            thresholds=settings.thresholds(probe.context.site.alerts),
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
@@ -212,7 +211,12 @@ class AgentState:
         else:
             state.failures[verdict.outcome] = verdict.reason, verdict.broken_phase
         if verdict.outcome is not Outcome.UNKNOWN:
+            was_failing = state.success == 0
             state.success = int(verdict.outcome is Outcome.OK)
+            if state.success:
+                state.failing_since = 0
+            elif not was_failing:
+                state.failing_since = told(ended_at)
             if verdict.findings is not None:
                 state.findings = frozenset((one.check, one.severity) for one in verdict.findings)
         if delivery is not None and delivery.slo is not None:
@@ -225,7 +229,8 @@ class AgentState:
     def settled(self, settled: Settled) -> None:
         """Record a message with a final state; only latencies that are measured are shown and counted."""
         message = settled.message
-        delivery = self.deliveries.get((message.probe, message.target))
+        route = message.probe, message.target
+        delivery = self.deliveries.get(route)
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
         delivery.arrival_issues.update(ArrivalIssue(word) for word in message.findings.split())
@@ -242,20 +247,11 @@ class AgentState:
         )
         if message.state is MessageState.DELIVERED:
             delivery.histogram.observe(message.delivery_seconds)
+            delivery.slow += message.delivery_seconds >= self.probes[route].thresholds["slow"]
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record an unexpected message with our token field."""
         self.unexpected[mailbox, reason] += 1
-
-
-def _counted_by_rules(probe: Probe) -> list[Reason]:
-    """Return the reasons that alert rules count; unless their series begin at 0, the first run is missed."""
-    return [
-        reason
-        for reason in Reason
-        if reason.area in probe.areas
-        and (reason in _COUNTED or (probe.checks and reason.word in {"warning", "failed"}))
-    ]
 
 
 def _joined(phases: Mapping[str, float]) -> dict[str, float]:

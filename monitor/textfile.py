@@ -20,6 +20,7 @@ ONE_SHOT = frozenset(
         "mailsonde_probe",
         "mailsonde_probe_success",
         "mailsonde_probe_last_run_timestamp_seconds",
+        "mailsonde_threshold_seconds",
         "mailsonde_probe_failure",
         "mailsonde_probe_phase_seconds",
         "mailsonde_tls_certificate_not_after_timestamp_seconds",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from monitor.config.document import Mistake, read_document
+from monitor.config.document import Document, Mistake, read_document
 from monitor.config.load import ConfigurationError
 from monitor.config.mistakes import mistakes_of
 from monitor.config.models import BASE_URL
 from monitor.shipped import shipped
 from probes.core.setting_types import Duration, between, parse_duration
-from probes.core.settings import Settings
+from probes.core.settings import CommonAlertSettings, Settings
 
 
 def _window(value: str) -> str:
@@ -27,7 +28,6 @@ Window = Annotated[str, AfterValidator(_window)]
 """A duration as written, because it is also a label."""
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Hold = Annotated[Duration, between(0, 86400)]
 """How long a condition must last before the alert fires."""
 
@@ -54,10 +54,8 @@ class BurnRate(Settings):
 
 
 class Thresholds(Settings):
-    """All thresholds of the rules; shares are of a probe's deadline, intervals are the probe's own."""
+    """All thresholds of the rules; intervals are the longest of a probe's class (`monitor.cadence`)."""
 
-    overdue_share_of_deadline: Share
-    slow_share_of_deadline: Share
     slow_intervals: Positive
     slow_at_least: Hold
     slow_observations: Positive
@@ -77,8 +75,8 @@ class Thresholds(Settings):
     unknown_intervals: Positive
     unknown_at_least: Hold
     unknown_for: Hold
-    stale_intervals: Positive
     agent_down_for: Hold
+    overloaded_for: Hold
     job: str = Field(max_length=100, pattern=r"^[A-Za-z0-9_.:/@-]*$")
     scrape_interval: Hold
     certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
@@ -124,10 +122,20 @@ def load_thresholds(path: Path | None = None) -> Thresholds:
     document = read_document(path, "thresholds")
     if isinstance(document, Mistake):
         raise ConfigurationError([document])
+    mistakes = [*document.duplicates, *_moved(document)]
+    own = {key: value for key, value in document.data.items() if key not in CommonAlertSettings.model_fields}
     try:
-        thresholds = Thresholds.model_validate(common | document.data)
+        thresholds = Thresholds.model_validate(common | own)
     except ValidationError as error:
-        raise ConfigurationError([*document.duplicates, *mistakes_of(error, document, Thresholds)]) from None
-    if document.duplicates:
-        raise ConfigurationError(list(document.duplicates))
+        raise ConfigurationError([*mistakes, *mistakes_of(error, document, Thresholds)]) from None
+    if mistakes:
+        raise ConfigurationError(mistakes)
     return thresholds
+
+
+def _moved(document: Document) -> Iterator[Mistake]:
+    """Yield a mistake for each key that the agent's configuration has now."""
+    for key in document.data:
+        if key in CommonAlertSettings.model_fields:
+            text = f"has moved to the agent's configuration; write `alerts: {{{key}: …}}` there"
+            yield Mistake(document.path, document.line_of((key,)), key, text)

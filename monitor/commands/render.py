@@ -83,10 +83,9 @@ def render(
 ) -> None:
     """Write alerts, dashboards or a Prometheus configuration.
 
-    They are generated from your own configuration:
-
     \b
-    alerts      rule files, one per subsystem, with your probes' own times
+    alerts      the rules in alerts/rules, which are valid for every site, with links to
+                your live page and Grafana, and with your own thresholds
     dashboards  Grafana dashboards (JSON to import or provision)
     prometheus  a prometheus.yml that scrapes this agent, loads the rules in rules/
                 next to it, and sends alerts to your Alertmanager

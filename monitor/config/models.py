@@ -32,7 +32,14 @@ from probes.core.setting_types import (
     ServerName,
     between,
 )
-from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings, Site
+from probes.core.settings import (
+    CommonAlertSettings,
+    MailboxSettings,
+    ProbeSettings,
+    ServerSettings,
+    Settings,
+    Site,
+)
 from probes.oauth2.settings import AnyOAuth2
 from probes.registry import KINDS
 
@@ -204,6 +211,7 @@ class Configuration(Settings):
     oauth2: dict[Name, AnyOAuth2] = Field(default_factory=dict)
     servers: dict[ServerName, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
+    alerts: CommonAlertSettings = CommonAlertSettings()
     probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]
 
     @model_validator(mode="wrap")
@@ -225,4 +233,4 @@ class Configuration(Settings):
     @property
     def site(self) -> Site:
         """What probes look up by name."""
-        return Site(self.agent.location, self.servers, self.mailboxes)
+        return Site(self.agent.location, self.servers, self.mailboxes, self.alerts)

@@ -39,6 +39,7 @@ RESERVED_LABELS = frozenset(
         *("job", "instance", "alertname", "alertstate", "le", "quantile", "window"),
         *("location", "probe", "kind", "target", "cadence", "severity", "description"),
         *("mailbox", "mailbox_server", "address", "outcome", "reason", "phase", "check", "state"),
+        *("pod", "container", "endpoint", "namespace", "service"),
         *("threshold", "issue", "position", "method", "result", "version", "python"),
     }
 )

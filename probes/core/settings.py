@@ -7,7 +7,7 @@ next to a file and line number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -244,12 +244,43 @@ class MailboxSettings(Settings):
         return self
 
 
+class CommonAlertSettings(Settings):
+    """Thresholds for the alerts of all probes. The agent exports them for the rules of Prometheus."""
+
+    overdue_share_of_deadline: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description=(
+            "Until the agent has learned from a route's latencies when its messages are overdue: after this "
+            "share of the deadline (5m -> 60s)."
+        ),
+    )
+    slow_share_of_deadline: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Deliveries that take longer than this share of the deadline are slow (5m -> 30s).",
+    )
+    stale_intervals: float = Field(
+        default=3.0,
+        gt=0,
+        le=1e6,
+        description=(
+            "A probe is stale when no run ended for this many intervals plus the time limit of one run."
+        ),
+    )
+
+
 class AlertSettings(Settings):
-    """Thresholds of one probe's rendered alerts that differ from the common ones."""
+    """Thresholds of one probe's alerts that differ from the common ones."""
 
     down: Annotated[Duration, between(1, 7 * 86400)] | None = Field(
         default=None,
-        description=("How long the probe may fail before its alert fires. Default: the common threshold."),
+        description=(
+            "How long the probe may fail before its alert fires, but at least 1.5 intervals. Default: "
+            "`down_intervals` of the rules."
+        ),
     )
 
 
@@ -304,6 +335,13 @@ class ProbeSettings(Settings):
         """Seconds after which the runner cancels a run."""
         return self.deadline
 
+    def thresholds(self, common: CommonAlertSettings) -> dict[str, float]:
+        """Return in seconds, by name, after what time alerts of this probe fire; a few have no such time."""
+        limits = {"stale": common.stale_intervals * self.interval + self.run_limit}
+        if self.alerts.down is not None:
+            limits["down"] = max(self.alerts.down, 1.5 * self.interval)
+        return limits
+
     @model_validator(mode="after")
     def _deadline_fits(self) -> Self:
         if not self.runs_overlap and self.deadline > self.interval:
@@ -316,8 +354,9 @@ class ProbeSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The configured servers and mailboxes by name."""
+    """The configured servers and mailboxes by name, and what the alerts of all probes have in common."""
 
     location: str
     servers: Mapping[str, ServerSettings]
     mailboxes: Mapping[str, MailboxSettings]
+    alerts: CommonAlertSettings = field(default_factory=CommonAlertSettings)

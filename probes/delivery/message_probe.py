@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from probes.core.context import Context
 from probes.core.probe import Probe
 from probes.core.setting_types import Duration, EmailAddress, between
-from probes.core.settings import AlertSettings, MailboxName, ProbeSettings
+from probes.core.settings import AlertSettings, CommonAlertSettings, MailboxName, ProbeSettings
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Ledger, Message
 from probes.delivery.service_level import SloSettings
@@ -92,6 +92,14 @@ class MessageProbeSettings(ProbeSettings):
                     f"({deadline:g}s); shorten {name} or lengthen deadline"
                 )
         return alerts
+
+    def thresholds(self, common: CommonAlertSettings) -> dict[str, float]:
+        """Return also after what time messages are overdue, as long as none is learned, and slow."""
+        return {
+            **super().thresholds(common),
+            "overdue": self.alerts.overdue or common.overdue_share_of_deadline * self.deadline,
+            "slow": self.alerts.slow or common.slow_share_of_deadline * self.deadline,
+        }
 
     def overdue_after(self, usual: float | None) -> float | None:
         """Return the age, in seconds, from which on a message in flight is overdue; ``None`` if not known.

@@ -27,6 +27,7 @@ from tests.benchmarks import (
     open_messages,
     polling,
     round_trip,
+    rule_evaluation,
     scale,
     scrape,
     smtp_probe,
@@ -62,6 +63,11 @@ def _bad() -> None:
         _missed.append("bad")
 
 
+def _rules() -> None:
+    if not rule_evaluation.main():
+        _missed.append("rules")
+
+
 def _compare(figures: dict[str, float], goal: float) -> bool:
     """Print the figures; return whether the ratio meets its goal."""
     for name, value in figures.items():
@@ -84,6 +90,7 @@ FIGURES = {
     "rate": mailbox_rate.main,
     "page": live_page.main,
     "dashboards": dashboard_queries.main,
+    "rules": _rules,
     "alerts": alert_replay.main,
     "pages": fault_to_page.main,
     "first": first_minutes.main,

@@ -62,7 +62,12 @@ class Prometheus:
 
     def rule_groups(self) -> set[str]:
         """Return the names of the loaded rule groups."""
-        return {group["name"] for group in self._get("/rules")["groups"]}
+        return {group["name"] for group in self.evaluations()}
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return the rule groups, each with its rules and the seconds that their last evaluation took."""
+        groups: list[dict[str, Any]] = self._get("/rules")["groups"]
+        return groups
 
     def alertmanagers(self) -> list[str]:
         """Return the addresses of the Alertmanagers in use."""

@@ -13,18 +13,16 @@ AGENT = 'job="mailsonde",instance="agent.example.com:9725"'
 class _Series:
     """The values of one series, one per scrape: runs of equal values, and gaps."""
 
-    __slots__ = ("_parts", "_run", "_value", "moved", "until")
+    __slots__ = ("_parts", "_run", "_value", "until")
 
     def __init__(self, missed: int) -> None:
         self._parts = [f"_x{missed}"] if missed else []
         self._value = 0.0
         self._run = 0
-        self.moved = False  # whether it was ever other than 0
         self.until = missed  # number of scrapes so far
 
     def put(self, value: float, scrape: int) -> None:
         """Record the value of a scrape; after a gap, the series had a staleness marker."""
-        self.moved = self.moved or value != 0.0
         if self.until < scrape:
             self._end_run()
             self._parts.append("stale")
@@ -70,13 +68,8 @@ class Recorder:
         self.scrapes += 1
 
     def written(self) -> Iterator[dict[str, str]]:
-        """Yield each series as an entry of ``input_series``.
-
-        Counts of runs that stay 0 are left out: rules read them only in sums, and there are hundreds.
-        """
+        """Yield each series as an entry of ``input_series``."""
         yield {"series": f"up{{{AGENT}}}", "values": self._up.text(self.scrapes)}
         for (name, labels), series in self._series.items():
-            if name == "mailsonde_probe_runs_total" and not series.moved:
-                continue
             pairs = ",".join((AGENT, *(f'{label}="{value}"' for label, value in labels)))
             yield {"series": f"{name}{{{pairs}}}", "values": series.text(self.scrapes)}

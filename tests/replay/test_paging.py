@@ -22,7 +22,7 @@ from tests.replay.judgement import Alert
 from tests.replay.paging import Matcher, Pager, Policy
 from tests.replay.replay import ALERTMANAGER
 
-AGENT = {"job": "mailsonde", "instance": "agent.example.com:9725"}
+AGENT = {"job": "mailsonde", "location": "fra1"}
 
 
 def alert(name: str, severity: str = "critical", **labels: str) -> Alert:
@@ -39,11 +39,14 @@ BURNING_SLOWLY = alert("ErrorBudgetBurningSlowly", "warning", probe="trip", targ
 SLOW = alert("DeliverySlow", "warning", probe="trip", target="a")
 SLOW_B = alert("DeliverySlow", "warning", probe="other", target="b")
 LAG = alert("ScheduleLag", "warning")
-LAG_ELSEWHERE = frozenset(
-    {*LAG - {("instance", AGENT["instance"])}, ("instance", "elsewhere.example.com:9725")}
-)
+LAG_ELSEWHERE = frozenset({*LAG - {("location", AGENT["location"])}, ("location", "ams1")})
 STALE = alert("ProbeStale", "warning", kind="smtp", probe="smtp-a", target="a")
 AGENT_DOWN = alert("AgentDown")
+OVERLOADED = alert("AgentOverloaded", "warning")
+OVERLOADED_ELSEWHERE = frozenset({*OVERLOADED - {("location", AGENT["location"])}, ("location", "ams1")})
+UNKNOWN = alert("ProbeUnknown", "warning", kind="smtp", probe="smtp-a", target="a")
+MISSED = alert("RunsSkipped", "warning", kind="smtp", probe="smtp-a", target="a", reason="missed")
+OVERRUN = alert("RunsSkipped", "warning", kind="smtp", probe="smtp-a", target="a", reason="overrun")
 CERTIFICATE = alert("CertificateExpiring", kind="pop3", probe="pop", target="pop")
 CERTIFICATE_SOON = alert("CertificateExpiring", "warning", kind="pop3", probe="pop", target="pop")
 DOWN_MX = alert("ProbeDown", kind="mx", probe="mx", target="example.com")
@@ -110,6 +113,8 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [CERTIFICATE, CERTIFICATE_SOON, DOWN_MX, OVERDUE_B, FOREIGN],
         [LOST, JUNKED, DOWN_TRIP, DOWN_SMTP],
         [QUIET_SMTP, DOWN_TRIP, OVERDUE_B],
+        [OVERLOADED, UNKNOWN, LAG, MISSED, OVERRUN, OVERDUE_B, LOST],
+        [OVERLOADED_ELSEWHERE, UNKNOWN, LAG, MISSED, OVERDUE_B],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
 )
@@ -200,6 +205,16 @@ def test_what_does_not_page_silences_no_page() -> None:
     policy = Policy(ALERTMANAGER)
     assert policy.inhibited(dict(OVERDUE), [dict(DOWN_SMTP)])
     assert not policy.inhibited(dict(OVERDUE), [dict(QUIET_SMTP)])
+
+
+def test_an_overloaded_agent_is_told_instead_of_what_follows_from_it() -> None:
+    """Its alert inhibits what its own delays explain. Another agent's does not, and lost mail is told."""
+    policy = Policy(ALERTMANAGER)
+    for explained in (UNKNOWN, LAG, MISSED, OVERDUE):
+        assert policy.inhibited(dict(explained), [dict(OVERLOADED)])
+        assert not policy.inhibited(dict(explained), [dict(OVERLOADED_ELSEWHERE)])
+    for other in (OVERRUN, LOST, DOWN_SMTP):
+        assert not policy.inhibited(dict(other), [dict(OVERLOADED)])
 
 
 def test_the_heartbeat_beats_every_minute() -> None:

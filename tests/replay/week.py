@@ -130,7 +130,7 @@ class Week:
     # The agent
 
     def _start(self, now: float) -> None:
-        state = AgentState(self._site.mailboxes)
+        state = AgentState(self._site.mailboxes, self._site.location)
         collector = AgentCollector(state, self._counters, self._overdue_after)
         self._agent = agent = _Agent(next(self._epochs), state, collector)
         configured = [p for p in self._probes if not self._active(What.REMOVED, p.settings.name, now)]

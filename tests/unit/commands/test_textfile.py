@@ -28,13 +28,14 @@ LEFT_OUT = {
     "mailsonde_probe_reasons",
     "mailsonde_probe_duration_seconds",
     "mailsonde_delivery_seconds",
+    "mailsonde_slow_deliveries",
+    "mailsonde_probe_failing_since_timestamp_seconds",
     "mailsonde_arrival_issues",
     "mailsonde_slo_runs",
     "mailsonde_mailbox_unexpected",
     # the agent's schedule, objectives and own state
     "mailsonde_probe_interval_seconds",
     "mailsonde_slo_objective_ratio",
-    "mailsonde_threshold_seconds",
     "mailsonde_slo_within_seconds",
     "mailsonde_schedule_skipped",
     "mailsonde_agent_overloaded",
@@ -77,6 +78,7 @@ def test_only_what_ran_is_in_the_file(state: AgentState) -> None:
         "mailsonde_probe_success": {("1m", "smtp", "fra1", "smtp", "out"): 1.0},
         "mailsonde_probe_last_run_timestamp_seconds": {("smtp", "fra1", "smtp", "out"): 1060.0},
         "mailsonde_probe_phase_seconds": {("smtp", "fra1", "connect", "smtp", "out"): 0.25},
+        "mailsonde_threshold_seconds": {("smtp", "fra1", "smtp", "out", "stale"): 210.0},
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import promql_parser
 
+from monitor.cadence import CADENCES
 from monitor.state import DELIVERY_BUCKETS
 from probes.core.finding import Check, Severity
 from probes.core.reasons import Outcome, Reason
@@ -24,12 +25,14 @@ _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta
 _VALUES: dict[str, set[str]] = {
     "state": set(MessageState),
     "outcome": set(Outcome),
-    "reason": {*Reason, *Unexpected, "missed", "overrun"},
+    "reason": {*Reason, *Unexpected, "missed", "overrun", "overload"},
     "issue": set(ArrivalIssue),
     "check": set(Check),
     "severity": set(Severity),
     "result": {"good", "bad"},
     "alertstate": {"firing"},
+    "cadence": set(CADENCES.values()),
+    "threshold": {"overdue", "slow", "stale", "down"},
     "le": {*map(str, DELIVERY_BUCKETS), "+Inf"},
 }
 """What labels of a few values may be asked for."""
@@ -72,8 +75,12 @@ def _read(node: promql_parser.VectorSelector, function: str | None, window: time
 
 
 def aggregated(node: object) -> Iterator[str]:
-    """Yield each label that an expression aggregates by."""
-    if isinstance(node, promql_parser.AggregateExpr) and node.modifier:
+    """Yield each label that an expression aggregates by; `without` is harmless if a label is not there."""
+    if (
+        isinstance(node, promql_parser.AggregateExpr)
+        and node.modifier
+        and node.modifier.type == promql_parser.AggModifierType.By
+    ):
         yield from node.modifier.labels
     for child in _children(node):
         yield from aggregated(child)

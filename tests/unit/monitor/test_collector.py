@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -53,12 +54,11 @@ def _reader(state: AgentState, counters: Counters | None = None) -> Read:
 
 
 def test_known_label_sets_begin_at_zero(state: AgentState) -> None:
-    """Before the first run, all outcomes and the reasons that rules count are 0: an increase is seen."""
+    """Before the first run, all outcomes are 0, so that an increase is seen; reasons have no series yet."""
     read = _reader(state)
     for outcome in Outcome:
         assert read("mailsonde_probe_runs_total", outcome=str(outcome)) == 0
-    assert read("mailsonde_probe_reasons_total", reason="connect_refused") == 0
-    assert read("mailsonde_probe_reasons_total", reason="command_timeout") is None
+    assert read("mailsonde_probe_reasons_total") is None
     assert read("mailsonde_probe_success") is None
     assert read("mailsonde_probe_last_run_timestamp_seconds", probe="smtp") == 1000.0
     for unexpected in Unexpected:
@@ -312,18 +312,55 @@ def test_sub_probes_that_are_gone_leave_the_metrics() -> None:
     assert read("mailsonde_probe_last_run_timestamp_seconds", target="mx3") == 4.0
 
 
-def test_the_threshold_of_a_route_is_exported_once_it_is_known() -> None:
-    """Rules read from which age on a message is overdue, and use their own default where nothing is known."""
-    agent = _route()
-    agent.add(RouteProbe(name="new"), now=1.0)
+def test_thresholds_are_those_of_the_configuration_until_something_is_learned() -> None:
+    """Rules read when a route's alerts fire: its own values, the common ones, or what the agent learned."""
+    agent = AgentState(location="fra1")
+    agent.add(RouteProbe(interval="1m", deadline="5m"), now=1.0)
+    agent.add(RouteProbe(name="own", alerts={"overdue": "20s", "slow": "5s", "down": "10m"}), now=1.0)
+    agent.add(RouteProbe(name="learned"), now=1.0)
     registry = CollectorRegistry()
-    registry.register(AgentCollector(agent, Counters, lambda name, _: 75.0 if name == "trip" else None))
-    text = generate_latest(registry).decode()
-    (line,) = (line for line in text.splitlines() if line.startswith("mailsonde_threshold_seconds"))
-    assert line == (
-        'mailsonde_threshold_seconds{kind="roundtrip",location="fra1",probe="trip",target="out",'
-        'threshold="overdue"} 75.0'
+    registry.register(AgentCollector(agent, Counters, lambda name, _: 75.0 if name == "learned" else None))
+    (family,) = (f for f in registry.collect() if f.name == "mailsonde_threshold_seconds")
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for sample in family.samples:
+        found[sample.labels["probe"]][sample.labels["threshold"]] = sample.value
+    stale = found["trip"].pop("stale")
+    assert stale > 3 * 60.0 + 300.0
+    assert found["trip"] == {"overdue": 60.0, "slow": 30.0}
+    assert found["own"] == {"overdue": 20.0, "slow": 5.0, "down": 600.0, "stale": stale}
+    assert found["learned"]["overdue"] == 75.0
+
+
+def test_a_probe_with_its_own_limit_says_since_when_it_fails() -> None:
+    """The first failed run since the last ok one counts; runs without a result change nothing."""
+    agent = AgentState(location="fra1")
+    agent.add(smtp_probe("own", alerts={"down": "10m"}), now=1.0)
+    agent.add(smtp_probe(), now=1.0)
+    seen = []
+    reasons = (
+        Reason.DNS_TIMEOUT,
+        Reason.CONNECT_REFUSED,
+        Reason.DNS_TIMEOUT,
+        Reason.AUTH_FAILED,
+        Reason.NONE,
     )
+    for at, reason in enumerate(reasons, start=10):
+        for name in ("own", "smtp"):
+            agent.ran(name, "out", Verdict(reason), ended_at=float(at), duration=0.1)
+        read = _reader(agent)
+        seen.append(read("mailsonde_probe_failing_since_timestamp_seconds", probe="own"))
+        assert read("mailsonde_probe_failing_since_timestamp_seconds", probe="smtp") is None
+    assert seen == [0.0, 11.0, 11.0, 11.0, 0.0]
+
+
+def test_deliveries_at_the_threshold_are_slow() -> None:
+    """Deliveries that take as long as the route's threshold or longer are counted; quicker ones are not."""
+    agent = AgentState(location="fra1")
+    agent.add(RouteProbe(alerts={"slow": "30s"}), now=1.0)
+    for seconds in (1.0, 29.9, 30.0, 200.0):
+        agent.settled(Settled(_message(MessageState.DELIVERED, seconds, 0.1)))
+    assert _reader(agent)("mailsonde_slow_deliveries_total") == 2.0
+    assert _reader(agent)("mailsonde_delivery_seconds_count") == 4.0
 
 
 def test_message_counts_come_from_the_ledger() -> None:

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from monitor.commands import main
 from monitor.config.models import Configuration
-from monitor.rendering import render_alerts, render_prometheus
+from monitor.rendering import render_prometheus
+from monitor.shipped import shipped
 
 
 def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,7 +100,8 @@ def test_alerts_about_runs_link_to_the_latest_one(site: Path) -> None:
     links = {}
     for path in (site.parent / "rules").iterdir():
         for group in yaml.safe_load(path.read_text())["groups"]:
-            links |= {rule["alert"]: rule["annotations"].get("run_url") for rule in group["rules"]}
+            alerts = [rule for rule in group["rules"] if "alert" in rule]
+            links |= {rule["alert"]: rule["annotations"].get("run_url") for rule in alerts}
     begins = "https://mail.example.com/probes/{{ $labels.probe }}/runs/latest?outcome="
     assert str(links["MailsondeProbeDown"]).startswith(f"{begins}failed{{{{ with $labels.target }}}}")
     assert str(links["MailsondeProbeUnknown"]).startswith(f"{begins}unknown{{{{ with $labels.target }}}}")
@@ -134,24 +136,8 @@ def test_alerts_link_to_the_live_page(site: Path) -> None:
         )
 
 
-def test_alerts_name_the_address_that_a_probe_connects_to() -> None:
-    """Alerts show host and port for probes of a server, of a mailbox on it, and through it."""
-    secret = {"username": "u", "password": {"env": "PATH"}}
-    servers = {
-        "out": {"protocol": "smtp", "host": "mx.example.com", "tls": "starttls"},
-        "in": {"protocol": "imap", "host": "2001:db8::1", "tls": "implicit"},
-    }
-    mailboxes = {"canary": {"address": "c@example.com", "server": "in", **secret}}
-    trip = {"kind": "roundtrip", "interval": "60s", "deadline": "60s", "to": "canary"}
-    probes = [
-        {"name": "submission", "kind": "smtp", "server": "out"},
-        {"name": "mailbox", "kind": "imap", "mailbox": "canary"},
-        {"name": "server", "kind": "imap", "server": "in"},
-        {"name": "domain", "kind": "mx", "domain": "example.com"},
-        {"name": "trip", **trip, "from": "c@example.com", "send_via": "out"},
-    ]
-    text = render_alerts(
-        Configuration.model_validate({"servers": servers, "mailboxes": mailboxes, "probes": probes})
-    )["mailsonde-servers.rules.yaml"]
-    assert "`^(mailbox|server)$` $labels.probe }} ([2001:db8::1]:993){{ end }}" in text
-    assert "`^(submission|trip)$` $labels.probe }} (mx.example.com:587){{ end }}" in text
+def test_rules_are_the_same_for_every_site(site: Path) -> None:
+    """A site without addresses and thresholds of its own gets the shipped rules, whatever its probes are."""
+    _render(site, "alerts")
+    shipped_rules = {path.name: path.read_text() for path in (shipped("alerts") / "rules").iterdir()}
+    assert {path.name: path.read_text() for path in (site.parent / "rules").iterdir()} == shipped_rules
