@@ -7,12 +7,16 @@ from pathlib import Path
 import click
 
 from monitor.commands.options import load_or_exit, no_secrets_option
+from monitor.config.explanation import explained
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @no_secrets_option
-def validate(file: Path, no_secrets: bool) -> None:
+@click.option(
+    "--explain", is_flag=True, help="Also show every setting of every server, and where it comes from."
+)
+def validate(file: Path, no_secrets: bool, explain: bool) -> None:
     """Check a configuration, and list every mistake with its line.
 
     Secrets must be readable: run this on the agent's machine, as its user. Elsewhere, such as in CI, use
@@ -22,8 +26,12 @@ def validate(file: Path, no_secrets: bool) -> None:
     Examples:
       mailsonde validate mailsonde.yaml
       mailsonde validate --no-secrets mailsonde.yaml
+      mailsonde validate --explain mailsonde.yaml      # what presets and defaults amount to
     """
     configuration = load_or_exit(file, secrets=not no_secrets)
     remark = "; secrets were not read" if no_secrets else ""
     count = len(configuration.probes)
+    if explain:
+        for line in explained(configuration, file):
+            click.echo(line)
     click.echo(f"{file}: valid, {count} probe{'s' if count > 1 else ''}{remark}")

@@ -41,6 +41,7 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
     yield from _connections_used_up(_entry(parts.get("agent")), servers, mailboxes)
+    yield from _too_many_messages(servers, probes)
     if "mx" in servers:
         yield _error(
             ("servers", "mx"),
@@ -118,6 +119,30 @@ def _connections_used_up(
     for at, most, count in limits:
         if isinstance(most, int) and most <= count:
             yield _error(at, f"each watched IMAP mailbox keeps a connection open; set at least {count + 1}")
+
+
+def _too_many_messages(
+    servers: Mapping[str, Entry], probes: Mapping[Location, Entry]
+) -> Iterator[InitErrorDetails]:
+    """Yield an error for each server that would get more messages a minute than it takes."""
+    sent: dict[str, list[float]] = {}
+    for probe in probes.values():
+        interval = probe.get("interval")
+        if isinstance(interval, float) and probe.get("scheduled") is not False:
+            sent.setdefault(str(probe.get("send_via")), []).append(interval)
+    for name, server in servers.items():
+        most, intervals = server.get("messages_per_minute"), sent.get(name, [])
+        rate = sum(60.0 / interval for interval in intervals)
+        if not isinstance(most, float) or rate <= most * (1 + 1e-9):
+            continue
+        groups = Counter(intervals).items()
+        sums = " + ".join(f"{count} every {interval:g}s" for interval, count in sorted(groups)[:5])
+        more = ", …" if len(groups) > 5 else ""
+        yield _error(
+            ("servers", name, "messages_per_minute"),
+            f"the probes send {sums}{more} = {rate:.4g} messages a minute, and the server takes {most:g}; "
+            "lengthen their intervals, or use more accounts or servers",
+        )
 
 
 class _Names:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from probes.core.presets import preset_values
 from probes.core.secret import Secret
 from probes.core.setting_types import (
     AddressFamily,
@@ -89,10 +90,24 @@ AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
 """The login methods of each protocol."""
 
 
+def _required_without_preset(schema: dict[str, Any]) -> None:
+    schema["required"] = ["protocol"]
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": ["host", "tls"]}]
+
+
 class ServerSettings(Settings):
     """A server that probes connect to, with its TLS and credentials."""
 
+    model_config = ConfigDict(json_schema_extra=_required_without_preset)
+
     protocol: Literal["smtp", "pop3", "imap"]
+    preset: Literal["exchange-online", "gmail", "exchange-2019", "postfix-dovecot"] | None = Field(
+        default=None,
+        description=(
+            "A widely used service whose host, TLS and limits become the defaults of this server. "
+            "`mailsonde validate --explain` shows them."
+        ),
+    )
     host: HostName = Field(description="Host name or IP address.")
     family: AddressFamily = Field(default="any", description="Which addresses of `host` are connected to.")
     port: int = Field(
@@ -148,6 +163,15 @@ class ServerSettings(Settings):
             "burst."
         ),
     )
+    messages_per_minute: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description=(
+            "SMTP: how many messages a minute the server takes from us. `validate` refuses probes that need "
+            "more. Default: no limit."
+        ),
+    )
     max_connections: int | None = Field(
         default=None,
         ge=1,
@@ -160,11 +184,13 @@ class ServerSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_port(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "port" not in data:
-            port = _DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
-            return {**data, "port": port}
-        return data
+    def _defaults(cls, data: Any) -> Any:
+        """Add the preset's values, and the port that protocol and TLS usually have."""
+        if not isinstance(data, dict):
+            return data
+        data = {**preset_values(data.get("preset"), data.get("protocol")), **data}
+        port = _DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
+        return {"port": port, **data}
 
     @field_validator("auth")
     @classmethod
@@ -194,6 +220,8 @@ class ServerSettings(Settings):
             raise ValueError("family does not apply to an IP address; remove it, or make host a name")
         if self.ehlo_name is not None and self.protocol != "smtp":
             raise ValueError(f"ehlo_name does not apply to {self.protocol}; remove it")
+        if self.messages_per_minute is not None and self.protocol != "smtp":
+            raise ValueError(f"messages_per_minute does not apply to {self.protocol}; remove it")
         if self.tls == "opportunistic" and self.protocol != "smtp":
             raise ValueError("tls: opportunistic is for SMTP between servers; choose implicit or starttls")
         unverified = self.tls in {"none", "opportunistic"}

@@ -1,0 +1,60 @@
+"""Presets: what they set, and that everything can be set otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from monitor.commands import main
+from probes.core.presets import PRESETS
+from probes.core.settings import ServerSettings
+
+KNOWN = [(preset, protocol) for preset, protocols in PRESETS.items() for protocol in protocols]
+
+
+@pytest.mark.parametrize(("preset", "protocol"), KNOWN)
+def test_values_are_defaults(preset: str, protocol: str) -> None:
+    """A preset's values are those of the server, and a site's own values come first."""
+    own = {"host": "mail.example.com"}
+    values = PRESETS[preset][protocol]
+    server = ServerSettings.model_validate({"protocol": protocol, "preset": preset} | own | dict(values))
+    given = ServerSettings.model_validate({"protocol": protocol, "preset": preset} | own)
+    assert {key: getattr(given, key) for key in values.keys() - own.keys()} == {
+        key: values[key] for key in values.keys() - own.keys()
+    }
+    assert given.host == "mail.example.com"
+    assert given.port == server.port
+
+
+def test_hosts_of_services_are_known() -> None:
+    """Exchange Online and Gmail need no host, and each protocol has its usual port."""
+    servers = {
+        (preset, protocol): ServerSettings.model_validate({"protocol": protocol, "preset": preset})
+        for preset, protocol in KNOWN
+        if preset in {"exchange-online", "gmail"}
+    }
+    assert {server.port for (_, protocol), server in servers.items() if protocol == "imap"} == {993}
+    assert servers["exchange-online", "smtp"].host == "smtp.office365.com"
+    assert servers["exchange-online", "smtp"].port == 587
+
+
+def test_explanation(tmp_path: Path) -> None:
+    """``--explain`` shows each setting with its source, and no secret."""
+    (tmp_path / "password").write_text("tr0mbone")
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "servers:\n"
+        "  out: {protocol: smtp, preset: exchange-online, timeout: 30s, username: canary,\n"
+        "        password: {file: password}, max_connections: 2}\n"
+        "probes: [{name: out, kind: smtp, server: out}]\n"
+    )
+    shown = CliRunner().invoke(main, ["validate", "--explain", str(path)])
+    assert shown.exit_code == 0, shown.output
+    found = {line.split(":")[0].strip(): line for line in shown.output.splitlines()}
+    assert found["host"].split() == ["host:", "smtp.office365.com", "#", "preset", "exchange-online"]
+    assert found["max_connections"].split() == ["max_connections:", "2", "#", "this", "file"]
+    assert found["timeout"].split() == ["timeout:", "30s", "#", "this", "file"]
+    assert found["port"].split() == ["port:", "587", "#", "default"]
+    assert "tr0mbone" not in shown.output
