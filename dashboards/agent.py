@@ -22,6 +22,8 @@ from panels import (
 )
 
 _UP = 'up{job="mailsonde"}'
+_AGE = f"time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}}"
+_STALE = f'mailsonde_threshold_seconds{{threshold="stale",{PROBE}}}'
 
 
 def agent() -> dashboard.Dashboard:
@@ -48,14 +50,9 @@ def _presence() -> list[AnyPanel]:
             2,
             (4, 0, 4, 4),
             "Stale probes",
-            Query(
-                f"count(time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}} "
-                f"> 3 * mailsonde_probe_interval_seconds{{{PROBE}}} + 60) or vector(0)",
-                "stale",
-            ),
-            "Probes without a finished run for three intervals plus a minute; a round trip may wait that "
-            "long for its message. Their results are out of date: check below whether runs are skipped or "
-            "late.",
+            Query(f"count({_AGE} > ignoring (threshold) {_STALE}) or vector(0)", "stale"),
+            "Probes without a finished run for three intervals and the time that a run may take. Their "
+            "results are out of date: check below whether runs are skipped or late.",
             [("green", None), ("orange", 1)],
         ),
         number(
@@ -127,19 +124,17 @@ def _runs() -> list[AnyPanel]:
         graph(
             6,
             (12, 8, 12, 8),
-            "Longest time since the last run, in intervals",
+            "Longest time since the last run, relative to the limit",
             [
                 Query(
-                    "max by (location, kind) "
-                    f"((time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}}) "
-                    f"/ mailsonde_probe_interval_seconds{{{PROBE}}})",
+                    f"max by (location, kind) (({_AGE}) / ignoring (threshold) {_STALE})",
                     "{{kind}} @ {{location}}",
                 )
             ],
-            "Around 1 is normal; for a round trip, add the delivery time. Above 3, the last result of some "
-            "probe is out of date. Check the agent's log.",
-            unit="short",
-            limits=[("transparent", None), ("red", 3)],
+            "Up to a third is normal. Above the dashed line, the last result of some probe is out of date: "
+            "check the agent's log.",
+            unit="percentunit",
+            limits=[("transparent", None), ("red", 1)],
         ),
         graph(
             7,

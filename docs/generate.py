@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.labels import Labels
-from monitor.ledger.counters import Counters
+from monitor.ledger.counters import Counters, Total
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
@@ -26,6 +26,7 @@ from probes.core.reasons import Area, Outcome, Reason
 from probes.core.remedies import GENERAL
 from probes.core.setting_types import parse_duration
 from probes.core.settings import CommonAlertSettings, Settings
+from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Unexpected
 from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
@@ -143,8 +144,9 @@ def metrics_page() -> list[str]:
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe"] = Counter(missed=0)
     state.scheduled["probe"] = "target"
+    counters = Counters().updated([Total("probe", "target", MessageState.INTENT, 1, held=1, oldest=0.0)])
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
-    for family in AgentCollector(state, Counters, lambda *_: 60.0).collect():
+    for family in AgentCollector(state, lambda: counters, lambda *_: 60.0).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         name = f"`{family.name}{suffix}`"

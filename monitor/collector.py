@@ -103,11 +103,6 @@ class AgentCollector(Collector):
             ((probe.labels, probe.last_run) for probe in probes),
         )
         yield Gauge(
-            "mailsonde_probe_interval_seconds",
-            "Configured time between the starts of two runs.",
-            ((probe.labels, constant(probe.interval)) for probe in probes),
-        )
-        yield Gauge(
             "mailsonde_threshold_seconds",
             "After what time alerts of the probe fire. How old a message in flight must be to be overdue is "
             "learned from the last day, unless it is configured.",
@@ -132,8 +127,8 @@ class AgentCollector(Collector):
         )
         yield Gauge(
             "mailsonde_probe_phase_seconds",
-            "Duration of a phase of the last run. If the run sends a message, `connect` includes `greeting` "
-            "and `ehlo`, `tls` includes `starttls`, and `data` includes `mail`, `rcpt` and `quit`.",
+            "Duration of a phase of the last run. If the run sends a message, `connect` includes `greeting`, "
+            "`ehlo`, `starttls` and `tls`, and `data` includes `mail`, `rcpt` and `quit`.",
             ((probe.labels, probe.phases) for probe in probes),
             by=named("phase"),
         )
@@ -210,8 +205,8 @@ class AgentCollector(Collector):
         )
         yield Gauge(
             "mailsonde_oldest_intent_timestamp_seconds",
-            "When the oldest message that is not handed over yet was created; 0 if there is none.",
-            ((labels, flight.oldest_intent_at or 0) for labels, flight in flights),
+            "When the oldest message that is not handed over yet was created, if there is one.",
+            ((labels, flight.oldest_intent_at) for labels, flight in flights if flight.intents),
         )
 
     def _deliveries(self, routes: list[_Route]) -> Iterator[Family]:
@@ -301,7 +296,7 @@ class AgentCollector(Collector):
         )
         yield Counter(
             "mailsonde_schedule_skipped",
-            "Runs that did not start on time.",
+            "Runs that did not start on time. `overload` begins with the first such run.",
             (
                 (probe.paced, skipped[name])
                 for name, target in list(state.scheduled.items())

@@ -23,9 +23,7 @@ DASHBOARDS = sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
 MOST_SERIES = 50
 """Maximum number of series that a query may return, however many routes there are."""
 
-_SELECTED = (
-    'mailsonde_probe_interval_seconds{location=~"$location",probe=~"${selected:pipe}",target=~"$target"}'
-)
+_SELECTED = 'mailsonde_probe_info{location=~"$location",probe=~"${selected:pipe}",target=~"$target"}'
 
 TROUBLE = re.compile(
     r'outcome="(failed|unknown)"|outcome!="ok"|state="lost"|result="bad"|mailsonde_arrival_issues_total'

@@ -34,7 +34,6 @@ LEFT_OUT = {
     "mailsonde_slo_runs",
     "mailsonde_mailbox_unexpected",
     # the agent's schedule, objectives and own state
-    "mailsonde_probe_interval_seconds",
     "mailsonde_slo_objective_ratio",
     "mailsonde_slo_within_seconds",
     "mailsonde_schedule_skipped",

@@ -70,10 +70,10 @@ def test_each_metric_comes_in_one_piece(collector: AgentCollector) -> None:
 
 
 def test_a_route_has_few_samples() -> None:
-    """A busy round trip with an objective, hops and authentication has at most 52 samples."""
+    """A busy round trip with an objective, hops and authentication has at most 45 samples."""
     agent = AgentState(["canary"], "fra1")
     empty = AgentCollector(agent, Counters)
     base = sum(len(family.samples) for family in empty.collect())
     counters = Counters().updated(busy_route(agent, "trip"))
     collector = AgentCollector(agent, lambda: counters, lambda *_: 75.0)
-    assert sum(len(family.samples) for family in collector.collect()) - base <= 52
+    assert sum(len(family.samples) for family in collector.collect()) - base <= 45
