@@ -6,7 +6,6 @@ Their time is proportional to the number of entries.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import get_args
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from monitor.config.capacity import overloads
 from monitor.config.document import Location
 from monitor.config.mistakes import did_you_mean
 from probes.core.settings import MailboxSettings, Reference, ServerSettings, Settings
@@ -40,8 +40,8 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     yield from _reference_errors(_table(parts.get("oauth2")), servers, mailboxes, probes)
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
-    yield from _connections_used_up(_entry(parts.get("agent")), servers, mailboxes)
-    yield from _too_many_messages(servers, probes)
+    for at, told in overloads(_entry(parts.get("agent")), servers, mailboxes, probes):
+        yield _error(at, told)
     if "mx" in servers:
         yield _error(
             ("servers", "mx"),
@@ -103,46 +103,6 @@ def _insecure_mailboxes(
                 f"the password would be sent unencrypted to server {mailbox['server']!r}; "
                 "set tls: implicit or starttls there, or accept it with allow_insecure_auth: true",
             )
-
-
-def _connections_used_up(
-    agent: Entry, servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]
-) -> Iterator[InitErrorDetails]:
-    """Yield an error for each limit that watching mailboxes by IMAP reaches by itself."""
-    watched = Counter(str(mailbox.get("server")) for mailbox in mailboxes.values())
-    kept_open = {name: watched[name] for name in servers if servers[name].get("protocol") == "imap"}
-    limits: list[tuple[Location, object, int]] = [
-        (("servers", name, "max_connections"), servers[name].get("max_connections"), count)
-        for name, count in kept_open.items()
-    ]
-    limits.append((("agent", "max_connections"), agent.get("max_connections"), sum(kept_open.values())))
-    for at, most, count in limits:
-        if isinstance(most, int) and most <= count:
-            yield _error(at, f"each watched IMAP mailbox keeps a connection open; set at least {count + 1}")
-
-
-def _too_many_messages(
-    servers: Mapping[str, Entry], probes: Mapping[Location, Entry]
-) -> Iterator[InitErrorDetails]:
-    """Yield an error for each server that would get more messages a minute than it takes."""
-    sent: dict[str, list[float]] = {}
-    for probe in probes.values():
-        interval = probe.get("interval")
-        if isinstance(interval, float) and probe.get("scheduled") is not False:
-            sent.setdefault(str(probe.get("send_via")), []).append(interval)
-    for name, server in servers.items():
-        most, intervals = server.get("messages_per_minute"), sent.get(name, [])
-        rate = sum(60.0 / interval for interval in intervals)
-        if not isinstance(most, float) or rate <= most * (1 + 1e-9):
-            continue
-        groups = Counter(intervals).items()
-        sums = " + ".join(f"{count} every {interval:g}s" for interval, count in sorted(groups)[:5])
-        more = ", …" if len(groups) > 5 else ""
-        yield _error(
-            ("servers", name, "messages_per_minute"),
-            f"the probes send {sums}{more} = {rate:.4g} messages a minute, and the server takes {most:g}; "
-            "lengthen their intervals, or use more accounts or servers",
-        )
 
 
 class _Names:

@@ -17,8 +17,8 @@ if TYPE_CHECKING or not yaml.__with_libyaml__:
 else:
     from yaml import CSafeLoader as SafeLoader  # ten times as fast
 
-FILE_LIMIT = 4 * 1024 * 1024
-"""Maximum size of a configuration file, in bytes."""
+FILE_LIMIT = 16 * 1024 * 1024
+"""Maximum size of a configuration file, in bytes: some 30,000 routes with a mailbox and labels each."""
 
 ALIASED_LIMIT = 200_000
 """Maximum number of YAML nodes that aliases repeat, so that nested aliases cannot exhaust the memory."""

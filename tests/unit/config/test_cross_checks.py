@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from monitor.config.cross_checks import COMPARISONS_LIMIT, NAMES_SHOWN
+from monitor.config.cross_checks import COMPARISONS_LIMIT, NAMES_SHOWN, cross_errors
 from monitor.config.models import Configuration
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.registry import KINDS
@@ -189,3 +189,53 @@ def test_thousands_of_disagreements_stay_bounded() -> None:
     assert len(texts) == count
     assert texts[0].endswith(f"out-{NAMES_SHOWN - 1:04} and {count - NAMES_SHOWN} more")
     assert sum("Did you mean 'out-" in text for text in texts) == COMPARISONS_LIMIT // count
+
+
+def many_mailboxes(protocol: str, **limits: object) -> list[str]:
+    """Return the errors of a site with 10,000 mailboxes, each with a message a minute."""
+    data = written()
+    data["agent"] = {"max_connections": limits.pop("max_connections", None)}
+    data["servers"]["pop"] |= {"protocol": protocol, **limits}
+    data["mailboxes"] = {f"box-{n}": {"server": "pop"} for n in range(10_000)}
+    data["probes"] = [
+        {"kind": "roundtrip", "name": name, "to": name, "interval": "60s"} for name in data["mailboxes"]
+    ]
+    return [
+        f"{'.'.join(map(str, error['loc']))}: {error['ctx']['error']}"
+        for error in cross_errors(data)
+        if error["loc"][-1] in {"max_connections", "logins_per_minute"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "limits", "errors"),
+    [
+        (
+            "imap",
+            {"logins_per_minute": 120},
+            [
+                "agent.max_connections: each of the 10000 watched IMAP mailboxes keeps a connection open, "
+                "and by default there are at most 5000; set at least 10001, and allow the agent 3 times as "
+                "many open files",
+                "servers.pop.logins_per_minute: the first logins to its 10000 mailboxes take 83 min at 120 a "
+                "minute; set at least 667",
+            ],
+        ),
+        ("imap", {"logins_per_minute": 667, "max_connections": 10_001}, []),
+        (
+            "pop3",
+            {},
+            [
+                "servers.pop.logins_per_minute: its 10000 mailboxes need 10000 logins a minute, each one in "
+                "every interval of its probes or every 2 s, and 120 are allowed; set at least 10000, use "
+                "longer intervals, or read them by IMAP"
+            ],
+        ),
+        ("pop3", {"logins_per_minute": 10_000}, []),
+    ],
+)
+def test_limits_that_make_the_load_impossible(
+    protocol: str, limits: dict[str, object], errors: list[str]
+) -> None:
+    """A configuration that a limit makes impossible is refused, with the arithmetic."""
+    assert many_mailboxes(protocol, **limits) == errors
