@@ -169,8 +169,10 @@ def reasons_page() -> list[str]:
         "# Reasons",
         "",
         _MADE,
-        "An outcome `ok` with a reason other than `none` is a warning. A run shows its remedy, unless the",
-        "server's reply says more than the reason, and calls for another.",
+        "An outcome `ok` with a reason other than `none` is a warning.",
+        "",
+        "The live page, `mailsonde check` and the member `remedy` of its JSON say what to do, if that is",
+        "known. If a server's reply says more than the reason, they show a remedy for that instead.",
     ]
     for area in Area:
         lines += ["", f"## {area}", "", "| reason | outcome | meaning | remedy |", "|---|---|---|---|"]

@@ -73,6 +73,8 @@ class Result:
             "phases": {name: round(seconds, 6) for name, seconds in verdict.phases.items()},
             "values": dict(verdict.values),
         }
+        if verdict.remedy:
+            shown["remedy"] = verdict.remedy
         if verdict.findings is not None:
             shown["findings"] = [finding.as_object() for finding in verdict.findings]
         if verdict.message is not None:
@@ -125,7 +127,7 @@ class Runner:
                 else f"it had to wait {waited:.2g} s for its turn"
             )
             detail = "; ".join(filter(None, [verdict.detail, cause]))
-            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail)
+            verdict = replace(verdict, reason=Reason.LOCAL_RESOURCES, detail=detail, remedy="")
         redaction = run.phases.transcript.redaction
         return Result(
             run=run.id,
@@ -152,7 +154,12 @@ class Runner:
                 return await probe.run(run)
         except ProbeFault as fault:
             codes = {"reply_code": fault.reply_code, "enhanced_status_code": fault.enhanced_status_code}
-            return Verdict(fault.reason, _placed(run, fault.detail), values=codes if fault.reply_code else {})
+            return Verdict(
+                fault.reason,
+                _placed(run, fault.detail),
+                values=codes if fault.reply_code else {},
+                remedy=fault.remedy,
+            )
         except TimeoutError:
             reason = _NOT_OF_MAIL.get(run.phases.current or "", Reason.TIMEOUT)
             if reason is Reason.TIMEOUT and run.phases.seconds.get(RESOLVE, 0.0) > limit / 2:

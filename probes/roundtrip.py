@@ -24,6 +24,7 @@ from probes.delivery.submission import Envelope, Handover, Submission
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
+from probes.protocols.replies import remedy_of_report
 
 POLL_GRACE = 30.0
 """Seconds after a message's deadline for a last poll to show whether it arrived."""
@@ -285,7 +286,10 @@ def _verdict(settled: Settled) -> Verdict:
         values["hops"] = [hop.as_object() for hop in settled.hops]
         authentication = settled.authentication
         values["authentication_results"] = authentication.as_object() if authentication is not None else None
-    return Verdict(reason, detail, values=values, message=settled.report)
+    remedy = ""
+    if message.state is MessageState.BOUNCED:
+        remedy = remedy_of_report(reason, message.enhanced_status_code or "", message.detail)
+    return Verdict(reason, detail, values=values, message=settled.report, remedy=remedy)
 
 
 def _hides_the_latency(report: MessageReport, delay: OwnDelay) -> bool:
@@ -326,4 +330,5 @@ def _undecided(message: Message, watcher: MailboxWatcher, now: float) -> Verdict
         return Verdict(Reason.LOCAL_RESOURCES, hidden, message=message.report())
     if fault is None:
         return Verdict(Reason.TIMEOUT, "no poll of the mailbox ended in time", message=message.report())
-    return Verdict(fault.reason, f"mailbox cannot be read: {fault.detail}", message=message.report())
+    unread = f"mailbox cannot be read: {fault.detail}"
+    return Verdict(fault.reason, unread, message=message.report(), remedy=fault.remedy)

@@ -20,6 +20,7 @@ from monitor.commands.options import UNUSABLE, config_option, load_or_exit
 from monitor.commands.results import (
     LiveTable,
     nagios_line,
+    nagios_long_text,
     nagios_unknown,
     severity,
     show_dialogue,
@@ -126,7 +127,7 @@ def check(config: Path, probes: tuple[str, ...], form: str, verbose: bool, textf
             raise
         sys.exit(UNKNOWN)  # the reader of the results is gone
     if form == "nagios":
-        click.echo(nagios_line(results))
+        click.echo("\n".join([nagios_line(results), *nagios_long_text(results)]))
     sys.exit(worst(severity(result) for result in results))
 
 

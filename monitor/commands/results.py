@@ -25,9 +25,9 @@ _FROM_BAD_TO_GOOD = (2, 3, 1, 0)
 
 
 def show_line(result: Result) -> None:
-    """Print a result as one line of text, followed by one line per finding."""
+    """Print a result as one line of text, followed by the remedy and one line per finding."""
     click.echo(plain_line(result))
-    for line in finding_lines(result):
+    for line in (*remedy_lines(result), *finding_lines(result)):
         click.echo(f"  {line}")
 
 
@@ -82,7 +82,9 @@ class LiveTable:
                 table.add_row(*names, Text("running …", style="dim"), f"{elapsed:.1f} s", "")
                 continue
             word = result.verdict.reason.word
-            detail = "\n".join(filter(None, [explanation(result), *finding_lines(result)]))
+            detail = "\n".join(
+                filter(None, [explanation(result), *remedy_lines(result), *finding_lines(result)])
+            )
             table.add_row(*names, Text(word, style=_STYLES[word]), time_of(result), Text(detail))
         words = Counter(result.verdict.reason.word for result in ended.values())
         counts = ", ".join(f"{words[word]} {word}" for word in _SEVERITIES if words[word])
@@ -119,6 +121,11 @@ def explanation(result: Result) -> str:
     return f"{verdict.reason}: {legible(verdict.detail or verdict.reason.meaning)}"
 
 
+def remedy_lines(result: Result) -> list[str]:
+    """Return the line that says what to do, if the run calls for anything and the remedy is known."""
+    return [f"remedy: {result.verdict.remedy}"] if severity(result) and result.verdict.remedy else []
+
+
 def finding_lines(result: Result) -> list[str]:
     """Return a line for each finding, the worst first: what was seen, what was expected, the remedy."""
     return [
@@ -151,6 +158,15 @@ def nagios_line(results: Sequence[Result]) -> str:
             data.append(f"'{result.probe}_uncertainty'={message.uncertainty_seconds or 0.0:.6f}s;;;0")
     # The plugin interface separates text from data at the first bar and reads one line.
     return f"MAILSONDE {_NAGIOS_WORDS[code]} - {text.replace('|', '/')} | {' '.join(data)}"
+
+
+def nagios_long_text(results: Sequence[Result]) -> list[str]:
+    """Return the lines below a Nagios plugin's first one: a remedy for each problem that has one."""
+    return [
+        f"{result.probe}: {line}".replace("|", "/")
+        for result in results
+        for line in dict.fromkeys(remedy_lines(result))
+    ]
 
 
 def nagios_unknown(text: str) -> str:

@@ -123,6 +123,7 @@ class _Run(BaseModel):
     outcome: Annotated[str, _one_of(Outcome)] = UNKNOWN_WORD
     reason: Annotated[str, _one_of(Reason)] = UNKNOWN_WORD
     detail: str = ""
+    remedy: str | None = None
     started_at: Annotated[str, AfterValidator(_instant)]
     duration_seconds: FiniteFloat
     phases: dict[str, FiniteFloat] = {}
@@ -137,7 +138,7 @@ def _run_of(document: bytes | str, transcript: bytes | str | None) -> dict[str, 
 
     If this version does not know the reason, the outcome or the message's state, it becomes `UNKNOWN_WORD`,
     and the detail says what an unknown reason was. Members that an older version did not write get neutral
-    defaults; ``run``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
+    defaults; ``run``, ``remedy``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
     """
     try:
         written = json.loads(unpacked(document))
@@ -150,7 +151,7 @@ def _run_of(document: bytes | str, transcript: bytes | str | None) -> dict[str, 
         raise _BrokenRunError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _BrokenRunError(str(error)) from error
-    optional = [(run, name) for name in ("run", "message", "findings", "transcript")]
+    optional = [(run, name) for name in ("run", "remedy", "message", "findings", "transcript")]
     for members, name in (*optional, (run["values"], "hops")):
         if members[name] is None:
             del members[name]

@@ -75,8 +75,8 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
     """An expected failure of a check: its reason, and the server's text if there is any.
 
     ``reply_code`` is from SMTP (RFC 5321 section 4.2), ``enhanced_status_code`` from RFC 3463.
-    ``retry_after`` is the pause in seconds that the server asked for. ``remedy`` says what to do: by default
-    what the reason in general asks for, and never text of a server.
+    ``retry_after`` is the pause in seconds that the server asked for. ``remedy`` says what to do about this
+    reply, never in a server's words.
     """
 
     def __init__(
@@ -94,13 +94,18 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         self.reply_code = reply_code
         self.enhanced_status_code = enhanced_status_code
         self.retry_after = retry_after
-        self.remedy = remedy or GENERAL.get(reason, "")
+        self._remedy = remedy
         super().__init__(reason)
 
     @property
     def asks_to_wait(self) -> bool:
         """Whether the server only asked us to try later, which says nothing about the mail."""
         return self.reason in _ASKS_TO_WAIT
+
+    @property
+    def remedy(self) -> str:
+        """What to do; empty if that is not known."""
+        return self._remedy or GENERAL.get(self.reason, "")
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)

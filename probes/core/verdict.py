@@ -12,6 +12,7 @@ from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.finding import Finding
 from probes.core.reasons import Outcome, Reason
+from probes.core.remedies import GENERAL
 from probes.core.transcript import Transcript
 
 
@@ -68,6 +69,7 @@ class Verdict:
 
     ``findings`` lists everything that is wrong, while ``reason`` is only the worst. ``findings`` is ``None``
     if the kind has no checks, or if the run ended before it could judge: then earlier findings remain valid.
+    ``remedy`` says what to do about the reason: by default what the reason in general asks for.
     """
 
     reason: Reason
@@ -78,6 +80,11 @@ class Verdict:
     certificate_not_after: float | None = None  # unix seconds
     message: MessageReport | None = None
     findings: tuple[Finding, ...] | None = None
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.remedy and self.reason in GENERAL:
+            object.__setattr__(self, "remedy", GENERAL[self.reason])
 
     @property
     def outcome(self) -> Outcome:

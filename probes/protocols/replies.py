@@ -254,11 +254,11 @@ _SMTP = (
     ),
     Row(
         status=r"[45]\.2\.2",
-        remedy="Empty the mailbox or raise its quota.",
+        remedy=GENERAL[Reason.BOUNCE_MAILBOX_FULL],
     ),
     Row(
         status=r"5\.1\.(?:1|10)",
-        remedy="Correct the recipient's address, or create the mailbox.",
+        remedy=GENERAL[Reason.BOUNCE_NO_MAILBOX],
     ),
     # RFC 4954 section 6, and RFC 5321 section 4.2.1
     Row(reason=Reason.AUTH_FAILED, code="53[0458]", instead_of=_BLAMED),

@@ -12,6 +12,7 @@ from rich.console import Console
 from monitor.commands.results import (
     LiveTable,
     nagios_line,
+    nagios_long_text,
     nagios_unknown,
     plain_line,
     severity,
@@ -22,6 +23,7 @@ from monitor.runner import Result
 from probes.core.finding import Check, Finding, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
+from probes.core.remedies import GENERAL
 from probes.core.transcript import Transcript
 from probes.core.verdict import MessageReport, MessageState, Run, Verdict
 from probes.smtp import SmtpSettings
@@ -154,6 +156,22 @@ def test_hostile_findings_are_only_read(capsys: pytest.CaptureFixture[str]) -> N
         assert all(c.isprintable() for c in text.replace("\n", "")), ascii(text)
         assert "[bold]loud[/bold] [/]" in text
     assert json.dumps(result.as_object()).isascii()
+
+
+def test_a_remedy_follows_its_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    """What to do is below the result, and in Nagios' long text; an ok result has none."""
+    refused, fine = _result(Reason.AUTH_DISABLED, "535 no"), _result(Reason.NONE)
+    told = replace(refused, verdict=replace(refused.verdict, remedy="Turn it on | now."))
+    show_line(told)
+    show_line(fine)
+    assert capsys.readouterr().out.splitlines()[1:] == ["  remedy: Turn it on | now.", plain_line(fine)]
+    table = LiveTable([_Still("out")], InstantClock())
+    table.show(told)
+    assert "remedy: Turn it on | now." in _rendered(table)
+    assert nagios_long_text([told, fine]) == ["smtp: remedy: Turn it on / now."]
+    assert told.as_object()["remedy"] == "Turn it on | now."
+    assert refused.as_object()["remedy"] == GENERAL[Reason.AUTH_DISABLED]
+    assert "remedy" not in fine.as_object()
 
 
 def test_nagios_has_one_bar() -> None:

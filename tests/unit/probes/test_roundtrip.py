@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from probes.core.reasons import Outcome, Reason
+from probes.core.remedies import GENERAL
 from probes.core.verdict import MessageState
 from tests.corpus.files import ENVELOPE_ID, octets
 from tests.fakes.clock import InstantClock
@@ -69,8 +70,20 @@ async def test_refused_after_the_dot(bench: Callable[..., object], reply: bytes,
         assert message.enhanced_status_code == reply.split()[1].decode()
 
 
-async def test_bounced_by_a_report_that_returns_nothing(bench: Callable[..., object]) -> None:
-    """A server with DSN gets an envelope id, and a report with only this id bounces the message."""
+@pytest.mark.parametrize(
+    ("code", "reason", "remedy"),
+    [
+        (b"5.1.1", Reason.BOUNCE_NO_MAILBOX, GENERAL[Reason.BOUNCE_NO_MAILBOX]),
+        (b"5.7.68", Reason.BOUNCE_POLICY, GENERAL[Reason.DIRECT_SEND_REFUSED]),
+    ],
+)
+async def test_bounced_by_a_report_that_returns_nothing(
+    bench: Callable[..., object], code: bytes, reason: Reason, remedy: str
+) -> None:
+    """A server with DSN gets an envelope id, and a report with only this id bounces the message.
+
+    The run says why, and what to do.
+    """
     holder: list[Bench] = []
 
     async def script(peer: Peer) -> None:
@@ -83,6 +96,7 @@ async def test_bounced_by_a_report_that_returns_nothing(bench: Callable[..., obj
         while await peer.expect(b".*") != b".":
             pass
         report = octets("bounces", "postfix-without-our-message").replace(ENVELOPE_ID.encode(), envelope_id)
+        report = report.replace(b"5.1.1", code)
         mailbox = holder[0].mailbox
         mailbox.stored.append(Stored("report", report, mailbox.clock.now))
         await peer.send(b"250 2.0.0 queued")
@@ -91,7 +105,7 @@ async def test_bounced_by_a_report_that_returns_nothing(bench: Callable[..., obj
     async with bench(script) as made:
         holder.append(made)
         result = await made.runner.run(made.probe)
-        assert result.verdict.reason is Reason.BOUNCE_NO_MAILBOX
+        assert (result.verdict.reason, result.verdict.remedy) == (reason, remedy)
         assert (await made.only_message()).state is MessageState.BOUNCED
         assert made.mailbox.deleted == ["report"]
 

@@ -173,6 +173,20 @@ async def test_a_failure_is_told_first_and_kept(start_agent: StartAgent) -> None
         assert probe.count(f"/probes/hq-0/runs/{result.run}") == 2  # in both last failures and last runs
 
 
+async def test_a_remedy_is_told_with_its_failure(start_agent: StartAgent) -> None:
+    """What to do about a failure is on the pages of its probe and run, in JSON and in the history."""
+    down = dialogue(b"421 4.3.2 Service not active")
+    async with start_agent(down, interval="1h") as watched:
+        result = await watched.result()
+        run = f"/probes/hq-0/runs/{result.run}"
+        assert "Get-ServerComponentState" in result.verdict.remedy
+        for path in ("/probes/hq-0", run):
+            page = await _page(watched.client, path)
+            assert f"<b>Remedy:</b> {html.escape(result.verdict.remedy)}" in page
+        told = (await watched.client.get(run, headers=JSON)).json()
+        assert told["remedy"] == result.verdict.remedy
+
+
 async def test_names_of_the_machine_and_of_the_configuration_open_the_pages(start_agent: StartAgent) -> None:
     """The pages open only under the machine's name and those in agent.hosts and agent.url."""
     names = {"hosts": ("mail.monitor.example",), "url": "https://Sonde.example:8443/mail"}
