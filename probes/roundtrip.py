@@ -139,6 +139,9 @@ class Roundtrip(MessageProbe):
 
     async def run(self, run: Run) -> Verdict:
         """Record the intent, send the message, and wait until it arrives or its deadline passes."""
+        if (fault := self._watcher.current.fault_for_long((self.settings.name, self.target))) is not None:
+            told = "nothing is sent while several messages wait in the mailbox, which cannot be read"
+            return Verdict(fault.reason, f"{told}: {fault.detail}")
         ends_at = self.context.clock.monotonic() + self.settings.deadline + POLL_GRACE
         slot = await self._submission.turn(run)
         try:

@@ -19,7 +19,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import TURN, PhaseTimer
 from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Unexpected
-from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages
+from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages, Route
 from probes.delivery.folder_memory import FolderMemory
 from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
 from probes.delivery.message_life import LedgerError, Message
@@ -136,6 +136,13 @@ class MailboxWatcher:
         """Keep looking for ``message``, which an earlier process found lost."""
         self._awaited.add_lost(message)
         self._start()
+
+    def fault_for_long(self, route: Route) -> ProbeFault | None:
+        """Return why the mailbox cannot be read, if many messages of a route wait for it to be read.
+
+        No more should be sent then, or memory, ledger and mailbox would fill for as long as it is dead.
+        """
+        return self.fault if self._awaited.has_many_overdue(route) else None
 
     async def misconfigured(self) -> None:
         """Return once a poll fails because a configured folder does not exist, so waiting is pointless."""

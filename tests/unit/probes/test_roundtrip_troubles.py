@@ -33,6 +33,28 @@ async def test_unreadable_mailbox_leaves_the_message_in_flight(
         assert (await made.only_message()).state is MessageState.SENT
 
 
+async def test_a_dead_mailbox_is_not_filled(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once several messages wait in a mailbox that cannot be read, no more follow until it can.
+
+    The runs go on reporting why. So neither the agent nor the mailbox fills up.
+    """
+    monkeypatch.setattr("probes.roundtrip.POLL_GRACE", 0.0)
+    monkeypatch.setattr("probes.delivery.awaited.MOST_UNREAD", 3)
+    async with bench(taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="1s") as made:
+        made.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken")
+        for _ in range(6):
+            verdict = (await made.runner.run(made.probe)).verdict
+            assert verdict.reason is Reason.POP3_SYS_PERM
+        assert verdict.detail.startswith("nothing is sent while several messages wait in the mailbox")
+        assert len(made.probe.context.ledger.seen) == 3
+        made.mailbox.login_fault = None
+        await made.probe._watcher.poll_now()
+        await made.runner.run(made.probe)
+        assert len(made.probe.context.ledger.seen) == 4
+
+
 async def test_a_run_that_ends_before_the_deadline_blames_nobody(
     bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
