@@ -31,7 +31,7 @@ SEARCH_GAP = 1.0
 REPLANNED = 50
 """How many of a route's youngest messages get a new due time after the route has learnt from an arrival."""
 
-MOST_UNREAD = 10
+MOST_OVERDUE = 10
 """Number of overdue messages of a route from which on no more are sent into a mailbox that cannot be read."""
 
 _AFTER = 0.001  # seconds from a deadline to the poll that may prove a loss
@@ -251,9 +251,9 @@ class AwaitedMessages:
         return [awaited.message for awaited in overdue]
 
     def has_many_overdue(self, route: Route) -> bool:
-        """Whether `MOST_UNREAD` messages of a route are overdue, because no poll could settle them."""
+        """Whether `MOST_OVERDUE` messages of a route are overdue, because no poll could settle them."""
         messages = self._routes[route].messages.values() if route in self._routes else ()
-        youngest = next(islice(messages, MOST_UNREAD - 1, None), None)
+        youngest = next(islice(messages, MOST_OVERDUE - 1, None), None)
         return youngest is not None and youngest.overdue_at < self._clock.monotonic()
 
     def settle(self, settled: Settled) -> None:

@@ -1,6 +1,6 @@
 """Whether mailboxes that are well keep their time and precision beside others that are not.
 
-``python -m tests.benchmarks bad [--mailboxes 200] [--seconds 60] [--protocol pop3]``
+``python -m tests.benchmarks bad [--mailboxes 1200] [--seconds 60] [--protocol pop3]``
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import mailbox_rate
 from tests.benchmarks.mail_load import Load, Metrics, Published, configuration, running, wait
 from tests.fakes.mail_site.connection import Pace
 from tests.fakes.mail_site.process import MailSite
@@ -26,6 +27,9 @@ DEAD = ("dead", "refused", "hole")
 
 TIMEOUT = 10.0
 """Time limit of the servers, in seconds."""
+
+FOREIGN, LEFT_OVER = 100_000, 5000
+"""Messages in a full mailbox: of other people, and of ours."""
 
 GOAL = 1.25
 """Uncertainty of the well mailboxes' latencies, relative to that without the others."""
@@ -130,12 +134,48 @@ def _row(figures: Figures, alone: float) -> str:
 def main(arguments: Sequence[str] = ()) -> bool:
     """Print the figures; return whether the well mailboxes kept their precision."""
     options = argparse.ArgumentParser(prog="python -m tests.benchmarks bad")
-    options.add_argument("--mailboxes", type=int, default=200, help="mailboxes, of which half are dead")
+    options.add_argument("--mailboxes", type=int, default=1200, help="mailboxes, of which half are dead")
     options.add_argument("--interval", type=float, default=60.0, help="seconds between two messages to one")
     options.add_argument("--seconds", type=float, default=60.0, help="seconds of each measurement")
-    options.add_argument("--warm-up", type=float, default=60.0, help="seconds before it")
+    options.add_argument("--warm-up", type=float, default=120.0, help="seconds before it")
     options.add_argument("--protocol", choices=("pop3", "imap"), action="append")
     told = options.parse_args(arguments)
+    protocols = told.protocol or ("pop3", "imap")
+    _one_mailbox(protocols)
+    return _half_dead(protocols, told)
+
+
+def _one_mailbox(protocols: Sequence[str]) -> None:
+    """Print how precise one mailbox is that is full, or whose server is slow, beside one that is neither."""
+    print(f"one mailbox, a message a second, 50 ms a command; {FOREIGN:,} messages of other people and")
+    print(f"{LEFT_OVER:,} of ours in it before; or a server that needs a second for each command:")
+    print(f"{'':6}{'':12}{'found':>7}{'error ms p50':>14}{'p99':>8}{'uncertainty':>13}{'ratio':>7}", end="")
+    print(f"{'within':>9}{'cleaned up':>12}{'missing':>11}{'CPU s':>7}", flush=True)
+    cases: dict[str, dict[str, float]] = {
+        "alone": {},
+        "full": {"foreign": FOREIGN, "left_over": LEFT_OVER},
+        "slow": {"command": 1.0},
+    }
+    for protocol in protocols:
+        alone = float("nan")
+        for name, bad in cases.items():
+            outcome = mailbox_rate.measure(protocol, 60.0, 40.0, **bad)  # type: ignore[arg-type] # whole numbers
+            errors = sorted(outcome.errors()) or [(float("nan"), float("nan"))]
+            uncertainty = statistics.median(width for _, width in errors)
+            alone = uncertainty if name == "alone" else alone
+            within = sum(error <= width + 1e-4 for error, width in errors) / len(errors)
+            missing = bad.get("foreign", 0) - outcome.seen.foreign
+            print(
+                f"{protocol:6}{name:12}{len(outcome.found):7}{1000 * errors[len(errors) // 2][0]:14.1f}"
+                f"{1000 * errors[int(len(errors) * 0.99)][0]:8.1f}{1000 * uncertainty:13.1f}"
+                f"{uncertainty / alone:7.2f}{within:9.1%}{outcome.cleaned_up:12,}{missing:11}"
+                f"{outcome.processor:7.2f}",
+                flush=True,
+            )
+
+
+def _half_dead(protocols: Sequence[str], told: argparse.Namespace) -> bool:
+    """Print what well mailboxes get beside dead ones; return whether they kept their precision."""
     print(
         f"mailboxes beside dead ones ({', '.join(DEAD)} in turn), a message every {told.interval:g} s each,"
     )
@@ -149,7 +189,7 @@ def main(arguments: Sequence[str] = ()) -> bool:
         flush=True,
     )
     is_reached = True
-    for protocol in told.protocol or ("pop3", "imap"):
+    for protocol in protocols:
         well, alone = told.mailboxes // 2, float("nan")
         for dead in (0, told.mailboxes - well):
             load = HalfDead(

@@ -25,12 +25,14 @@ class Seen:
     """What the servers saw.
 
     ``arrived`` has the monotonic time at which each message became visible, by the local part of its
-    Message-ID; ``commands`` how often each command came; ``left`` how many messages the mailboxes have.
+    Message-ID; ``commands`` how often each command came; ``left`` how many messages the mailboxes have, and
+    ``foreign`` how many of them are other people's.
     """
 
     arrived: dict[str, float] = field(default_factory=dict)
     commands: Counter[str] = field(default_factory=Counter)
     left: int = 0
+    foreign: int = 0
 
 
 @lru_cache(maxsize=64)
@@ -135,6 +137,9 @@ class Site:
     def report(self) -> Seen:
         """Return what was seen until now."""
         self.seen.left = sum(len(mailbox.uids) for mailbox in self.mailboxes.values())
+        self.seen.foreign = sum(
+            raw is _FOREIGN for mailbox in self.mailboxes.values() for raw in mailbox.messages.values()
+        )
         return self.seen
 
 

@@ -41,7 +41,7 @@ async def test_a_dead_mailbox_is_not_filled(
     The runs go on reporting why. So neither the agent nor the mailbox fills up.
     """
     monkeypatch.setattr("probes.roundtrip.POLL_GRACE", 0.0)
-    monkeypatch.setattr("probes.delivery.awaited.MOST_UNREAD", 3)
+    monkeypatch.setattr("probes.delivery.awaited.MOST_OVERDUE", 3)
     async with bench(taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="1s") as made:
         made.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken")
         for _ in range(6):
