@@ -45,18 +45,30 @@ def trip(name: str = "trip", **settings: object) -> Settings:
 
 
 async def run_once(
-    directory: Path, servers: dict[str, Settings], *probes: Settings, password: str = PASSWORD
+    directory: Path,
+    servers: dict[str, Settings],
+    *probes: Settings,
+    password: str = PASSWORD,
+    oauth2: dict[str, Settings] | None = None,
 ) -> list[Result]:
     """Return the results of ``probes``, run at the same time, in their order.
 
-    The mailboxes of `USERS` are on the server ``in``. Every login uses ``password``.
+    The mailboxes of `USERS` are on the server ``in``. Every login uses ``password``, except those with an
+    entry of ``oauth2``: a mailbox has the one of its name.
     """
+    entries = oauth2 or {}
     (directory / "password").write_text(password)
     document = {
         "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
         "servers": servers,
+        "oauth2": entries,
         "mailboxes": {
-            user: {"address": f"{user}@{DOMAIN}", "server": "in", "username": f"{user}@{DOMAIN}", **_SECRET}
+            user: {
+                "address": f"{user}@{DOMAIN}",
+                "server": "in",
+                "username": f"{user}@{DOMAIN}",
+                **({"oauth2": user} if user in entries else _SECRET),
+            }
             for user in USERS
         }
         if "in" in servers
