@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Container, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
@@ -156,6 +156,8 @@ class Arrivals:
         self._retention = retention
         self._loops = loops
         self._authserv_id = authserv_id
+        self.awaited: Callable[[str], Message | None] = lambda _: None
+        """Returns the record of a message that is awaited in this mailbox, without asking the ledger."""
         self.delays = OwnDelays(clock)
         """Our own delays in reading this mailbox."""
 
@@ -267,6 +269,8 @@ class Arrivals:
         return OwnDelay(polls.seconds + interval.held_up, cause)
 
     async def _find(self, message_id: str) -> Message | None:
+        if (awaited := self.awaited(message_id)) is not None:
+            return awaited  # the ledger itself notices if another copy is recorded first
         with self.delays.waiting(Cause.LEDGER):
             return await self._ledger.find(message_id)
 
@@ -313,7 +317,8 @@ class Arrivals:
         ours = message.state is MessageState.AMBIGUOUS and message.reason == Reason.INTERRUPTED
         lost = None if ours else await self._advance(message, MessageState.LOST)
         if lost is None:  # an earlier, failed poll has already counted it
-            lost = await self._find(message.id)
+            with self.delays.waiting(Cause.LEDGER):
+                lost = await self._ledger.find(message.id)
         found = lost or message
         return Settled(found, doubt=doubt if found.state is MessageState.LOST else "")
 

@@ -256,6 +256,11 @@ class AwaitedMessages:
         youngest = next(islice(messages, MOST_OVERDUE - 1, None), None)
         return youngest is not None and youngest.overdue_at < self._clock.monotonic()
 
+    def record(self, message_id: str) -> Message | None:
+        """Return the record of a message that is awaited, as of when it was added."""
+        awaited = self._messages.get(message_id)
+        return awaited.message if awaited is not None else None
+
     def settle(self, settled: Settled) -> None:
         """Resolve the message's future; keep looking if the message may still arrive."""
         message = settled.message

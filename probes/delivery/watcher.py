@@ -95,6 +95,7 @@ class MailboxWatcher:
         self._awaited = AwaitedMessages(
             clock, polls=mailbox.polls, shortest_gap=mailbox.shortest_gap, retention=retention
         )
+        arrivals.awaited = self._known
         self._memories: dict[str, FolderMemory] = {}
         self._pace = ReadingPace(mailbox.first_read)
         self._polled_at = float("-inf")  # when the latest poll ended
@@ -181,6 +182,10 @@ class MailboxWatcher:
         0 if the mailbox could not be read before: then the server is in trouble, and the budget is not short.
         """
         return self._arrivals.delays.waited(Cause.LOGINS)
+
+    def _known(self, message_id: str) -> Message | None:
+        """Return the record of an awaited message, unless a poll that failed may have changed it."""
+        return self._awaited.record(message_id) if self.fault is None else None
 
     def _start(self) -> None:
         if not self._wake.is_set():

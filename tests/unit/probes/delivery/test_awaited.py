@@ -184,6 +184,21 @@ async def test_many_messages_are_given_up_together(bench: Bench, monkeypatch: py
     assert commits["all"] < 50
 
 
+async def test_awaited_messages_are_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger is not asked for a message that is awaited: each question takes another thread's turn."""
+    message, asked = await bench.sent(), list[str]()
+    find = bench.ledger.find
+
+    async def counted(message_id: str) -> Message | None:
+        asked.append(message_id)
+        return await find(message_id)
+
+    monkeypatch.setattr(bench.ledger, "find", counted)
+    bench.arrives(message, 0.5)
+    assert (await bench.watcher.await_arrival(message)).message.state is MessageState.DELIVERED
+    assert not asked
+
+
 async def test_restart_with_many_lost_messages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost messages of earlier processes cost nothing: a new message gets its true latency at once."""
     asked: list[str] = []

@@ -60,7 +60,7 @@ async def test_a_ledger_that_was_slow(bench: Bench) -> None:
     first, second = await bench.sent(), await bench.sent()
     bench.arrives(first, 0.0)
     bench.arrives(second, 3.0)
-    bench.ledger.find = _late(bench.ledger.find, bench.clock, 10.0)  # type: ignore[method-assign]
+    bench.ledger.advance = _late(bench.ledger.advance, bench.clock, 10.0)  # type: ignore[method-assign]
     arrivals = [bench.watcher.await_arrival(message) for message in (first, second)]
     assert (await arrivals[0]).report.is_measured
     _is_told(await arrivals[1], Cause.LEDGER, 10.0)
