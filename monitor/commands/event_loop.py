@@ -29,8 +29,8 @@ def run_on_loop(main: Coroutine[object, object, T]) -> T:
 def _keep_large_blocks_apart() -> None:
     """Fix glibc's threshold for large blocks, which otherwise grows with the blocks that are freed.
 
-    uvloop has a buffer of 256 KiB for each TLS connection and uses only its beginning. In the heap, the rest
-    of it would be memory that others have used: 20 KiB for each IMAP session.
+    Large blocks, such as the metrics of thousands of probes, would then be in the heap, between small objects
+    that keep their memory from being given back.
     """
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault, fault_of
@@ -18,10 +17,8 @@ from probes.core.transcript import REPLY, Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols import connection_limits, name_resolution
 from probes.protocols.connection_limits import Slot
+from probes.protocols.receiver import Receiver
 from probes.protocols.tls import CertificateExpiry, certificate_expiry, description, keep_session
-
-BUFFER_LIMIT = 64 * 1024
-"""Maximum unread octets, beyond one chunk from the network; a faster server must wait."""
 
 MOST_ADDRESSES = 20
 """Most addresses of one name to try: with thousands, no server's share of the time would be enough."""
@@ -101,100 +98,8 @@ async def _connect(
     return protocol
 
 
-class _Receiver(asyncio.Protocol):
-    """Buffers arriving octets until they are read, and pauses the connection if there are too many."""
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-        self.transport: asyncio.Transport | None = None
-        self.ended: Exception | None = None
-        self.is_congested = False
-        """Whether the network cannot take more octets now."""
-        self.slot: Slot | None = None
-        self.timed_out = False
-        """Whether a wait for the server ended without an answer."""
-        self.phases: PhaseTimer | None = None
-        """Where to record how long the event loop takes to continue a wait that is over."""
-        self._waiters: set[asyncio.Future[None]] = set()
-        self._woken_at = 0.0  # monotonic
-        self._paused = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        self._wake()
-        if len(self.buffer) > BUFFER_LIMIT and not self._paused and self.transport is not None:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def pause_writing(self) -> None:
-        self.is_congested = True
-
-    def resume_writing(self) -> None:
-        self.is_congested = False
-        self._wake()
-
-    def eof_received(self) -> None:
-        self._end(EOFError("the server closed the connection"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(exc or EOFError("the server closed the connection"))
-        self._release()
-
-    def _end(self, reason: Exception) -> None:
-        self.ended = self.ended or reason
-        self._wake()
-
-    def _wake(self) -> None:
-        self._woken_at = time.monotonic()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-        self._release()  # after a failed handshake, connection_lost is not called
-
-    def _release(self) -> None:
-        if self.slot is not None:
-            self.slot.release(timed_out=self.timed_out)
-
-    async def news(self, until: float | None = None) -> None:
-        """Wait for octets, for room to write, or for the end; if it has already ended, raise the cause.
-
-        Raises `TimeoutError` at the loop's time ``until``. Its own timer costs a fifth of `asyncio.timeout`.
-        """
-        if self._paused and self.transport is not None:
-            self._paused = False
-            self.transport.resume_reading()
-        if self.ended is not None:
-            raise self.ended
-        loop = asyncio.get_running_loop()
-        if until is not None and loop.time() >= until:  # a dripping server would beat the timer
-            raise TimeoutError
-        waiter = loop.create_future()
-        self._waiters.add(waiter)
-        timer = loop.call_at(until, _expire, waiter) if until is not None else None
-        try:
-            await waiter
-            if self.phases is not None:
-                self.phases.held_up += time.monotonic() - self._woken_at
-        finally:
-            self._waiters.discard(waiter)
-            if timer is not None:
-                timer.cancel()
-
-
 def _in_clear() -> ProbeFault:
     return ProbeFault(Reason.TLS_HANDSHAKE, "the server speaks in clear on this port")
-
-
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
 
 
 class _ClosingOnFailure(AbstractContextManager[None]):
@@ -205,7 +110,7 @@ class _ClosingOnFailure(AbstractContextManager[None]):
 
     __slots__ = ("_receiver", "_timeout", "_when_slow")
 
-    def __init__(self, receiver: _Receiver, timeout: float, when_slow: Reason) -> None:
+    def __init__(self, receiver: Receiver, timeout: float, when_slow: Reason) -> None:
         self._receiver, self._timeout, self._when_slow = receiver, timeout, when_slow
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -226,7 +131,7 @@ class LineTransport:
     closes the connection at once, except in `readable`.
     """
 
-    def __init__(self, receiver: _Receiver, timeout: float, transcript: Transcript) -> None:
+    def __init__(self, receiver: Receiver, timeout: float, transcript: Transcript) -> None:
         self._receiver = receiver
         self._transcript = transcript
         self._loop = asyncio.get_running_loop()
@@ -250,7 +155,7 @@ class LineTransport:
         """Connect as `connect_tcp` does, using ``slot``. Without one, wait for it; see `ConnectionLimits`."""
         slot = slot or await connection_limits.system.take(host, port, phases)
         try:
-            receiver = await connect_tcp(_Receiver, host, port, phases, timeout, resolve, family)
+            receiver = await connect_tcp(Receiver, host, port, phases, timeout, resolve, family)
         except BaseException as error:
             timed_out = isinstance(error, ProbeFault) and error.reason in _TIMEOUTS
             slot.release(timed_out=timed_out or isinstance(error, _GIVEN_UP))
@@ -267,8 +172,7 @@ class LineTransport:
         """Record an answer in time, and keep the TLS session; see `Slot.answered` and `keep_session`."""
         if self._receiver.slot is not None:
             self._receiver.slot.answered()
-        if self._receiver.transport is not None:
-            keep_session(self._receiver.transport.get_extra_info("ssl_object"))
+        keep_session(self._receiver.encrypted)
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         """Encrypt the connection.
@@ -281,22 +185,13 @@ class LineTransport:
             raise ProbeFault(Reason.TLS_INJECTION, self.unread) if self._has_written else _in_clear()
         with _ClosingOnFailure(self._receiver, self._timeout, Reason.TLS_HANDSHAKE):
             try:
-                async with asyncio.timeout(self._timeout):
-                    upgraded = await self._loop.start_tls(
-                        self._live(),
-                        self._receiver,
-                        context,
-                        server_hostname=server_name,
-                        ssl_handshake_timeout=self._timeout + 1,  # our own timeout must come first
-                    )
+                encrypted = await self._receiver.start_tls(
+                    context, server_name, self._loop.time() + self._timeout
+                )
             except ssl.SSLError as error:
                 if error.reason == _NO_TLS_RECORD and not self._has_written:
                     raise _in_clear() from error
                 raise
-            if upgraded is None:
-                raise ConnectionResetError("the connection closed during the TLS handshake")
-            self._receiver.transport = upgraded
-            encrypted = upgraded.get_extra_info("ssl_object")
             self._transcript.note(description(encrypted))
             self.certificate_expiry = certificate_expiry(encrypted)
 
@@ -425,7 +320,7 @@ class LineTransport:
         if _NOT_IN_A_LINE.search(line):
             raise ValueError("a command line cannot hold CR, LF or NUL")
         with self._closing_on_failure:
-            self._live().write(line + b"\r\n")
+            self._receiver.write(line + b"\r\n")
         self._has_written = True
         self._transcript.sent(line, public)
 
@@ -436,14 +331,9 @@ class LineTransport:
         """
         until = self._loop.time() + self._timeout
         with self._closing_on_failure:
-            self._live().write(octets)
+            self._receiver.write(octets)
             while self._receiver.is_congested and not self._receiver.buffer:
                 await self._receiver.news(until)
-
-    def _live(self) -> asyncio.Transport:
-        if self._receiver.transport is None or self._receiver.transport.is_closing():
-            raise self._receiver.ended or ConnectionResetError("the connection is closed")
-        return self._receiver.transport
 
     def abort(self) -> None:
         """Close the connection at once, in any state; may be called repeatedly."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cryptography.x509 import Certificate, InvalidVersion, load_der_x509_certificate
 
@@ -24,9 +24,6 @@ CERTIFICATE_SUBJECT_LIMIT = 120
 
 RESUMED_FOR = 600.0
 """Maximum seconds for which sessions are resumed without looking at the server's certificate again."""
-
-RECORD = 16 * 1024
-"""Maximum octets of plain text in a TLS record (RFC 8446 section 5.1)."""
 
 _ENCODING_DER = 2
 """OpenSSL's X509_FILETYPE_ASN1, which ``ssl`` has no public name for."""
@@ -96,7 +93,6 @@ def opportunistic_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.sslobject_class = _LeanObject
     return context
 
 
@@ -169,26 +165,7 @@ def _date(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-class _LeanObject(ssl.SSLObject):
-    """Does not do for event loops what they ask for in vain."""
-
-    def read(self, len: int = RECORD, buffer: Any = None) -> Any:  # as in ssl
-        """Read at most one record, as OpenSSL does however much it is asked for.
-
-        Event loops ask for 256 KiB. To allocate and free that much several times takes 6 % of a probe's
-        processor time.
-        """
-        return super().read(min(len, RECORD), buffer)
-
-    def getpeercert(self, binary_form: bool = False) -> Any:  # as in ssl
-        """Return the peer's certificate only in DER: event loops ask for the other form and drop it.
-
-        To make it takes OpenSSL 2 % of a probe's processor time.
-        """
-        return super().getpeercert(binary_form=True) if binary_form else {}
-
-
-class _TellingObject(_LeanObject):
+class _TellingObject(ssl.SSLObject):
     """Adds to OpenSSL's error which certificate of the chain is not valid now."""
 
     def do_handshake(self) -> None:

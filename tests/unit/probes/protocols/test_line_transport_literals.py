@@ -12,7 +12,8 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
-from probes.protocols.line_transport import BUFFER_LIMIT, LineTransport
+from probes.protocols.line_transport import LineTransport
+from probes.protocols.receiver import BUFFER_LIMIT
 from tests.fakes.scripted_server import Peer, Script, on_each_loop, scripted_server
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp_session import smtp_session
-from probes.protocols.tls import CertificateExpiry, client_context, expiry_warning, opportunistic_context
+from probes.protocols.tls import CertificateExpiry, client_context, expiry_warning
 from tests.fakes.scripted_server import (
     PASSWORD,
     Peer,
@@ -308,20 +307,6 @@ def test_old_tls_is_not_spoken(server_tls: TlsFiles) -> None:
         assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.check_hostname
-
-
-def test_a_read_takes_no_more_memory_than_a_record(server_tls: TlsFiles) -> None:
-    """An event loop asks for 256 KiB; to allocate that for every read would take much processor time."""
-    for context in (client_context(server_tls.authority), opportunistic_context()):
-        connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
-        tracemalloc.start()
-        try:
-            with pytest.raises(ssl.SSLWantReadError):
-                connection.read(256 * 1024)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert peak < 64 * 1024
 
 
 def test_own_authority_replaces_the_systems(server_tls: TlsFiles) -> None:
