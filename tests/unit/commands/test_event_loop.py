@@ -21,14 +21,17 @@ run_on_loop(asyncio.sleep(0))
 for _ in range(10):
     bytearray(4 * LARGE_BLOCK)
 before = blocks().hblks
-kept = bytearray(2 * LARGE_BLOCK)
+kept = [bytearray(2 * LARGE_BLOCK) for _ in range(10)]
 print(blocks().hblks - before)
 """
 
 
-def test_a_large_block_is_never_in_the_heap() -> None:
-    """With glibc, a large block is mapped on its own, even after larger ones were freed."""
+def test_the_heap_does_not_grow_for_a_large_block() -> None:
+    """With glibc, a large block is mapped on its own, even after larger ones were freed.
+
+    The first may still fit into what is left of the heap.
+    """
     if not hasattr(ctypes.CDLL(None), "mallinfo2"):
         pytest.skip("another C library")
     command = [sys.executable, "-c", _SCRIPT]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "1\n"
+    assert int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) >= 9
