@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from monitor.ledger.counters import Counters, Total
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
+from probes.core.clock import SystemClock
 from probes.core.finding import Check, Severity
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.remedies import GENERAL
@@ -33,6 +35,8 @@ from probes.delivery.polling import ArrivalModel
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import LONGEST_GAP
 from probes.messages.authentication_results import METHODS
+from probes.oauth2.settings import GenericOAuth2
+from probes.oauth2.tokens import TokenSource
 from probes.registry import KINDS
 
 DOCS = Path(__file__).parent
@@ -146,7 +150,14 @@ def metrics_page() -> list[str]:
     state.scheduled["probe"] = "target"
     counters = Counters().updated([Total("probe", "target", MessageState.INTENT, 1, held=1, oldest=0.0)])
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
-    for family in AgentCollector(state, lambda: counters, lambda *_: 60.0).collect():
+    tokens = TokenSource(
+        "oauth2",
+        GenericOAuth2.model_construct(provider="generic", credential_expires=date(2027, 5, 1)),
+        SystemClock(),
+    )
+    tokens.requests.obtained_at = tokens.requests.expires_at = 0.0
+    collector = AgentCollector(state, lambda: counters, lambda *_: 60.0, lambda: {"oauth2": tokens})
+    for family in collector.collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         name = f"`{family.name}{suffix}`"

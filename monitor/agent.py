@@ -130,7 +130,12 @@ async def _at_work(
 
     schedule = Schedule(run_if_admitted, runtime.state, clock)
     is_ready = False
-    collector = AgentCollector(runtime.state, lambda: runtime.ledger.counters, runtime.overdue_after)
+    collector = AgentCollector(
+        runtime.state,
+        lambda: runtime.ledger.counters,
+        runtime.overdue_after,
+        lambda: runtime.assembly.tokens,
+    )
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(runtime, recent), runtime.ledger)
     settings = configuration.agent

@@ -16,6 +16,7 @@ from monitor.labels import Labels, constant
 from monitor.ledger.counters import Counters, Total
 from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, ProbeState
 from probes.core.verdict import MessageState
+from probes.oauth2.tokens import TokenSource
 
 _ALWAYS = dict.fromkeys((MessageState.DELIVERED, MessageState.LOST, MessageState.BOUNCED), 0)
 """States that are counted from 0, so that rules see the first increase."""
@@ -44,11 +45,16 @@ class AgentCollector(Collector):
         state: AgentState,
         counters: Callable[[], Counters],
         overdue_after: Callable[[str, str], float | None] = lambda *_: None,
+        tokens: Callable[[], Mapping[str, TokenSource]] = dict,
     ) -> None:
-        """``overdue_after`` returns the threshold of a probe and target in seconds, if it is known."""
+        """``overdue_after`` returns the threshold of a probe and target in seconds, if it is known.
+
+        ``tokens`` returns the token sources in use, by name.
+        """
         self._state = state
         self._counters = counters
         self._overdue_after = overdue_after
+        self._tokens = tokens
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families as prometheus_client's."""
@@ -71,6 +77,7 @@ class AgentCollector(Collector):
             yield from self._deliveries(routes)
             yield from self._ways(routes)
             yield from self._service_levels(routes)
+            yield from self._oauth2()
             yield from self._agent()
         finally:
             if was_enabled:
@@ -283,6 +290,39 @@ class AgentCollector(Collector):
             "mailsonde_slo_within_seconds",
             "How long the message of a good run may take.",
             ((route.labels, constant(slo.within)) for route, slo in with_objective),
+        )
+
+    def _oauth2(self) -> Iterator[Family]:
+        location = self._state.location
+        sources = [
+            (Labels({"location": location, "oauth2": name}), source, source.requests)
+            for name, source in self._tokens().items()
+        ]
+        yield Counter(
+            "mailsonde_oauth2_token_requests",
+            "Requests for access tokens: `issued`, `refused` by the provider, or `unavailable` if it did not "
+            "answer.",
+            ((labels, requests.results) for labels, _, requests in sources),
+            by=named("result"),
+        )
+        yield Gauge(
+            "mailsonde_oauth2_token_obtained_timestamp_seconds",
+            "When the newest access token was obtained.",
+            ((labels, it.obtained_at) for labels, _, it in sources if it.obtained_at is not None),
+        )
+        yield Gauge(
+            "mailsonde_oauth2_token_expires_timestamp_seconds",
+            "When the newest access token expires.",
+            ((labels, it.expires_at) for labels, _, it in sources if it.expires_at is not None),
+        )
+        yield Gauge(
+            "mailsonde_oauth2_credential_not_after_timestamp_seconds",
+            "When the certificate expires, or the client secret according to `credential_expires`.",
+            (
+                (labels, not_after)
+                for labels, source, _ in sources
+                if (not_after := source.credential_not_after()) is not None
+            ),
         )
 
     def _agent(self) -> Iterator[Family]:

@@ -47,6 +47,13 @@ class Requests:
     expires_at: float | None = None
     """When it expires."""
 
+    @property
+    def results(self) -> dict[str, int]:
+        """The number of requests by result; one that the provider did not answer is ``unavailable``."""
+        refused = self.failed.get(Reason.TOKEN_REFUSED, 0)
+        unavailable = sum(self.failed.values()) - refused
+        return {"issued": self.issued, "refused": refused, "unavailable": unavailable}
+
 
 @dataclass(slots=True)
 class _Held:

@@ -33,6 +33,11 @@ LEFT_OUT = {
     "mailsonde_arrival_issues",
     "mailsonde_slo_runs",
     "mailsonde_mailbox_unexpected",
+    "mailsonde_oauth2_token_requests",
+    # of the process, and without the label `probe`
+    "mailsonde_oauth2_token_obtained_timestamp_seconds",
+    "mailsonde_oauth2_token_expires_timestamp_seconds",
+    "mailsonde_oauth2_credential_not_after_timestamp_seconds",
     # the agent's schedule, objectives and own state
     "mailsonde_slo_objective_ratio",
     "mailsonde_slo_within_seconds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import date
 from itertools import groupby
 
 import pytest
@@ -17,8 +18,12 @@ from monitor.collector import AgentCollector
 from monitor.exposition import exposition
 from monitor.ledger.counters import Counters
 from monitor.state import AgentState
+from probes.core.clock import SystemClock
+from probes.oauth2.settings import GenericOAuth2
+from probes.oauth2.tokens import TokenSource
 from tests.fakes.agent_state import RouteProbe, busy_route, smtp_probe
 
+ENTRY = GenericOAuth2.model_construct(provider="generic", credential_expires=date(2027, 5, 1))
 HOSTILE = '\\ "quoted" {braces}, and=a \\n comma'
 
 
@@ -28,7 +33,9 @@ def collector() -> AgentCollector:
     counters = Counters().updated(busy_route(agent, "trip"))
     agent.add(smtp_probe(description=HOSTILE, labels={"team": HOSTILE}), now=1_750_334_000.0)
     agent.add(RouteProbe(HOSTILE, name="odd"), now=1.0)
-    return AgentCollector(agent, lambda: counters, lambda *_: 75.0)
+    source = TokenSource("contoso", ENTRY, SystemClock())
+    source.requests.obtained_at, source.requests.expires_at = 1_750_334_000.25, 1_750_337_600.25
+    return AgentCollector(agent, lambda: counters, lambda *_: 75.0, lambda: {HOSTILE: source})
 
 
 def _text(collector: AgentCollector, *, as_openmetrics: bool) -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from itertools import pairwise
 
 import pytest
 
+from monitor.collector import AgentCollector
+from monitor.ledger.counters import Counters
+from monitor.state import AgentState
 from probes.core.credentials import Resource
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
@@ -20,6 +25,7 @@ from probes.oauth2.tokens import REFUSED_AT_LEAST, TokenSource
 from tests.fakes.clock import InstantClock
 
 HOUR = 3600.0
+RESULTS = ("issued", "refused", "unavailable")
 GENERIC = GenericOAuth2.model_construct(provider="generic", client_id="app-1")
 GOOGLE = GoogleOAuth2.model_construct(provider="google")
 
@@ -148,6 +154,39 @@ async def test_requests_during_an_outage() -> None:
         assert 5 <= len(asked) <= 12
         assert max(after - before for before, after in pairwise(asked)) <= 181.0
     assert not set(begun[0][1:]) & set(begun[1][1:])
+
+
+async def test_metrics_of_requests() -> None:
+    """The agent exports how each entry's requests ended, and the times of its newest token and credential."""
+    bench = Bench(GENERIC.model_copy(update={"credential_expires": date(2027, 5, 1)}))
+    state = AgentState(location="fra1")
+    collector = AgentCollector(state, Counters, tokens=lambda: {"contoso": bench.source})
+
+    def exported() -> dict[str, float]:
+        samples = [sample for family in collector.collect() for sample in family.samples]
+        named = {f"{s.name} {s.labels.get('result', '')}": s for s in samples if "_oauth2_" in s.name}
+        assert all(
+            {"location": "fra1", "oauth2": "contoso"}.items() <= s.labels.items() for s in named.values()
+        )
+        return {name.removeprefix("mailsonde_oauth2_").strip(): s.value for name, s in named.items()}
+
+    begin = exported()
+    ends = datetime(2027, 5, 1, tzinfo=UTC).timestamp()
+    assert begin.pop("credential_not_after_timestamp_seconds") == ends
+    assert begin == {f"token_requests_total {each}": 0 for each in RESULTS}
+    for fault in (None, down, down, lambda: ProbeFault(Reason.TOKEN_REFUSED, "no consent")):
+        bench.provider.fault = fault
+        with suppress(ProbeFault):
+            await bench.token()
+        bench.clock.now += HOUR
+    after = exported()
+    assert [after[f"token_requests_total {each}"] for each in ("issued", "refused", "unavailable")] == [
+        1,
+        1,
+        2,
+    ]
+    lifetime = after["token_expires_timestamp_seconds"] - after["token_obtained_timestamp_seconds"]
+    assert lifetime == pytest.approx(HOUR)
 
 
 async def test_pause_that_the_provider_asks_for() -> None:
