@@ -19,6 +19,7 @@ from probes.oauth2.keys import (
     read_certificate,
     read_service_account,
 )
+from probes.oauth2.refusals import remedy_of
 from probes.oauth2.settings import AnyOAuth2, GoogleOAuth2, MicrosoftOAuth2, OAuth2Settings
 from probes.oauth2.stored_token import StoredToken
 from probes.protocols.https import HttpClient, Response, proxy_for
@@ -56,7 +57,12 @@ class TokenError(ProbeFault):
     def __init__(self, code: str, text: str, retry_after: float | None = None) -> None:
         self.code = code
         reason = Reason.TOKEN_UNAVAILABLE if code in _TEMPORARY else Reason.TOKEN_REFUSED
-        super().__init__(reason, legible(f"{code}: {text}" if text else code, 250), retry_after=retry_after)
+        super().__init__(
+            reason,
+            legible(f"{code}: {text}" if text else code, 250),
+            retry_after=retry_after,
+            remedy=remedy_of(code, text),
+        )
 
 
 async def fetch(

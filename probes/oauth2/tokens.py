@@ -106,7 +106,7 @@ class TokenSource:
         last = held.fault
         if last is None:
             return ProbeFault(Reason.TOKEN_UNAVAILABLE, "the token expired before it could be used")
-        return ProbeFault(last.reason, f"oauth2 {self.name}: {last.detail}")
+        return ProbeFault(last.reason, f"oauth2 {self.name}: {last.detail}", remedy=last.remedy)
 
     async def _renew(self, held: _Held, resource: Resource, subject: str) -> None:
         try:

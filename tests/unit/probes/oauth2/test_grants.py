@@ -18,7 +18,7 @@ from probes.core.verdict import PhaseTimer
 from probes.oauth2 import grants
 from probes.oauth2.grants import Grant, fetch
 from probes.oauth2.settings import AnyOAuth2
-from tests.unit.probes.oauth2.conftest import OpenEndpoint, answer
+from tests.fakes.token_endpoint import answer, token_endpoint
 
 SECRET = "tr0mbone-and-Oboe"
 TOKEN = {"access_token": "abc.def", "token_type": "Bearer", "expires_in": 3599}
@@ -55,11 +55,9 @@ async def fetched(
         ("graph", "china", "https://microsoftgraph.chinacloudapi.cn/.default"),
     ],
 )
-async def test_microsoft_by_secret(
-    endpoint: OpenEndpoint, resource: Resource, cloud: str, scope: str
-) -> None:
+async def test_microsoft_by_secret(resource: Resource, cloud: str, scope: str) -> None:
     """Microsoft gets client credentials with the scope of the resource in its cloud."""
-    async with endpoint(answer(TOKEN)) as opened:
+    async with token_endpoint(answer(TOKEN)) as opened:
         entry = {"provider": "microsoft", "tenant": "contoso.example", "client_id": "app-1", "cloud": cloud}
         made = settings(**entry, client_secret={"env": "APP_SECRET"}, authority=opened.url)
         assert await fetched(made, resource=resource) == Grant("abc.def", 3599.0)
@@ -73,9 +71,9 @@ async def test_microsoft_by_secret(
     ]
 
 
-async def test_microsoft_by_certificate(endpoint: OpenEndpoint, app_pem: Path) -> None:
+async def test_microsoft_by_certificate(app_pem: Path) -> None:
     """With a certificate, an assertion takes the place of the secret."""
-    async with endpoint(answer(TOKEN)) as opened:
+    async with token_endpoint(answer(TOKEN)) as opened:
         entry = {"provider": "microsoft", "tenant": "contoso.example", "client_id": "app-1"}
         await fetched(settings(**entry, certificate={"file": str(app_pem)}, authority=opened.url))
     (form,) = opened.forms
@@ -84,9 +82,9 @@ async def test_microsoft_by_certificate(endpoint: OpenEndpoint, app_pem: Path) -
     assert "client_secret" not in form
 
 
-async def test_google(endpoint: OpenEndpoint, service_account: Path) -> None:
+async def test_google(service_account: Path) -> None:
     """Google gets an assertion of the service account, and nothing else."""
-    async with endpoint(answer(TOKEN)) as opened:
+    async with token_endpoint(answer(TOKEN)) as opened:
         made = settings(
             provider="google", service_account={"file": str(service_account)}, token_url=opened.url
         )
@@ -95,11 +93,11 @@ async def test_google(endpoint: OpenEndpoint, service_account: Path) -> None:
     assert form.keys() == {"grant_type", "assertion"}
 
 
-async def test_refresh_token_is_renewed(endpoint: OpenEndpoint, tmp_path: Path) -> None:
+async def test_refresh_token_is_renewed(tmp_path: Path) -> None:
     """A new refresh token replaces the stored one in a file that only its owner can read."""
     path = tmp_path / "contoso.json"
     path.write_text('{"refresh_token": "first"}')
-    async with endpoint(answer(TOKEN | {"refresh_token": "second"})) as opened:
+    async with token_endpoint(answer(TOKEN | {"refresh_token": "second"})) as opened:
         made = generic(
             opened.url, device_url=f"{opened.url}/device", token_file={"file": str(path)}, scope="mail"
         )
@@ -176,50 +174,50 @@ async def test_without_a_login(tmp_path: Path) -> None:
         (b"HTTP/1.1 200 OK\r\n", Reason.TOKEN_UNAVAILABLE, "connection_lost: "),
     ],
 )
-async def test_answers_without_a_token(
-    endpoint: OpenEndpoint, said: bytes, reason: Reason, detail: str
-) -> None:
+async def test_answers_without_a_token(said: bytes, reason: Reason, detail: str) -> None:
     """Only an error of OAuth2 is a refusal; everything else means that the endpoint is not available."""
-    async with endpoint(said) as opened:
+    async with token_endpoint(said) as opened:
         with pytest.raises(ProbeFault) as caught:
             await fetched(generic(opened.url))
     assert caught.value.reason is reason
     assert caught.value.detail.startswith(detail)
 
 
-async def test_endless_answer_is_cut(endpoint: OpenEndpoint) -> None:
+async def test_endless_answer_is_cut() -> None:
     """Of an answer of 100 MB, only the beginning is read."""
-    async with endpoint(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b" " * 200_000) as opened:
+    async with token_endpoint(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b" " * 200_000
+    ) as opened:
         with pytest.raises(ProbeFault, match="more than 65536 octets"):
             await fetched(generic(opened.url))
 
 
-async def test_slow_endpoint(endpoint: OpenEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that never answers is given up in time."""
     monkeypatch.setattr(grants, "REQUEST_SECONDS", 0.2)
-    async with endpoint() as opened:
+    async with token_endpoint() as opened:
         with pytest.raises(ProbeFault, match=r"command_timeout: no answer within 0\.2 s") as caught:
             await fetched(generic(opened.url))
     assert caught.value.reason is Reason.TOKEN_UNAVAILABLE
 
 
-async def test_pause_that_the_provider_asks_for(endpoint: OpenEndpoint) -> None:
+async def test_pause_that_the_provider_asks_for() -> None:
     """The seconds of Retry-After are kept; a date is not."""
-    async with endpoint(answer({}, 429, "Retry-After: 77"), answer({}, 429, "Retry-After: Thu")) as opened:
+    async with token_endpoint(
+        answer({}, 429, "Retry-After: 77"), answer({}, 429, "Retry-After: Thu")
+    ) as opened:
         for pause in (77.0, None):
             with pytest.raises(ProbeFault) as caught:
                 await fetched(generic(opened.url))
             assert caught.value.retry_after == pause
 
 
-async def test_secret_that_the_server_repeats(
-    endpoint: OpenEndpoint, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_secret_that_the_server_repeats(caplog: pytest.LogCaptureFixture) -> None:
     """A secret in the endpoint's error appears in no fault, transcript, log or repr."""
     caplog.set_level(logging.DEBUG)
     phases = PhaseTimer(SystemClock())
     said = {"error": "invalid_client", "error_description": f"you sent {SECRET}"}
-    async with endpoint(answer(said, 401)) as opened:
+    async with token_endpoint(answer(said, 401)) as opened:
         made = generic(opened.url)
         with pytest.raises(ProbeFault) as caught:
             await fetched(made, phases)

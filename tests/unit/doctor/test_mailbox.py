@@ -1,0 +1,164 @@
+"""The doctor: which step fails, and what it says to do."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitor.config.load import load
+from monitor.doctor.mailbox import MailboxDoctor, Step
+from monitor.runtime import open_runtime
+from probes.core.clock import SystemClock
+from tests.fakes.scripted_server import Peer, ScriptedServer, scripted_server
+from tests.fakes.token_endpoint import answer, token_endpoint
+
+ANSWERS: dict[bytes, list[bytes]] = {
+    b"CAPABILITY": [b"* CAPABILITY IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2 SASL-IR"],
+    b"AUTHENTICATE": [],
+    b"EXAMINE": [b"* 3 EXISTS", b"* OK [UIDVALIDITY 7] valid"],
+    b"LOGOUT": [b"* BYE"],
+}
+
+
+async def answering(peer: Peer) -> None:
+    """Answer each command with its entry in `ANSWERS`, which may end in a refusal."""
+    await peer.send(b"* OK ready")
+    while True:
+        tag, verb = (await peer.expect(b".*")).split()[:2]
+        *lines, last = ANSWERS[verb] or [b""]
+        if last[:2] in (b"NO", b"BA"):
+            await peer.send(*lines, tag + b" " + last)
+        else:
+            await peer.send(*lines, *([last] if last else []), tag + b" OK done")
+
+
+async def examined(
+    directory: Path, port: int, oauth2: dict[str, Any] | None = None, **server: Any
+) -> list[Step]:
+    """Return the steps for a mailbox of an IMAP server at ``port``."""
+    (directory / "password").write_text("tr0mbone-and-Oboe")
+    secret: dict[str, Any] = {"password": {"file": "password"}}
+    imap = {"protocol": "imap", "host": "127.0.0.1", "port": port, "tls": "none", "timeout": "2s"}
+    written: dict[str, Any] = {
+        "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
+        "servers": {"in": imap | {"allow_insecure_auth": True} | server},
+        "mailboxes": {"canary": {"address": "canary@example.com", "server": "in", "username": "canary"}},
+        "probes": [{"name": "mx", "kind": "mx", "interval": "60s", "domain": "example.com"}],
+    }
+    if oauth2 is not None:
+        written["oauth2"] = {"it": {"client_id": "a", "client_secret": {"file": "password"}} | oauth2}
+        secret = {"oauth2": "it"}
+    written["mailboxes"]["canary"] |= secret
+    path = directory / "site.yaml"
+    path.write_text(yaml.safe_dump(written))
+    async with open_runtime(load(path), SystemClock(), "doctor") as runtime:
+        return [step async for step in MailboxDoctor("canary", runtime).steps()]
+
+
+def token(**claims: object) -> bytes:
+    """Return a token endpoint's answer: a JWT with these claims."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({}, claims)]
+    return answer({"access_token": f"{parts[0].decode()}.{parts[1].decode()}.c2ln", "expires_in": 3600})
+
+
+def told(steps: list[Step]) -> list[tuple[str, str]]:
+    return [(step.name, step.outcome) for step in steps]
+
+
+async def test_mailbox_that_is_well(tmp_path: Path) -> None:
+    """All steps are ok; without a round trip to the mailbox, the last one says how to add it."""
+    async with scripted_server(answering) as server:
+        steps = await examined(tmp_path, server.port)
+    names = ["dns", "tcp", "tls", "login", "folder"]
+    assert told(steps) == [*((name, "ok") for name in names), ("message", "skipped")]
+    assert steps[4].detail == "INBOX: 3 messages"
+    assert steps[-1].remedy == "Add one, and run the doctor again."
+
+
+async def test_nothing_listens(tmp_path: Path) -> None:
+    """A refused connection is the tcp step, and nothing after it is tried."""
+    async with scripted_server(answering) as server:
+        port = server.port
+    steps = await examined(tmp_path, port)
+    assert told(steps) == [("tcp", "failed")]
+    assert (steps[0].reason, steps[0].remedy) == (
+        "connect_refused",
+        "Start the service, or correct `host` and `port`.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "said", "step", "reason"),
+    [
+        (b"AUTHENTICATE", b"NO [AUTHENTICATIONFAILED] no", "login", "auth_failed"),
+        (b"EXAMINE", b"NO [NONEXISTENT] no such folder", "folder", "imap_no_folder"),
+        (b"EXAMINE", b"BAD User is authenticated but not connected.", "folder", "not_granted"),
+    ],
+)
+async def test_step_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: bytes, said: bytes, step: str, reason: str
+) -> None:
+    """Each refusal is told at its own step, with its reason and a remedy."""
+    monkeypatch.setitem(ANSWERS, verb, [said])
+    async with scripted_server(answering) as server:
+        steps = await examined(tmp_path, server.port)
+    assert (steps[-1].name, steps[-1].reason) == (step, reason)
+    assert steps[-1].remedy
+    assert all(before.outcome == "ok" for before in steps[:-1])
+
+
+MICROSOFT = {"provider": "microsoft", "tenant": "contoso.example"}
+
+
+async def with_token(directory: Path, server: ScriptedServer, said: bytes) -> list[Step]:
+    async with token_endpoint(said) as opened:
+        return await examined(directory, server.port, MICROSOFT | {"authority": opened.url})
+
+
+async def test_token_that_is_well(tmp_path: Path) -> None:
+    """A token for the right audience, with the permission and nothing more, brings no remark."""
+    said = token(aud="https://outlook.office365.com", roles=["IMAP.AccessAsApp"], iat=SystemClock().time())
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, said)
+    assert told(steps)[:2] == [("token", "ok"), ("dns", "ok")]
+    assert ("folder", "ok") in told(steps)
+
+
+async def test_token_that_tells(tmp_path: Path) -> None:
+    """Wrong audience, lacking and excessive permissions and a wrong clock are warnings with a remedy."""
+    said = token(aud="https://graph.microsoft.com", roles=["Mail.ReadWrite"], iat=SystemClock().time() + 4000)
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, said)
+    remarks = [step for step in steps if step.outcome == "warning"]
+    begin = [
+        "the token is for https://graph.microsoft.com, not for https://outlook.office365.com",
+        "the token has no permission IMAP.AccessAsApp or IMAP.AccessAsUser.All",
+        "the token holds Mail.ReadWrite for every mailbox of the tenant",
+        "this machine's clock is -4000 s off the provider's",
+    ]
+    assert [step.detail[:80] for step in remarks] == [detail[:80] for detail in begin]
+    assert all(step.remedy for step in remarks)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("AADSTS7000222: The provided client secret keys are expired.", "Make a new client secret"),
+        ("AADSTS700016: Application not found", "Correct client_id and tenant"),
+        ("nothing known", "Correct client_id and client_secret"),
+    ],
+)
+async def test_token_that_is_refused(tmp_path: Path, error: str, remedy: str) -> None:
+    """A refusal by the provider is the token step, before any connection to the mail server."""
+    said = answer({"error": "invalid_client", "error_description": error}, 401)
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, said)
+        assert server.received == []
+    assert told(steps) == [("token", "unknown")]
+    assert steps[0].reason == "token_refused"
+    assert steps[0].remedy.startswith(remedy)
