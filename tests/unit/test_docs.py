@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from monitor.commands import main
+from monitor.config.load import load
 from monitor.config.models import AgentSettings, Configuration
 from probes.core.finding import Check
 from probes.core.reasons import Reason
@@ -66,6 +68,17 @@ def test_generated_pages_are_what_the_code_says() -> None:
     command = [sys.executable, str(DOCS / "generate.py"), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_configurations_with_oauth2_are_valid(tmp_path: Path) -> None:
+    """Each configuration of the guide to OAuth2 is valid as it stands."""
+    page = (DOCS / "oauth2.md").read_text()
+    blocks = re.findall(r"^    oauth2:\n(?:    .+\n)+", page, re.MULTILINE)
+    assert len(blocks) == 3
+    for block in blocks:
+        path = tmp_path / "mailsonde.yaml"
+        path.write_text(textwrap.dedent(block))
+        load(path, secrets=False)
 
 
 def test_every_setting_is_documented() -> None:
