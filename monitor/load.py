@@ -38,7 +38,7 @@ A single stall, however long, is no overload.
 RELAXED = 0.5
 """Share of these limits below which fewer sends are held back again."""
 
-CUT = 0.08
+CUT_A_SECOND = 0.08
 """Share by which sends are cut in a second of a shortage; up to four times that."""
 
 LARGEST_CUT = 0.5
@@ -135,7 +135,7 @@ class Load:
         is_lasting = self._looks_short >= LOOKS_SHORT and now - self._short_since >= SHORT_FOR
         if is_lasting or (self._share and pressure > 1.0):
             if pressure >= FALLING * self._pressure:
-                cut = min(LARGEST_CUT, seconds * CUT * min(pressure, 4.0))
+                cut = min(LARGEST_CUT, seconds * CUT_A_SECOND * min(pressure, 4.0))
                 self._share = min(MOST_HELD_BACK, self._share + cut * (1.0 - self._share))
             self._tell(short)
         elif pressure < RELAXED:

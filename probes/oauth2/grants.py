@@ -27,7 +27,7 @@ from probes.protocols.https import HttpClient, Response, proxy_for
 REQUEST_SECONDS = 20.0
 """Maximum seconds for one request to a token endpoint."""
 
-ANSWER_LIMIT = 64 * 1024
+TOKEN_ANSWER_LIMIT = 64 * 1024
 """Maximum octets of its answer."""
 
 TOKEN_LIMIT = 8192
@@ -152,7 +152,7 @@ async def request(
                     "content-type": "application/x-www-form-urlencoded",
                 },
                 content=urlencode(form).encode(),
-                limit=ANSWER_LIMIT,
+                limit=TOKEN_ANSWER_LIMIT,
             )
     except ProbeFault as fault:
         phases.transcript.redaction.fault(fault)
@@ -170,7 +170,7 @@ async def request(
 def _answer(response: Response) -> dict[str, object]:
     told = f"HTTP status {response.status}"
     if response.is_cut:
-        raise ProbeFault(Reason.TOKEN_UNAVAILABLE, f"{told}, and more than {ANSWER_LIMIT} octets")
+        raise ProbeFault(Reason.TOKEN_UNAVAILABLE, f"{told}, and more than {TOKEN_ANSWER_LIMIT} octets")
     try:
         answer = json.loads(response.body)
     except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-FILE_LIMIT = 64 * 1024
+TOKEN_FILE_LIMIT = 64 * 1024
 """Maximum size of the file, in bytes."""
 
 
@@ -22,7 +22,7 @@ class StoredToken:
         """Return the refresh token; raises ValueError, which says what to do."""
         try:
             with self._path.open("rb") as file:
-                token = json.loads(file.read(FILE_LIMIT))["refresh_token"]
+                token = json.loads(file.read(TOKEN_FILE_LIMIT))["refresh_token"]
         except FileNotFoundError:
             raise ValueError(f"{self._path} does not exist; log in once with: mailsonde login") from None
         except OSError as error:
