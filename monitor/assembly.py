@@ -15,7 +15,7 @@ from probes.core.context import Context
 from probes.core.credentials import Tokens
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
-from probes.core.settings import ProbeSettings, Site
+from probes.core.settings import KEEP_CONNECTIONS, ProbeSettings, ServerSettings, Site
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.mailboxes.imap import ImapMailbox
@@ -75,10 +75,7 @@ def assemble(
     for server in site.servers.values():
         if server.tls in {"implicit", "starttls"}:
             with suppress(ProbeFault):  # if this fails, each run will report it
-                # Loading authorities takes 20 ms, which would count in the first run's latency.
-                client_context(server.tls_ca)
-                if server.protocol != "smtp":
-                    client_context(server.tls_ca, resumes=True)
+                _load_authorities(server)
     key = agent.token_key.get_secret_value().encode() if agent.token_key else ledger.token_key
     signer = TokenSigner(key)
     watchers: dict[str, MailboxWatcher] = {}
@@ -113,6 +110,18 @@ def assemble(
     return Assembly(configuration, probes, watchers, tokens)
 
 
+def _load_authorities(server: ServerSettings) -> None:
+    """Make the TLS contexts of a server. That takes 20 ms, which would count in the first run's latency."""
+    if server.protocol == "graph":
+        from probes.protocols.https import http_context  # half a second, which only some sites need
+
+        http_context(server.tls_ca)
+        return
+    client_context(server.tls_ca)
+    if server.protocol != "smtp":
+        client_context(server.tls_ca, resumes=True)
+
+
 def _probe(settings: ProbeSettings, context: Context, message_context: MessageContext) -> Probe:
     kind = KINDS[settings.kind]
     if issubclass(kind, MessageProbe):
@@ -131,7 +140,7 @@ def _connections_per_server(site: Site) -> dict[Place, int]:
             limits[place] = min(server.max_connections, limits.get(place, server.max_connections))
     for mailbox in site.mailboxes.values():
         server = site.servers[mailbox.server]
-        defaults[server.host, server.port] += server.protocol == "imap"  # it keeps one open
+        defaults[server.host, server.port] += server.protocol in KEEP_CONNECTIONS
     return {**defaults, **limits}
 
 
@@ -148,6 +157,12 @@ def _mailboxes(configuration: Configuration, clock: Clock, tokens: Tokens) -> di
         server, budget = site.servers[settings.server], budgets[settings.server]
         if server.protocol == "imap":
             mailboxes[name] = ImapMailbox(
+                settings, server, clock, budget, configuration.agent.retention, tokens
+            )
+        elif server.protocol == "graph":
+            from probes.delivery.mailboxes.graph import GraphMailbox  # loads httpx
+
+            mailboxes[name] = GraphMailbox(
                 settings, server, clock, budget, configuration.agent.retention, tokens
             )
         else:

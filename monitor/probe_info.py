@@ -18,7 +18,7 @@ def probe_info(probe: Probe) -> dict[str, str]:
     mailbox_server = None
     if into is not None:
         mailbox_server = site.mailboxes[into].server
-    elif server is not None and server.protocol in {"pop3", "imap"}:
+    elif server is not None and server.protocol != "smtp":
         mailbox_server = name
     found = {
         "severity": settings.severity,

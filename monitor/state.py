@@ -56,6 +56,8 @@ _PART_OF = {
     "mail": "data",
     "rcpt": "data",
     "quit": "data",
+    "first_byte": "data",
+    "body": "data",
 }
 """Phases of a submission that count as part of another, because there may be thousands of routes."""
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 
 from monitor.config.document import Location
 from probes.core.setting_types import parse_duration
-from probes.core.settings import ProbeSettings, ServerSettings
+from probes.core.settings import KEEP_CONNECTIONS, ProbeSettings, ServerSettings
 from probes.protocols.connection_limits import DESCRIPTORS_EACH, MOST
 
 START_MINUTES = 15.0
-"""Maximum minutes that the first logins to all IMAP mailboxes of one server may take."""
+"""Maximum minutes that the first connections of all IMAP or Graph mailboxes of one server may take."""
 
 MOST_LOGINS = 30.0
 """Logins a minute from which a POP3 mailbox is watched well, however many messages arrive in it."""
@@ -26,11 +26,11 @@ def overloads(
 ) -> Iterator[tuple[Location, str]]:
     """Yield the place of each limit that is too low, and why. Time is proportional to the entries."""
     watched = Counter(str(mailbox.get("server")) for mailbox in mailboxes.values())
-    by_imap = {name: watched[name] for name in servers if servers[name].get("protocol") == "imap"}
-    yield from _connections_used_up(agent, servers, by_imap)
+    kept_open = {name: watched[name] for name in servers if servers[name].get("protocol") in KEEP_CONNECTIONS}
+    yield from _connections_used_up(agent, servers, kept_open)
     yield from _too_many_messages(servers, probes)
     rates = {name: _number(servers[name], "logins_per_minute") for name in servers}
-    for name, count in by_imap.items():
+    for name, count in kept_open.items():
         if (rate := rates[name]) and count / rate > START_MINUTES:
             yield (
                 ("servers", name, "logins_per_minute"),
@@ -70,24 +70,24 @@ def _too_many_messages(servers: Table, probes: Mapping[Location, Entry]) -> Iter
 
 
 def _connections_used_up(
-    agent: Entry, servers: Table, by_imap: Mapping[str, int]
+    agent: Entry, servers: Table, kept_open: Mapping[str, int]
 ) -> Iterator[tuple[Location, str]]:
-    """Yield each limit that watching mailboxes by IMAP reaches by itself."""
-    total = sum(by_imap.values())
+    """Yield each limit that mailboxes with a connection of their own reach by themselves."""
+    total = sum(kept_open.values())
     limits: list[tuple[Location, object, int]] = [
         (("servers", name, "max_connections"), servers[name].get("max_connections"), count)
-        for name, count in by_imap.items()
+        for name, count in kept_open.items()
     ]
     limits.append((("agent", "max_connections"), agent.get("max_connections"), total))
     for at, most, count in limits:
         if isinstance(most, int) and most <= count:
-            yield at, f"each watched IMAP mailbox keeps a connection open; set at least {count + 1}"
+            yield at, f"each watched IMAP or Graph mailbox keeps a connection open; set at least {count + 1}"
     if agent.get("max_connections") is None and total >= MOST:
         yield (
             ("agent", "max_connections"),
-            f"each of the {total} watched IMAP mailboxes keeps a connection open, and by default there are "
-            f"at most {MOST}; set at least {total + 1}, and allow the agent {DESCRIPTORS_EACH} times as many "
-            "open files",
+            f"each of the {total} watched IMAP or Graph mailboxes keeps a connection open, and by default "
+            f"there are at most {MOST}; set at least {total + 1}, and allow the agent "
+            f"{DESCRIPTORS_EACH} times as many open files",
         )
 
 

@@ -40,6 +40,7 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     yield from _reference_errors(_table(parts.get("oauth2")), servers, mailboxes, probes)
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
+    yield from _graph_without_token(servers, mailboxes)
     for at, told in overloads(_entry(parts.get("agent")), servers, mailboxes, probes):
         yield _error(at, told)
     if "mx" in servers:
@@ -102,6 +103,18 @@ def _insecure_mailboxes(
                 ("mailboxes", name, "server"),
                 f"the password would be sent unencrypted to server {mailbox['server']!r}; "
                 "set tls: implicit or starttls there, or accept it with allow_insecure_auth: true",
+            )
+
+
+def _graph_without_token(
+    servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]
+) -> Iterator[InitErrorDetails]:
+    """Yield an error for each mailbox that is read through Graph with a password."""
+    for name, mailbox in mailboxes.items():
+        server = servers.get(str(mailbox.get("server")), {})
+        if server.get("protocol") == "graph" and mailbox.get("password") is not None:
+            yield _error(
+                ("mailboxes", name, "password"), "Graph takes access tokens only; set oauth2 in its place"
             )
 
 

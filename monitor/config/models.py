@@ -40,7 +40,7 @@ from probes.core.settings import (
     Settings,
     Site,
 )
-from probes.oauth2.settings import AnyOAuth2
+from probes.oauth2.settings import RESOURCES, AnyOAuth2
 from probes.registry import KINDS
 
 if TYPE_CHECKING:
@@ -202,6 +202,21 @@ class AgentSettings(Settings):
     )
 
 
+def _with_graph_hosts(data: dict[str, Any]) -> dict[str, Any]:
+    """Return raw ``data`` in which Graph servers without ``host`` have that of their tenant's cloud."""
+    servers, oauth2 = data.get("servers"), data.get("oauth2")
+    if not isinstance(servers, Mapping) or not isinstance(oauth2, Mapping):
+        return data
+    found = {}
+    for name, server in servers.items():
+        if isinstance(server, Mapping) and server.get("protocol") == "graph" and "host" not in server:
+            entry = oauth2.get(str(server.get("oauth2")))
+            cloud = entry.get("cloud") if isinstance(entry, Mapping) else None
+            if url := RESOURCES["graph"].get(str(cloud)):
+                found[name] = {**server, "host": urlsplit(url).hostname}
+    return {**data, "servers": {**servers, **found}} if found else data
+
+
 class Configuration(Settings):
     """A configuration file of mailsonde. Top-level keys that begin with ``x-`` hold a site's own anchors."""
 
@@ -220,6 +235,7 @@ class Configuration(Settings):
         """Refuse parts that disagree, and report that together with the mistakes within the parts."""
         if isinstance(data, Mapping):
             data = {key: value for key, value in data.items() if not str(key).startswith("x-")}
+            data = _with_graph_hosts(data)
         try:
             configuration = handler(data)
         except ValidationError as error:

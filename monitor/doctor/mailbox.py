@@ -11,12 +11,13 @@ from pydantic import SecretStr
 
 from monitor.runner import Result
 from monitor.runtime import Runtime
-from probes.core.credentials import mailbox_credentials
+from probes.core.credentials import Resource, mailbox_credentials
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.secret import BearerToken
 from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.message_probe import MessageProbe
 from probes.oauth2.refusals import claims_of, remarks
 from probes.oauth2.settings import RESOURCES, MicrosoftOAuth2
@@ -33,6 +34,8 @@ _STEP_OF_PHASE: Mapping[str, str] = MappingProxyType(
         "login": "login",
         "select": "folder",
         "stat": "folder",
+        "first_byte": "folder",
+        "body": "folder",
     }
 )
 """The step that each phase belongs to; all others are the greeting's."""
@@ -41,6 +44,7 @@ _PERMISSIONS = MappingProxyType(
     {
         "imap": frozenset({"IMAP.AccessAsApp", "IMAP.AccessAsUser.All"}),
         "pop3": frozenset({"POP.AccessAsApp", "POP.AccessAsUser.All"}),
+        "graph": frozenset(),  # RBAC for Applications grants them, and no token shows that
     }
 )
 """Microsoft's permissions, of which a token needs one."""
@@ -66,6 +70,8 @@ class MailboxDoctor:
         self._runtime = runtime
         self._mailbox = site.mailboxes[name]
         self._server = site.servers[self._mailbox.server]
+        resource: Resource = "graph" if self._server.protocol == "graph" else "mail"
+        self._credentials = mailbox_credentials(self._mailbox, runtime.assembly.tokens, resource)
         self._phases = PhaseTimer(runtime.clock)
         self._done: list[Step] = []
 
@@ -77,6 +83,12 @@ class MailboxDoctor:
                 secret = await self._secret()
                 for step in self._token_steps(secret):
                     yield step
+            if self._server.protocol == "graph":
+                for step in await self._graph_steps():
+                    yield step
+                async for step in self._there_and_back():
+                    yield step
+                return
             session = await self._connect()
             for step in self._connected_steps(session):
                 yield step
@@ -94,8 +106,33 @@ class MailboxDoctor:
             yield step
 
     async def _secret(self) -> SecretStr:
-        credentials = mailbox_credentials(self._mailbox, self._runtime.assembly.tokens)
-        return await credentials.secret(self._phases)
+        return await self._credentials.secret(self._phases)
+
+    async def _graph_steps(self) -> list[Step]:
+        """Ask for the newest message of the folder, which takes all steps at once."""
+        from probes.delivery.mailboxes.graph import GraphMailbox  # half a second, which only Graph needs
+
+        runtime, site = self._runtime, self._runtime.assembly.configuration.site
+        mailbox = GraphMailbox(
+            self._mailbox,
+            site.servers[self._mailbox.server],
+            runtime.clock,
+            LoginBudget(self._server.logins_per_minute, runtime.clock),
+            runtime.assembly.retention,
+            runtime.assembly.tokens,
+        )
+        try:
+            async with mailbox.poll(self._phases):
+                folder = Step("folder", "ok", self._mailbox.folder)
+        finally:
+            await mailbox.close()
+        connect = self._phases.seconds.get("connect", 0.0) * 1000
+        return [
+            Step("dns", "ok", self._server.host),
+            Step("tcp", "ok", f"port {self._server.port} in {connect:.0f} ms"),
+            Step("tls", "ok", "not used: tls is none" if self._server.tls == "none" else "encrypted"),
+            folder,
+        ]
 
     def _token_steps(self, secret: SecretStr) -> list[Step]:
         name = str(self._mailbox.oauth2)
@@ -103,7 +140,10 @@ class MailboxDoctor:
         steps = [Step("token", "ok", f"issued by oauth2 {name}")]
         claims = claims_of(secret.get_secret_value()) if isinstance(secret, BearerToken) else {}
         if isinstance(settings, MicrosoftOAuth2):
-            resource, wanted = RESOURCES["mail"][settings.cloud], _PERMISSIONS[self._server.protocol]
+            resource, wanted = (
+                RESOURCES[self._credentials.resource][settings.cloud],
+                _PERMISSIONS[self._server.protocol],
+            )
             found = remarks(claims, resource, wanted, self._runtime.clock.time())
             steps += [Step("token", "warning", detail, remedy=remedy) for detail, remedy in found]
         return steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, Protocol
 
@@ -20,6 +20,11 @@ Resource = Literal["mail", "graph"]
 class TokenSource(Protocol):
     """Where access tokens come from: an entry of ``oauth2``."""
 
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the HTTP proxy that is configured for it, if any."""
+        ...
+
     async def token(self, resource: Resource, username: str, phases: PhaseTimer) -> BearerToken:
         """Return a token with which ``username`` can log in; raises `probes.core.faults.ProbeFault`."""
         ...
@@ -33,12 +38,18 @@ NO_TOKENS: Tokens = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user name with a password, or with the source of its tokens."""
+    """A user name with a password, or with the source of its tokens and what they are for."""
 
     username: str
     source: SecretStr | TokenSource
+    resource: Resource = "mail"
 
-    async def secret(self, phases: PhaseTimer, resource: Resource = "mail") -> SecretStr:
+    @property
+    def proxy(self) -> str | None:
+        """The URL of the HTTP proxy that is configured for the source of tokens, if any."""
+        return None if isinstance(self.source, SecretStr) else self.source.proxy
+
+    async def secret(self, phases: PhaseTimer) -> SecretStr:
         """Return the password, or a valid token, which may have to be fetched first, in phase ``token``.
 
         Call it before connecting, so that no time of a token endpoint counts as a mail server's. Raises
@@ -46,18 +57,20 @@ class Credentials:
         """
         if isinstance(self.source, SecretStr):
             return self.source
-        return await self.source.token(resource, self.username, phases)
+        return await self.source.token(self.resource, self.username, phases)
 
 
-def mailbox_credentials(mailbox: MailboxSettings, tokens: Tokens) -> Credentials:
+def mailbox_credentials(mailbox: MailboxSettings, tokens: Tokens, resource: Resource = "mail") -> Credentials:
     """Return what to log in with to a mailbox, which always has a password or ``oauth2``."""
     credentials = credentials_of(mailbox, tokens)
     assert credentials is not None  # noqa: S101 # as its settings require
-    return credentials
+    return replace(credentials, resource=resource)
 
 
 def credentials_of(entry: ServerSettings | MailboxSettings, tokens: Tokens) -> Credentials | None:
     """Return what to log in with to a server or mailbox; ``None`` if nothing is configured."""
+    if isinstance(entry, ServerSettings) and entry.protocol == "graph":
+        return Credentials(entry.username or "", tokens[entry.oauth2 or ""], "graph")
     if entry.username is None:
         return None
     if entry.oauth2 is not None:

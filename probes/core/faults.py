@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import ssl
+from typing import Literal
 
 from probes.core.reasons import Reason
 from probes.core.remedies import GENERAL
@@ -53,6 +54,8 @@ _ASKS_TO_WAIT = frozenset(
         Reason.THROTTLED,
     }
 )
+Refusal = Literal["temporary", "permanent"]
+_REFUSALS: dict[int, Refusal] = {4: "temporary", 5: "permanent"}  # RFC 5321 section 4.2.1
 _BY_RESOLUTION = {
     socket.EAI_NONAME: Reason.DNS_NXDOMAIN,
     socket.EAI_NODATA: Reason.DNS_NO_ADDRESS,
@@ -76,7 +79,8 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
 
     ``reply_code`` is from SMTP (RFC 5321 section 4.2), ``enhanced_status_code`` from RFC 3463.
     ``retry_after`` is the pause in seconds that the server asked for. ``remedy`` says what to do about this
-    reply, never in a server's words.
+    reply, never in a server's words. ``refusal`` says whether a server refused for now or for good; a reply
+    code implies it.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         self.enhanced_status_code = enhanced_status_code
         self.retry_after = retry_after
         self._remedy = remedy
+        self.refusal = _REFUSALS.get((reply_code or 0) // 100)
         super().__init__(reason)
 
     @property

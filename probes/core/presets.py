@@ -25,6 +25,8 @@ PRESETS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
             },
             "pop3": {"host": "outlook.office365.com", "tls": "implicit"},
             "imap": {"host": "outlook.office365.com", "tls": "implicit"},
+            # In the other clouds, the host follows from the server's `oauth2`.
+            "graph": {"host": "graph.microsoft.com", "tls": "implicit", "messages_per_minute": 30.0},
         },
         "gmail": {
             # 2,000 messages a day for each user of Google Workspace.

@@ -24,6 +24,7 @@ class Area(StrEnum):
     SMTP = "smtp"
     POP3 = "pop3"
     IMAP = "imap"
+    GRAPH = "graph"
     MX = "mx"
     MESSAGE = "message"
 
@@ -234,6 +235,17 @@ class Reason(StrEnum):
         "imap_uids_changed",
         Area.IMAP,
         "The server gave messages new numbers while their folder was open, so the session ended.",
+    )
+
+    GRAPH_ERROR = _failed("graph_error", Area.GRAPH, "Microsoft Graph refused a request.")
+    GRAPH_UNAVAILABLE = _failed(
+        "graph_unavailable", Area.GRAPH, "Microsoft Graph answered with a server error (5xx)."
+    )
+    GRAPH_NO_MAILBOX = _failed(
+        "graph_no_mailbox", Area.GRAPH, "Microsoft Graph knows no mailbox with this address."
+    )
+    GRAPH_NOT_FOUND = _failed(
+        "graph_not_found", Area.GRAPH, "The mailbox has no folder of a configured name."
     )
 
     MX_MISSING = _failed("mx_missing", Area.MX, "The domain has neither MX nor address records.")

@@ -51,11 +51,11 @@ class Reference:
 
 
 SmtpServerName = Annotated[ServerName, Reference("servers", frozenset({"smtp"}))]
-SendVia = Annotated[ServerName, Reference("servers", frozenset({"smtp"}), frozenset({"mx"}))]
-"""A submission server, or ``mx`` for every MX host of the recipient's domain."""
+SendVia = Annotated[ServerName, Reference("servers", frozenset({"smtp", "graph"}), frozenset({"mx"}))]
+"""A server that takes messages, or ``mx`` for every MX host of the recipient's domain."""
 Pop3ServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3"}))]
 ImapServerName = Annotated[ServerName, Reference("servers", frozenset({"imap"}))]
-MailboxServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3", "imap"}))]
+MailboxServerName = Annotated[ServerName, Reference("servers", frozenset({"pop3", "imap", "graph"}))]
 MailboxName = Annotated[Name, Reference("mailboxes")]
 OAuth2Name = Annotated[Name, Reference("oauth2")]
 Pop3MailboxName = Annotated[Name, Reference("mailboxes", frozenset({"pop3"}))]
@@ -73,6 +73,8 @@ _DEFAULT_PORTS = MappingProxyType(
         ("imap", "starttls"): 143,
         ("imap", "implicit"): 993,
         ("imap", "none"): 143,
+        ("graph", "implicit"): 443,
+        ("graph", "none"): 80,
     }
 )
 
@@ -85,14 +87,20 @@ AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
         "smtp": frozenset(get_args(SaslMechanism)),
         "pop3": frozenset({*get_args(SaslMechanism), "user", "apop"}),
         "imap": frozenset(get_args(SaslMechanism)),
+        "graph": frozenset(),
     }
 )
 """The login methods of each protocol."""
 
 
+KEEP_CONNECTIONS = frozenset({"imap", "graph"})
+"""The protocols by which a watched mailbox keeps a connection open."""
+
+
 def _required_without_preset(schema: dict[str, Any]) -> None:
     schema["required"] = ["protocol"]
-    schema["anyOf"] = [{"required": ["preset"]}, {"required": ["host", "tls"]}]
+    graph = {"properties": {"protocol": {"const": "graph"}}}
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": ["host", "tls"]}, graph]
 
 
 class ServerSettings(Settings):
@@ -100,7 +108,7 @@ class ServerSettings(Settings):
 
     model_config = ConfigDict(json_schema_extra=_required_without_preset)
 
-    protocol: Literal["smtp", "pop3", "imap"]
+    protocol: Literal["smtp", "pop3", "imap", "graph"]
     preset: Literal["exchange-online", "gmail", "exchange-2019", "postfix-dovecot"] | None = Field(
         default=None,
         description=(
@@ -108,7 +116,12 @@ class ServerSettings(Settings):
             "`mailsonde validate --explain` shows them."
         ),
     )
-    host: HostName = Field(description="Host name or IP address.")
+    host: HostName = Field(
+        description=(
+            "Host name or IP address. Default for Microsoft Graph: graph.microsoft.com, or that of the "
+            "`cloud` of its `oauth2`."
+        )
+    )
     family: AddressFamily = Field(default="any", description="Which addresses of `host` are connected to.")
     port: int = Field(
         default=0,
@@ -119,7 +132,7 @@ class ServerSettings(Settings):
     tls: Literal["implicit", "starttls", "opportunistic", "none"] = Field(
         description=(
             "How the connection is encrypted. `opportunistic` (SMTP only) uses STARTTLS if offered, with "
-            "any certificate, as mail servers do among themselves."
+            "any certificate, as mail servers do among themselves. Default for Graph: `implicit`."
         )
     )
     tls_ca: CertificateFile | None = Field(
@@ -130,7 +143,11 @@ class ServerSettings(Settings):
         default=None, description="Name in the certificate, if it differs from `host`."
     )
     username: Line | None = Field(
-        default=None, description="Login name. Without one, probes of the server stop before login."
+        default=None,
+        description=(
+            "Login name. Without one, probes of the server stop before login. Graph: the mailbox to send "
+            "from. Default for Graph: the sender's address."
+        ),
     )
     password: Secret | None = Field(default=None, description="`{env: NAME}` or `{file: PATH}`.")
     oauth2: OAuth2Name | None = Field(
@@ -178,7 +195,7 @@ class ServerSettings(Settings):
         le=10_000,
         description=(
             "Maximum concurrent connections to this server. A run that gets none within 20 s is `unknown`. "
-            "Default: 20, plus one for each of its IMAP mailboxes, which keep one open."
+            "Default: 20, plus one for each of its IMAP and Graph mailboxes, which keep one open."
         ),
     )
 
@@ -188,7 +205,8 @@ class ServerSettings(Settings):
         """Add the preset's values, and the port that protocol and TLS usually have."""
         if not isinstance(data, dict):
             return data
-        data = {**preset_values(data.get("preset"), data.get("protocol")), **data}
+        usual = "exchange-online" if data.get("protocol") == "graph" else None
+        data = {**preset_values(data.get("preset", usual), data.get("protocol")), **data}
         port = _DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
         return {"port": port, **data}
 
@@ -207,7 +225,11 @@ class ServerSettings(Settings):
     def _consistent(self) -> Self:
         if self.password is not None and self.username is None:
             raise ValueError("password without username; add username or remove password")
-        if self.oauth2 is not None and self.username is None:
+        if self.protocol == "graph" and self.oauth2 is None:
+            raise ValueError("Graph takes access tokens only; add oauth2: NAME")
+        if self.protocol == "graph" and self.tls == "starttls":
+            raise ValueError("Graph has no STARTTLS; choose tls: implicit")
+        if self.oauth2 is not None and self.username is None and self.protocol != "graph":
             raise ValueError("oauth2 without username; add username or remove oauth2")
         if self.oauth2 is not None and self.password is not None:
             raise ValueError("password and oauth2 exclude each other; remove one")
@@ -220,14 +242,14 @@ class ServerSettings(Settings):
             raise ValueError("family does not apply to an IP address; remove it, or make host a name")
         if self.ehlo_name is not None and self.protocol != "smtp":
             raise ValueError(f"ehlo_name does not apply to {self.protocol}; remove it")
-        if self.messages_per_minute is not None and self.protocol != "smtp":
+        if self.messages_per_minute is not None and self.protocol not in {"smtp", "graph"}:
             raise ValueError(f"messages_per_minute does not apply to {self.protocol}; remove it")
         if self.tls == "opportunistic" and self.protocol != "smtp":
             raise ValueError("tls: opportunistic is for SMTP between servers; choose implicit or starttls")
         unverified = self.tls in {"none", "opportunistic"}
         if unverified and (self.tls_ca or self.tls_server_name):
             raise ValueError(f"tls_ca and tls_server_name do not apply with tls: {self.tls}")
-        if unverified and self.username is not None and not self.allow_insecure_auth:
+        if unverified and (self.username or self.oauth2) and not self.allow_insecure_auth:
             raise ValueError(
                 "credentials would be sent unencrypted; use tls: implicit or starttls, "
                 "or accept it with allow_insecure_auth: true"
@@ -239,7 +261,7 @@ class MailboxSettings(Settings):
     """A watched address, with the server and credentials for its mailbox."""
 
     address: EmailAddress = Field(description="The mail address whose messages arrive here.")
-    server: MailboxServerName = Field(description="The POP3 or IMAP server, an entry of `servers`.")
+    server: MailboxServerName = Field(description="The POP3, IMAP or Graph server, an entry of `servers`.")
     username: Line = Field(description="Login name.")
     password: Secret | None = Field(
         default=None, description="`{env: NAME}` or `{file: PATH}`, relative to this file."
@@ -247,9 +269,12 @@ class MailboxSettings(Settings):
     oauth2: OAuth2Name | None = Field(
         default=None, description="An entry of `oauth2`, whose tokens are used in place of a password."
     )
-    folder: FolderName = Field(default="INBOX", description="IMAP: the folder where messages arrive.")
+    folder: FolderName = Field(
+        default="INBOX", description="IMAP and Graph: the folder where messages arrive."
+    )
     junk_folder: FolderName | None = Field(
-        default=None, description="IMAP: the junk folder. Default: the folder that the server marks as junk."
+        default=None,
+        description="IMAP and Graph: the junk folder. Default: the folder that the server marks as junk.",
     )
     authserv_id: HostName | None = Field(
         default=None,
@@ -261,7 +286,7 @@ class MailboxSettings(Settings):
         le=10000,
         description=(
             "Average number of polls per message, once a route's latency is known. A poll is a login "
-            "(POP3) or a NOOP (IMAP). Default: 6 for POP3, 200 for IMAP."
+            "(POP3), a NOOP (IMAP) or a request (Graph). Default: 6 for POP3 and Graph, 200 for IMAP."
         ),
     )
 

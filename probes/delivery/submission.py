@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 from probes.core.clock import Clock
 from probes.core.credentials import NO_TOKENS, Tokens, credentials_of
@@ -12,12 +13,12 @@ from probes.core.descriptors import require_descriptor
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
-from probes.core.verdict import RESOLVE, MessageState, Run
+from probes.core.verdict import RESOLVE, MessageState, PhaseTimer, Run
 from probes.delivery.message_life import Ledger, LedgerError, Message
 from probes.messages.synthetic_message import SyntheticMessage
 from probes.protocols import connection_limits
 from probes.protocols.connection_limits import Slot
-from probes.protocols.smtp_session import SmtpSession, smtp_session
+from probes.protocols.smtp_session import smtp_session
 
 RETRY_FACTOR = 2.0
 """Factor from one pause between tries to the next."""
@@ -38,6 +39,51 @@ class Envelope:
     recipient: str
 
 
+class Acceptance(Protocol):
+    """The answer with which a server took a message."""
+
+    @property
+    def code(self) -> int:
+        """Its reply code (RFC 5321 section 4.2) or HTTP status."""
+        ...
+
+    @property
+    def enhanced_status_code(self) -> str | None:
+        """Its code of RFC 3463, if it has one."""
+        ...
+
+
+class SendingSession(Protocol):
+    """A session with a server that takes messages, by any protocol."""
+
+    @property
+    def dot_sent_at(self) -> float | None:
+        """Monotonic time right before the end of the message was sent.
+
+        If it is ``None`` after a fault, the server does not have the message.
+        """
+        ...
+
+    async def send(self, sender: str, recipient: str, content: bytes, envelope_id: str) -> Acceptance:
+        """Hand a message over; raises `ProbeFault`, which says whether the server refused it."""
+        ...
+
+    async def quit(self) -> None:
+        """End the session; the result is already known."""
+        ...
+
+
+def sending_session(
+    server: ServerSettings, phases: PhaseTimer, clock: Clock, slot: Slot | None, tokens: Tokens
+) -> AbstractAsyncContextManager[SendingSession]:
+    """Open a session by the server's protocol for the block; it uses ``slot``, or waits for one."""
+    if server.protocol == "graph":
+        from probes.protocols.graph import graph_submission  # half a second, which only Graph needs
+
+        return graph_submission(server, phases, clock, slot, tokens)
+    return smtp_session(server, phases, clock, slot, tokens)
+
+
 class Handover:
     """The submission of one message to a server, over all tries. Leaving the block closes its connection.
 
@@ -54,7 +100,7 @@ class Handover:
         """Identifies the message in delivery reports that do not return it; see `TokenSigner.envelope_id`."""
         self.refused_at: float | None = None
         """Monotonic time of the first temporary refusal."""
-        self.session: SmtpSession | None = None
+        self.session: SendingSession | None = None
         """The session of the latest try."""
         self._begun = begun
         self._slot: Slot | None = slot
@@ -69,12 +115,12 @@ class Handover:
     async def __aexit__(self, *_: object) -> None:
         await self.disconnect()
 
-    async def connect(self, server: ServerSettings, run: Run, clock: Clock, tokens: Tokens) -> SmtpSession:
+    async def connect(self, server: ServerSettings, run: Run, clock: Clock, tokens: Tokens) -> SendingSession:
         """Open a session for the next try, replacing the previous one. Raises `ProbeFault`."""
         await self.disconnect()
         self._held_up_before = _held_up(run)
         slot, self._slot = self._slot, None  # only for the first try
-        session = smtp_session(server, run.phases, clock, slot, tokens)
+        session = sending_session(server, run.phases, clock, slot, tokens)
         self.session = await self._connection.enter_async_context(session)
         return self.session
 
@@ -84,7 +130,7 @@ class Handover:
         await self._connection.aclose()
 
     async def quit(self) -> None:
-        """Send QUIT if a session is open; the result is already known."""
+        """End the session if it is open; the result is already known."""
         if self.session is not None:
             await self.session.quit()
             await self.disconnect()
@@ -197,9 +243,8 @@ class Submission:
 
     async def _try(self, run: Run, handover: Handover) -> None:
         session = await handover.connect(self._server, run, self._clock, self._tokens)
-        await session.mail(self._envelope.sender, len(handover.composed.content), handover.envelope_id)
-        await session.rcpt(self._envelope.recipient)
-        reply = await session.data(handover.composed.content)
+        sender, recipient = self._envelope.sender, self._envelope.recipient
+        reply = await session.send(sender, recipient, handover.composed.content, handover.envelope_id)
         accepted = self._clock.monotonic()
         connected, refused_at = handover.connected_at(run), handover.refused_at
         await self._record(
@@ -263,8 +308,7 @@ def _held_up(run: Run) -> float:
 
 def _is_refused_for_now(fault: ProbeFault, handover: Handover) -> bool:
     """Whether the server asked us to try again later, before it received the content."""
-    code = fault.reply_code
-    return code is not None and 400 <= code < 500 and handover.dot_sent_at is None
+    return fault.refusal == "temporary" and handover.dot_sent_at is None
 
 
 def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:
@@ -273,8 +317,8 @@ def _state_after(fault: ProbeFault, dot_sent_at: float | None) -> MessageState:
     Before the final dot, nothing was handed over, and a mail server would try again: ``deferred``, or
     ``rejected`` after a 5xx. After the dot, only a reply decides (RFC 5321 section 4.2.5).
     """
-    if fault.reply_code is not None and 500 <= fault.reply_code < 600:
+    if fault.refusal == "permanent":
         return MessageState.REJECTED
-    if dot_sent_at is None or (fault.reply_code is not None and 400 <= fault.reply_code < 500):
+    if dot_sent_at is None or fault.refusal == "temporary":
         return MessageState.DEFERRED
     return MessageState.AMBIGUOUS

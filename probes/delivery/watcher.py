@@ -49,6 +49,7 @@ _OUR_FAULTS = MappingProxyType(
 _PAUSE_WHERE_NONE_ADVERTISED = 60.0
 _PAUSES_AFTER_REFUSED_LOGIN = (10.0, 60.0, 300.0)
 _PAUSE_AFTER_WRONG_CREDENTIALS = 300.0  # repeated attempts may lock the account
+_NO_FOLDER = frozenset({Reason.IMAP_NO_FOLDER, Reason.GRAPH_NOT_FOUND})
 _NEED_AN_ADMINISTRATOR = frozenset({Reason.AUTH_FAILED, Reason.AUTH_DISABLED, Reason.NOT_GRANTED})
 
 _log = logging.getLogger(__name__)
@@ -311,9 +312,7 @@ class MailboxWatcher:
     def _back_off(self, fault: ProbeFault) -> None:
         self.fault = fault
         self._failures += 1
-        if (
-            fault.reason is Reason.IMAP_NO_FOLDER and self._failures > 1
-        ):  # a server may say so once and be wrong
+        if fault.reason in _NO_FOLDER and self._failures > 1:  # a server may say so once and be wrong
             self._misconfigured.set()
         self._not_before = self._clock.monotonic() + (pause := self._pause_after(fault))
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)

@@ -175,7 +175,7 @@ def _answer(response: Response) -> dict[str, object]:
         answer = json.loads(response.body)
     except (ValueError, RecursionError):
         answer = None
-    retry_after = _seconds(response.header("retry-after"))
+    retry_after = response.retry_after
     if not isinstance(answer, dict):
         raise ProbeFault(Reason.TOKEN_UNAVAILABLE, f"{told}, without a JSON object", retry_after=retry_after)
     code = answer.get("error")
@@ -186,11 +186,6 @@ def _answer(response: Response) -> dict[str, object]:
     if not response.is_success:
         raise ProbeFault(Reason.TOKEN_UNAVAILABLE, told, retry_after=retry_after)
     return answer
-
-
-def _seconds(value: str) -> float | None:
-    """Return the seconds of a ``Retry-After`` (RFC 9110 section 10.2.3), unless it is a date."""
-    return float(value) if value.isascii() and value.isdecimal() and len(value) < 6 else None
 
 
 def _grant(answer: Mapping[str, object]) -> Grant:

@@ -81,6 +81,11 @@ class TokenSource:
         self._fetch = fetch
         self._held: dict[tuple[Resource, str], _Held] = {}
 
+    @property
+    def proxy(self) -> str | None:
+        """The HTTP proxy of its requests; those to Graph take the same."""
+        return self.settings.proxy
+
     async def token(self, resource: Resource, username: str, phases: PhaseTimer) -> BearerToken:
         """Return a token with which ``username`` can log in, in phase ``token`` if it has to be fetched.
 

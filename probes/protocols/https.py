@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -24,8 +25,9 @@ from pydantic import TypeAdapter
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.core.setting_types import HostName
+from probes.core.setting_types import AddressFamily, HostName
 from probes.core.verdict import RESOLVE, PhaseTimer
+from probes.protocols.connection_limits import Slot
 from probes.protocols.line_transport import LineTransport, Resolve
 from probes.protocols.tls import client_context
 
@@ -153,6 +155,12 @@ class Response:
         return self.status in _REDIRECTS and bool(self.header("location"))
 
     @property
+    def retry_after(self) -> float | None:
+        """The seconds of a ``Retry-After`` (RFC 9110 section 10.2.3); ``None`` for a date, or without one."""
+        value = self.header("retry-after")
+        return float(value) if value.isascii() and value.isdecimal() and len(value) < 6 else None
+
+    @property
     def is_encoded(self) -> bool:
         """Whether the body has a content coding, although the client asked for none."""
         return self.header("content-encoding", "identity").lower() != "identity"
@@ -172,7 +180,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     ``seconds`` limits a request as a whole, including its redirects. ``ca`` is a PEM file to trust
     instead of the system's authorities or, with ``with_system``, in addition to them. ``resolve``
     chooses the address and port to connect to; Host header and SNI still name the URL's host.
-    ``tls_name`` is the name to expect in the certificate if it is not the URL's host.
+    ``tls_name`` is the name to expect in the certificate if it is not the URL's host. Only addresses of
+    ``family`` are used. The first connection uses ``slot``.
 
     Phases: ``resolve`` (not for an IP literal), ``connect`` and ``tls`` for a new connection,
     ``first_byte`` until the header section has arrived, and ``body``. Cookies are ignored. Requests go
@@ -190,11 +199,17 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         resolve: Resolve | None = None,
         tls_name: str | None = None,
         proxy: str | None = None,
+        family: AddressFamily = "any",
+        slot: Slot | None = None,
     ) -> None:
         self._phases = phases
         self._seconds = seconds
         self._network = _Network(
-            phases, seconds, resolve, lambda: http_context(ca, with_system=with_system), tls_name
+            phases,
+            partial(LineTransport.connect, phases=phases, timeout=seconds, resolve=resolve, family=family),
+            lambda: http_context(ca, with_system=with_system),
+            tls_name,
+            slot,
         )
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.SSLContext(
@@ -220,14 +235,18 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         content: bytes | None = None,
         limit: int = BODY_LIMIT,
         redirects: int = 0,
+        before_content: Callable[[], None] = lambda: None,
     ) -> Response:
         """Send a request and return the answer, with at most ``limit`` octets of its body.
+
+        ``before_content`` is called right before ``content`` is sent, when a connection is open.
 
         Follows at most ``redirects`` redirects, only to https, and repeats method and content. Another
         origin gets none of ``headers`` except Accept and Content-Type. A redirect that is not followed
         is returned like any other answer. Raises `ProbeFault`, and ValueError as `origin_of` does.
         """
         parsed = _parsed(url)
+        self._network.before_content = before_content
         fields = {**_DEFAULTS, **{name.lower(): value for name, value in headers.items()}}
         try:
             async with asyncio.timeout(self._seconds):
@@ -336,16 +355,18 @@ class _Network(httpcore.AsyncNetworkBackend):
     def __init__(
         self,
         phases: PhaseTimer,
-        seconds: float,
-        resolve: Resolve | None,
+        connect: Callable[..., Awaitable[LineTransport]],
         context: Callable[[], ssl.SSLContext],
         tls_name: str | None,
+        slot: Slot | None,
     ) -> None:
         self.phases = phases
         self.context = context
         self.tls_name = tls_name
-        self._seconds = seconds
-        self._resolve = resolve
+        self.before_content: Callable[[], None] = lambda: None
+        """Called before the content of a request is sent."""
+        self._connect = connect
+        self._slot = slot
         self._latest: LineTransport | None = None
 
     async def connect_tcp(
@@ -356,7 +377,8 @@ class _Network(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 # httpcore's signature
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 # httpcore's signature
     ) -> httpcore.AsyncNetworkStream:
-        self._latest = await LineTransport.connect(host, port, self.phases, self._seconds, self._resolve)
+        slot, self._slot = self._slot, None
+        self._latest = await self._connect(host, port, slot=slot)
         return _Stream(self._latest, self)
 
     @property
@@ -391,6 +413,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         elif self._network.request_line is not None:
             self._network.phases.transcript.sent(self._network.request_line.encode())
             self._network.request_line = None
+        elif buffer:
+            self._network.before_content()
         await self._transport.write_octets(buffer)
 
     async def aclose(self) -> None:

@@ -29,8 +29,9 @@ _BACKOFF = re.compile(r"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNO
 class Row:
     """One entry of a table. Its patterns are regular expressions; an empty one matches anything.
 
-    ``code`` matches the whole reply code (SMTP) or response code (POP3, IMAP), ``status`` the whole enhanced
-    status code, and ``words`` a part of the text, in any case. Patterns must take linear time.
+    ``code`` matches the whole reply code (SMTP), response code (POP3, IMAP) or HTTP status (Graph),
+    ``status`` the whole enhanced status code or error code (Graph), and ``words`` a part of the text, in any
+    case. Patterns must take linear time.
     """
 
     reason: Reason | None = None  # None: the row only knows a remedy
@@ -60,7 +61,7 @@ class Diagnosis:
 
 
 def diagnose(
-    protocol: Literal["smtp", "pop3", "imap"],
+    protocol: Literal["smtp", "pop3", "imap", "graph"],
     code: str,
     text: str | bytes,
     otherwise: Reason,
@@ -69,8 +70,9 @@ def diagnose(
     """Return what a refusal means. The first row of the table that matches and has a reason decides.
 
     ``code`` is SMTP's reply code, or the response code of POP3 (RFC 2449 section 8) or IMAP (RFC 5530) in
-    upper case, empty if there is none. ``status`` is the enhanced status code (RFC 3463). ``otherwise`` is
-    the reason if no row matches. For a login whose credentials may be wrong, it is `AUTH_FAILED`.
+    upper case, empty if there is none. ``status`` is the enhanced status code (RFC 3463). For Microsoft
+    Graph, they are the HTTP status and the error's own code. ``otherwise`` is the reason if no row matches.
+    For a login whose credentials may be wrong, it is `AUTH_FAILED`.
     """
     cut = text[:TEXT_LIMIT]
     said = cut.decode("ascii", "replace") if isinstance(cut, bytes) else cut
@@ -372,5 +374,40 @@ _IMAP = (
     *_OTHER_TROUBLE,
 )
 
-TABLES: Mapping[str, tuple[Row, ...]] = MappingProxyType({"smtp": _SMTP, "pop3": _POP3, "imap": _IMAP})
+_GRAPH = (
+    Row(
+        reason=Reason.NOT_GRANTED,
+        status="ErrorSendAsDenied",
+        remedy="Grant Mail.Send for the mailbox of the sender, or correct `from`.",
+    ),
+    Row(
+        reason=Reason.NOT_GRANTED,
+        code="403",
+        status="ErrorAccessDenied|Authorization_RequestDenied|AccessDenied|Forbidden",
+        remedy=(
+            "Grant the application Mail.ReadWrite for the mailbox that it reads, and Mail.Send for the one "
+            "that it sends from. Exchange Online may take two hours to apply it."
+        ),
+    ),
+    Row(
+        reason=Reason.AUTH_FAILED,
+        code="401",
+        remedy="Check that the token is for Microsoft Graph, and that this machine's clock is right.",
+    ),
+    Row(reason=Reason.THROTTLED, code="429"),
+    Row(reason=Reason.GRAPH_NOT_FOUND, code="404", status="ErrorFolderNotFound|ErrorItemNotFound"),
+    Row(
+        reason=Reason.GRAPH_NO_MAILBOX,
+        code="404",
+        status=(
+            "ErrorInvalidUser|ResourceNotFound|Request_ResourceNotFound|ErrorNonExistentMailbox|"
+            "MailboxNotEnabledForRESTAPI|MailboxNotSupportedForRESTAPI"
+        ),
+    ),
+    Row(reason=Reason.GRAPH_UNAVAILABLE, code="5.."),
+)
+
+TABLES: Mapping[str, tuple[Row, ...]] = MappingProxyType(
+    {"smtp": _SMTP, "pop3": _POP3, "imap": _IMAP, "graph": _GRAPH}
+)
 """The rows of each protocol, the more particular first."""

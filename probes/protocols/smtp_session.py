@@ -160,6 +160,12 @@ class SmtpSession(MailSession):
             await self._transport.write_octets(stuffed[last:])
             return _accepted(await self._reply())
 
+    async def send(self, sender: str, recipient: str, content: bytes, envelope_id: str) -> Reply:
+        """Send envelope and message, as `mail`, `rcpt` and `data` do; return the reply to the final dot."""
+        await self.mail(sender, len(content), envelope_id)
+        await self.rcpt(recipient)
+        return await self.data(content)
+
     async def quit(self) -> None:
         """Send QUIT; if the server does not answer, the result stays the same.
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -23,35 +21,14 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.imap_folder import ImapFolder, View
+from probes.delivery.mailboxes.junk_folder import JUNK_GAP, JUNK_PAUSE, JunkFolder
 from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
 from probes.delivery.mailboxes.mailbox import IDENTIFYING, OpenFolder, unread
 from probes.protocols.imap import FolderStatus
 from probes.protocols.imap_session import ImapSession
 
-JUNK_GAP = 1.0
-"""Minimum seconds between polls of the junk folder."""
-
-JUNK_PAUSE = 60.0
-"""Seconds before an unreadable junk folder is tried again; they double each time."""
-
-LONGEST_JUNK_PAUSE = 3600.0
-"""Maximum seconds before it is tried again. A folder that makes the server hang delays the main folder."""
-
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _CLOSED = frozenset({"\\NOSELECT", "\\NONEXISTENT"})  # RFC 9051 section 7.3.1
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Junk:
-    """The junk folder: its name, and whether it can be read. A mailbox can be watched without it."""
-
-    name: str | None = None
-    trouble: str = ""  # why it is not read
-    pause: float = JUNK_PAUSE  # seconds after the next failure; only the first failure is logged
-    due_at: float = float("-inf")  # monotonic: not polled before this
-    status: FolderStatus | None = None  # at the latest poll
 
 
 class ImapMailbox:
@@ -83,7 +60,8 @@ class ImapMailbox:
         self._retention = retention
         self._session: ImapSession | None = None
         self._views: dict[str, View] = {}
-        self._junk = _Junk(settings.junk_folder)
+        self._junk = JunkFolder(settings.junk_folder)
+        self._junk_status: FolderStatus | None = None  # at the latest poll
         self._is_in_junk = False
         self._exists = 0  # number of messages in the main folder when another was selected
 
@@ -123,7 +101,7 @@ class ImapMailbox:
         session = self._session = self._session or await self._open(phases)
         due: list[OpenFolder] = [partial(self._main, session, afresh=afresh)]
         now = self._clock.monotonic()
-        if self._junk.name is not None and (now >= self._junk.due_at or (afresh and not self._junk.trouble)):
+        if self._junk.name is not None and self._junk.is_due(now, afresh=afresh):
             due.append(partial(self._open_junk, session, self._junk.name, afresh=afresh))
         self._is_in_junk = False
         try:
@@ -142,13 +120,14 @@ class ImapMailbox:
         try:
             name = await self._marked_as_junk(session)
             if name is None or name != self._junk.name:
-                self._junk = _Junk(name)
+                self._junk, self._junk_status = JunkFolder(name), None
         except ProbeFault as fault:
             if fault.reason is Reason.THROTTLED:
                 session.abort()
                 raise
             if self._junk.name is None:
-                self._do_without_junk(f"the junk folder is not known: {fault}")
+                trouble = f"the junk folder is not known: {fault}"
+                self._junk.do_without(trouble, self._settings.address, self._clock)
         except BaseException:
             session.abort()
             raise
@@ -177,20 +156,13 @@ class ImapMailbox:
                 return folder.name
         return None
 
-    def _do_without_junk(self, trouble: str) -> None:
-        """Continue without the junk folder for a while; log this once."""
-        junk = self._junk
-        if junk.pause == JUNK_PAUSE:
-            _log.warning("mailbox %s is watched without its junk folder: %s", self._settings.address, trouble)
-        junk.trouble, junk.due_at = trouble, self._clock.monotonic() + junk.pause
-        junk.pause = min(2 * junk.pause, LONGEST_JUNK_PAUSE)
-
     def excuses(self, fault: ProbeFault) -> bool:
         """Accept a fault that affects only the junk folder; throttling affects the whole mailbox."""
         if not self._is_in_junk or fault.reason is Reason.THROTTLED:
             return False
         self._is_in_junk = False
-        self._do_without_junk(f"the junk folder could not be read: {fault}")
+        trouble = f"the junk folder could not be read: {fault}"
+        self._junk.do_without(trouble, self._settings.address, self._clock)
         return True
 
     async def _main(self, session: ImapSession, *, afresh: bool) -> ImapFolder:
@@ -206,9 +178,9 @@ class ImapMailbox:
         self._is_in_junk, self._exists = True, session.exists
         asked_at = self._clock.monotonic()
         self._junk.due_at = asked_at + JUNK_GAP
-        before, view = self._junk.status, self._views.get(name)
+        before, view = self._junk_status, self._views.get(name)
         with self._naming(name):
-            self._junk.status = status = await session.status_of(name)
+            self._junk_status = status = await session.status_of(name)
         if afresh or view is None or view.session is not session or view.pending or status != before:
             folder = await self._selected(session, name, afresh=afresh)
         else:

@@ -36,12 +36,12 @@ MISTAKES = {
     "server of the wrong protocol": (
         ("probes", 0, "send_via", "pop"),
         ("probes", 0, "roundtrip", "send_via"),
-        "server 'pop' speaks pop3; a server with protocol smtp is needed here",
+        "server 'pop' speaks pop3; a server with protocol graph or smtp is needed here",
     ),
     "mailbox of the wrong protocol": (
         ("mailboxes", "canary", "server", "out"),
         ("mailboxes", "canary", "server"),
-        "server 'out' speaks smtp; a server with protocol imap or pop3 is needed here",
+        "server 'out' speaks smtp; a server with protocol graph or imap or pop3 is needed here",
     ),
     "repeated name": (
         ("probes", 1, "name", "trip"),
@@ -214,9 +214,9 @@ def many_mailboxes(protocol: str, **limits: object) -> list[str]:
             "imap",
             {"logins_per_minute": 120},
             [
-                "agent.max_connections: each of the 10000 watched IMAP mailboxes keeps a connection open, "
-                "and by default there are at most 5000; set at least 10001, and allow the agent 3 times as "
-                "many open files",
+                "agent.max_connections: each of the 10000 watched IMAP or Graph mailboxes keeps a connection "
+                "open, and by default there are at most 5000; set at least 10001, and allow the agent 3 "
+                "times as many open files",
                 "servers.pop.logins_per_minute: the first logins to its 10000 mailboxes take 83 min at 120 a "
                 "minute; set at least 667",
             ],

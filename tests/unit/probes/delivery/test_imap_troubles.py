@@ -10,7 +10,8 @@ import pytest
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.delivery.mailboxes import imap_folder
-from probes.delivery.mailboxes.imap import JUNK_PAUSE, ImapMailbox
+from probes.delivery.mailboxes.imap import ImapMailbox
+from probes.delivery.mailboxes.junk_folder import JUNK_PAUSE
 from probes.delivery.mailboxes.mailbox import REFUSALS
 from tests.fakes.imap_server import ImapServer, is_in
 from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, OURS, SETTINGS, mailbox_of, poll

@@ -1,0 +1,195 @@
+"""Answers of Graph that are cut short, endless, too large or misleading: the right reason, nothing lost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import pytest
+
+from probes.core.reasons import Reason
+from tests.fakes.graph.http import HANG_UP, Answer, Request
+from tests.unit.probes.graph.conftest import Bench, OpenBench
+
+FOREIGN = b"From: boss@contoso.com\r\nSubject: lunch\r\n\r\nAt one?\r\n"
+
+
+def to_lists(answer: Callable[[Request], Answer | object | None]) -> Callable[[Request], object]:
+    """Return a script that answers requests for lists of messages, and no others."""
+    return lambda request: answer(request) if request.path[-1] == "messages" else None
+
+
+def cut(request: Request) -> Answer:
+    del request
+    return Answer(200, b'{"value": [{"id": "AAk', length=1000)
+
+
+def half(request: Request) -> Answer:
+    del request
+    return Answer(200, b'{"value": [{"id": "AAk')
+
+
+def other_host(request: Request) -> Answer:
+    del request
+    return Answer(200, {"value": [], "@odata.nextLink": "https://evil.example/v1.0/messages?$skip=20"})
+
+
+def endless(request: Request) -> Answer:
+    """Return a page of messages that nobody has seen, and a link to the next."""
+    skip = int(request.query.get("$skip", "0")) + 100
+    entries = [
+        {"id": f"AAk{secrets.token_hex(20)}", "receivedDateTime": "2023-11-14T22:00:00Z"} for _ in range(100)
+    ]
+    for entry in entries:
+        entry["internetMessageHeaders"] = [{"name": "Subject", "value": "x"}]  # type: ignore[assignment]
+    host = request.headers["host"]
+    link = f"http://{host}/{'/'.join(request.path)}?%24skip={skip}"
+    return Answer(200, {"value": entries, "@odata.nextLink": link})
+
+
+def empty_pages(request: Request) -> Answer:
+    link = f"http://{request.headers['host']}/{'/'.join(request.path)}"
+    return Answer(200, {"value": [], "@odata.nextLink": link})
+
+
+def huge(request: Request) -> Answer:
+    del request
+    return Answer(200, b"[" * 100_000_000)
+
+
+def deep(request: Request) -> Answer:
+    del request
+    return Answer(200, b"[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (cut, Reason.CONNECTION_LOST),
+        (half, Reason.PROTOCOL_ERROR),
+        (other_host, Reason.PROTOCOL_ERROR),
+        (endless, Reason.RESPONSE_TOO_LARGE),
+        (empty_pages, Reason.RESPONSE_TOO_LARGE),
+        (huge, Reason.RESPONSE_TOO_LARGE),
+        (deep, Reason.PROTOCOL_ERROR),
+        (lambda _: Answer(200, b"<html>"), Reason.PROTOCOL_ERROR),
+        (lambda _: Answer(200, {"value": {}}), Reason.PROTOCOL_ERROR),
+        (lambda _: Answer(302, b"", {"Location": "https://evil.example/"}), Reason.GRAPH_ERROR),
+        (lambda _: Answer(500), Reason.GRAPH_UNAVAILABLE),
+        (lambda _: Answer(503, b"", {"Retry-After": "5"}), Reason.THROTTLED),
+        (lambda _: HANG_UP, Reason.CONNECTION_LOST),
+    ],
+)
+async def test_an_odd_list_has_the_right_reason(
+    bench: OpenBench, answer: Callable[[Request], object], reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll fails with the reason, in bounded memory; once the lists are in order, nothing is missing."""
+    monkeypatch.setattr("probes.protocols.graph.PAGE_LIMIT", 256 * 1024)
+    async with bench() as made:
+        made.graph.instead = to_lists(answer)
+        await made.watcher.poll_now()
+        assert made.watcher.fault is not None
+        assert made.watcher.fault.reason is reason
+        assert "messages" in made.graph.requests[0]
+        made.graph.instead = lambda _: None
+        made.clock.now += 10.0
+        assert (await made.run()).verdict.reason is Reason.NONE
+
+
+async def test_odd_entries_hide_no_others(bench: OpenBench) -> None:
+    """An entry that is no message is left out, and said to be in doubt; a message beside it is found."""
+
+    def odd(request: Request) -> Answer:
+        answer = made.graph._answer(request)
+        assert isinstance(answer, Answer)
+        assert isinstance(answer.body, dict)
+        more = [
+            None,
+            {"id": 7},
+            {"id": "a b"},
+            {
+                "id": "AAkX",
+                "receivedDateTime": "yesterday",
+                "internetMessageHeaders": [{"name": "Su\nbject"}, 3],
+            },
+        ]
+        return Answer(200, {**answer.body, "value": [*more, *answer.body["value"]]})
+
+    async with bench() as made:
+        made.graph.instead = to_lists(odd)
+        assert (await made.run()).verdict.reason is Reason.NONE
+        await made.polled()
+        assert "could not be read" in made.mailbox.doubt
+
+
+async def test_a_message_behind_thousands_is_found(bench: OpenBench) -> None:
+    """Ours is found and removed beside 3,000 messages of others, which stay as they are."""
+    async with bench() as made:
+        others = [made.graph.put(FOREIGN) for _ in range(3000)]
+        assert (await made.run()).verdict.reason is Reason.NONE
+        await made.polled()
+        assert made.graph.mailboxes["canary@contoso.com"] == others
+        before = len(made.graph.requests)
+        made.clock.now += 60.0
+        assert (await made.run()).verdict.reason is Reason.NONE
+        assert len(made.graph.requests) - before < 20
+
+
+async def test_a_message_without_header_fields_is_read(bench: OpenBench) -> None:
+    """If a list lacks the header fields, the message itself shows whose it is."""
+
+    def without(request: Request) -> Answer:
+        answer = made.graph._answer(request)
+        assert isinstance(answer, Answer)
+        assert isinstance(answer.body, dict)
+        for entry in answer.body["value"]:
+            entry["internetMessageHeaders"] = None
+        return answer
+
+    async with bench() as made:
+        made.graph.put(FOREIGN)
+        made.graph.instead = to_lists(without)
+        assert (await made.run()).verdict.reason is Reason.NONE
+        await made.polled()
+        assert [item.raw for item in made.graph.mailboxes["canary@contoso.com"]] == [FOREIGN]
+
+
+async def test_one_copy_that_cannot_be_read_spoils_no_other(bench: OpenBench) -> None:
+    """A report whose content is refused again and again is left alone; the run is not affected."""
+
+    def refuse(request: Request) -> Answer | None:
+        return Answer(500) if request.path[-2:] == [report.id, "$value"] else None
+
+    async with bench() as made:
+        report = made.graph.put(
+            b"From: postmaster@contoso.com\r\nReturn-Path: <>\r\nSubject: Undeliverable\r\n"
+            b"Content-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n--b--\r\n"
+        )
+        made.graph.instead = refuse
+        for _ in range(4):
+            assert (await made.run()).verdict.reason is Reason.NONE
+            await made.polled()
+            made.clock.now += 60.0
+        assert made.mailbox.doubt == "a message could not be read"
+        assert made.graph.mailboxes["canary@contoso.com"] == [report]
+
+
+async def test_a_token_that_is_echoed_is_not_shown(bench: OpenBench) -> None:
+    """A server that repeats the token in its error shows it nowhere."""
+
+    def echo(request: Request) -> Answer:
+        return Answer(400, {"error": {"code": "Bad", "message": request.headers["authorization"]}})
+
+    async with bench() as made:
+        made.graph.instead = echo
+        result = await made.run()
+        token = await _token(made)
+        assert result.verdict.reason is Reason.GRAPH_ERROR
+        assert token[:20] not in f"{result.verdict.detail} {result.transcript}"
+
+
+async def _token(made: Bench) -> str:
+    from probes.core.verdict import PhaseTimer
+
+    source = made.probe.context.tokens["contoso"]
+    return (await source.token("graph", "", PhaseTimer(made.clock))).get_secret_value()
