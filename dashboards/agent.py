@@ -31,7 +31,7 @@ def agent() -> dashboard.Dashboard:
     return board(
         "Agent",
         "Whether the agent answers, runs its probes on time, and measures reliably.",
-        [*_presence(), *_runs(), *_schedule(), *_mailboxes()],
+        [*_presence(), *_runs(), *_schedule(), *_mailboxes(), *_tokens()],
     )
 
 
@@ -232,5 +232,60 @@ def _mailboxes() -> list[AnyPanel]:
             "Forged: someone fakes test messages; find out who. Duplicate: a server delivers twice. "
             "Unknown: another agent uses a mailbox; give each agent its own. The alert names the mailbox.",
             unit="short",
+        ),
+    ]
+
+
+def _tokens() -> list[AnyPanel]:
+    return [
+        graph(
+            15,
+            (0, 40, 8, 8),
+            "Requests for access tokens",
+            [
+                Query(
+                    "sum by (location, oauth2, result) "
+                    f"(increase(mailsonde_oauth2_token_requests_total{{{AGENT}}}[$__rate_interval]))",
+                    "{{oauth2}} {{result}} @ {{location}}",
+                )
+            ],
+            "Refused: correct the entry of oauth2, or renew its secret or certificate. Unavailable: check "
+            "the way to the token endpoint, and the proxy. While a token is valid, logins go on with it.",
+            unit="short",
+        ),
+        graph(
+            17,
+            (8, 40, 8, 8),
+            "Access tokens",
+            [
+                Query(
+                    "max by (location, oauth2) "
+                    f"(mailsonde_oauth2_token_expires_timestamp_seconds{{{AGENT}}}) - time()",
+                    "{{oauth2}} left @ {{location}}",
+                ),
+                Query(
+                    "time() - max by (location, oauth2) "
+                    f"(mailsonde_oauth2_token_obtained_timestamp_seconds{{{AGENT}}})",
+                    "{{oauth2}} age @ {{location}}",
+                ),
+            ],
+            "Age of the newest token, and the time for which it is still valid. A token is renewed when at "
+            "least a tenth of its lifetime is left; below that, renewing fails.",
+            unit="s",
+        ),
+        graph(
+            16,
+            (16, 40, 8, 8),
+            "Time left for credentials",
+            [
+                Query(
+                    "min by (location, oauth2) "
+                    f"(mailsonde_oauth2_credential_not_after_timestamp_seconds{{{AGENT}}}) - time()",
+                    "{{oauth2}} @ {{location}}",
+                )
+            ],
+            "When the secrets and certificates expire with which agents ask for tokens. Renew them in time; "
+            "the agent reads a new certificate at once.",
+            unit="s",
         ),
     ]

@@ -6,7 +6,7 @@ import re
 
 from monitor.shipped import shipped
 
-_NAME = re.compile(r"Mailsonde[A-Za-z]{1,60}")
+_NAME = re.compile(r"Mailsonde[A-Za-z0-9]{1,60}")
 
 
 def runbook(alert: str) -> str | None:

@@ -27,7 +27,8 @@ TESTS = sorted(path for path in (ALERTS / "tests").glob("Mailsonde*.yaml"))
 ONE_IS_ENOUGH = {
     *("MailsondeMessageOverdue", "MailsondeMessageLost", "MailsondeMessageBounced"),
     *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
-    *("MailsondeCertificateExpiring", "MailsondeAgentDown", "MailsondeHeartbeat"),
+    *("MailsondeCertificateExpiring", "MailsondeOAuth2CredentialExpires"),
+    *("MailsondeAgentDown", "MailsondeHeartbeat"),
 }
 """Alerts that are not about a number of runs: one message, or one certificate, is to be told."""
 
@@ -190,7 +191,7 @@ def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def _with_odd_location(text: str) -> str:
     """Return a test with an agent whose location has characters that are special in links."""
     text = re.sub('location="(fra1|a)"', 'location="a b&c=é#"', text)
-    text = re.sub("(agent|agent at|at) (fra1|a) (is|has|start|down)", r"\1 a b&c=é# \3", text)
+    text = re.sub("(agent|agent at|at) (fra1|a) (is|has|start|down|asks)", r"\1 a b&c=é# \3", text)
     return re.sub("location: (fra1|a),", 'location: "a b&c=é#",', text)
 
 

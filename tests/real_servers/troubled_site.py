@@ -18,6 +18,7 @@ from tests.real_servers.process import free_port
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Delivery
 from tests.real_servers.site import Site
+from tests.real_servers.token_server import TokenServer
 
 GRAFANAS = {
     **dict.fromkeys(("$location", "$probe", "$target", "${selected:pipe}", "$worst"), ".+"),
@@ -68,7 +69,16 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
         )
         stack.callback(named.stop)
         wrong = {"address": "127.0.0.1", "port": named.port}
+        issuer = TokenServer(directory / "tokens", tls)
+        stack.callback(issuer.stop)
+        document["oauth2"] = {"contoso": issuer.entry("canary") | {"credential_expires": "2030-01-01"}}
+        document["servers"]["tokens"] = document["servers"]["mute"] | {
+            "username": "canary",
+            "oauth2": "contoso",
+            "allow_insecure_auth": True,
+        }
         document["probes"] += [
+            {"name": "tokens", "kind": "smtp", "interval": "1s", "server": "tokens"},
             {"name": "mute", "kind": "smtp", "interval": "1s", "deadline": "500ms", "server": "mute"},
             {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
             {"name": "wrong", "kind": "mx", "interval": "1s", "domain": "wrong.test", "resolver": wrong},

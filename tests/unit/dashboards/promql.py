@@ -29,7 +29,7 @@ _VALUES: dict[str, set[str]] = {
     "issue": set(ArrivalIssue),
     "check": set(Check),
     "severity": set(Severity),
-    "result": {"good", "bad"},
+    "result": {"good", "bad", "issued", "refused", "unavailable"},
     "alertstate": {"firing"},
     "cadence": set(CADENCES.values()),
     "threshold": {"overdue", "slow", "stale", "down"},
