@@ -74,7 +74,7 @@ def test_configurations_with_oauth2_are_valid(tmp_path: Path) -> None:
     """Each configuration of the guide to OAuth2 is valid as it stands."""
     page = (DOCS / "oauth2.md").read_text()
     blocks = re.findall(r"^    oauth2:\n(?:    .+\n)+", page, re.MULTILINE)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         path = tmp_path / "mailsonde.yaml"
         path.write_text(textwrap.dedent(block))

@@ -14,6 +14,7 @@ from monitor.config.load import load
 from monitor.doctor.mailbox import MailboxDoctor, Step
 from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
+from tests.fakes.graph.server import graph_double
 from tests.fakes.scripted_server import Peer, ScriptedServer, scripted_server
 from tests.fakes.token_endpoint import answer, token_endpoint
 
@@ -162,3 +163,56 @@ async def test_token_that_is_refused(tmp_path: Path, error: str, remedy: str) ->
     assert told(steps) == [("token", "unknown")]
     assert steps[0].reason == "token_refused"
     assert steps[0].remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("is_granted", "expected"),
+    [
+        (True, [("dns", "ok"), ("tcp", "ok"), ("tls", "ok"), ("folder", "ok"), ("message", "skipped")]),
+        (False, [("folder", "failed")]),
+    ],
+)
+async def test_mailbox_by_graph(tmp_path: Path, *, is_granted: bool, expected: list[tuple[str, str]]) -> None:
+    """A mailbox that is read through Graph is examined up to its folder; one not granted fails there."""
+    async with graph_double(SystemClock()) as graph:
+        graph.granted = {"canary@contoso.com"} if is_granted else set()
+        (tmp_path / "secret").write_text(graph.entra.secret)
+        site = {
+            "agent": {"ledger": f"sqlite:{tmp_path}/ledger.db"},
+            "oauth2": {
+                "contoso": {
+                    "provider": "microsoft",
+                    "tenant": graph.entra.tenant,
+                    "client_id": graph.entra.client_id,
+                    "client_secret": {"file": "secret"},
+                    "authority": graph.entra.url,
+                }
+            },
+            "servers": {
+                "graph": {
+                    "protocol": "graph",
+                    "oauth2": "contoso",
+                    "host": "127.0.0.1",
+                    "port": graph.port,
+                    "tls": "none",
+                    "allow_insecure_auth": True,
+                }
+            },
+            "mailboxes": {
+                "canary": {
+                    "address": "canary@contoso.com",
+                    "server": "graph",
+                    "username": "canary@contoso.com",
+                    "oauth2": "contoso",
+                }
+            },
+            "probes": [{"name": "mx", "kind": "mx", "interval": "60s", "domain": "example.com"}],
+        }
+        path = tmp_path / "site.yaml"
+        path.write_text(yaml.safe_dump(site))
+        async with open_runtime(load(path), SystemClock(), "doctor") as runtime:
+            steps = [step async for step in MailboxDoctor("canary", runtime).steps()]
+    assert ("token", "ok") in told(steps)
+    assert [step for step in told(steps) if step[0] != "token"] == expected
+    if not is_granted:
+        assert (steps[-1].reason, "Mail.ReadWrite" in steps[-1].remedy) == ("not_granted", True)

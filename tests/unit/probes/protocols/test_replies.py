@@ -252,14 +252,37 @@ def test_a_delivery_report_has_a_remedy() -> None:
     assert remedy_of_report(R.BOUNCE_OTHER, "", "") == ""
 
 
-PROTOCOLS: tuple[Literal["smtp", "pop3", "imap"], ...] = ("smtp", "pop3", "imap")
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        ("400", "ErrorInvalidRequest", R.GRAPH_ERROR),
+        ("401", "InvalidAuthenticationToken", R.AUTH_FAILED),
+        ("403", "ErrorAccessDenied", R.NOT_GRANTED),
+        ("403", "ErrorSendAsDenied", R.NOT_GRANTED),
+        ("404", "ErrorInvalidUser", R.GRAPH_NO_MAILBOX),
+        ("404", "MailboxNotEnabledForRESTAPI", R.GRAPH_NO_MAILBOX),
+        ("404", "ErrorItemNotFound", R.GRAPH_NOT_FOUND),
+        ("429", "ApplicationThrottled", R.THROTTLED),
+        ("500", "ErrorInternalServerError", R.GRAPH_UNAVAILABLE),
+        ("504", "", R.GRAPH_UNAVAILABLE),
+    ],
+)
+def test_what_graph_means(status: str, code: str, reason: Reason) -> None:
+    """Each of Graph's errors has its reason, and one with a known cure has a remedy."""
+    found = diagnose("graph", status, "whatever", R.GRAPH_ERROR, code)
+    assert found.reason is reason
+    assert found.remedy or reason not in GENERAL
+
+
+Protocol = Literal["smtp", "pop3", "imap", "graph"]
+PROTOCOLS: tuple[Protocol, ...] = ("smtp", "pop3", "imap", "graph")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
     "word", ["too many aaa ", "concurrent connections ", "[", "\x1b]0;x\x07\0", "é", "5.7.1\n"]
 )
-def test_hostile_texts(protocol: Literal["smtp", "pop3", "imap"], word: str) -> None:
+def test_hostile_texts(protocol: Protocol, word: str) -> None:
     """Of a text of 64 KB only the beginning is searched, and nothing of it is in the remedy."""
     text = word * (65536 // len(word.encode()))
     for said in (text, text.encode()):
