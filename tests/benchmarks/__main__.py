@@ -32,6 +32,7 @@ from tests.benchmarks import (
     scrape,
     smtp_probe,
     start,
+    tokens,
 )
 
 _missed: list[str] = []
@@ -99,6 +100,7 @@ FIGURES = {
     "scale": scale.main,
     "bad": _bad,
     "scrape": _scrape,
+    "tokens": tokens.main,
     "memory": memory.main,
 }
 
