@@ -113,14 +113,26 @@ def proxy_origin(url: str) -> Origin:
 def proxy_for(url: str, configured: str | None = None) -> str | None:
     """Return the proxy to use for ``url``: ``configured``, or that of the environment, or none.
 
-    The environment's are `HTTPS_PROXY` and `HTTP_PROXY`, in either case, except for hosts in `NO_PROXY`.
+    The environment's are `HTTPS_PROXY` and `HTTP_PROXY`, in either case, except for hosts in `NO_PROXY`. As
+    with other programs, they may lack ``http://``. Raises `ProbeFault` with `LOCAL_RESOURCES` if one is no
+    URL of an HTTP proxy; its value may have a password, and is not shown.
     """
     if configured is not None:
         return configured
     origin = origin_of(url)
     if proxy_bypass(origin.host):
         return None
-    return getproxies_environment().get(origin.scheme)
+    proxy = getproxies_environment().get(origin.scheme)
+    if proxy is None:
+        return None
+    found = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        proxy_origin(str(httpx.URL(found).copy_with(userinfo=b"")))
+    except (httpx.InvalidURL, ValueError):
+        name = f"{origin.scheme.upper()}_PROXY"
+        told = f"{name} must be the URL of an HTTP proxy, such as http://proxy.example:3128"
+        raise ProbeFault(Reason.LOCAL_RESOURCES, told) from None
+    return found
 
 
 @dataclass(frozen=True, slots=True)

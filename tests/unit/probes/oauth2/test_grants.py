@@ -18,6 +18,7 @@ from probes.core.verdict import PhaseTimer
 from probes.oauth2 import grants
 from probes.oauth2.grants import Grant, fetch
 from probes.oauth2.settings import AnyOAuth2
+from probes.protocols.https import proxy_for
 from tests.fakes.token_endpoint import answer, token_endpoint
 
 SECRET = "tr0mbone-and-Oboe"
@@ -225,3 +226,25 @@ async def test_secret_that_the_server_repeats(caplog: pytest.LogCaptureFixture) 
     assert SECRET not in shown
     assert SECRET[:8] not in shown
     assert caught.value.detail == "(withheld)"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("http://proxy.example:3128", "http://proxy.example:3128"),
+        ("proxy.example:3128", "http://proxy.example:3128"),
+        ("http://me:Pa55word@proxy.example", "http://me:Pa55word@proxy.example"),
+        ("socks5://me:Pa55word@proxy.example", None),
+        ("http://[::1", None),
+    ],
+)
+def test_proxy_of_the_environment(value: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTPS_PROXY may lack its scheme; one that cannot be used is a fault of ours, and is not shown."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    if expected is not None:
+        assert proxy_for("https://login.example/token") == expected
+        return
+    with pytest.raises(ProbeFault, match="HTTPS_PROXY must be the URL of an HTTP proxy") as caught:
+        proxy_for("https://login.example/token")
+    assert caught.value.reason is Reason.LOCAL_RESOURCES
+    assert "Pa55word" not in str(caught.value)
