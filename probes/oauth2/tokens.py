@@ -64,6 +64,7 @@ class _Held:
     renewed_at: float = float("-inf")
     expires_at: float = float("-inf")
     refused_at: float = float("-inf")
+    is_refused: bool = False  # whether a server refused the token, and no request for another has ended yet
     tried_at: float = float("-inf")  # no request before this, after a failure
     pause: float = FIRST_PAUSE
     fault: ProbeFault | None = None  # of the latest request
@@ -89,7 +90,8 @@ class TokenSource:
     async def token(self, resource: Resource, username: str, phases: PhaseTimer) -> BearerToken:
         """Return a token with which ``username`` can log in, in phase ``token`` if it has to be fetched.
 
-        A good token is returned at once, even while it is being renewed. Raises `ProbeFault` with
+        A good token is returned at once, even while it is being renewed. After a server refused it, a login
+        waits for another, and uses the old one only if there is none to be had. Raises `ProbeFault` with
         `TOKEN_REFUSED` or `TOKEN_UNAVAILABLE`; after a failure, without a request until its pause is over.
         """
         subject = username if isinstance(self.settings, GoogleOAuth2) else ""
@@ -97,7 +99,7 @@ class TokenSource:
         now = self._clock.since_boot()
         if now >= held.renewed_at and now >= held.tried_at and held.request is None:
             held.request = asyncio.create_task(self._renew(held, resource, subject))
-        if held.token is None or now >= held.expires_at - SHORTEST_LEFT:
+        if held.token is None or held.is_refused or now >= held.expires_at - SHORTEST_LEFT:
             with phases.phase("token"):
                 if held.request is not None:
                     await asyncio.shield(held.request)
@@ -134,7 +136,7 @@ class TokenSource:
         held.token = BearerToken(grant.token, lambda: self._refused(held))
         held.obtained_at, held.expires_at = asked_at, asked_at + grant.lifetime
         held.renewed_at = held.expires_at - grant.lifetime * random.uniform(*RENEWED_BEFORE)  # noqa: S311 # spreads load
-        held.pause, held.fault = FIRST_PAUSE, None
+        held.pause, held.fault, held.is_refused = FIRST_PAUSE, None, False
         self.requests.issued += 1
         self.requests.obtained_at = self._clock.time()
         self.requests.expires_at = self.requests.obtained_at + grant.lifetime
@@ -146,13 +148,13 @@ class TokenSource:
         failed[fault.reason] = failed.get(fault.reason, 0) + 1
         pause = max(held.pause, min(fault.retry_after or 0.0, 3600.0))
         held.tried_at = self._clock.since_boot() + pause * random.uniform(1.0, 1.5)  # noqa: S311 # keeps agents out of step
-        held.pause, held.fault = min(2 * held.pause, LONGEST_PAUSE), fault
+        held.pause, held.fault, held.is_refused = min(2 * held.pause, LONGEST_PAUSE), fault, False
 
     def _refused(self, held: _Held) -> None:
         """Fetch another token for the next login, but not again and again: the mailbox may be the cause."""
         now = self._clock.since_boot()
         if now - held.refused_at >= REFUSED_AT_LEAST:
-            held.refused_at, held.renewed_at = now, now
+            held.refused_at, held.renewed_at, held.is_refused = now, now, True
 
     def credential_not_after(self) -> float | None:
         """Return when the secret or certificate expires, in unix seconds; ``None`` if that is not known."""

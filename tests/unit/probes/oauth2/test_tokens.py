@@ -235,6 +235,22 @@ async def test_token_that_servers_refuse() -> None:
     assert len(bench.provider.asked_at) == 3
 
 
+async def test_login_after_a_refused_token() -> None:
+    """The next login waits for another token; while the provider is down, it uses the one at hand."""
+    bench = Bench()
+    (await bench.held()).refuse()
+    assert await bench.token() == "mail-2"
+    bench.clock.now += REFUSED_AT_LEAST
+    (await bench.held()).refuse()
+    bench.provider.fault = down
+    assert await bench.token() == "mail-2"
+    assert len(bench.provider.asked_at) == 3
+    bench.provider.fault = None
+    bench.clock.now += 8.0
+    await bench.held()
+    assert await bench.token() == "mail-4"
+
+
 async def test_close_ends_requests() -> None:
     """Closing the source cancels a request under way."""
     bench = Bench()
