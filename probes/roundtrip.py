@@ -141,7 +141,7 @@ class Roundtrip(MessageProbe):
         """Record the intent, send the message, and wait until it arrives or its deadline passes."""
         if (fault := self._watcher.current.fault_for_long((self.settings.name, self.target))) is not None:
             told = "nothing is sent while several messages wait in the mailbox, which cannot be read"
-            return Verdict(fault.reason, f"{told}: {fault.detail}")
+            return Verdict(fault.reason, f"{told}: {fault.detail}", remedy=fault.remedy)
         ends_at = self.context.clock.monotonic() + self.settings.deadline + POLL_GRACE
         slot = await self._submission.turn(run)
         try:

@@ -43,10 +43,11 @@ async def test_a_dead_mailbox_is_not_filled(
     monkeypatch.setattr("probes.roundtrip.POLL_GRACE", 0.0)
     monkeypatch.setattr("probes.delivery.awaited.MOST_OVERDUE", 3)
     async with bench(taking(lambda: FakeMailbox(InstantClock()), b"250 ok"), deadline="1s") as made:
-        made.mailbox.login_fault = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken")
+        broken = ProbeFault(Reason.POP3_SYS_PERM, "mailbox is broken", remedy="Mend it.")
+        made.mailbox.login_fault = broken
         for _ in range(6):
             verdict = (await made.runner.run(made.probe)).verdict
-            assert verdict.reason is Reason.POP3_SYS_PERM
+            assert (verdict.reason, verdict.remedy) == (Reason.POP3_SYS_PERM, "Mend it.")
             made.mailbox.clock.now += 60.0  # past the deadline, and until the next run
         assert verdict.detail.startswith("nothing is sent while several messages wait in the mailbox")
         assert len(made.probe.context.ledger.seen) == 3
