@@ -48,7 +48,7 @@ class GraphMailbox:
     """
 
     stays_open = False
-    shortest_gap = 0.1
+    shortest_gap = 0.02
     first_read = 500
 
     def __init__(
