@@ -31,7 +31,7 @@ _BY_CODE: Mapping[str, str] = {
     "invalid_grant": "Log in again, or check the mailbox's address and this machine's clock.",
     "access_denied": "Log in again, and accept.",
 }
-_CODE = re.compile(r"AADSTS\d{4,8}")
+_CODE = re.compile(r"AADSTS[0-9]{4,8}")
 
 CLAIMS_LIMIT = 16 * 1024
 """Maximum characters of a token's claims."""

@@ -25,7 +25,7 @@ from probes.protocols.https import HttpClient, Response, origin_of, proxy_for
 from probes.protocols.replies import diagnose
 from probes.protocols.request_limits import limits_of
 
-PAGE_LIMIT = 4 * 2**20
+GRAPH_PAGE_LIMIT = 4 * 2**20
 """Maximum octets of a page of a list."""
 
 ID_LIMIT = 500
@@ -145,7 +145,7 @@ class GraphSession:
             is_same = False
         if not is_same:
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {legible(url, 80)}")
-        answer = _object(await self._ask("GET", url, headers=_STEADY_IDS, limit=PAGE_LIMIT))
+        answer = _object(await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT))
         entries = _entries(answer)
         messages = tuple(listed for entry in entries if (listed := listed_of(entry, names)) is not None)
         link = answer.get("@odata.nextLink")

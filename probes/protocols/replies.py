@@ -22,7 +22,7 @@ LONGEST_PAUSE = 3600.0
 TEXT_LIMIT = 1000
 """Maximum characters of a refusal that are searched for a wording."""
 
-_BACKOFF = re.compile(r"Suggested Backoff Time: (\d{1,9}) milliseconds", re.IGNORECASE)
+_BACKOFF = re.compile(r"Suggested Backoff Time: ([0-9]{1,9}) milliseconds", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,13 @@ from probes.core.reasons import Reason
 AT_A_TIME = 4
 """Maximum number of requests at a time."""
 
-MOST = 10_000
+MOST_REQUESTS = 10_000
 """Maximum number of requests within `WINDOW` seconds."""
 
 WINDOW = 600.0
 """Seconds for which Graph counts requests."""
 
-BURST = 1000
+REQUEST_BURST = 1000
 """Number of requests that may follow each other at once after a quiet period; the rest is spread evenly."""
 
 UNTOLD_PAUSE = 60.0
@@ -33,7 +33,7 @@ UNTOLD_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 """Maximum seconds of a pause; after this, Graph is asked again anyway."""
 
-_SPACING = WINDOW / (MOST - BURST)
+_SPACING = WINDOW / (MOST_REQUESTS - REQUEST_BURST)
 
 
 class RequestLimits:
@@ -53,7 +53,7 @@ class RequestLimits:
         """
         async with self._at_a_time:
             now = self._clock.monotonic()
-            self._spent_until = max(self._spent_until, now - (BURST - 1) * _SPACING) + _SPACING
+            self._spent_until = max(self._spent_until, now - (REQUEST_BURST - 1) * _SPACING) + _SPACING
             if (due := self._spent_until - _SPACING) > now:
                 await self._clock.sleep(due - now)
             if (left := self._paused_until - self._clock.monotonic()) > 0:

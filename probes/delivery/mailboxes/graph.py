@@ -19,7 +19,7 @@ from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
 from probes.delivery.mailboxes.mailbox import IDENTIFYING, OpenFolder, unread
 from probes.protocols.graph import GraphSession
 
-LATEST = 20
+LATEST_LISTED = 20
 """Number of messages to ask for in a poll."""
 
 PAGE = 100
@@ -187,7 +187,7 @@ class GraphMailbox:
         """Ask for the newest messages, and for more until one is known; return when that began."""
         newest = max(view.known.values(), default=0.0)
         since = max(newest - OVERLAP, self._oldest())
-        page = await session.newest(view.folder, since, LATEST, IDENTIFYING)
+        page = await session.newest(view.folder, since, LATEST_LISTED, IDENTIFYING)
         asked_at, pages = session.asked_at, 1
         ends = self._clock.monotonic() + SEARCH_SECONDS
         view.unlisted = page.unreadable
@@ -207,7 +207,7 @@ class GraphMailbox:
         asked_at = session.asked_at
         view.unlisted = page.unreadable
         # Whatever is among the newest would have been shown by a poll a moment ago.
-        late = {message.id for message in page.messages[:LATEST] if message.received >= oldest_shown}
+        late = {message.id for message in page.messages[:LATEST_LISTED] if message.received >= oldest_shown}
         new = view.add(page.messages)
         view.searched |= {message.id for message in page.messages}
         if page.next_link is None:

@@ -84,7 +84,7 @@ async def test_an_odd_list_has_the_right_reason(
     bench: OpenBench, answer: Callable[[Request], object], reason: Reason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The poll fails with the reason, in bounded memory; once the lists are in order, nothing is missing."""
-    monkeypatch.setattr("probes.protocols.graph.PAGE_LIMIT", 256 * 1024)
+    monkeypatch.setattr("probes.protocols.graph.GRAPH_PAGE_LIMIT", 256 * 1024)
     async with bench() as made:
         made.graph.instead = to_lists(answer)
         await made.watcher.poll_now()

@@ -13,7 +13,7 @@ from probes.core.faults import ProbeFault
 from probes.core.verdict import PhaseTimer
 from probes.oauth2.tokens import token_sources
 from probes.protocols.graph import GraphSession
-from probes.protocols.request_limits import BURST, MOST, WINDOW, RequestLimits
+from probes.protocols.request_limits import MOST_REQUESTS, REQUEST_BURST, WINDOW, RequestLimits
 from tests.fakes.certificates import certify, chain_context
 from tests.fakes.clock import InstantClock
 from tests.fakes.graph.server import graph_double
@@ -50,5 +50,5 @@ async def test_requests_stay_within_the_documented_limit() -> None:
         async with limits.request():
             times.append(clock.now)
     within = [sum(begin <= time < begin + WINDOW for time in times) for begin in range(1000, 1700, 100)]
-    assert max(within) <= MOST
-    assert within[0] > MOST - BURST
+    assert max(within) <= MOST_REQUESTS
+    assert within[0] > MOST_REQUESTS - REQUEST_BURST
