@@ -29,7 +29,7 @@ GRAFANAS = {
 """What takes the place of Grafana's variables: the choice of all, and times that the site has data for."""
 
 _FIELDS = (
-    f"Authentication-Results: {relay.HOST}; spf=pass smtp.mailfrom=example.test; dkim=fail\r\n"
+    f"Authentication-Results: {relay.HOST}; spf=pass smtp.mailfrom=example.test; dkim=fail; dmarc=pass\r\n"
     f"Received: from localhost by {relay.HOST} with LMTP; {formatdate(1_600_000_000)}\r\n"
 ).encode()
 
@@ -79,7 +79,15 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
         }
         document["probes"] += [
             {"name": "tokens", "kind": "smtp", "interval": "1s", "server": "tokens"},
-            {"name": "mute", "kind": "smtp", "interval": "1s", "deadline": "500ms", "server": "mute"},
+            {
+                "name": "mute",
+                "kind": "smtp",
+                "interval": "1s",
+                "deadline": "500ms",
+                "server": "mute",
+                "alerts": {"down": "2s"},
+            },
+            {**document["probes"][0], "name": "stuck", "send_via": "mute"},  # never handed over
             {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
             {"name": "wrong", "kind": "mx", "interval": "1s", "domain": "wrong.test", "resolver": wrong},
         ]
