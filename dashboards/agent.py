@@ -71,7 +71,10 @@ def _presence() -> list[AnyPanel]:
             14,
             (12, 0, 3, 4),
             "Overloaded agents",
-            Query(f"count(mailsonde_agent_overloaded{{{AGENT}}} == 1) or vector(0)", "overloaded"),
+            Query(
+                f"count(max by (job, location) (mailsonde_agent_overloaded{{{AGENT}}}) == 1) or vector(0)",
+                "overloaded",
+            ),
             "Agents that hold back new messages because they cannot keep up. Give them more processor time "
             "or fewer probes.",
             [("green", None), ("red", 1)],

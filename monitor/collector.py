@@ -346,8 +346,10 @@ class AgentCollector(Collector):
         )
         yield Gauge(
             "mailsonde_agent_overloaded",
-            "1 while the agent holds back new messages because it cannot keep up, else 0.",
-            [(agent, int(bool(state.shortage)))],
+            "1 while the agent holds back new messages because it cannot keep up, else 0. `shortage`: some "
+            "mailboxes lack `logins`, or the `machine` is too slow for all probes.",
+            [(agent, {shortage: int(is_short) for shortage, is_short in state.overload.items()})],
+            by=named("shortage"),
         )
         yield Histogram(
             "mailsonde_schedule_lag_seconds",

@@ -141,6 +141,8 @@ class Load:
         elif pressure < RELAXED:
             self._share = max(0.0, self._share - min(seconds, LONGEST_STEP) * STEP_DOWN)
         self._pressure = pressure
+        self._state.overload["machine"] = self._share > 0.0
+        self._state.overload["logins"] = now <= self._logins_short_at + LOGINS_SHORT_FOR
         if self._state.shortage and not self._share and now > self._logins_short_at + LOGINS_SHORT_FOR:
             self._over()
 
@@ -154,6 +156,7 @@ class Load:
         name = probe.settings.name
         if probe.login_wait > LOGIN_WAIT:
             self._logins_short_at = self._clock.monotonic()
+            self._state.overload["logins"] = True
             self._tell(Shortage.LOGINS)
         else:
             if not self._share:

@@ -132,6 +132,8 @@ class AgentState:
         self.schedule_lag = Histogram(LAG_BUCKETS)
         self.shortage = ""
         """What the agent has too little of, if it is overloaded and holds back messages, and what to do."""
+        self.overload = {"logins": False, "machine": False}
+        """Whether messages are held back because mailboxes lack logins, or the machine is too slow."""
         self.clock_steps = 0
         """How often the wall clock was set by more than its drift."""
         self._keep_mailboxes(mailboxes)

@@ -40,7 +40,7 @@ RESERVED_LABELS = frozenset(
         *("location", "probe", "kind", "target", "cadence", "severity", "description"),
         *("mailbox", "mailbox_server", "address", "outcome", "reason", "phase", "check", "state"),
         *("pod", "container", "endpoint", "namespace", "service"),
-        *("threshold", "issue", "position", "method", "result", "version", "python"),
+        *("threshold", "shortage", "issue", "position", "method", "result", "version", "python"),
     }
 )
 """Labels that a site cannot give to its probes: Prometheus sets them, or a metric or an alert has them."""

@@ -103,7 +103,7 @@ class Metrics:
             kept = tuple(
                 (key, told)
                 for key, told in _LABEL.findall(labels)
-                if key in {"reason", "outcome", "state", "result", "le"}
+                if key in {"reason", "outcome", "state", "result", "shortage", "le"}
             )
             self._sums.setdefault(name, Counter())[kept] += float(value)
 

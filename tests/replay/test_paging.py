@@ -42,7 +42,8 @@ LAG = alert("ScheduleLag", "warning")
 LAG_ELSEWHERE = frozenset({*LAG - {("location", AGENT["location"])}, ("location", "ams1")})
 STALE = alert("ProbeStale", "warning", kind="smtp", probe="smtp-a", target="a")
 AGENT_DOWN = alert("AgentDown")
-OVERLOADED = alert("AgentOverloaded", "warning")
+OVERLOADED = alert("AgentOverloaded", "warning", shortage="machine")
+LOGINS_SHORT = alert("AgentOverloaded", "warning", shortage="logins")
 OVERLOADED_ELSEWHERE = frozenset({*OVERLOADED - {("location", AGENT["location"])}, ("location", "ams1")})
 UNKNOWN = alert("ProbeUnknown", "warning", kind="smtp", probe="smtp-a", target="a")
 MISSED = alert("RunsSkipped", "warning", kind="smtp", probe="smtp-a", target="a", reason="missed")
@@ -213,6 +214,7 @@ def test_an_overloaded_agent_is_told_instead_of_what_follows_from_it() -> None:
     for explained in (UNKNOWN, LAG, MISSED, OVERDUE):
         assert policy.inhibited(dict(explained), [dict(OVERLOADED)])
         assert not policy.inhibited(dict(explained), [dict(OVERLOADED_ELSEWHERE)])
+        assert not policy.inhibited(dict(explained), [dict(LOGINS_SHORT)])
     for other in (OVERRUN, LOST, DOWN_SMTP):
         assert not policy.inhibited(dict(other), [dict(OVERLOADED)])
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.collector import AgentCollector
 from monitor.ledger.counters import Counters, Total
-from monitor.load import OVERLOAD, Shortage
+from monitor.load import OVERLOAD
 from monitor.state import AgentState
 from probes.core.finding import Check, Finding, Severity
 from probes.core.reasons import Outcome, Reason
@@ -430,9 +430,10 @@ def test_garbage_is_not_collected_meanwhile() -> None:
 def test_an_overloaded_agent_has_a_gauge() -> None:
     """The gauge is 1 while the agent holds back messages, and a probe that sends counts its own."""
     agent = _route()
-    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1") == 0
+    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1", shortage="machine") == 0
     assert _reader(agent)("mailsonde_schedule_skipped_total", probe="trip", reason="overload") is None
-    agent.shortage = str(Shortage.LEDGER)
+    agent.overload["machine"] = True
     agent.skipped["trip"][OVERLOAD] += 1
-    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1") == 1
+    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1", shortage="machine") == 1
+    assert _reader(agent)("mailsonde_agent_overloaded", location="fra1", shortage="logins") == 0
     assert _reader(agent)("mailsonde_schedule_skipped_total", probe="trip", reason="overload") == 1

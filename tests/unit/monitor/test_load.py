@@ -139,6 +139,7 @@ def test_it_is_told_once_and_ends(bench: Bench, caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO)
     bench.looks(100, 1.0)
     assert bench.state.shortage == Shortage.PROCESSOR
+    assert bench.state.overload == {"logins": False, "machine": True}
     held_back = 10 * len(PROBES) - _admitted(bench, 10).total()
     bench.looks(5, 0.9 * BLOCKED_SHARE)  # between the limits, nothing changes
     assert bench.state.shortage
@@ -192,6 +193,7 @@ def test_a_mailbox_whose_polls_wait_for_logins(bench: Bench) -> None:
     waiting.login_wait = LOGIN_WAIT + 1.0
     assert not bench.load.admits(waiting)
     assert bench.state.shortage == Shortage.LOGINS
+    assert bench.state.overload == {"logins": True, "machine": False}
     assert bench.state.skipped["waiting"]["overload"] == 1
     assert set(_admitted(bench, 10).values()) == {10}
     waiting.login_wait = 0.0
@@ -200,3 +202,4 @@ def test_a_mailbox_whose_polls_wait_for_logins(bench: Bench) -> None:
     assert bench.state.shortage
     bench.looks(3)
     assert not bench.state.shortage
+    assert not any(bench.state.overload.values())
