@@ -125,9 +125,10 @@ def sasl_challenge(octets: bytes) -> None:
             answers += [answer] if answer is not None else []
         assert len(answers) <= 3
         for answer in answers:
-            plain = base64.b64decode(answer, validate=True)
-            assert plain == b"canary" or PASSWORD not in redaction.text(answer.decode())
-            assert plain == b"canary" or redaction.text(answer.decode()) != answer.decode()
+            if base64.b64decode(answer, validate=True) in (b"canary", b"", b"\1"):
+                continue  # a user name, or the acknowledgement of an error
+            assert PASSWORD not in redaction.text(answer.decode())
+            assert redaction.text(answer.decode()) != answer.decode()
 
 
 def shown_text(octets: bytes) -> None:
