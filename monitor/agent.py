@@ -138,18 +138,10 @@ async def _at_work(
     )
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(runtime, recent), runtime.ledger)
-    settings = configuration.agent
-    names = {settings.listen[0], socket.gethostname(), *settings.hosts}
-    if settings.url is not None:
-        names.add(str(urlsplit(settings.url).hostname))
+    names = _host_names(configuration.agent)
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
     async with served(app, bound), _housekeeping(runtime, load, exporter, clock, started_at):
-        # All objects made so far live as long as the agent. If the garbage collector kept scanning them,
-        # that would take a tenth of a probe's processor time.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE)
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        _tune_interpreter()
         schedule.start(probe for probe in runtime.assembly.probes.values() if probe.settings.scheduled)
         is_ready = True
         address = "http://{}:{}".format(*bound.getsockname()[:2])
@@ -166,6 +158,25 @@ async def _at_work(
             schedule.stop()
             await runtime.runner.stop(GRACE)
             _log.info("agent stopped")
+
+
+def _host_names(settings: AgentSettings) -> set[str]:
+    """Return the names under which the live page opens."""
+    names = {settings.listen[0], socket.gethostname(), *settings.hosts}
+    if settings.url is not None:
+        names.add(str(urlsplit(settings.url).hostname))
+    return names
+
+
+def _tune_interpreter() -> None:
+    """Stop scanning the objects made so far for garbage, and let threads give way to the event loop soon.
+
+    These objects live as long as the agent. To scan them would take a tenth of a probe's processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
+    sys.setswitchinterval(SWITCH_INTERVAL)
 
 
 async def _recalled(runtime: Runtime, clock: Clock) -> Recent:

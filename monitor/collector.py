@@ -71,6 +71,7 @@ class AgentCollector(Collector):
         gc.disable()
         try:
             yield from self._probes()
+            yield from self._last_runs()
             yield from self._runs()
             routes = self._routes()
             yield from self._messages(routes)
@@ -122,6 +123,9 @@ class AgentCollector(Collector):
             "`down`.",
             ((probe.labels, probe.failing_since) for probe in probes if "down" in probe.thresholds),
         )
+
+    def _last_runs(self) -> Iterator[Family]:
+        probes = list(self._state.probes.values())
         yield Gauge(
             "mailsonde_probe_failure",
             "1 from a run that was not ok until one is: reason and phase of the last such run by outcome.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
@@ -62,15 +63,24 @@ def sound_secret(text: str, named: str) -> SecretStr:
     return SecretStr(text)
 
 
-def _secret_of_file(where: str, info: ValidationInfo) -> str:
-    path = relative_to_config(where, info)
+def read_at_most(path: Path, limit: int, named: str) -> bytes:
+    """Return a file's content of at most ``limit`` bytes.
+
+    Raises ValueError, which calls the file ``named``.
+    """
     try:
         with path.open("rb") as file:
-            raw = file.read(SECRET_LIMIT + 1)
+            raw = file.read(limit + 1)
     except OSError as error:
-        raise ValueError(f"secret file {path} cannot be read: {error.strerror}") from None
-    if len(raw) > SECRET_LIMIT:
-        raise ValueError(f"secret file {path} is longer than {SECRET_LIMIT} bytes")
+        raise ValueError(f"{named} {path} cannot be read: {error.strerror}") from None
+    if len(raw) > limit:
+        raise ValueError(f"{named} {path} is longer than {limit} bytes")
+    return raw
+
+
+def _secret_of_file(where: str, info: ValidationInfo) -> str:
+    path = relative_to_config(where, info)
+    raw = read_at_most(path, SECRET_LIMIT, "secret file")
     try:
         return raw.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probes.core.secret import read_at_most
+
 if TYPE_CHECKING:  # cryptography is loaded by sites with OAuth2 only
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -44,7 +46,7 @@ def read_certificate(path: Path) -> ClientCertificate:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
-    raw = _read(path)
+    raw = read_at_most(path, KEY_FILE_LIMIT, "file")
     key = _private_key(raw, path)
     try:
         certificates = x509.load_pem_x509_certificates(raw)
@@ -60,7 +62,7 @@ def read_certificate(path: Path) -> ClientCertificate:
 def read_service_account(path: Path) -> ServiceAccountKey:
     """Return the key in a service account's JSON file; raises ValueError, which never quotes it."""
     try:
-        entries = json.loads(_read(path))
+        entries = json.loads(read_at_most(path, KEY_FILE_LIMIT, "file"))
         email, key_id, pem = (entries[name] for name in ("client_email", "private_key_id", "private_key"))
         account = str(email), str(key_id), str(pem).encode()
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, RecursionError):
@@ -69,17 +71,6 @@ def read_service_account(path: Path) -> ServiceAccountKey:
             "private_key"
         ) from None
     return ServiceAccountKey(*account[:2], _private_key(account[2], path))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(KEY_FILE_LIMIT + 1)
-    except OSError as error:
-        raise ValueError(f"file {path} cannot be read: {error.strerror}") from None
-    if len(raw) > KEY_FILE_LIMIT:
-        raise ValueError(f"file {path} is longer than {KEY_FILE_LIMIT} bytes")
-    return raw
 
 
 def _private_key(raw: bytes, path: Path) -> RSAPrivateKey:
