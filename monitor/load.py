@@ -141,7 +141,8 @@ class Load:
         elif pressure < RELAXED:
             self._share = max(0.0, self._share - min(seconds, LONGEST_STEP) * STEP_DOWN)
         self._pressure = pressure
-        self._state.overload["machine"] = self._share > 0.0
+        if pressure < RELAXED and not self._share:
+            self._state.overload["machine"] = False
         self._state.overload["logins"] = now <= self._logins_short_at + LOGINS_SHORT_FOR
         if self._state.shortage and not self._share and now > self._logins_short_at + LOGINS_SHORT_FOR:
             self._over()
@@ -156,7 +157,6 @@ class Load:
         name = probe.settings.name
         if probe.login_wait > LOGIN_WAIT:
             self._logins_short_at = self._clock.monotonic()
-            self._state.overload["logins"] = True
             self._tell(Shortage.LOGINS)
         else:
             if not self._share:
@@ -175,12 +175,14 @@ class Load:
         if not self._state.shortage:
             self._begun, self._held_back = self._clock.monotonic(), 0
         self._state.shortage = str(shortage)
+        self._state.overload["logins" if shortage is Shortage.LOGINS else "machine"] = True
         if shortage not in self._told:
             self._told.add(shortage)
             _log.warning("the agent is overloaded and holds back new messages: %s", shortage)
 
     def _over(self) -> None:
         self._state.shortage = ""
+        self._state.overload = dict.fromkeys(self._state.overload, False)
         self._told.clear()
         self._credits.clear()
         seconds = self._clock.monotonic() - self._begun
