@@ -291,4 +291,19 @@ def _tokens() -> list[AnyPanel]:
             "the agent reads a new certificate at once.",
             unit="s",
         ),
+        graph(
+            18,
+            (0, 48, 12, 8),
+            "Throttled requests",
+            [
+                Query(
+                    "sum by (location, protocol, server, mailbox) "
+                    f"(increase(mailsonde_throttled_requests_total{{{AGENT}}}[$__rate_interval]))",
+                    "{{server}} {{mailbox}} {{protocol}} @ {{location}}",
+                )
+            ],
+            "Servers that limit this client. Raise the interval, or lower polls_per_message, max_connections "
+            "or messages_per_minute of the server.",
+            unit="short",
+        ),
     ]

@@ -147,6 +147,7 @@ def metrics_page() -> list[str]:
     delivery.authentication = Labels(dict.fromkeys(METHODS, "pass"))
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe"] = Counter(missed=0)
+    state.poll_throttled("mailbox")
     state.scheduled["probe"] = "target"
     counters = Counters().updated([Total("probe", "target", MessageState.INTENT, 1, held=1, oldest=0.0)])
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
 from monitor.labels import Labels, constant
 from monitor.ledger.counters import Counters, Total
-from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, ProbeState
+from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, Limiter, ProbeState
 from probes.core.verdict import MessageState
 from probes.oauth2.tokens import TokenSource
 
@@ -79,6 +79,7 @@ class AgentCollector(Collector):
             yield from self._ways(routes)
             yield from self._service_levels(routes)
             yield from self._oauth2()
+            yield from self._throttled()
             yield from self._agent()
         finally:
             if was_enabled:
@@ -327,6 +328,20 @@ class AgentCollector(Collector):
                 for labels, source, _ in sources
                 if (not_after := source.credential_not_after()) is not None
             ),
+        )
+
+    def _throttled(self) -> Iterator[Family]:
+        refusals = dict(self._state.throttled)
+        for name, source in self._tokens().items():
+            if source.requests.throttled:
+                refusals[Limiter("oauth2", name)] = source.requests.throttled
+        yield Counter(
+            "mailsonde_throttled_requests",
+            "Requests that were refused because a server limits this client. `server` is a configured server "
+            "or an MX host, or with protocol `oauth2` the entry of `oauth2`; `mailbox` is set for polls. A "
+            "series begins with the first refusal.",
+            [(Labels({"location": self._state.location}), refusals)],
+            by=named("protocol", "server", "mailbox"),
         )
 
     def _agent(self) -> Iterator[Family]:

@@ -139,6 +139,7 @@ class Runner:
                 verdict,
                 phases=dict(run.phases.seconds),
                 broken_phase=run.phases.current or "",
+                throttled=run.phases.throttled,
                 detail=redaction.text(verdict.detail),
                 values=redaction.values(verdict.values),
                 findings=None if verdict.findings is None else reported(verdict.findings, redaction),

@@ -45,7 +45,7 @@ class Runtime:
         assembly = assemble(configuration, self.clock, self.ledger, self.state, self._instance)
         self.state.keep_only(
             (probe for probe in assembly.probes.values() if probe.settings.scheduled or self._runs_all),
-            assembly.watchers,
+            configuration.site,
             self.clock.time(),
         )
         return assembly

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
+from typing import NamedTuple
 
 from monitor.cadence import cadence
 from monitor.labels import Labels, Number, told
@@ -14,6 +15,7 @@ from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
+from probes.core.settings import Site
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import ArrivalIssue
@@ -62,6 +64,14 @@ _PART_OF = {
 """Phases of a submission that count as part of another, because there may be thousands of routes."""
 
 
+class Limiter(NamedTuple):
+    """What limits this client: a server or MX host, or for polls of a mailbox, that mailbox at its server."""
+
+    protocol: str
+    server: str
+    mailbox: str = ""
+
+
 @dataclass(slots=True)
 class ProbeState:
     """What is known about one probe; in seconds, and in unix seconds for timestamps."""
@@ -72,6 +82,7 @@ class ProbeState:
     interval: float
     info: Labels  # what the configuration says about the probe
     last_run: Number  # when it ended, or when the agent started
+    protocol: str = "smtp"  # by which it speaks to its target
     thresholds: dict[str, float] = field(default_factory=dict)  # after what time its alerts fire, by name
     runs: Counter[Outcome] = field(default_factory=lambda: Counter(dict.fromkeys(Outcome, 0)))
     reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
@@ -134,14 +145,18 @@ class AgentState:
         """What the agent has too little of, if it is overloaded and holds back messages, and what to do."""
         self.overload = {"logins": False, "machine": False}
         """Whether messages are held back because mailboxes lack logins, or the machine is too slow."""
+        self.throttled: Counter[Limiter] = Counter()
+        """How often requests were refused because a server limits this client."""
+        self._mailboxes: dict[str, Limiter] = {}
         self.clock_steps = 0
         """How often the wall clock was set by more than its drift."""
         self._keep_mailboxes(mailboxes)
 
-    def keep_only(self, probes: Iterable[Probe], mailboxes: Iterable[str], now: float) -> None:
-        """Register these probes and mailboxes, and forget all others; known ones keep their counts.
+    def keep_only(self, probes: Iterable[Probe], site: Site, now: float) -> None:
+        """Register these probes and the mailboxes of ``site``, and forget all others.
 
-        ``now`` (unix seconds) counts as the last run of a probe that has not run yet.
+        Known ones keep their counts. ``now`` (unix seconds) counts as the last run of a probe that has not
+        run yet.
         """
         by_name = {probe.settings.name: probe for probe in probes}
         for name, target in list(self.probes):
@@ -157,7 +172,14 @@ class AgentState:
             else:
                 known.configure(probe.settings.interval, Labels(probe_info(probe)))
                 known.thresholds = probe.settings.thresholds(probe.context.site.alerts)
-        self._keep_mailboxes(mailboxes)
+        self._keep_mailboxes(site.mailboxes)
+        self._mailboxes = {
+            name: Limiter(site.servers[mailbox.server].protocol, mailbox.server, name)
+            for name, mailbox in site.mailboxes.items()
+        }
+        polled = set(self._mailboxes.values())
+        for limiter in [each for each in self.throttled if each.mailbox and each not in polled]:
+            del self.throttled[limiter]
 
     def _keep_mailboxes(self, mailboxes: Iterable[str]) -> None:
         self.unexpected = Counter(
@@ -165,13 +187,15 @@ class AgentState:
         )
 
     def _forget(self, route: tuple[str, str]) -> None:
-        del self.probes[route]
+        state = self.probes.pop(route)
+        self.throttled.pop(Limiter(state.protocol, state.target), None)
         self.deliveries.pop(route, None)
 
     def add(self, probe: Probe, now: float) -> None:
         """Register a probe; until its first run ends, ``now`` (unix seconds) counts as its last run."""
         settings = probe.settings
         route = settings.name, probe.target
+        server = probe.context.site.servers.get(probe.target)
         self.probes[route] = ProbeState(
             *route,
             kind=settings.kind,
@@ -179,6 +203,7 @@ class AgentState:
             info=Labels(probe_info(probe)),
             location=self.location,
             last_run=now,
+            protocol="smtp" if server is None else server.protocol,
             thresholds=settings.thresholds(probe.context.site.alerts),
         )
         if isinstance(probe, MessageProbe) and probe.sends_messages:
@@ -205,6 +230,8 @@ class AgentState:
         state.runs[verdict.outcome] += 1
         if verdict.reason is not Reason.NONE:
             state.reasons[verdict.reason] += 1
+        if verdict.throttled:
+            self.throttled[Limiter(state.protocol, target)] += verdict.throttled
         state.seconds += duration
         delivery = self.deliveries.get((name, target))
         phases = verdict.phases if delivery is None else _joined(verdict.phases)
@@ -256,6 +283,10 @@ class AgentState:
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record an unexpected message with our token field."""
         self.unexpected[mailbox, reason] += 1
+
+    def poll_throttled(self, mailbox: str) -> None:
+        """Record that a server refused to let us look into a mailbox because it limits this client."""
+        self.throttled[self._mailboxes.get(mailbox, Limiter("", "", mailbox))] += 1
 
 
 def _joined(phases: Mapping[str, float]) -> dict[str, float]:

@@ -80,6 +80,7 @@ class Thresholds(Settings):
     job: str = Field(max_length=100, pattern=r"^[A-Za-z0-9_.:/@-]*$")
     scrape_interval: Hold
     token_failing_for: Hold
+    throttled_for: Hold
     certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
     certificate_critical: Annotated[Duration, between(0, 366 * 86400)]
     certificate_for: Hold

@@ -81,6 +81,7 @@ class Verdict:
     message: MessageReport | None = None
     findings: tuple[Finding, ...] | None = None
     remedy: str = ""
+    throttled: int = 0  # how often a server refused something because it limits this client
 
     def __post_init__(self) -> None:
         if not self.remedy and self.reason in GENERAL:
@@ -114,7 +115,8 @@ class PhaseTimer:
     When a run fails, ``seconds`` has all phases so far, including the failed one, and ``current`` is that
     phase's name. ``transcript`` has the dialogue. Its redaction also applies to every fault that ends a
     phase. ``held_up`` is how many seconds the event loop took, in total, to continue the run when something
-    that it waited for had arrived.
+    that it waited for had arrived. ``throttled`` is how often a server refused something because it limits
+    this client.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -123,6 +125,7 @@ class PhaseTimer:
         self.current: str | None = None
         self.transcript = Transcript(clock)
         self.held_up = 0.0
+        self.throttled = 0
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Return a context manager that adds the time inside to phase ``name``. Phases do not nest."""
@@ -149,6 +152,7 @@ class _Phase(AbstractContextManager[None]):
             self._timer.current = None
         elif isinstance(error, ProbeFault):
             self._timer.transcript.redaction.fault(error)
+            self._timer.throttled += error.reason is Reason.THROTTLED
 
 
 @dataclass(slots=True)

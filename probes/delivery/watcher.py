@@ -66,6 +66,10 @@ class Observer(Protocol):
         """Record that an unexpected message with our token field was found."""
         ...
 
+    def poll_throttled(self, mailbox: str) -> None:
+        """Record that the server refused a poll because it limits this client."""
+        ...
+
 
 class MailboxWatcher:
     """Polls one mailbox while messages are awaited in it, and settles each in the ledger.
@@ -314,6 +318,8 @@ class MailboxWatcher:
         self._failures += 1
         if fault.reason in _NO_FOLDER and self._failures > 1:  # a server may say so once and be wrong
             self._misconfigured.set()
+        if fault.reason is Reason.THROTTLED:
+            self._observer.poll_throttled(self.name)
         self._not_before = self._clock.monotonic() + (pause := self._pause_after(fault))
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
 

@@ -160,6 +160,7 @@ async def request(
             fault.detail = legible(f"{fault}")
             fault.reason = Reason.TOKEN_UNAVAILABLE
         raise
+    phases.throttled += response.status == 429  # RFC 6585 section 4
     try:
         return _answer(response)
     except ProbeFault as fault:

@@ -42,6 +42,8 @@ class Requests:
 
     issued: int = 0
     failed: dict[Reason, int] = field(default_factory=dict)
+    throttled: int = 0
+    """How many of those that failed the provider refused because it limits this client."""
     obtained_at: float | None = None
     """When the newest token was obtained."""
     expires_at: float | None = None
@@ -116,9 +118,9 @@ class TokenSource:
         return ProbeFault(last.reason, f"oauth2 {self.name}: {last.detail}", remedy=last.remedy)
 
     async def _renew(self, held: _Held, resource: Resource, subject: str) -> None:
+        phases = PhaseTimer(self._clock)
         try:
             asked_at = self._clock.since_boot()
-            phases = PhaseTimer(self._clock)
             grant = await self._fetch(self.settings, resource, subject, phases, self._clock.time())
         except ProbeFault as fault:
             self._failed(held, fault)
@@ -128,6 +130,7 @@ class TokenSource:
         else:
             self._obtained(held, grant, asked_at)
         finally:
+            self.requests.throttled += phases.throttled
             held.request = None
 
     def _obtained(self, held: _Held, grant: Grant, asked_at: float) -> None:

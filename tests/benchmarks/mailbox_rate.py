@@ -80,6 +80,9 @@ class Outcome:
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         raise AssertionError(f"{mailbox}: {reason}")
 
+    def poll_throttled(self, mailbox: str) -> None:
+        raise AssertionError(mailbox)
+
     @property
     def a_minute(self) -> float:
         return 60 * len(self.found) / (self.last_at - self.began)

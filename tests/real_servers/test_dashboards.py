@@ -27,7 +27,8 @@ _SELECTED = 'mailsonde_probe_info{location=~"$location",probe=~"${selected:pipe}
 
 TROUBLE = re.compile(
     r'outcome="(failed|unknown)"|outcome!="ok"|state="lost"|result="bad"|mailsonde_arrival_issues_total'
-    r"|mailsonde_hops_skewed|mailsonde_mailbox_unexpected_total|ALERTS|mailsonde_probe_success\S+ == 0"
+    r"|mailsonde_hops_skewed|mailsonde_mailbox_unexpected_total|mailsonde_throttled_requests_total|ALERTS"
+    r"|mailsonde_probe_success\S+ == 0"
 )
 """Queries that must be above 0 here, because the site has just that trouble."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import socket
+import socketserver
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
@@ -48,11 +50,28 @@ def _in_turn() -> relay.Treatment:
     return lambda mail: next(treatments)(mail)
 
 
+class _Throttling(socketserver.StreamRequestHandler):
+    """Refuses each client, because it has too many connections."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"421 4.3.2 Connection rate limit exceeded.\r\n")
+
+
+@contextmanager
+def _throttling_server() -> Iterator[int]:
+    """Yield the port of a server that throttles."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Throttling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
 @contextmanager
 def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
     """Yield a Prometheus and an agent with mail in trouble, a silent server, and wrong or missing DNS."""
     with (
         socket.create_server(("127.0.0.1", 0)) as silence,
+        _throttling_server() as throttling,
         Site(directory, tls, deadline="3s", relayed=True) as site,
         ExitStack() as stack,
     ):
@@ -63,6 +82,7 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
         document["probes"][0]["alerts"] = {"overdue": "2s"}  # a learned one takes hours
         port = silence.getsockname()[1]
         document["servers"]["mute"] = {"protocol": "smtp", "host": "127.0.0.1", "port": port, "tls": "none"}
+        document["servers"]["busy"] = document["servers"]["mute"] | {"port": throttling}
         nowhere = {"address": "127.0.0.1", "port": free_port(), "timeout": "200ms"}
         named = Named(
             directory / "named", {"wrong.test": "@ MX 10 alias\nalias CNAME host\nhost A 10.0.0.1\n"}
@@ -78,6 +98,7 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
             "allow_insecure_auth": True,
         }
         document["probes"] += [
+            {"name": "busy", "kind": "smtp", "interval": "1s", "server": "busy"},
             {"name": "tokens", "kind": "smtp", "interval": "1s", "server": "tokens"},
             {
                 "name": "mute",

@@ -51,6 +51,12 @@ OVERRUN = alert("RunsSkipped", "warning", kind="smtp", probe="smtp-a", target="a
 CERTIFICATE = alert("CertificateExpiring", kind="pop3", probe="pop", target="pop")
 CERTIFICATE_SOON = alert("CertificateExpiring", "warning", kind="pop3", probe="pop", target="pop")
 DOWN_MX = alert("ProbeDown", kind="mx", probe="mx", target="example.com")
+THROTTLED = alert("Throttled", "warning", protocol="smtp", server="a", target="a")
+THROTTLED_B = alert("Throttled", "warning", protocol="smtp", server="b", target="b")
+THROTTLED_POLLS = alert(
+    "Throttled", "warning", protocol="imap", server="m", mailbox_server="m", mailbox="canary"
+)
+UNREAD = alert("ProbeUnknown", "warning", kind="roundtrip", probe="trip", target="a", mailbox_server="m")
 LOST = alert("MessageLost", probe="trip", target="a", state="lost")
 JUNKED = alert("MessageJunked", probe="trip", target="a")
 HEARTBEAT = alert("Heartbeat", "none")
@@ -115,6 +121,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [LOST, JUNKED, DOWN_TRIP, DOWN_SMTP],
         [QUIET_SMTP, DOWN_TRIP, OVERDUE_B],
         [OVERLOADED, UNKNOWN, LAG, MISSED, OVERRUN, OVERDUE_B, LOST],
+        [UNKNOWN, UNREAD, THROTTLED, THROTTLED_B, THROTTLED_POLLS],
         [OVERLOADED_ELSEWHERE, UNKNOWN, LAG, MISSED, OVERDUE_B],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
@@ -217,6 +224,15 @@ def test_an_overloaded_agent_is_told_instead_of_what_follows_from_it() -> None:
         assert not policy.inhibited(dict(explained), [dict(LOGINS_SHORT)])
     for other in (OVERRUN, LOST, DOWN_SMTP):
         assert not policy.inhibited(dict(other), [dict(OVERLOADED)])
+
+
+def test_throttling_is_told_once() -> None:
+    """A probe that its server throttles says so itself; other servers are told by themselves."""
+    policy = Policy(ALERTMANAGER)
+    assert policy.inhibited(dict(THROTTLED), [dict(UNKNOWN)])
+    assert policy.inhibited(dict(THROTTLED_POLLS), [dict(UNREAD)])
+    assert not policy.inhibited(dict(THROTTLED_B), [dict(UNKNOWN), dict(UNREAD)])
+    assert not policy.inhibited(dict(THROTTLED_POLLS), [dict(UNKNOWN)])
 
 
 def test_the_heartbeat_beats_every_minute() -> None:

@@ -34,6 +34,7 @@ LEFT_OUT = {
     "mailsonde_slo_runs",
     "mailsonde_mailbox_unexpected",
     "mailsonde_oauth2_token_requests",
+    "mailsonde_throttled_requests",
     # of the process, and without the label `probe`
     "mailsonde_oauth2_token_obtained_timestamp_seconds",
     "mailsonde_oauth2_token_expires_timestamp_seconds",

@@ -18,12 +18,13 @@ from monitor.load import OVERLOAD
 from monitor.state import AgentState
 from probes.core.finding import Check, Finding, Severity
 from probes.core.reasons import Outcome, Reason
+from probes.core.settings import Site
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Message
 from probes.messages.authentication_results import results
 from probes.messages.hops import hops
-from tests.fakes.agent_state import RouteProbe, pop3_probe, smtp_probe
+from tests.fakes.agent_state import SITE, RouteProbe, pop3_probe, smtp_probe
 
 Read = Callable[..., float | None]
 
@@ -127,6 +128,31 @@ def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
     assert read("mailsonde_probe_runs_total", outcome="ok") == 1
     assert read("mailsonde_probe_reasons_total", outcome="ok") is None
     assert read("mailsonde_probe_last_run_timestamp_seconds") == 1120.0
+
+
+def test_throttled_requests_of_runs_and_polls(state: AgentState) -> None:
+    """Refusals are counted by server and mailbox, whichever probe asked; others have no series."""
+    state.keep_only([smtp_probe(), smtp_probe("other"), pop3_probe()], SITE, now=1000.0)
+    assert _reader(state)("mailsonde_throttled_requests_total") is None
+    throttled = Verdict(Reason.THROTTLED, throttled=1)
+    state.ran("smtp", "out", throttled, ended_at=1060.0, duration=0.1)
+    state.ran("other", "out", Verdict(Reason.GREYLISTED, throttled=2), ended_at=1060.0, duration=0.1)
+    state.ran("pop3", "pop", throttled, ended_at=1060.0, duration=0.1)
+    state.poll_throttled("canary")
+    read = _reader(state)
+    name = "mailsonde_throttled_requests_total"
+    assert read(name, location="fra1", protocol="smtp", server="out", mailbox="") == 3
+    assert read(name, protocol="pop3", server="pop", mailbox="") == 1
+    assert read(name, protocol="pop3", server="pop", mailbox="canary") == 1
+
+
+def test_throttled_requests_of_what_is_configured_no_more(state: AgentState) -> None:
+    """A mailbox or server that a reload removes has no series any more, so their number is bounded."""
+    state.keep_only([smtp_probe(), pop3_probe()], SITE, now=1000.0)
+    state.ran("pop3", "pop", Verdict(Reason.THROTTLED, throttled=1), ended_at=1060.0, duration=0.1)
+    state.poll_throttled("canary")
+    state.keep_only([smtp_probe()], Site("fra1", SITE.servers, {}), now=1100.0)
+    assert _reader(state)("mailsonde_throttled_requests_total") is None
 
 
 def test_failed_run_shows_with_reason_and_phases(state: AgentState) -> None:

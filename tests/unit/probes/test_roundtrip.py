@@ -204,8 +204,9 @@ async def test_a_pause_that_the_server_asks_for_delays_the_next_try(bench: Calla
     accepting = taking(lambda: holder[0].mailbox, b"250 2.6.0 queued")
     async with bench(_in_turn(busy, accepting), deadline="10m", retry="60s") as made:
         holder.append(made)
-        await made.runner.run(made.probe)
+        result = await made.runner.run(made.probe)
         assert (await made.only_message()).greylisted_seconds == pytest.approx(150.0, abs=1.0)
+        assert result.verdict.throttled == 1
 
 
 async def test_trying_again_ends_before_the_deadline(bench: Callable[..., object]) -> None:

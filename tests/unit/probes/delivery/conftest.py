@@ -38,12 +38,16 @@ class Found:
 
     messages: list[Message] = field(default_factory=list)
     counts: Counter[Unexpected] = field(default_factory=Counter)
+    throttled: list[str] = field(default_factory=list)
 
     def settled(self, settled: Settled) -> None:
         self.messages.append(settled.message)
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         self.counts[reason] += 1
+
+    def poll_throttled(self, mailbox: str) -> None:
+        self.throttled.append(mailbox)
 
 
 @dataclass

@@ -190,6 +190,7 @@ async def test_server_that_wants_peace_is_left_alone(bench: Bench, fault: ProbeF
     await bench.watcher.await_arrival(message)
     first, second = bench.mailbox.logins[:2]
     assert second - first >= pause
+    assert bench.found.throttled == (["canary"] if fault.reason is Reason.THROTTLED else [])
 
 
 async def test_one_session_at_a_time_for_many_messages(bench: Bench) -> None:

@@ -190,6 +190,7 @@ async def test_throttled_sending_waits_as_long_as_it_is_told(bench: OpenBench) -
         made.graph.throttle(100.0)
         verdict = (await made.run()).verdict
         assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, Reason.THROTTLED)
+        assert verdict.throttled == 1
         assert await made.state() is MessageState.DEFERRED
         asked = len(made.graph.requests)
         made.clock.now += 60.0

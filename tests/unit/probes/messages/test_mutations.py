@@ -121,6 +121,9 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         self.seen_unexpected[reason] += 1
 
+    def poll_throttled(self, mailbox: str) -> None:
+        raise AssertionError(mailbox)
+
     def teardown(self) -> None:
         if hasattr(self, "stack"):
             self.runner.run(self.watcher.close())

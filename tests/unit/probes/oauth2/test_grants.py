@@ -18,6 +18,7 @@ from probes.core.verdict import PhaseTimer
 from probes.oauth2 import grants
 from probes.oauth2.grants import Grant, fetch
 from probes.oauth2.settings import AnyOAuth2
+from probes.oauth2.tokens import TokenSource
 from probes.protocols.https import proxy_for
 from tests.fakes.token_endpoint import answer, token_endpoint
 
@@ -211,6 +212,16 @@ async def test_pause_that_the_provider_asks_for() -> None:
             with pytest.raises(ProbeFault) as caught:
                 await fetched(generic(opened.url))
             assert caught.value.retry_after == pause
+
+
+async def test_throttled_requests_are_counted() -> None:
+    """A token endpoint that limits its clients (429) is told apart from one that is down."""
+    for status, expected in ((429, 1), (503, 0)):
+        async with token_endpoint(answer({"error": "slow_down"}, status)) as opened:
+            source = TokenSource("contoso", generic(opened.url), SystemClock())
+            with pytest.raises(ProbeFault):
+                await source.token("mail", "canary", PhaseTimer(SystemClock()))
+        assert (source.requests.throttled, source.requests.results["unavailable"]) == (expected, 1)
 
 
 async def test_secret_that_the_server_repeats(caplog: pytest.LogCaptureFixture) -> None:
