@@ -20,6 +20,7 @@ from probes.core.verdict import (
     LATENCY_ALONE,
     MX_LOOKUP,
     RESOLVE,
+    TOKEN,
     TURN,
     MessageState,
     PhaseTimer,
@@ -37,7 +38,12 @@ says nothing about mail."""
 LATE = frozenset({Reason.TIMEOUT, Reason.CONNECT_TIMEOUT, Reason.COMMAND_TIMEOUT})
 """Reasons of a run in which something took too long."""
 
-_NOT_OF_MAIL = {RESOLVE: Reason.DNS_TIMEOUT, MX_LOOKUP: Reason.DNS_TIMEOUT, TURN: Reason.LOCAL_RESOURCES}
+_NOT_OF_MAIL = {
+    RESOLVE: Reason.DNS_TIMEOUT,
+    MX_LOOKUP: Reason.DNS_TIMEOUT,
+    TOKEN: Reason.TOKEN_UNAVAILABLE,
+    TURN: Reason.LOCAL_RESOURCES,
+}
 """The reason of a timeout in phases that do not involve the mail system yet."""
 
 _log = logging.getLogger(__name__)
@@ -163,8 +169,9 @@ class Runner:
             )
         except TimeoutError:
             reason = _NOT_OF_MAIL.get(run.phases.current or "", Reason.TIMEOUT)
-            if reason is Reason.TIMEOUT and run.phases.seconds.get(RESOLVE, 0.0) > limit / 2:
-                reason = Reason.DNS_TIMEOUT  # this left the server too little time
+            for phase in (RESOLVE, TOKEN):
+                if reason is Reason.TIMEOUT and run.phases.seconds.get(phase, 0.0) > limit / 2:
+                    reason = _NOT_OF_MAIL[phase]  # this left the server too little time
             return Verdict(reason, _placed(run, f"not done after {limit:g} s"))
         except Exception as error:
             _log.exception("defect in probe %s", probe.settings.name)

@@ -16,7 +16,7 @@ from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.secret import BearerToken
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TOKEN, PhaseTimer
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.message_probe import MessageProbe
 from probes.oauth2.refusals import claims_of, remarks
@@ -26,7 +26,7 @@ from probes.protocols.pop3_session import Pop3Session
 
 _STEP_OF_PHASE: Mapping[str, str] = MappingProxyType(
     {
-        "token": "token",
+        TOKEN: "token",
         "resolve": "dns",
         "connect": "tcp",
         "tls": "tls",

@@ -105,6 +105,9 @@ MX_LOOKUP = "mx"
 """The phase that looks up a domain's MX records."""
 
 
+TOKEN = "token"  # noqa: S105 # the name of a phase
+"""The phase in which a run waits for an access token."""
+
 TURN = "turn"
 """The phase in which a run waits until another of our own connections ends."""
 

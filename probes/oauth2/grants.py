@@ -204,7 +204,7 @@ def _grant(answer: Mapping[str, object]) -> Grant:
         )
     try:
         seconds = float(lifetime)  # type: ignore[arg-type] # anything else is a TypeError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = USUAL_LIFETIME
     if not seconds > 0:
         raise ProbeFault(Reason.TOKEN_UNAVAILABLE, "the token has expired already, by its expires_in")

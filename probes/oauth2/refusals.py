@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
+
+from probes.core.faults import legible
 
 _BY_CODE: Mapping[str, str] = {
     # Microsoft's "Microsoft Entra authentication and authorization error codes".
@@ -33,6 +34,8 @@ _BY_CODE: Mapping[str, str] = {
 }
 _CODE = re.compile(r"AADSTS[0-9]{4,8}")
 
+_NO_TIME = 1e11  # unix seconds: the year 5138
+
 CLAIMS_LIMIT = 16 * 1024
 """Maximum characters of a token's claims."""
 
@@ -53,7 +56,7 @@ def claims_of(token: str) -> Mapping[str, object]:
         return {}
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
 
@@ -66,22 +69,27 @@ def remarks(
     ``resource`` is the URL that the token should be for, ``permissions`` are those of which it needs one;
     ``now`` is in unix seconds.
     """
-    audience = claims.get("aud")
-    if isinstance(audience, str) and audience.startswith("https://") and audience.rstrip("/") != resource:
+    audiences = [text for text in _texts(claims.get("aud")) if text.startswith("https://")]
+    if audiences and resource not in {audience.rstrip("/") for audience in audiences}:
         yield (
-            f"the token is for {audience[:80]}, not for {resource}",
+            f"the token is for {legible(audiences[0], 80)}, not for {resource}",
             "Correct `cloud`, or the provider's scope.",
         )
     roles = claims.get("roles", claims.get("scp"))
-    held = set(roles.split() if isinstance(roles, str) else roles if isinstance(roles, list) else ())
+    held = {word for text in _texts(roles) for word in text.split()}
     if roles is not None and permissions and not permissions & held:
         wanted = " or ".join(sorted(permissions))
         yield f"the token has no permission {wanted}", f"Add {wanted} to the application, and grant consent."
-    if wide := sorted(str(role)[:40] for role in held if str(role).startswith("Mail.") and "roles" in claims):
+    if wide := sorted(role for role in held if role.startswith("Mail.") and "roles" in claims):
         yield (
-            f"the token holds {', '.join(wide)} for every mailbox of the tenant",
+            f"the token holds {legible(', '.join(wide), 200)} for every mailbox of the tenant",
             "Remove the consent in Entra, and grant the permission for one mailbox by RBAC for Applications.",
         )
     issued = claims.get("iat")
-    if isinstance(issued, int | float) and abs(issued - now) > 300.0:
+    if isinstance(issued, int | float) and abs(issued) < _NO_TIME and abs(issued - now) > 300.0:
         yield f"this machine's clock is {now - issued:+.0f} s off the provider's", "Set this machine's clock."
+
+
+def _texts(claim: object) -> list[str]:
+    """Return a claim that is a text or a list of texts (RFC 7519 section 4.1.3), without anything else."""
+    return [text for text in (claim if isinstance(claim, list) else [claim]) if isinstance(text, str)]

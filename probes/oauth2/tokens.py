@@ -13,7 +13,7 @@ from probes.core.credentials import Resource
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.secret import BearerToken
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TOKEN, PhaseTimer
 from probes.oauth2 import grants
 from probes.oauth2.grants import Grant
 from probes.oauth2.keys import read_certificate
@@ -102,7 +102,7 @@ class TokenSource:
         if now >= held.renewed_at and now >= held.tried_at and held.request is None:
             held.request = asyncio.create_task(self._renew(held, resource, subject))
         if held.token is None or held.is_refused or now >= held.expires_at - SHORTEST_LEFT:
-            with phases.phase("token"):
+            with phases.phase(TOKEN):
                 if held.request is not None:
                     await asyncio.shield(held.request)
                 if held.token is None or self._clock.since_boot() >= held.expires_at - SHORTEST_LEFT:
@@ -134,6 +134,10 @@ class TokenSource:
             held.request = None
 
     def _obtained(self, held: _Held, grant: Grant, asked_at: float) -> None:
+        if grant.lifetime <= SHORTEST_LEFT:  # without a pause, every login would request another
+            told = f"the token is valid for {grant.lifetime:g} s only"
+            self._failed(held, ProbeFault(Reason.TOKEN_UNAVAILABLE, told))
+            return
         if held.fault is not None:
             _log.info("oauth2 %s issues tokens again", self.name)
         held.token = BearerToken(grant.token, lambda: self._refused(held))

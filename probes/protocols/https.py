@@ -298,7 +298,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             finally:
                 await answer.aclose()
         except httpcore.ProxyError as error:
-            raise ProbeFault(Reason.PROTOCOL_ERROR, f"the proxy answered: {error}") from None
+            with self._phases.phase("connect"):  # redacts the proxy's text, which may repeat its password
+                raise ProbeFault(Reason.PROTOCOL_ERROR, f"the proxy answered: {error}") from None
         except httpcore.RemoteProtocolError as error:
             reason = Reason.CONNECTION_LOST if network.is_at_end else Reason.PROTOCOL_ERROR
             with self._phases.phase(network.phase):  # names the phase, and redacts the server's text

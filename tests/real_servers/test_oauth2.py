@@ -27,11 +27,13 @@ LONG = {"padding": 1500}
 class TokenSite:
     """A Dovecot and a Postfix that take a token server's tokens."""
 
-    def __init__(self, directory: Callable[[str], Path], tls: TlsFiles, stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Callable[[str], Path], tls: TlsFiles, stack: ExitStack, audience: str = ""
+    ) -> None:
         self._tls = tls
         self.issuer = TokenServer(directory("tokens"), tls)
         stack.callback(self.issuer.stop)
-        self.dovecot = Dovecot(directory("dovecot"), tls, extra=self.issuer.dovecot_settings())
+        self.dovecot = Dovecot(directory("dovecot"), tls, extra=self.issuer.dovecot_settings(audience))
         stack.callback(self.dovecot.stop)
         self.postfix = Postfix(directory("postfix"), self.dovecot, tls)
         stack.callback(self.postfix.stop)
@@ -128,6 +130,23 @@ async def test_refused_token(
     shown = f"{[result.with_transcript() for result in results]}{caplog.text}"
     assert "access token of sender" in shown
     assert not any(_is_told(token, shown) for token in site.issuer.issued())
+
+
+@pytest.mark.tried("imap", "Dovecot")
+async def test_token_for_another_audience(
+    tmp_path: Path, server_directory: Callable[[str], Path], server_tls: TlsFiles
+) -> None:
+    """A server that checks the audience takes a token for itself, and refuses one that is for another."""
+    ours, other = "https://mail.test", "https://graph.test"
+    # Not the shared Dovecot: this version of it may crash after it refused a token that has an audience.
+    with ExitStack() as stack:
+        site = TokenSite(server_directory, server_tls, stack, ours)
+        sound = await site.look(tmp_path, scope=site.issuer.entry("canary", aud=ours)["scope"])
+        assert sound.verdict.reason is Reason.NONE, sound.verdict.detail
+        result = await site.look(tmp_path, scope=site.issuer.entry("canary", aud=other)["scope"])
+    assert result.verdict.reason is Reason.AUTH_FAILED, result.verdict.detail
+    assert "XOAUTH2: status 401" in result.verdict.detail
+    assert not any(_is_told(token, str(result.with_transcript())) for token in site.issuer.issued())
 
 
 async def test_refresh_token_that_is_replaced(tmp_path: Path, site: TokenSite) -> None:

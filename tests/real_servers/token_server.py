@@ -53,8 +53,11 @@ class TokenServer:
         """Return all tokens issued so far."""
         return self._daemon.log.read_text().split()
 
-    def dovecot_settings(self) -> str:
-        """Return the settings with which a Dovecot checks these tokens by their signatures, itself."""
+    def dovecot_settings(self, audience: str = "") -> str:
+        """Return the settings with which a Dovecot checks these tokens by their signatures, itself.
+
+        If there is an ``audience``, tokens must be for it.
+        """
         keys = self.directory / "keys" / "default" / "RS256"
         keys.mkdir(parents=True)
         trusted = ssl.create_default_context(cafile=self._tls.authority)
@@ -68,7 +71,7 @@ class TokenServer:
             f"introspection_mode = local\n"
             f"local_validation_key_dict = fs:posix:prefix={self.directory}/keys/\n"
             f"username_attribute = upn\n"
-            f"issuers = https://localhost:{self.port}\n"
+            f"issuers = https://localhost:{self.port}\n" + (f"audience = {audience}\n" if audience else "")
         )
         return f"""
 auth_mechanisms = plain login xoauth2 oauthbearer

@@ -185,8 +185,7 @@ class GraphMailbox:
 
     async def _look(self, session: GraphSession, view: View) -> float:
         """Ask for the newest messages, and for more until one is known; return when that began."""
-        newest = max(view.known.values(), default=0.0)
-        since = max(newest - OVERLAP, self._oldest())
+        since = max(self._newest(view) - OVERLAP, self._oldest())
         page = await session.newest(view.folder, since, LATEST_LISTED, IDENTIFYING)
         asked_at, pages = session.asked_at, 1
         ends = self._clock.monotonic() + SEARCH_SECONDS
@@ -201,7 +200,7 @@ class GraphMailbox:
 
     async def _search(self, session: GraphSession, view: View) -> tuple[float, set[str]]:
         """Ask for all messages; return when that began, and what earlier polls should have shown."""
-        before, oldest_shown = set(view.known), max(view.known.values(), default=0.0) - OVERLAP
+        before, oldest_shown = set(view.known), self._newest(view) - OVERLAP
         view.searched, view.pages = set(), 1
         page = await session.newest(view.folder, self._oldest(), PAGE, IDENTIFYING)
         asked_at = session.asked_at
@@ -234,6 +233,10 @@ class GraphMailbox:
             view.pages = pages
             link = view.backlog = page.next_link
         return new
+
+    def _newest(self, view: View) -> float:
+        """Return when the newest known message arrived; one from the future must not hide those of today."""
+        return min(max(view.known.values(), default=0.0), self._clock.time())
 
     def _oldest(self) -> float:
         return self._clock.time() - self._retention - 86400.0

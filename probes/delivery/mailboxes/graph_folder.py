@@ -23,6 +23,9 @@ from probes.protocols.graph import GraphSession, Listed
 OF_ONE_COPY = frozenset({Reason.GRAPH_ERROR, Reason.GRAPH_UNAVAILABLE, Reason.GRAPH_NOT_FOUND})
 """Answers about one copy, which say nothing about the others."""
 
+FIELDS_LIMIT = 16 * 2**20
+"""Maximum octets of header fields to keep of copies that are to be identified; the rest is read again."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,10 +47,12 @@ class View:
     def add(self, messages: Sequence[Listed]) -> set[str]:
         """Take in messages of a list; return those that are new."""
         new = set[str]()
+        room = FIELDS_LIMIT - sum(map(len, filter(None, self.pending.values())))
         for message in messages:
             if message.id not in self.known:
                 new.add(message.id)
-                self.pending[message.id] = message.fields
+                room -= len(message.fields or b"")
+                self.pending[message.id] = message.fields if room > 0 else None
             self.known[message.id] = message.received
         return new
 

@@ -146,6 +146,35 @@ async def test_token_that_tells(tmp_path: Path) -> None:
     assert all(step.remedy for step in remarks)
 
 
+async def test_token_with_several_audiences(tmp_path: Path) -> None:
+    """A token for several resources is sound if the right one is among them."""
+    said = token(aud=["https://else.example", "https://outlook.office365.com/"], scp="IMAP.AccessAsUser.All")
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, said)
+    assert {step.outcome for step in steps} == {"ok", "skipped"}
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "https://\x1b[2J\u202e" + "x" * 1000, "roles": ["Mail.\x1b[2J"]},
+        {"aud": [{}, ["https://x"], 7], "roles": [{}, [], None, 10**400]},
+        {"aud": {"a": 1}, "roles": {"Mail.Read": 1}, "scp": 7},
+        {"iat": 10**400},
+        {"iat": 1e308},
+        {"iat": float("nan")},
+        {"iat": True},
+        {"roles": ["Mail." + "x" * 50] * 60},
+    ],
+)
+async def test_token_that_lies(tmp_path: Path, claims: dict[str, Any]) -> None:
+    """Whatever a token says, the doctor goes on to the login, and shows nothing that is not fit to show."""
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, token(**claims))
+    assert ("folder", "ok") in told(steps)
+    assert all(step.detail.isprintable() and len(step.detail) < 400 for step in steps)
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [

@@ -16,7 +16,7 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import MX_LOOKUP, RESOLVE, TURN, MessageReport, MessageState, Run, Verdict
+from probes.core.verdict import MX_LOOKUP, RESOLVE, TOKEN, TURN, MessageReport, MessageState, Run, Verdict
 from tests.fakes.clock import InstantClock
 
 
@@ -138,10 +138,19 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
     assert result.verdict.detail == "in phase greeting: not done after 0.1 s"
 
 
-@pytest.mark.parametrize("phase", [RESOLVE, MX_LOOKUP])
+@pytest.mark.parametrize(
+    ("phase", "reason"),
+    [
+        (RESOLVE, Reason.DNS_TIMEOUT),
+        (MX_LOOKUP, Reason.DNS_TIMEOUT),
+        (TOKEN, Reason.TOKEN_UNAVAILABLE),
+    ],
+)
 @pytest.mark.parametrize("held", [0.0, 5.0])
-async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float, phase: str) -> None:
-    """A timeout during name resolution is unknown under any load, because no mail system was involved."""
+async def test_a_deadline_that_was_used_up_before_the_mail_server_is_no_outage(
+    held: float, phase: str, reason: Reason
+) -> None:
+    """A timeout before any mail system was involved is unknown under any load."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
@@ -151,18 +160,28 @@ async def test_a_deadline_that_a_resolver_used_up_is_no_outage(held: float, phas
         raise AssertionError
 
     result = await Runner(clock, "here").run(Scripted(act, deadline="100ms"))
-    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, Reason.DNS_TIMEOUT)
+    assert (result.verdict.outcome, result.verdict.reason) == (Outcome.UNKNOWN, reason)
     assert result.verdict.detail == f"in phase {phase}: not done after 0.1 s"
 
 
-@pytest.mark.parametrize(("resolving", "reason"), [(0.04, Reason.TIMEOUT), (0.06, Reason.DNS_TIMEOUT)])
-async def test_a_resolver_that_left_too_little_time_is_no_outage(resolving: float, reason: Reason) -> None:
-    """If slow DNS used over half of a run's time, a timeout is not blamed on the server."""
+@pytest.mark.parametrize(
+    ("phase", "seconds", "reason"),
+    [
+        (RESOLVE, 0.04, Reason.TIMEOUT),
+        (RESOLVE, 0.06, Reason.DNS_TIMEOUT),
+        (TOKEN, 0.04, Reason.TIMEOUT),
+        (TOKEN, 0.06, Reason.TOKEN_UNAVAILABLE),
+    ],
+)
+async def test_what_left_the_server_too_little_time_is_no_outage(
+    phase: str, seconds: float, reason: Reason
+) -> None:
+    """If DNS or a token took over half of a run's time, a timeout is not blamed on the server."""
     clock = InstantClock()
 
     async def act(run: Run) -> Verdict:
-        with run.phases.phase(RESOLVE):
-            await clock.sleep(resolving)
+        with run.phases.phase(phase):
+            await clock.sleep(seconds)
         with run.phases.phase("greeting"):
             await asyncio.Event().wait()
         raise AssertionError

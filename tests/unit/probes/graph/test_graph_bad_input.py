@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
 from probes.core.reasons import Reason
+from probes.delivery.mailboxes.graph import OVERLAP
+from probes.delivery.mailboxes.graph_folder import FIELDS_LIMIT, View
+from probes.protocols.graph import GRAPH_PAGE_LIMIT, Listed
 from tests.fakes.graph.http import HANG_UP, Answer, Request
+from tests.fakes.scripted_server import Peer, scripted_server
 from tests.unit.probes.graph.conftest import Bench, OpenBench
 
 FOREIGN = b"From: boss@contoso.com\r\nSubject: lunch\r\n\r\nAt one?\r\n"
@@ -133,6 +138,58 @@ async def test_a_message_behind_thousands_is_found(bench: OpenBench) -> None:
         made.clock.now += 60.0
         assert (await made.run()).verdict.reason is Reason.NONE
         assert len(made.graph.requests) - before < 20
+
+
+async def test_a_message_from_the_future_hides_none_of_today(bench: OpenBench) -> None:
+    """A message with a wrong date of arrival stands first in each list; ours are found at once."""
+    async with bench() as made:
+        made.graph.put(FOREIGN).received += 30 * 86400.0
+        made.graph.delay = 2.0
+        for _ in range(3):
+            result = await made.run()
+            await made.polled()
+            assert result.verdict.reason is Reason.NONE
+            assert result.verdict.message.uncertainty_seconds < 2.0
+            made.clock.now += 2 * OVERLAP
+
+
+async def test_an_answer_of_100_mb_is_not_read(bench: OpenBench) -> None:
+    """Of an endless answer, only as much as a page may have is read; the next poll is sound."""
+    sent = 0
+
+    async def flood(peer: Peer) -> None:
+        nonlocal sent
+        await peer.expect(rb"GET .*")
+        await peer.send(b"HTTP/1.1 200 OK", b"Content-Length: 100000000", b"")
+        for _ in range(100):
+            await peer.chunks(b"[" * 1_000_000)
+            sent += 1_000_000
+
+    async with bench() as made, scripted_server(flood) as server:
+        sound, made.mailbox._server = made.mailbox._server, made.graph.settings(port=server.port)
+        tracemalloc.start()
+        try:
+            await made.watcher.poll_now()
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert made.watcher.fault is not None
+        assert made.watcher.fault.reason is Reason.RESPONSE_TOO_LARGE
+        assert most < 6 * GRAPH_PAGE_LIMIT
+        assert sent < 5 * GRAPH_PAGE_LIMIT
+        made.mailbox._server = sound
+        made.clock.now += 10.0
+        assert (await made.run()).verdict.reason is Reason.NONE
+
+
+def test_header_fields_of_a_full_mailbox_have_a_limit() -> None:
+    """However much a mailbox lists at once, only so many header fields are kept; the rest is read later."""
+    view, fields = View("inbox"), b"Subject: " + b"x" * 60_000
+    for page in range(20):
+        view.add([Listed(f"{page}-{number}", 0.0, fields) for number in range(100)])
+    kept = [found for found in view.pending.values() if found is not None]
+    assert len(view.pending) == 2000
+    assert 0.9 * FIELDS_LIMIT < sum(map(len, kept)) <= FIELDS_LIMIT
 
 
 async def test_a_message_without_header_fields_is_read(bench: OpenBench) -> None:
