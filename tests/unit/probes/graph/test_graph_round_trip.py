@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from probes.core.reasons import Outcome, Reason
@@ -114,7 +116,13 @@ async def test_any_folder_by_its_name(bench: OpenBench) -> None:
 async def test_a_missing_folder_is_told_at_once(bench: OpenBench) -> None:
     """A folder that does not exist ends the run before its deadline, and is named."""
     async with bench(deadline="50s", mailbox={"folder": "Nowhere"}) as made:
-        began = made.clock.now
+        began, sleep = made.clock.now, made.clock.sleep
+
+        async def sleep_unless_told(seconds: float) -> None:
+            is_told = made.watcher._misconfigured.is_set()  # from now on, the watcher must not run ahead
+            await (asyncio.Event().wait() if is_told else sleep(seconds))
+
+        made.clock.sleep = sleep_unless_told  # type: ignore[method-assign] # a clock that can be held
         verdict = (await made.run()).verdict
         assert (verdict.reason, await made.state()) == (Reason.GRAPH_NOT_FOUND, MessageState.SENT)
         assert "folder 'Nowhere'" in verdict.detail
