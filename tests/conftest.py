@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("mailsonde")
 @pytest.fixture(autouse=True)
 def no_credentials_worked_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget accepted credentials: the next test's server may have the same port."""
-    monkeypatch.setattr("probes.protocols.mail_session._WORKED", set())
+    monkeypatch.setattr("probes.protocols.mail_session._WORKED", {})
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ _DEFAULT_PORTS = MappingProxyType(
 )
 
 
-SaslMechanism = Literal["plain", "login", "cram-md5", "xoauth2", "oauthbearer"]
+SaslMechanism = Literal["plain", "login", "cram-md5", "ntlm", "xoauth2", "oauthbearer"]
 """The SASL mechanisms of `probes.protocols.sasl`, in lower case."""
 
 AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -157,9 +157,9 @@ class ServerSettings(Settings):
         default="auto",
         description=(
             "How to log in. `user` (USER and PASS) and `apop` are for POP3; `login` includes IMAP's LOGIN. "
-            "`xoauth2` and `oauthbearer` send a token of `oauth2`. `auto` takes the best method offered. If "
-            "the server refuses a digest of the password (APOP, CRAM-MD5), `auto` tries once to send the "
-            "password itself."
+            "`xoauth2` and `oauthbearer` send a token of `oauth2`. `auto` takes the best method offered: "
+            "with TLS `ntlm`, then those that send the password. If the server refuses a proof of the "
+            "password (NTLM, APOP, CRAM-MD5), `auto` tries once to send the password itself."
         ),
     )
     allow_insecure_auth: bool = Field(

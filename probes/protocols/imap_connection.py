@@ -49,6 +49,7 @@ class ImapConnection(MailSession):
     A fault or a cancellation during a command closes the connection; only NO and BAD leave it open.
     """
 
+    service = "imap"
     own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"LOGIN": False})
 
     def __init__(

@@ -22,8 +22,8 @@ from probes.protocols.line_transport import LineTransport
 from probes.protocols.sasl import Mechanism
 from probes.protocols.tls import CertificateExpiry, client_context, opportunistic_context
 
-_WORKED: set[int] = set()
-"""Hashes of credentials that a server has accepted in this process, together with host and port."""
+_WORKED: dict[int, str] = {}
+"""By what method a server has last accepted credentials in this process: by hash of them, host and port."""
 
 
 class MailSession(ABC):
@@ -32,6 +32,8 @@ class MailSession(ABC):
     starttls: ClassVar[str] = "STARTTLS"
     """The name of the capability and command that starts TLS on an unencrypted connection."""
     login_phase: ClassVar[str] = "login"
+    service: ClassVar[str]
+    """The protocol's service name for SASL (RFC 4422 section 4)."""
     own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({})
     """The protocol's own login methods, in addition to SASL, and whether each is safe without TLS."""
 
@@ -168,8 +170,10 @@ class MailSession(ABC):
                 with_token=token is not None,
                 own=self.own_methods,
             )
+            if self._is_encrypted and (worked := _WORKED.get(credentials)) in methods:
+                methods = methods[methods.index(worked) :]  # no refused login every time
             try:
-                await sasl.log_in(
+                method = await sasl.log_in(
                     methods, lambda method: self._log_in_by(method, username, secret), redaction
                 )
             except ProbeFault as fault:
@@ -177,7 +181,7 @@ class MailSession(ABC):
                     token.refuse()
                 raise
         if token is None:  # a token does become invalid by itself
-            _WORKED.add(credentials)
+            _WORKED[credentials] = method
         self._transport.answered()
 
     def _unexplained_refusal(self, *, is_coded: bool) -> Reason:
@@ -194,8 +198,15 @@ class MailSession(ABC):
 
     async def _log_in_by(self, method: str, username: str, password: str) -> None:
         """Log in by one method; a refusal is `AUTH_FAILED`. Subclasses add their protocol's own methods."""
-        mechanism = sasl.MECHANISMS[method](username, password, self._phases.transcript.redaction)
+        mechanism = sasl.MECHANISMS[method](
+            username,
+            password,
+            self._phases.transcript.redaction,
+            service=self.service,
+            host=self._server.tls_server_name or self._server.host,
+        )
         try:
+            await mechanism.prepare()
             await self._authenticate(mechanism)
         except ProbeFault as fault:
             if mechanism.explanation:

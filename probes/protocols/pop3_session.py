@@ -42,6 +42,7 @@ class Pop3Session(MailSession):
     """One connection to a POP3 server. If `abort` ends it, its deletions do not take effect."""
 
     starttls = "STLS"
+    service = "pop"
     own_methods: ClassVar[Mapping[str, bool]] = MappingProxyType({"USER": False, "APOP": True})
 
     def __init__(

@@ -7,17 +7,20 @@ challenges are in base64, as in SMTP, POP3 and IMAP (RFC 4954, 5034, 9051).
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar
 
 from probes.core.faults import DETAIL_LIMIT, ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.redaction import Redaction
+from probes.protocols.security_context import NtlmContext
 
 
 class Mechanism(ABC):
@@ -27,6 +30,8 @@ class Mechanism(ABC):
     """The mechanism's registered name, in upper case."""
     safe_in_clear: ClassVar[bool]
     """Whether the password stays secret from someone who records an unencrypted connection."""
+    from_hash: ClassVar[bool] = False
+    """Whether it needs only a hash of the password at the server, which every Windows domain has."""
     challenges: ClassVar[int]
     """Maximum number of challenges in a valid exchange, including an empty one for the initial response."""
     takes_token: ClassVar[bool] = False
@@ -34,11 +39,25 @@ class Mechanism(ABC):
     explanation: str = ""
     """Why the server refuses the token, if it said so before its final answer."""
 
-    def __init__(self, username: str, password: str, redaction: Redaction) -> None:
+    def __init__(
+        self,
+        username: str,
+        password: str,
+        redaction: Redaction,
+        *,
+        service: str = "host",
+        host: str = "unspecified",
+    ) -> None:
+        """Begin an exchange with ``service`` (RFC 4422 section 4), such as ``imap``, on ``host``."""
         self._username = username
         self._password = password
         self._redaction = redaction
+        self._service = service
+        self._host = host
         self._answered = 0
+
+    async def prepare(self) -> None:  # noqa: B027 # most mechanisms have nothing to prepare
+        """Do the work that takes long, without delaying the event loop."""
 
     def initial_response(self) -> bytes | None:
         """Return the initial response in base64; ``None`` if the mechanism begins with a challenge."""
@@ -104,6 +123,29 @@ class CramMd5(Mechanism):
         return self._secret(f"{self._username} {digest}".encode(), digest)
 
 
+class Ntlm(Mechanism):
+    """NTLM (MS-NLMP; the dialogue is that of MS-SMTPNTLM, MS-POP3 and MS-OXIMAP).
+
+    The first challenge only asks for our first message, in any words: Exchange says ``ntlm supported``.
+    """
+
+    name = "NTLM"
+    safe_in_clear = True
+    from_hash = True
+    challenges = 2
+
+    async def prepare(self) -> None:
+        """Make the context on a thread."""
+        await asyncio.to_thread(lambda: self._context)
+
+    @cached_property
+    def _context(self) -> NtlmContext:
+        return NtlmContext(self._username, self._password, service=self._service, host=self._host)
+
+    def _answer(self, challenge: bytes) -> bytes:
+        return self._secret(self._context.step(None if self._answered == 1 else _decoded(challenge)))
+
+
 class _Bearer(Mechanism):
     """The common part of mechanisms with an access token: one message, or an error and an empty answer."""
 
@@ -167,9 +209,9 @@ def _decoded(challenge: bytes) -> bytes:
 
 
 MECHANISMS: Mapping[str, type[Mechanism]] = MappingProxyType(
-    {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5, XOAuth2, OAuthBearer)}
+    {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5, Ntlm, XOAuth2, OAuthBearer)}
 )
-"""The mechanisms by name; among those that are equally safe without TLS, the best comes first."""
+"""The mechanisms by name; among those that are equally strong, the best comes first."""
 
 
 def choose(
@@ -184,8 +226,10 @@ def choose(
 
     ``wanted`` is a name in lower case, or ``auto``. ``own`` has the protocol's own methods, such as APOP, and
     whether each is safe without TLS. ``with_token`` selects the methods that send an access token, which no
-    other method can. Safe methods come first without TLS. With TLS they come last, because
-    they need a server that stores recoverable passwords.
+    other method can. With TLS, NTLM comes first, because it never shows the password to the server; then
+    methods that send it, and last those that need a server that stores recoverable passwords. Without TLS,
+    all methods that send the password come last, and NTLM is not preferred to a digest: if NTLM were
+    refused, the password would be sent where a digest had sufficed.
 
     The only fallback is from a method that proves knowledge of the password to one that sends it, because the
     former also fails if the server cannot recover the password. If a method that sends the password fails,
@@ -198,15 +242,20 @@ def choose(
     if not usable:
         found = ", ".join(sorted(offered)) or "none"
         raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")
-    best, *others = sorted(usable, key=lambda name: safe[name] == encrypted)
+
+    def order(name: str) -> tuple[bool, bool]:
+        from_hash = name in MECHANISMS and MECHANISMS[name].from_hash
+        return (not from_hash, safe[name]) if encrypted else (not safe[name], from_hash)
+
+    best, *others = sorted(usable, key=order)
     fallbacks = [name for name in others if safe[best] and not safe[name]]
     return [best, *fallbacks[:1]]
 
 
 async def log_in(
     methods: Sequence[str], attempt: Callable[[str], Awaitable[None]], redaction: Redaction
-) -> None:
-    """Log in by the first of ``methods`` that the server accepts.
+) -> str:
+    """Log in by the first of ``methods`` that the server accepts, and return it.
 
     Raises the `ProbeFault` of the last attempt; its detail has every failed method with the server's answer.
     If the server hangs up after a refusal, the refusal counts.
@@ -225,5 +274,5 @@ async def log_in(
                 raise
             refused = fault
         else:
-            return
+            return method
     raise refused or ValueError("no method to log in by")

@@ -32,6 +32,7 @@ class SmtpSession(MailSession):
     """One connection to an SMTP server, made by `smtp_session`."""
 
     login_phase = "auth"
+    service = "smtp"
 
     def __init__(
         self, server: ServerSettings, transport: LineTransport, phases: PhaseTimer, clock: Clock

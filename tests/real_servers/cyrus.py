@@ -68,7 +68,7 @@ allowplaintext: no
 sasl_pwcheck_method: auxprop
 sasl_auxprop_plugin: sasldb
 sasl_sasldb_path: {logins}
-sasl_mech_list: PLAIN LOGIN CRAM-MD5
+sasl_mech_list: PLAIN LOGIN CRAM-MD5 NTLM
 tls_server_cert: {tls.certificate}
 tls_server_key: {state}/server.key
 """
