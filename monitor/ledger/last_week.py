@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, bindparam, case, func, null, or_, selec
 
 from monitor.ledger.limits import ROUTES_KEPT
 from monitor.ledger.schema import messages
-from probes.core.reasons import Outcome, Reason
+from probes.core.reasons import FORMER_NAMES, Outcome, Reason
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import Message
 
@@ -25,7 +25,8 @@ _S = MessageState
 ENDS = frozenset({_S.DELIVERED, _S.LATE, _S.LOST, _S.BOUNCED, _S.REJECTED, _S.DEFERRED})
 """States in which a message counts. A message that is `lost` and later `late` counts once."""
 
-_NOT_MAILS_FAULT = frozenset(str(reason) for reason in Reason if reason.outcome is Outcome.UNKNOWN)
+_BY_NAME = {**FORMER_NAMES, **{str(reason): reason for reason in Reason}}
+_NOT_MAILS_FAULT = frozenset(name for name, reason in _BY_NAME.items() if reason.outcome is Outcome.UNKNOWN)
 """If a message is not delivered for one of these reasons, that says nothing about the mail system."""
 
 _STEPS = (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)

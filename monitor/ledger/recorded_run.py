@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
 
 from monitor.ledger.packing import unpacked
-from probes.core.reasons import Outcome, Reason
+from probes.core.reasons import FORMER_NAMES, Outcome, Reason
 from probes.core.verdict import MessageState
 
 UNKNOWN_WORD = "unknown"
@@ -56,9 +57,11 @@ class _BrokenRunError(Exception):
     """A row contains no run that can be shown; the text says what is wrong."""
 
 
-def _one_of(words: type[StrEnum]) -> BeforeValidator:
-    known = frozenset(words)
-    return BeforeValidator(lambda word: word if isinstance(word, str) and word in known else UNKNOWN_WORD)
+def _one_of(words: type[StrEnum], formerly: Mapping[str, str] = MappingProxyType({})) -> BeforeValidator:
+    known = dict(formerly) | {str(word): str(word) for word in words}
+    return BeforeValidator(
+        lambda word: str(known.get(word, UNKNOWN_WORD)) if isinstance(word, str) else UNKNOWN_WORD
+    )
 
 
 def _instant(text: str) -> str:
@@ -121,7 +124,7 @@ class _Run(BaseModel):
     target: str
     location: str = ""
     outcome: Annotated[str, _one_of(Outcome)] = UNKNOWN_WORD
-    reason: Annotated[str, _one_of(Reason)] = UNKNOWN_WORD
+    reason: Annotated[str, _one_of(Reason, FORMER_NAMES)] = UNKNOWN_WORD
     detail: str = ""
     remedy: str | None = None
     started_at: Annotated[str, AfterValidator(_instant)]
@@ -136,9 +139,10 @@ class _Run(BaseModel):
 def _run_of(document: bytes | str, transcript: bytes | str | None) -> dict[str, Any]:
     """Return the run in ``document``, a JSON object as `monitor.runner.Result` makes it.
 
-    If this version does not know the reason, the outcome or the message's state, it becomes `UNKNOWN_WORD`,
-    and the detail says what an unknown reason was. Members that an older version did not write get neutral
-    defaults; ``run``, ``remedy``, ``message`` and ``transcript`` are left out. Raises `_BrokenRunError`.
+    A reason that had another name gets the present one. If this version does not know the reason, the outcome
+    or the message's state, it becomes `UNKNOWN_WORD`, and the detail says what an unknown reason was. Members
+    that an older version did not write get neutral defaults; ``run``, ``remedy``, ``message`` and
+    ``transcript`` are left out. Raises `_BrokenRunError`.
     """
     try:
         written = json.loads(unpacked(document))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Outcome(StrEnum):
@@ -335,3 +337,7 @@ class Reason(StrEnum):
     LEDGER_UNAVAILABLE = _unknown(
         "ledger_unavailable", Area.MESSAGE, "The ledger could not record the message, so it was not sent."
     )
+
+
+FORMER_NAMES: Mapping[str, Reason] = MappingProxyType({"imap_throttled": Reason.THROTTLED})
+"""Names of reasons in ledgers that earlier versions wrote."""

@@ -37,6 +37,7 @@ async def test_every_end_counts_once(opened: OpenLedger, new_message: NewMessage
         await _end(ledger, new_message(), S.REJECTED)
         await _end(ledger, new_message(), S.DEFERRED, reason=str(Reason.SMTP_DEFERRED))
         await _end(ledger, new_message(), S.DEFERRED, reason=str(Reason.LOCAL_RESOURCES))
+        await _end(ledger, new_message(), S.DEFERRED, reason="imap_throttled")  # by an earlier version
         await _end(ledger, new_message(), S.AMBIGUOUS, reason=str(Reason.INTERRUPTED))
         await _end(ledger, new_message(), S.AMBIGUOUS, S.DELIVERED, reason=str(Reason.INTERRUPTED))
         await _end(ledger, new_message(), S.SENT)
@@ -59,6 +60,7 @@ async def test_a_restart_changes_nothing(
                 await _end(ledger, message, S.SENT, S.DELIVERED, **measured)
             await _end(ledger, new_message(created_at=at), S.SENT, S.LOST)
             await _end(ledger, new_message(created_at=at), S.DEFERRED, reason=str(Reason.LOCAL_RESOURCES))
+            await _end(ledger, new_message(created_at=at), S.DEFERRED, reason="imap_throttled")
         vague = {"delivery_seconds": 60.0, "uncertainty_seconds": 50.0}
         await _end(ledger, new_message(), S.SENT, S.DELIVERED, **vague)
         await _end(ledger, new_message(created_at=HALF_PAST - 200 * HOUR), S.SENT, S.DELIVERED)

@@ -81,6 +81,18 @@ async def test_a_newer_version_finds_its_own_words_again(path: Path, opened: Ope
     assert documents == [FROM_THE_FUTURE, RUN]
 
 
+async def test_a_reason_that_had_another_name(path: Path, opened: OpenLedger) -> None:
+    """A run of an earlier version has the present name of its reason, and its detail as it was."""
+    async with opened():
+        pass
+    write_runs(
+        path, RUN | {"outcome": "unknown", "reason": "imap_throttled", "detail": "Request is throttled"}
+    )
+    async with opened() as ledger:
+        (run,) = await ledger.recent_runs("hq", "mail")
+    assert (run["outcome"], run["reason"], run["detail"]) == ("unknown", "throttled", "Request is throttled")
+
+
 async def test_a_run_of_an_older_version_is_shown(path: Path, opened: OpenLedger) -> None:
     """Members that an older version did not write get neutral defaults."""
     needed = {name: RUN[name] for name in ("probe", "target", "started_at", "duration_seconds")}

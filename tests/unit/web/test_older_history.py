@@ -34,6 +34,7 @@ BY_A_NEWER = RUN | {"run": "b" * 32, "outcome": "failed", "reason": "quota_excee
 BY_AN_OLDER = {
     name: RUN[name] for name in ("probe", "target", "outcome", "reason", "started_at", "duration_seconds")
 }
+RENAMED = RUN | {"run": "d" * 32, "outcome": "unknown", "reason": "imap_throttled"}
 
 Waiting = Callable[[], AbstractAsyncContextManager[Watched]]
 
@@ -77,8 +78,9 @@ def spoil(directory: Path, statement: str) -> None:
         (BY_A_NEWER | {"outcome": "paused"}, "unknown", "does not know the reason 'quota_exceeded'"),
         (BY_A_NEWER | {"message": {"id": "b" * 32, "state": "held"}}, "failed", "'quota_exceeded'"),
         (BY_AN_OLDER, "ok", "the last run took 250 ms."),
+        (RENAMED, "unknown", "The server limits how often or how much this client may ask or send."),
     ],
-    ids=["failed", "warning", "unknown", "message", "older"],
+    ids=["failed", "warning", "unknown", "message", "older", "renamed"],
 )
 async def test_runs_of_other_versions_are_shown(
     tmp_path: Path, start_waiting: Waiting, last: dict[str, object], word: str, said: str
