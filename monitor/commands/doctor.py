@@ -51,9 +51,9 @@ def doctor() -> None:
 def mailbox(name: str, config: Path, form: str) -> None:
     """Walk from DNS to a message there and back.
 
-    The steps are token, dns, tcp, tls, login, folder and message. It stops at the first that fails, and says
-    what to do. The message is a run of the first round trip to the mailbox, and takes until it arrives. Exit
-    status: 0 ok, 1 warning, 2 failed, 3 unknown.
+    The steps are token, dns, tcp, tls, login, folder, submission and message. It stops at the first that
+    fails, and says what to do. The message is a run of the first round trip to the mailbox, and takes until
+    it arrives. Submission is the login at its server. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown.
 
     \b
     Examples:
@@ -87,9 +87,9 @@ async def _examined(configuration: Configuration, name: str, show: Callable[[Ste
 def _show_line(step: Step) -> None:
     outcome = click.style(f"{step.outcome:8}", fg=_COLOURS[step.outcome])
     reason = "" if step.reason == "none" else f"{step.reason}: "
-    click.echo(f"{outcome} {step.name:8} {reason}{step.detail}")
+    click.echo(f"{outcome} {step.name:10} {reason}{step.detail}")
     if step.remedy:
-        click.echo(f"{'':17} → {step.remedy}")
+        click.echo(f"{'':19} → {step.remedy}")
 
 
 def _show_json(step: Step) -> None:

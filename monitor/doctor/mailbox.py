@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from monitor.runner import Result
 from monitor.runtime import Runtime
-from probes.core.credentials import Resource, mailbox_credentials
+from probes.core.credentials import Resource, credentials_of, mailbox_credentials
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
@@ -19,10 +19,11 @@ from probes.core.secret import BearerToken
 from probes.core.verdict import TOKEN, PhaseTimer
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.message_probe import MessageProbe
-from probes.oauth2.refusals import claims_of, remarks
+from probes.oauth2.refusals import claims_of, login_remedy, remarks
 from probes.oauth2.settings import RESOURCES, MicrosoftOAuth2
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.pop3_session import Pop3Session
+from probes.protocols.smtp_session import smtp_session
 
 _STEP_OF_PHASE: Mapping[str, str] = MappingProxyType(
     {
@@ -73,7 +74,8 @@ class MailboxDoctor:
         resource: Resource = "graph" if self._server.protocol == "graph" else "mail"
         self._credentials = mailbox_credentials(self._mailbox, runtime.assembly.tokens, resource)
         self._phases = PhaseTimer(runtime.clock)
-        self._done: list[Step] = []
+        self._login_remedy = ""
+        """What to do if the login with the token at hand is refused."""
 
     async def steps(self) -> AsyncIterator[Step]:
         """Yield each step when it has ended, up to the first that fails."""
@@ -146,6 +148,7 @@ class MailboxDoctor:
             )
             found = remarks(claims, resource, wanted, self._runtime.clock.time())
             steps += [Step("token", "warning", detail, remedy=remedy) for detail, remedy in found]
+            self._login_remedy = login_remedy(claims)
         return steps
 
     async def _connect(self) -> ImapSession | Pop3Session:
@@ -175,11 +178,13 @@ class MailboxDoctor:
         phase = self._phases.current or ""
         self._phases.transcript.redaction.fault(fault)
         name = _STEP_OF_PHASE.get(phase, "greeting")
-        outcome = str(fault.reason.outcome)
-        return Step(name, outcome, fault.detail, str(fault.reason), fault.remedy)
+        outcome, remedy = str(fault.reason.outcome), fault.remedy
+        if fault.reason is Reason.AUTH_FAILED:
+            remedy = self._login_remedy or remedy
+        return Step(name, outcome, fault.detail, str(fault.reason), remedy)
 
     async def _there_and_back(self) -> AsyncIterator[Step]:
-        """Run the first round trip to this mailbox, if there is one."""
+        """Log in where the first round trip to this mailbox sends from, if there is one, and run it."""
         probe = self._round_trip()
         if probe is None:
             yield Step(
@@ -189,6 +194,10 @@ class MailboxDoctor:
                 remedy="Add one, and run the doctor again.",
             )
             return
+        if (submission := await self._submission(probe)) is not None:
+            yield submission
+            if submission.outcome != "ok":
+                return
         results: list[Result] = []
         await self._runtime.run(probe, results.append)
         for result in results:
@@ -197,6 +206,23 @@ class MailboxDoctor:
             if verdict.detail:
                 detail += f": {verdict.detail}"
             yield Step("message", verdict.reason.word, detail, str(verdict.reason), verdict.remedy)
+
+    async def _submission(self, probe: Probe) -> Step | None:
+        """Log in by SMTP as the round trip does; ``None`` if it needs no login there."""
+        name = getattr(probe.settings, "send_via", "")
+        assembly = self._runtime.assembly
+        server, tokens = assembly.configuration.site.servers.get(name), assembly.tokens
+        if server is None or server.protocol != "smtp" or credentials_of(server, tokens) is None:
+            return None
+        phases = PhaseTimer(self._runtime.clock)
+        try:
+            async with smtp_session(server, phases, self._runtime.clock, tokens=tokens) as session:
+                await session.quit()
+        except ProbeFault as fault:
+            phases.transcript.redaction.fault(fault)
+            detail = f"server {name}, in phase {phases.current or 'connect'}: {fault.detail}"
+            return Step("submission", str(fault.reason.outcome), detail, str(fault.reason), fault.remedy)
+        return Step("submission", "ok", f"server {name} as {server.username}")
 
     def _round_trip(self) -> Probe | None:
         for probe in self._runtime.assembly.probes.values():

@@ -34,6 +34,7 @@ _BY_CODE: Mapping[str, str] = {
 }
 _CODE = re.compile(r"AADSTS[0-9]{4,8}")
 
+_OBJECT_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NO_TIME = 1e11  # unix seconds: the year 5138
 
 CLAIMS_LIMIT = 16 * 1024
@@ -77,7 +78,7 @@ def remarks(
         )
     roles = claims.get("roles", claims.get("scp"))
     held = {word for text in _texts(roles) for word in text.split()}
-    if roles is not None and permissions and not permissions & held:
+    if claims and permissions and not permissions & held:
         wanted = " or ".join(sorted(permissions))
         yield f"the token has no permission {wanted}", f"Add {wanted} to the application, and grant consent."
     if wide := sorted(role for role in held if role.startswith("Mail.") and "roles" in claims):
@@ -93,3 +94,17 @@ def remarks(
 def _texts(claim: object) -> list[str]:
     """Return a claim that is a text or a list of texts (RFC 7519 section 4.1.3), without anything else."""
     return [text for text in (claim if isinstance(claim, list) else [claim]) if isinstance(text, str)]
+
+
+def login_remedy(claims: Mapping[str, object]) -> str:
+    """Return what to do if Exchange Online refuses an application's token at login; empty if not known.
+
+    The claim ``oid`` of such a token is the object id of its service principal, the Enterprise application.
+    """
+    oid = claims.get("oid")
+    if "scp" in claims or not isinstance(oid, str) or not _OBJECT_ID.fullmatch(oid):
+        return ""
+    return (
+        f"Compare the object id in Get-ServicePrincipal with {oid}, that of the Enterprise application: with "
+        "the app registration's, every login fails. Then check the permission and its consent."
+    )

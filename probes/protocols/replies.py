@@ -113,6 +113,7 @@ _FOR_GOOGLE = "Use OAuth2 or an app password: Google takes no account passwords.
 _FEWER_CONNECTIONS = (
     "Lower `max_connections` of the server in the configuration, or let this client have more of them."
 )
+_NO_PASSWORDS = "Use OAuth2: passwords are turned off here."
 _ENCRYPT = "Use TLS: the server takes no password without it."
 
 _ASKS_FOR_PEACE = Row(reason=Reason.THROTTLED, words=r"request is throttled|suggested backoff time: \d")
@@ -141,7 +142,7 @@ _SMTP = (
     Row(
         reason=Reason.AUTH_DISABLED,
         words=r"basic authentication is (?:disabled|not supported)",
-        remedy="Use OAuth2: passwords are turned off here.",
+        remedy=_NO_PASSWORDS,
     ),
     Row(
         reason=Reason.AUTH_DISABLED,
@@ -275,10 +276,15 @@ _SWITCHED_OFF = Row(
     reason=Reason.AUTH_DISABLED,
     words=(
         r"not enabled for (?:pop3?|imap)|"
-        r"(?:pop3?|imap4?) (?:access )?is (?:disabled|not (?:enabled|allowed))|"
-        r"basic authentication is (?:disabled|not supported)"
+        r"(?:pop3?|imap4?) (?:access )?is (?:disabled|not (?:enabled|allowed))"
     ),
     remedy="Turn the protocol on for the mailbox and its organization.",
+    instead_of=_LOGIN,
+)
+_PASSWORDS_OFF = Row(
+    reason=Reason.AUTH_DISABLED,
+    words=r"basic authentication is (?:disabled|not supported)",
+    remedy=_NO_PASSWORDS,
     instead_of=_LOGIN,
 )
 _TOO_MANY_CONNECTIONS = (
@@ -319,6 +325,7 @@ _USER_CONNECTIONS = Row(
 
 _POP3 = (
     _SWITCHED_OFF,
+    _PASSWORDS_OFF,
     _APP_PASSWORD_WANTED,
     _BROWSER_WANTED,
     _USER_CONNECTIONS,
@@ -348,6 +355,7 @@ _IMAP = (
         ),
     ),
     _SWITCHED_OFF,
+    _PASSWORDS_OFF,
     _APP_PASSWORD_WANTED,
     Row(reason=Reason.AUTH_FAILED, words=r"invalid credentials \(failure\)", instead_of=_LOGIN),  # Gmail
     _BROWSER_WANTED,

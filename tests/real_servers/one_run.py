@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from monitor.config.load import load
+from monitor.config.models import Configuration
 from monitor.runner import Result
 from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
@@ -44,14 +45,14 @@ def trip(name: str = "trip", **settings: object) -> Settings:
     return {**probe, "from": SENDER, "send_via": "out", "to": "canary", **settings}
 
 
-async def run_once(
+def configured(
     directory: Path,
     servers: dict[str, Settings],
     *probes: Settings,
     password: str = PASSWORD,
     oauth2: dict[str, Settings] | None = None,
-) -> list[Result]:
-    """Return the results of ``probes``, run at the same time, in their order.
+) -> Configuration:
+    """Return a configuration of ``servers`` and ``probes``, written to a file of ``directory``.
 
     The mailboxes of `USERS` are on the server ``in``. Every login uses ``password``, except those with an
     entry of ``oauth2``: a mailbox has the one of its name.
@@ -77,7 +78,19 @@ async def run_once(
     }
     path = directory / "mailsonde.yaml"
     path.write_text(yaml.safe_dump(document))
-    async with open_runtime(load(path), SystemClock(), "check") as runtime:
+    return load(path)
+
+
+async def run_once(
+    directory: Path,
+    servers: dict[str, Settings],
+    *probes: Settings,
+    password: str = PASSWORD,
+    oauth2: dict[str, Settings] | None = None,
+) -> list[Result]:
+    """Return the results of ``probes``, run at the same time, in their order; see `configured`."""
+    configuration = configured(directory, servers, *probes, password=password, oauth2=oauth2)
+    async with open_runtime(configuration, SystemClock(), "check") as runtime:
         async with asyncio.timeout(90):
             results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
         assert await runtime.ledger.discrepancies() == []

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from monitor.doctor.mailbox import MailboxDoctor, Step
 from monitor.runner import Result
+from monitor.runtime import open_runtime
+from probes.core.clock import SystemClock
 from probes.core.reasons import Reason
+from probes.core.remedies import GENERAL
 from probes.oauth2.stored_token import StoredToken
 from tests.real_servers.dovecot import Dovecot, TlsFiles
-from tests.real_servers.one_run import SENDER, Settings, assert_delivered, run_once, server, trip
+from tests.real_servers.one_run import SENDER, Settings, assert_delivered, configured, run_once, server, trip
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.tinyproxy import Tinyproxy
 from tests.real_servers.token_server import TokenServer
@@ -206,3 +210,27 @@ def _is_told(token: str, text: str) -> bool:
     """Whether 16 characters of a token, or of its base64, are in ``text``."""
     forms = [token, *(base64.b64encode(b"." * before + token.encode()).decode() for before in range(3))]
     return any(form[begin : begin + 16] in text for form in forms for begin in range(4, len(form) - 16))
+
+
+async def examined(site: TokenSite, directory: Path, user: str = "canary", **claims: object) -> list[Step]:
+    """Return the doctor's steps for canary; its token is for ``user``, and the sender's has ``claims``."""
+    entries = {"canary": site.issuer.entry(user), "sender": site.issuer.entry("sender", **claims)}
+    servers = {"out": site.submission(), "in": site.mailboxes("imap")}
+    configuration = configured(directory, servers, trip(), oauth2=entries)
+    async with open_runtime(configuration, SystemClock(), "doctor") as runtime:
+        return [step async for step in MailboxDoctor("canary", runtime).steps()]
+
+
+async def test_doctor_of_a_mailbox_that_is_well(site: TokenSite, tmp_path: Path) -> None:
+    """Every step up to a message there and back is ok, with the token that each server takes."""
+    steps = await examined(site, tmp_path)
+    names = ["token", "dns", "tcp", "tls", "login", "folder", "submission", "message"]
+    assert [(step.name, step.outcome) for step in steps] == [(name, "ok") for name in names]
+
+
+async def test_doctor_of_logins_that_are_refused(site: TokenSite, tmp_path: Path) -> None:
+    """A token for another mailbox fails at Dovecot's login, and one for another sender at Postfix's."""
+    for user, claims, name in (("staff", {}, "login"), ("canary", NOT_OURS, "submission")):
+        steps = await examined(site, tmp_path, user, **claims)
+        assert (steps[-1].name, steps[-1].outcome, steps[-1].reason) == (name, "failed", "auth_failed")
+        assert steps[-1].remedy == GENERAL[Reason.AUTH_FAILED]

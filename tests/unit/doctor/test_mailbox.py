@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from monitor.doctor.mailbox import MailboxDoctor, Step
 from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
 from tests.fakes.graph.server import graph_double
-from tests.fakes.scripted_server import Peer, ScriptedServer, scripted_server
+from tests.fakes.scripted_server import Peer, ScriptedServer, dialogue, scripted_server
 from tests.fakes.token_endpoint import answer, token_endpoint
 
 ANSWERS: dict[bytes, list[bytes]] = {
@@ -39,9 +40,16 @@ async def answering(peer: Peer) -> None:
 
 
 async def examined(
-    directory: Path, port: int, oauth2: dict[str, Any] | None = None, **server: Any
+    directory: Path,
+    port: int,
+    oauth2: dict[str, Any] | None = None,
+    submission_port: int | None = None,
+    **server: Any,
 ) -> list[Step]:
-    """Return the steps for a mailbox of an IMAP server at ``port``."""
+    """Return the steps for a mailbox of an IMAP server at ``port``.
+
+    With ``submission_port``, a round trip to the mailbox sends through an SMTP server there.
+    """
     (directory / "password").write_text("tr0mbone-and-Oboe")
     secret: dict[str, Any] = {"password": {"file": "password"}}
     imap = {"protocol": "imap", "host": "127.0.0.1", "port": port, "tls": "none", "timeout": "2s"}
@@ -51,6 +59,12 @@ async def examined(
         "mailboxes": {"canary": {"address": "canary@example.com", "server": "in", "username": "canary"}},
         "probes": [{"name": "mx", "kind": "mx", "interval": "60s", "domain": "example.com"}],
     }
+    if submission_port is not None:
+        smtp = {"protocol": "smtp", "host": "127.0.0.1", "port": submission_port, "tls": "none"}
+        login = {"username": "canary", "password": {"file": "password"}, "allow_insecure_auth": True}
+        written["servers"]["out"] = smtp | login
+        trip = {"name": "trip", "kind": "roundtrip", "interval": "60s", "deadline": "2s"}
+        written["probes"].append(trip | {"from": "canary@example.com", "send_via": "out", "to": "canary"})
     if oauth2 is not None:
         written["oauth2"] = {"it": {"client_id": "a", "client_secret": {"file": "password"}} | oauth2}
         secret = {"oauth2": "it"}
@@ -111,6 +125,86 @@ async def test_step_that_fails(
     assert (steps[-1].name, steps[-1].reason) == (step, reason)
     assert steps[-1].remedy
     assert all(before.outcome == "ok" for before in steps[:-1])
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "remedy"),
+    [
+        (
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+            "auth_disabled",
+            "Use OAuth2, or turn SMTP AUTH on for the mailbox alone: Set-CASMailbox",
+        ),
+        (
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox.",
+            "auth_disabled",
+            "Use OAuth2, or Set-CASMailbox MAILBOX -SmtpClientAuthenticationDisabled $false.",
+        ),
+        (
+            "550 5.7.30 Basic authentication is not supported for Client Submission.",
+            "auth_disabled",
+            "Use OAuth2: passwords are turned off here.",
+        ),
+        (
+            "535 5.7.3 Authentication unsuccessful",
+            "auth_failed",
+            "Correct the credentials, and check that the account is not locked.",
+        ),
+    ],
+)
+async def test_submission_that_is_refused(tmp_path: Path, said: str, reason: str, remedy: str) -> None:
+    """A refused login at the server that sends is the step before the message, which is not sent."""
+    refusing = dialogue(b"220 ready", (b"EHLO.*", b"250-hi\r\n250 AUTH PLAIN"), (b"AUTH.*", said.encode()))
+    async with scripted_server(answering) as server, scripted_server(refusing) as smtp:
+        steps = await examined(tmp_path, server.port, submission_port=smtp.port)
+        assert smtp.connections == 1
+    assert told(steps)[-2:] == [("folder", "ok"), ("submission", "failed")]
+    assert steps[-1].reason == reason
+    assert steps[-1].detail.startswith("server out, in phase auth: ")
+    assert said.split(" ", 2)[2] in steps[-1].detail
+    assert steps[-1].remedy.startswith(remedy)
+
+
+async def test_submission_that_is_well(tmp_path: Path) -> None:
+    """After the login at the server that sends, the message is sent; its fate is a step of its own."""
+    logging_in = ((b"EHLO.*", b"250-hi\r\n250 AUTH PLAIN"), (b"AUTH.*", b"235 2.7.0 welcome"))
+
+    async def taking_one_login(peer: Peer) -> None:
+        is_first, smtp.answered = not smtp.answered, True
+        end = (b"QUIT", b"221 bye") if is_first else (b"MAIL.*", b"550 5.7.1 no")
+        await dialogue(b"220 ready", *logging_in, end)(peer)
+
+    smtp = SimpleNamespace(answered=False)
+    async with scripted_server(answering) as server, scripted_server(taking_one_login) as opened:
+        steps = await examined(tmp_path, server.port, submission_port=opened.port)
+    assert told(steps)[-2:] == [("submission", "ok"), ("message", "failed")]
+    assert steps[-2].detail == "server out as canary"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "remedy"),
+    [
+        (
+            b"NO Basic authentication is disabled.",
+            "auth_disabled",
+            "Use OAuth2: passwords are turned off here.",
+        ),
+        (
+            b"NO [ALERT] Your account is not enabled for IMAP use.",
+            "auth_disabled",
+            "Turn the protocol on for the mailbox and its organization.",
+        ),
+    ],
+)
+async def test_login_that_is_turned_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, reason: str, remedy: str
+) -> None:
+    """Where passwords or the protocol are off, the login says which of them it is."""
+    monkeypatch.setitem(ANSWERS, b"AUTHENTICATE", [said])
+    async with scripted_server(answering) as server:
+        steps = await examined(tmp_path, server.port)
+    assert told(steps)[-1] == ("login", "failed")
+    assert (steps[-1].reason, steps[-1].remedy) == (reason, remedy)
 
 
 MICROSOFT = {"provider": "microsoft", "tenant": "contoso.example"}
@@ -175,9 +269,44 @@ async def test_token_that_lies(tmp_path: Path, claims: dict[str, Any]) -> None:
     assert all(step.detail.isprintable() and len(step.detail) < 400 for step in steps)
 
 
+OBJECT_ID = "0f7a6a2e-58d1-4b5c-9a55-3f3c1f2d7a10"
+
+
+@pytest.mark.parametrize(
+    ("claims", "remedy"),
+    [
+        ({"oid": OBJECT_ID}, f"Compare the object id in Get-ServicePrincipal with {OBJECT_ID}"),
+        ({"oid": "ask\x1b[2J"}, "Correct the credentials"),
+        ({"oid": OBJECT_ID, "scp": "IMAP.AccessAsUser.All"}, "Correct the credentials"),
+    ],
+)
+async def test_token_that_the_server_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims: dict[str, str], remedy: str
+) -> None:
+    """If Exchange does not know the service principal, the login shows the object id that it must have."""
+    monkeypatch.setitem(ANSWERS, b"AUTHENTICATE", [b"NO AUTHENTICATE failed."])
+    rights = {"roles": ["IMAP.AccessAsApp"]} if "scp" not in claims else {}
+    said = token(aud="https://outlook.office365.com", iat=SystemClock().time(), **rights, **claims)
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, said)
+    assert (steps[-1].name, steps[-1].reason) == ("login", "auth_failed")
+    assert steps[-1].remedy.startswith(remedy)
+
+
+async def test_token_without_any_permission(tmp_path: Path) -> None:
+    """Without consent, a token has no permissions at all, which is told before the login is tried."""
+    said = token(aud="https://outlook.office365.com", iat=SystemClock().time())
+    async with scripted_server(answering) as server:
+        steps = await with_token(tmp_path, server, said)
+    assert steps[1].detail == "the token has no permission IMAP.AccessAsApp or IMAP.AccessAsUser.All"
+    assert steps[1].remedy.endswith("to the application, and grant consent.")
+
+
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
+        ("AADSTS65001: The user or administrator has not consented.", "Grant admin consent"),
+        ("AADSTS700024: Client assertion is not within its valid time range.", "Set this machine's clock"),
         ("AADSTS7000222: The provided client secret keys are expired.", "Make a new client secret"),
         ("AADSTS700016: Application not found", "Correct client_id and tenant"),
         ("nothing known", "Correct client_id and client_secret"),
