@@ -16,6 +16,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from monitor.collector import AgentCollector
+from monitor.config.hybrid import LABELS
 from monitor.config.models import Configuration
 from monitor.labels import Labels
 from monitor.ledger.counters import Counters, Total
@@ -73,6 +74,9 @@ def settings_page() -> list[str]:
         "MicrosoftOAuth2": "An entry of `oauth2` with the provider `microsoft`",
         "GoogleOAuth2": "An entry of `oauth2` with the provider `google`",
         "GenericOAuth2": "An entry of `oauth2` with any other provider, `generic`",
+        "HybridSettings": "An entry of `hybrid`",
+        "HybridSide": "`on_premises` and `cloud` of a hybrid organisation",
+        "HybridOutside": "`outside` of a hybrid organisation",
         "CommonAlertSettings": "`alerts`",
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
@@ -133,7 +137,7 @@ def _duration(seconds: float) -> str:
 def metrics_page() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
-    info = Labels({"severity": "", "description": "", "mailbox_server": "", "address": ""})
+    info = Labels(dict.fromkeys(("severity", "description", "mailbox_server", "address", *LABELS), ""))
     probe = ProbeState("probe", "target", "kind", 60.0, info, last_run=0.0)
     probe.reasons[Reason.CONNECT_REFUSED] = 1
     probe.thresholds = {"down": 600.0}

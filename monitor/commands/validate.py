@@ -14,7 +14,7 @@ from monitor.config.explanation import explained
 @click.argument("file", type=click.Path(path_type=Path))
 @no_secrets_option
 @click.option(
-    "--explain", is_flag=True, help="Also show every setting of every server, and where it comes from."
+    "--explain", is_flag=True, help="Also show every setting of every server, and the probes of hybrid."
 )
 def validate(file: Path, no_secrets: bool, explain: bool) -> None:
     """Check a configuration, and list every mistake with its line.

@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from monitor.config.capacity import overloads
 from monitor.config.document import Location
+from monitor.config.hybrid import HybridSide
 from monitor.config.mistakes import did_you_mean
 from probes.core.settings import MailboxSettings, Reference, ServerSettings, Settings
 from probes.registry import KINDS
@@ -37,7 +38,12 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     parts = _entry(configuration)
     servers, mailboxes = _table(parts.get("servers")), _table(parts.get("mailboxes"))
     probes = _probes(parts.get("probes"))
-    yield from _reference_errors(_table(parts.get("oauth2")), servers, mailboxes, probes)
+    oauth2, hybrid = _table(parts.get("oauth2")), _table(parts.get("hybrid"))
+    names = _Names({"oauth2": oauth2, "servers": servers, "mailboxes": mailboxes})
+    yield from _reference_errors(names, servers, mailboxes, probes)
+    for name, entry in hybrid.items():
+        for side in ("on_premises", "cloud"):
+            yield from _errors_of_entry(names, ("hybrid", name, side), _entry(entry.get(side)), HybridSide)
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
     yield from _graph_without_token(servers, mailboxes)
@@ -51,12 +57,11 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
 
 
 def _reference_errors(
-    oauth2: Mapping[str, Entry],
+    names: _Names,
     servers: Mapping[str, Entry],
     mailboxes: Mapping[str, Entry],
     probes: Mapping[Location, Entry],
 ) -> Iterator[InitErrorDetails]:
-    names = _Names({"oauth2": oauth2, "servers": servers, "mailboxes": mailboxes})
     for at, probe in probes.items():
         kind = KINDS.get(str(probe.get("kind")))
         if kind is not None:

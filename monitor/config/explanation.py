@@ -1,13 +1,15 @@
-"""Where each setting of a server comes from: the file, its preset, or mailsonde's default."""
+"""What short forms amount to: settings of servers and where they come from, and the probes of ``hybrid``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from pydantic import SecretStr
 
 from monitor.config.document import Document, read_document
+from monitor.config.hybrid import hybrid_probes
 from monitor.config.models import Configuration
 from probes.core.presets import preset_values
 from probes.core.settings import ServerSettings
@@ -16,9 +18,10 @@ _SECONDS = frozenset({"timeout"})
 
 
 def explained(configuration: Configuration, path: Path) -> Iterator[str]:
-    """Yield the lines of an explanation of the servers in the configuration that was read from ``path``."""
+    """Yield the lines of an explanation of the configuration that was read from ``path``."""
     document = read_document(path)
-    written = document.data.get("servers", {}) if isinstance(document, Document) else {}
+    data = document.data if isinstance(document, Document) else {}
+    written = data.get("servers", {})
     for name, server in configuration.servers.items():
         yield f"servers.{name}:"
         preset = preset_values(server.preset, server.protocol)
@@ -33,6 +36,13 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
             else:
                 source = "default"
             yield f"  {key + ':':22} {_shown(key, value):32} # {source}"
+    entry = None
+    for probe in hybrid_probes(data):
+        if probe.entry != entry:
+            entry = probe.entry
+            yield f"hybrid.{entry}:"
+        settings = yaml.safe_dump(probe.settings, default_flow_style=True, sort_keys=False, width=10**6)
+        yield f"  - {settings.rstrip()}"
 
 
 def _shown(key: str, value: object) -> str:

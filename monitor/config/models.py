@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from monitor.config.cross_checks import cross_errors, init_errors
+from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
 from probes.core.secret import Secret
@@ -217,33 +218,51 @@ def _with_graph_hosts(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "servers": {**servers, **found}} if found else data
 
 
+def _of_the_file(schema: dict[str, Any]) -> None:
+    schema["patternProperties"] = {"^x-": {}}
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["probes"]}, {"required": ["hybrid"]}]
+
+
 class Configuration(Settings):
     """A configuration file of mailsonde. Top-level keys that begin with ``x-`` hold a site's own anchors."""
 
-    model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
+    model_config = ConfigDict(json_schema_extra=_of_the_file)
 
     agent: AgentSettings = AgentSettings()
     oauth2: dict[Name, AnyOAuth2] = Field(default_factory=dict)
     servers: dict[ServerName, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
+    hybrid: dict[Name, HybridSettings] = Field(default_factory=dict)
     alerts: CommonAlertSettings = CommonAlertSettings()
     probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]
 
     @model_validator(mode="wrap")
     @classmethod
     def _agrees_with_itself(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse parts that disagree, and report that together with the mistakes within the parts."""
+        """Refuse parts that disagree, and report that together with the mistakes within the parts.
+
+        ``probes`` also gets those that the entries of ``hybrid`` amount to, after the written ones.
+        """
+        written, hybrid = 0, []
         if isinstance(data, Mapping):
             data = {key: value for key, value in data.items() if not str(key).startswith("x-")}
             data = _with_graph_hosts(data)
+            probes = data.get("probes", [])
+            if isinstance(probes, list | tuple) and (hybrid := list(hybrid_probes(data))):
+                written = len(probes)
+                data["probes"] = [*probes, *(each.settings for each in hybrid)]
         try:
             configuration = handler(data)
         except ValidationError as error:
             errors = [*cross_errors(data), *init_errors(error)]
+            if isinstance(data, Mapping) and "hybrid" in data and "probes" not in data:
+                errors = [error for error in errors if error.get("loc") != ("probes",)]
         else:
             errors = list(cross_errors(configuration))
             if not errors:
                 return configuration
+        errors = list(told_of_entries(errors, written, hybrid))
         raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
 
     @property

@@ -26,6 +26,7 @@ TESTS = sorted(path for path in (ALERTS / "tests").glob("Mailsonde*.yaml"))
 
 ONE_IS_ENOUGH = {
     *("MailsondeMessageOverdue", "MailsondeMessageLost", "MailsondeMessageBounced"),
+    "MailsondeHybridOneWay",
     *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
     *("MailsondeCertificateExpiring", "MailsondeOAuth2CredentialExpires"),
     *("MailsondeAgentDown", "MailsondeHeartbeat"),

@@ -59,6 +59,11 @@ THROTTLED_POLLS = alert(
 UNREAD = alert("ProbeUnknown", "warning", kind="roundtrip", probe="trip", target="a", mailbox_server="m")
 LOST = alert("MessageLost", probe="trip", target="a", state="lost")
 JUNKED = alert("MessageJunked", probe="trip", target="a")
+TO_CLOUD = {"hybrid": "contoso", "connector": "out", "opposite": "back"}
+ONE_WAY = alert("HybridOneWay", probe="trip", target="a", **TO_CLOUD)
+OVERDUE_ONE_WAY = alert("MessageOverdue", probe="trip", target="a", **TO_CLOUD)
+LOST_FROM_OUTSIDE = alert("MessageLost", probe="mx", target="mx1", hybrid="contoso", connector="out")
+LOST_ELSEWHERE = alert("MessageLost", probe="mx", target="mx1", hybrid="fabrikam", connector="out")
 HEARTBEAT = alert("Heartbeat", "none")
 FOREIGN = frozenset({("alertname", "DiskFull"), ("severity", "critical")})
 
@@ -123,6 +128,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [OVERLOADED, UNKNOWN, LAG, MISSED, OVERRUN, OVERDUE_B, LOST],
         [UNKNOWN, UNREAD, THROTTLED, THROTTLED_B, THROTTLED_POLLS],
         [OVERLOADED_ELSEWHERE, UNKNOWN, LAG, MISSED, OVERDUE_B],
+        [ONE_WAY, OVERDUE_ONE_WAY, LOST_FROM_OUTSIDE, LOST_ELSEWHERE, OVERDUE_B],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
 )
@@ -213,6 +219,15 @@ def test_what_does_not_page_silences_no_page() -> None:
     policy = Policy(ALERTMANAGER)
     assert policy.inhibited(dict(OVERDUE), [dict(DOWN_SMTP)])
     assert not policy.inhibited(dict(OVERDUE), [dict(QUIET_SMTP)])
+
+
+def test_a_connector_is_told_instead_of_the_mail_through_it() -> None:
+    """Its alert inhibits those about mail through the same connector, also from outside, and no others."""
+    policy = Policy(ALERTMANAGER)
+    for explained in (OVERDUE_ONE_WAY, LOST_FROM_OUTSIDE):
+        assert policy.inhibited(dict(explained), [dict(ONE_WAY)])
+    for other in (OVERDUE, LOST, LOST_ELSEWHERE, DOWN_SMTP, ONE_WAY):
+        assert not policy.inhibited(dict(other), [dict(ONE_WAY)])
 
 
 def test_an_overloaded_agent_is_told_instead_of_what_follows_from_it() -> None:
