@@ -64,7 +64,7 @@ class AgentProcess:
         (directory / "password").write_text("secret")
 
     def configure(self, ports: Mapping[str, int], interval: str = "1s") -> None:
-        """Let it send by SMTP at this interval, and watch by POP3 and IMAP, at these ports."""
+        """Let it send by SMTP and Graph at this interval, and watch by POP3 and IMAP, at these ports."""
         self._config.write_text(json.dumps(_configuration(self.ledger, ports, interval)))
 
     async def start(self) -> None:
@@ -113,11 +113,18 @@ class AgentProcess:
 
 def _configuration(ledger: Path, ports: Mapping[str, int], interval: str) -> dict[str, Any]:
     server = {"host": "127.0.0.1", "tls": "none", "allow_insecure_auth": True}
-    servers = {"smtp": {}, "pop3": {"logins_per_minute": 6000}, "imap": {"logins_per_minute": 6000}}
+    servers = {
+        "smtp": {},
+        "graph": {"oauth2": "app", "messages_per_minute": 6000},
+        "pop3": {"logins_per_minute": 6000},
+        "imap": {"logins_per_minute": 6000},
+    }
+    token = {"provider": "generic", "token_url": f"http://127.0.0.1:{ports['graph']}/token"}
     mailbox = {"username": "canary", "password": {"file": "password"}}
-    route = {"kind": "roundtrip", "interval": interval, "deadline": f"{DEADLINE:g}s", "send_via": "smtp"}
+    route = {"kind": "roundtrip", "interval": interval, "deadline": f"{DEADLINE:g}s"}
     return {
         "agent": {"listen": "127.0.0.1:0", "ledger": f"sqlite:{ledger}"},
+        "oauth2": {"app": {**token, "client_id": "app", "client_secret": {"file": "password"}}},
         "servers": {
             name: {"protocol": name, "port": ports[name], **server, **more} for name, more in servers.items()
         },
@@ -125,7 +132,14 @@ def _configuration(ledger: Path, ports: Mapping[str, int], interval: str) -> dic
             name: {"address": f"{name}@example.test", "server": name, **mailbox} for name in ("pop3", "imap")
         },
         "probes": [
-            {"name": f"{to}-{number}", "from": f"{to}@example.test", "to": to, **route, **retry}
+            {
+                "name": f"{to}-{number}",
+                "from": f"{to}@example.test",
+                "to": to,
+                "send_via": "graph" if number % 3 == 0 else "smtp",
+                **route,
+                **retry,
+            }
             for to in ("pop3", "imap")
             for number in range(ROUTES)
             for retry in ([{"retry": "1s"}] if number % 2 else [{}])

@@ -26,6 +26,9 @@ _AT_THE_SERVER = {
     "content": 0.0,
     "final dot": 0.0,  # the server has the message, and has not said so
     "reply": 0.008,  # between the 250 and its record
+    "sendMail": 0.0,
+    "accepted by Graph": 0.0,  # Graph has the message, and has not said so
+    "202": 0.008,  # around the answer, and its record
     "listing": 0.0,
     "reading": 0.008,  # while arrivals are recorded
     "deleting": 0.0,  # between the record of an arrival and its deletion

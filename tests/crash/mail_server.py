@@ -1,12 +1,13 @@
 """A mail server that keeps its own log of what it accepted, and says at which point of a dialogue it is.
 
-SMTP, POP3 and IMAP without TLS, for two mailboxes. Some messages it refuses, loses, bounces, or delivers late
-or twice: a seed decides which.
+SMTP, Microsoft Graph's sendMail, POP3 and IMAP without TLS, for two mailboxes. Some messages it refuses,
+loses, bounces, or delivers late or twice: a seed decides which.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from tests.corpus import files
+from tests.fakes.graph.http import Answer, Request, http_server
 from tests.fakes.imap_server import ImapServer
 from tests.fakes.scripted_server import Peer, scripted_server
 
@@ -111,7 +113,31 @@ class RecordingServer:
             scripts = {"smtp": self._serve_smtp, "pop3": self._serve_pop3, "imap": self._serve_imap}
             for name, script in scripts.items():
                 self.ports[name] = (await stack.enter_async_context(scripted_server(script))).port
+            self.ports["graph"] = await stack.enter_async_context(http_server(self._answer_http))
             yield
+
+    async def _answer_http(self, request: Request) -> Answer:
+        """Answer a request for a token, or one to send a message."""
+        if request.path[-1] == "token":
+            return Answer(200, {"access_token": "a-token-of-the-recording-server", "expires_in": 3600})
+        raw, fate = base64.b64decode(request.body), self._next_fate()
+        found = _TOKEN.search(raw)
+        entry = self.log.setdefault(found[2].decode(), Entry())
+        entry.begun += 1
+        self._at("sendMail")
+        entry.fate = "451" if self.is_closing else fate
+        if entry.fate[0] == "4":
+            return Answer(503, headers={"Retry-After": "1"})
+        if entry.fate[0] == "5":
+            return Answer(400, {"error": {"code": "ErrorInvalidRecipients", "message": "no"}})
+        entry.accepted.append(time.monotonic())
+        mailbox = self._inbox if b"<imap@" in raw else self._pop3
+        self._dispatch(entry, raw, found[1], mailbox)
+        self._at("accepted by Graph")
+        if fate == "delivered without a reply":
+            raise ConnectionError(fate)
+        self._at("202")
+        return Answer(202)
 
     async def _serve_smtp(self, peer: Peer) -> None:
         peer.received.clear()  # thousands of sessions would fill the memory
