@@ -17,7 +17,13 @@ PLAIN_PIECE = 6
 """Characters of a password that are enough to withhold a text: unrelated text rarely contains so many."""
 
 TOKEN_PIECE = 12
-"""Characters of each block of an access token. Any 23 characters of a token in a row contain a block."""
+"""Characters of each block of a text to look for in an access token.
+
+Any 23 characters of a token in a row contain such a block.
+"""
+
+LATEST_TOKENS = 4
+"""Number of tokens to withhold: a session that lasts for weeks has one after the other."""
 
 CODED_PIECE = 8
 """The same for an encoded password: about as much of it, and no date or number matches by chance."""
@@ -36,7 +42,7 @@ class Redaction:
 
     def __init__(self) -> None:
         self._pieces: frozenset[str] = frozenset()
-        self._token_blocks: frozenset[str] = frozenset()
+        self._tokens: tuple[str, ...] = ()
 
     def add(self, password: str, *made: str) -> None:
         """Withhold ``password`` from now on, and anything ``made`` from it to log in, such as a digest."""
@@ -45,19 +51,25 @@ class Redaction:
         )
 
     def add_token(self, token: str) -> None:
-        """Withhold a token from now on. It is a hundred times as long as a password, and unguessable."""
-        blocks = _blocks_of_token(token)
-        self._token_blocks = self._token_blocks | blocks if self._token_blocks else blocks
+        """Withhold a token from now on. It is a hundred times as long as a password, and unguessable.
+
+        Its forms are made when a text is compared, because keeping them for each session takes much memory.
+        """
+        if len(token) < 2 * TOKEN_PIECE:
+            self.add(token)
+        elif token not in self._tokens:
+            self._tokens = (*self._tokens, token)[-LATEST_TOKENS:]
 
     @property
     def has_secrets(self) -> bool:
         """Whether there are any secrets to withhold."""
-        return bool(self._pieces or self._token_blocks)
+        return bool(self._pieces or self._tokens)
 
     def _is_secret(self, text: str) -> bool:
         folded = _folded(text)
-        if self._token_blocks and not self._token_blocks.isdisjoint(_pieces(folded, TOKEN_PIECE)):
-            return True
+        for token in self._tokens:
+            if _repeats(folded, token):
+                return True
         for piece in self._pieces:  # noqa: SIM110 # `any` takes twice as long
             if piece in folded:
                 return True
@@ -119,15 +131,22 @@ def _pieces_of_password(password: str) -> frozenset[str]:
     return frozenset(chain(*plain, *coded))
 
 
-@lru_cache(maxsize=64)
-def _blocks_of_token(token: str) -> frozenset[str]:
-    """Return the blocks of a token in any form; all sessions with the token share them."""
-    forms = (token, quote(token, safe=""), *_coded(token.encode()))
-    return frozenset(
-        folded[begin : begin + TOKEN_PIECE]
-        for folded in map(_folded, forms)
-        for begin in range(0, max(1, len(folded) - TOKEN_PIECE + 1), TOKEN_PIECE)
-    )
+def _repeats(folded: str, token: str) -> bool:
+    """Whether a folded text has a block that is in a token, or the token's beginning, in any form."""
+    if len(folded) < TOKEN_PIECE:
+        return False
+    forms = _forms_of_token(token)
+    if any(form[:TOKEN_PIECE] in folded for form in forms.split("\0")):
+        return True
+    begins = range(0, len(folded) - TOKEN_PIECE + 1, TOKEN_PIECE)
+    return any(folded[begin : begin + TOKEN_PIECE] in forms for begin in begins)
+
+
+@lru_cache(maxsize=8)
+def _forms_of_token(token: str) -> str:
+    """Return a token in each of its forms, with NUL between them."""
+    forms = (_folded(token), *(form.casefold() for form in (quote(token, safe=""), *_coded(token.encode()))))
+    return "\0".join(dict.fromkeys(forms))
 
 
 def _coded(octets: bytes) -> Iterator[str]:

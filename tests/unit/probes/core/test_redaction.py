@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import json
+import secrets
 import traceback
+import tracemalloc
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -114,6 +117,81 @@ def test_unusual_characters(password: str) -> None:
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     for echo in (password, legible(password.encode()), quoted):
         assert redaction.text(f"no {echo}") == WITHHELD
+
+
+TOKEN_FORMS = {
+    "clear": str,
+    "upper case": str.upper,
+    "URL": lambda token: quote(token, safe=""),
+    "hexadecimal": lambda token: token.encode().hex(),
+    "base64": _base64,
+    "base64 of XOAUTH2": lambda token: _base64(f"user={USER}\1auth=Bearer {token}\1\1")[48:-8],
+}
+
+
+def _token() -> str:
+    """Return a token of 1,600 characters, as Microsoft issues them."""
+    return ".".join(base64.urlsafe_b64encode(secrets.token_bytes(size)).decode() for size in (60, 900, 240))
+
+
+@pytest.mark.parametrize("form", TOKEN_FORMS.values(), ids=TOKEN_FORMS)
+def test_any_part_of_a_token_is_withheld(form: Callable[[str], str]) -> None:
+    """Wherever a server's text begins and ends in a token, in any form, 23 characters of it are not shown."""
+    redaction, token = Redaction(), _token()
+    redaction.add_token(token)
+    echo = form(token)
+    for begin in range(0, len(echo) - 23, 7):
+        assert redaction.text(f"{'no ' * (begin % 5)}{echo[begin : begin + 23]}") == WITHHELD, begin
+    for said in (
+        f"not {echo} here",
+        f"cut: {echo[:23]}",
+        " ".join(echo[50:73]),
+        f"{echo[:12]}\n535 {echo[12:23]}",
+    ):
+        assert redaction.text(f"535 5.7.8 {said}") == f"535 5.7.8 {WITHHELD}"
+
+
+def test_the_beginning_of_a_token_is_withheld() -> None:
+    """Where an answer is cut after 12 characters of a token, they are not shown."""
+    redaction, token = Redaction(), _token()
+    redaction.add_token(token)
+    for before in range(12):
+        assert redaction.text(f"{'x' * before}{token[:12]}") == WITHHELD
+    assert redaction.text(f"no {token[:11]}") == f"no {token[:11]}"
+    assert (
+        redaction.text("535 5.7.8 Error: authentication failed") == "535 5.7.8 Error: authentication failed"
+    )
+
+
+@pytest.mark.parametrize("length", [1, 8, 13, 23, 24])
+def test_a_short_token_is_withheld(length: int) -> None:
+    """A token that is no longer than a password is found wherever it stands."""
+    redaction, token = Redaction(), _token()[:length]
+    redaction.add_token(token)
+    for before in range(12):
+        assert redaction.text(f"{'-' * before}{token}-") == WITHHELD
+
+
+def test_a_session_of_weeks_keeps_the_latest_tokens() -> None:
+    """A session that has one token after the other withholds the latest, and its memory does not grow."""
+    redaction, tokens = Redaction(), [_token() for _ in range(50)]
+    for token in tokens:
+        redaction.add_token(token)
+    assert [redaction.text(token) == WITHHELD for token in tokens] == [False] * 46 + [True] * 4
+
+
+def test_the_memory_of_many_tokens() -> None:
+    """200 sessions with tokens of their own need no more than 10 KB each to withhold them."""
+    tokens, redactions = [_token() for _ in range(200)], [Redaction() for _ in range(200)]
+    tracemalloc.start()
+    try:
+        for token, redaction in zip(tokens, redactions, strict=True):
+            redaction.add_token(token)
+            assert redaction.text(f"535 {token}") == f"535 {WITHHELD}"
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 200 * 10_000
 
 
 def test_values_keep_their_form(redaction: Redaction) -> None:
