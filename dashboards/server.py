@@ -40,7 +40,16 @@ def server() -> dashboard.Dashboard:
     return board(
         "Server",
         "SMTP, POP3, IMAP and MX as the probes see them: success, phases, reasons, certificates, findings.",
-        [*_success(), *_phases(), *_reasons(), *_certificates(), *_findings(), _failures(), _failing()],
+        [
+            *_success(),
+            *_phases(),
+            *_reasons(),
+            *_certificates(),
+            *_findings(),
+            _failures(),
+            _failing(),
+            _mail_from(),
+        ],
         rank=FAILING,
     )
 
@@ -92,7 +101,8 @@ def _phases() -> list[AnyPanel]:
             [Query(f"avg by (kind, phase) ({phases})", "{{kind}}: {{phase}}")],
             "Mean duration of each phase of the last runs. Select one probe. Slow DNS: check the resolver. "
             "Slow connect: the network. Slow banner or MAIL FROM: an overloaded server. Slow authentication: "
-            "its directory. A round trip shows the banner as part of connect, and MAIL FROM as part of data.",
+            "its directory. A round trip shows the banner as part of connect, and MAIL FROM as part of data "
+            "unless it takes 5 s.",
             stacked=True,
         ),
         graph(
@@ -229,4 +239,17 @@ def _failing() -> AnyPanel:
         ],
         "Since the first failed run, for probes with `alerts: {down: ...}`. Above the line `limit`, the "
         "alert fires: the reasons above say what to fix.",
+    )
+
+
+def _mail_from() -> AnyPanel:
+    delay = f'mailsonde_probe_phase_seconds{{phase="mail",{PROBE}}}'
+    return graph(
+        15,
+        (0, 57, 24, 8),
+        "Slowest answers to MAIL FROM",
+        [Query(f"topk({MOST}, max {BY_ROUTE} ({delay}))", ROUTE)],
+        "In the last runs; of round trips, only answers after 5 s or more. From 10 s in steps of 5 s, if "
+        "other answers are quick: Exchange's back pressure, before it refuses mail. Free its disk, memory or "
+        "queues.",
     )

@@ -140,7 +140,8 @@ class AgentCollector(Collector):
         yield Gauge(
             "mailsonde_probe_phase_seconds",
             "Duration of a phase of the last run. If the run sends a message, `connect` includes `greeting`, "
-            "`ehlo`, `starttls` and `tls`, and `data` includes `mail`, `rcpt` and `quit`.",
+            "`ehlo`, `starttls` and `tls`, and `data` includes `mail`, `rcpt` and `quit`. Those of `ehlo`, "
+            "`mail` and `rcpt` that take 5 s or longer stand alone.",
             ((probe.labels, probe.phases) for probe in probes),
             by=named("phase"),
         )

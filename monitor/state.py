@@ -22,6 +22,7 @@ from probes.delivery.message_life import ArrivalIssue
 from probes.delivery.message_probe import MessageProbe
 from probes.delivery.service_level import SloSettings
 from probes.messages.hops import waits
+from probes.protocols.smtp_pace import DELAYED_ANSWER
 
 DELIVERY_BUCKETS = (0.5, 2.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds, in seconds, of the histogram of delivery times. Only dashboards read it."""
@@ -62,6 +63,9 @@ _PART_OF = {
     "body": "data",
 }
 """Phases of a submission that count as part of another, because there may be thousands of routes."""
+
+_STANDS_OUT = frozenset({"mail", "rcpt", "ehlo"})
+"""Those that stand alone from `DELAYED_ANSWER` seconds on: their server delays them on purpose."""
 
 
 class Limiter(NamedTuple):
@@ -293,6 +297,7 @@ def _joined(phases: Mapping[str, float]) -> dict[str, float]:
     """Return the phases of a submission as the metrics show them."""
     joined: dict[str, float] = {}
     for phase, seconds in phases.items():
-        whole = _PART_OF.get(phase, phase)
+        stands_out = seconds >= DELAYED_ANSWER and phase in _STANDS_OUT
+        whole = phase if stands_out else _PART_OF.get(phase, phase)
         joined[whole] = joined.get(whole, 0.0) + seconds
     return joined

@@ -81,6 +81,8 @@ class Thresholds(Settings):
     scrape_interval: Hold
     token_failing_for: Hold
     throttled_for: Hold
+    back_pressure_at: Annotated[Duration, between(0.1, 600)]
+    back_pressure_for: Hold
     certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
     certificate_critical: Annotated[Duration, between(0, 366 * 86400)]
     certificate_for: Hold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -24,6 +24,7 @@ from probes.delivery.submission import Envelope, Handover, Submission
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
+from probes.protocols import smtp_pace
 from probes.protocols.replies import remedy_of_report
 
 POLL_GRACE = 30.0
@@ -159,7 +160,7 @@ class Roundtrip(MessageProbe):
         if settled is None:
             return _undecided(handover.message, self._watcher.current, self.context.clock.monotonic())
         run.phases.transcript.note(_as_remark(settled.message))
-        return _verdict(settled)
+        return _verdict(settled, smtp_pace.delays(run.phases.seconds))
 
     async def _settled(self, run: Run, handover: Handover, ends_at: float) -> Settled | None:
         """Send the message and watch for it; return ``None`` if the outcome is not known in time."""
@@ -270,8 +271,8 @@ def _as_remark(message: Message) -> str:
     return f"{message.state}: in mailbox {message.mailbox} {measured} after connecting"
 
 
-def _verdict(settled: Settled) -> Verdict:
-    """Return the verdict for a settled message."""
+def _verdict(settled: Settled, delays: Mapping[str, object]) -> Verdict:
+    """Return the verdict for a settled message; ``delays`` are those of `smtp_pace`."""
     message, delay = settled.message, settled.delay
     reason, detail = _end(message)
     if settled.doubt:
@@ -281,6 +282,7 @@ def _verdict(settled: Settled) -> Verdict:
     values: dict[str, object] = {
         "reply_code": message.reply_code,
         "enhanced_status_code": message.enhanced_status_code,
+        **delays,
     }
     if message.greylisted_seconds is not None:
         values["greylisted_seconds"] = round(message.greylisted_seconds, 6)

@@ -13,6 +13,7 @@ from probes.core.reasons import Area, Reason
 from probes.core.setting_types import Duration, EmailAddress, Line
 from probes.core.settings import ProbeSettings, SmtpServerName
 from probes.core.verdict import Run, Verdict
+from probes.protocols import smtp_pace
 from probes.protocols.smtp_session import SmtpSession, smtp_session
 from probes.protocols.tls import expiry_warning
 
@@ -23,7 +24,11 @@ class SmtpSettings(ProbeSettings):
     kind: Literal["smtp"]
     server: SmtpServerName = Field(description="The server to check.")
     mail_from: EmailAddress | None = Field(
-        default=None, description="Envelope sender to test without sending a message."
+        default=None,
+        description=(
+            "Envelope sender to test without sending a message. The time of its answer is Exchange's early "
+            "warning of back pressure."
+        ),
     )
     rcpt_to: EmailAddress | None = Field(
         default=None, description=("Recipient to test without sending a message.")
@@ -87,6 +92,7 @@ class Smtp(Probe):
                 values={
                     "greeting": legible(session.greeting.text),
                     "features": list(session.extensions.listed),
+                    **smtp_pace.delays(run.phases.seconds),
                 },
                 certificate_not_after=expiry and expiry.not_after,
             )

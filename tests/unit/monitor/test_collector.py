@@ -173,11 +173,23 @@ def test_a_run_that_sends_shows_its_phases_in_parts() -> None:
     agent = _route()
     phases = {"resolve": 1.0, "connect": 2.0, "greeting": 4.0, "ehlo": 8.0, "starttls": 16.0, "tls": 32.0}
     phases |= {"auth": 64.0, "mail": 128.0, "rcpt": 256.0, "data": 512.0, "quit": 1024.0}
-    agent.ran("trip", "out", Verdict(Reason.NONE, phases=phases), ended_at=1.0, duration=2047.0)
-    shown = {"resolve": 1.0, "connect": 62.0, "auth": 64.0, "data": 1920.0}
+    quick = {phase: seconds / 1000 for phase, seconds in phases.items()}
+    agent.ran("trip", "out", Verdict(Reason.NONE, phases=quick), ended_at=1.0, duration=2.0)
+    shown = {"resolve": 0.001, "connect": 0.062, "auth": 0.064, "data": 1.92}
     read = _reader(agent)
     assert {phase: read("mailsonde_probe_phase_seconds", phase=phase) for phase in shown} == shown
-    assert read("mailsonde_probe_phase_seconds") == 2047.0
+    assert read("mailsonde_probe_phase_seconds") == pytest.approx(2.047)
+
+
+def test_a_run_that_sends_shows_delayed_answers_by_themselves() -> None:
+    """From 5 s on, the answers that tell back pressure and a tarpit apart stand alone."""
+    agent = _route()
+    phases = {"connect": 1.0, "ehlo": 0.5, "mail": 10.0, "rcpt": 5.0, "data": 2.0, "quit": 20.0}
+    agent.ran("trip", "out", Verdict(Reason.NONE, phases=phases), ended_at=1.0, duration=38.5)
+    shown = {"connect": 1.5, "mail": 10.0, "rcpt": 5.0, "data": 22.0}
+    read = _reader(agent)
+    assert {phase: read("mailsonde_probe_phase_seconds", phase=phase) for phase in shown} == shown
+    assert read("mailsonde_probe_phase_seconds") == 38.5
 
 
 def test_expiry_of_the_last_certificate_seen_stays(state: AgentState) -> None:

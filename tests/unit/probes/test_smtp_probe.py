@@ -19,7 +19,7 @@ from probes.protocols import name_resolution
 from probes.smtp import Smtp, SmtpSettings
 from tests.fakes.dns_server import dns_server, zone
 from tests.fakes.resolver_files import resolution
-from tests.fakes.scripted_server import PASSWORD, Script, Step, dialogue, scripted_server
+from tests.fakes.scripted_server import PASSWORD, Peer, Script, Step, dialogue, scripted_server
 
 BANNER = b"220 mail.example.com ESMTP"
 EHLO = (rb"EHLO .*", b"250-mail.example.com\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 AUTH PLAIN LOGIN")
@@ -172,3 +172,33 @@ def test_recipient_needs_a_sender() -> None:
     """A recipient without a sender is refused when the configuration is read."""
     with pytest.raises(ValidationError, match="rcpt_to without mail_from"):
         SmtpSettings(name="mail", kind="smtp", server="mail", rcpt_to=RECIPIENT)
+
+
+class HeldClock(SystemClock):
+    """A clock that a script moves on."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+async def test_back_pressure_before_any_refusal() -> None:
+    """An ok run in which only MAIL FROM waited says so, and times it as a phase of its own."""
+    clock = HeldClock()
+
+    async def hold_mail_back(peer: Peer) -> None:
+        await dialogue(BANNER, EHLO)(peer)
+        await peer.expect(b"MAIL FROM:.*")
+        clock.ahead += 10
+        await peer.send(b"250 2.1.0 Sender OK")
+        await dialogue((b"RCPT TO:.*", b"250 2.1.5 Recipient OK"), QUIT)(peer)
+
+    async with scripted_server(hold_mail_back) as server:
+        site = Site("here", {"mail": server.settings("smtp")}, {})
+        settings = SmtpSettings(name="mail", kind="smtp", server="mail", mail_from=SENDER, rcpt_to=RECIPIENT)
+        result = await Runner(clock, "here").run(Smtp(settings, Context(clock, site)))
+        await server.peer_closed()
+    assert result.verdict.reason is Reason.NONE, result.verdict.detail
+    assert result.verdict.values["delayed_answers"] == "back pressure: the answer to MAIL FROM took 10 s"
+    assert 10 <= result.verdict.phases["mail"] < 15
