@@ -20,11 +20,12 @@ def probe_info(probe: Probe) -> dict[str, str]:
         mailbox_server = site.mailboxes[into].server
     elif server is not None and server.protocol != "smtp":
         mailbox_server = name
+    place = probe.place if server is None else (server.host, server.port)
     found = {
         "severity": settings.severity,
         "description": settings.description,
         "mailbox_server": mailbox_server,
-        "address": server and _address(server.host, server.port),
+        "address": place and _address(*place),
     }
     return {**settings.labels, **{label: value for label, value in found.items() if value}}
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from probes.core.probe import Probe
 from probes.delivery.message_probe import MessageProbe
+from probes.http import Http
 from probes.imap import Imap
 from probes.mx import Mx
 from probes.pop3 import Pop3
@@ -20,6 +21,7 @@ KINDS: Mapping[str, type[Probe]] = MappingProxyType(
         "pop3": Pop3,
         "imap": Imap,
         "mx": Mx,
+        "http": Http,
     }
 )
 

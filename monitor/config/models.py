@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    SecretStr,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -23,6 +22,7 @@ from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
+from probes.core.header_fields import FieldName, SecretFieldValue
 from probes.core.secret import Secret
 from probes.core.setting_types import (
     CertificateFile,
@@ -53,10 +53,6 @@ else:
         Union[tuple(kind.settings_model for kind in KINDS.values())],  # noqa: UP007 # made at run time
         Field(discriminator="kind"),
     ]
-
-
-_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
-_FIELD_VALUE = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")  # section 5.5, without its obsolete octets
 
 
 def parse_listen(value: object) -> tuple[str, int]:
@@ -96,18 +92,6 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _field_name(value: str) -> str:
-    if not _FIELD_NAME.fullmatch(value):
-        raise ValueError("is not the name of an HTTP header field; use letters, digits and dashes")
-    return value
-
-
-def _field_value(secret: SecretStr) -> SecretStr:
-    if not _FIELD_VALUE.fullmatch(secret.get_secret_value()):
-        raise ValueError("its value must be printable ASCII, without leading or trailing blanks")
-    return secret
-
-
 def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
     if not probes:
         raise ValueError("there are no probes, so nothing would be monitored; see config/example.yaml")
@@ -123,9 +107,9 @@ class OtlpSettings(Settings):
     interval: Annotated[Duration, between(1, 3600)] = Field(
         default=60.0, description="Time between two exports."
     )
-    headers: dict[
-        Annotated[str, AfterValidator(_field_name)], Annotated[Secret, AfterValidator(_field_value)]
-    ] = Field(default_factory=dict, description="Header fields that the collector requires, such as a token.")
+    headers: dict[FieldName, SecretFieldValue] = Field(
+        default_factory=dict, description="Header fields that the collector requires, such as a token."
+    )
     tls_ca: CertificateFile | None = Field(
         default=None,
         description=("PEM file to trust instead of the system's CAs; mailsonde rereads it when it changes."),

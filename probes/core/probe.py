@@ -36,6 +36,11 @@ class Probe(ABC):
         """The server or domain that the probe checks; the ``target`` label of its metrics."""
 
     @property
+    def place(self) -> tuple[str, int] | None:
+        """The host and port that the probe connects to, if no entry of `servers` has them."""
+        return None
+
+    @property
     def siblings(self) -> Sequence[Probe]:
         """The other probes of its entry, each with its own target. They run at the same time."""
         return ()

@@ -27,6 +27,7 @@ class Area(StrEnum):
     POP3 = "pop3"
     IMAP = "imap"
     GRAPH = "graph"
+    HTTP = "http"
     MX = "mx"
     MESSAGE = "message"
 
@@ -248,6 +249,22 @@ class Reason(StrEnum):
     )
     GRAPH_NOT_FOUND = _failed(
         "graph_not_found", Area.GRAPH, "The mailbox has no folder of a configured name."
+    )
+
+    HTTP_STATUS = _failed("http_status", Area.HTTP, "The status of the answer is not the expected one.")
+    HTTP_UNAVAILABLE = _failed(
+        "http_unavailable", Area.HTTP, "The web server answered with a server error (5xx)."
+    )
+    HTTP_BODY = _failed(
+        "http_body",
+        Area.HTTP,
+        "The body or a header field of the answer lacks expected text, or has text that it must not have.",
+    )
+    REDIRECT_REFUSED = _failed(
+        "redirect_refused", Area.HTTP, "A redirect leads to an address that mailsonde does not follow."
+    )
+    REDIRECT_LOOP = _failed(
+        "redirect_loop", Area.HTTP, "The server redirects in a circle, or more often than is allowed."
     )
 
     MX_MISSING = _failed("mx_missing", Area.MX, "The domain has neither MX nor address records.")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,24 +25,24 @@ from pydantic import TypeAdapter
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
+from probes.core.redaction import WITHHELD
 from probes.core.setting_types import AddressFamily, HostName
+from probes.core.transcript import Transcript
 from probes.core.verdict import RESOLVE, PhaseTimer
 from probes.protocols.connection_limits import Slot
+from probes.protocols.http_network import Network
 from probes.protocols.line_transport import LineTransport, Resolve
-from probes.protocols.tls import client_context
+from probes.protocols.tls import CertificateExpiry, client_context
 
 BODY_LIMIT = 256 * 1024
 """Maximum octets to keep of a body, unless a request sets another limit."""
-
-HEAD_LIMIT = 64 * 1024
-"""Most octets to read before a body begins, interim answers (RFC 9110 section 15.2) included."""
-
-_HEAD_PIECE = 4096  # octets of it to parse at once: a flood of interim answers must not hold up other tasks
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(
     {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mailsonde/{version('mailsonde')}"}
 )
+_NOT_SHOWN = frozenset({"set-cookie", "set-cookie2"})
+_BODY_SHOWN = 1000  # octets of a body in the transcript
 _FOR_ANYONE = frozenset({"accept", "content-type"})  # header fields that are also sent to another origin
 _WHEN_SLOW = MappingProxyType(
     {RESOLVE: Reason.DNS_TIMEOUT, "connect": Reason.CONNECT_TIMEOUT, "tls": Reason.TLS_HANDSHAKE}
@@ -139,9 +139,8 @@ def proxy_for(url: str, configured: str | None = None) -> str | None:
 class Response:
     """A server's answer.
 
-    ``url`` is the URL that it came from, after any redirects. ``body`` is never decoded. ``is_cut``
-    means that the body is longer than the limit. ``certificate_not_after`` is in unix seconds, and
-    ``None`` without TLS.
+    ``url`` is the URL that it came from, after the ``redirects``, each a URL. ``body`` is never decoded.
+    ``is_cut`` means that the body is longer than the limit. ``certificate_expiry`` is ``None`` without TLS.
     """
 
     url: str
@@ -149,7 +148,13 @@ class Response:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     is_cut: bool
-    certificate_not_after: float | None
+    certificate_expiry: CertificateExpiry | None
+    redirects: tuple[str, ...] = ()
+
+    @property
+    def certificate_not_after(self) -> float | None:
+        """When the first certificate in the server's chain expires, in unix seconds."""
+        return self.certificate_expiry and self.certificate_expiry.not_after
 
     @property
     def host(self) -> str:
@@ -181,6 +186,25 @@ class Response:
         """Return a header field's value. Repeated fields are joined by commas (RFC 9110 section 5.2)."""
         return ", ".join(self.header_lines(name)) or default
 
+    @property
+    def location(self) -> str:
+        """The absolute URL that the server redirects to; empty if it does not redirect, or to no URL."""
+        if not self.is_redirect:
+            return ""
+        try:
+            return str(httpx.URL(self.url).join(self.header("location")))
+        except (httpx.InvalidURL, ValueError):
+            return ""
+
+    def record(self, transcript: Transcript) -> None:
+        """Write the header section and the beginning of the body to a transcript, without cookies."""
+        fields = [
+            f"{name}: {WITHHELD if name.lower() in _NOT_SHOWN else value}" for name, value in self.headers
+        ]
+        transcript.received("\n".join(fields))
+        if self.body:
+            transcript.received(self.body[:_BODY_SHOWN], cut=len(self.body) > _BODY_SHOWN)
+
     def header_lines(self, name: str) -> list[str]:
         """Return the values of a header field, one for each time that it occurs."""
         return [value for found, value in self.headers if found.lower() == name.lower()]
@@ -191,7 +215,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
 
     ``seconds`` limits a request as a whole, including its redirects. ``ca`` is a PEM file to trust
     instead of the system's authorities or, with ``with_system``, in addition to them. ``resolve``
-    chooses the address and port to connect to; Host header and SNI still name the URL's host.
+    chooses the address and port to connect to, and ``addresses`` has the address of a host in a URL that is
+    not to be looked up under its name; Host header and SNI still name the URL's host.
     ``tls_name`` is the name to expect in the certificate if it is not the URL's host. Only addresses of
     ``family`` are used. The first connection uses ``slot``.
 
@@ -209,6 +234,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         ca: Path | None = None,
         with_system: bool = False,
         resolve: Resolve | None = None,
+        addresses: Mapping[str, str] = MappingProxyType({}),
         tls_name: str | None = None,
         proxy: str | None = None,
         family: AddressFamily = "any",
@@ -216,12 +242,13 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     ) -> None:
         self._phases = phases
         self._seconds = seconds
-        self._network = _Network(
+        self._network = Network(
             phases,
-            partial(LineTransport.connect, phases=phases, timeout=seconds, resolve=resolve, family=family),
+            partial(LineTransport.connect, timeout=seconds, resolve=resolve, family=family),
             lambda: http_context(ca, with_system=with_system),
             tls_name,
             slot,
+            addresses,
         )
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.SSLContext(
@@ -231,6 +258,16 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             network_backend=self._network,
             proxy=_proxy(proxy, phases) if proxy is not None else None,
         )
+
+    @property
+    def connections(self) -> int:
+        """How many connections it has tried to open so far."""
+        return self._network.connections
+
+    def count_towards(self, phases: PhaseTimer) -> None:
+        """Time later requests in ``phases``, of another run, also if they use an open connection."""
+        self._phases = phases
+        self._network.count_towards(phases)
 
     async def __aenter__(self) -> Self:
         return self
@@ -254,25 +291,29 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         ``before_content`` is called right before ``content`` is sent, when a connection is open.
 
         Follows at most ``redirects`` redirects, only to https, and repeats method and content. Another
-        origin gets none of ``headers`` except Accept and Content-Type. A redirect that is not followed
-        is returned like any other answer. Raises `ProbeFault`, and ValueError as `origin_of` does.
+        origin gets none of ``headers`` except Accept and Content-Type. With ``redirects`` 0, a redirect is
+        returned like any other answer. Raises `ProbeFault`, and ValueError as `origin_of` does.
         """
         parsed = _parsed(url)
         self._network.before_content = before_content
         fields = {**_DEFAULTS, **{name.lower(): value for name, value in headers.items()}}
+        trail: list[str] = []
         try:
             async with asyncio.timeout(self._seconds):
-                for _ in range(redirects + 1):
+                while len(trail) <= redirects:
                     response = await self._exchange(method, parsed, fields, content, limit)
                     if not redirects or not response.is_redirect:
-                        return response
+                        return replace(response, redirects=tuple(trail))
+                    trail.append(response.url)
                     parsed, before = _next_url(parsed, response.header("location")), parsed
+                    if str(parsed) in trail:
+                        raise ProbeFault(Reason.REDIRECT_LOOP, f"leads back to {parsed}")
                     if _origin(parsed) != _origin(before):
                         fields = {**_DEFAULTS, **{name: fields[name] for name in _FOR_ANYONE & fields.keys()}}
         except TimeoutError as error:
             reason = _WHEN_SLOW.get(self._phases.current or "", Reason.COMMAND_TIMEOUT)
             raise ProbeFault(reason, f"no answer within {self._seconds:g} s") from error
-        raise ProbeFault(Reason.PROTOCOL_ERROR, f"more than {redirects} redirects")
+        raise ProbeFault(Reason.REDIRECT_LOOP, f"more than {redirects} redirects")
 
     async def _exchange(
         self, method: str, url: httpx.URL, fields: Mapping[str, str], content: bytes | None, limit: int
@@ -311,7 +352,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             tuple(found.multi_items()),
             body,
             is_cut,
-            network.certificate_not_after,
+            network.certificate_expiry,
         )
 
 
@@ -344,107 +385,7 @@ def _next_url(url: httpx.URL, location: str) -> httpx.URL:
         found = url.join(location)
         shown = legible(str(found), 80)
         if found.scheme != "https":
-            raise ProbeFault(Reason.PROTOCOL_ERROR, f"leads to {shown}, which is not https")
+            raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {shown}, which is not https")
         return _parsed(str(found))
     except (httpx.InvalidURL, ValueError) as error:
-        raise ProbeFault(Reason.PROTOCOL_ERROR, f"leads to {legible(location, 80)}: {error}") from error
-
-
-class _Network(httpcore.AsyncNetworkBackend):
-    """Opens a client's connections, and remembers the latest one."""
-
-    phase = "first_byte"
-    """The phase that the time spent reading counts towards."""
-
-    head_octets = 0
-    """How many octets of the current answer were read up to the first ones of its body."""
-
-    request_line: str | None = None
-    """How the transcript shows the next request."""
-
-    is_at_end = False
-    """Whether the latest read met the end of the stream."""
-
-    def __init__(
-        self,
-        phases: PhaseTimer,
-        connect: Callable[..., Awaitable[LineTransport]],
-        context: Callable[[], ssl.SSLContext],
-        tls_name: str | None,
-        slot: Slot | None,
-    ) -> None:
-        self.phases = phases
-        self.context = context
-        self.tls_name = tls_name
-        self.before_content: Callable[[], None] = lambda: None
-        """Called before the content of a request is sent."""
-        self._connect = connect
-        self._slot = slot
-        self._latest: LineTransport | None = None
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 # httpcore's signature
-        local_address: str | None = None,  # noqa: ARG002 # httpcore's signature
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 # httpcore's signature
-    ) -> httpcore.AsyncNetworkStream:
-        slot, self._slot = self._slot, None
-        self._latest = await self._connect(host, port, slot=slot)
-        return _Stream(self._latest, self)
-
-    @property
-    def certificate_not_after(self) -> float | None:
-        """When the first certificate in the chain of the latest connection expires."""
-        expiry = self._latest.certificate_expiry if self._latest is not None else None
-        return expiry and expiry.not_after
-
-
-class _Stream(httpcore.AsyncNetworkStream):
-    """A `LineTransport` in the form that httpcore expects. `HttpClient` limits the time instead."""
-
-    def __init__(self, transport: LineTransport, network: _Network) -> None:
-        self._transport = transport
-        self._network = network
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109 # httpcore's signature
-        network = self._network
-        with network.phases.phase(network.phase):
-            is_head = network.phase == "first_byte"
-            if is_head and network.head_octets >= HEAD_LIMIT:
-                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {HEAD_LIMIT} octets before a body")
-            octets = await self._transport.read_some(_HEAD_PIECE if is_head else max_bytes)
-            await asyncio.sleep(0)
-        network.head_octets += is_head * len(octets)
-        network.is_at_end = not octets
-        return octets
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 # httpcore's signature
-        if buffer.startswith(b"CONNECT "):
-            self._network.phases.transcript.sent(buffer.split(b"\r\n", 1)[0])
-        elif self._network.request_line is not None:
-            self._network.phases.transcript.sent(self._network.request_line.encode())
-            self._network.request_line = None
-        elif buffer:
-            self._network.before_content()
-        await self._transport.write_octets(buffer)
-
-    async def aclose(self) -> None:
-        self._transport.abort()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,  # noqa: ARG002 # httpcore's signature
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 # httpcore's signature
-    ) -> httpcore.AsyncNetworkStream:
-        network = self._network
-        with network.phases.phase("tls"):
-            await self._transport.start_tls(network.context(), network.tls_name or server_hostname or "")
-        return self
-
-    def get_extra_info(self, info: str) -> object:
-        if info == "is_readable":  # httpcore drops an idle connection if there is anything to read
-            return bool(self._transport.unread) or self._transport.has_ended
-        return None
+        raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {legible(location, 80)}: {error}") from error

@@ -168,6 +168,10 @@ class LineTransport:
         self._timeout = timeout
         self._closing_on_failure = _ClosingOnFailure(self._receiver, timeout, Reason.COMMAND_TIMEOUT)
 
+    def count_towards(self, phases: PhaseTimer) -> None:
+        """Count later waits towards ``phases``, of another run, and write to its transcript."""
+        self._receiver.phases, self._transcript = phases, phases.transcript
+
     def answered(self) -> None:
         """Record an answer in time, and keep the TLS session; see `Slot.answered` and `keep_session`."""
         if self._receiver.slot is not None:
