@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -205,6 +204,8 @@ class Http(Probe):
         settings = self.settings
         leads_to = response.location or (response.url if response.redirects else "")
         if (reason := self._status_reason(response.status)) is not Reason.NONE:
+            from probes.protocols.https import status_text
+
             led = f", which redirects to {_without_query(leads_to)}" if response.is_redirect else ""
             return reason, legible(f"{status_text(response.status)}{led}")
         if settings.expect_redirect is not None and not matches(settings.expect_redirect, leads_to):
@@ -243,12 +244,6 @@ def _text(value: str | SecretStr, run: Run) -> str:
         return value
     withhold(value, run.phases.transcript.redaction)
     return value.get_secret_value()
-
-
-def status_text(status: int) -> str:
-    """Return a status with its standard phrase, such as ``503 Service Unavailable``."""
-    known = {one.value: one.phrase for one in HTTPStatus}
-    return f"{status} {known.get(status, '')}".rstrip()
 
 
 def _without_query(url: str) -> str:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from probes.core.probe import Probe
 from probes.delivery.message_probe import MessageProbe
+from probes.exchange import Exchange
 from probes.http import Http
 from probes.imap import Imap
 from probes.mx import Mx
@@ -22,6 +23,7 @@ KINDS: Mapping[str, type[Probe]] = MappingProxyType(
         "imap": Imap,
         "mx": Mx,
         "http": Http,
+        "exchange": Exchange,
     }
 )
 

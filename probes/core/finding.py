@@ -30,7 +30,7 @@ class Severity(StrEnum):
         return tuple(Severity).index(self)
 
 
-_C, _W = Severity.CRITICAL, Severity.WARNING
+_C, _W, _I = Severity
 
 
 class Check(StrEnum):
@@ -132,6 +132,20 @@ class Check(StrEnum):
         "An MX target is an alias.",
         "RFC 2181 section 10.3",
         "Name the host itself in the MX record, not its alias.",
+    )
+    EXCHANGE_BUILD_BELOW_MINIMUM = (
+        "exchange_build_below_minimum",
+        (_W,),
+        "A server's build is older than `minimum_build`.",
+        "configuration",
+        "Install the current update on the server.",
+    )
+    EXCHANGE_BUILD_OUTDATED = (
+        "exchange_build_outdated",
+        (_I,),
+        "A newer build of the server's release is known, or its support has ended.",
+        "Microsoft's list of builds, as of the date in the finding",
+        "Install the current update, or move to a release with support.",
     )
 
 

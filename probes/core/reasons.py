@@ -28,6 +28,7 @@ class Area(StrEnum):
     IMAP = "imap"
     GRAPH = "graph"
     HTTP = "http"
+    EXCHANGE = "exchange"
     MX = "mx"
     MESSAGE = "message"
 
@@ -265,6 +266,20 @@ class Reason(StrEnum):
     )
     REDIRECT_LOOP = _failed(
         "redirect_loop", Area.HTTP, "The server redirects in a circle, or more often than is allowed."
+    )
+
+    EXCHANGE_UNHEALTHY = _failed(
+        "exchange_unhealthy",
+        Area.EXCHANGE,
+        "The health page of a virtual directory is not the healthy one; the detail says what it is.",
+    )
+    EXCHANGE_WRONG_SERVER = _failed(
+        "exchange_wrong_server",
+        Area.EXCHANGE,
+        "The health page is that of a different server than the node's `fqdn`.",
+    )
+    EXCHANGE_OLD_BUILD = _ok(
+        "exchange_old_build", Area.EXCHANGE, "The server's build is older than `minimum_build`."
     )
 
     MX_MISSING = _failed("mx_missing", Area.MX, "The domain has neither MX nor address records.")

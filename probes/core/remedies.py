@@ -64,6 +64,14 @@ GENERAL: Mapping[Reason, str] = MappingProxyType(
         Reason.HTTP_UNAVAILABLE: "Look for the cause in the log of the web server and the application.",
         Reason.REDIRECT_REFUSED: "Correct the redirect on the server, or `expect_redirect`.",
         Reason.REDIRECT_LOOP: "Find the rules on server and load balancer that redirect to each other.",
+        Reason.EXCHANGE_UNHEALTHY: (
+            "Look for inactive components with Get-ServerComponentState, and at the directory's application "
+            "pool on the server."
+        ),
+        Reason.EXCHANGE_WRONG_SERVER: (
+            "Correct `address` or `fqdn`: the address may lead to a load balancer, or to another server."
+        ),
+        Reason.EXCHANGE_OLD_BUILD: "Install the current update on the server.",
         Reason.MESSAGE_JUNKED: "Read the filter's header fields in the message, and let the sender pass.",
         Reason.BOUNCE_NO_MAILBOX: "Correct the recipient's address, or create the mailbox.",
         Reason.BOUNCE_MAILBOX_DISABLED: "Enable the mailbox.",

@@ -116,7 +116,8 @@ class GraphSession:
     async def folder_id(self, name: str) -> str:
         """Return the id of the folder with a display name; the fault for none is `GRAPH_NOT_FOUND`."""
         query = {"$filter": f"displayName eq '{name.replace(chr(39), 2 * chr(39))}'", "$select": "id"}
-        found = _entries(_object(await self._ask("GET", f"{self._base}/mailFolders?{_query(query)}")))
+        answer = await self._ask("GET", f"{self._base}/mailFolders?{_query(query)}")
+        found = _entries(answer.json_object())
         identity = found[0].get("id") if found and isinstance(found[0], dict) else None
         if not isinstance(identity, str) or not _ID.fullmatch(identity):
             raise ProbeFault(Reason.GRAPH_NOT_FOUND, f"no folder {legible(name, 80)!r}")
@@ -145,7 +146,7 @@ class GraphSession:
             is_same = False
         if not is_same:
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {legible(url, 80)}")
-        answer = _object(await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT))
+        answer = (await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT)).json_object()
         entries = _entries(answer)
         messages = tuple(listed for entry in entries if (listed := listed_of(entry, names)) is not None)
         link = answer.get("@odata.nextLink")
@@ -306,19 +307,6 @@ async def graph_submission(
 
 def _query(parameters: Mapping[str, str]) -> str:
     return urlencode(parameters, quote_via=quote, safe="$,")
-
-
-def _object(response: Response) -> dict[str, Any]:
-    """Return the JSON object of an answer; raises `ProbeFault` if there is none."""
-    if response.is_cut:
-        raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"an answer of more than {len(response.body):,} octets")
-    try:
-        found = json.loads(response.body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ProbeFault(Reason.PROTOCOL_ERROR, f"HTTP status {response.status}, without a JSON object")
-    return found
 
 
 def _entries(answer: Mapping[str, Any]) -> list[Any]:

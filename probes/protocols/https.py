@@ -8,15 +8,17 @@ addresses, TLS, limits and reasons work the same way in all protocols.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 from urllib.request import getproxies_environment, proxy_bypass
 
 import httpcore
@@ -41,6 +43,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(
     {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mailsonde/{version('mailsonde')}"}
 )
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _NOT_SHOWN = frozenset({"set-cookie", "set-cookie2"})
 _BODY_SHOWN = 1000  # octets of a body in the transcript
 _FOR_ANYONE = frozenset({"accept", "content-type"})  # header fields that are also sent to another origin
@@ -196,6 +199,18 @@ class Response:
         except (httpx.InvalidURL, ValueError):
             return ""
 
+    def json_object(self) -> dict[str, Any]:
+        """Return the JSON object in the body; raises `ProbeFault` if there is none."""
+        if self.is_cut:
+            raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"an answer of more than {len(self.body):,} octets")
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ProbeFault(Reason.PROTOCOL_ERROR, f"HTTP status {self.status}, without a JSON object")
+        return found
+
     def record(self, transcript: Transcript) -> None:
         """Write the header section and the beginning of the body to a transcript, without cookies."""
         fields = [
@@ -208,6 +223,11 @@ class Response:
     def header_lines(self, name: str) -> list[str]:
         """Return the values of a header field, one for each time that it occurs."""
         return [value for found, value in self.headers if found.lower() == name.lower()]
+
+
+def status_text(status: int) -> str:
+    """Return a status with its standard phrase, such as ``503 Service Unavailable``."""
+    return f"{status} {_PHRASES.get(status, '')}".rstrip()
 
 
 class HttpClient(AbstractAsyncContextManager["HttpClient"]):
@@ -284,11 +304,13 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         content: bytes | None = None,
         limit: int = BODY_LIMIT,
         redirects: int = 0,
+        seconds: float | None = None,
         before_content: Callable[[], None] = lambda: None,
     ) -> Response:
         """Send a request and return the answer, with at most ``limit`` octets of its body.
 
-        ``before_content`` is called right before ``content`` is sent, when a connection is open.
+        ``seconds`` replaces the client's limit. ``before_content`` is called right before ``content`` is
+        sent, when a connection is open.
 
         Follows at most ``redirects`` redirects, only to https, and repeats method and content. Another
         origin gets none of ``headers`` except Accept and Content-Type. With ``redirects`` 0, a redirect is
@@ -298,8 +320,9 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         self._network.before_content = before_content
         fields = {**_DEFAULTS, **{name.lower(): value for name, value in headers.items()}}
         trail: list[str] = []
+        most = self._seconds if seconds is None else seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(most):
                 while len(trail) <= redirects:
                     response = await self._exchange(method, parsed, fields, content, limit)
                     if not redirects or not response.is_redirect:
@@ -312,7 +335,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                         fields = {**_DEFAULTS, **{name: fields[name] for name in _FOR_ANYONE & fields.keys()}}
         except TimeoutError as error:
             reason = _WHEN_SLOW.get(self._phases.current or "", Reason.COMMAND_TIMEOUT)
-            raise ProbeFault(reason, f"no answer within {self._seconds:g} s") from error
+            raise ProbeFault(reason, f"no answer within {most:.3g} s") from error
         raise ProbeFault(Reason.REDIRECT_LOOP, f"more than {redirects} redirects")
 
     async def _exchange(

@@ -120,6 +120,12 @@ def certificate_expiry(connection: ssl.SSLObject | ssl.SSLSocket) -> Certificate
     return min((read.expiry for read in _readable(_chain(connection))), default=None)
 
 
+def expiry_of(der: bytes) -> CertificateExpiry | None:
+    """Return the expiry of a certificate in DER; ``None`` if it cannot be read."""
+    read = _read(der)
+    return read and read.expiry
+
+
 class _Read(NamedTuple):
     expiry: CertificateExpiry
     not_before: float  # unix seconds

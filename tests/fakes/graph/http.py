@@ -55,14 +55,22 @@ async def _request(reader: asyncio.StreamReader) -> Request:
 
 
 @asynccontextmanager
-async def http_server(handle: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve the answers of ``handle``, and yield the port."""
+async def http_server(
+    handle: Handler,
+    context: ssl.SSLContext | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    connected: Callable[[], None] = lambda: None,
+) -> AsyncIterator[int]:
+    """Serve the answers of ``handle``, and yield the port; ``connected`` is called for each connection."""
     served: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         served.add(task)
+        connected()
         try:
             while True:
                 answer = await handle(await _request(reader))
@@ -78,7 +86,7 @@ async def http_server(handle: Handler, context: ssl.SSLContext | None = None) ->
             served.discard(task)
             writer.transport.close()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context, limit=2**20)
+    listener = await asyncio.start_server(serve, host, port, ssl=context, limit=2**20)
     try:
         yield listener.sockets[0].getsockname()[1]
     finally:
