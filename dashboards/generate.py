@@ -11,6 +11,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from overview import overview
 from server import server
 from slo import slo
+from windows import windows
 
 DIRECTORY = Path(__file__).parent
 
@@ -20,7 +21,7 @@ def generated() -> dict[str, str]:
     encoder = JSONEncoder(indent=2, sort_keys=True)
     return {
         f"{builder.__name__}.json": encoder.encode(builder().build()) + "\n"
-        for builder in (overview, delivery, server, slo, agent)
+        for builder in (overview, delivery, server, slo, agent, windows)
     }
 
 

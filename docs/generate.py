@@ -307,7 +307,7 @@ def _alterations(shipped: Thresholds) -> Iterator[tuple[str, Thresholds]]:
         elif key.endswith("_at_most"):
             altered = value / 1000
         elif isinstance(value, float):
-            altered = value * 2
+            altered = value * 2 or 1.0
         elif key in {"slo_fast", "slo_slow"}:
             altered = tuple(pair.model_copy(update={"factor": pair.factor * 2}) for pair in value)
         else:
@@ -330,6 +330,11 @@ def _in_words(text: str) -> str:
     text = re.sub(ask + r"{{ with \. \| first \| .*?{{ end }}{{ end }}", " *description*", text)
     text = re.sub(ask + r' {{ \. \| first \| label "location" }}{{ end }}', " *location*", text)
     text = re.sub(ask + r"{{ \. \| first \| value .*? }}{{ else }}.*?{{ end }}", "*threshold*", text)
+    text = re.sub(
+        r"{{ with query `[^`]*` }}(.*?){{ \. \| first \| value }}(.*?){{ else }}(.*?){{ end }}",
+        r"\1*number*\2 (or: \3)",
+        text,
+    )
     text = re.sub(r"{{ range query .*? }}(.*?){{ end }}{{ end }}", r"\1", text)
     text = re.sub(r"{{ \.Labels\.(\w+) }}{{ with \.Labels\.(\w+) }}(.*?){{ \. }}", r"*\1*\3*\2*", text)
     text = re.sub(r"{{ with \$labels\.(\w+) }}(.*?){{ \. }}(.*?){{ end }}", r"\2*\1*\3", text)

@@ -28,6 +28,9 @@ Window = Annotated[str, AfterValidator(_window)]
 """A duration as written, because it is also a label."""
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
+QueueLength = Annotated[float, Field(ge=0, le=1e6)]
+"""The largest number of messages in a queue that needs no action."""
+
 Hold = Annotated[Duration, between(0, 86400)]
 """How long a condition must last before the alert fires."""
 
@@ -83,6 +86,16 @@ class Thresholds(Settings):
     throttled_for: Hold
     back_pressure_at: Annotated[Duration, between(0.1, 600)]
     back_pressure_for: Hold
+    exchange_submission_queue: QueueLength
+    exchange_largest_queue: QueueLength
+    exchange_retry_queue: QueueLength
+    exchange_unreachable_queue: QueueLength
+    exchange_poison_queue: QueueLength
+    exchange_queue_for: Hold
+    exchange_unseen_for: Hold
+    exchange_inactive_for: Hold
+    exchange_copy_for: Hold
+    exchange_stale_after: Hold
     certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
     certificate_critical: Annotated[Duration, between(0, 366 * 86400)]
     certificate_for: Hold

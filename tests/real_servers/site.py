@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
@@ -133,12 +134,17 @@ class Site:
         self._stack.callback(agent.stop)
         return agent
 
-    def start_prometheus(self) -> Prometheus:
-        """Start Prometheus with the rendered configuration and rules."""
+    def start_prometheus(self, exporter: int | None = None) -> Prometheus:
+        """Start Prometheus with the rendered configuration and rules; it also scrapes `exporter`, a port."""
         rendered = self.directory / "rendered"
         for what, out in (("alerts", rendered / "rules"), ("prometheus", rendered)):
             render = [sys.executable, "-m", "monitor", "render", what]
             subprocess.run([*render, "--config", self.config, "--out", out], check=True, capture_output=True)
+        if exporter is not None:
+            document = yaml.safe_load((rendered / "prometheus.yml").read_text())
+            job = {"job_name": "exchange", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}
+            document["scrape_configs"].append(job)
+            (rendered / "prometheus.yml").write_text(yaml.safe_dump(document))
         prometheus = Prometheus(self.directory / "prometheus", rendered / "prometheus.yml")
         self._stack.callback(prometheus.stop)
         return prometheus

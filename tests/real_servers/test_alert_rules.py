@@ -29,6 +29,7 @@ ONE_IS_ENOUGH = {
     "MailsondeHybridOneWay",
     *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
     *("MailsondeCertificateExpiring", "MailsondeOAuth2CredentialExpires"),
+    "MailsondeExchangeCertificateExpires",
     *("MailsondeAgentDown", "MailsondeHeartbeat"),
 }
 """Alerts that are not about a number of runs: one message, or one certificate, is to be told."""
@@ -101,13 +102,13 @@ def _check_cases(alert: str, cases: list[dict[str, Any]], metrics: set[str]) -> 
         assert "stale" in _values(gone)
     needed = set()
     if metrics:
-        needed.add("a restart of the agent")
+        needed.add("a restart")
     if _COUNTERS.search(" ".join(metrics)):
         needed.add("a counter begins again")
     if any("probe" in exported()[metric] for metric in metrics & exported().keys()):
         needed.add("the probe is removed")
     if alert not in ONE_IS_ENOUGH:
-        needed.add("one bad run")
+        needed.add("one bad")
     for wanted in needed:
         found = [case for case in cases if case["name"].startswith(wanted)]
         assert found, f"{alert} has no case of: {wanted}"
@@ -133,7 +134,7 @@ def _values(case: dict[str, Any]) -> str:
 
 def _shows(wanted: str, case: dict[str, Any]) -> bool:
     """Whether the input of a case matches its name."""
-    if wanted == "a restart of the agent":
+    if wanted == "a restart":
         return re.search(r"_|stale|\b0x", _values(case)) is not None
     if wanted == "the probe is removed":
         return all(series["values"].endswith("stale") for series in case["input_series"])

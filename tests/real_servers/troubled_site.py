@@ -21,6 +21,7 @@ from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Delivery
 from tests.real_servers.site import Site
 from tests.real_servers.token_server import TokenServer
+from tests.real_servers.windows_exporter import windows_exporter
 
 GRAFANAS = {
     **dict.fromkeys(("$location", "$probe", "$target", "${selected:pipe}", "$worst"), ".+"),
@@ -114,4 +115,4 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
         ]
         site.config.write_text(yaml.safe_dump(document))
         site.start_agent()
-        yield site.start_prometheus()
+        yield site.start_prometheus(stack.enter_context(windows_exporter()))

@@ -129,8 +129,11 @@ def test_every_check_is_documented() -> None:
 
 
 def metrics() -> set[str]:
-    """Return the names on the reference page: histograms without suffixes, counters with their own."""
-    reference = (DOCS / "reference" / "metrics.md").read_text()
+    """Return the names of the agent's metrics and of those that `config/deploy/windows` adds.
+
+    Histograms are without suffixes, counters with their own.
+    """
+    reference = (DOCS / "reference" / "metrics.md").read_text() + (DOCS / "windows.md").read_text()
     return set(re.findall(r"^\| `(mailsonde_\w+)` \|", reference, re.MULTILINE))
 
 

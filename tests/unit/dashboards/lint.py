@@ -148,12 +148,12 @@ def chosen_location_and_probe(board: Board) -> Iterator[str]:
     for panel, target in targets(board):
         for read in reads(parse(target["expr"])):
             matchers = {(name, op): value.removesuffix("|") for name, op, value in read.matchers}
-            labels = {"location": {"$location"}}
+            labels = {"location": {"$location"}} if "location" in exported()[read.metric] else {}
             if "probe" in exported()[read.metric]:
                 labels["probe"] = {"${selected:pipe}", "$worst"}
             if read.metric == "ALERTS":  # some are about no probe
                 labels["probe"] = {"$probe"}
-            for label, wanted in labels.items() if read.metric != "up" else ():
+            for label, wanted in labels.items():
                 if matchers.get((label, "Re")) not in wanted:
                     yield f"{panel['title']} has no {label}=~{wanted} at {read.metric}"
 

@@ -18,7 +18,8 @@ from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Unexpected
 from probes.delivery.message_life import ArrivalIssue
 
-_REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "metrics.md"
+_DOCS = Path(__file__).parents[3] / "docs"
+_REFERENCES = (_DOCS / "reference" / "metrics.md", _DOCS / "windows.md")
 _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}
 """Times that take the place of Grafana's variables, because PromQL itself knows none."""
 
@@ -141,12 +142,12 @@ def counters() -> set[str]:
 
 
 def exported() -> dict[str, frozenset[str]]:
-    """Return the labels of every metric, from the generated reference."""
+    """Return the labels of every metric, from the generated reference and, of other exporters, the docs."""
     scraped = {"job", "instance"}
     alert = {*scraped, "location", "alertname", "alertstate", "probe", "kind", "target"}
     known = {"up": frozenset(scraped), "ALERTS": frozenset(alert)}
-    for line in _REFERENCE.read_text().splitlines():
-        if line.startswith("| `mailsonde_"):
+    for line in "\n".join(path.read_text() for path in _REFERENCES).splitlines():
+        if line.startswith(("| `mailsonde_", "| `windows_")):
             name, kind, cell = (cell.strip(" `") for cell in line.split("|")[1:4])
             labels = frozenset(cell.split(", ") if cell else ()) | scraped
             if kind == "histogram":
