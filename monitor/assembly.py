@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from monitor.config.models import Configuration
 from monitor.ledger.store import SqlLedger
 from probes.core.clock import Clock
 from probes.core.context import Context
-from probes.core.credentials import Tokens
+from probes.core.credentials import Credentials, Tokens
 from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.settings import KEEP_CONNECTIONS, ProbeSettings, ServerSettings, Site
@@ -24,8 +25,10 @@ from probes.delivery.mailboxes.mailbox import Mailbox
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
+from probes.delivery.tracing import MessageTracer
 from probes.delivery.watcher import MailboxWatcher, Observer
 from probes.messages.token import TokenSigner
+from probes.oauth2.settings import RESOURCES, MicrosoftOAuth2
 from probes.oauth2.tokens import TokenSource, token_sources
 from probes.protocols import connection_limits
 from probes.protocols.connection_limits import PER_SERVER, Place
@@ -105,7 +108,10 @@ def assemble(
             peers=watchers,
         )
     context = Context(clock, site, tokens=tokens)
-    message_context = MessageContext(clock, site, ledger, signer, watchers, instance, tokens=tokens)
+    tracers = _tracers(configuration, clock, tokens)
+    message_context = MessageContext(
+        clock, site, ledger, signer, watchers, instance, tokens=tokens, tracers=tracers
+    )
     probes = {settings.name: _probe(settings, context, message_context) for settings in configuration.probes}
     return Assembly(configuration, probes, watchers, tokens)
 
@@ -127,6 +133,27 @@ def _probe(settings: ProbeSettings, context: Context, message_context: MessageCo
     if issubclass(kind, MessageProbe):
         return kind.made_for(settings, message_context)
     return kind(settings, context)
+
+
+def _tracers(configuration: Configuration, clock: Clock, tokens: Tokens) -> dict[str, MessageTracer]:
+    """Return the tracer of each entry of ``oauth2`` that may; at the Graph server with that entry."""
+    servers = {
+        server.oauth2: server for server in configuration.servers.values() if server.protocol == "graph"
+    }
+    tracers = {}
+    for name, entry in configuration.oauth2.items():
+        if isinstance(entry, MicrosoftOAuth2) and (entry.message_trace or entry.service_health):
+            host = urlsplit(RESOURCES["graph"][entry.cloud]).hostname
+            usual = {"protocol": "graph", "host": host, "oauth2": name}
+            server = servers.get(name) or ServerSettings.model_validate(usual)
+            tracers[name] = MessageTracer(
+                server,
+                Credentials("", tokens[name], "graph"),
+                clock,
+                traces=entry.message_trace,
+                health=entry.service_health,
+            )
+    return tracers
 
 
 def _connections_per_server(site: Site) -> dict[Place, int]:

@@ -21,6 +21,7 @@ from probes.delivery.message_probe import MessageContext, MessageProbe, MessageP
 from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.delivery.own_delays import SIGNIFICANT, OwnDelay
 from probes.delivery.submission import Envelope, Handover, Submission
+from probes.delivery.tracing import Trace, traced
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
@@ -132,6 +133,8 @@ class Roundtrip(MessageProbe):
             tokens=context.tokens,
         )
         self._watcher = context.watchers[settings.to]
+        tracers = [context.tracers.get(entry or "") for entry in (mailbox.oauth2, server.oauth2)]
+        self._tracer = tracers[0] or tracers[1]  # the receiving tenant knows best
 
     @property
     def target(self) -> str:
@@ -145,6 +148,7 @@ class Roundtrip(MessageProbe):
             return Verdict(fault.reason, f"{told}: {fault.detail}", remedy=fault.remedy)
         ends_at = self.context.clock.monotonic() + self.settings.deadline + POLL_GRACE
         slot = await self._submission.turn(run)
+        trace = Trace()
         try:
             created_at = round(self.context.clock.time(), 6)
             composed = await self._compose(run, created_at)
@@ -152,17 +156,18 @@ class Roundtrip(MessageProbe):
             await self._submission.intend(message)
             begun, envelope_id = self.context.clock.monotonic(), self.context.signer.envelope_id(run.id)
             async with Handover(message, composed, begun, envelope_id, slot) as handover:
-                settled = await self._settled(run, handover, ends_at)
+                settled = await self._settled(run, handover, ends_at, trace)
         except LedgerError as error:
             raise ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)) from error
         finally:
             slot.release()
         if settled is None:
-            return _undecided(handover.message, self._watcher.current, self.context.clock.monotonic())
+            now = self.context.clock.monotonic()
+            return trace.added_to(_undecided(handover.message, self._watcher.current, now))
         run.phases.transcript.note(_as_remark(settled.message))
-        return _verdict(settled, smtp_pace.delays(run.phases.seconds))
+        return trace.added_to(_verdict(settled, smtp_pace.delays(run.phases.seconds)))
 
-    async def _settled(self, run: Run, handover: Handover, ends_at: float) -> Settled | None:
+    async def _settled(self, run: Run, handover: Handover, ends_at: float, trace: Trace) -> Settled | None:
         """Send the message and watch for it; return ``None`` if the outcome is not known in time."""
         try:
             await self._submission.send(run, handover)
@@ -171,7 +176,8 @@ class Roundtrip(MessageProbe):
                 self.follow(handover.message)
             raise
         arrival = self.follow(handover.message)
-        with run.waiting():
+        overdue = self.settings.thresholds(self.context.site.alerts)["overdue"]
+        with run.waiting(), traced(self._tracer, handover.message, overdue, trace):
             await handover.quit()
             limit = ends_at - self.context.clock.monotonic()
             hopeless = asyncio.ensure_future(self._watcher.misconfigured())

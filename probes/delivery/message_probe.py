@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -17,6 +17,7 @@ from probes.core.settings import AlertSettings, CommonAlertSettings, MailboxName
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Ledger, Message
 from probes.delivery.service_level import SloSettings
+from probes.delivery.tracing import MessageTracer
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 
@@ -31,13 +32,15 @@ OVERDUE_SHORTEST = 60.0
 class MessageContext(Context):
     """The context of a probe that sends messages: also the ledger, the signer, and the watchers by mailbox.
 
-    ``instance`` is this process's name in the ledger, and marks the messages that it is responsible for.
+    ``tracers`` are by entry of ``oauth2``, for those that may read message traces. ``instance`` is this
+    process's name in the ledger, and marks the messages that it is responsible for.
     """
 
     ledger: Ledger
     signer: TokenSigner
     watchers: Mapping[str, MailboxWatcher]
     instance: str
+    tracers: Mapping[str, MessageTracer] = field(default_factory=dict, kw_only=True)
 
 
 class DeliveryAlertSettings(AlertSettings):

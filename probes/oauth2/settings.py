@@ -155,12 +155,31 @@ class MicrosoftOAuth2(OAuth2Settings):
     authority: Url | None = Field(
         default=None, description="Where tokens are issued, if not at the cloud's own address."
     )
+    message_trace: bool = Field(
+        default=False,
+        description=(
+            "Whether to ask the tenant where an overdue message ended, if its mailbox or server has this "
+            "entry. Needs the application permission ExchangeMessageTrace.Read.All."
+        ),
+    )
+    service_health: bool = Field(
+        default=False,
+        description=(
+            "Whether to tell, beside an overdue message, which issues Exchange Online has. Needs the "
+            "application permission ServiceHealth.Read.All."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:
         given = [self.client_secret, self.certificate, self.token_file]
         if sum(credential is not None for credential in given) != 1:
             raise ValueError("needs exactly one of client_secret, certificate and token_file")
+        if self.token_file is not None and (self.message_trace or self.service_health):
+            raise ValueError(
+                "message_trace and service_health need an application's own rights; set client_secret or "
+                "certificate in place of token_file"
+            )
         return self
 
     @property

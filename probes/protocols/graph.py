@@ -88,7 +88,8 @@ class GraphSession:
     ) -> None:
         scheme = "http" if server.tls == "none" else "https"
         host = f"[{server.host}]" if ":" in server.host else server.host
-        self._base = f"{scheme}://{host}:{server.port}/v1.0/users/{quote(mailbox, safe='@')}"
+        self._api = f"{scheme}://{host}:{server.port}/v1.0"
+        self._base = f"{self._api}/users/{quote(mailbox, safe='@')}"
         self._credentials = credentials
         self._phases = phases
         self._clock = clock
@@ -117,7 +118,7 @@ class GraphSession:
         """Return the id of the folder with a display name; the fault for none is `GRAPH_NOT_FOUND`."""
         query = {"$filter": f"displayName eq '{name.replace(chr(39), 2 * chr(39))}'", "$select": "id"}
         answer = await self._ask("GET", f"{self._base}/mailFolders?{_query(query)}")
-        found = _entries(answer.json_object())
+        found = entries_of(answer.json_object())
         identity = found[0].get("id") if found and isinstance(found[0], dict) else None
         if not isinstance(identity, str) or not _ID.fullmatch(identity):
             raise ProbeFault(Reason.GRAPH_NOT_FOUND, f"no folder {legible(name, 80)!r}")
@@ -147,7 +148,7 @@ class GraphSession:
         if not is_same:
             raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {legible(url, 80)}")
         answer = (await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT)).json_object()
-        entries = _entries(answer)
+        entries = entries_of(answer)
         messages = tuple(listed for entry in entries if (listed := listed_of(entry, names)) is not None)
         link = answer.get("@odata.nextLink")
         return Page(messages, link if isinstance(link, str) else None, len(entries) - len(messages))
@@ -176,6 +177,13 @@ class GraphSession:
             content=base64.b64encode(content),
         )
         return Accepted(response.status)
+
+    async def about_tenant(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], limit: int
+    ) -> dict[str, Any]:
+        """Return the object at ``path``, which is about the whole tenant, of up to ``limit`` octets."""
+        url = f"{self._api}/{path}?{_query(query)}"
+        return (await self._ask("GET", url, headers=headers, limit=limit)).json_object()
 
     def _message(self, message: str) -> str:
         return f"{self._base}/messages/{quote(message, safe='')}"
@@ -309,7 +317,8 @@ def _query(parameters: Mapping[str, str]) -> str:
     return urlencode(parameters, quote_via=quote, safe="$,")
 
 
-def _entries(answer: Mapping[str, Any]) -> list[Any]:
+def entries_of(answer: Mapping[str, Any]) -> list[Any]:
+    """Return the entries of a list; raises `ProbeFault` if the answer is none."""
     entries = answer.get("value")
     if not isinstance(entries, list):
         raise ProbeFault(Reason.PROTOCOL_ERROR, "the answer has no list of entries")

@@ -28,6 +28,7 @@ from probes.core.settings import ServerSettings
 from probes.oauth2.settings import MicrosoftOAuth2
 from tests.fakes.graph.entra import Entra
 from tests.fakes.graph.http import HANG_UP, Answer, Request, http_server
+from tests.fakes.graph.tenant import Tenant
 
 RESOURCE = "https://graph.microsoft.com"
 FOLDERS = ("inbox", "junkemail", "deleteditems", "sentitems")
@@ -89,9 +90,13 @@ class GraphDouble:
     answer_next: deque[Answer | object] = field(default_factory=deque)  # in place of the next answers
     instead: Callable[[Request], Answer | object | None] = _nothing
     is_answer_lost: bool = False  # whether the answer to sendMail never comes
+    tenant: Tenant = field(init=False)
     most_at_a_time: int = 0
     _at_a_time: int = 0
     _recent: deque[float] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.tenant = Tenant(self.clock)
 
     @property
     def url(self) -> str:
@@ -164,6 +169,8 @@ class GraphDouble:
         claims = self.entra.claims(token, RESOURCE) if scheme == "Bearer" else None
         if claims is None:
             return _error(401, "InvalidAuthenticationToken", "Access token validation failure.")
+        if request.path[:2] == ["v1.0", "admin"]:
+            return self.tenant.answer(request, set(claims["roles"]))
         version, users, address, *rest = request.path
         if (version, users) != ("v1.0", "users"):
             return _error(400, "BadRequest", "Resource not found for the segment.")
