@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -34,6 +35,8 @@ from probes.protocols import connection_limits
 from probes.protocols.connection_limits import PER_SERVER, Place
 from probes.protocols.tls import client_context
 from probes.registry import KINDS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def assemble(
         if isinstance(settings, MessageProbeSettings) and settings.is_loop
     }
     tokens = token_sources(configuration.oauth2, clock)
+    with_sent_copies = _with_sent_copies(configuration)
     for name, mailbox in _mailboxes(configuration, clock, tokens).items():
         arrivals = Arrivals(
             name,
@@ -106,6 +110,7 @@ def assemble(
             observer=observer,
             retention=agent.retention,
             peers=watchers,
+            keeps_sent=name in with_sent_copies,
         )
     context = Context(clock, site, tokens=tokens)
     tracers = _tracers(configuration, clock, tokens)
@@ -114,6 +119,28 @@ def assemble(
     )
     probes = {settings.name: _probe(settings, context, message_context) for settings in configuration.probes}
     return Assembly(configuration, probes, watchers, tokens)
+
+
+def _with_sent_copies(configuration: Configuration) -> set[str]:
+    """Return the mailboxes whose sent folders get copies of our messages, and can be read."""
+    site, found = configuration.site, set[str]()
+    accounts = {
+        account
+        for settings in configuration.probes
+        if isinstance(settings, MessageProbeSettings)
+        and (account := settings.account_with_copies(site.servers)) is not None
+    }
+    for account in sorted(accounts):
+        its = {
+            name
+            for name, mailbox in site.mailboxes.items()
+            if mailbox.is_of(account) and site.servers[mailbox.server].protocol != "pop3"
+        }
+        if not its:
+            told = "copies of the messages stay in the sent folder of %s: no IMAP or Graph mailbox is of it"
+            _log.warning(told, account)
+        found |= its
+    return found
 
 
 def _load_authorities(server: ServerSettings) -> None:

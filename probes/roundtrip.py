@@ -13,7 +13,7 @@ from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.setting_types import Duration, EmailAddress, between
-from probes.core.settings import ProbeSettings, SendVia
+from probes.core.settings import ProbeSettings, SendVia, ServerSettings
 from probes.core.verdict import LATENCY_ALONE, MX_LOOKUP, MessageReport, MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import AWAITED, ArrivalIssue, LedgerError, Message
@@ -90,6 +90,13 @@ class RoundtripSettings(MessageProbeSettings):
                 "the external address that sends the message back to the mailbox"
             )
         return self
+
+    def account_with_copies(self, servers: Mapping[str, ServerSettings]) -> str | None:
+        """Return the account that the server logs in, or that Graph sends from, if it keeps copies."""
+        server = servers.get(self.send_via)  # none for "mx"
+        if server is None or not server.saves_sent_copies:
+            return None
+        return server.username or (self.sender if server.protocol == "graph" else None)
 
     @property
     def run_limit(self) -> float:

@@ -22,15 +22,26 @@ PRESETS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
                 "tls": "starttls",
                 "messages_per_minute": 30.0,
                 "max_connections": 3,
+                "saves_sent_copies": True,
             },
             "pop3": {"host": "outlook.office365.com", "tls": "implicit"},
             "imap": {"host": "outlook.office365.com", "tls": "implicit"},
             # In the other clouds, the host follows from the server's `oauth2`.
-            "graph": {"host": "graph.microsoft.com", "tls": "implicit", "messages_per_minute": 30.0},
+            "graph": {
+                "host": "graph.microsoft.com",
+                "tls": "implicit",
+                "messages_per_minute": 30.0,
+                "saves_sent_copies": True,
+            },
         },
         "gmail": {
             # 2,000 messages a day for each user of Google Workspace.
-            "smtp": {"host": "smtp.gmail.com", "tls": "starttls", "messages_per_minute": 1.3},
+            "smtp": {
+                "host": "smtp.gmail.com",
+                "tls": "starttls",
+                "messages_per_minute": 1.3,
+                "saves_sent_copies": True,
+            },
             "pop3": {"host": "pop.gmail.com", "tls": "implicit"},
             "imap": {"host": "imap.gmail.com", "tls": "implicit"},
         },

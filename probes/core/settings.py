@@ -189,6 +189,14 @@ class ServerSettings(Settings):
             "more. Default: no limit."
         ),
     )
+    saves_sent_copies: bool = Field(
+        default=False,
+        description=(
+            "SMTP and Graph: whether the server puts a copy of each message into the account's sent folder. "
+            "mailsonde removes the copies of its own messages, if the account is that of a mailbox here that "
+            "is read by IMAP or Graph."
+        ),
+    )
     max_connections: int | None = Field(
         default=None,
         ge=1,
@@ -244,6 +252,8 @@ class ServerSettings(Settings):
             raise ValueError(f"ehlo_name does not apply to {self.protocol}; remove it")
         if self.messages_per_minute is not None and self.protocol not in {"smtp", "graph"}:
             raise ValueError(f"messages_per_minute does not apply to {self.protocol}; remove it")
+        if self.saves_sent_copies and self.protocol not in {"smtp", "graph"}:
+            raise ValueError(f"saves_sent_copies does not apply to {self.protocol}; remove it")
         if self.tls == "opportunistic" and self.protocol != "smtp":
             raise ValueError("tls: opportunistic is for SMTP between servers; choose implicit or starttls")
         unverified = self.tls in {"none", "opportunistic"}
@@ -276,6 +286,13 @@ class MailboxSettings(Settings):
         default=None,
         description="IMAP and Graph: the junk folder. Default: the folder that the server marks as junk.",
     )
+    sent_folder: FolderName | None = Field(
+        default=None,
+        description=(
+            "IMAP and Graph: the folder with copies of what this account sends, which is read only if its "
+            "server has `saves_sent_copies`. Default: the folder that the server marks as sent."
+        ),
+    )
     authserv_id: HostName | None = Field(
         default=None,
         description="The host whose Authentication-Results count. Default: the host of the topmost field.",
@@ -294,7 +311,13 @@ class MailboxSettings(Settings):
     def _one_secret(self) -> Self:
         if (self.password is None) == (self.oauth2 is None):
             raise ValueError("needs either password, {env: NAME} or {file: PATH}, or oauth2")
+        if self.sent_folder in {self.folder, self.junk_folder} - {None}:
+            raise ValueError("messages arrive in folder and junk_folder; sent_folder must be another one")
         return self
+
+    def is_of(self, account: str) -> bool:
+        """Whether this is the mailbox of an account, given its login name or mail address."""
+        return account.lower() in {self.username.lower(), self.address.lower()}
 
 
 class CommonAlertSettings(Settings):

@@ -14,8 +14,8 @@ from enum import Enum, StrEnum, auto
 from probes.core.clock import Clock
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageReport, MessageState
-from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, Content, Folder
-from probes.delivery.message_life import AWAITED, ArrivalIssue, Ledger, Message
+from probes.delivery.mailboxes.mailbox import HEADER_LIMIT, Content, Folder, FolderRole
+from probes.delivery.message_life import AWAITED, IN_FLIGHT, ArrivalIssue, Ledger, Message
 from probes.delivery.own_delays import Cause, OwnDelay, OwnDelays
 from probes.messages import bounce
 from probes.messages.authentication_results import AuthenticationResults
@@ -31,6 +31,7 @@ from probes.messages.token import TokenSigner
 REPORT_OCTETS = bounce.REPORT_LIMIT
 """Maximum octets to read of a delivery report."""
 
+_IN_TRANSIT = IN_FLIGHT | {MessageState.AMBIGUOUS}
 _IN_A_THREAD = 256 * 1024  # octets from which computing a digest would block the event loop too long
 
 _log = logging.getLogger(__name__)
@@ -83,11 +84,15 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Accounted:
-    """What to do with a copy; the message that it settled, if any; and the kind, if it was unexpected."""
+    """What to do with a copy; the message that it settled, if any; and the kind, if it was unexpected.
+
+    ``sent_copy_of`` is the message whose copy in the sent folder it is.
+    """
 
     fate: Fate
     settled: Settled | None = None
     unexpected: Unexpected | None = None
+    sent_copy_of: str | None = None
 
 
 _FOREIGN, _PENDING, _OURS = map(Accounted, (Fate.FOREIGN, Fate.PENDING, Fate.OURS))
@@ -171,6 +176,10 @@ class Arrivals:
 
         Raises `ProbeFault` or `probes.delivery.message_life.LedgerError`, without recording the rest.
         """
+        if folder.role is FolderRole.SENT:
+            async for pair in _each({copy.uid: self._sent_copy(copy) for copy in copies}):
+                yield pair
+            return
         reports = {copy.uid: REPORT_OCTETS for copy in copies if copy.may_be_report}
         others = [copy for copy in copies if copy.uid not in reports]
         arrivals: dict[str, _Arrival] = {}
@@ -188,7 +197,7 @@ class Arrivals:
         limits = {uid: arrival.limit for uid, arrival in arrivals.items()}
         async for contents in folder.contents(limits, whole=True):
             counting = {
-                uid: self._count(arrivals[uid], content, is_junk=folder.is_junk)
+                uid: self._count(arrivals[uid], content, is_junk=folder.role is FolderRole.JUNK)
                 for uid, content in contents.items()
             }
             async for pair in _each(counting):
@@ -225,6 +234,23 @@ class Arrivals:
         if record.mailbox_uid == copy.uid or copy.is_counted:  # counted before a crash or a lost session
             return _OURS
         return _Arrival(copy, record, _DUPLICATE) if record.state in AWAITED else _DUPLICATE
+
+    async def _sent_copy(self, copy: Copy) -> Accounted:
+        """Identify a copy of what an account has sent. Ours stays while its message may still arrive in time.
+
+        It is no arrival. Nothing here is unexpected: other agents may send from the same account.
+        """
+        text = token_text(copy.fields)
+        token = self._signer.verify(text) if text is not None else None
+        record = await self._find(token.run) if token is not None else None
+        if token is None or record is None or record.probe != token.probe:
+            return _FOREIGN
+        is_settled = record.state not in _IN_TRANSIT or self._clock.monotonic() > (
+            record.due_mono + shift_of(record, self._clock)
+        )
+        if not is_settled or await self._ledger.is_others(record):
+            return _PENDING
+        return Accounted(Fate.OURS, sent_copy_of=record.id)
 
     async def _loop(self, copy: Copy, text: str) -> Accounted | _Arrival:
         """Count the first copy that came back. Others may only quote the token, so they are not deleted."""

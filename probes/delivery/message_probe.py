@@ -13,7 +13,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from probes.core.context import Context
 from probes.core.probe import Probe
 from probes.core.setting_types import Duration, EmailAddress, between
-from probes.core.settings import AlertSettings, CommonAlertSettings, MailboxName, ProbeSettings
+from probes.core.settings import (
+    AlertSettings,
+    CommonAlertSettings,
+    MailboxName,
+    ProbeSettings,
+    ServerSettings,
+)
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Ledger, Message
 from probes.delivery.service_level import SloSettings
@@ -96,6 +102,10 @@ class MessageProbeSettings(ProbeSettings):
                 )
         return alerts
 
+    def account_with_copies(self, servers: Mapping[str, ServerSettings]) -> str | None:  # noqa: ARG002 # as overridden
+        """Return the account that gets a copy of each message into its sent folder, if one does."""
+        return None
+
     def thresholds(self, common: CommonAlertSettings) -> dict[str, float]:
         """Return also after what time messages are overdue, as long as none is learned, and slow."""
         return {
@@ -157,11 +167,14 @@ class MessageProbe(Probe):
         return self.context.watchers[self.mailbox].current.login_wait
 
     def follow(self, message: Message) -> asyncio.Future[Settled]:
-        """Watch for a message, and for a delivery report about it; the future gets the outcome."""
-        watchers = self.context.watchers
+        """Watch for a message, a delivery report about it, and its sent copy; the future gets the outcome."""
+        watchers, site = self.context.watchers, self.context.site
+        account = self.settings.account_with_copies(site.servers)
         arrival = watchers[self.mailbox].await_arrival(message)
         sender = self.settings.sender.lower()
-        for name, mailbox in self.context.site.mailboxes.items():
+        for name, mailbox in site.mailboxes.items():
             if mailbox.address.lower() == sender and name != self.mailbox:
                 watchers[name].await_report(message, arrival)
+            if account is not None and mailbox.is_of(account):
+                watchers[name].await_sent_copy(message, arrival)
         return arrival

@@ -20,11 +20,13 @@ from probes.core.reasons import Reason
 from probes.core.verdict import TURN, PhaseTimer
 from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Unexpected
 from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages, Route
+from probes.delivery.back_off import pause_after
 from probes.delivery.folder_memory import FolderMemory
-from probes.delivery.mailboxes.mailbox import Folder, Mailbox, OpenFolder
+from probes.delivery.mailboxes.mailbox import Folder, FolderRole, Mailbox, OpenFolder
 from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.own_delays import Cause, OwnDelay
 from probes.delivery.reading_pace import ReadingPace
+from probes.delivery.sent_copies import SentCopies
 
 POLL_TIMEOUT = 60.0
 """Time limit for a poll, in seconds."""
@@ -46,11 +48,7 @@ _OUR_FAULTS = MappingProxyType(
 )
 """Faults that keep us from looking into the mailbox, without any fault of the mail system."""
 
-_PAUSE_WHERE_NONE_ADVERTISED = 60.0
-_PAUSES_AFTER_REFUSED_LOGIN = (10.0, 60.0, 300.0)
-_PAUSE_AFTER_WRONG_CREDENTIALS = 300.0  # repeated attempts may lock the account
 _NO_FOLDER = frozenset({Reason.IMAP_NO_FOLDER, Reason.GRAPH_NOT_FOUND})
-_NEED_AN_ADMINISTRATOR = frozenset({Reason.AUTH_FAILED, Reason.AUTH_DISABLED, Reason.NOT_GRANTED})
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +73,7 @@ class MailboxWatcher:
     """Polls one mailbox while messages are awaited in it, and settles each in the ledger.
 
     ``peers`` are the watchers of all mailboxes by name, because a delivery report may arrive in a different
-    mailbox from its message.
+    mailbox from its message. ``keeps_sent``: a mail system copies what is sent into this mailbox.
     """
 
     def __init__(
@@ -88,6 +86,7 @@ class MailboxWatcher:
         observer: Observer,
         retention: float,
         peers: Mapping[str, MailboxWatcher] = MappingProxyType({}),
+        keeps_sent: bool = False,
     ) -> None:
         self.name = name
         self.fault: ProbeFault | None = None
@@ -101,13 +100,13 @@ class MailboxWatcher:
             clock, polls=mailbox.polls, shortest_gap=mailbox.shortest_gap, retention=retention
         )
         arrivals.awaited = self._known
+        self._sent_copies = SentCopies(clock, are_kept=keeps_sent)
         self._memories: dict[str, FolderMemory] = {}
         self._pace = ReadingPace(mailbox.first_read)
         self._polled_at = float("-inf")  # when the latest poll ended
         self._planned_at = float("-inf")  # since when it has been known that the next poll is due when it is
-        self._blind: tuple[Cause, float] | None = (
-            None  # why the latest poll failed by our fault, and its begin
-        )
+        # Why the latest poll failed by our fault, and its begin.
+        self._blind: tuple[Cause, float] | None = None
         self._not_before = float("-inf")  # no poll before this, after a fault or at the server's request
         self._failures = 0
         self._doubts = 0  # consecutive polls whose deletions may have failed
@@ -162,6 +161,14 @@ class MailboxWatcher:
         self._awaited.add_report(message, settled)
         self._start()
 
+    def await_sent_copy(self, message: Message, settled: asyncio.Future[Settled]) -> None:
+        """Remove the copy of ``message`` from the sent folder once it is ``settled``, if there is a copy."""
+        settled.add_done_callback(lambda _: self.current._expect_sent_copy(message.id))
+
+    def _expect_sent_copy(self, message_id: str) -> None:
+        if self._sent_copies.expect(message_id):
+            self._start()
+
     def take_over(self, earlier: MailboxWatcher) -> None:
         """Take over messages and learnt latencies from an ``earlier`` watcher of this mailbox, now closed.
 
@@ -173,7 +180,8 @@ class MailboxWatcher:
         self._mailbox.standing.take_over(earlier._mailbox.standing)
         self._pace = earlier._pace
         self._awaited.take_over(earlier._awaited)
-        if self._awaited:
+        self._sent_copies.take_over(earlier._sent_copies)
+        if self._awaited or self._sent_copies.are_expected:
             self._start()
 
     def delay(self, begin: float, end: float) -> OwnDelay:
@@ -209,7 +217,7 @@ class MailboxWatcher:
             async with asyncio.timeout(CLOSE_GRACE):
                 async with self._polling:
                     pass
-                if self._undeleted():
+                if self._undeleted() or self._sent_copies.are_expected:
                     await self.poll_now()
         if self._task is not None:
             self._task.cancel()
@@ -217,7 +225,7 @@ class MailboxWatcher:
         await self._mailbox.close()
 
     async def _watch(self) -> None:
-        while self._awaited or self._undeleted() or self._mailbox.stays_open:
+        while self._has_work() or self._mailbox.stays_open:
             self._wake.clear()
             try:
                 due, now = self._next_poll(), self._clock.monotonic()
@@ -233,6 +241,9 @@ class MailboxWatcher:
                 _log.exception("defect while watching mailbox %s", self.name)
                 self.fault = ProbeFault(Reason.INTERNAL, "the log has the traceback")
                 await self._clock.sleep(PAUSE_AFTER_DEFECT)
+
+    def _has_work(self) -> bool:
+        return bool(self._awaited) or self._undeleted() or self._sent_copies.are_expected
 
     def _undeleted(self) -> bool:
         """Whether the mailbox may still have copies that are accounted for."""
@@ -262,7 +273,7 @@ class MailboxWatcher:
 
     def _next_poll(self) -> float:
         """Return when the next poll is due, on the monotonic clock."""
-        dues = [self._awaited.next_poll()]
+        dues = [self._awaited.next_poll(), self._sent_copies.next_poll()]
         if self._mailbox.stays_open:
             dues.append(self._polled_at + LONGEST_GAP)
         if self._undeleted():
@@ -320,26 +331,13 @@ class MailboxWatcher:
             self._misconfigured.set()
         if fault.reason is Reason.THROTTLED:
             self._observer.poll_throttled(self.name)
-        self._not_before = self._clock.monotonic() + (pause := self._pause_after(fault))
+        self._not_before = self._clock.monotonic() + (pause := pause_after(fault, self._failures))
         _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
-
-    def _pause_after(self, fault: ProbeFault) -> float:
-        """Return the seconds until the next poll, which grow with consecutive failures."""
-        growing = 2.0 ** min(self._failures, 10)
-        if fault.reason in _NEED_AN_ADMINISTRATOR:
-            return _PAUSE_AFTER_WRONG_CREDENTIALS
-        if fault.reason is Reason.LOGIN_REFUSED:
-            return _PAUSES_AFTER_REFUSED_LOGIN[min(self._failures, len(_PAUSES_AFTER_REFUSED_LOGIN)) - 1]
-        if fault.retry_after is not None:
-            return fault.retry_after
-        if fault.reason in {Reason.POP3_IN_USE, Reason.IMAP_IN_USE}:
-            return min(growing / 2, 60.0)  # another session may end at any moment
-        return _PAUSE_WHERE_NONE_ADVERTISED if fault.asks_to_wait else min(growing, 60.0)
 
     async def _poll(self, *, afresh: bool) -> None:
         is_read, phases, begun = False, PhaseTimer(self._clock), self._clock.monotonic()
         try:
-            async with self._mailbox.poll(phases, afresh=afresh) as due:
+            async with self._mailbox.poll(phases, afresh=afresh, sent=self._sent_copies.begin_poll()) as due:
                 waited = phases.seconds.get(TURN, 0.0)
                 self._arrivals.delays.add(Cause.CONNECTIONS, begun, self._clock.monotonic(), waited)
                 is_read = await self._read(due, afresh=afresh)
@@ -355,6 +353,7 @@ class MailboxWatcher:
             self._doubts = 0
             for memory in self._memories.values():
                 memory.counted.clear()  # the deletions have taken effect
+            self._sent_copies.end_poll()
 
     async def _read(self, due: Sequence[OpenFolder], *, afresh: bool) -> bool:
         """Read the folders, and give up overdue messages; return whether everything could be read."""
@@ -377,6 +376,8 @@ class MailboxWatcher:
         try:
             if await self._examine(folder, memory):
                 memory.complete_at = folder.absent_at
+                if folder.role is FolderRole.SENT:
+                    self._sent_copies.read()
         except ProbeFault as fault:
             if self._mailbox.excuses(fault):
                 return True
@@ -417,6 +418,8 @@ class MailboxWatcher:
                     self._observer.unexpected_found(self.name, found.unexpected)
                 if found.fate is Fate.PENDING:
                     continue
+                if found.sent_copy_of is not None:
+                    self._sent_copies.remove(found.sent_copy_of)
                 del memory.sightings[uid]
                 if found.fate is Fate.FOREIGN:
                     folder.set_aside(uid)

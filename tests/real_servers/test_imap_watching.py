@@ -176,3 +176,69 @@ async def test_nothing_foreign_is_lost_when_the_mailbox_changes_under_us(
         second = await run()
     assert [first.verdict.reason, second.verdict.reason] == [Reason.NONE, Reason.NONE]
     assert len(dovecot.messages()) == 20
+
+
+SENT = """
+namespace inbox {
+  inbox = yes
+  mailbox "Sent Items" {
+    %s
+    auto = subscribe
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("mark", ["special_use = \\Sent", ""], ids=["marked", "named"])
+async def test_our_copies_in_the_sent_folder_are_removed(
+    start_dovecot: Callable[..., Dovecot],
+    start_postfix: Callable[[Dovecot], Postfix],
+    server_tls: TlsFiles,
+    tmp_path: Path,
+    mark: str,
+) -> None:
+    """Copies that the mail system puts into the sent folder go with their messages, and no others do.
+
+    One is there when the agent starts, as after a crash, and one comes while the message is on its way.
+    """
+    dovecot = start_dovecot(extra=SENT % mark)
+    postfix = start_postfix(dovecot)
+    path = configuration(tmp_path, dovecot, postfix, server_tls)
+    site = yaml.safe_load(path.read_text())
+    site["servers"]["out"]["saves_sent_copies"] = True
+    if not mark:
+        site["mailboxes"]["canary"]["sent_folder"] = "Sent Items"
+    path.write_text(yaml.safe_dump(site))
+
+    def keep(raw: bytes) -> None:
+        append(dovecot, server_tls, '"Sent Items"', raw)
+
+    async def copy_of_open(runtime: Runtime) -> bytes:
+        (message,) = await runtime.ledger.open_messages()
+        trip = runtime.assembly.probes["trip"]
+        assert isinstance(trip, MessageProbe)
+        return copy_of(message, trip.context)
+
+    foreign = [b"Subject: %d\r\n\r\nnot ours\r\n" % number for number in range(3)]
+    left = b""
+
+    def others_are_left() -> bool:
+        kept = dovecot.messages(folder="Sent Items")
+        return all(b"not ours" in raw or b"X-Mailsonde-Token: AA" in raw for raw in kept)
+
+    for number in (4, 8):
+        postfix.hold()
+        async with running(path) as (runtime, run):
+            running_trip = asyncio.create_task(run())
+            held = lambda: bool(postfix.queue_ids())  # noqa: E731 # a condition
+            await asyncio.to_thread(wait_until, held, "the message is in the queue")
+            ours = await copy_of_open(runtime)
+            for raw in (*foreign, ours, left, ours.replace(b"X-Mailsonde-Token: ", b"X-Mailsonde-Token: AA")):
+                if raw:
+                    await asyncio.to_thread(keep, raw)
+            postfix.release()
+            assert (await running_trip).verdict.message.state is MessageState.DELIVERED
+            await asyncio.to_thread(wait_until, others_are_left, "ours are deleted")
+        left = ours
+        assert len(dovecot.messages(folder="Sent Items")) == number
+    assert dovecot.messages() == []

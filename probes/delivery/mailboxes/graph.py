@@ -14,9 +14,9 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.graph_folder import GraphFolder, Permanence, View
-from probes.delivery.mailboxes.junk_folder import JUNK_GAP, JUNK_PAUSE, JunkFolder
 from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
-from probes.delivery.mailboxes.mailbox import IDENTIFYING, OpenFolder, unread
+from probes.delivery.mailboxes.mailbox import IDENTIFYING, FolderRole, OpenFolder, unread
+from probes.delivery.mailboxes.side_folder import JUNK_GAP, SideFolder
 from probes.protocols.graph import GraphSession
 
 LATEST_LISTED = 20
@@ -38,11 +38,11 @@ OVERLAP = 3600.0
 """How many seconds before the newest known message a poll begins: some get there with an older time."""
 
 _WELL_KNOWN = {"inbox": "inbox"}
-_JUNK = "junkemail"
+_JUNK, _SENT = "junkemail", "sentitems"
 
 
 class GraphMailbox:
-    """Polls the folder and the junk folder through Graph (see `mailbox.Mailbox`).
+    """Polls the folder, the junk and the sent folder through Graph (see `mailbox.Mailbox`).
 
     ``retention`` is the maximum age of our copies in seconds, by the server's time of arrival.
     """
@@ -70,8 +70,9 @@ class GraphMailbox:
         self._credentials = mailbox_credentials(settings, tokens, "graph")
         self._session: GraphSession | None = None
         self._views: dict[str, View] = {}
-        self._junk = JunkFolder(settings.junk_folder or _JUNK)
-        self._is_in_junk = False
+        self._junk = SideFolder(FolderRole.JUNK, settings.junk_folder or _JUNK)
+        self._sent = SideFolder(FolderRole.SENT, settings.sent_folder or _SENT)
+        self._side: SideFolder | None = None  # the one that is open
         self._permanence = Permanence()
 
     @property
@@ -83,7 +84,11 @@ class GraphMailbox:
     @property
     def doubt(self) -> str:
         """What could not be read (see `mailbox.Mailbox`)."""
-        unreadable = sum(len(view.unreadable) + view.unlisted for view in self._views.values())
+        unreadable = sum(
+            len(view.unreadable) + view.unlisted
+            for name, view in self._views.items()
+            if name != self._sent.name
+        )
         return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
 
     async def turn(self) -> None:
@@ -98,65 +103,71 @@ class GraphMailbox:
 
     @asynccontextmanager
     async def poll(
-        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+        self, phases: PhaseTimer | None = None, *, afresh: bool = False, sent: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Yield the folders that are due, the main folder first."""
         with self._budget.poll(self.standing):
             session = self._session = self._session or self._open(phases or PhaseTimer(self._clock))
             main = self._settings.folder
-            self._is_in_junk = False
+            self._side = None
             try:
                 # At once, because a fault of the list is one of the whole poll.
-                folder = await self._listed(session, main, afresh=afresh)
-                due: list[OpenFolder] = [partial(_opened, folder)]
-                if self._junk.name not in {None, main} and self._junk.is_due(
-                    self._clock.monotonic(), afresh=afresh
-                ):
-                    due.append(partial(self._open_junk, session, afresh=afresh))
+                folder = await self._listed(session, main, FolderRole.MAIN, afresh=afresh)
+                now, due = self._clock.monotonic(), [partial(_opened, folder)]
+                if self._junk.name != main and self._junk.is_due(now, afresh=afresh):
+                    due.append(partial(self._open_side, session, self._junk, afresh=afresh))
+                if sent and self._sent.is_due(now):
+                    due.append(partial(self._open_side, session, self._sent, afresh=afresh))
                 yield due
             except BaseException:
                 await self.close()
                 raise
-            if self._is_in_junk:
-                self._junk.pause = JUNK_PAUSE  # it was read completely
+            if self._side is not None:
+                self._side.was_read()
 
     def _open(self, phases: PhaseTimer) -> GraphSession:
         phases.transcript.keep_latest_only()
         return GraphSession(self._server, self._settings.username, self._credentials, phases, self._clock)
 
     def excuses(self, fault: ProbeFault) -> bool:
-        """Accept a fault that affects only the junk folder; throttling affects the whole mailbox."""
-        if not self._is_in_junk or fault.reason is Reason.THROTTLED:
+        """Accept a fault that affects only a side folder; throttling affects the whole mailbox."""
+        side = self._side
+        if side is None or fault.reason is Reason.THROTTLED:
             return False
-        self._is_in_junk = False
-        trouble = f"the junk folder could not be read: {fault}"
-        self._junk.do_without(trouble, self._settings.address, self._clock)
+        self._side = None
+        side.do_without(
+            f"the {side.role.noun} could not be read: {fault}", self._settings.address, self._clock
+        )
         return True
 
-    async def _open_junk(self, session: GraphSession, *, afresh: bool) -> GraphFolder:
-        self._is_in_junk = True
-        self._junk.due_at = self._clock.monotonic() + JUNK_GAP
-        folder = await self._listed(session, self._junk.name or _JUNK, afresh=afresh)
-        self._junk.trouble = ""
+    async def _open_side(self, session: GraphSession, side: SideFolder, *, afresh: bool) -> GraphFolder:
+        if self._side is not None:
+            self._side.was_read()
+        self._side = side
+        if side is self._junk:
+            side.due_at = self._clock.monotonic() + JUNK_GAP
+        folder = await self._listed(session, side.name or "", side.role, afresh=afresh)
+        side.trouble = ""
         return folder
 
-    async def _view(self, session: GraphSession, name: str) -> View:
+    async def _view(self, session: GraphSession, name: str, role: FolderRole) -> View:
         view = self._views.get(name)
         if view is None:
-            is_default_junk = name == self._junk.name and self._settings.junk_folder is None
-            known = _JUNK if is_default_junk else _WELL_KNOWN.get(name.lower())
+            is_default = role is not FolderRole.MAIN and getattr(self._settings, role.value) is None
+            known = name if is_default else _WELL_KNOWN.get(name.lower())
             try:
                 view = self._views[name] = View(known or await session.folder_id(name))
             except ProbeFault as fault:
                 if fault.reason is Reason.GRAPH_NOT_FOUND:
-                    setting = "folder" if name == self._settings.folder else "junk_folder"
-                    fault.detail = legible(f"the mailbox's {setting} {name!r}: {fault.detail}")
+                    fault.detail = legible(f"the mailbox's {role.value} {name!r}: {fault.detail}")
                 raise
         return view
 
-    async def _listed(self, session: GraphSession, name: str, *, afresh: bool) -> GraphFolder:
+    async def _listed(
+        self, session: GraphSession, name: str, role: FolderRole, *, afresh: bool
+    ) -> GraphFolder:
         """Return a folder with what is new or, ``afresh`` and at first, with everything in the retention."""
-        view = await self._view(session, name)
+        view = await self._view(session, name, role)
         try:
             absent_at, overlooked = await self._list(session, view, afresh=afresh)
         except ProbeFault as fault:
@@ -167,7 +178,7 @@ class GraphMailbox:
             session,
             view,
             name,
-            is_junk=self._is_in_junk,
+            role=role,
             absent_at=absent_at,
             listed_at=self._clock.monotonic(),
             overlooked=overlooked,

@@ -17,6 +17,7 @@ from probes.delivery.mailboxes.mailbox import (
     REFUSALS,
     SECOND_CHANCE,
     Content,
+    FolderRole,
 )
 from probes.protocols.graph import GraphSession, Listed
 
@@ -103,14 +104,14 @@ class GraphFolder:
         view: View,
         name: str,
         *,
-        is_junk: bool,
+        role: FolderRole,
         absent_at: float,
         listed_at: float,
         overlooked: AbstractSet[str],
         permanence: Permanence,
     ) -> None:
         self.name = name
-        self.is_junk = is_junk
+        self.role = role
         self.absent_at = absent_at
         self.listed_at = listed_at
         self.overlooked = frozenset(overlooked)

@@ -21,10 +21,9 @@ from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.delivery.mailboxes.imap_folder import ImapFolder, View
-from probes.delivery.mailboxes.junk_folder import JUNK_GAP, JUNK_PAUSE, JunkFolder
 from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
-from probes.delivery.mailboxes.mailbox import IDENTIFYING, OpenFolder, unread
-from probes.protocols.imap import FolderStatus
+from probes.delivery.mailboxes.mailbox import IDENTIFYING, FolderRole, OpenFolder, unread
+from probes.delivery.mailboxes.side_folder import JUNK_GAP, SideFolder
 from probes.protocols.imap_session import ImapSession
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -32,7 +31,7 @@ _CLOSED = frozenset({"\\NOSELECT", "\\NONEXISTENT"})  # RFC 9051 section 7.3.1
 
 
 class ImapMailbox:
-    """Polls the folder and the junk folder by IMAP on one connection (see `mailbox.Mailbox`).
+    """Polls the folder, the junk and the sent folder by IMAP on one connection (see `mailbox.Mailbox`).
 
     ``retention`` is the maximum age of our copies in seconds, by the server's date of arrival.
     """
@@ -60,9 +59,9 @@ class ImapMailbox:
         self._retention = retention
         self._session: ImapSession | None = None
         self._views: dict[str, View] = {}
-        self._junk = JunkFolder(settings.junk_folder)
-        self._junk_status: FolderStatus | None = None  # at the latest poll
-        self._is_in_junk = False
+        self._junk = SideFolder(FolderRole.JUNK, settings.junk_folder)
+        self._sent = SideFolder(FolderRole.SENT, settings.sent_folder)
+        self._side: SideFolder | None = None  # the one that is open
         self._exists = 0  # number of messages in the main folder when another was selected
 
     @property
@@ -74,7 +73,9 @@ class ImapMailbox:
     @property
     def doubt(self) -> str:
         """What could not be read (see `mailbox.Mailbox`)."""
-        unreadable = sum(len(view.unreadable) for view in self._views.values())
+        unreadable = sum(
+            len(view.unreadable) for name, view in self._views.items() if name != self._sent.name
+        )
         return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
 
     async def turn(self) -> None:
@@ -89,24 +90,29 @@ class ImapMailbox:
 
     @asynccontextmanager
     async def poll(
-        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+        self, phases: PhaseTimer | None = None, *, afresh: bool = False, sent: bool = False
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Yield the folders that are due, the main folder first. IDLE watches that one afterwards."""
         with self._budget.poll(self.standing):
-            async with self._open_folders(phases or PhaseTimer(self._clock), afresh=afresh) as due:
+            timer = phases or PhaseTimer(self._clock)
+            async with self._open_folders(timer, afresh=afresh, sent=sent) as due:
                 yield due
 
     @asynccontextmanager
-    async def _open_folders(self, phases: PhaseTimer, *, afresh: bool) -> AsyncIterator[Sequence[OpenFolder]]:
+    async def _open_folders(
+        self, phases: PhaseTimer, *, afresh: bool, sent: bool
+    ) -> AsyncIterator[Sequence[OpenFolder]]:
         session = self._session = self._session or await self._open(phases)
         due: list[OpenFolder] = [partial(self._main, session, afresh=afresh)]
         now = self._clock.monotonic()
         if self._junk.name is not None and self._junk.is_due(now, afresh=afresh):
-            due.append(partial(self._open_junk, session, self._junk.name, afresh=afresh))
-        self._is_in_junk = False
+            due.append(partial(self._open_side, session, self._junk, afresh=afresh))
+        if sent and self._sent.is_due(now):
+            due.append(partial(self._open_side, session, self._sent, afresh=afresh))
+        self._side = None
         try:
             yield due
-            await self._leave_junk(session)
+            await self._leave_side(session)
         except BaseException:
             self._drop()
             raise
@@ -118,9 +124,9 @@ class ImapMailbox:
         if self._settings.junk_folder is not None or self._clock.monotonic() < self._junk.due_at:
             return session
         try:
-            name = await self._marked_as_junk(session)
+            name = await self._marked(session, "\\JUNK")
             if name is None or name != self._junk.name:
-                self._junk, self._junk_status = JunkFolder(name), None
+                self._junk = SideFolder(FolderRole.JUNK, name)
         except ProbeFault as fault:
             if fault.reason is Reason.THROTTLED:
                 session.abort()
@@ -148,21 +154,23 @@ class ImapMailbox:
         phases.transcript.keep_latest_only()
         return session
 
-    async def _marked_as_junk(self, session: ImapSession) -> str | None:
-        """Return the folder that the server marks as junk (RFC 6154), if it can be opened."""
+    async def _marked(self, session: ImapSession, attribute: str) -> str | None:
+        """Return the folder with a special-use attribute (RFC 6154), if it can be opened."""
         for folder in await session.folders():
             is_other = folder.name != self._settings.folder and not folder.attributes & _CLOSED
-            if is_other and "\\JUNK" in folder.attributes:
+            if is_other and attribute in folder.attributes:
                 return folder.name
         return None
 
     def excuses(self, fault: ProbeFault) -> bool:
-        """Accept a fault that affects only the junk folder; throttling affects the whole mailbox."""
-        if not self._is_in_junk or fault.reason is Reason.THROTTLED:
+        """Accept a fault that affects only a side folder; throttling affects the whole mailbox."""
+        side = self._side
+        if side is None or fault.reason is Reason.THROTTLED:
             return False
-        self._is_in_junk = False
-        trouble = f"the junk folder could not be read: {fault}"
-        self._junk.do_without(trouble, self._settings.address, self._clock)
+        self._side = None
+        side.do_without(
+            f"the {side.role.noun} could not be read: {fault}", self._settings.address, self._clock
+        )
         return True
 
     async def _main(self, session: ImapSession, *, afresh: bool) -> ImapFolder:
@@ -173,25 +181,37 @@ class ImapMailbox:
         absent_at = await session.noop()
         return await self._with_news(view, name, absent_at, afresh=afresh)
 
-    async def _open_junk(self, session: ImapSession, name: str, *, afresh: bool) -> ImapFolder:
-        """Check whether anything arrived in the junk folder, and select it only then."""
-        self._is_in_junk, self._exists = True, session.exists
+    async def _open_side(self, session: ImapSession, side: SideFolder, *, afresh: bool) -> ImapFolder:
+        """Check whether anything arrived in a side folder, and select it only then."""
+        if self._side is not None:
+            self._side.was_read()
+        self._side = side
+        if session.folder == self._settings.folder:
+            self._exists = session.exists
         asked_at = self._clock.monotonic()
-        self._junk.due_at = asked_at + JUNK_GAP
-        before, view = self._junk_status, self._views.get(name)
-        with self._naming(name):
-            self._junk_status = status = await session.status_of(name)
+        if side is self._junk:
+            side.due_at = asked_at + JUNK_GAP
+        name = side.name = side.name or await self._sent_name(session)
+        before, view = side.status, self._views.get(name)
+        with self._naming():
+            side.status = status = await session.status_of(name)
         if afresh or view is None or view.session is not session or view.pending or status != before:
             folder = await self._selected(session, name, afresh=afresh)
         else:
             folder = self._folder(view, name, asked_at, asked_at)
-        self._junk.trouble = ""
+        side.trouble = ""
         return folder
 
-    async def _leave_junk(self, session: ImapSession) -> None:
+    async def _sent_name(self, session: ImapSession) -> str:
+        name = await self._marked(session, "\\SENT")
+        if name is None:
+            raise ProbeFault(Reason.IMAP_NO_FOLDER, "none is marked as \\Sent; set sent_folder")
+        return name
+
+    async def _leave_side(self, session: ImapSession) -> None:
         """Select the main folder again, so that IDLE watches it. The next poll reports any failure."""
-        if self._is_in_junk:
-            self._junk.pause = JUNK_PAUSE  # it was read completely
+        if self._side is not None:
+            self._side.was_read()
         if session.is_open and session.folder != self._settings.folder:
             with contextlib.suppress(ProbeFault):
                 await session.select(self._settings.folder)
@@ -200,7 +220,7 @@ class ImapMailbox:
 
     async def _selected(self, session: ImapSession, name: str, *, afresh: bool) -> ImapFolder:
         absent_at = self._clock.monotonic()
-        with self._naming(name):
+        with self._naming():
             await session.select(name)
         view = self._views.get(name)
         if view is not None and view.holds_in(session):
@@ -240,7 +260,7 @@ class ImapMailbox:
             view,
             name,
             self._clock,
-            is_junk=self._is_in_junk,
+            role=FolderRole.MAIN if self._side is None else self._side.role,
             absent_at=absent_at,
             listed_at=listed_at,
             fields=fields or {},
@@ -286,15 +306,18 @@ class ImapMailbox:
                 raise
 
     @contextmanager
-    def _naming(self, folder: str) -> Iterator[None]:
+    def _naming(self) -> Iterator[None]:
         """If a folder cannot be opened, add the setting that names it to the fault."""
         try:
             yield
         except ProbeFault as fault:
             if fault.reason is Reason.IMAP_NO_FOLDER:
-                setting = "folder" if folder == self._settings.folder else "junk_folder"
-                is_set = setting == "folder" or self._settings.junk_folder is not None
-                named = f"the mailbox's {setting}" if is_set else "the folder marked as \\Junk"
+                role = FolderRole.MAIN if self._side is None else self._side.role
+                is_set = getattr(self._settings, role.value) is not None
+                marked = "\\Junk" if role is FolderRole.JUNK else "\\Sent"
+                named = f"the mailbox's {role.value}" if is_set else f"the folder marked as {marked}"
+                if not is_set and self._side is self._sent:
+                    self._sent.name = None  # another folder may be marked by now
                 fault.detail = legible(f"{named} {fault.detail}")
             raise
 

@@ -19,6 +19,7 @@ from probes.delivery.mailboxes.mailbox import (
     REFUSALS,
     SECOND_CHANCE,
     Content,
+    FolderRole,
 )
 from probes.protocols.imap_arrivals import Interval
 from probes.protocols.imap_session import BATCH, ImapSession
@@ -130,14 +131,14 @@ class ImapFolder:
         name: str,
         clock: Clock,
         *,
-        is_junk: bool,
+        role: FolderRole,
         absent_at: float,
         listed_at: float,
         fields: Mapping[int, bytes],
         overlooked: Set[int] = frozenset(),
     ) -> None:
         self.name = name
-        self.is_junk = is_junk
+        self.role = role
         self.absent_at = absent_at
         self.listed_at = listed_at
         self.is_whole = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from probes.core.faults import ProbeFault
@@ -55,6 +56,19 @@ class Content:
     """Whether it has more octets than its limit."""
 
 
+class FolderRole(Enum):
+    """What a folder holds; the value is the setting that names the folder."""
+
+    MAIN = "folder"  # where messages arrive
+    JUNK = "junk_folder"  # where some of them arrive
+    SENT = "sent_folder"  # copies of what the account has sent
+
+    @property
+    def noun(self) -> str:
+        """Its name in a sentence."""
+        return self.value.replace("_", " ")
+
+
 class Folder(Protocol):
     """One folder in one poll. Methods that query the server raise `probes.core.faults.ProbeFault`."""
 
@@ -64,8 +78,8 @@ class Folder(Protocol):
         ...
 
     @property
-    def is_junk(self) -> bool:
-        """Whether this is the server's junk folder."""
+    def role(self) -> FolderRole:
+        """What the folder holds."""
         ...
 
     @property
@@ -150,7 +164,7 @@ class Mailbox(Protocol):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders to read; known after the first poll."""
+        """The folders where messages arrive; known after the first poll."""
         ...
 
     @property
@@ -170,12 +184,13 @@ class Mailbox(Protocol):
         ...
 
     def poll(
-        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+        self, phases: PhaseTimer | None = None, *, afresh: bool = False, sent: bool = False
     ) -> AbstractAsyncContextManager[Sequence[OpenFolder]]:
         """Poll once; returns the folders that are due now. Finish with each before opening the next.
 
         ``phases`` times a session that this poll opens. ``afresh`` searches all folders again, without
-        relying on the server's reports of changes.
+        relying on the server's reports of changes. ``sent`` also opens the folder of sent copies, as the
+        last one, if the protocol shows it.
         Raises `probes.core.faults.ProbeFault`.
         """
         ...

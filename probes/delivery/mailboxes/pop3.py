@@ -33,6 +33,7 @@ from probes.delivery.mailboxes.mailbox import (
     REFUSALS,
     SECOND_CHANCE,
     Content,
+    FolderRole,
     OpenFolder,
     unread,
 )
@@ -81,7 +82,7 @@ class Pop3Folder:
     """The only folder in POP3, in one session (see `mailbox.Folder`)."""
 
     name = ""
-    is_junk = False
+    role = FolderRole.MAIN
 
     def __init__(
         self,
@@ -317,7 +318,11 @@ class Pop3Mailbox:
 
     @asynccontextmanager
     async def poll(
-        self, phases: PhaseTimer | None = None, *, afresh: bool = False
+        self,
+        phases: PhaseTimer | None = None,
+        *,
+        afresh: bool = False,
+        sent: bool = False,  # noqa: ARG002 # POP3 shows no such folder
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
         with self._budget.poll(self.standing):

@@ -81,6 +81,7 @@ class GraphDouble:
     copies: int = 1
     on_the_way: Callable[[bytes], bytes] = _untouched
     has_permanent_delete: bool = True
+    saves_sent: bool = True  # whether sendMail leaves a copy in Sent Items
     most_requests: int = 10_000
     throttled_until: float = float("-inf")
     requests: list[str] = field(default_factory=list)
@@ -201,6 +202,8 @@ class GraphDouble:
             return Answer(202)
         message = message_from_bytes(raw)
         self.sent.append(raw)
+        if self.saves_sent:
+            self.put(raw, "sentitems", request.path[2])
         for _, address in getaddresses(message.get_all("To", [])):
             if address in self.mailboxes:
                 for _ in range(self.copies):

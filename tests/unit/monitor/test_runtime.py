@@ -24,18 +24,21 @@ from tests.fakes.message import intent
 
 def configuration(directory: Path, *probes: dict[str, Any], **agent: Any) -> Configuration:
     """Return a configuration with one POP3 mailbox and these probes."""
+    return Configuration.model_validate(written(directory, *probes, **agent))
+
+
+def written(directory: Path, *probes: dict[str, Any], **agent: Any) -> dict[str, Any]:
+    """Return such a configuration as it is written."""
     server = {"host": "mail.example.test", "tls": "implicit"}
     login = {"username": "canary", "password": {"file": str(directory / "password")}}
     (directory / "password").write_text("secret")
     mailbox = {"address": "canary@example.test", "server": "pop", **login}
-    return Configuration.model_validate(
-        {
-            "agent": {"ledger": f"sqlite:{directory / 'ledger.db'}", **agent},
-            "servers": {"out": {"protocol": "smtp", **server}, "pop": {"protocol": "pop3", **server}},
-            "mailboxes": {"canary": mailbox},
-            "probes": [*probes],
-        }
-    )
+    return {
+        "agent": {"ledger": f"sqlite:{directory / 'ledger.db'}", **agent},
+        "servers": {"out": {"protocol": "smtp", **server}, "pop": {"protocol": "pop3", **server}},
+        "mailboxes": {"canary": mailbox},
+        "probes": [*probes],
+    }
 
 
 TRIP = {"name": "trip", "kind": "roundtrip", "from": "canary@example.test", "send_via": "out", "to": "canary"}
@@ -148,3 +151,26 @@ async def test_a_run_in_progress_follows_its_message_on_the_new_watcher(
         async with asyncio.timeout(30):
             settled = await asyncio.gather(*arrivals)
         assert [each.message.state for each in settled] == [MessageState.DELIVERED] * 2
+
+
+@pytest.mark.parametrize(
+    ("protocol", "account", "is_kept"),
+    [
+        ("imap", "Canary@example.test", True),
+        ("imap", "login-name", True),
+        ("imap", "somebody@example.test", False),
+        ("pop3", "login-name", False),
+    ],
+)
+async def test_whose_sent_folder_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: str, account: str, *, is_kept: bool
+) -> None:
+    """It is that of the account that sends, by address or login name. The log says if it cannot be read."""
+    made = written(tmp_path, TRIP)
+    canary = made["mailboxes"]["canary"]
+    canary["username"] = "login-name"
+    made["servers"]["out"] |= {"saves_sent_copies": True, "username": account, "password": canary["password"]}
+    made["servers"]["pop"]["protocol"] = protocol
+    async with open_runtime(Configuration.model_validate(made), InstantClock(), "agent") as runtime:
+        assert runtime.assembly.watchers["canary"]._sent_copies._are_kept is is_kept
+    assert (f"sent folder of {account}" in caplog.text) is not is_kept

@@ -11,8 +11,8 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.delivery.mailboxes import imap_folder
 from probes.delivery.mailboxes.imap import ImapMailbox
-from probes.delivery.mailboxes.junk_folder import JUNK_PAUSE
 from probes.delivery.mailboxes.mailbox import REFUSALS
+from probes.delivery.mailboxes.side_folder import SIDE_PAUSE
 from tests.fakes.imap_server import ImapServer, is_in
 from tests.unit.probes.delivery.test_imap_mailbox import FOREIGN, OURS, SETTINGS, mailbox_of, poll
 
@@ -165,11 +165,11 @@ async def test_pauses_between_looks_at_a_junk_folder_grow() -> None:
         for _ in range(8):
             mailbox._junk.due_at = began = mailbox._clock.monotonic()
             await poll(mailbox)
-            pauses.append(round((mailbox._junk.due_at - began) / JUNK_PAUSE))
+            pauses.append(round((mailbox._junk.due_at - began) / SIDE_PAUSE))
         imap.before = lambda words: None
         mailbox._junk.due_at = float("-inf")
         await poll(mailbox)
-        assert mailbox._junk.pause == JUNK_PAUSE
+        assert mailbox._junk.pause == SIDE_PAUSE
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
 

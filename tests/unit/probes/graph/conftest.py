@@ -89,23 +89,36 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenBench:
 
     @asynccontextmanager
     async def opened(
-        deadline: str = "30s", mailbox: dict[str, object] | None = None, **probe: object
+        deadline: str = "30s",
+        mailbox: dict[str, object] | None = None,
+        *,
+        saves_sent: bool = False,
+        **probe: object,
     ) -> AsyncIterator[Bench]:
         clock = InstantClock()
         async with AsyncExitStack() as stack:
             graph = await stack.enter_async_context(graph_double(clock))
+            graph.saves_sent = saves_sent
             ledger = await stack.enter_async_context(
                 open_ledger(f"sqlite://{tmp_path}/l.db", clock, "me", "fra1")
             )
             tokens = token_sources({"contoso": graph.oauth2()}, clock)
             entry = {"address": ADDRESS, "server": "graph", "username": ADDRESS, "oauth2": "contoso"}
             settings = MailboxSettings.model_validate({**entry, **(mailbox or {})})
-            server = graph.settings()
+            server = graph.settings(saves_sent_copies=saves_sent)
             site = Site("here", {"graph": server}, {"canary": settings})
             found, signer, watched = Found(), TokenSigner(b"key"), WatchedLedger(ledger)
             box = GraphMailbox(settings, server, clock, LoginBudget(6000.0, clock), 86400.0, tokens)
             arrivals = Arrivals("canary", clock=clock, ledger=watched, signer=signer, retention=86400.0)
-            watcher = MailboxWatcher("canary", box, arrivals, clock=clock, observer=found, retention=86400.0)
+            watcher = MailboxWatcher(
+                "canary",
+                box,
+                arrivals,
+                clock=clock,
+                observer=found,
+                retention=86400.0,
+                keeps_sent=saves_sent,
+            )
             stack.push_async_callback(watcher.close)
             wanted = {
                 "name": "trip",
