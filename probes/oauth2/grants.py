@@ -77,7 +77,11 @@ async def fetch(
     stored = _stored(settings)
     form = _form(settings, resource, subject, stored, now)
     answer = await request(settings, settings.token_endpoint, form, phases)
-    grant = _grant(answer)
+    try:
+        grant = _grant(answer)
+    except ProbeFault as fault:
+        phases.transcript.redaction.fault(fault)
+        raise
     renewed = answer.get("refresh_token")
     if stored is not None and isinstance(renewed, str):
         try:

@@ -146,7 +146,8 @@ class GraphSession:
         except ValueError:
             is_same = False
         if not is_same:
-            raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {legible(url, 80)}")
+            with self._phases.phase("body"):  # names the phase, and redacts the server's text
+                raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {legible(url, 80)}")
         answer = (await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT)).json_object()
         entries = entries_of(answer)
         messages = tuple(listed for entry in entries if (listed := listed_of(entry, names)) is not None)

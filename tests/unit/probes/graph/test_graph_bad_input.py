@@ -242,7 +242,22 @@ async def test_a_token_that_is_echoed_is_not_shown(bench: OpenBench) -> None:
         result = await made.run()
         token = await _token(made)
         assert result.verdict.reason is Reason.GRAPH_ERROR
-        assert token[:20] not in f"{result.verdict.detail} {result.transcript}"
+        assert token[:20] not in f"{result.verdict.detail} {result.transcript.lines()}"
+
+
+async def test_a_token_in_a_link_is_not_shown(bench: OpenBench, caplog: pytest.LogCaptureFixture) -> None:
+    """A link to the next page that has the token in it appears in no fault and no log."""
+
+    def echo(request: Request) -> Answer:
+        token = request.headers["authorization"].split()[-1]
+        return Answer(200, {"value": [], "@odata.nextLink": f"https://evil.example/{token}"})
+
+    async with bench() as made:
+        made.graph.instead = to_lists(echo)
+        await made.watcher.poll_now()
+        assert made.watcher.fault is not None
+        assert made.watcher.fault.detail == "(withheld)"
+        assert (await _token(made))[:20] not in caplog.text
 
 
 async def _token(made: Bench) -> str:

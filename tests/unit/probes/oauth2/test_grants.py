@@ -224,12 +224,19 @@ async def test_throttled_requests_are_counted() -> None:
         assert (source.requests.throttled, source.requests.results["unavailable"]) == (expected, 1)
 
 
-async def test_secret_that_the_server_repeats(caplog: pytest.LogCaptureFixture) -> None:
-    """A secret in the endpoint's error appears in no fault, transcript, log or repr."""
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer({"error": "invalid_client", "error_description": f"you sent {SECRET}"}, 401),
+        answer({"error": SECRET}, 400),
+        answer(TOKEN | {"token_type": SECRET}),
+    ],
+)
+async def test_secret_that_the_server_repeats(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A secret in the endpoint's answer appears in no fault, transcript, log or repr."""
     caplog.set_level(logging.DEBUG)
     phases = PhaseTimer(SystemClock())
-    said = {"error": "invalid_client", "error_description": f"you sent {SECRET}"}
-    async with token_endpoint(answer(said, 401)) as opened:
+    async with token_endpoint(said) as opened:
         made = generic(opened.url)
         with pytest.raises(ProbeFault) as caught:
             await fetched(made, phases)
