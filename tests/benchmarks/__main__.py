@@ -14,6 +14,7 @@ from tests.benchmarks import (
     alert_replay,
     bad_input,
     beside,
+    cloud,
     dashboard_queries,
     fault_to_page,
     first_minutes,
@@ -101,6 +102,7 @@ FIGURES = {
     "bad": _bad,
     "scrape": _scrape,
     "tokens": tokens.main,
+    "cloud": cloud.main,
     "memory": memory.main,
 }
 
