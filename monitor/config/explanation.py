@@ -1,4 +1,4 @@
-"""What short forms amount to: settings of servers and where they come from, and the probes of ``hybrid``."""
+"""What short forms amount to: settings and where they come from, and the probes of ``hybrid``."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
             else:
                 source = "default"
             yield f"  {key + ':':22} {_shown(key, value):32} # {source}"
+    for name, mailbox in configuration.mailboxes.items():
+        if "username" not in mailbox.model_fields_set:
+            yield f"mailboxes.{name}:"
+            yield f"  {'username:':22} {mailbox.username:32} # default"
     entry = None
     for probe in hybrid_probes(data):
         if probe.entry != entry:

@@ -267,12 +267,21 @@ class ServerSettings(Settings):
         return self
 
 
+def _username_without_oauth2(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"required": ["username", "password"]}, {"required": ["oauth2"]}]
+
+
 class MailboxSettings(Settings):
     """A watched address, with the server and credentials for its mailbox."""
 
+    model_config = ConfigDict(json_schema_extra=_username_without_oauth2)
+
     address: EmailAddress = Field(description="The mail address whose messages arrive here.")
     server: MailboxServerName = Field(description="The POP3, IMAP or Graph server, an entry of `servers`.")
-    username: Line = Field(description="Login name.")
+    username: Line = Field(
+        default_factory=lambda data: data.get("address", ""),
+        description="Login name, required with `password`. Default: the address.",
+    )
     password: Secret | None = Field(
         default=None, description="`{env: NAME}` or `{file: PATH}`, relative to this file."
     )
@@ -311,6 +320,8 @@ class MailboxSettings(Settings):
     def _one_secret(self) -> Self:
         if (self.password is None) == (self.oauth2 is None):
             raise ValueError("needs either password, {env: NAME} or {file: PATH}, or oauth2")
+        if self.password is not None and "username" not in self.model_fields_set:
+            raise ValueError("password without username; add username")
         if self.sent_folder in {self.folder, self.junk_folder} - {None}:
             raise ValueError("messages arrive in folder and junk_folder; sent_folder must be another one")
         return self

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from monitor.commands import main
+from monitor.config.load import load
 from monitor.config.models import Configuration
 from probes.core.presets import PRESETS
 from probes.core.settings import ServerSettings
@@ -64,6 +65,29 @@ def test_explanation(tmp_path: Path) -> None:
     assert found["timeout"].split() == ["timeout:", "30s", "#", "this", "file"]
     assert found["port"].split() == ["port:", "587", "#", "default"]
     assert "tr0mbone" not in shown.output
+
+
+def test_a_mailbox_with_tokens_needs_no_username(tmp_path: Path) -> None:
+    """It logs in by its address, which ``--explain`` shows; a name of its own comes first."""
+    (tmp_path / "secret").write_text("tr0mbone")
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "oauth2: {contoso: {provider: microsoft, tenant: contoso.example, client_id: app,\n"
+        "                   client_secret: {file: secret}}}\n"
+        "servers: {in: {protocol: imap, preset: exchange-online}}\n"
+        "mailboxes:\n"
+        "  canary: {address: canary@contoso.com, server: in, oauth2: contoso}\n"
+        "  own: {address: own@contoso.com, server: in, oauth2: contoso, username: upn@contoso.com}\n"
+        "probes: [{name: look, kind: imap, mailbox: canary}]\n"
+    )
+    mailboxes = load(path).mailboxes
+    assert {name: one.username for name, one in mailboxes.items()} == {
+        "canary": "canary@contoso.com",
+        "own": "upn@contoso.com",
+    }
+    shown = CliRunner().invoke(main, ["validate", "--explain", str(path)])
+    assert "  username:              canary@contoso.com               # default" in shown.output
+    assert "upn@contoso.com" not in shown.output
 
 
 @pytest.mark.parametrize(
