@@ -16,6 +16,7 @@ from tests.benchmarks import (
     beside,
     cloud,
     dashboard_queries,
+    exchange_matrix,
     fault_to_page,
     first_minutes,
     isolation,
@@ -103,6 +104,7 @@ FIGURES = {
     "scrape": _scrape,
     "tokens": tokens.main,
     "cloud": cloud.main,
+    "exchange": exchange_matrix.main,
     "memory": memory.main,
 }
 
