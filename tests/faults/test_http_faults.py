@@ -1,6 +1,6 @@
-"""Every fault of a web server: an export of metrics or a search for servers fails, and nothing else.
+"""Every fault of a web server: an export, a search for servers or a probe fails, and nothing else.
 
-Both use bounded time and memory, close their sockets, and do not affect a healthy probe.
+All use bounded time and memory, close their sockets, and do not affect a healthy probe.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from monitor.init import web
 from monitor.init.discovery import Discovery, Source
 from monitor.init.web import Web
 from monitor.otlp import OtlpExporter
+from monitor.runner import Runner
 from probes.core.clock import SystemClock
+from probes.core.context import Context
+from probes.core.probe import Probe
+from probes.core.reasons import Outcome, Reason
+from probes.core.settings import Site
+from probes.exchange import Exchange
+from probes.http import Http
 from probes.protocols.dns import Resolver
 from tests.fakes.black_hole import black_hole
 from tests.fakes.dns_server import dns_server, zone
@@ -101,7 +108,7 @@ NO_CONNECTION: dict[str, Callable[[], AbstractContextManager[int]]] = {
     "refused": refusing,
     "black hole": black_hole,
 }
-KINDS = ("OTLP export", "init")
+KINDS = ("OTLP export", "init", "http", "exchange")
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ class Nothing(Collector):
         return []
 
 
-async def export(port: int, authority: Path) -> bool:
+async def export(port: int, authority: Path, limit: float) -> bool:
     """Export once; return whether the receiver's answer counts as received."""
     settings = OtlpSettings(endpoint=f"https://127.0.0.1:{port}/v1/metrics", interval="60s")
     settings = settings.model_copy(update={"tls_ca": authority})
@@ -127,7 +134,7 @@ async def export(port: int, authority: Path) -> bool:
     return not exporter._failing
 
 
-async def search(port: int, authority: Path) -> bool:
+async def search(port: int, authority: Path, limit: float = PATIENCE) -> bool:
     """Search for a domain's servers, with correct SRV records; return whether its pages gave any."""
     names = ("example.test.", "autoconfig.example.test.", "autodiscover.example.test.")
     srv = "_imaps._tcp.example.test. 60 IN SRV 0 1 993 imap.example.test."
@@ -141,7 +148,33 @@ async def search(port: int, authority: Path) -> bool:
     return any(source.endpoints for name, source in sources.items() if " at " in name)
 
 
-WORK = {"OTLP export": export, "init": search}
+async def http(port: int, authority: Path, limit: float) -> bool:
+    """Run an ``http`` probe; return whether the answer is as expected."""
+    return await _is_ok(Http, authority, limit, kind="http", url=f"https://127.0.0.1:{port}/")
+
+
+async def exchange(port: int, authority: Path, limit: float) -> bool:
+    """Run an ``exchange`` probe; return whether the health page is the healthy one."""
+    nodes = {"ex1": {"address": "127.0.0.1"}}
+    return await _is_ok(
+        Exchange, authority, limit, kind="exchange", host="127.0.0.1", port=port, nodes=nodes, smtp_port=0
+    )
+
+
+async def _is_ok(probe: type[Probe], authority: Path, limit: float, **written: object) -> bool:
+    """Run a probe once within its deadline; its reason is one of its kind, and no fault of ours."""
+    written |= {"name": "web", "deadline": f"{limit}s", "tls_ca": str(authority)}
+    made = probe.settings_model.model_validate(written)
+    result = await Runner(SystemClock(), "here").run(
+        probe(made, Context(SystemClock(), Site("here", {}, {})))
+    )
+    assert result.verdict.reason.area in probe.areas
+    assert result.verdict.reason is not Reason.INTERNAL
+    assert result.duration_seconds < limit + PATIENCE
+    return result.verdict.outcome is Outcome.OK
+
+
+WORK = {"OTLP export": export, "init": search, "http": http, "exchange": exchange}
 
 
 async def received(
@@ -158,7 +191,7 @@ async def received(
     monkeypatch.setattr(web, "PAGE_SECONDS", limit)
     begun = asyncio.get_running_loop().time()
     with bounded_memory() if is_endless else nullcontext():
-        is_received, beside = await beside_a_healthy_run(WORK[kind](port, authority))
+        is_received, beside = await beside_a_healthy_run(WORK[kind](port, authority, limit))
     requests = 2 if kind == "init" else 1  # one after the other
     assert asyncio.get_running_loop().time() - begun < requests * limit + PATIENCE
     undisturbed(beside)
@@ -190,7 +223,7 @@ async def test_a_fault_in_the_answer(
             kind, server.port, authority, monkeypatch, fault.limit, is_endless=is_endless
         )
     await closed(before)
-    assert is_received is (fault.is_received and kind == "OTLP export")
+    assert is_received is (fault.is_received and kind in {"OTLP export", "http"})
     assert server.connections
     assert "Traceback" not in caplog.text
 
