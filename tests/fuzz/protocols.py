@@ -232,7 +232,7 @@ def _dns_seeds() -> tuple[bytes, ...]:
     return tuple(seeds)
 
 
-_DER = base64.b64decode(
+CERTIFICATE_IN_DER = base64.b64decode(
     "MIIBBDCBt6ADAgECAgEBMAUGAytlcDAsMRcwFQYDVQQDDA5teC5leGFtcGxlLmNvbTERMA8GA1UECgwIRXjDpG1wbGUwHhcNMjQw"
     "MTAxMDAwMDAwWhcNMzQwMTAxMDAwMDAwWjAsMRcwFQYDVQQDDA5teC5leGFtcGxlLmNvbTERMA8GA1UECgwIRXjDpG1wbGUwKjAF"
     "BgMrZXADIQD784TmHOlUvCENBoyaAm/MamC9bbcvEdxTpF8znCPZZjAFBgMrZXADQQAl4fDA+fKz4uek5gquI9jH2AFyQi4UJUn2"
@@ -341,5 +341,10 @@ TARGETS = (
             b"\x00\x05\x00\x01",
         ),
     ),
-    Target("certificate", certificate, (_DER,), (b"\x30", b"\x17\x0d", b"Z", b"\x06\x03U\x04\x03", b"\x0c")),
+    Target(
+        "certificate",
+        certificate,
+        (CERTIFICATE_IN_DER,),
+        (b"\x30", b"\x17\x0d", b"Z", b"\x06\x03U\x04\x03", b"\x0c"),
+    ),
 )
