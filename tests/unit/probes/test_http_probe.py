@@ -183,7 +183,7 @@ async def test_credentials_are_withheld(value: str, monkeypatch: pytest.MonkeyPa
     async def handle(request: Request) -> Answer:
         assert request.headers["authorization"] == value
         told = f"Authorization was {value}, that is canary:{PASSWORD}"
-        return Answer(403, told.encode(), {"X-Said": told, "Set-Cookie": "session=0123456789"})
+        return Answer(403, told.encode(), {"X-Said": told})
 
     async with http_server(handle) as port:
         result = await run(
@@ -196,7 +196,13 @@ async def test_credentials_are_withheld(value: str, monkeypatch: pytest.MonkeyPa
     assert result.verdict.reason is Reason.HTTP_BODY
     assert PASSWORD not in shown
     assert value.split()[1] not in shown
-    assert "0123456789" not in shown
+
+
+async def test_cookies_are_withheld() -> None:
+    """A session's cookie is not shown; that there is one is."""
+    result = await answered(Answer(200, b"", {"Set-Cookie": "session=0123456789"}))
+    assert "S: set-cookie: (withheld)" in "\n".join(result.transcript.lines())
+    assert "0123456789" not in "\n".join(result.transcript.lines())
 
 
 async def test_a_body_of_100_mb() -> None:
@@ -216,7 +222,7 @@ async def test_a_server_that_never_answers() -> None:
         return PAGE
 
     async with http_server(handle) as port:
-        verdict = (await run(f"http://127.0.0.1:{port}/", deadline="0.3s")).verdict
+        verdict = (await run(f"http://127.0.0.1:{port}/", deadline="3s")).verdict
     assert verdict.reason is Reason.COMMAND_TIMEOUT
     assert verdict.detail.startswith("in phase first_byte: ")
 
