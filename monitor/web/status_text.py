@@ -90,10 +90,9 @@ def _of_message(last: Mapping[str, Any], mailbox: str | None, hop_seconds: Mappi
     if state == "bounced":
         return f"{target} accepted the last message, but a later host returned it ({explained(last)})."
     if state == "lost":
-        return (
-            f"{target} accepted the last message, but it has not arrived in mailbox {mailbox}: "
-            f"it is stuck or lost in between."
-        )
+        trace = last.get("values", {}).get("message_trace")
+        found = f"by the message trace, {trace}" if trace else "it is stuck or lost in between"
+        return f"{target} accepted the last message, but it has not arrived in mailbox {mailbox}: {found}."
     if state == "ambiguous":
         return f"It is unknown whether {target} has the last message: {explained(last)}."
     if last["outcome"] == "ok":

@@ -44,6 +44,9 @@ def run(reason: str = "none", outcome: str = "ok", detail: str = "", **message: 
         (run("message_lost", "failed", "not in the mailbox 300 s after it was sent", state="lost"),
          "submission accepted the last message, but it has not arrived in mailbox canary: "
          "it is stuck or lost in between."),
+        (run("message_lost", "failed", state="lost") | {"values": {"message_trace": "it is in quarantine"}},
+         "submission accepted the last message, but it has not arrived in mailbox canary: "
+         "by the message trace, it is in quarantine."),
         (run("bounce_no_mailbox", "failed", "550 5.1.1 no such user", state="bounced"),
          "submission accepted the last message, but a later host returned it (550 5.1.1 no such user)."),
         (run("message_ambiguous", "failed", "in phase data: reset", state="ambiguous"),
