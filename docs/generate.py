@@ -21,7 +21,7 @@ from monitor.config.models import Configuration
 from monitor.labels import Labels
 from monitor.ledger.counters import Counters, Total
 from monitor.rendering import render_alerts
-from monitor.state import AgentState, DeliveryState, ProbeState
+from monitor.state import AgentState, DeliveryState, Exchange, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.clock import SystemClock
 from probes.core.finding import Check, Severity
@@ -36,6 +36,7 @@ from probes.delivery.polling import ArrivalModel
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import LONGEST_GAP
 from probes.messages.authentication_results import METHODS
+from probes.messages.exchange_report import ExchangeReport
 from probes.oauth2.settings import GenericOAuth2
 from probes.oauth2.tokens import TokenSource
 from probes.registry import KINDS
@@ -149,6 +150,7 @@ def metrics_page() -> list[str]:
     delivery = DeliveryState(objective, has_arrivals=True, last=0.0, uncertainty=0.0)
     delivery.hops_skewed, delivery.hop_seconds = 1, {"final": 1.0}
     delivery.authentication = Labels(dict.fromkeys(METHODS, "pass"))
+    delivery.exchange = Exchange.of(ExchangeReport({"hub": 1.0}, end_to_end_seconds=1.0, scl="1"))
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe"] = Counter(missed=0)
     state.poll_throttled("mailbox")

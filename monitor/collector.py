@@ -269,6 +269,7 @@ class AgentCollector(Collector):
             "Hops of the last arrival with an impossible timestamp, if there were any.",
             ((route.labels, route.delivery.hops_skewed) for route in routes if route.delivery.hops_skewed),
         )
+        yield from self._exchange(routes)
         yield Info(
             "mailsonde_authentication",
             "What the receiving host found about the last arrival: its results (RFC 8601) by method.",
@@ -277,6 +278,26 @@ class AgentCollector(Collector):
                 for route in routes
                 if route.delivery.authentication is not None
             ),
+        )
+
+    def _exchange(self, routes: list[_Route]) -> Iterator[Family]:
+        """Yield what Exchange wrote into the last arrival; only routes through Exchange have these series."""
+        told = [(route, report) for route in routes if (report := route.delivery.exchange) is not None]
+        yield Gauge(
+            "mailsonde_exchange_stage_seconds",
+            "Where the last arrival spent its time inside Exchange, by Exchange's own fields.",
+            ((route.labels, report.stages) for route, report in told),
+            by=named("stage"),
+        )
+        yield Gauge(
+            "mailsonde_exchange_end_to_end_seconds",
+            "How long the last arrival was inside Exchange, by Exchange's own total.",
+            ((route.labels, report.end_to_end) for route, report in told if report.end_to_end is not None),
+        )
+        yield Info(
+            "mailsonde_exchange_filter",
+            "What Exchange's spam filter said of the last arrival: SCL, SFV and CAT.",
+            ((route.labels, report.filtered) for route, report in told if report.filtered is not None),
         )
 
     def _service_levels(self, routes: list[_Route]) -> Iterator[Family]:

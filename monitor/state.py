@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from monitor.cadence import cadence
 from monitor.labels import Labels, Number, told
@@ -21,6 +21,7 @@ from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import ArrivalIssue
 from probes.delivery.message_probe import MessageProbe
 from probes.delivery.service_level import SloSettings
+from probes.messages.exchange_report import ExchangeReport
 from probes.messages.hops import waits
 from probes.protocols.smtp_pace import DELAYED_ANSWER
 
@@ -114,6 +115,25 @@ class ProbeState:
         self.paced = Labels({**self.labels.pairs, "cadence": cadence(interval)})
 
 
+class Exchange(NamedTuple):
+    """What Exchange says about an arrival, as the metrics show it."""
+
+    stages: Mapping[str, Number]
+    end_to_end: Number | None
+    filtered: Labels | None
+
+    @classmethod
+    def of(cls, report: ExchangeReport) -> Self:
+        """Return what the metrics show of a report."""
+        words = {"scl": report.scl, "sfv": report.sfv, "cat": report.cat}
+        total = report.end_to_end_seconds
+        return cls(
+            {stage: told(seconds) for stage, seconds in report.stages.items()},
+            told(total) if total is not None else None,
+            Labels(words) if any(words.values()) else None,
+        )
+
+
 @dataclass(slots=True)
 class DeliveryState:
     """The results of one route's runs and arrivals; latencies in seconds."""
@@ -131,6 +151,7 @@ class DeliveryState:
     hop_seconds: dict[str, Number] = field(default_factory=dict)  # of the last arrival, by position
     hops_skewed: int = 0
     authentication: Labels | None = None  # its results (RFC 8601) by method
+    exchange: Exchange | None = None  # what Exchange says about it
 
 
 class AgentState:
@@ -273,6 +294,7 @@ class AgentState:
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
         if settled.authentication is not None:
             delivery.authentication = Labels(settled.authentication.methods)
+        delivery.exchange = Exchange.of(settled.exchange) if settled.exchange is not None else None
         delivery.has_arrivals = True
         if not message.report().is_measured:
             return

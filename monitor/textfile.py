@@ -34,6 +34,9 @@ ONE_SHOT = frozenset(
         "mailsonde_hop_delay_seconds",
         "mailsonde_hops_skewed",
         "mailsonde_authentication",
+        "mailsonde_exchange_stage_seconds",
+        "mailsonde_exchange_end_to_end_seconds",
+        "mailsonde_exchange_filter",
     }
 )
 """The families that keep their meaning in a process that runs each probe once and exits.

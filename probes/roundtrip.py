@@ -302,6 +302,8 @@ def _verdict(settled: Settled, delays: Mapping[str, object]) -> Verdict:
     if message.delivery_seconds is not None:
         values["arrival_issues"] = message.findings.split()
         values["hops"] = [hop.as_object() for hop in settled.hops]
+        if settled.exchange is not None:
+            values["exchange"] = settled.exchange.as_object()
         authentication = settled.authentication
         values["authentication_results"] = authentication.as_object() if authentication is not None else None
     remedy = ""

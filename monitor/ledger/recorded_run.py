@@ -107,10 +107,22 @@ class _Hop(BaseModel):
     clock_error_seconds: FiniteFloat = 0.0
 
 
+class _Exchange(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    stages: dict[str, FiniteFloat] = {}
+    end_to_end_seconds: FiniteFloat | None = None
+    original_arrival_at: Annotated[FiniteFloat, AfterValidator(_timestamp)] | None = None
+    scl: str = ""
+    sfv: str = ""
+    cat: str = ""
+
+
 class _Values(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     hops: list[_Hop] | None = None
+    exchange: _Exchange | None = None
 
 
 class _Run(BaseModel):
@@ -156,7 +168,7 @@ def _run_of(document: bytes | str, transcript: bytes | str | None) -> dict[str, 
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _BrokenRunError(str(error)) from error
     optional = [(run, name) for name in ("run", "remedy", "message", "findings", "transcript")]
-    for members, name in (*optional, (run["values"], "hops")):
+    for members, name in (*optional, (run["values"], "hops"), (run["values"], "exchange")):
         if members[name] is None:
             del members[name]
     if run["reason"] == UNKNOWN_WORD:

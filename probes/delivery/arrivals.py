@@ -23,6 +23,7 @@ from probes.messages.authentication_results import results as authentication_res
 from probes.messages.auto_reply import is_auto_reply
 from probes.messages.bounce import DeliveryReport
 from probes.messages.content_digest import digest_of
+from probes.messages.exchange_report import ExchangeReport, exchange_report
 from probes.messages.hops import Hop, hops
 from probes.messages.junk import junk_mark
 from probes.messages.synthetic_message import subject_token, token_text
@@ -75,6 +76,7 @@ class Settled:
     authentication: AuthenticationResults | None = None
     doubt: str = ""
     delay: OwnDelay | None = None
+    exchange: ExchangeReport | None = None
 
     @property
     def report(self) -> MessageReport:
@@ -273,7 +275,9 @@ class Arrivals:
         header_section = head + end_of_headers if content.octets else copy.fields
         # Hosts may stamp a message when its dialogue begins, long before the final dot of a large one.
         wait = record.connected_mono - record.created_mono if record.connected_mono is not None else 0.0
-        found = hops(header_section, sent_at=record.created_at + wait, arrived_by=self._clock.time())
+        sent_at, arrived_by = record.created_at + wait, self._clock.time()
+        found = hops(header_section, sent_at=sent_at, arrived_by=arrived_by)
+        exchange = exchange_report(header_section, longest=max(0.0, arrived_by - sent_at))
         authentication = authentication_results(header_section, self._authserv_id)
         issues = []
         if is_junk or junk_mark(header_section):
@@ -286,7 +290,8 @@ class Arrivals:
         if arrived is None:
             return arrival.otherwise
         delay = self._delay_in(interval)
-        return Accounted(Fate.OURS, Settled(arrived, tuple(found), authentication, delay=delay))
+        settled = Settled(arrived, tuple(found), authentication, delay=delay, exchange=exchange)
+        return Accounted(Fate.OURS, settled)
 
     def _delay_in(self, interval: _Interval) -> OwnDelay:
         """Return our own delay in the interval: in the submission and in the polls."""

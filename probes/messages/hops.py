@@ -58,7 +58,7 @@ def hops(header_section: bytes, *, sent_at: float, arrived_by: float) -> list[Ho
     previous: float | None = None
     for value in reversed(values_of(header_section, "Received")[:HOPS_LIMIT]):
         clauses, date = _clauses(value[:_VALUE_LIMIT])
-        stamp = _unix_seconds(date)
+        stamp = unix_seconds(date)
         error = 0.0
         if stamp is not None:
             error = min(stamp + ROUNDING - sent_at, 0.0) or max(stamp - ROUNDING - arrived_by, 0.0)
@@ -109,7 +109,7 @@ def _clauses(value: str) -> tuple[dict[str, str], str]:
     return clauses, date
 
 
-def _unix_seconds(date: str) -> float | None:
+def unix_seconds(date: str) -> float | None:
     """Return a date (RFC 5322 section 3.3) in unix seconds; ``None`` if it or its zone cannot be read.
 
     The only names of zones that mean the same everywhere are UTC and those in section 4.3. IST, for example,

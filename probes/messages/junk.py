@@ -42,7 +42,7 @@ def junk_mark(header_section: bytes) -> str | None:
         return "x-rspamd-action"
     if any(_is_junk_level(level) for level in values_of(header_section, "X-MS-Exchange-Organization-SCL")):
         return "x-ms-exchange-organization-scl"
-    for said in map(_pairs, values_of(header_section, "X-Forefront-Antispam-Report")):
+    for said in map(pairs, values_of(header_section, "X-Forefront-Antispam-Report")):
         if (
             _is_junk_level(said.get("SCL", ""))
             or said.get("SFV") in _VERDICTS
@@ -72,7 +72,7 @@ def _is_junk_level(text: str) -> bool:
     return len(text) == 1 and text.isascii() and text.isdecimal() and int(text) >= JUNK_LEVEL
 
 
-def _pairs(report: str) -> dict[str, str]:
+def pairs(report: str) -> dict[str, str]:
     """Return the pairs of a report such as ``CIP:192.0.2.1;SCL:5;SFV:SPM``, in upper case."""
-    pairs = (pair.partition(":") for pair in report.upper().split(";"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    parts = (pair.partition(":") for pair in report.upper().split(";"))
+    return {name.strip(): value.strip() for name, _, value in parts}

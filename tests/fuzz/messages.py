@@ -13,6 +13,7 @@ from probes.messages.authentication_results import results as authentication_res
 from probes.messages.auto_reply import is_auto_reply
 from probes.messages.bounce import read_report
 from probes.messages.content_digest import digest_of
+from probes.messages.exchange_report import STAGES, exchange_report
 from probes.messages.header_section import first_value_of, split, values_of, without_comments
 from probes.messages.hops import HOPS_LIMIT, hops, waits
 from probes.messages.junk import junk_mark
@@ -87,7 +88,7 @@ def bounce_notice(octets: bytes) -> None:
 
 
 def received(octets: bytes) -> None:
-    """Read the hops of a message."""
+    """Read the hops of a message, and what Exchange wrote about them."""
     found = hops(octets, sent_at=1_700_000_000.0, arrived_by=1_700_000_100.0)
     assert len(found) <= HOPS_LIMIT
     for hop in found:
@@ -96,6 +97,13 @@ def received(octets: bytes) -> None:
         require_shown(hop.protocol, 60)
         json.dumps(hop.as_object(), allow_nan=False)
     assert all(math.isfinite(seconds) and seconds >= 0.0 for seconds in waits(found).values())
+    name = b"X-MS-Exchange-Organization-MessageLatency: "
+    for fields in (octets, name + octets):
+        if (report := exchange_report(fields, longest=60.0)) is not None:
+            json.dumps(report.as_object(), allow_nan=False)
+            assert report.stages.keys() <= set(STAGES)
+            assert all(0.0 <= seconds <= 61.0 for seconds in report.stages.values())
+            assert all(len(word) <= 6 for word in (report.scl, report.sfv, report.cat))
 
 
 def authentication(octets: bytes) -> None:

@@ -23,6 +23,7 @@ from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import Message
 from probes.messages.authentication_results import results
+from probes.messages.exchange_report import exchange_report
 from probes.messages.hops import hops
 from tests.fakes.agent_state import SITE, RouteProbe, pop3_probe, smtp_probe
 
@@ -273,6 +274,31 @@ def test_what_an_arrival_says_of_its_way() -> None:
     assert read("mailsonde_hops_skewed", probe="trip", target="out") == 1
     assert read("mailsonde_authentication_info", probe="trip", spf="pass", dkim="fail") == 1
     assert read("mailsonde_authentication_info", dmarc="") is None
+
+
+EXCHANGE_FIELDS = b"""\
+X-MS-Exchange-Organization-MessageLatency: SRV=cas-1:TOTAL-FE=0.025|SMR=0.024;SRV=hostile:TOTAL-X=1
+X-MS-Exchange-Transport-EndToEndLatency: 00:00:03.5
+X-Forefront-Antispam-Report: SCL:1;SFV:hostile;CAT:NONE
+"""
+
+
+def test_what_exchange_says_of_an_arrival() -> None:
+    """Stages, total and filter have fixed labels, and series only while the last arrival has them."""
+    agent = _route()
+    assert _reader(agent)("mailsonde_exchange_filter_info") is None
+    message = _message(MessageState.DELIVERED, 20.0, 0.1)
+    agent.settled(Settled(message, exchange=exchange_report(EXCHANGE_FIELDS, longest=20.0)))
+    read = _reader(agent)
+    assert read("mailsonde_exchange_stage_seconds", stage="front_end", probe="trip", target="out") == 0.025
+    assert read("mailsonde_exchange_stage_seconds", stage="other") == 1
+    assert read("mailsonde_exchange_stage_seconds", stage="hub") is None
+    assert read("mailsonde_exchange_end_to_end_seconds") == 3.5
+    assert read("mailsonde_exchange_filter_info", scl="1", sfv="other", cat="NONE") == 1
+    agent.settled(Settled(message))
+    read = _reader(agent)
+    assert read("mailsonde_exchange_stage_seconds") is None
+    assert read("mailsonde_exchange_end_to_end_seconds") is None
 
 
 def _found(*pairs: tuple[Check, Severity]) -> tuple[Finding, ...]:

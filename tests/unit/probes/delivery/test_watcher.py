@@ -438,3 +438,16 @@ async def test_stamp_at_the_beginning_of_a_long_submission(bench: Bench) -> None
     stored.raw = f"Received: from us by mx.example.com with ESMTPS; {stamp}\r\n".encode() + stored.raw
     (hop,) = (await bench.watcher.await_arrival(message)).hops
     assert (hop.by, hop.skewed) == ("mx.example.com", False)
+
+
+async def test_what_exchange_wrote(bench: Bench) -> None:
+    """An arrival has Exchange's own latencies, except those longer than it took by our clock."""
+    message = await bench.sent()
+    stored = bench.arrives(message, after=5.0)
+    fields = b"X-MS-Exchange-Organization-MessageLatency: SRV=a:TOTAL-HUB=2.5|CAT=0.5\r\n"
+    fields += b"X-MS-Exchange-Transport-EndToEndLatency: 09:00:00\r\n"
+    stored.raw = fields + stored.raw
+    exchange = (await bench.watcher.await_arrival(message)).exchange
+    assert exchange is not None
+    assert exchange.stages == {"hub": 2.0, "categorizer": 0.5}
+    assert (exchange.end_to_end_seconds, exchange.disbelieved) == (None, 1)
