@@ -28,6 +28,7 @@ from monitor.web.views import Views
 from probes.core.clock import Clock, SystemClock
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
+from probes.core.trouble_log import TroubleLog
 from probes.delivery.message_life import LedgerError
 
 if TYPE_CHECKING:
@@ -241,15 +242,29 @@ def _take_in(
     told = result.with_transcript()
     runtime.ledger.record_run(told)
     recent.take_in(told)
-    level = logging.DEBUG if verdict.reason is Reason.NONE else logging.WARNING
-    if _log.isEnabledFor(level):
-        of_run = {"run": result.as_object()}
-        _log.log(
-            level, "%s: %s/%s %s", result.probe, verdict.outcome, verdict.reason, verdict.detail, extra=of_run
-        )
+    _log_run(runtime, result, clock)
     if results.full():
         results.get_nowait()
     results.put_nowait(result)
+
+
+def _log_run(runtime: Runtime, result: Result, clock: Clock) -> None:
+    """Log each run for debugging, and otherwise when a route's trouble begins, changes and ends."""
+    verdict, told = (
+        result.verdict,
+        f"{result.verdict.outcome}/{result.verdict.reason} {result.verdict.detail}",
+    )
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("%s: %s", result.probe, told, extra={"run": result.as_object()})
+    route = runtime.state.probes.get((result.probe, result.target))
+    if route is None:
+        return
+    if verdict.reason is not Reason.NONE:
+        route.trouble = route.trouble or TroubleLog(_log, f"{result.probe} at {result.target}", clock)
+        route.trouble.failed(verdict.reason, told, extra={"run": result.as_object()})
+    elif route.trouble is not None:
+        route.trouble.works()
+        route.trouble = None
 
 
 async def _recall_last_week(runtime: Runtime, started_at: float) -> None:

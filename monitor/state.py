@@ -16,6 +16,7 @@ from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Site
+from probes.core.trouble_log import TroubleLog
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import ArrivalIssue
@@ -94,6 +95,7 @@ class ProbeState:
     seconds: float = 0.0  # that all runs took together
     success: int | None = None  # 1 or 0, of the last run with a known result
     failing_since: Number = 0  # the end of the first failed run since the last ok one; 0 if it does not fail
+    trouble: TroubleLog | None = None  # of its runs, until one is ok
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
     """Reason and phase of the last failed and the last unknown run since the last ok one."""
     phases: Mapping[str, Number] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from typing import Protocol
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
+from probes.core.trouble_log import TroubleLog
 from probes.core.verdict import TURN, PhaseTimer
 from probes.delivery.arrivals import Arrivals, Copy, Fate, Settled, Unexpected
 from probes.delivery.awaited import LONGEST_GAP, AwaitedMessages, Route
@@ -105,10 +106,11 @@ class MailboxWatcher:
         self._pace = ReadingPace(mailbox.first_read)
         self._polled_at = float("-inf")  # when the latest poll ended
         self._planned_at = float("-inf")  # since when it has been known that the next poll is due when it is
-        # Why the latest poll failed by our fault, and its begin.
-        self._blind: tuple[Cause, float] | None = None
+        self._blind: tuple[Cause, float] | None = None  # our own fault in the latest poll, and its begin
         self._not_before = float("-inf")  # no poll before this, after a fault or at the server's request
         self._failures = 0
+        self._trouble = TroubleLog(_log, f"mailbox {name}", clock)
+        self._deletions = TroubleLog(_log, f"mailbox {name}", clock)
         self._doubts = 0  # consecutive polls whose deletions may have failed
         self._wake = asyncio.Event()
         self._misconfigured = asyncio.Event()
@@ -178,7 +180,7 @@ class MailboxWatcher:
         self._misconfigured = earlier._misconfigured  # runs in progress wait for it
         self._misconfigured.clear()
         self._mailbox.standing.take_over(earlier._mailbox.standing)
-        self._pace = earlier._pace
+        self._pace, self._trouble = earlier._pace, earlier._trouble
         self._awaited.take_over(earlier._awaited)
         self._sent_copies.take_over(earlier._sent_copies)
         if self._awaited or self._sent_copies.are_expected:
@@ -300,6 +302,7 @@ class MailboxWatcher:
                 async with asyncio.timeout(POLL_TIMEOUT):
                     await self._poll(afresh=afresh)
             self.fault, self._failures = None, 0
+            self._trouble.works()
         except ProbeFault as fault:
             self._back_off(fault)
         except LedgerError as error:
@@ -332,7 +335,7 @@ class MailboxWatcher:
         if fault.reason is Reason.THROTTLED:
             self._observer.poll_throttled(self.name)
         self._not_before = self._clock.monotonic() + (pause := pause_after(fault, self._failures))
-        _log.warning("mailbox %s: poll failed: %s; next poll in %g s", self.name, fault, pause)
+        self._trouble.failed(fault.reason, f"poll failed: {fault}; next poll in {pause:g} s")
 
     async def _poll(self, *, afresh: bool) -> None:
         is_read, phases, begun = False, PhaseTimer(self._clock), self._clock.monotonic()
@@ -347,10 +350,11 @@ class MailboxWatcher:
             # Everything was read and recorded, but the deletions may have failed.
             self._doubts += 1
             self._not_before = self._clock.monotonic() + min(2.0 ** min(self._doubts - 1, 10), 60.0)
-            _log.warning("mailbox %s: deletions may not hold: %s", self.name, fault)
+            self._deletions.failed(fault.reason, f"deletions may not hold: {fault}")
             return
         if is_read:
             self._doubts = 0
+            self._deletions.works()
             for memory in self._memories.values():
                 memory.counted.clear()  # the deletions have taken effect
             self._sent_copies.end_poll()

@@ -13,6 +13,7 @@ from probes.core.credentials import Resource
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.secret import BearerToken
+from probes.core.trouble_log import TroubleLog
 from probes.core.verdict import TOKEN, PhaseTimer
 from probes.oauth2 import grants
 from probes.oauth2.grants import Grant
@@ -61,6 +62,7 @@ class Requests:
 class _Held:
     """The token of one resource and subject. Times are by `Clock.since_boot`."""
 
+    trouble: TroubleLog
     token: BearerToken | None = None
     obtained_at: float = float("-inf")
     renewed_at: float = float("-inf")
@@ -97,7 +99,10 @@ class TokenSource:
         `TOKEN_REFUSED` or `TOKEN_UNAVAILABLE`; after a failure, without a request until its pause is over.
         """
         subject = username if isinstance(self.settings, GoogleOAuth2) else ""
-        held = self._held.setdefault((resource, subject), _Held())
+        held = self._held.get((resource, subject))
+        if held is None:
+            trouble = TroubleLog(_log, " ".join(filter(None, ("oauth2", self.name, subject))), self._clock)
+            held = self._held[resource, subject] = _Held(trouble)
         now = self._clock.since_boot()
         if now >= held.renewed_at and now >= held.tried_at and held.request is None:
             held.request = asyncio.create_task(self._renew(held, resource, subject))
@@ -138,8 +143,7 @@ class TokenSource:
             told = f"the token is valid for {grant.lifetime:g} s only"
             self._failed(held, ProbeFault(Reason.TOKEN_UNAVAILABLE, told))
             return
-        if held.fault is not None:
-            _log.info("oauth2 %s issues tokens again", self.name)
+        held.trouble.works()
         held.token = BearerToken(grant.token, lambda: self._refused(held))
         held.obtained_at, held.expires_at = asked_at, asked_at + grant.lifetime
         held.renewed_at = held.expires_at - grant.lifetime * random.uniform(*RENEWED_BEFORE)  # noqa: S311 # spreads load
@@ -149,8 +153,7 @@ class TokenSource:
         self.requests.expires_at = self.requests.obtained_at + grant.lifetime
 
     def _failed(self, held: _Held, fault: ProbeFault) -> None:
-        if held.fault is None:
-            _log.warning("oauth2 %s issues no token: %s", self.name, fault)
+        held.trouble.failed(fault.reason, f"no token: {fault}")
         failed = self.requests.failed
         failed[fault.reason] = failed.get(fault.reason, 0) + 1
         pause = max(held.pause, min(fault.retry_after or 0.0, 3600.0))

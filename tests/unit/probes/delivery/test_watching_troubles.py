@@ -8,6 +8,8 @@ from collections import Counter
 import pytest
 
 from probes.core.clock import SystemClock
+from probes.core.faults import ProbeFault
+from probes.core.reasons import Reason
 from probes.core.verdict import MessageState
 from probes.delivery.mailboxes.login_budget import BURST, LoginBudget, Standing
 from probes.delivery.message_life import Message
@@ -41,6 +43,25 @@ async def test_ledger_that_stalls_across_the_end_of_a_poll(
     monkeypatch.setattr(bench.ledger, "advance", stalled)
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.DELIVERED
+
+
+async def test_polls_that_fail_again_and_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A dead mailbox is logged when it fails first and when it can be read again, not at every poll."""
+    caplog.set_level("INFO", "probes.delivery.watcher")
+    bench.mailbox.login_fault = ProbeFault(Reason.CONNECT_REFUSED, "nothing listens")
+    for _ in range(5):
+        await bench.watcher.poll_now()
+    bench.mailbox.login_fault = ProbeFault(Reason.AUTH_FAILED, "wrong password")
+    await bench.watcher.poll_now()
+    bench.mailbox.login_fault = None
+    await bench.watcher.poll_now()
+    await bench.watcher.poll_now()
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [
+        ("WARNING", "mailbox canary: poll failed: connect_refused: nothing listens; next poll in 2 s"),
+        ("WARNING", "mailbox canary: poll failed: auth_failed: wrong password; next poll in 300 s"),
+        ("INFO", "mailbox canary: works again after 6 failures in 0 s"),
+    ]
 
 
 async def test_copy_seen_before_its_reply_was_recorded_is_not_lost(
