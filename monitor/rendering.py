@@ -123,6 +123,7 @@ def _windows(interval: float, thresholds: Thresholds) -> dict[str, float]:
         "down": max(thresholds.down_intervals * interval, latest),
         "refused": max(thresholds.refused_intervals * interval, latest),
         "lost": max(thresholds.lost_at_least, latest, lost),
+        "blocked": max(thresholds.blocked_at_least, latest),
         "slow": max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
         "unknown": max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),
         "unsteady": max(thresholds.unsteady_at_least, unsteady),

@@ -96,6 +96,7 @@ class Thresholds(Settings):
     exchange_inactive_for: Hold
     exchange_copy_for: Hold
     exchange_stale_after: Hold
+    blocked_at_least: Hold
     certificate_warning: Annotated[Duration, between(0, 366 * 86400)]
     certificate_critical: Annotated[Duration, between(0, 366 * 86400)]
     certificate_for: Hold

@@ -17,13 +17,14 @@ class TroubleLog:
     Thousands may be in trouble at once, and each for days, so a failure that only repeats is not logged.
     """
 
-    __slots__ = ("_clock", "_failures", "_log", "_reasons", "_since", "_told_at", "subject")
+    __slots__ = ("_clock", "_log", "_reasons", "_since", "_told_at", "failures", "subject")
 
     def __init__(self, log: logging.Logger, subject: str, clock: Clock) -> None:
         self.subject = subject
         self._log = log
         self._clock = clock
-        self._failures = 0
+        self.failures = 0
+        """The number of failures since the last success."""
         self._reasons: set[str] = set()
         self._since = self._told_at = 0.0  # monotonic
 
@@ -34,23 +35,23 @@ class TroubleLog:
         its duration. ``extra`` has further members of the record.
         """
         now = self._clock.monotonic()
-        if not self._failures:
+        if not self.failures:
             self._since = now
-        self._failures += 1
+        self.failures += 1
         is_new = reason not in self._reasons
         if not is_new and now - self._told_at < REMINDER:
             return
         self._reasons.add(reason)
         self._told_at = now
-        still = "" if is_new else f"; {self._failures} failures in {now - self._since:.0f} s"
+        still = "" if is_new else f"; {self.failures} failures in {now - self._since:.0f} s"
         self._log.warning("%s: %s%s", self.subject, text, still, extra=extra)
 
     def works(self) -> None:
         """Log the end of a trouble, if there was one, with its duration."""
-        if self._failures:
+        if self.failures:
             seconds = self._clock.monotonic() - self._since
             self._log.info(
-                "%s: works again after %d failures in %.0f s", self.subject, self._failures, seconds
+                "%s: works again after %d failures in %.0f s", self.subject, self.failures, seconds
             )
-            self._failures = 0
+            self.failures = 0
             self._reasons.clear()

@@ -111,13 +111,11 @@ class MailboxWatcher:
         self._failures = 0
         self._trouble = TroubleLog(_log, f"mailbox {name}", clock)
         self._deletions = TroubleLog(_log, f"mailbox {name}", clock)
-        self._doubts = 0  # consecutive polls whose deletions may have failed
         self._wake = asyncio.Event()
         self._misconfigured = asyncio.Event()
         self._polling = asyncio.Lock()
-        self._has_news = False
+        self._has_news = self._is_closed = False
         self._task: asyncio.Task[None] | None = None
-        self._is_closed = False
         self._successor: MailboxWatcher | None = None
 
     @property
@@ -348,12 +346,12 @@ class MailboxWatcher:
             if not is_read:
                 raise
             # Everything was read and recorded, but the deletions may have failed.
-            self._doubts += 1
-            self._not_before = self._clock.monotonic() + min(2.0 ** min(self._doubts - 1, 10), 60.0)
             self._deletions.failed(fault.reason, f"deletions may not hold: {fault}")
+            self._not_before = self._clock.monotonic() + min(
+                2.0 ** min(self._deletions.failures - 1, 10), 60.0
+            )
             return
         if is_read:
-            self._doubts = 0
             self._deletions.works()
             for memory in self._memories.values():
                 memory.counted.clear()  # the deletions have taken effect

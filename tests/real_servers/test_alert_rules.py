@@ -30,7 +30,7 @@ ONE_IS_ENOUGH = {
     *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
     *("MailsondeCertificateExpiring", "MailsondeOAuth2CredentialExpires"),
     "MailsondeExchangeCertificateExpires",
-    *("MailsondeAgentDown", "MailsondeHeartbeat"),
+    *("MailsondeAgentDown", "MailsondeHeartbeat", "MailsondeVersionBlocked"),
 }
 """Alerts that are not about a number of runs: one message, or one certificate, is to be told."""
 

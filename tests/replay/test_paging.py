@@ -57,6 +57,9 @@ THROTTLED_POLLS = alert(
     "Throttled", "warning", protocol="imap", server="m", mailbox_server="m", mailbox="canary"
 )
 UNREAD = alert("ProbeUnknown", "warning", kind="roundtrip", probe="trip", target="a", mailbox_server="m")
+OLD_SERVER = alert("VersionBlocked", kind="roundtrip", probe="trip", target="a")
+SHORT = alert("BackPressure", "warning", kind="smtp", probe="smtp-a", target="a")
+UNSTEADY = alert("ProbeUnsteady", "warning", kind="smtp", probe="smtp-a", target="a")
 LOST = alert("MessageLost", probe="trip", target="a", state="lost")
 JUNKED = alert("MessageJunked", probe="trip", target="a")
 TO_CLOUD = {"hybrid": "contoso", "connector": "out", "opposite": "back"}
@@ -126,6 +129,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [LOST, JUNKED, DOWN_TRIP, DOWN_SMTP],
         [QUIET_SMTP, DOWN_TRIP, OVERDUE_B],
         [OVERLOADED, UNKNOWN, LAG, MISSED, OVERRUN, OVERDUE_B, LOST],
+        [OLD_SERVER, DOWN_TRIP, OVERDUE, BURNING, OVERDUE_B, SHORT, UNSTEADY],
         [UNKNOWN, UNREAD, THROTTLED, THROTTLED_B, THROTTLED_POLLS],
         [OVERLOADED_ELSEWHERE, UNKNOWN, LAG, MISSED, OVERDUE_B],
         [ONE_WAY, OVERDUE_ONE_WAY, LOST_FROM_OUTSIDE, LOST_ELSEWHERE, OVERDUE_B],
@@ -239,6 +243,17 @@ def test_an_overloaded_agent_is_told_instead_of_what_follows_from_it() -> None:
         assert not policy.inhibited(dict(explained), [dict(LOGINS_SHORT)])
     for other in (OVERRUN, LOST, DOWN_SMTP):
         assert not policy.inhibited(dict(other), [dict(OVERLOADED)])
+
+
+def test_the_cause_is_told_once() -> None:
+    """What a shortage or an old server explains is not told too, and an outage outranks a shortage."""
+    policy = Policy(ALERTMANAGER)
+    for explained in (DOWN_TRIP, OVERDUE, BURNING):
+        assert policy.inhibited(dict(explained), [dict(OLD_SERVER)])
+    assert not policy.inhibited(dict(OVERDUE_B), [dict(OLD_SERVER)])
+    assert policy.inhibited(dict(UNSTEADY), [dict(SHORT)])
+    assert policy.inhibited(dict(SHORT), [dict(DOWN_SMTP)])
+    assert not policy.inhibited(dict(DOWN_SMTP), [dict(SHORT)])
 
 
 def test_throttling_is_told_once() -> None:
