@@ -347,9 +347,7 @@ class MailboxWatcher:
                 raise
             # Everything was read and recorded, but the deletions may have failed.
             self._deletions.failed(fault.reason, f"deletions may not hold: {fault}")
-            self._not_before = self._clock.monotonic() + min(
-                2.0 ** min(self._deletions.failures - 1, 10), 60.0
-            )
+            self._not_before = self._clock.monotonic() + min(2.0 ** min(self._deletions.failures, 7) / 2, 60)
             return
         if is_read:
             self._deletions.works()
