@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from probes.core.clock import Clock
-from probes.core.credentials import NO_TOKENS, Tokens, mailbox_credentials
+from probes.core.credentials import NO_TOKENS, Tokens
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.account import FolderAccount
 from probes.delivery.mailboxes.graph_folder import GraphFolder, Permanence, View
-from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
-from probes.delivery.mailboxes.mailbox import IDENTIFYING, FolderRole, OpenFolder, unread
+from probes.delivery.mailboxes.login_budget import LoginBudget
+from probes.delivery.mailboxes.mailbox import IDENTIFYING, FolderRole, OpenFolder
 from probes.delivery.mailboxes.side_folder import JUNK_GAP, SideFolder
 from probes.protocols.graph import GraphSession
 
@@ -41,15 +42,15 @@ _WELL_KNOWN = {"inbox": "inbox"}
 _JUNK, _SENT = "junkemail", "sentitems"
 
 
-class GraphMailbox:
-    """Polls the folder, the junk and the sent folder through Graph (see `mailbox.Mailbox`).
-
-    ``retention`` is the maximum age of our copies in seconds, by the server's time of arrival.
-    """
+class GraphMailbox(FolderAccount[GraphSession, View]):
+    """Polls the folder, the junk and the sent folder through Graph (see `mailbox.Mailbox`)."""
 
     stays_open = False
     shortest_gap = 0.02
     first_read = 500
+    usual_polls = 6.0
+    resource = "graph"
+    usual_junk, usual_sent = _JUNK, _SENT
 
     def __init__(
         self,
@@ -60,46 +61,8 @@ class GraphMailbox:
         retention: float,
         tokens: Tokens = NO_TOKENS,
     ) -> None:
-        self.polls = settings.polls_per_message or 6.0
-        self.standing = Standing()
-        self._settings = settings
-        self._server = server
-        self._clock = clock
-        self._budget = budget
-        self._retention = retention
-        self._credentials = mailbox_credentials(settings, tokens, "graph")
-        self._session: GraphSession | None = None
-        self._views: dict[str, View] = {}
-        self._junk = SideFolder(FolderRole.JUNK, settings.junk_folder or _JUNK)
-        self._sent = SideFolder(FolderRole.SENT, settings.sent_folder or _SENT)
-        self._side: SideFolder | None = None  # the one that is open
+        super().__init__(settings, server, clock, budget, retention, tokens)
         self._permanence = Permanence()
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The folder, and the junk folder if it can be read."""
-        junk, main = self._junk, self._settings.folder
-        return (main,) if junk.name is None or junk.trouble else (main, junk.name)
-
-    @property
-    def doubt(self) -> str:
-        """What could not be read (see `mailbox.Mailbox`)."""
-        unreadable = sum(
-            len(view.unreadable) + view.unlisted
-            for name, view in self._views.items()
-            if name != self._sent.name
-        )
-        return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
-
-    async def turn(self) -> None:
-        """Wait for one of the server's connections, if this mailbox needs one and may hold it for long."""
-        if self._session is None:
-            await self._budget.turn(self.standing)
-
-    async def admit(self) -> None:
-        """Wait until the budget of logins allows a new connection, if one is needed."""
-        if self._session is None:
-            await self._budget.take(self.standing)
 
     @asynccontextmanager
     async def poll(
@@ -128,17 +91,6 @@ class GraphMailbox:
     def _open(self, phases: PhaseTimer) -> GraphSession:
         phases.transcript.keep_latest_only()
         return GraphSession(self._server, self._settings.username, self._credentials, phases, self._clock)
-
-    def excuses(self, fault: ProbeFault) -> bool:
-        """Accept a fault that affects only a side folder; throttling affects the whole mailbox."""
-        side = self._side
-        if side is None or fault.reason is Reason.THROTTLED:
-            return False
-        self._side = None
-        side.do_without(
-            f"the {side.role.noun} could not be read: {fault}", self._settings.address, self._clock
-        )
-        return True
 
     async def _open_side(self, session: GraphSession, side: SideFolder, *, afresh: bool) -> GraphFolder:
         if self._side is not None:

@@ -45,6 +45,11 @@ class View:
     is_searched: bool = False  # whether a search has ended
     unlisted: int = 0  # entries of the latest list that were no messages
 
+    @property
+    def unread(self) -> int:
+        """Number of copies that could not be read, and of entries that were no messages."""
+        return len(self.unreadable) + self.unlisted
+
     def add(self, messages: Sequence[Listed]) -> set[str]:
         """Take in messages of a list; return those that are new."""
         new = set[str]()

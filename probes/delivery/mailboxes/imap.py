@@ -14,15 +14,12 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from probes.core.clock import Clock
-from probes.core.credentials import NO_TOKENS, Tokens, mailbox_credentials
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
+from probes.delivery.mailboxes.account import FolderAccount
 from probes.delivery.mailboxes.imap_folder import ImapFolder, View
-from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
-from probes.delivery.mailboxes.mailbox import IDENTIFYING, FolderRole, OpenFolder, unread
+from probes.delivery.mailboxes.mailbox import IDENTIFYING, FolderRole, OpenFolder
 from probes.delivery.mailboxes.side_folder import JUNK_GAP, SideFolder
 from probes.protocols.imap_session import ImapSession
 
@@ -30,63 +27,15 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _CLOSED = frozenset({"\\NOSELECT", "\\NONEXISTENT"})  # RFC 9051 section 7.3.1
 
 
-class ImapMailbox:
-    """Polls the folder, the junk and the sent folder by IMAP on one connection (see `mailbox.Mailbox`).
-
-    ``retention`` is the maximum age of our copies in seconds, by the server's date of arrival.
-    """
+class ImapMailbox(FolderAccount[ImapSession, View]):
+    """Polls the folder, the junk and the sent folder by IMAP on one connection (see `mailbox.Mailbox`)."""
 
     stays_open = True
     shortest_gap = 0.01
     first_read = 500
+    usual_polls = 200.0
 
-    def __init__(
-        self,
-        settings: MailboxSettings,
-        server: ServerSettings,
-        clock: Clock,
-        budget: LoginBudget,
-        retention: float,
-        tokens: Tokens = NO_TOKENS,
-    ) -> None:
-        self.polls = settings.polls_per_message or 200.0
-        self._settings = settings
-        self._server = server
-        self._clock = clock
-        self._budget = budget
-        self.standing = Standing()
-        self._credentials = mailbox_credentials(settings, tokens)
-        self._retention = retention
-        self._session: ImapSession | None = None
-        self._views: dict[str, View] = {}
-        self._junk = SideFolder(FolderRole.JUNK, settings.junk_folder)
-        self._sent = SideFolder(FolderRole.SENT, settings.sent_folder)
-        self._side: SideFolder | None = None  # the one that is open
-        self._exists = 0  # number of messages in the main folder when another was selected
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The folder, and the junk folder if there is one that can be read."""
-        junk, main = self._junk, self._settings.folder
-        return (main,) if junk.name is None or junk.trouble else (main, junk.name)
-
-    @property
-    def doubt(self) -> str:
-        """What could not be read (see `mailbox.Mailbox`)."""
-        unreadable = sum(
-            len(view.unreadable) for name, view in self._views.items() if name != self._sent.name
-        )
-        return "; ".join(filter(None, [self._junk.trouble, unread(unreadable)]))
-
-    async def turn(self) -> None:
-        """Wait for one of the server's connections, if this mailbox needs one and may hold it for long."""
-        if self._session is None:
-            await self._budget.turn(self.standing)
-
-    async def admit(self) -> None:
-        """Wait for a login within the server's budget, if a login is needed."""
-        if self._session is None:
-            await self._budget.take(self.standing)
+    _exists = 0  # number of messages in the main folder when another was selected
 
     @asynccontextmanager
     async def poll(
@@ -120,7 +69,7 @@ class ImapMailbox:
             self._drop()
 
     async def _open(self, phases: PhaseTimer) -> ImapSession:
-        session = await self._log_in(phases)
+        session = await self._opened(phases)
         if self._settings.junk_folder is not None or self._clock.monotonic() < self._junk.due_at:
             return session
         try:
@@ -137,20 +86,10 @@ class ImapMailbox:
         except BaseException:
             session.abort()
             raise
-        return session if session.is_open else await self._log_in(phases)
+        return session if session.is_open else await self._opened(phases)
 
-    async def _log_in(self, phases: PhaseTimer) -> ImapSession:
-        password = await self._credentials.secret(phases)
-        with self._budget.logging_in():
-            session = await ImapSession.open(
-                self._server,
-                username=self._settings.username,
-                password=password,
-                phases=phases,
-                clock=self._clock,
-                resumes=True,
-                patience=self.standing.patience,
-            )
+    async def _opened(self, phases: PhaseTimer) -> ImapSession:
+        session = await self._log_in(ImapSession, phases)
         phases.transcript.keep_latest_only()
         return session
 
@@ -161,17 +100,6 @@ class ImapMailbox:
             if is_other and attribute in folder.attributes:
                 return folder.name
         return None
-
-    def excuses(self, fault: ProbeFault) -> bool:
-        """Accept a fault that affects only a side folder; throttling affects the whole mailbox."""
-        side = self._side
-        if side is None or fault.reason is Reason.THROTTLED:
-            return False
-        self._side = None
-        side.do_without(
-            f"the {side.role.noun} could not be read: {fault}", self._settings.address, self._clock
-        )
-        return True
 
     async def _main(self, session: ImapSession, *, afresh: bool) -> ImapFolder:
         name = self._settings.folder

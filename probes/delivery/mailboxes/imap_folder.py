@@ -62,6 +62,11 @@ class View:
         default_factory=dict
     )  # the most copies to ask for at once, after a failure
 
+    @property
+    def unread(self) -> int:
+        """Number of copies that could not be read."""
+        return len(self.unreadable)
+
     @classmethod
     def of(cls, session: ImapSession, before: View | None, heard_at: float) -> View:
         """Return an empty view of the open folder, with what remains valid of the view ``before``."""

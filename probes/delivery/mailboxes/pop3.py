@@ -21,12 +21,13 @@ from functools import partial
 from typing import TypeVar
 
 from probes.core.clock import Clock
-from probes.core.credentials import NO_TOKENS, Tokens, mailbox_credentials
+from probes.core.credentials import NO_TOKENS, Tokens
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings
 from probes.core.verdict import PhaseTimer
-from probes.delivery.mailboxes.login_budget import LoginBudget, Standing
+from probes.delivery.mailboxes.account import Account
+from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import (
     CONTENT_SECONDS,
     HEADER_LIMIT,
@@ -272,13 +273,14 @@ def _sets_of(limits: Mapping[str, int], most: int) -> Iterator[list[str]]:
         yield batch
 
 
-class Pop3Mailbox:
+class Pop3Mailbox(Account[Pop3Session]):
     """Polls by POP3, within the server's budget of logins (see `mailbox.Mailbox`)."""
 
     folders = (Pop3Folder.name,)
     stays_open = False
     shortest_gap = 0.02
     first_read = 8
+    usual_polls = 6.0
 
     def __init__(
         self,
@@ -288,13 +290,7 @@ class Pop3Mailbox:
         budget: LoginBudget,
         tokens: Tokens = NO_TOKENS,
     ) -> None:
-        self.polls = settings.polls_per_message or 6.0
-        self._settings = settings
-        self._server = server
-        self._clock = clock
-        self._budget = budget
-        self.standing = Standing()
-        self._credentials = mailbox_credentials(settings, tokens)
+        super().__init__(settings, server, clock, budget, tokens)
         self._memory = _Memory()
         self._listing = Listing(clock)
         self._unreadable_ids = 0
@@ -308,14 +304,6 @@ class Pop3Mailbox:
         """Every fault affects the whole mailbox."""
         return False
 
-    async def turn(self) -> None:
-        """Wait for one of the server's connections, if this mailbox may hold it for long."""
-        await self._budget.turn(self.standing)
-
-    async def admit(self) -> None:
-        """Wait for a login within the server's budget."""
-        await self._budget.take(self.standing)
-
     @asynccontextmanager
     async def poll(
         self,
@@ -326,7 +314,7 @@ class Pop3Mailbox:
     ) -> AsyncIterator[Sequence[OpenFolder]]:
         """Log in and yield the folder. Leaving the block sends QUIT, which makes deletions take effect."""
         with self._budget.poll(self.standing):
-            session = await self._log_in(phases or PhaseTimer(self._clock))
+            session = await self._log_in(Pop3Session, phases or PhaseTimer(self._clock))
             try:
                 yield [partial(self._list, session, afresh=afresh)]
                 if not session.gave_up:
@@ -334,19 +322,6 @@ class Pop3Mailbox:
                     self._listing.deleted()
             finally:
                 session.abort()
-
-    async def _log_in(self, phases: PhaseTimer) -> Pop3Session:
-        password = await self._credentials.secret(phases)
-        with self._budget.logging_in():
-            return await Pop3Session.open(
-                self._server,
-                username=self._settings.username,
-                password=password,
-                phases=phases,
-                clock=self._clock,
-                resumes=True,
-                patience=self.standing.patience,
-            )
 
     async def _list(self, session: Pop3Session, *, afresh: bool) -> Pop3Folder:
         overlooked = await self._listing.update(session, afresh=afresh)
