@@ -80,7 +80,7 @@ async def test_lost_without_the_junk_folder(tmp_path: Path) -> None:
     imap = ImapServer(before=refusing("STATUS", answer="NO no permission"))
     async with watched(imap, tmp_path) as watch:
         settled = await watch.watcher.await_arrival(await watch.sent())
-    verdict = _verdict(settled)
+    verdict = _verdict(settled, {})
     assert verdict.reason is Reason.MESSAGE_LOST
     assert "; the junk folder could not be read: imap_no_folder: " in verdict.detail
 

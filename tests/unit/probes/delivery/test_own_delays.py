@@ -44,7 +44,7 @@ def _is_told(settled: Settled, cause: Cause, seconds: float) -> None:
     assert settled.delay.cause is cause
     assert settled.delay.seconds == pytest.approx(seconds, abs=0.5)
     assert not settled.report.is_measured
-    verdict = _verdict(settled)
+    verdict = _verdict(settled, {})
     assert verdict.reason is Reason.LOCAL_RESOURCES
     assert verdict.detail == f"the latency is not known: {settled.delay}"
 
@@ -140,7 +140,7 @@ def _delivered(latency: float, uncertainty: float, delay: float, findings: str =
 )
 def test_only_a_latency_that_we_hid_is_unknown(settled: Settled, reason: Reason) -> None:
     """A run is unknown if our own delay hid its latency; slow mail is slow, and junk is junk."""
-    assert _verdict(settled).reason is reason
+    assert _verdict(settled, {}).reason is reason
 
 
 @pytest.mark.parametrize(("waits", "reason"), [(25.0, Reason.LOCAL_RESOURCES), (1.0, Reason.TIMEOUT)])
@@ -157,7 +157,7 @@ async def test_a_mailbox_that_we_did_not_look_into(bench: Bench, waits: float, r
 @pytest.mark.parametrize(("held_up", "is_good"), [(0.0, False), (0.5, False), (1.5, None)])
 def test_our_own_delay_burns_no_objective(held_up: float, is_good: bool | None) -> None:
     """A message that would have been in time without our own delay counts neither as good nor as bad."""
-    verdict = _verdict(_delivered(5.5, 0.8, held_up))
+    verdict = _verdict(_delivered(5.5, 0.8, held_up), {})
     slo = SloSettings.model_validate({"objective": "99%", "within": "5s"})
     assert slo.is_good(verdict) is is_good
     assert isinstance(verdict.message, MessageReport)
