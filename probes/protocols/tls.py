@@ -235,7 +235,10 @@ def keep_session(connection: object) -> None:
     To be called after the server has sent something, because tickets follow the handshake (RFC 8446 section
     4.6.1). A certificate is verified again at least every `RESUMED_FOR` seconds.
     """
-    if not isinstance(connection, _ResumingObject) or connection.session is None:
+    if not isinstance(connection, _ResumingObject):
+        return
+    session = connection.session  # a copy, which takes as long as a third of a handshake
+    if session is None:
         return
     now, name = time.monotonic(), connection.server_hostname or ""
     if connection.has_offered:
@@ -243,7 +246,7 @@ def keep_session(connection: object) -> None:
     elif now - _offered_at.get(name, float("-inf")) < RESUMED_FOR:
         return  # only whole handshakes work there, it seems
     at = connection.verified_at if connection.session_reused else now
-    _sessions[name] = _Session(connection.session, connection.context, at or 0.0)
+    _sessions[name] = _Session(session, connection.context, at or 0.0)
 
 
 def expiry_warning(expiry: CertificateExpiry | None, now: float, warning: float) -> tuple[Reason, str]:
