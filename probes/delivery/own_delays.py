@@ -26,6 +26,7 @@ class Cause(StrEnum):
     LEDGER = "the ledger took {:.2g} s"
     LOGINS = "polls waited {:.2g} s for a login (logins_per_minute)"
     CONNECTIONS = "polls waited {:.2g} s for a connection (max_connections)"
+    RESOURCES = "polls failed for {:.2g} s because this machine was short of resources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ class OwnDelays:
             spans[-1].seconds += seconds
         else:
             spans.append(_Span(begin, end, seconds))
+
+    def add_all(self, cause: Cause, begin: float, end: float) -> None:
+        """Record all of the time between two times as a delay, without what is recorded of it already."""
+        self.add(cause, begin, end, end - begin - self.within(begin, end).seconds)
 
     @contextmanager
     def waiting(self, cause: Cause) -> Iterator[None]:

@@ -45,7 +45,7 @@ NEWS_WORTHWHILE = 0.25
 """Minimum seconds of a pause in which to ask the server to report changes."""
 
 _OUR_FAULTS = MappingProxyType(
-    {Reason.LOCAL_RESOURCES: Cause.CONNECTIONS, Reason.LEDGER_UNAVAILABLE: Cause.LEDGER}
+    {Reason.LOCAL_RESOURCES: Cause.RESOURCES, Reason.LEDGER_UNAVAILABLE: Cause.LEDGER}
 )
 """Faults that keep us from looking into the mailbox, without any fault of the mail system."""
 
@@ -285,10 +285,10 @@ class MailboxWatcher:
     async def poll_now(self) -> None:
         """Poll once, now. Any failure is kept as ``fault`` and delays the next poll."""
         self._has_news, afresh = False, False
-        begun, delays = self._clock.monotonic(), self._arrivals.delays
+        begun = self._clock.monotonic()
         if self._blind is not None:
             cause, since = self._blind
-            delays.add(cause, since, begun)
+            self._arrivals.delays.add_all(cause, since, begun)
             self._blind = None
         try:
             async with self._polling:

@@ -12,6 +12,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState, PhaseTimer
 from probes.delivery.message_life import Message
+from probes.delivery.service_level import SloSettings
 from probes.protocols import connection_limits
 from probes.protocols.connection_limits import ConnectionLimits
 from tests.fakes.clock import InstantClock
@@ -176,3 +177,23 @@ async def test_a_run_that_waits_for_its_turn_stops_at_once(
             await made.runner.stop(grace=60)
         assert waiting.cancelled()
         held.release()
+
+
+async def test_a_server_that_only_seems_silent_is_not_blamed(
+    bench: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If an overloaded agent took a server for silent, and gives it no connection, the run is unknown."""
+    limits = ConnectionLimits(most=2)
+    monkeypatch.setattr(connection_limits, "system", limits)
+    monkeypatch.setattr(connection_limits, "TOTAL_WAIT", 0.01)
+    async with bench(dialogue(b"220 ready")) as made:
+        phases = PhaseTimer(made.probe.context.clock)
+        (await limits.take("127.0.0.1", made.smtp.port, phases)).release(timed_out=True)
+        held = await limits.take("silent.example", 25, phases)
+        verdict = (await made.runner.run(made.probe)).verdict
+        held.release()
+        assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, Reason.LOCAL_RESOURCES)
+        assert verdict.detail.endswith("1 connections to servers that have not answered are open")
+        assert SloSettings.model_validate({"objective": "99%", "within": "5s"}).is_good(verdict) is None
+        assert made.smtp.connections == 0
+        assert made.probe.context.ledger.seen == {}

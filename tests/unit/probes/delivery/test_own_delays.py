@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
+from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageReport, MessageState
 from probes.delivery.arrivals import Settled
@@ -76,6 +78,34 @@ async def test_logins_that_are_used_up(bench: Bench) -> None:
     assert settled.delay is not None
     _is_told(settled, Cause.LOGINS, settled.delay.seconds)
     assert settled.delay.seconds > 20.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [(Reason.LOCAL_RESOURCES, Cause.RESOURCES), (Reason.LEDGER_UNAVAILABLE, Cause.LEDGER)],
+    ids=["resources", "ledger"],
+)
+async def test_a_poll_that_failed_by_our_fault(bench: Bench, fault: Reason, cause: Cause) -> None:
+    """All of the time until the next poll is our own delay, once, whatever kept us from looking."""
+    message = await bench.sent()
+    bench.arrives(message, 0.3)
+
+    def fails_once() -> None:
+        bench.mailbox.on_login = lambda: None
+        delays = bench.watcher._arrivals.delays
+        with delays.waiting(cause) if fault is Reason.LEDGER_UNAVAILABLE else nullcontext():
+            bench.clock.now += 4.0
+        raise ProbeFault(fault, "not now")
+
+    bench.mailbox.on_login = fails_once
+    begun = bench.clock.now
+    settled = await bench.watcher.await_arrival(message)
+    blind = bench.clock.now - begun
+    delay = bench.watcher.delay(begun - 60.0, bench.clock.now)
+    assert 4.0 < delay.seconds <= blind < 8.0
+    assert delay.cause is cause
+    assert settled.delay is not None
+    assert settled.delay.cause is cause
 
 
 async def test_a_message_that_is_read_by_a_later_poll(bench: Bench) -> None:
