@@ -55,6 +55,7 @@ class AgentCollector(Collector):
         self._counters = counters
         self._overdue_after = overdue_after
         self._tokens = tokens
+        self._versions = Labels({"version": version("mailsonde"), "python": platform.python_version()})
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families as prometheus_client's."""
@@ -408,5 +409,4 @@ class AgentCollector(Collector):
             "1 if the agent uses the configuration that it last read, else 0.",
             [(agent, 1)],
         )
-        versions = {"version": version("mailsonde"), "python": platform.python_version()}
-        yield Info("mailsonde_build", "Versions of mailsonde and Python.", [(agent, Labels(versions))])
+        yield Info("mailsonde_build", "Versions of mailsonde and Python.", [(agent, self._versions)])

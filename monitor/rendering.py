@@ -68,7 +68,7 @@ def render_alerts(
             bounce_reasons=[reason for reason in Reason if reason.startswith("bounce_")],
             long_windows=long,
             short_windows=short,
-            slo_interval=min(60.0, *(parse_duration(window) / 5 for window in short)),
+            minutely_interval=min(60.0, *(parse_duration(window) / 5 for window in short)),
         )
         for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2"))
     }

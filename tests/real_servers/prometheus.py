@@ -37,6 +37,11 @@ class Prometheus:
         # It listens before it has read its data, and answers 503 until then.
         wait_until(lambda: self._client.get("/-/ready").is_success, "Prometheus is ready", log=self._log)
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._daemon.process.pid
+
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """Return labels and value of each series of an instant query."""
         answer = self._get("/query", query=promql)

@@ -34,7 +34,10 @@ ONE_IS_ENOUGH = {
 }
 """Alerts that are not about a number of runs: one message, or one certificate, is to be told."""
 
-ABOUT_EVERY_PROBE = {"mailsonde:probe_info", "mailsonde:uncounted_probe", "mailsonde:own_limit_reached"}
+ABOUT_EVERY_PROBE = {
+    *("mailsonde:probe_info", "mailsonde:known_probe", "mailsonde:uncounted_probe"),
+    "mailsonde:own_limit_reached",
+}
 """Recorded metrics from which alerts have their labels and exceptions."""
 
 _COUNTERS = re.compile(r"_(total|bucket|count)\b")
