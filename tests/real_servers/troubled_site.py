@@ -34,6 +34,9 @@ GRAFANAS = {
 _FIELDS = (
     f"Authentication-Results: {relay.HOST}; spf=pass smtp.mailfrom=example.test; dkim=fail; dmarc=pass\r\n"
     f"Received: from localhost by {relay.HOST} with LMTP; {formatdate(1_600_000_000)}\r\n"
+    "X-MS-Exchange-Organization-MessageLatency: SRV=mbx1:TOTAL-FE=0.002|SMR=0.001\r\n"
+    "X-MS-Exchange-Transport-EndToEndLatency: 00:00:00.0030000\r\n"
+    "X-Forefront-Antispam-Report: SCL:1;SFV:NSPM;CAT:NONE;\r\n"
 ).encode()
 
 
