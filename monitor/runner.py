@@ -14,11 +14,12 @@ from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.finding import reported
 from probes.core.probe import Probe
-from probes.core.reasons import Reason
+from probes.core.reasons import Outcome, Reason
 from probes.core.transcript import Transcript
 from probes.core.verdict import (
     LATENCY_ALONE,
     MX_LOOKUP,
+    QUEUE,
     RESOLVE,
     TOKEN,
     TURN,
@@ -43,6 +44,7 @@ _NOT_OF_MAIL = {
     MX_LOOKUP: Reason.DNS_TIMEOUT,
     TOKEN: Reason.TOKEN_UNAVAILABLE,
     TURN: Reason.LOCAL_RESOURCES,
+    QUEUE: Reason.LOCAL_RESOURCES,
 }
 """The reason of a timeout in phases that do not involve the mail system yet."""
 
@@ -110,7 +112,7 @@ class Runner:
 
         A `ProbeFault` ends with its own outcome, any other exception ``unknown``. A timeout is also
         ``unknown`` if the event loop was blocked, or the run waited for its turn, for more than
-        `HELD_UP_SHARE` of the run's time.
+        `HELD_UP_SHARE` of the run's time, without the time that it waited for other runs.
         """
         run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock), self.blocked)
         task = asyncio.current_task()
@@ -126,7 +128,8 @@ class Runner:
         duration, held_up = self._clock.monotonic() - begun, self.blocked() - held_up
         # A message's deadline begins after the wait for a turn.
         waited = 0.0 if verdict.reason is Reason.MESSAGE_LOST else run.phases.seconds.get(TURN, 0.0)
-        if _depends_on_time(verdict) and held_up + waited > HELD_UP_SHARE * duration:
+        own_time = duration - run.phases.seconds.get(QUEUE, 0.0)
+        if _depends_on_time(verdict) and held_up + waited > HELD_UP_SHARE * own_time:
             cause = (
                 f"this machine was too busy to continue it for {held_up:.2g} s"
                 if held_up > waited
@@ -166,6 +169,7 @@ class Runner:
                 _placed(run, fault.detail),
                 values=codes if fault.reply_code else {},
                 remedy=fault.remedy,
+                is_late=isinstance(fault.__cause__, TimeoutError),
             )
         except TimeoutError:
             reason = _NOT_OF_MAIL.get(run.phases.current or "", Reason.TIMEOUT)
@@ -209,6 +213,8 @@ def _depends_on_time(verdict: Verdict) -> bool:
     """Whether the run says only that something took too long, or not even how long it took."""
     if (message := verdict.message) is not None and message.state is MessageState.DELIVERED:
         return verdict.reason in LATENCY_ALONE and not message.is_measured
+    if verdict.is_late and verdict.outcome is Outcome.FAILED:
+        return True
     return verdict.reason in LATE or verdict.reason is Reason.MESSAGE_LOST
 
 

@@ -363,10 +363,12 @@ async def _greeting(host: str, port: int, seconds: float, clock: Clock) -> Probe
         }
     )
     try:
-        async with smtp_session(server, PhaseTimer(clock), clock) as session:
+        async with asyncio.timeout(seconds), smtp_session(server, PhaseTimer(clock), clock) as session:
             await session.quit()
     except ProbeFault as fault:
         return fault
+    except TimeoutError:  # perhaps after a wait for one of our own connections
+        return ProbeFault(Reason.TIMEOUT, f"no answer within {seconds:.3g} s")
     return ProbeFault(Reason.NONE, session.greeting.text)
 
 

@@ -82,6 +82,7 @@ class Verdict:
     findings: tuple[Finding, ...] | None = None
     remedy: str = ""
     throttled: int = 0  # how often a server refused something because it limits this client
+    is_late: bool = False  # whether a wait for the server ended at its time limit
 
     def __post_init__(self) -> None:
         if not self.remedy and self.reason in GENERAL:
@@ -109,7 +110,10 @@ TOKEN = "token"  # noqa: S105 # the name of a phase
 """The phase in which a run waits for an access token."""
 
 TURN = "turn"
-"""The phase in which a run waits until another of our own connections ends."""
+"""The phase in which a run waits for a limit of our own, such as one on open connections."""
+
+QUEUE = "queue"
+"""The phase in which a run waits until the runs before it have used the connection that they share."""
 
 
 class PhaseTimer:

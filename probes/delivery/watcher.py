@@ -111,8 +111,7 @@ class MailboxWatcher:
         self._failures = 0
         self._trouble = TroubleLog(_log, f"mailbox {name}", clock)
         self._deletions = TroubleLog(_log, f"mailbox {name}", clock)
-        self._wake = asyncio.Event()
-        self._misconfigured = asyncio.Event()
+        self._wake, self._misconfigured = asyncio.Event(), asyncio.Event()
         self._polling = asyncio.Lock()
         self._has_news = self._is_closed = False
         self._task: asyncio.Task[None] | None = None
@@ -284,7 +283,7 @@ class MailboxWatcher:
 
     async def poll_now(self) -> None:
         """Poll once, now. Any failure is kept as ``fault`` and delays the next poll."""
-        self._has_news, afresh = False, False
+        self._has_news, afresh, phases = False, False, PhaseTimer(self._clock)
         begun = self._clock.monotonic()
         if self._blind is not None:
             cause, since = self._blind
@@ -298,7 +297,7 @@ class MailboxWatcher:
                     await self._mailbox.admit()
                 afresh = self._awaited.is_overdue()
                 async with asyncio.timeout(POLL_TIMEOUT):
-                    await self._poll(afresh=afresh)
+                    await self._poll(phases, afresh=afresh)
             self.fault, self._failures = None, 0
             self._trouble.works()
         except ProbeFault as fault:
@@ -307,7 +306,8 @@ class MailboxWatcher:
             self._back_off(ProbeFault(Reason.LEDGER_UNAVAILABLE, str(error)))
         except TimeoutError:
             self._pace.cut()
-            self._back_off(ProbeFault(Reason.TIMEOUT, f"the poll took longer than {POLL_TIMEOUT:g} s"))
+            reason = Reason.LOCAL_RESOURCES if phases.current == TURN else Reason.TIMEOUT
+            self._back_off(ProbeFault(reason, f"the poll took longer than {POLL_TIMEOUT:g} s"))
         except Exception:
             _log.exception("defect while polling mailbox %s", self.name)
             self._back_off(ProbeFault(Reason.INTERNAL, "the log has the traceback"))
@@ -335,8 +335,8 @@ class MailboxWatcher:
         self._not_before = self._clock.monotonic() + (pause := pause_after(fault, self._failures))
         self._trouble.failed(fault.reason, f"poll failed: {fault}; next poll in {pause:g} s")
 
-    async def _poll(self, *, afresh: bool) -> None:
-        is_read, phases, begun = False, PhaseTimer(self._clock), self._clock.monotonic()
+    async def _poll(self, phases: PhaseTimer, *, afresh: bool) -> None:
+        is_read, begun = False, self._clock.monotonic()
         try:
             async with self._mailbox.poll(phases, afresh=afresh, sent=self._sent_copies.begin_poll()) as due:
                 waited = phases.seconds.get(TURN, 0.0)

@@ -205,7 +205,7 @@ class GraphSession:
             self._phases.transcript.redaction.add_token(token)
         fields = {**headers, "authorization": f"Bearer {token}"}
         self.content_sent_at = None
-        async with self._limits.request():
+        async with self._limits.request(self._phases):
             for is_again in (False, True):
                 self.asked_at = self._clock.monotonic()
                 try:

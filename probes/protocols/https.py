@@ -30,7 +30,7 @@ from probes.core.reasons import Reason
 from probes.core.redaction import WITHHELD
 from probes.core.setting_types import AddressFamily, HostName
 from probes.core.transcript import Transcript
-from probes.core.verdict import RESOLVE, PhaseTimer
+from probes.core.verdict import RESOLVE, TURN, PhaseTimer
 from probes.protocols.connection_limits import Slot
 from probes.protocols.http_network import Network
 from probes.protocols.line_transport import LineTransport, Resolve
@@ -48,7 +48,12 @@ _NOT_SHOWN = frozenset({"set-cookie", "set-cookie2"})
 _BODY_SHOWN = 1000  # octets of a body in the transcript
 _FOR_ANYONE = frozenset({"accept", "content-type"})  # header fields that are also sent to another origin
 _WHEN_SLOW = MappingProxyType(
-    {RESOLVE: Reason.DNS_TIMEOUT, "connect": Reason.CONNECT_TIMEOUT, "tls": Reason.TLS_HANDSHAKE}
+    {
+        TURN: Reason.LOCAL_RESOURCES,
+        RESOLVE: Reason.DNS_TIMEOUT,
+        "connect": Reason.CONNECT_TIMEOUT,
+        "tls": Reason.TLS_HANDSHAKE,
+    }
 )
 _HOST_NAME = TypeAdapter(HostName)
 
@@ -334,8 +339,10 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                     if _origin(parsed) != _origin(before):
                         fields = {**_DEFAULTS, **{name: fields[name] for name in _FOR_ANYONE & fields.keys()}}
         except TimeoutError as error:
-            reason = _WHEN_SLOW.get(self._phases.current or "", Reason.COMMAND_TIMEOUT)
-            raise ProbeFault(reason, f"no answer within {most:.3g} s") from error
+            phase = self._phases.current or ""
+            missing = "turn for a connection" if phase == TURN else "answer"
+            reason = _WHEN_SLOW.get(phase, Reason.COMMAND_TIMEOUT)
+            raise ProbeFault(reason, f"no {missing} within {most:.3g} s") from error
         raise ProbeFault(Reason.REDIRECT_LOOP, f"more than {redirects} redirects")
 
     async def _exchange(

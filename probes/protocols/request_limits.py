@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
+from probes.core.verdict import TURN, PhaseTimer
 
 AT_A_TIME = 4
 """Maximum number of requests at a time."""
@@ -46,16 +47,19 @@ class RequestLimits:
         self._paused_until = float("-inf")  # monotonic
 
     @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """Make a request in the block, once it is allowed.
+    async def request(self, phases: PhaseTimer) -> AsyncIterator[None]:
+        """Make a request in the block, once it is allowed. Waiting is phase ``turn``.
 
         Raises `ProbeFault` with `THROTTLED`, without a request, while a pause lasts.
         """
-        async with self._at_a_time:
+        with phases.phase(TURN) if self._at_a_time.locked() else nullcontext():
+            await self._at_a_time.acquire()
+        try:
             now = self._clock.monotonic()
             self._spent_until = max(self._spent_until, now - (REQUEST_BURST - 1) * _SPACING) + _SPACING
             if (due := self._spent_until - _SPACING) > now:
-                await self._clock.sleep(due - now)
+                with phases.phase(TURN):
+                    await self._clock.sleep(due - now)
             if (left := self._paused_until - self._clock.monotonic()) > 0:
                 raise ProbeFault(
                     Reason.THROTTLED,
@@ -63,6 +67,8 @@ class RequestLimits:
                     retry_after=left,
                 )
             yield
+        finally:
+            self._at_a_time.release()
 
     def pause(self, seconds: float | None) -> float:
         """Make no request for ``seconds`` from now, or for `UNTOLD_PAUSE`; return the seconds."""

@@ -7,11 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from probes.core.faults import ProbeFault
-from probes.core.verdict import RESOLVE, PhaseTimer
+from probes.core.verdict import QUEUE, RESOLVE, TURN, PhaseTimer
 from probes.protocols.https import HttpClient
-
-QUEUE = "queue"
-"""The phase in which a run waits until the runs before it have used the connection."""
 
 _OF_THE_CONNECTION = frozenset({RESOLVE, "connect", "tls"})
 
@@ -52,7 +49,7 @@ class SharedConnection:
                 yield await self._open(phases), self._share(until)
             except BaseException as error:
                 await self._close()
-                if isinstance(error, ProbeFault) and phases.current in _OF_THE_CONNECTION:
+                if isinstance(error, ProbeFault) and _is_of_the_connection(phases):
                     self._fault = error
                 raise
             finally:
@@ -80,3 +77,8 @@ class SharedConnection:
         if client is not None:
             self.connections += client.connections
             await client.__aexit__()
+
+
+def _is_of_the_connection(phases: PhaseTimer) -> bool:
+    """Whether the fault of a run is that of the connection, which had the run's whole share of the time."""
+    return phases.current in _OF_THE_CONNECTION and TURN not in phases.seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, Literal
 
@@ -16,7 +17,17 @@ from probes.core.probe import Probe
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.redaction import WITHHELD
 from probes.core.settings import ProbeSettings
-from probes.core.verdict import MX_LOOKUP, RESOLVE, TOKEN, TURN, MessageReport, MessageState, Run, Verdict
+from probes.core.verdict import (
+    MX_LOOKUP,
+    QUEUE,
+    RESOLVE,
+    TOKEN,
+    TURN,
+    MessageReport,
+    MessageState,
+    Run,
+    Verdict,
+)
 from tests.fakes.clock import InstantClock
 
 
@@ -260,6 +271,52 @@ async def test_waiting_for_a_turn_excuses_no_loss() -> None:
 
     verdict = (await Runner(InstantClock(), "here").run(Scripted(act, deadline="30s"))).verdict
     assert verdict.reason is Reason.MESSAGE_LOST
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+async def test_a_handshake_that_is_only_late(is_late: bool) -> None:
+    """After a wait for a turn, a handshake that took too long proves nothing; one that failed still does."""
+    clock = InstantClock()
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase(TURN):
+            await clock.sleep(5.0)
+        with run.phases.phase("tls"):
+            raise ProbeFault(Reason.TLS_HANDSHAKE) from TimeoutError() if is_late else ssl.SSLError()
+
+    verdict = (await Runner(clock, "here").run(Scripted(act))).verdict
+    assert verdict.reason is (Reason.LOCAL_RESOURCES if is_late else Reason.TLS_HANDSHAKE)
+
+
+@pytest.mark.parametrize(("turn", "reason"), [(1.0, Reason.LOCAL_RESOURCES), (0.1, Reason.COMMAND_TIMEOUT)])
+async def test_waiting_for_other_runs(turn: float, reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait for a turn is compared with a run's own time, without that in which it waited for other runs."""
+    clock = InstantClock()
+    monkeypatch.setattr(Runner, "blocked", lambda _: 0.0)  # the clock jumps
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase(QUEUE):
+            await clock.sleep(20.0)
+        with run.phases.phase(TURN):
+            await clock.sleep(turn)
+        with run.phases.phase("first_byte"):
+            await clock.sleep(1.0)
+            raise ProbeFault(Reason.COMMAND_TIMEOUT)
+
+    assert (await Runner(clock, "here").run(Scripted(act))).verdict.reason is reason
+
+
+@pytest.mark.parametrize("phase", [TURN, QUEUE])
+async def test_a_deadline_while_waiting_for_ourselves(phase: str) -> None:
+    """A run that ends while it waits for a limit of our own knows nothing of the server."""
+
+    async def act(run: Run) -> Verdict:
+        with run.phases.phase(phase):
+            await asyncio.Event().wait()
+        raise AssertionError
+
+    verdict = (await Runner(InstantClock(), "here").run(Scripted(act, deadline="100ms"))).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.UNKNOWN, Reason.LOCAL_RESOURCES)
 
 
 async def test_what_held_up_the_loop_before_a_run_is_not_counted() -> None:

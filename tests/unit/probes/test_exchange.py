@@ -27,6 +27,7 @@ from tests.fakes.exchange import (
     metadata_of,
 )
 from tests.fakes.graph.http import Answer
+from tests.fakes.held_connections import all_connections_in_use
 from tests.faults.running import bounded_memory
 from tests.real_servers.dovecot import TlsFiles
 
@@ -160,6 +161,28 @@ async def test_all_directories_of_a_node_hang(
         site.servers["ex1"].faults = dict.fromkeys(["owa", "ews"], HANG)
         results = await run(probe_of(site, server_tls, deadline="4s"))
     assert reasons(results) == {"owa@ex1": Reason.COMMAND_TIMEOUT, "ews@ex1": Reason.COMMAND_TIMEOUT}
+
+
+async def test_our_own_limit_on_connections(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
+    """If all our connections to a node are in use, nothing is known of it, and it is not called down."""
+    many = [*DIRECTORIES, "ecp", "oab", "rpc"]
+    async with exchange_site(certificate_authority) as site:
+        probe = probe_of(site, server_tls, deadline="2s", directories=many)
+        async with all_connections_in_use(site.servers["ex1"].address, site.port):
+            results = await run(probe)
+    assert reasons(results) == {f"{directory}@ex1": Reason.LOCAL_RESOURCES for directory in many}
+    assert {result.verdict.outcome for result in results.values()} == {Outcome.UNKNOWN, Outcome.OK}
+
+
+async def test_our_own_limit_on_connections_to_smtp(
+    certificate_authority: trustme.CA, server_tls: TlsFiles
+) -> None:
+    """A wait for a connection to a node's transport service leaves enough time to the other directories."""
+    async with exchange_site(certificate_authority, 1) as site:
+        site.servers["ex1"].faults["owa"] = Answer(503)
+        async with all_connections_in_use(site.servers["ex1"].address, site.smtp_port):
+            results = await run(probe_of(site, server_tls, deadline="4s"))
+    assert reasons(results) == {"owa@ex1": Reason.EXCHANGE_UNHEALTHY}
 
 
 async def test_builds(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:

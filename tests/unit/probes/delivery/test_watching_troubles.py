@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.core.verdict import MessageState
+from probes.core.verdict import TURN, MessageState, PhaseTimer
 from probes.delivery.mailboxes.login_budget import BURST, LoginBudget, Standing
 from probes.delivery.message_life import Message
 from probes.protocols.imap import Response
@@ -43,6 +45,22 @@ async def test_ledger_that_stalls_across_the_end_of_a_poll(
     monkeypatch.setattr(bench.ledger, "advance", stalled)
     settled = (await bench.watcher.await_arrival(message)).message
     assert settled.state is MessageState.DELIVERED
+
+
+async def test_poll_that_waits_for_ourselves(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that ends while it waits for our own limit is no fault of the mailbox."""
+    monkeypatch.setattr("probes.delivery.watcher.POLL_TIMEOUT", 0.1)
+
+    @asynccontextmanager
+    async def waiting(phases: PhaseTimer, **_: object) -> AsyncIterator[None]:
+        with phases.phase(TURN):
+            await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(bench.watcher._mailbox, "poll", waiting)
+    await bench.watcher.poll_now()
+    assert bench.watcher.fault is not None
+    assert bench.watcher.fault.reason is Reason.LOCAL_RESOURCES
 
 
 async def test_polls_that_fail_again_and_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

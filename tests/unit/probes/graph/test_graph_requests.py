@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -10,10 +11,16 @@ import pytest
 from probes.core.clock import SystemClock
 from probes.core.credentials import credentials_of
 from probes.core.faults import ProbeFault
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TURN, PhaseTimer
 from probes.oauth2.tokens import token_sources
 from probes.protocols.graph import GraphSession
-from probes.protocols.request_limits import MOST_REQUESTS, REQUEST_BURST, WINDOW, RequestLimits
+from probes.protocols.request_limits import (
+    AT_A_TIME,
+    MOST_REQUESTS,
+    REQUEST_BURST,
+    WINDOW,
+    RequestLimits,
+)
 from tests.fakes.certificates import certify, chain_context
 from tests.fakes.clock import InstantClock
 from tests.fakes.graph.server import graph_double
@@ -47,8 +54,28 @@ async def test_requests_stay_within_the_documented_limit() -> None:
     clock = InstantClock()
     limits, times = RequestLimits(clock), []
     while clock.now < 1000.0 + 2 * WINDOW:
-        async with limits.request():
+        async with limits.request(PhaseTimer(clock)):
             times.append(clock.now)
     within = [sum(begin <= time < begin + WINDOW for time in times) for begin in range(1000, 1700, 100)]
     assert max(within) <= MOST_REQUESTS
     assert within[0] > MOST_REQUESTS - REQUEST_BURST
+
+
+async def test_waiting_for_other_requests_is_no_time_of_graph() -> None:
+    """Only four requests are made at a time, and the others count their wait as that for a turn."""
+    clock, waiting = SystemClock(), PhaseTimer(SystemClock())
+    limits, go_on = RequestLimits(clock), asyncio.Event()
+
+    async def request(phases: PhaseTimer) -> None:
+        async with limits.request(phases):
+            await go_on.wait()
+
+    others = [PhaseTimer(clock) for _ in range(AT_A_TIME)]
+    async with asyncio.TaskGroup() as group:
+        for phases in (*others, waiting):
+            group.create_task(request(phases))
+        await asyncio.sleep(0)  # until all have begun
+        assert waiting.current == TURN
+        go_on.set()
+    assert set(waiting.seconds) == {TURN}
+    assert [phases.seconds for phases in others] == [{}] * AT_A_TIME

@@ -17,6 +17,7 @@ from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
 from probes.protocols.https import HttpClient, Response
 from probes.protocols.line_transport import Resolve
+from tests.fakes.held_connections import all_connections_in_use
 from tests.fakes.scripted_server import (
     Peer,
     Script,
@@ -242,6 +243,14 @@ async def test_one_limit_over_all(scheme: str, script: Stage, phase: str, reason
         fault = await fault_of(fetched(f"{scheme}://127.0.0.1:{server.port}/", phases, seconds=0.2))
         await server.peer_closed()
     assert (fault.reason, fault.detail, phases.current) == (reason, "no answer within 0.2 s", phase)
+
+
+async def test_no_connection_of_our_own_is_free() -> None:
+    """A request that waits for our own limit says nothing about the server."""
+    phases = PhaseTimer(SystemClock())
+    async with all_connections_in_use("127.0.0.1", 9):
+        fault = await fault_of(fetched("http://127.0.0.1:9/", phases, seconds=0.1))
+    assert (fault.reason, phases.current) == (Reason.LOCAL_RESOURCES, "turn")
 
 
 async def test_names_that_are_never_found() -> None:
