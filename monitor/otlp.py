@@ -36,6 +36,7 @@ from prometheus_client.samples import Sample
 from monitor.config.models import OtlpSettings
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault, legible
+from probes.core.header_fields import withhold
 from probes.core.verdict import PhaseTimer
 from probes.protocols.https import HttpClient, Response, http_context, origin_of
 
@@ -129,8 +130,8 @@ class OtlpExporter:
 
     async def _answer_to(self, body: bytes) -> Response:
         settings, phases = self._settings, PhaseTimer(self._clock)
-        for secret in settings.headers.values():  # a receiver may repeat them where no answer is
-            phases.transcript.redaction.add(secret.get_secret_value())
+        for name, secret in settings.headers.items():  # a receiver may repeat them where no answer is
+            withhold(name, secret, phases.transcript.redaction)
         async with HttpClient(phases, seconds=EXPORT_SECONDS, ca=settings.tls_ca) as client:
             return await client.request(
                 "POST", settings.endpoint, headers=self._headers, content=body, limit=ANSWER_LIMIT

@@ -30,6 +30,7 @@ from probes.posture.exchange import (
     judge_build,
     known_builds,
 )
+from probes.protocols.http_shown import shown_url
 from probes.protocols.smtp_session import smtp_session
 from probes.protocols.tls import expiry_warning
 
@@ -339,7 +340,7 @@ def _unhealthy(response: Response, maintenance: str) -> ProbeFault:
 
     seen = status_text(response.status)
     if response.is_redirect:
-        seen += f", which redirects to {response.location.partition('?')[0]}"
+        seen += f", which redirects to {shown_url(response.location)}"
     elif response.status == 200:
         shown = legible(response.body, 100)
         seen += f" with another page than the healthy one: {shown}" if shown else " without a page"

@@ -9,13 +9,14 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 
 from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
-from probes.core.header_fields import FieldName, FieldValue, withhold
+from probes.core.header_fields import FieldName, FieldValue, RequestFieldName, withhold
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.setting_types import AddressFamily, CertificateFile, Duration, HostName, is_ip_address
 from probes.core.settings import ProbeSettings
 from probes.core.text_pattern import TextPattern, matches, occurs
 from probes.core.verdict import Run, Verdict
+from probes.protocols.http_shown import shown_field, shown_url
 from probes.protocols.tls import expiry_warning
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class HttpSettings(ProbeSettings):
         ),
     )
     family: AddressFamily = Field(default="any", description="Which addresses of the host are connected to.")
-    headers: dict[FieldName, FieldValue] = Field(
+    headers: dict[RequestFieldName, FieldValue] = Field(
         default_factory=dict,
         max_length=20,
         description=(
@@ -170,7 +171,7 @@ class Http(Probe):
         from probes.protocols.https import HttpClient
 
         settings = self.settings
-        fields = {name: _text(value, run) for name, value in settings.headers.items()}
+        fields = {name: _text(name, value, run) for name, value in settings.headers.items()}
         async with HttpClient(
             run.phases,
             seconds=SHARE_OF_DEADLINE * settings.deadline,
@@ -191,9 +192,9 @@ class Http(Probe):
             detail,
             values={
                 "status": response.status,
-                "url": legible(_without_query(response.url)),
-                "redirects": [legible(_without_query(url)) for url in response.redirects],
-                "location": legible(_without_query(response.location)),
+                "url": shown_url(response.url),
+                "redirects": [shown_url(url) for url in response.redirects],
+                "location": shown_url(response.location),
                 "body_octets": len(response.body),
             },
             certificate_not_after=expiry and expiry.not_after,
@@ -206,15 +207,17 @@ class Http(Probe):
         if (reason := self._status_reason(response.status)) is not Reason.NONE:
             from probes.protocols.https import status_text
 
-            led = f", which redirects to {_without_query(leads_to)}" if response.is_redirect else ""
+            led = f", which redirects to {shown_url(leads_to)}" if response.is_redirect else ""
             return reason, legible(f"{status_text(response.status)}{led}")
         if settings.expect_redirect is not None and not matches(settings.expect_redirect, leads_to):
-            seen = f"leads to {_without_query(leads_to)}" if leads_to else "there is no redirect"
+            seen = f"leads to {shown_url(leads_to)}" if leads_to else "there is no redirect"
             return Reason.REDIRECT_REFUSED, legible(f"{seen}, expected {settings.expect_redirect}")
         for name, pattern in settings.expect_headers.items():
             if not any(matches(pattern, value) for value in response.header_lines(name)):
-                seen = response.header(name, "no such field")
-                return Reason.HTTP_BODY, legible(f"header field {name}: {seen}, expected {pattern}")
+                seen = response.header(name) and shown_field(name, response.header(name))
+                return Reason.HTTP_BODY, legible(
+                    f"header field {name}: {seen or 'no such field'}, expected {pattern}"
+                )
         return self._judged_body(response)
 
     def _status_reason(self, status: int) -> Reason:
@@ -238,14 +241,9 @@ class Http(Probe):
         return Reason.NONE, ""
 
 
-def _text(value: str | SecretStr, run: Run) -> str:
+def _text(name: str, value: str | SecretStr, run: Run) -> str:
     """Return a header field's value; one that is secret is withheld from now on."""
     if isinstance(value, str):
         return value
-    withhold(value, run.phases.transcript.redaction)
+    withhold(name, value, run.phases.transcript.redaction)
     return value.get_secret_value()
-
-
-def _without_query(url: str) -> str:
-    """Return a URL without its query, which may hold a token."""
-    return url.partition("?")[0]

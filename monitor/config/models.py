@@ -22,7 +22,7 @@ from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
-from probes.core.header_fields import FieldName, SecretFieldValue
+from probes.core.header_fields import RequestFieldName, SecretFieldValue
 from probes.core.secret import Secret
 from probes.core.setting_types import (
     CertificateFile,
@@ -107,7 +107,7 @@ class OtlpSettings(Settings):
     interval: Annotated[Duration, between(1, 3600)] = Field(
         default=60.0, description="Time between two exports."
     )
-    headers: dict[FieldName, SecretFieldValue] = Field(
+    headers: dict[RequestFieldName, SecretFieldValue] = Field(
         default_factory=dict, description="Header fields that the collector requires, such as a token."
     )
     tls_ca: CertificateFile | None = Field(

@@ -43,6 +43,7 @@ class Redaction:
     def __init__(self) -> None:
         self._pieces: frozenset[str] = frozenset()
         self._tokens: tuple[str, ...] = ()
+        self._long: tuple[str, ...] = ()
 
     def add(self, password: str, *made: str) -> None:
         """Withhold ``password`` from now on, and anything ``made`` from it to log in, such as a digest."""
@@ -60,14 +61,19 @@ class Redaction:
         elif token not in self._tokens:
             self._tokens = (*self._tokens, token)[-LATEST_TOKENS:]
 
+    def add_long(self, secret: str) -> None:
+        """Withhold a long secret from now on, in blocks as a token, however many others follow."""
+        if secret not in self._long:
+            self._long = (*self._long, secret)
+
     @property
     def has_secrets(self) -> bool:
         """Whether there are any secrets to withhold."""
-        return bool(self._pieces or self._tokens)
+        return bool(self._pieces or self._tokens or self._long)
 
     def _is_secret(self, text: str) -> bool:
         folded = _folded(text)
-        for token in self._tokens:
+        for token in (*self._tokens, *self._long):
             if _repeats(folded, token):
                 return True
         for piece in self._pieces:  # noqa: SIM110 # `any` takes twice as long
@@ -142,7 +148,7 @@ def _repeats(folded: str, token: str) -> bool:
     return any(folded[begin : begin + TOKEN_PIECE] in forms for begin in begins)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _forms_of_token(token: str) -> str:
     """Return a token in each of its forms, with NUL between them."""
     forms = (_folded(token), *(form.casefold() for form in (quote(token, safe=""), *_coded(token.encode()))))

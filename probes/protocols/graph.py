@@ -21,6 +21,7 @@ from probes.core.secret import BearerToken
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols.connection_limits import Slot
+from probes.protocols.http_shown import shown_url
 from probes.protocols.https import HttpClient, Response, origin_of, proxy_for
 from probes.protocols.replies import diagnose
 from probes.protocols.request_limits import limits_of
@@ -147,7 +148,7 @@ class GraphSession:
             is_same = False
         if not is_same:
             with self._phases.phase("body"):  # names the phase, and redacts the server's text
-                raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {legible(url, 80)}")
+                raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {shown_url(url, 80)}")
         answer = (await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT)).json_object()
         entries = entries_of(answer)
         messages = tuple(listed for entry in entries if (listed := listed_of(entry, names)) is not None)

@@ -88,8 +88,13 @@ class GraphTenant(GraphSession):
     async def issues(self) -> tuple[str, ...]:
         """Return the issues of Exchange Online that are not resolved, at most `ISSUES_SHOWN`."""
         query = {"$filter": "service eq 'Exchange Online' and isResolved eq false", "$top": "20"}
+        redaction = self._phases.transcript.redaction  # the run that shows them has another
+
+        def told(entry: Mapping[str, Any], name: str, limit: int) -> str:
+            return legible(redaction.text(str(entry.get(name))), limit)
+
         return tuple(
-            f"{legible(str(entry.get('id')), 20)}: {legible(str(entry.get('title')), 120)}"
+            f"{told(entry, 'id', 20)}: {told(entry, 'title', 120)}"
             for entry in await self._list("admin/serviceAnnouncement/issues", query)
             if entry.get("service") == "Exchange Online" and entry.get("isResolved") is False
         )[:ISSUES_SHOWN]

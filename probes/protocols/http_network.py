@@ -18,6 +18,9 @@ from probes.protocols.tls import CertificateExpiry
 HEAD_LIMIT = 64 * 1024
 """Most octets to read before a body begins, interim answers (RFC 9110 section 15.2) included."""
 
+HEAD_LINES = 1000
+"""Most lines to read before a body begins: each header field takes about 10 µs of processor time."""
+
 _HEAD_PIECE = 4096  # octets of it to parse at once: a flood of interim answers must not hold up other tasks
 
 
@@ -29,6 +32,9 @@ class Network(httpcore.AsyncNetworkBackend):
 
     head_octets = 0
     """How many octets of the current answer were read up to the first ones of its body."""
+
+    head_lines = 0
+    """How many lines of the current answer were read before its body: about, because of interim answers."""
 
     request_line: str | None = None
     """How the transcript shows the next request."""
@@ -100,8 +106,12 @@ class _Stream(httpcore.AsyncNetworkStream):
             if is_head and network.head_octets >= HEAD_LIMIT:
                 raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {HEAD_LIMIT} octets before a body")
             octets = await self._transport.read_some(_HEAD_PIECE if is_head else max_bytes)
+            if is_head:
+                network.head_octets += len(octets)
+                network.head_lines += octets.partition(b"\r\n\r\n")[0].count(b"\n")
+                if network.head_lines > HEAD_LINES:
+                    raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {HEAD_LINES} lines before a body")
             await asyncio.sleep(0)
-        network.head_octets += is_head * len(octets)
         network.is_at_end = not octets
         return octets
 

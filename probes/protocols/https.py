@@ -25,26 +25,30 @@ import httpcore
 import httpx
 from pydantic import TypeAdapter
 
-from probes.core.faults import ProbeFault, legible
+from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-from probes.core.redaction import WITHHELD
 from probes.core.setting_types import AddressFamily, HostName
 from probes.core.transcript import Transcript
 from probes.core.verdict import RESOLVE, TURN, PhaseTimer
 from probes.protocols.connection_limits import Slot
 from probes.protocols.http_network import Network
+from probes.protocols.http_shown import shown_error, shown_field, shown_url
 from probes.protocols.line_transport import LineTransport, Resolve
 from probes.protocols.tls import CertificateExpiry, client_context
 
 BODY_LIMIT = 256 * 1024
 """Maximum octets to keep of a body, unless a request sets another limit."""
 
+MOST_SMALL_CHUNKS = 5000
+"""Maximum number of small chunks of a body: each takes about 50 µs of processor time."""
+
+_SMALL_CHUNK = 64  # octets
+_CHUNKS_AT_ONCE = 100  # small ones, before other tasks get a turn
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(
     {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mailsonde/{version('mailsonde')}"}
 )
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_NOT_SHOWN = frozenset({"set-cookie", "set-cookie2"})
 _BODY_SHOWN = 1000  # octets of a body in the transcript
 _FOR_ANYONE = frozenset({"accept", "content-type"})  # header fields that are also sent to another origin
 _WHEN_SLOW = MappingProxyType(
@@ -217,11 +221,8 @@ class Response:
         return found
 
     def record(self, transcript: Transcript) -> None:
-        """Write the header section and the beginning of the body to a transcript, without cookies."""
-        fields = [
-            f"{name}: {WITHHELD if name.lower() in _NOT_SHOWN else value}" for name, value in self.headers
-        ]
-        transcript.received("\n".join(fields))
+        """Write the header section and the beginning of the body to a transcript, as `shown_field` does."""
+        transcript.received("\n".join(f"{name}: {shown_field(name, value)}" for name, value in self.headers))
         if self.body:
             transcript.received(self.body[:_BODY_SHOWN], cut=len(self.body) > _BODY_SHOWN)
 
@@ -335,7 +336,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                     trail.append(response.url)
                     parsed, before = _next_url(parsed, response.header("location")), parsed
                     if str(parsed) in trail:
-                        raise ProbeFault(Reason.REDIRECT_LOOP, f"leads back to {parsed}")
+                        raise ProbeFault(Reason.REDIRECT_LOOP, f"leads back to {shown_url(str(parsed))}")
                     if _origin(parsed) != _origin(before):
                         fields = {**_DEFAULTS, **{name: fields[name] for name in _FOR_ANYONE & fields.keys()}}
         except TimeoutError as error:
@@ -356,7 +357,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             content=content,
         )
         network = self._network
-        network.phase, network.head_octets = "first_byte", 0
+        network.phase, network.head_octets, network.head_lines = "first_byte", 0, 0
         network.request_line = f"{method} {url.path} HTTP/1.1"  # the query may hold a token
         try:
             answer = await self._pool.handle_async_request(request)
@@ -374,7 +375,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         except httpcore.RemoteProtocolError as error:
             reason = Reason.CONNECTION_LOST if network.is_at_end else Reason.PROTOCOL_ERROR
             with self._phases.phase(network.phase):  # names the phase, and redacts the server's text
-                raise ProbeFault(reason, str(error)) from error
+                raise ProbeFault(reason, shown_error(str(error))) from None
         found = httpx.Headers(answer.headers)
         return Response(
             str(url),
@@ -396,11 +397,18 @@ def _proxy(url: str, phases: PhaseTimer) -> httpcore.Proxy:
 
 async def _read(answer: httpcore.Response, limit: int) -> tuple[bytes, bool]:
     """Return at most ``limit`` octets of the body, and whether there are more."""
-    body = bytearray()
+    body, small = bytearray(), 0
     async for chunk in answer.aiter_stream():
         body += chunk
         if len(body) > limit:
             return bytes(body[:limit]), True
+        if len(chunk) < _SMALL_CHUNK:
+            small += 1
+            if small > MOST_SMALL_CHUNKS:
+                told = f"more than {MOST_SMALL_CHUNKS:,} chunks of fewer than {_SMALL_CHUNK} octets"
+                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, told)
+            if small % _CHUNKS_AT_ONCE == 0:
+                await asyncio.sleep(0)
     return bytes(body), False
 
 
@@ -413,9 +421,9 @@ def _next_url(url: httpx.URL, location: str) -> httpx.URL:
     """Return the target of a redirect, or raise `ProbeFault` if it must not be followed."""
     try:
         found = url.join(location)
-        shown = legible(str(found), 80)
+        shown = shown_url(str(found), 80)
         if found.scheme != "https":
             raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {shown}, which is not https")
         return _parsed(str(found))
     except (httpx.InvalidURL, ValueError) as error:
-        raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {legible(location, 80)}: {error}") from error
+        raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {shown_url(location, 80)}: {error}") from error

@@ -198,11 +198,67 @@ async def test_credentials_are_withheld(value: str, monkeypatch: pytest.MonkeyPa
     assert value.split()[1] not in shown
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Cookie", f'lang=de; session={PASSWORD}; csrf="{PASSWORD[::-1]}"'),
+        ("Cookie", f"first={'x' * 70}; second={PASSWORD}; " + "; ".join(f"c{n}={n:070}" for n in range(9))),
+        ("X-Api-Key", f"{PASSWORD} of the canary"),
+        ("X-Login", f"application={'mailsonde-' * 9}; key={PASSWORD}"),
+        ("X-Login", "Basic " + base64.b64encode(f"canary:{PASSWORD}".encode()).decode()),
+        ("Proxy-Authorization", f"Digest username=canary, response={PASSWORD}"),
+    ],
+)
+async def test_each_part_of_a_secret_field_is_withheld(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that repeats a part of a secret header field, such as one cookie, finds it nowhere."""
+    monkeypatch.setenv("WEB_HEADER", value)
+    told = f"you said {PASSWORD}"
+    result = await answered(
+        Answer(200, told.encode(), {"X-Said": told}),
+        headers={name: {"env": "WEB_HEADER"}},
+        expect_headers={"X-Said": "nothing"},
+    )
+    shown = "\n".join(result.transcript.lines()) + str(result.as_object())
+    assert result.verdict.reason is Reason.HTTP_BODY
+    assert "you said" not in shown
+
+
 async def test_cookies_are_withheld() -> None:
     """A session's cookie is not shown; that there is one is."""
-    result = await answered(Answer(200, b"", {"Set-Cookie": "session=0123456789"}))
-    assert "S: set-cookie: (withheld)" in "\n".join(result.transcript.lines())
-    assert "0123456789" not in "\n".join(result.transcript.lines())
+    answer = Answer(200, b"", {"Set-Cookie": "session=0123456789"})
+    result = await answered(answer, expect_headers={"Set-Cookie": "X-BackEnd*", "X-None": "*"})
+    lines = "\n".join(result.transcript.lines())
+    assert "S: set-cookie: (withheld)" in lines
+    assert result.verdict.detail == "header field Set-Cookie: (withheld), expected X-BackEnd*"
+    assert "0123456789" not in lines + str(result.as_object())
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/sign-in?code=0123456789",
+        "/sign-in#access_token=0123456789",
+        "https://user:0123456789@other.example/",
+        "https://other.example:0x/?0123456789",
+        "?0123456789",
+    ],
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"expect_status": [302], "expect_redirect": "*/end"},
+        {"follow_redirects": 1},
+        {"expect_status": [302], "expect_headers": {"Location": "/end"}},
+    ],
+)
+async def test_urls_are_shown_without_tokens(location: str, settings: dict[str, Any]) -> None:
+    """Query, fragment and credentials of a URL of the server are shown nowhere."""
+    result = await answered(Answer(302, headers={"Location": location}), **settings)
+    assert result.verdict.reason is not Reason.NONE
+    assert "0123456789" not in "\n".join(result.transcript.lines()) + str(result.as_object())
 
 
 async def test_a_body_of_100_mb() -> None:

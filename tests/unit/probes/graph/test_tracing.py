@@ -306,3 +306,20 @@ def test_what_is_known_changes_no_reason() -> None:
     fine = Verdict(Reason.NONE)
     assert trace.added_to(fine) == fine
     assert Trace().added_to(Verdict(Reason.MESSAGE_LOST, "late")) == Verdict(Reason.MESSAGE_LOST, "late")
+
+
+async def test_an_issue_that_repeats_our_token(bench: OpenBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token of the request for the tenant's issues is not shown, even if an issue repeats it."""
+    async with bench() as made:
+        by, tenant, answer = tracer(made, health=True), made.graph.tenant, made.graph.tenant.answer
+        tokens = []
+
+        def repeating(request: Request, roles: list[str]) -> object:
+            tokens.append(request.headers["authorization"].partition(" ")[2])
+            tenant.issues = [OUTAGE | {"id": tokens[0][:15], "title": f"you sent {tokens[0][-100:]}"}]
+            return answer(request, roles)
+
+        monkeypatch.setattr(tenant, "answer", repeating)
+        trace = await watched(made, by)
+    assert trace.issues == ("(withheld): (withheld)",)
+    assert trace.added_to(Verdict(Reason.MESSAGE_LOST)).values["service_health"] == list(trace.issues)

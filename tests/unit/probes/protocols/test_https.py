@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import traceback
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
-from probes.protocols.https import HttpClient, Response
+from probes.protocols.https import MOST_SMALL_CHUNKS, HttpClient, Response
 from probes.protocols.line_transport import Resolve
 from tests.fakes.held_connections import all_connections_in_use
 from tests.fakes.scripted_server import (
@@ -357,6 +358,51 @@ async def test_endless_body() -> None:
         got = await fetched(f"http://127.0.0.1:{server.port}/", limit=1000)
         await server.peer_closed()
     assert (len(got.body), got.is_cut) == (1000, True)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 20_000,
+        b"HTTP/1.1 200 OK\r\n" + b"a:b\r\n" * 10_000 + b"\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n" + b"a:b\r\n" * 10_000 + b"\r\n",
+    ],
+    ids=["chunks", "header fields", "header fields after hints"],
+)
+async def test_answer_in_tiny_pieces(answer: bytes) -> None:
+    """An answer in more pieces than any server needs is given up, and other tasks run meanwhile."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    beside = asyncio.create_task(others())
+    fault = await fault_of(answer_to(answering(answer)))
+    beside.cancel()
+    assert fault.reason is Reason.RESPONSE_TOO_LARGE
+    assert turns > MOST_SMALL_CHUNKS / 100 if b"chunked" in answer else turns > 1
+
+
+async def test_a_body_of_many_short_lines() -> None:
+    """Lines and chunks of a body count only if they are far too many."""
+    lines = b"\r\n" * 5000
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(lines)
+    assert (await answer_to(answering(head + lines))).body == lines
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(b"%x\r\n%s\r\n" % (size, b"x" * size) for size in range(1, 300))
+    assert len((await answer_to(answering(chunked + chunks + b"0\r\n\r\n"))).body) == 299 * 150
+
+
+async def test_malformed_field_is_told_without_its_value() -> None:
+    """A malformed header field is named, without what it holds."""
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: session=0123456789\x00\r\n\r\n"
+    fault = await fault_of(answer_to(answering(answer)))
+    assert fault.reason is Reason.PROTOCOL_ERROR
+    assert "Set-Cookie" in fault.detail
+    assert "0123456789" not in "".join(traceback.format_exception(fault)) + fault.detail
 
 
 async def test_nothing_is_decompressed() -> None:
