@@ -19,6 +19,7 @@ from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.settings import KEEP_CONNECTIONS, ProbeSettings, ServerSettings, Site
 from probes.core.verdict import MessageState
+from probes.delivery.accounts import Accounts
 from probes.delivery.arrivals import Arrivals
 from probes.delivery.mailboxes.imap import ImapMailbox
 from probes.delivery.mailboxes.login_budget import LoginBudget, SlowPolls
@@ -91,7 +92,12 @@ def assemble(
         if isinstance(settings, MessageProbeSettings) and settings.is_loop
     }
     tokens = token_sources(configuration.oauth2, clock)
-    with_sent_copies = _with_sent_copies(configuration)
+    tracers = _tracers(configuration, clock, tokens)
+    context = Context(clock, site, tokens=tokens)
+    message_context = MessageContext(
+        clock, site, ledger, signer, watchers, instance, tokens=tokens, tracers=tracers
+    )
+    with_sent_copies = _with_sent_copies(configuration, message_context.accounts)
     for name, mailbox in _mailboxes(configuration, clock, tokens).items():
         arrivals = Arrivals(
             name,
@@ -112,29 +118,24 @@ def assemble(
             peers=watchers,
             keeps_sent=name in with_sent_copies,
         )
-    context = Context(clock, site, tokens=tokens)
-    tracers = _tracers(configuration, clock, tokens)
-    message_context = MessageContext(
-        clock, site, ledger, signer, watchers, instance, tokens=tokens, tracers=tracers
-    )
     probes = {settings.name: _probe(settings, context, message_context) for settings in configuration.probes}
     return Assembly(configuration, probes, watchers, tokens)
 
 
-def _with_sent_copies(configuration: Configuration) -> set[str]:
+def _with_sent_copies(configuration: Configuration, accounts: Accounts) -> set[str]:
     """Return the mailboxes whose sent folders get copies of our messages, and can be read."""
     site, found = configuration.site, set[str]()
-    accounts = {
+    senders = {
         account
         for settings in configuration.probes
         if isinstance(settings, MessageProbeSettings)
         and (account := settings.account_with_copies(site.servers)) is not None
     }
-    for account in sorted(accounts):
+    for account in sorted(senders):
         its = {
             name
-            for name, mailbox in site.mailboxes.items()
-            if mailbox.is_of(account) and site.servers[mailbox.server].protocol != "pop3"
+            for name in accounts.of(account)
+            if site.servers[site.mailboxes[name].server].protocol != "pop3"
         }
         if not its:
             told = "copies of the messages stay in the sent folder of %s: no IMAP or Graph mailbox is of it"

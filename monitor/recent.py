@@ -110,6 +110,7 @@ class Recent:
     def __init__(self, now: float) -> None:
         self.version = int(now * 1000)
         self.routes: dict[RouteKey, Route] = {}
+        self._targets: dict[str, set[str]] = {}  # of the routes, by probe
         self._news = asyncio.Event()
 
     def take_in(self, run: Mapping[str, Any]) -> None:
@@ -131,8 +132,9 @@ class Recent:
 
     def keep_only(self, probe: str, targets: Container[str]) -> None:
         """Forget the routes of ``probe`` except those to ``targets``."""
-        for key in [key for key in self.routes if key[0] == probe and key[1] not in targets]:
-            del self.routes[key]
+        for target in [target for target in self._targets.get(probe, ()) if target not in targets]:
+            self._targets[probe].discard(target)
+            del self.routes[probe, target]
 
     def touch(self, key: RouteKey) -> None:
         """Mark a route as changed, so that it is rendered again."""
@@ -143,7 +145,10 @@ class Recent:
 
     def route(self, key: RouteKey) -> Route:
         """Return the data of an existing route."""
-        return self.routes.get(key) or self.routes.setdefault(key, Route())
+        if (route := self.routes.get(key)) is None:
+            route = self.routes[key] = Route()
+            self._targets.setdefault(key[0], set()).add(key[1])
+        return route
 
     def changed_since(self, version: int) -> list[RouteKey]:
         """Return the routes that changed after ``version``."""

@@ -163,6 +163,7 @@ class AgentState:
         self.location = location
         self.probes: dict[tuple[str, str], ProbeState] = {}  # by name and target, like all below
         self.deliveries: dict[tuple[str, str], DeliveryState] = {}
+        self._targets: defaultdict[str, set[str]] = defaultdict(set)  # of `probes`, by name
         self.unexpected: Counter[tuple[str, Unexpected]] = Counter()
         self.skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by name, and then by cause
         self.scheduled: dict[str, str] = {}
@@ -215,6 +216,7 @@ class AgentState:
 
     def _forget(self, route: tuple[str, str]) -> None:
         state = self.probes.pop(route)
+        self._targets[state.name].discard(state.target)
         self.throttled.pop(Limiter(state.protocol, state.target), None)
         self.deliveries.pop(route, None)
 
@@ -233,6 +235,7 @@ class AgentState:
             protocol="smtp" if server is None else server.protocol,
             thresholds=settings.thresholds(probe.context.site.alerts),
         )
+        self._targets[settings.name].add(probe.target)
         if isinstance(probe, MessageProbe) and probe.sends_messages:
             self.deliveries[route] = DeliveryState(slo=probe.objective)
         for cause in ("missed", "overrun"):  # rules see the first one; others begin with it
@@ -242,9 +245,8 @@ class AgentState:
     def keep_sub_probes(self, probe: Probe, now: float) -> None:
         """Register the current sub-probes of ``probe``, and forget those that are gone."""
         name, targets = probe.settings.name, probe.targets
-        for known, target in list(self.probes):
-            if known == name and target not in targets:
-                self._forget((known, target))
+        for target in [target for target in self._targets[name] if target not in targets]:
+            self._forget((name, target))
         for sub_probe in probe.sub_probes:
             if (name, sub_probe.target) not in self.probes:
                 self.add(sub_probe, now)

@@ -326,10 +326,6 @@ class MailboxSettings(Settings):
             raise ValueError("messages arrive in folder and junk_folder; sent_folder must be another one")
         return self
 
-    def is_of(self, account: str) -> bool:
-        """Whether this is the mailbox of an account, given its login name or mail address."""
-        return account.lower() in {self.username.lower(), self.address.lower()}
-
 
 class CommonAlertSettings(Settings):
     """Thresholds for the alerts of all probes. The agent exports them for the rules of Prometheus."""

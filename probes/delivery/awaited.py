@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -131,7 +132,8 @@ class AwaitedMessages:
         self._by_due = _Order()
         self._by_deadline = _Order()
         self._lost = _Lost()
-        self._reports: dict[str, tuple[float, asyncio.Future[Settled]]] = {}  # and when each was sent
+        # When each was sent. A dict would search for its first entry.
+        self._reports: OrderedDict[str, tuple[float, asyncio.Future[Settled]]] = OrderedDict()
         self._polled_at = float("-inf")
         self._searched_at = float("-inf")
 

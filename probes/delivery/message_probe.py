@@ -20,6 +20,7 @@ from probes.core.settings import (
     ProbeSettings,
     ServerSettings,
 )
+from probes.delivery.accounts import Accounts
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Ledger, Message
 from probes.delivery.service_level import SloSettings
@@ -39,7 +40,8 @@ class MessageContext(Context):
     """The context of a probe that sends messages: also the ledger, the signer, and the watchers by mailbox.
 
     ``tracers`` are by entry of ``oauth2``, for those that may read message traces. ``instance`` is this
-    process's name in the ledger, and marks the messages that it is responsible for.
+    process's name in the ledger, and marks the messages that it is responsible for. ``accounts`` has the
+    mailboxes of ``site``.
     """
 
     ledger: Ledger
@@ -47,6 +49,10 @@ class MessageContext(Context):
     watchers: Mapping[str, MailboxWatcher]
     instance: str
     tracers: Mapping[str, MessageTracer] = field(default_factory=dict, kw_only=True)
+    accounts: Accounts = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "accounts", Accounts(self.site.mailboxes))  # as frozen dataclasses do
 
 
 class DeliveryAlertSettings(AlertSettings):
@@ -168,13 +174,12 @@ class MessageProbe(Probe):
 
     def follow(self, message: Message) -> asyncio.Future[Settled]:
         """Watch for a message, a delivery report about it, and its sent copy; the future gets the outcome."""
-        watchers, site = self.context.watchers, self.context.site
-        account = self.settings.account_with_copies(site.servers)
+        watchers, accounts = self.context.watchers, self.context.accounts
         arrival = watchers[self.mailbox].await_arrival(message)
-        sender = self.settings.sender.lower()
-        for name, mailbox in site.mailboxes.items():
-            if mailbox.address.lower() == sender and name != self.mailbox:
+        for name in accounts.at(self.settings.sender):
+            if name != self.mailbox:
                 watchers[name].await_report(message, arrival)
-            if account is not None and mailbox.is_of(account):
-                watchers[name].await_sent_copy(message, arrival)
+        account = self.settings.account_with_copies(self.context.site.servers)
+        for name in accounts.of(account) if account is not None else ():
+            watchers[name].await_sent_copy(message, arrival)
         return arrival

@@ -6,6 +6,8 @@ until its message is settled.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from probes.core.clock import Clock
 
 LOOKED_FOR = 60.0
@@ -21,7 +23,8 @@ class SentCopies:
     def __init__(self, clock: Clock, *, are_kept: bool) -> None:
         self._clock = clock
         self._are_kept = are_kept
-        self._settled: dict[str, float] = {}  # messages, and when they were settled; oldest first
+        # Messages, and when they were settled; oldest first. A dict would search for its first entry.
+        self._settled: OrderedDict[str, float] = OrderedDict()
         self._looked_at = float("-inf")
         self._is_searched = False  # whether copies that an earlier process left have been found
         self._removing: list[str] = []  # messages whose copies the poll in progress deletes
@@ -31,10 +34,11 @@ class SentCopies:
     def are_expected(self) -> bool:
         """Whether to poll for copies, without any other reason to poll."""
         oldest_wanted = self._clock.monotonic() - LOOKED_FOR
-        for message_id, settled_at in list(self._settled.items()):
+        while self._settled:
+            settled_at = next(iter(self._settled.values()))
             if settled_at >= oldest_wanted or settled_at > self._looked_at:
                 break
-            del self._settled[message_id]
+            self._settled.popitem(last=False)
         return bool(self._settled)
 
     def expect(self, message_id: str) -> bool:
@@ -46,7 +50,7 @@ class SentCopies:
     def take_over(self, earlier: SentCopies) -> None:
         """Take over what ``earlier`` expects."""
         if self._are_kept:
-            self._settled |= earlier._settled
+            self._settled.update(earlier._settled)
 
     def next_poll(self) -> float:
         """Return the monotonic time when the next poll for copies is due."""

@@ -20,8 +20,11 @@ from probes.messages.junk import pairs
 STAGES = ("front_end", "hub", "categorizer", "agents", "delivery", "other")
 """Where a message may spend its time inside Exchange."""
 
-LATENCY_FIELD_LIMIT = 16 * 1024
-"""Maximum characters to read of one latency field."""
+LATENCY_LIMIT = 32 * 1024
+"""Maximum characters to read of all latency fields together."""
+
+FILTER_FIELD_LIMIT = 16 * 1024
+"""Maximum characters to read of the field of the spam filter."""
 
 SERVERS_EXAMINED = 20
 """Maximum number of latency fields of one name to read: each server adds one."""
@@ -35,7 +38,9 @@ _ARRIVALS = (
     "X-MS-Exchange-CrossTenant-OriginalArrivalTime",
 )
 _SERVERS = MappingProxyType({"FE": "front_end", "HUB": "hub", "SUB": "hub", "DEL": "delivery"})
-_NAME, _SECONDS = r"[A-Za-z][A-Za-z0-9-]{0,60}", r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?![\w.])"
+# A name is looked for where a word begins only: each octet is read once.
+_NAME = r"(?<![A-Za-z0-9-])[A-Za-z][A-Za-z0-9-]{0,60}"
+_SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?![\w.])"
 _ENTRY = re.compile(rf"L?SRV=|({_NAME})=({_SECONDS})|[()]", re.ASCII)
 _SPAN = re.compile(r"(?:([0-9]{1,3})\.)?([0-9]{2}):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,9})?)", re.ASCII)
 _VERDICTS = frozenset({"NSPM", "SPM", "SKB", "SKN", "SKQ", "SKS", "SKA", "SKI", "SFE", "BLK"})
@@ -76,15 +81,17 @@ def exchange_report(header_section: bytes, *, longest: float) -> ExchangeReport 
     """
     stages, disbelieved = dict.fromkeys(STAGES, 0.0), 0
     found = [value for name in _LATENCIES for value in values_of(header_section, name)[:SERVERS_EXAMINED]]
+    unread = LATENCY_LIMIT
     for value in found:
-        for stage, seconds in _own_times(value[:LATENCY_FIELD_LIMIT]):
+        for stage, seconds in _own_times(value[:unread]):
             stages[stage] += seconds
+        unread = max(0, unread - len(value))
     told = {stage: round(seconds, 6) for stage, seconds in stages.items() if seconds > 0}
     believed = {stage: seconds for stage, seconds in told.items() if seconds <= longest + ROUNDING}
     total = _span(first_value_of(header_section, "X-MS-Exchange-Transport-EndToEndLatency"))
     if total is not None and total > longest + ROUNDING:
         total, disbelieved = None, 1
-    said = pairs(first_value_of(header_section, "X-Forefront-Antispam-Report")[:LATENCY_FIELD_LIMIT])
+    said = pairs(first_value_of(header_section, "X-Forefront-Antispam-Report")[:FILTER_FIELD_LIMIT])
     level = first_value_of(header_section, "X-MS-Exchange-Organization-SCL") or said.get("SCL", "")
     report = ExchangeReport(
         stages=believed,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -90,7 +90,8 @@ class ConnectionLimits:
     def __init__(
         self, most: int | None = None, per_server: Mapping[Place, int] = MappingProxyType({})
     ) -> None:
-        self._answered_at: dict[Place, float] = {}  # monotonic; negative if it timed out then
+        # Monotonic, negative if it timed out then. A dict would search for its first entry.
+        self._answered_at: OrderedDict[Place, float] = OrderedDict()
         self._turns_at: dict[Place, _Turns] = {}  # of servers with a turn taken
         self._waiting: list[_Waiter] = []  # the next one first
         self._numbers = count()
@@ -220,7 +221,7 @@ class ConnectionLimits:
         self._answered_at.pop(place, None)
         self._answered_at[place] = -monotonic() if timed_out else monotonic()
         if len(self._answered_at) > MOST_REMEMBERED:
-            del self._answered_at[next(iter(self._answered_at))]
+            self._answered_at.popitem(last=False)
 
 
 _Waiter = tuple[float, int, Slot, "asyncio.Future[None]"]

@@ -17,8 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 from monitor.collector import AgentCollector
 from monitor.exposition import exposition
 from monitor.ledger.counters import Counters
-from monitor.state import AgentState
+from monitor.state import AgentState, Exchange
 from probes.core.clock import SystemClock
+from probes.messages.exchange_report import STAGES, ExchangeReport
 from probes.oauth2.settings import GenericOAuth2
 from probes.oauth2.tokens import TokenSource
 from tests.fakes.agent_state import RouteProbe, busy_route, smtp_probe
@@ -76,11 +77,22 @@ def test_each_metric_comes_in_one_piece(collector: AgentCollector) -> None:
     assert not [n for n in names if names.count(n) > 1 and not n.endswith(("_bucket", "_sum", "_count"))]
 
 
-def test_a_route_has_few_samples() -> None:
-    """A busy round trip with an objective, hops and authentication has at most 45 samples."""
+def _samples_of_a_route(exchange: Exchange | None) -> int:
     agent = AgentState(["canary"], "fra1")
     empty = AgentCollector(agent, Counters)
     base = sum(len(family.samples) for family in empty.collect())
     counters = Counters().updated(busy_route(agent, "trip"))
+    for delivery in agent.deliveries.values():
+        delivery.exchange = exchange
     collector = AgentCollector(agent, lambda: counters, lambda *_: 75.0)
-    assert sum(len(family.samples) for family in collector.collect()) - base <= 45
+    return sum(len(family.samples) for family in collector.collect()) - base
+
+
+def test_a_route_has_few_samples() -> None:
+    """A busy round trip with an objective, hops and authentication has at most 45 samples.
+
+    One through Exchange has at most 8 more: a sample for each stage, the total and the filter's words.
+    """
+    assert _samples_of_a_route(None) <= 45
+    told = ExchangeReport(dict.fromkeys(STAGES, 1.0), end_to_end_seconds=6.0, scl="1", sfv="NSPM", cat="NONE")
+    assert _samples_of_a_route(Exchange.of(told)) <= 45 + 8

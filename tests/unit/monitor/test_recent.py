@@ -15,7 +15,10 @@ import pytest
 from monitor.agent import running_agent
 from monitor.config.models import Configuration
 from monitor.recent import POINTS_KEPT, Recent
+from monitor.state import AgentState
+from tests.fakes.agent_state import RouteProbe
 from tests.fakes.dns_server import DnsServer, dns_server, zone
+from tests.fakes.visits import Visited
 
 
 def a_run(target: str, probe: str = "trip") -> dict[str, object]:
@@ -42,6 +45,26 @@ def test_what_is_kept_of_a_route_is_bounded() -> None:
     assert len(route.points) == POINTS_KEPT
     assert route.last is not None
     assert "transcript" not in route.last
+
+
+def test_forgetting_targets_does_not_walk_through_the_routes() -> None:
+    """After a run for a domain, its hosts that are gone are found without a look at other probes' routes."""
+    recent, agent = Recent(now=0.0), AgentState()
+    recent.routes, agent.probes = Visited(), Visited()
+    for number in range(300):
+        recent.take_in(a_run("mail", probe=f"other-{number}"))
+        agent.add(RouteProbe(name=f"other-{number}"), now=1.0)
+    for hosts in (("old", "mx"), ("mx", "new")):
+        domain = RouteProbe("domain", tuple(RouteProbe(host) for host in hosts))
+        for target in domain.targets:
+            recent.take_in(a_run(target))
+        recent.routes.visits = agent.probes.visits = 0
+        recent.keep_only("trip", domain.targets)
+        agent.keep_sub_probes(domain, now=1.0)
+        assert (recent.routes.visits, agent.probes.visits) == (0, 0)
+    assert {target for probe, target in recent.routes if probe == "trip"} == {"domain", "mx", "new"}
+    assert {target for probe, target in agent.probes if probe == "trip"} == {"mx", "new"}
+    assert len(recent.routes) == 303
 
 
 def test_findings_stay_until_a_run_can_judge_again() -> None:
