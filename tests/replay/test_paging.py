@@ -67,7 +67,31 @@ ONE_WAY = alert("HybridOneWay", probe="trip", target="a", **TO_CLOUD)
 OVERDUE_ONE_WAY = alert("MessageOverdue", probe="trip", target="a", **TO_CLOUD)
 LOST_FROM_OUTSIDE = alert("MessageLost", probe="mx", target="mx1", hybrid="contoso", connector="out")
 LOST_ELSEWHERE = alert("MessageLost", probe="mx", target="mx1", hybrid="fabrikam", connector="out")
+FINDING = alert("FindingCritical", probe="domain", target="example.com", check="spf_missing")
+FINDING_SOON = alert("FindingWarning", "warning", probe="domain", target="example.com", check="spf_missing")
+FINDING_OTHER = alert("FindingWarning", "warning", probe="domain", target="example.com", check="dmarc_missing")
+UNSTEADY_POP = alert("ProbeUnsteady", "warning", kind="pop3", probe="pop", target="pop")
+SECRET = alert("OAuth2CredentialExpires", oauth2="cloud")
+SECRET_SOON = alert("OAuth2CredentialExpires", "warning", oauth2="cloud")
+SECRET_SOON_B = alert("OAuth2CredentialExpires", "warning", oauth2="other")
+NO_TOKEN = alert("TokenRefreshFailing", "warning", oauth2="cloud")
+THROTTLED_TOKENS = alert("Throttled", "warning", protocol="oauth2", server="a", target="a")
+UNEXPECTED = alert("UnexpectedMessage", "warning", mailbox="canary", reason="forged")
 HEARTBEAT = alert("Heartbeat", "none")
+
+
+def exchange(name: str, server: str, severity: str = "warning", **labels: str) -> Alert:
+    """Return an alert on what windows_exporter shows of an Exchange server."""
+    about = {"alertname": f"MailsondeExchange{name}", "instance": f"{server}:9182", "server": server}
+    return frozenset({"job": "exchange", "severity": severity, **about, **labels}.items())
+
+
+EXCHANGE_CERTIFICATE = exchange("CertificateExpires", "mbx1", "critical", use="IMAP")
+EXCHANGE_CERTIFICATE_SOON = exchange("CertificateExpires", "mbx1", use="IMAP")
+EXCHANGE_CERTIFICATE_SMTP = exchange("CertificateExpires", "mbx1", use="SMTP")
+EXCHANGE_CERTIFICATE_B = exchange("CertificateExpires", "mbx2", use="IMAP")
+EXCHANGE_QUEUE = exchange("QueueLong", "mbx1", queue="poison")
+EXCHANGE_COPY = exchange("DatabaseCopyUnhealthy", "mbx2", database="db9")
 FOREIGN = frozenset({("alertname", "DiskFull"), ("severity", "critical")})
 
 
@@ -133,6 +157,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [UNKNOWN, UNREAD, THROTTLED, THROTTLED_B, THROTTLED_POLLS],
         [OVERLOADED_ELSEWHERE, UNKNOWN, LAG, MISSED, OVERDUE_B],
         [ONE_WAY, OVERDUE_ONE_WAY, LOST_FROM_OUTSIDE, LOST_ELSEWHERE, OVERDUE_B],
+        [EXCHANGE_CERTIFICATE, EXCHANGE_CERTIFICATE_SOON, EXCHANGE_QUEUE, EXCHANGE_COPY, SECRET, NO_TOKEN],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
 )
@@ -141,6 +166,30 @@ def test_groups_and_inhibition_are_those_of_alertmanager(
 ) -> None:
     """The same alerts are inhibited, and the others go to the same receivers in the same groups."""
     _compare(start, ALERTMANAGER, alerts)
+
+
+@pytest.mark.parametrize(
+    ("cause", "silent", "told"),
+    [
+        (
+            EXCHANGE_CERTIFICATE,
+            {EXCHANGE_CERTIFICATE_SOON},
+            {EXCHANGE_CERTIFICATE_SMTP, EXCHANGE_CERTIFICATE_B, EXCHANGE_QUEUE, EXCHANGE_COPY, LAG},
+        ),
+        (CERTIFICATE, {CERTIFICATE_SOON}, {UNSTEADY_POP, SECRET_SOON, SLOW}),
+        (FINDING, {FINDING_SOON}, {FINDING_OTHER}),
+        (SECRET, {SECRET_SOON}, {SECRET_SOON_B, NO_TOKEN, LAG}),
+        (AGENT_DOWN, {LAG, STALE, THROTTLED_POLLS, NO_TOKEN}, {UNEXPECTED, SECRET_SOON, EXCHANGE_QUEUE}),
+        (LOST, {SLOW, BURNING_SLOWLY}, {SLOW_B, UNEXPECTED, THROTTLED, EXCHANGE_QUEUE}),
+        (UNKNOWN, {THROTTLED}, {THROTTLED_B, THROTTLED_TOKENS, THROTTLED_POLLS}),
+    ],
+    ids=lambda what: dict(what)["alertname"].removeprefix("Mailsonde") if isinstance(what, frozenset) else "",
+)
+def test_an_alert_inhibits_only_what_it_explains(cause: Alert, silent: set[Alert], told: set[Alert]) -> None:
+    """No alert on one subject keeps back an alert on another, nor one that it does not explain."""
+    policy = Policy(ALERTMANAGER)
+    firing = [dict(one) for one in (cause, *silent, *told)]
+    assert {one for one in silent | told if policy.inhibited(dict(one), firing)} == silent
 
 
 def test_alerts_that_are_source_and_target_are_those_of_alertmanager(
