@@ -26,7 +26,6 @@ TESTS = sorted(path for path in (ALERTS / "tests").glob("Mailsonde*.yaml"))
 
 ONE_IS_ENOUGH = {
     *("MailsondeMessageOverdue", "MailsondeMessageLost", "MailsondeMessageBounced"),
-    "MailsondeHybridOneWay",
     *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
     *("MailsondeCertificateExpiring", "MailsondeOAuth2CredentialExpires"),
     "MailsondeExchangeCertificateExpires",

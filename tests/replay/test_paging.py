@@ -67,9 +67,9 @@ ONE_WAY = alert("HybridOneWay", probe="trip", target="a", **TO_CLOUD)
 OVERDUE_ONE_WAY = alert("MessageOverdue", probe="trip", target="a", **TO_CLOUD)
 LOST_FROM_OUTSIDE = alert("MessageLost", probe="mx", target="mx1", hybrid="contoso", connector="out")
 LOST_ELSEWHERE = alert("MessageLost", probe="mx", target="mx1", hybrid="fabrikam", connector="out")
-FINDING = alert("FindingCritical", probe="domain", target="example.com", check="spf_missing")
-FINDING_SOON = alert("FindingWarning", "warning", probe="domain", target="example.com", check="spf_missing")
-FINDING_OTHER = alert("FindingWarning", "warning", probe="domain", target="example.com", check="dmarc_missing")
+FINDING = alert("FindingCritical", probe="domain", target="example.com", check="no_spf")
+FINDING_MINOR = alert("FindingWarning", "warning", probe="domain", target="example.com", check="no_spf")
+FINDING_OTHER = alert("FindingWarning", "warning", probe="domain", target="example.com", check="no_dmarc")
 UNSTEADY_POP = alert("ProbeUnsteady", "warning", kind="pop3", probe="pop", target="pop")
 SECRET = alert("OAuth2CredentialExpires", oauth2="cloud")
 SECRET_SOON = alert("OAuth2CredentialExpires", "warning", oauth2="cloud")
@@ -177,7 +177,7 @@ def test_groups_and_inhibition_are_those_of_alertmanager(
             {EXCHANGE_CERTIFICATE_SMTP, EXCHANGE_CERTIFICATE_B, EXCHANGE_QUEUE, EXCHANGE_COPY, LAG},
         ),
         (CERTIFICATE, {CERTIFICATE_SOON}, {UNSTEADY_POP, SECRET_SOON, SLOW}),
-        (FINDING, {FINDING_SOON}, {FINDING_OTHER}),
+        (FINDING, {FINDING_MINOR}, {FINDING_OTHER}),
         (SECRET, {SECRET_SOON}, {SECRET_SOON_B, NO_TOKEN, LAG}),
         (AGENT_DOWN, {LAG, STALE, THROTTLED_POLLS, NO_TOKEN}, {UNEXPECTED, SECRET_SOON, EXCHANGE_QUEUE}),
         (LOST, {SLOW, BURNING_SLOWLY}, {SLOW_B, UNEXPECTED, THROTTLED, EXCHANGE_QUEUE}),
