@@ -32,6 +32,9 @@ RESTART = 900.0
 UNSTABLE = ("instance", "pod", "container", "endpoint", "address", "description")
 """Labels that may change while a probe stays the same. Alerts lack them: a change would begin a new one."""
 
+MINUTELY = 60.0
+"""At most so many seconds are between two evaluations of rules that can wait."""
+
 LONG_WINDOW = 6 * 3600.0
 """From this many seconds on, a window of an error budget reads samples that are minutes apart."""
 
@@ -68,7 +71,7 @@ def render_alerts(
             bounce_reasons=[reason for reason in Reason if reason.startswith("bounce_")],
             long_windows=long,
             short_windows=short,
-            minutely_interval=min(60.0, *(parse_duration(window) / 5 for window in short)),
+            minutely_interval=min(MINUTELY, *(parse_duration(window) / 5 for window in short)),
         )
         for name in environment.list_templates(filter_func=lambda name: name.endswith(".yaml.j2"))
     }
@@ -120,6 +123,7 @@ def _windows(interval: float, thresholds: Thresholds) -> dict[str, float]:
     )  # holds the latest run or two; without a run, a probe would be neither up nor down
     windows = {
         "latest": latest,
+        "again": max(latest, 3 * MINUTELY),  # holds the latest run and an evaluation after the one before
         "down": max(thresholds.down_intervals * interval, latest),
         "refused": max(thresholds.refused_intervals * interval, latest),
         "lost": max(thresholds.lost_at_least, latest, lost),

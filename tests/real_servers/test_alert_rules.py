@@ -221,7 +221,8 @@ def test_rules_name_only_metrics_and_labels_that_exist(rules: Path) -> None:
     known = dict(exported())
     for name, expressions in _recorded(rules).items():
         from_where = {read.metric for expression in expressions for read in reads(parse(expression))}
-        known[name] = frozenset({"window"}).union(*(known.get(metric, ()) for metric in from_where))
+        own = (rule.get("labels", ()) for rule in _rules(rules) if rule.get("record") == name)
+        known[name] = frozenset().union(*own, *(known.get(metric, ()) for metric in from_where))
     wrong = {rule["expr"]: list(strange(parse(rule["expr"]), known)) for rule in _rules(rules)}
     assert {expression: what for expression, what in wrong.items() if what} == {}
 
