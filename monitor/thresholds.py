@@ -83,7 +83,7 @@ class Thresholds(Settings):
     job: str = Field(max_length=100, pattern=r"^[A-Za-z0-9_.:/@-]*$")
     scrape_interval: Hold
     token_failing_for: Hold
-    throttled_for: Hold
+    throttled_pause: Annotated[Duration, between(60, 86400)]
     back_pressure_at: Annotated[Duration, between(0.1, 600)]
     back_pressure_for: Hold
     exchange_submission_queue: QueueLength
