@@ -338,7 +338,7 @@ def _exchange() -> list[AnyPanel]:
                 )
             ],
             "SCL, verdict and category of the last arrival. An SCL of 5 or more goes to the junk folder: "
-            "check the allow list of the receiving organisation.",
+            "check the allow list of the receiving organization.",
             sort=("scl", True),
             links=[to("Delivery", OF_ROW)],
         ),

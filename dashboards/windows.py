@@ -152,7 +152,7 @@ def _states() -> list[AnyPanel]:
                 )
             ],
             "Certificates by what Exchange uses them for, the next to expire first. Auth is the one of the "
-            "organisation: no connection shows it. Renew in time.",
+            "organization: no connection shows it. Renew in time.",
             sort=("Time left", False),
         ),
     ]

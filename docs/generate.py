@@ -76,8 +76,8 @@ def settings_page() -> list[str]:
         "GoogleOAuth2": "An entry of `oauth2` with the provider `google`",
         "GenericOAuth2": "An entry of `oauth2` with any other provider, `generic`",
         "HybridSettings": "An entry of `hybrid`",
-        "HybridSide": "`on_premises` and `cloud` of a hybrid organisation",
-        "HybridOutside": "`outside` of a hybrid organisation",
+        "HybridSide": "`on_premises` and `cloud` of a hybrid organization",
+        "HybridOutside": "`outside` of a hybrid organization",
         "CommonAlertSettings": "`alerts`",
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):

@@ -60,7 +60,7 @@ MOST_HELD_BACK = 0.95
 """Maximum share of sends that are held back: some must go on, to show what is possible."""
 
 LOGINS_SHORT_FOR = 120.0
-"""Seconds after the last send that was held back for want of logins in which logins still count as short."""
+"""Seconds for which logins still count as short after the last send that was held back because they were."""
 
 OVERLOAD = "overload"
 """The reason of a run that was held back."""

@@ -27,7 +27,7 @@ _Target = Annotated[ServerName, Reference("servers", frozenset({"smtp", "graph"}
 
 
 class HybridSide(Settings):
-    """One half of a hybrid organisation."""
+    """One half of a hybrid organization."""
 
     mailbox: MailboxName = Field(description="A mailbox on this side, an entry of `mailboxes`.")
     server: _Target = Field(
@@ -36,10 +36,10 @@ class HybridSide(Settings):
 
 
 class HybridOutside(Settings):
-    """Mail from outside the organisation, which is sent to the hosts in the MX records."""
+    """Mail from outside the organization, which is sent to the hosts in the MX records."""
 
     sender: EmailAddress = Field(
-        alias="from", description="A sender whose domain is not the organisation's own."
+        alias="from", description="A sender whose domain is not the organization's own."
     )
     mx_at: _Side = Field(default="cloud", description="The side that the MX records point to.")
 
@@ -51,7 +51,7 @@ def _free_of_ours(labels: dict[str, str]) -> dict[str, str]:
 
 
 class _HybridWays(Settings):
-    """A hybrid organisation: what each way needs, apart from settings that all ways share."""
+    """A hybrid organization: what each way needs, apart from settings that all ways share."""
 
     on_premises: HybridSide = Field(description="Mailbox and server on premises.")
     cloud: HybridSide = Field(description="Mailbox and server in Exchange Online.")

@@ -3,7 +3,7 @@
 Microsoft does not document the latency fields, so they are read tolerantly: an entry that cannot be read is
 left out. Any host on the route can write such fields, so they are that host's word: they never decide a
 verdict or an alert, labels come from closed lists, and a duration that is longer than the whole delivery is
-not believed. Exchange removes the fields of its organisation when mail leaves it.
+not believed. Exchange removes the fields of its organization when mail leaves it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Writes the states of this Exchange server for the textfile collector of windows_
 
 .DESCRIPTION
 Writes four metrics: which server components are active, which database copies are healthy, when the certificates expire
-that Exchange and its organisation use, and when this script last succeeded. It only reads; the role View-Only
+that Exchange and its organization use, and when this script last succeeded. It only reads; the role View-Only
 Organization Management is enough, with the right to write to the directory of the textfile collector.
 
 Run it every five minutes as a scheduled task, in the Exchange Management Shell of each server:

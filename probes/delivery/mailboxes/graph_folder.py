@@ -91,7 +91,7 @@ class View:
         self.refusals[uid] += 1
         if self.refusals[uid] < REFUSALS:
             return False
-        _log.warning("a message is left alone, for the server refused it %d times: %s", REFUSALS, fault)
+        _log.warning("a message is left alone because the server refused it %d times: %s", REFUSALS, fault)
         self.pending.pop(uid, None)
         self.unreadable[uid] = now
         return True

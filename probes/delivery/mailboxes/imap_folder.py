@@ -106,7 +106,7 @@ class View:
         self.refusals[uid] += 1
         if self.refusals[uid] < REFUSALS:
             return False
-        _log.warning("a message is left alone, for the server refused it %d times: %s", REFUSALS, fault)
+        _log.warning("a message is left alone because the server refused it %d times: %s", REFUSALS, fault)
         self.pending.discard(uid)
         if uid in self.recorded:
             self.set_aside.add(uid)  # it is counted, and stays there

@@ -171,7 +171,8 @@ class Pop3Folder:
         if self._memory.refusals[uid] < REFUSALS:
             self._refused.add(uid)
         else:
-            _log.warning("a message is left alone, for the server refused it %d times: %s", REFUSALS, fault)
+            told = "a message is left alone because the server refused it %d times: %s"
+            _log.warning(told, REFUSALS, fault)
             self._give_up(uid)
 
     def _give_up(self, uid: str) -> None:

@@ -184,7 +184,7 @@ async def test_a_stream_that_ended_leaves_its_place_to_others(start_agent: Start
 
 
 async def _until_granted(client: httpx.AsyncClient) -> AsyncIterator[None]:
-    """Request a stream until one is granted; the test's time limit ends a wait in vain."""
+    """Request a stream until one is granted; the test's time limit ends the wait if there is none."""
     while True:
         async with client.stream("GET", "/events") as stream:
             if stream.status_code == 200:

@@ -131,7 +131,7 @@ def test_what_proves_the_message(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_recognised_by_the_identifying_fields(name: str) -> None:
+def test_recognized_by_the_identifying_fields(name: str) -> None:
     """The few fields that a poll fetches show that a message may be a report."""
     assert bounce.may_be_report(identifying(octets("bounces", name)))
 
