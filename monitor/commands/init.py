@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import SecretStr, TypeAdapter, ValidationError
-from rich.console import Console
 
 from monitor.commands.event_loop import run_on_loop
+from monitor.commands.init_dialogue import ask, end, require_new, step
+from monitor.commands.init_oauth2 import (
+    ask_for_access,
+    is_oauth2_agreed,
+    oauth2_servers,
+    wished_hosting,
+    wishes_oauth2,
+)
 from monitor.commands.init_options import ADDRESS, PASSWORD, USERNAME, Wishes, init_options, mistake_in
-from monitor.commands.options import UNUSABLE
-from monitor.commands.results import plain_line
+from monitor.commands.results import plain_line, remedy_lines
 from monitor.init.endpoint import Endpoint, given_endpoints
+from monitor.init.providers import Hosting, hosting_at
 from monitor.init.trial import reach, try_out
-from monitor.init.writing import Files, Plan, ledger_url, written
+from monitor.init.writing import MAILBOX, Files, OAuth2Entry, Plan, Reference, ledger_url, written
 from monitor.logs import set_up_logs
 from monitor.runner import Result
 from probes.core.clock import SystemClock
@@ -54,14 +61,18 @@ def init(**options: Any) -> None:
 
     Finds the address's servers, tries them, and writes the file. Credentials go only to servers
     that you have seen, over verified TLS. One test message is sent there and back. Nothing is
-    written until you agree, and no file is overwritten. Exit status: 0 written, 1 stopped, 2
-    something does not work.
+    written until you agree, and no file is overwritten.
+
+    Exchange Online and Google take access tokens in place of passwords. For a mailbox there, a
+    configuration with OAuth2 is written, without a login; `mailsonde doctor` then examines it. Exit
+    status: 0 written, 1 stopped, 2 something does not work.
 
     \b
     Examples:
       mailsonde init
       mailsonde init --address canary@example.com --out mailsonde.yaml
       mailsonde init --yes --address canary@example.com --password-env CANARY_PASSWORD
+      mailsonde init --address a@contoso.com --tenant contoso.onmicrosoft.com --certificate app.pem
       mailsonde init --address a@example.com --smtp mail.example.com:587 --mailbox imap://mail.example.com:993
     """
     files = Files()
@@ -69,7 +80,7 @@ def init(**options: Any) -> None:
     try:
         _init(Wishes(**options), files)
     except LedgerError as error:
-        _end(f"the test cannot be made: {error}")
+        end(f"the test cannot be made: {error}")
     except (KeyboardInterrupt, click.Abort):
         files.discard()
         click.echo("\nstopped; nothing was written", err=True)
@@ -77,19 +88,41 @@ def init(**options: Any) -> None:
 
 
 def _init(wishes: Wishes, files: Files) -> None:
-    _require_new(wishes.out)
-    address = wishes.address or _ask(
+    require_new(wishes.out)
+    address = wishes.address or ask(
         wishes, "--address", "Mail address of the account for mailsonde", type=ADDRESS
     )
     password = _given_password(wishes)
-    resolver = wishes.resolver or ResolverSettings()
-    submission, *incoming = _servers(wishes, address, resolver)
-    plan = Plan(
+    named = _named(wishes)
+    hosting = wished_hosting(wishes) or hosting_at(named)
+    found: list[Endpoint] = []
+    if hosting is None and not (wishes.smtp and wishes.mailbox):
+        found, hosting = _search(wishes, address)
+    if hosting is not None and is_oauth2_agreed(wishes, hosting, named):
+        _set_up_oauth2(wishes, address, hosting, named, files)
+        return
+    if wishes_oauth2(wishes):
+        end("no provider with OAuth2 was found; name it with --tenant or --service-account")
+    submission, *incoming = _servers(wishes, [*named, *found])
+    plan = _plan(wishes, address, {"env": VARIABLE}, submission, incoming[0])
+    _confirm_servers(wishes, plan, incoming)
+    plan, password = _try(wishes, plan, incoming[1:], password)
+    _write_with_password(wishes, plan, password, files)
+
+
+def _plan(
+    wishes: Wishes,
+    address: str,
+    credentials: Reference | OAuth2Entry,
+    submission: Endpoint,
+    incoming: Endpoint,
+) -> Plan:
+    return Plan(
         address=address,
-        username=wishes.username or submission.username or incoming[0].username or address,
-        password={"env": VARIABLE},
+        username=wishes.username or submission.username or incoming.username or address,
+        credentials=credentials,
         submission=submission,
-        incoming=incoming[0],
+        incoming=incoming,
         domain=wishes.domain or address.rpartition("@")[2].lower(),
         location=wishes.location or _location(),
         listen=wishes.listen,
@@ -97,41 +130,53 @@ def _init(wishes: Wishes, files: Files) -> None:
         tls_ca=wishes.tls_ca.absolute() if wishes.tls_ca is not None else None,
         resolver=wishes.resolver,
     )
-    _confirm_servers(wishes, plan, incoming)
-    plan, password = _try(wishes, plan, incoming[1:], password)
-    _write(wishes, plan, password, files)
 
 
-def _servers(wishes: Wishes, address: str, resolver: ResolverSettings) -> list[Endpoint]:
+def _search(wishes: Wishes, address: str) -> tuple[list[Endpoint], Hosting | None]:
+    """Return the servers that the domain publishes, and the provider that they are of."""
+    from monitor.init.discovery import Discovery, candidates  # imports httpx, which takes half a second
+    from monitor.init.web import Web
+
+    resolver = Resolver(wishes.resolver or ResolverSettings())
+    discovery = Discovery(address, resolver, Web(resolver, wishes.tls_ca))
+
+    async def search() -> tuple[Hosting | None, list[Source]]:
+        return await asyncio.gather(discovery.hosting(), discovery.sources(_show_source))
+
+    with step(f"Looking for the mail servers of {address.rpartition('@')[2]}"):
+        hosting, sources = run_on_loop(search())
+    found = candidates(sources)
+    readable = [endpoint for endpoint in found if endpoint.protocol != "smtp"]
+    unnamed = [
+        endpoint for endpoint in found if not (wishes.smtp if endpoint.protocol == "smtp" else wishes.mailbox)
+    ]
+    return unnamed, hosting or hosting_at(readable[:1])
+
+
+def _set_up_oauth2(
+    wishes: Wishes, address: str, hosting: Hosting, named: Sequence[Endpoint], files: Files
+) -> None:
+    """Write a configuration that needs no password, and hand over to the doctor."""
+    access = ask_for_access(wishes, hosting, address)
+    plan = _plan(wishes, address, access.entry, *oauth2_servers(hosting, named))
+    file = shlex.quote(str(wishes.out))
+    next_steps = (*access.steps, f"mailsonde doctor mailbox {MAILBOX} --config {file}")
+    _write(wishes, {wishes.out: (written(plan), 0o644)}, next_steps, files)
+
+
+def _servers(wishes: Wishes, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
     """Return the server to submit to, then those to read from, the preferred one first."""
-    named = _named(wishes)
-    found: list[Endpoint] = []
-    if not (wishes.smtp and wishes.mailbox):
-        from monitor.init.discovery import Discovery, candidates  # imports httpx, which takes half a second
-        from monitor.init.web import Web
-
-        asked = Resolver(resolver)
-        discovery = Discovery(address, asked, Web(asked, wishes.tls_ca))
-        with _step(f"Looking for the mail servers of {address.rpartition('@')[2]}"):
-            sources = run_on_loop(discovery.sources(_show_source))
-        found = [
-            endpoint
-            for endpoint in candidates(sources)
-            if not (wishes.smtp if endpoint.protocol == "smtp" else wishes.mailbox)
-        ]
-    with _step("Connecting, without logging in"):
-        tried = run_on_loop(reach([*named, *found], wishes.tls_ca, SystemClock()))
+    with step("Connecting, without logging in"):
+        tried = run_on_loop(reach(endpoints, wishes.tls_ca, SystemClock()))
     chosen = {protocol: _first_usable(tried, protocol) for protocol in ("smtp", "imap", "pop3")}
     submission, incoming = (
         chosen["smtp"],
         [one for one in (chosen["imap"], chosen["pop3"]) if one is not None],
     )
     if submission is None:
-        _end("no submission server was found; name yours: --smtp HOST:PORT" + _hint(wishes, tried))
+        end("no submission server was found; name yours: --smtp HOST:PORT" + _hint(wishes, tried))
     if not incoming:
-        _end(
-            "no IMAP or POP3 server was found; name yours: --mailbox imap://HOST:PORT" + _hint(wishes, tried)
-        )
+        end("no IMAP or POP3 server was found; name yours: --mailbox imap://HOST:PORT" + _hint(wishes, tried))
     return [submission, *incoming]
 
 
@@ -147,9 +192,9 @@ def _named(wishes: Wishes) -> list[Endpoint]:
         try:
             endpoints = given_endpoints(text, default, wishes.allow_insecure_auth)
         except ValueError as error:
-            _end(f"{option}: {error}")
+            end(f"{option}: {error}")
         if endpoints[0].protocol not in protocols:
-            _end(f"{option}: {endpoints[0].protocol} does not fit here; write {default}://HOST:PORT")
+            end(f"{option}: {endpoints[0].protocol} does not fit here; write {default}://HOST:PORT")
         found += endpoints
     return found
 
@@ -186,7 +231,7 @@ def _confirm_servers(wishes: Wishes, plan: Plan, incoming: Sequence[Endpoint]) -
         hosts = ", ".join(dict.fromkeys(server.host for server in strangers))
         remark = f"outside {plan.address.rpartition('@')[2]}, and only unsigned DNS points to it: {hosts}"
         if wishes.yes:
-            _end(f"not sending the password to a server {remark}; name it with --smtp and --mailbox")
+            end(f"not sending the password to a server {remark}; name it with --smtp and --mailbox")
         click.echo(f"  Check carefully: the server is {remark}")
     if incoming[1:]:
         click.echo(f"  {incoming[1]} only if {incoming[0].protocol.upper()} refuses the login")
@@ -203,10 +248,10 @@ def _try(
     while True:
         if password is None:
             password = SecretStr(
-                _ask(wishes, "--password-env or --password-file", "Password", hide_input=True, type=PASSWORD)
+                ask(wishes, "--password-env or --password-file", "Password", hide_input=True, type=PASSWORD)
             )
             passwords += 1
-        with _step("Logging in, and sending one message there and back"):
+        with step("Logging in, and sending one message there and back"):
             results = run_on_loop(try_out(written(plan), password, SystemClock(), _show_result))
         refused = [
             result for result in results if result.kind in {"smtp", "imap", "pop3"} and _failed(result)
@@ -220,7 +265,7 @@ def _try(
             continue
         wrong = any(result.verdict.reason is Reason.AUTH_FAILED for result in refused)
         if wishes.yes or not wrong or passwords >= LOGINS:
-            _end("the login does not work; the lines above show the step and the server's answer")
+            end("the login does not work; the lines above show the step and the server's answer")
         click.echo("The server refused the login. Enter name and password again, or press Ctrl-C to stop.")
         username = click.prompt("Login name", default=plan.username, type=USERNAME)
         plan, password = replace(plan, username=username), None
@@ -232,34 +277,46 @@ def _require_arrival(wishes: Wishes, results: Sequence[Result]) -> None:
         return
     click.echo("The message did not come back; the line above shows the reason.", err=True)
     if wishes.yes:
-        _end("nothing was written; fix the cause, or run without --yes to write the file anyway")
+        end("nothing was written; fix the cause, or run without --yes to write the file anyway")
     if not click.confirm("Write the configuration anyway?", default=False):
         raise click.Abort
 
 
-def _write(wishes: Wishes, plan: Plan, password: SecretStr, files: Files) -> None:
-    """Ask where to keep the password and whether to write; then write, and show the next steps."""
+def _write_with_password(wishes: Wishes, plan: Plan, password: SecretStr, files: Files) -> None:
+    """Ask where to keep the password, and write."""
     secret = wishes.out.with_suffix(".password")
     storage = _storage(wishes, secret)
-    new = [secret] if storage == {"file": secret.name} else []
-    names = " and ".join(str(path) for path in (wishes.out, *new))
+    texts = {wishes.out: (written(replace(plan, credentials=storage)), 0o644)}
+    if storage == {"file": secret.name}:
+        texts[secret] = (password.get_secret_value() + "\n", 0o600)
+    file = shlex.quote(str(wishes.out))
+    next_steps = [
+        f"mailsonde validate {file}",
+        f"mailsonde check --config {file}",
+        f"mailsonde run --config {file}",
+        f"mailsonde render alerts --config {file} --out rules/",
+    ]
+    if "env" in storage:
+        next_steps.insert(0, f"export {storage['env']}=…   # the password, where the agent runs")
+    _write(wishes, texts, next_steps, files)
+
+
+def _write(
+    wishes: Wishes, texts: Mapping[Path, tuple[str, int]], next_steps: Sequence[str], files: Files
+) -> None:
+    """Ask whether to write files of these texts and permissions; then write, and show the next steps."""
+    names = " and ".join(str(path) for path in texts)
     if not wishes.yes and not click.confirm(f"Write {names}?", default=True):
         raise click.Abort
     try:
-        if new:
-            files.write(secret, password.get_secret_value() + "\n", 0o600)
-        files.write(wishes.out, written(replace(plan, password=storage)), 0o644)
+        for path, (text, mode) in texts.items():
+            files.write(path, text, mode)
     except OSError as error:
         files.discard()
-        _end(f"cannot write {error.filename or wishes.out}: {error.strerror}; nothing was written")
-    file = shlex.quote(str(wishes.out))
+        end(f"cannot write {error.filename or wishes.out}: {error.strerror}; nothing was written")
     click.echo(f"Wrote {names}. Next:")
-    if "env" in storage:
-        click.echo(f"  export {storage['env']}=…   # the password, where the agent runs")
-    click.echo(f"  mailsonde validate {file}")
-    click.echo(f"  mailsonde check --config {file}")
-    click.echo(f"  mailsonde run --config {file}")
-    click.echo(f"  mailsonde render alerts --config {file} --out rules/")
+    for line in next_steps:
+        click.echo(f"  {line}")
 
 
 def _storage(wishes: Wishes, secret: Path) -> Mapping[str, str]:
@@ -275,18 +332,16 @@ def _storage(wishes: Wishes, secret: Path) -> Mapping[str, str]:
     )
     if choice == "env":
         return {"env": VARIABLE}
-    _require_new(secret)
+    require_new(secret)
     return {"file": secret.name}
 
 
 def _given_password(wishes: Wishes) -> SecretStr | None:
     if wishes.password_env is not None and wishes.password_file is not None:
-        _end("give either --password-env or --password-file, not both")
+        end("give either --password-env or --password-file, not both")
     if wishes.password_env is not None:
         if wishes.password_env not in os.environ:
-            _end(
-                f"environment variable {wishes.password_env} is not set; set it, or use --password-file PATH"
-            )
+            end(f"environment variable {wishes.password_env} is not set; set it, or use --password-file PATH")
         where = {"env": wishes.password_env}
     elif wishes.password_file is not None:
         where = {"file": str(wishes.password_file.absolute())}
@@ -295,27 +350,8 @@ def _given_password(wishes: Wishes) -> SecretStr | None:
     try:
         secret: SecretStr = TypeAdapter(Secret).validate_python(where)
     except ValidationError as error:
-        _end(mistake_in(error))
+        end(mistake_in(error))
     return secret
-
-
-def _ask(wishes: Wishes, option: str, question: str, **how: Any) -> str:
-    if wishes.yes:
-        _end(f"{option} is needed with --yes")
-    return str(click.prompt(question, **how))
-
-
-def _require_new(path: Path) -> None:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        _end(f"{path} cannot be written: {error.strerror}; name another file with --out")
-    else:
-        _end(f"{path} already exists; move it away, or name another file with --out")
-    if not path.absolute().parent.is_dir():
-        _end(f"directory {path.absolute().parent} does not exist; create it, or name another file with --out")
 
 
 def _location() -> str:
@@ -336,21 +372,5 @@ def _show_source(source: Source) -> None:
 
 
 def _show_result(result: Result) -> None:
-    click.echo(f"  {plain_line(result)}")
-
-
-@contextmanager
-def _step(what: str) -> Iterator[None]:
-    """Say what is being done, with an animation on a terminal."""
-    click.echo(what)
-    console = Console()
-    if not sys.stdout.isatty() or console.is_dumb_terminal:
-        yield
-        return
-    with console.status(what):
-        yield
-
-
-def _end(why: str) -> NoReturn:
-    click.echo(f"mailsonde cannot continue: {why}", err=True)
-    sys.exit(UNUSABLE)
+    for line in (plain_line(result), *remedy_lines(result)):
+        click.echo(f"  {line}")

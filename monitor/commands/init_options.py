@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from monitor.config.models import parse_listen
 from probes.core.secret import sound_secret
-from probes.core.setting_types import CertificateFile, EmailAddress, Line, Name
+from probes.core.setting_types import CertificateFile, EmailAddress, HostName, Line, Name
 from probes.protocols.dns import DomainName, ResolverSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,8 +59,18 @@ def _listen(text: str) -> str:
     return text
 
 
+def _variable_name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("is not the name of an environment variable; do not enter the secret itself")
+    return text
+
+
 ADDRESS = _setting("address", EmailAddress)
 USERNAME = _setting("name", Line)
+TENANT = _setting("tenant", HostName)
+CLIENT_ID = _setting("id", Line)
+VARIABLE_NAME = _Checked("name", _variable_name)
+FILE = click.Path(path_type=Path)
 PASSWORD = _Checked("password", lambda text: sound_secret(text, "the password").get_secret_value())
 
 
@@ -80,6 +91,12 @@ class Wishes:
     listen: str
     ledger: Path | None
     resolver: ResolverSettings | None
+    tenant: str | None
+    client_id: str | None
+    client_secret_env: str | None
+    client_secret_file: Path | None
+    certificate: Path | None
+    service_account: Path | None
     out: Path
     yes: bool
 
@@ -126,6 +143,26 @@ _OPTIONS = (
         type=_Checked("address[:port]", _resolver),
         help="DNS resolver for finding servers and for the mx probe. Connections use the system's.",
     ),
+    click.option(
+        "--tenant",
+        type=TENANT,
+        metavar="DOMAIN",
+        help="Microsoft: the tenant's id, or one of its domains. Default: the address's domain.",
+    ),
+    click.option("--client-id", type=CLIENT_ID, metavar="ID", help="OAuth2: the id of the application."),
+    click.option(
+        "--client-secret-env",
+        type=VARIABLE_NAME,
+        metavar="NAME",
+        help="OAuth2: environment variable that will have the application's secret.",
+    ),
+    click.option(
+        "--client-secret-file", type=FILE, help="OAuth2: file that will have the application's secret."
+    ),
+    click.option(
+        "--certificate", type=FILE, help="Microsoft: PEM file with private key and certificate, not a secret."
+    ),
+    click.option("--service-account", type=FILE, help="Google: JSON file with the key of a service account."),
     click.option(
         "--out",
         "-o",

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from monitor.init.autoconfig import ask_autoconfig, ask_autodiscover
 from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
+from monitor.init.providers import Hosting, provider_of_mx, provider_of_server
 from monitor.init.web import PageError, Web
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
@@ -18,7 +20,7 @@ ENDPOINTS_TRIED = 10
 """Maximum number of servers to try for one protocol."""
 
 RECORDS_LIMIT = 4
-"""Maximum number of records to use from one SRV answer."""
+"""Maximum number of records to use from one SRV or MX answer, and of aliases."""
 
 _SERVICES: tuple[tuple[str, MailProtocol, TlsMode], ...] = (
     ("_submissions", "smtp", "implicit"),
@@ -78,6 +80,31 @@ class Discovery:
 
         return await asyncio.gather(*(ask(name, answer) for name, answer in asked))
 
+    async def hosting(self) -> Hosting | None:
+        """Return the provider of the domain's mailboxes, if DNS shows one that takes no passwords.
+
+        The alias of autodiscover says where the mailboxes are; behind a filter, MX records do not.
+        """
+        alias = f"autodiscover.{self._domain}"
+        aliases, mx_hosts = await asyncio.gather(_or_none(self._aliases(alias)), _or_none(self._mx_hosts()))
+        for host in aliases:
+            if provider := provider_of_server(host):
+                return Hosting(provider, f"{alias} is an alias of {host}")
+        for host in mx_hosts:
+            if provider := provider_of_mx(host):
+                return Hosting(provider, f"MX record {host}")
+        return None
+
+    async def _aliases(self, name: str) -> list[str]:
+        """Return the host names to which CNAME records lead from ``name``, in order; raises `ProbeFault`."""
+        found: list[str] = []
+        while len(found) < RECORDS_LIMIT:
+            following = _host_names(await self._records(found[-1] if found else name, "CNAME"))
+            if not following:
+                break
+            found.append(following[0])
+        return found
+
     async def _srv(self) -> list[Endpoint]:
         """Return the endpoints in SRV records, by protocol."""
         found = await asyncio.gather(*(self._service(*service) for service in _SERVICES))
@@ -119,7 +146,7 @@ class Discovery:
 
     async def _well_known(self) -> list[Endpoint]:
         """Return the standard ports of MX hosts and of hosts with common names, if they exist."""
-        mx_hosts = await self._mx_hosts()
+        mx_hosts = (await self._mx_hosts())[:1]  # the others are backups and rarely have mailboxes
         hosts = {protocol: f"{label}.{self._domain}" for protocol, label in _WELL_KNOWN}
         common = [f"mail.{self._domain}", *mx_hosts]
         names = [*hosts.values(), *common]
@@ -138,12 +165,10 @@ class Discovery:
         ]
 
     async def _mx_hosts(self) -> list[str]:
+        """Return the MX hosts by preference; raises `ProbeFault`."""
         records = [text.split(maxsplit=1) for text in await self._records(self._domain, "MX")]
         records.sort(key=lambda record: int(record[0]))
-        with suppress(ValueError):
-            # The others are backups and rarely have mailboxes.
-            return [host_name(target) for _, target in records[:1]]
-        return []
+        return _host_names(target for _, target in records)
 
     async def _exists(self, host: str) -> bool:
         """Whether a guessed name has an address; a failed lookup counts as no."""
@@ -164,6 +189,23 @@ class Discovery:
 
     def _is_ours(self, host: str) -> bool:
         return host == self._domain or host.endswith(f".{self._domain}")
+
+
+def _host_names(names: Iterable[str]) -> list[str]:
+    """Return the first few names in A-labels, without those that are not host names, such as "."."""
+    found = []
+    for name in islice(names, RECORDS_LIMIT):
+        with suppress(ValueError):
+            found.append(host_name(name))
+    return found
+
+
+async def _or_none(answer: Awaitable[list[str]]) -> list[str]:
+    """Return the names, or none if DNS does not tell."""
+    try:
+        return await answer
+    except ProbeFault:
+        return []
 
 
 async def _source(name: str, answer: Awaitable[list[Endpoint]]) -> Source:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
 from probes.core.faults import legible
+from probes.core.presets import preset_values
 from probes.core.setting_types import HostName, is_host_name
 from probes.protocols.dns import a_labels
 
-MailProtocol = Literal["smtp", "imap", "pop3"]
+MailProtocol = Literal["smtp", "imap", "pop3", "graph"]
 TlsMode = Literal["implicit", "starttls", "none"]
 
-IMPLICIT_PORTS = MappingProxyType({"smtp": 465, "imap": 993, "pop3": 995})
+IMPLICIT_PORTS = MappingProxyType({"smtp": 465, "imap": 993, "pop3": 995, "graph": 443})
 STARTTLS_PORTS = MappingProxyType({"smtp": 587, "imap": 143, "pop3": 110})
 """The ports of RFC 8314 section 3, and those for STARTTLS."""
 
@@ -39,7 +40,8 @@ class Endpoint:
 
     ``source`` says where it was found. ``vouched`` says whether the mail domain vouches for it: the host is
     within the domain, or was named over verified https (RFC 6186 section 6 describes the risk).
-    ``username`` is the login name that came with it.
+    ``username`` is the login name that came with it. ``preset`` is the widely used service that it belongs to
+    (`probes.core.presets`).
     """
 
     protocol: MailProtocol
@@ -49,6 +51,7 @@ class Endpoint:
     source: str
     vouched: bool
     username: str | None = None
+    preset: str | None = None
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -75,6 +78,14 @@ def usual_ports(protocol: MailProtocol, host: str, source: str, vouched: bool) -
         Endpoint(protocol, host, IMPLICIT_PORTS[protocol], "implicit", source, vouched),
         Endpoint(protocol, host, STARTTLS_PORTS[protocol], "starttls", source, vouched),
     ]
+
+
+def preset_endpoint(preset: str, protocol: MailProtocol) -> Endpoint:
+    """Return the server that a preset has for a protocol; raises KeyError if it has none."""
+    values = preset_values(preset, protocol)
+    tls = cast("TlsMode", values["tls"])
+    port = (IMPLICIT_PORTS if tls == "implicit" else STARTTLS_PORTS)[protocol]
+    return Endpoint(protocol, str(values["host"]), port, tls, f"preset {preset}", vouched=True, preset=preset)
 
 
 def given_endpoints(text: str, default: str, allow_insecure: bool) -> list[Endpoint]:

@@ -6,24 +6,42 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 import yaml
 
-from monitor.init.endpoint import Endpoint
+from monitor.init.endpoint import Endpoint, preset_endpoint
 from probes.core.setting_types import SERVER_NAME
 from probes.protocols.dns import ResolverSettings
 
+MAILBOX = "canary"
+"""The name of the mailbox."""
+
 _COMMENT_COLUMN = 46
+
+Reference = Mapping[str, str]
+"""Where a secret is: ``{env: NAME}`` or ``{file: PATH}``, never the secret itself."""
+
+Setting = tuple[str, object, str]
+"""Key, value and comment."""
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth2Entry:
+    """An entry of ``oauth2``."""
+
+    name: str
+    settings: tuple[Setting, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The content of the file. ``password`` is ``{env: NAME}`` or ``{file: PATH}``, never the secret."""
+    """The content of the file. ``credentials`` are a password, or tokens."""
 
     address: str
     username: str
-    password: Mapping[str, str]
+    credentials: Reference | OAuth2Entry
     submission: Endpoint
     incoming: Endpoint
     domain: str
@@ -53,17 +71,18 @@ def written(plan: Plan) -> str:
             ("ledger", plan.ledger, "the database of messages and results"),
         ),
         "",
+        *_oauth2(plan),
         "servers:",
         *_server(plan.submission, plan, credentials=True),
-        *_server(plan.incoming, plan, credentials=False),
+        *([] if plan.incoming == plan.submission else _server(plan.incoming, plan, credentials=False)),
         "",
         "mailboxes:",
-        "  canary:",
+        f"  {MAILBOX}:",
         *_settings(
             "    ",
             ("address", plan.address, "where test messages arrive"),
             ("server", _name(plan.incoming), "the server of this mailbox"),
-            *_credentials(plan),
+            *_credentials(plan, plan.incoming),
         ),
         "",
         "probes:",
@@ -79,33 +98,59 @@ def _name(endpoint: Endpoint) -> str:
     return name if SERVER_NAME.fullmatch(name) else purpose
 
 
+def _oauth2(plan: Plan) -> list[str]:
+    if not isinstance(plan.credentials, OAuth2Entry):
+        return []
+    settings = list(plan.credentials.settings)
+    if plan.tls_ca is not None:
+        settings.append(("tls_ca", str(plan.tls_ca), "a CA to trust in addition to the system's"))
+    return ["oauth2:", f"  {plan.credentials.name}:", *_settings("    ", *settings), ""]
+
+
+_PURPOSES = MappingProxyType({"smtp": "to submit mail", "graph": "to submit and read mail"})
+
+
 def _server(endpoint: Endpoint, plan: Plan, *, credentials: bool) -> list[str]:
-    purpose = "to submit mail" if endpoint.protocol == "smtp" else "to read mail"
-    settings: list[tuple[str, object, str]] = [
-        ("protocol", endpoint.protocol, purpose),
-        ("host", endpoint.host, "its name, which must be in its certificate"),
-        ("port", endpoint.port, "the TCP port"),
-        ("tls", endpoint.tls, "implicit: TLS from the start; starttls: upgrade to TLS; none: unencrypted"),
+    settings: list[Setting] = [
+        ("protocol", endpoint.protocol, _PURPOSES.get(endpoint.protocol, "to read mail")),
+        *_place(endpoint),
     ]
     if plan.tls_ca is not None and endpoint.tls != "none":
         settings.append(("tls_ca", str(plan.tls_ca), "the CA to trust instead of the system's"))
     if endpoint.tls == "none":
         settings.append(("allow_insecure_auth", True, "the password is sent unencrypted"))
     if credentials:
-        settings += _credentials(plan)
+        settings += _credentials(plan, endpoint)
     return [f"  {_name(endpoint)}:", *_settings("    ", *settings)]
 
 
-def _credentials(plan: Plan) -> list[tuple[str, object, str]]:
+def _place(endpoint: Endpoint) -> list[Setting]:
+    """Return host, port and TLS, or the preset and what differs from it."""
+    place: list[Setting] = [
+        ("host", endpoint.host, "its name, which must be in its certificate"),
+        ("port", endpoint.port, "the TCP port"),
+        ("tls", endpoint.tls, "implicit: TLS from the start; starttls: upgrade to TLS; none: unencrypted"),
+    ]
+    if endpoint.preset is None:
+        return place
+    usual = preset_endpoint(endpoint.preset, endpoint.protocol)
     return [
-        ("username", plan.username, "the login name"),
-        ("password", dict(plan.password), "where to read the password"),
+        ("preset", endpoint.preset, "its host, port, TLS and limits; validate --explain shows them"),
+        *(setting for setting in place if setting[1] != getattr(usual, setting[0])),
     ]
 
 
+def _credentials(plan: Plan, endpoint: Endpoint) -> list[Setting]:
+    username = ("username", plan.username, "the login name")
+    if not isinstance(plan.credentials, OAuth2Entry):
+        return [username, ("password", dict(plan.credentials), "where to read the password")]
+    tokens = ("oauth2", plan.credentials.name, "the entry above, for tokens in place of a password")
+    is_implied = endpoint.protocol == "graph" and plan.username == plan.address
+    return [tokens] if is_implied else [username, tokens]
+
+
 def _probes(plan: Plan) -> list[str]:
-    kind = plan.incoming.protocol
-    mx: list[tuple[str, object, str]] = [
+    mx: list[Setting] = [
         ("name", "mx", "are the domain's MX records correct?"),
         ("kind", "mx", "queries DNS only"),
         ("interval", "5m", "time between two runs"),
@@ -114,7 +159,7 @@ def _probes(plan: Plan) -> list[str]:
     if plan.resolver is not None:
         where = {"address": plan.resolver.address, "port": plan.resolver.port}
         mx.append(("resolver", where, "the resolver to ask"))
-    probes: list[list[tuple[str, object, str]]] = [
+    probes: list[list[Setting]] = [
         [
             ("name", "roundtrip", "does a message arrive, and how fast?"),
             ("kind", "roundtrip", "sends a message and watches for it"),
@@ -122,8 +167,24 @@ def _probes(plan: Plan) -> list[str]:
             ("deadline", "5m", "a message that takes longer is lost"),
             ("from", plan.address, "the envelope sender"),
             ("send_via", _name(plan.submission), "the server to submit to"),
-            ("to", "canary", "the mailbox where it must arrive"),
+            ("to", MAILBOX, "the mailbox where it must arrive"),
         ],
+        *_login_probes(plan),
+        mx,
+    ]
+    lines: list[str] = []
+    for settings in probes:
+        first, *others = _settings("    ", *settings)
+        lines += [f"  - {first.removeprefix('    ')}", *others]
+    return lines
+
+
+def _login_probes(plan: Plan) -> list[list[Setting]]:
+    """Return a probe for each server that has a kind of its own, which Graph does not."""
+    kind = plan.incoming.protocol
+    if kind == "graph":
+        return []
+    return [
         [
             ("name", "submission", "does the server accept mail?"),
             ("kind", "smtp", "connects, encrypts, logs in; sends nothing"),
@@ -134,18 +195,12 @@ def _probes(plan: Plan) -> list[str]:
             ("name", kind, "can the mailbox be opened?"),
             ("kind", kind, "connects, encrypts, logs in; reads nothing"),
             ("interval", "60s", "time between two runs"),
-            ("mailbox", "canary", "the mailbox to open"),
+            ("mailbox", MAILBOX, "the mailbox to open"),
         ],
-        mx,
     ]
-    lines: list[str] = []
-    for settings in probes:
-        first, *others = _settings("    ", *settings)
-        lines += [f"  - {first.removeprefix('    ')}", *others]
-    return lines
 
 
-def _settings(indent: str, *settings: tuple[str, object, str]) -> Iterable[str]:
+def _settings(indent: str, *settings: Setting) -> Iterable[str]:
     """Yield ``key: value`` lines with aligned comments."""
     for key, value, comment in settings:
         setting = f"{indent}{key}: {_scalar(value)}"

@@ -30,6 +30,16 @@ def zones(postfix: Postfix, imap: Dovecot, pop3: Dovecot) -> dict[str, str]:
     return {DOMAIN: "\n".join(records) + "\n"}
 
 
+EXCHANGE_ONLINE = {DOMAIN: "@ MX 10 example-test.mail.protection.outlook.com.\n"}
+"""The DNS of the mail domain when its mail is at Exchange Online."""
+
+BEHIND_A_FILTER = {
+    DOMAIN: "@ MX 10 mx.filter.test.\nautodiscover CNAME autodiscover.outlook.com.\n",
+    "outlook.com": "autodiscover A 127.0.0.1\n",
+}
+"""The same with another provider's filter before it; only the alias for Outlook shows it."""
+
+
 class Place:
     """A directory to run the command in, and the options for this test's servers."""
 

@@ -17,7 +17,16 @@ import yaml
 from monitor.config.load import load
 from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import Dovecot, TlsFiles
-from tests.real_servers.newcomer import ADDRESS, ANSWERS, PASSWORD, QUESTION, Place, zones
+from tests.real_servers.newcomer import (
+    ADDRESS,
+    ANSWERS,
+    BEHIND_A_FILTER,
+    EXCHANGE_ONLINE,
+    PASSWORD,
+    QUESTION,
+    Place,
+    zones,
+)
 from tests.real_servers.postfix import Postfix
 from tests.real_servers.site import MAILSONDE
 
@@ -32,8 +41,10 @@ def place(
     postfix: Postfix,
     dovecot: Dovecot,
 ) -> Iterator[Place]:
-    imap = start_dovecot(users=("staff",)) if hasattr(request, "param") else dovecot
-    named = start_named(zones(postfix, imap, dovecot))
+    """A new user, whose domain has the DNS records in the parameter, or another IMAP server, or neither."""
+    special = getattr(request, "param", None)
+    imap = start_dovecot(users=("staff",)) if isinstance(special, str) else dovecot
+    named = start_named(special if isinstance(special, dict) else zones(postfix, imap, dovecot))
     yield Place(tmp_path, named, server_tls, postfix, dovecot)
     assert dovecot.messages() == [], "a test message was left in the mailbox"
 
@@ -278,6 +289,70 @@ def test_ctrl_c_while_servers_are_tried(place: Place) -> None:
         connection, _ = silent.accept()
         with connection:
             assert terminal.interrupt() == 1
+    assert "stopped; nothing was written" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    place.require_nothing_left()
+
+
+def mailsonde(place: Place, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MAILSONDE, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=place.work,
+        env={**place.environment, **environment},
+    )
+
+
+@pytest.mark.parametrize("place", [BEHIND_A_FILTER], indirect=True, ids=["alias"])
+def test_exchange_online_behind_a_filter(place: Place) -> None:
+    """If the MX record names a filter, the alias for Outlook shows the provider."""
+    done = place.run("--yes", "--address", ADDRESS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(autodiscover.example.test is an alias of autodiscover.outlook.com)" in done.stdout
+    assert "graph" in place.config.read_text()
+
+
+@pytest.mark.parametrize("place", [EXCHANGE_ONLINE], indirect=True, ids=["MX"])
+def test_exchange_online(place: Place) -> None:
+    """A domain at Exchange Online gets OAuth2 and no login; the doctor says what is missing first."""
+    done = place.run("--address", ADDRESS, typed="y\n\n1-2-3\nenv\nAPP_SECRET\ny\n")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Exchange Online (MX record example-test.mail.protection.outlook.com)" in done.stdout
+    assert "assword:" not in done.stdout + done.stderr
+    assert done.stdout.endswith("  mailsonde doctor mailbox canary --config mailsonde.yaml\n")
+    valid = mailsonde(place, "validate", "mailsonde.yaml", APP_SECRET="x")
+    assert valid.stdout == "mailsonde.yaml: valid, 2 probes\n", valid.stderr
+    examined = mailsonde(place, *done.stdout.split()[-5:])
+    assert examined.returncode == 2
+    assert "environment variable APP_SECRET is not set" in examined.stderr
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"example.test": "@ MX 5 \\027[31mx\\032y.mail.protection.outlook.com.\n"}],
+    indirect=True,
+    ids=["escape"],
+)
+def test_mx_record_that_is_no_host(place: Place) -> None:
+    """An MX record with control characters shows no provider, and reaches the terminal only escaped."""
+    done = place.run("--yes", "--address", ADDRESS, "--password-env", "X", X=PASSWORD)
+    assert done.returncode == 2
+    assert "no submission server was found" in done.stderr
+    assert "Exchange Online" not in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    place.require_nothing_left()
+
+
+@pytest.mark.parametrize("place", [EXCHANGE_ONLINE], indirect=True, ids=["MX"])
+def test_ctrl_c_before_oauth2_is_written(place: Place) -> None:
+    """Ctrl-C at the last question leaves no file behind."""
+    terminal = Terminal(place, "--address", ADDRESS, "--client-id", "1-2-3")
+    terminal.answer("Tenant: its id, or one of its domains [example.test]:", "")
+    terminal.answer("(env, file, certificate) [env]:", "certificate")
+    terminal.answer("File [app.pem]:", "")
+    terminal.until("Write mailsonde.yaml? [Y/n]:")
+    assert terminal.interrupt() == 1
     assert "stopped; nothing was written" in terminal.shown
     assert "Traceback" not in terminal.shown
     place.require_nothing_left()

@@ -18,7 +18,7 @@ from probes.protocols.dns import ResolverSettings
 PLAN = Plan(
     address="canary@example.com",
     username="canary@example.com",
-    password={"file": "mailsonde.password"},
+    credentials={"file": "mailsonde.password"},
     submission=Endpoint("smtp", "mail.example.com", 587, "starttls", "you", vouched=True),
     incoming=Endpoint("imap", "mail.example.com", 993, "implicit", "you", vouched=True),
     domain="example.com",
