@@ -58,7 +58,11 @@ _MADE = "Generated from the code by `make docs`; do not edit."
 
 def settings_page() -> list[str]:
     """Return the settings of every section of the configuration file."""
-    definitions = Configuration.model_json_schema(by_alias=True)["$defs"]
+    definitions = {
+        name: definition
+        for name, definition in Configuration.model_json_schema(by_alias=True)["$defs"].items()
+        if "Defaults" not in name  # which has the same settings again
+    }
     lines = [
         "# Settings",
         "",
@@ -66,6 +70,7 @@ def settings_page() -> list[str]:
         "Durations are written `500ms`, `30s`, `5m`, `1h` or `1d`. Host names, domains, mail addresses, user",
         "names, `location`, `listen` and `ledger` may be `{env: NAME}`, for an environment variable's value.",
         "Keys at the top of the file that begin with `x-` are ignored: a place for anchors.",
+        "[Large configurations](../large-configurations.md) explains `include`, `defaults` and `for_each`.",
     ]
     models = {model.__name__: model for model in _models(Settings)}
     titles = {

@@ -16,8 +16,9 @@ from probes.core.clock import Clock
 from probes.core.context import Context
 from probes.core.credentials import Credentials, Tokens
 from probes.core.faults import ProbeFault
+from probes.core.mail_protocols import KEEP_CONNECTIONS
 from probes.core.probe import Probe
-from probes.core.settings import KEEP_CONNECTIONS, ProbeSettings, ServerSettings, Site
+from probes.core.settings import ProbeSettings, ServerSettings, Site
 from probes.core.verdict import MessageState
 from probes.delivery.accounts import Accounts
 from probes.delivery.arrivals import Arrivals
@@ -88,7 +89,7 @@ def assemble(
     watchers: dict[str, MailboxWatcher] = {}
     loops = {
         settings.name
-        for settings in configuration.probes
+        for settings in configuration.enabled_probes
         if isinstance(settings, MessageProbeSettings) and settings.is_loop
     }
     tokens = token_sources(configuration.oauth2, clock)
@@ -118,7 +119,9 @@ def assemble(
             peers=watchers,
             keeps_sent=name in with_sent_copies,
         )
-    probes = {settings.name: _probe(settings, context, message_context) for settings in configuration.probes}
+    probes = {
+        settings.name: _probe(settings, context, message_context) for settings in configuration.enabled_probes
+    }
     return Assembly(configuration, probes, watchers, tokens)
 
 
@@ -127,7 +130,7 @@ def _with_sent_copies(configuration: Configuration, accounts: Accounts) -> set[s
     site, found = configuration.site, set[str]()
     senders = {
         account
-        for settings in configuration.probes
+        for settings in configuration.enabled_probes
         if isinstance(settings, MessageProbeSettings)
         and (account := settings.account_with_copies(site.servers)) is not None
     }

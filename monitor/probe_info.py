@@ -6,10 +6,11 @@ from probes.core.probe import Probe
 
 
 def probe_info(probe: Probe) -> dict[str, str]:
-    """Return a probe's own labels, its highest severity and, where they apply, three more labels.
+    """Return the labels of a probe and its servers, its highest severity and, where they apply, three more.
 
-    ``description`` is what the site says the probe is for, ``address`` the HOST:PORT that it connects to, and
-    ``mailbox_server`` the server of the mailbox that its messages arrive in, or that it checks.
+    A probe's own label replaces that of the server it connects to, which replaces that of its mailbox's
+    server. ``description`` is what the site says the probe is for, ``address`` the HOST:PORT that it connects
+    to, and ``mailbox_server`` the server of the mailbox that its messages arrive in, or that it checks.
     """
     settings, site = probe.settings, probe.context.site
     into, mailbox = getattr(settings, "to", None), getattr(settings, "mailbox", None)
@@ -27,7 +28,10 @@ def probe_info(probe: Probe) -> dict[str, str]:
         "mailbox_server": mailbox_server,
         "address": place and _address(*place),
     }
-    return {**settings.labels, **{label: value for label, value in found.items() if value}}
+    labels: dict[str, str] = {}
+    for used in (site.servers.get(mailbox_server or ""), server):
+        labels |= used.labels if used is not None else {}
+    return {**labels, **settings.labels, **{label: value for label, value in found.items() if value}}
 
 
 def _configured_server(settings: object) -> str | None:

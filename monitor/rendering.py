@@ -157,7 +157,7 @@ def slowest_scrape(configuration: Configuration | None) -> int:
     """Return the scrape interval in seconds that misses no run of the site's most frequent probe."""
     if configuration is None:
         return SLOWEST_SCRAPE
-    return max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.probes))))
+    return max(1, min(SLOWEST_SCRAPE, int(min(probe.interval for probe in configuration.enabled_probes))))
 
 
 def render_prometheus(
@@ -201,7 +201,7 @@ def render_dashboards(configuration: Configuration) -> dict[str, str]:
 
     Dashboards that cover days keep their own, slower refresh.
     """
-    fastest = max(5.0, min(60.0, *(probe.interval for probe in configuration.probes)))
+    fastest = max(5.0, min(60.0, *(probe.interval for probe in configuration.enabled_probes)))
     files = {}
     for path in sorted(shipped("dashboards").glob("*.json")):
         dashboard: dict[str, Any] = json.loads(path.read_text())

@@ -156,4 +156,4 @@ def _moved(document: Document) -> Iterator[Mistake]:
     for key in document.data:
         if key in CommonAlertSettings.model_fields:
             text = f"has moved to the agent's configuration; write `alerts: {{{key}: …}}` there"
-            yield Mistake(document.path, document.line_of((key,)), key, text)
+            yield document.mistake((key,), text)

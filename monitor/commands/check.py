@@ -141,7 +141,7 @@ def _configuration(path: Path, form: str) -> Configuration:
 
 
 def _require_known(names: Sequence[str], configuration: Configuration, form: str) -> None:
-    known = [probe.name for probe in configuration.probes]
+    known = [probe.name for probe in configuration.enabled_probes]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 from pydantic import TypeAdapter, ValidationError
 
-from monitor.config.document import Mistake, read_document
+from monitor.config.composition import compose
 from probes.core.setting_types import Name
 
 READ_LIMIT = 128 * 1024
@@ -67,8 +67,7 @@ def _names_in(config: str | Path | None) -> Iterator[str]:
             return
     except (OSError, RuntimeError):  # no permission, or a ~user that does not exist
         return
-    document = read_document(path, limit=READ_LIMIT)
-    probes = None if isinstance(document, Mistake) else document.data.get("probes")
+    probes = compose(path, limit=READ_LIMIT).data.get("probes")
     for probe in probes if isinstance(probes, list) else ():
         with suppress(ValidationError):
             yield _NAMES.validate_python(probe.get("name") if isinstance(probe, dict) else None)

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from monitor.config.models import Configuration
+from monitor.config.json_schema import configuration_schema
 
 
 @click.command()
@@ -23,4 +23,4 @@ def schema() -> None:
     For the YAML language server, save it like this and begin the configuration with:
       # yaml-language-server: $schema=mailsonde.schema.json
     """
-    click.echo(json.dumps(Configuration.model_json_schema(by_alias=True), indent=2))
+    click.echo(json.dumps(configuration_schema(), indent=2))

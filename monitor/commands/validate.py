@@ -14,7 +14,9 @@ from monitor.config.explanation import explained
 @click.argument("file", type=click.Path(path_type=Path))
 @no_secrets_option
 @click.option(
-    "--explain", is_flag=True, help="Also show every setting of every server, and the probes of hybrid."
+    "--explain",
+    is_flag=True,
+    help="Also show every setting of every server, and what for_each, defaults and hybrid amount to.",
 )
 def validate(file: Path, no_secrets: bool, explain: bool) -> None:
     """Check a configuration, and list every mistake with its line.
@@ -30,8 +32,10 @@ def validate(file: Path, no_secrets: bool, explain: bool) -> None:
     """
     configuration = load_or_exit(file, secrets=not no_secrets)
     remark = "; secrets were not read" if no_secrets else ""
-    count = len(configuration.probes)
+    count = len(configuration.enabled_probes)
+    left_out = len(configuration.probes) - count
     if explain:
         for line in explained(configuration, file):
             click.echo(line)
-    click.echo(f"{file}: valid, {count} probe{'s' if count > 1 else ''}{remark}")
+    more = f", {left_out} more not enabled" if left_out else ""
+    click.echo(f"{file}: valid, {count} probe{'s' if count > 1 else ''}{more}{remark}")

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from monitor.config.document import Location
+from probes.core.mail_protocols import KEEP_CONNECTIONS
 from probes.core.setting_types import parse_duration
-from probes.core.settings import KEEP_CONNECTIONS, ProbeSettings, ServerSettings
+from probes.core.settings import ProbeSettings, ServerSettings
 from probes.protocols.connection_limits import DESCRIPTORS_EACH, MOST
 
 START_MINUTES = 15.0

@@ -47,7 +47,8 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
     yield from _graph_without_token(servers, mailboxes)
-    for at, told in overloads(_entry(parts.get("agent")), servers, mailboxes, probes):
+    enabled = {at: probe for at, probe in probes.items() if probe.get("enabled") is not False}
+    for at, told in overloads(_entry(parts.get("agent")), servers, mailboxes, enabled):
         yield _error(at, told)
     if "mx" in servers:
         yield _error(

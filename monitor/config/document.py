@@ -1,16 +1,18 @@
-"""A YAML file as data with the line of every key."""
+"""A YAML file as data, with the place of every key."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
 from probes.core.faults import legible
+from probes.core.setting_types import TextOfDirectory
 
 if TYPE_CHECKING or not yaml.__with_libyaml__:
     from yaml import SafeLoader
@@ -25,6 +27,8 @@ ALIASED_LIMIT = 200_000
 
 MISTAKE_LIMIT = 2000
 """Maximum length of a mistake's text, in characters: a key or a value can be as long as the file."""
+
+CHANGED = "changed while it was read; read it again when it is complete"
 
 _REMEDIES = {
     errno.ENOENT: "check its path",
@@ -55,6 +59,35 @@ class Mistake:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where something is written: the file, the line, the key, and the item if it is made by ``for_each``."""
+
+    path: Path
+    line: int
+    location: Location
+    item: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key as people write it, such as ``probes[0].interval``."""
+        return key_of(self.location)
+
+
+class Written(Protocol):
+    """Data that knows where it is written."""
+
+    @property
+    def path(self) -> Path:
+        """The file, or the one that includes the others."""
+
+    def has(self, location: Location) -> bool:
+        """Return whether something is written at ``location``."""
+
+    def place(self, location: Location) -> Place:
+        """Return where ``location`` is written, or the nearest entry that contains it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """The data of a file, the line of each key, and mistakes that are visible only in the raw file."""
 
@@ -62,12 +95,39 @@ class Document:
     data: dict[str, Any]
     lines: dict[Location, int]
     duplicates: tuple[Mistake, ...]
+    size: int = 0
+    """Size of the file in bytes."""
+    state: tuple[int, ...] = ()
+    """What changes when the file does: its inode, size and time of change; empty if it is no regular file."""
 
-    def line_of(self, location: Location) -> int:
-        """Return the line of ``location``, or of the nearest entry that contains it."""
-        while location and location not in self.lines:
-            location = location[:-1]
-        return self.lines.get(location, 1)
+    def has(self, location: Location) -> bool:
+        """Return whether something is written at ``location``."""
+        return location in self.lines
+
+    def place(self, location: Location) -> Place:
+        """Return where ``location`` is written, or the nearest entry that contains it."""
+        at = location
+        while at and at not in self.lines:
+            at = at[:-1]
+        return Place(self.path, self.lines.get(at, 1), location)
+
+    def has_changed(self) -> bool:
+        """Return whether the file is no longer the one that was read."""
+        try:
+            return bool(self.state) and file_state(self.path.stat()) != self.state
+        except OSError:
+            return True
+
+    def mistake(self, location: Location, text: str) -> Mistake:
+        """Return a mistake at ``location``."""
+        return Mistake(self.path, self.place(location).line, key_of(location), text)
+
+
+def file_state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a regular file does; empty for other files."""
+    if not stat.S_ISREG(status.st_mode):
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def key_of(location: Location) -> str:
@@ -86,8 +146,9 @@ class _TooManyNodesError(Exception):
 class _Loader(SafeLoader):
     """Raises only YAML's own errors, with a line, also for a value that does not fit its tag."""
 
-    def __init__(self, stream: bytes) -> None:
+    def __init__(self, stream: bytes, directory: Path | None) -> None:
         super().__init__(stream)
+        self._directory = directory
         self._tags: dict[str, str] = {}  # of plain scalars: the keys of a large file are the same few
 
     def resolve(self, kind: type[yaml.Node], value: str, implicit: Any) -> Any:
@@ -102,7 +163,7 @@ class _Loader(SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of ``node``; PyYAML's converters fail in many ways, such as for ``!!int ""``."""
         if node.tag == _STRING and isinstance(node, yaml.ScalarNode):  # most nodes, made quickly
-            return node.value
+            return node.value if self._directory is None else TextOfDirectory(node.value, self._directory)
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -113,23 +174,31 @@ class _Loader(SafeLoader):
 
 
 def read_document(
-    path: Path, expected: str = "the keys agent, servers, mailboxes and probes", limit: int = FILE_LIMIT
+    path: Path,
+    expected: str = "the keys agent, servers, mailboxes and probes",
+    limit: int = FILE_LIMIT,
+    directory: Path | None = None,
 ) -> Document | Mistake:
     """Return the file's data with lines, or the mistake that makes the file unreadable.
 
     ``expected`` says what a file without a mapping should contain; ``limit`` is its maximum size in bytes.
+    Texts know the ``directory``, if one is given, for the paths among them.
     """
     try:
         with path.open("rb") as file:
+            state = file_state(os.fstat(file.fileno()))
             raw = file.read(limit + 1)
+            is_torn = file_state(os.fstat(file.fileno())) != state
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, f"user {os.geteuid()} must be able to read it")
         return Mistake(path, 0, "", f"cannot be read: {error.strerror}; {remedy}")
     if len(raw) > limit:
         return Mistake(path, 0, "", f"is longer than {limit} bytes, the limit for this file")
+    if is_torn:
+        return Mistake(path, 0, "", CHANGED)
     walk = _Walk(path)
     try:
-        loader = _Loader(raw)
+        loader = _Loader(raw, directory)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             must = "must be" if root is not None else "is empty, and must be"
@@ -148,7 +217,7 @@ def read_document(
         return Mistake(
             path, 1, "", f"its aliases repeat more than {ALIASED_LIMIT} YAML nodes; write fewer aliases"
         )
-    return Document(path, data, walk.lines, tuple(walk.duplicates))
+    return Document(path, data, walk.lines, tuple(walk.duplicates), len(raw), state)
 
 
 class _Walk:

@@ -1,14 +1,17 @@
-"""What short forms amount to: settings and where they come from, and the probes of ``hybrid``."""
+"""What short forms amount to: settings and where they come from, and entries that are not written out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import SecretStr
 
-from monitor.config.document import Document, read_document
+from monitor.config.composition import Composition, compose
+from monitor.config.defaults import completed
+from monitor.config.document import Location
 from monitor.config.hybrid import hybrid_probes
 from monitor.config.models import Configuration
 from probes.core.presets import preset_values
@@ -17,21 +20,30 @@ from probes.core.settings import ServerSettings
 _SECONDS = frozenset({"timeout"})
 
 
+class _Dumper(yaml.SafeDumper):
+    """Also writes the texts of included files, which know their directory."""
+
+
+_Dumper.add_multi_representer(str, yaml.SafeDumper.represent_str)
+
+
 def explained(configuration: Configuration, path: Path) -> Iterator[str]:
     """Yield the lines of an explanation of the configuration that was read from ``path``."""
-    document = read_document(path)
-    data = document.data if isinstance(document, Document) else {}
-    written = data.get("servers", {})
+    composition = compose(path)
+    data = composition.data
     for name, server in configuration.servers.items():
-        yield f"servers.{name}:"
+        yield f"servers.{name}:{_origin(composition, ('servers', name))}"
         preset = preset_values(server.preset, server.protocol)
-        for key, field in ServerSettings.model_fields.items():
+        for key in ServerSettings.model_fields:
             value = getattr(server, key)
-            if key in written.get(name, {}):
-                source = "this file"
+            place = composition.place(("servers", name, key))
+            if composition.has(("servers", name, key)):
+                source = "this file" if place.path == path else str(place.path)
+            elif place.location[0] == "defaults" and key not in preset:
+                source = "defaults"
             elif key in preset:
                 source = f"preset {server.preset}"
-            elif value == field.default and value is None:
+            elif value in (None, {}):
                 continue
             else:
                 source = "default"
@@ -40,13 +52,37 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
         if "username" not in mailbox.model_fields_set:
             yield f"mailboxes.{name}:"
             yield f"  {'username:':22} {mailbox.username:32} # default"
+    yield from _written_out(composition)
     entry = None
     for probe in hybrid_probes(data):
         if probe.entry != entry:
             entry = probe.entry
             yield f"hybrid.{entry}:"
-        settings = yaml.safe_dump(probe.settings, default_flow_style=True, sort_keys=False, width=10**6)
-        yield f"  - {settings.rstrip()}"
+        yield f"  - {_flow(probe.settings)}"
+
+
+def _written_out(composition: Composition) -> Iterator[str]:
+    """Yield the mailboxes and probes that come from a ``for_each`` or have defaults, with their settings."""
+    defaults = composition.data.get("defaults", {})
+    for part in ("mailboxes", "probes"):
+        entries = composition.data.get(part, {})
+        for key, written in entries.items() if isinstance(entries, dict) else enumerate(entries):
+            settings = completed(part, written, defaults)
+            origin = _origin(composition, (part, key))
+            if origin or settings != written:
+                yield f"{part}.{key if part == 'mailboxes' else settings['name']}:{origin}"
+                yield f"  {_flow(settings)}"
+
+
+def _origin(composition: Composition, location: Location) -> str:
+    """Return a comment that says which ``for_each`` makes an entry; empty if none does."""
+    place = composition.place(location)
+    return f" # {place.path}:{place.line}, {place.item}" if place.item else ""
+
+
+def _flow(settings: Mapping[str, Any]) -> str:
+    text: str = yaml.dump(settings, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.rstrip()
 
 
 def _shown(key: str, value: object) -> str:

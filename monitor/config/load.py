@@ -9,16 +9,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from monitor.config.document import Mistake, read_document
+from monitor.config.composition import compose
+from monitor.config.document import Mistake
 from monitor.config.mistakes import mistakes_of
 from monitor.config.models import Configuration
 
 
 class ConfigurationError(Exception):
-    """The file cannot be used; ``mistakes`` lists every reason, ordered by line."""
+    """The configuration cannot be used; ``mistakes`` lists every reason, ordered by file and line."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
-        self.mistakes = sorted(mistakes, key=lambda mistake: mistake.line)
+        files = list(dict.fromkeys(mistake.path for mistake in mistakes))
+        self.mistakes = sorted(mistakes, key=lambda mistake: (files.index(mistake.path), mistake.line))
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
@@ -47,16 +49,16 @@ def _no_collection() -> Iterator[None]:
 
 
 def _load(path: Path, *, secrets: bool) -> Configuration:
-    document = read_document(path)
-    if isinstance(document, Mistake):
-        raise ConfigurationError([document])
-    mistakes = list(document.duplicates)
+    composition = compose(path)
+    mistakes = composition.mistakes
+    if not composition.is_complete:
+        raise ConfigurationError(mistakes)
     try:
         configuration = Configuration.model_validate(
-            document.data, context={"directory": path.parent, "secrets": secrets}
+            composition.data, context={"directory": path.parent, "secrets": secrets}
         )
     except ValidationError as error:
-        mistakes += mistakes_of(error, document, Configuration)
+        mistakes += mistakes_of(error, composition, Configuration)
     if mistakes:
         raise ConfigurationError(mistakes)
     return configuration

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from monitor.config.document import Document, Location, Mistake, key_of
+from monitor.config.document import Location, Mistake, Place, Written
 from probes.core.secret import SecretError
 from probes.core.setting_types import SourceError
 from probes.oauth2.settings import PROVIDERS
@@ -26,54 +28,76 @@ _TAGGED: Mapping[object, tuple[str, Mapping[str, type[BaseModel]]]] = {
 """Tables whose entries have different settings: the key that says which, and the settings by its values."""
 
 
-def mistakes_of(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Mistake]:
-    """Return the mistakes that pydantic found when it validated ``document`` as ``model``, by line.
+@dataclass(slots=True)
+class _Found:
+    """A mistake that pydantic found, with all places that have it."""
 
-    The places that refer to the same unusable variable or file are one mistake. The last mistake counts
-    those that are not described.
+    detail: ErrorDetails
+    places: list[Place]
+    count: int = 0
+
+
+def mistakes_of(error: ValidationError, written: Written, model: type[BaseModel]) -> list[Mistake]:
+    """Return the mistakes that pydantic found when it validated ``written`` as ``model``, by line.
+
+    The places that refer to the same unusable variable or file are one mistake, and so are the entries that
+    one ``for_each`` makes. The last mistake counts those that are not described.
     """
-    places: dict[object, list[tuple[int, Location, ErrorDetails]]] = {}
+    same: dict[object, _Found] = {}
     for detail in error.errors(include_url=False, include_input=False):
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another mistake of the same entry
-        location = _location(detail["loc"], document)
+        place = written.place(_location(detail["loc"], written))
         cause = detail.get("ctx", {}).get("error")
-        same = (type(cause), str(cause)) if isinstance(cause, SourceError) else len(places)
-        places.setdefault(same, []).append((document.line_of(location), location, detail))
-    found = sorted((sorted(each, key=_line) for each in places.values()), key=lambda each: _line(each[0]))
-    mistakes = [_mistake(each, model, document) for each in found[:MISTAKES_SHOWN]]
-    if others := found[MISTAKES_SHOWN:]:
+        what = (place.path, place.location, detail["type"], str(detail.get("ctx")))
+        key = (type(cause), str(cause)) if isinstance(cause, SourceError) else what
+        found = same.setdefault(key, _Found(detail, []))
+        found.count += 1
+        if place.location not in {each.location for each in found.places}:
+            found.places.append(place)
+    ordered = sorted(same.values(), key=lambda each: min(map(_in_file, each.places)))
+    mistakes = [_mistake(each, model, written) for each in ordered[:MISTAKES_SHOWN]]
+    if others := ordered[MISTAKES_SHOWN:]:
         text = f"from here on there are {len(others)} more mistakes, which are not listed"
-        mistakes.append(Mistake(document.path, _line(others[0][0]), "", text, count=len(others)))
+        first = min(others[0].places, key=_in_file)
+        mistakes.append(Mistake(first.path, first.line, "", text, count=len(others)))
     return mistakes
 
 
-def _line(place: tuple[int, Location, ErrorDetails]) -> int:
-    return place[0]
+def _in_file(place: Place) -> tuple[Path, int]:
+    return place.path, place.line
 
 
-def _mistake(
-    places: Sequence[tuple[int, Location, ErrorDetails]], model: type[BaseModel], document: Document
-) -> Mistake:
-    (line, location, detail), *others = places
-    text = _text(detail, model, document)
+def _mistake(found: _Found, model: type[BaseModel], written: Written) -> Mistake:
+    place, *others = sorted(found.places, key=_in_file)
+    text = _text(found.detail, model, written)
     if others:
-        text += f". Also used by {', '.join(f'{key_of(other)} (line {at})' for at, other, _ in others)}"
-    is_of_secret = isinstance(detail.get("ctx", {}).get("error"), SecretError)
-    return Mistake(document.path, line, key_of(location), text, is_of_secret=is_of_secret)
+        text += f". Also used by {', '.join(f'{other.key} ({_line_of(other, place)})' for other in others)}"
+    is_of_secret = isinstance(found.detail.get("ctx", {}).get("error"), SecretError)
+    key = f"{place.key} ({_items(place, found.count)})" if place.item else place.key
+    return Mistake(place.path, place.line, key, text, is_of_secret=is_of_secret)
 
 
-def _location(loc: tuple[int | str, ...], document: Document) -> Location:
+def _items(place: Place, count: int) -> str:
+    return f"{place.item}, and {count - 1} more" if count > 1 else place.item
+
+
+def _line_of(place: Place, seen_from: Place) -> str:
+    """Return the line of a place, with its file if that is another one."""
+    return f"line {place.line}" if place.path == seen_from.path else f"{place.path}:{place.line}"
+
+
+def _location(loc: tuple[int | str, ...], written: Written) -> Location:
     """Drop what is not in the file: a kind or provider, ``[key]``, and the index of a lone item."""
     parts = [part for part in loc if part != "[key]"]
     if len(parts) > 2 and parts[0] in _TAGGED and str(parts[2]) in _TAGGED[parts[0]][1]:
         del parts[2]
-    if parts and isinstance(parts[-1], int) and tuple(parts) not in document.lines:
+    if parts and isinstance(parts[-1], int) and not written.has(tuple(parts)):
         del parts[-1]
     return tuple(parts)
 
 
-def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> str:
+def _text(detail: ErrorDetails, model: type[BaseModel], written: Written) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
@@ -83,8 +107,7 @@ def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> s
         case "value_error":
             return str(context["error"])
         case "repeated_name":
-            line = document.line_of(("probes", context["index"], "name"))
-            return f"the name {context['name']!r} is taken by the probe in line {line}; choose another"
+            return _repeated_name(context, written.place(_location(detail["loc"], written)), written)
         case "literal_error" | "enum":
             return f"must be one of {context['expected']}"
         case "union_tag_invalid":
@@ -100,6 +123,13 @@ def _text(detail: ErrorDetails, model: type[BaseModel], document: Document) -> s
             return "must be a list; write [ONE, TWO], or one item per line after a dash"
         case _:
             return detail["msg"].replace("Input should be", "must be").replace("String should", "must")
+
+
+def _repeated_name(context: Mapping[str, Any], place: Place, written: Written) -> str:
+    name, first = context["name"], written.place(("probes", context["index"], "name"))
+    if (first.path, first.location) == (place.path, place.location):
+        return f"for_each makes the name {name!r} more than once; put its variables into the name"
+    return f"the name {name!r} is taken by the probe in {_line_of(first, place)}; choose another"
 
 
 def _unknown_key(loc: Location, model: type[BaseModel]) -> str:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from monitor.config.cross_checks import cross_errors, init_errors
+from monitor.config.defaults import DefaultsSettings, with_defaults
 from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
@@ -95,6 +96,8 @@ def _base_url(value: str) -> str:
 def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
     if not probes:
         raise ValueError("there are no probes, so nothing would be monitored; see config/example.yaml")
+    if not any(probe.enabled for probe in probes):
+        raise ValueError("no probe is enabled, so nothing would be monitored")
     return probes
 
 
@@ -204,8 +207,7 @@ def _with_graph_hosts(data: dict[str, Any]) -> dict[str, Any]:
 
 def _of_the_file(schema: dict[str, Any]) -> None:
     schema["patternProperties"] = {"^x-": {}}
-    del schema["required"]
-    schema["anyOf"] = [{"required": ["probes"]}, {"required": ["hybrid"]}]
+    del schema["required"]  # each part may be in another file
 
 
 class Configuration(Settings):
@@ -213,7 +215,21 @@ class Configuration(Settings):
 
     model_config = ConfigDict(json_schema_extra=_of_the_file)
 
+    include: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "Further files, such as `[conf.d/*.yaml]`, relative to this one. Their servers, mailboxes, "
+            "probes and other entries join those of this file. Paths are relative to the file that has them."
+        ),
+    )
     agent: AgentSettings = AgentSettings()
+    defaults: DefaultsSettings = Field(
+        default=DefaultsSettings(),
+        description=(
+            "Settings of entries that do not say otherwise: by kind of probe, and for all `probes`, "
+            "`servers` and `mailboxes`."
+        ),
+    )
     oauth2: dict[Name, AnyOAuth2] = Field(default_factory=dict)
     servers: dict[ServerName, ServerSettings] = Field(default_factory=dict)
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
@@ -231,11 +247,12 @@ class Configuration(Settings):
         written, hybrid = 0, []
         if isinstance(data, Mapping):
             data = {key: value for key, value in data.items() if not str(key).startswith("x-")}
-            data = _with_graph_hosts(data)
+            data = _with_graph_hosts(with_defaults(data, "servers", "mailboxes"))
             probes = data.get("probes", [])
             if isinstance(probes, list | tuple) and (hybrid := list(hybrid_probes(data))):
                 written = len(probes)
                 data["probes"] = [*probes, *(each.settings for each in hybrid)]
+            data = with_defaults(data, "probes")
         try:
             configuration = handler(data)
         except ValidationError as error:
@@ -248,6 +265,11 @@ class Configuration(Settings):
                 return configuration
         errors = list(told_of_entries(errors, written, hybrid))
         raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
+
+    @property
+    def enabled_probes(self) -> tuple[ProbeSettings, ...]:
+        """The probes to run: those without ``enabled: false``."""
+        return tuple(probe for probe in self.probes if probe.enabled)
 
     @property
     def site(self) -> Site:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationInfo,
@@ -48,6 +49,19 @@ _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}")
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}", re.IGNORECASE | re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9.])?|[0-9A-Fa-f:.]{2,45}")
+
+
+class TextOfDirectory(str):
+    """A text of a file in ``directory``, which it is relative to if it is a path."""
+
+    __slots__ = ("directory",)
+    directory: Path
+
+    def __new__(cls, text: str, directory: Path) -> TextOfDirectory:
+        """Return ``text`` with the directory of its file."""
+        made = super().__new__(cls, text)
+        made.directory = directory
+        return made
 
 
 class SourceError(ValueError):
@@ -102,11 +116,14 @@ def parse_duration(value: object) -> float:
 
 
 def relative_to_config(where: str, info: ValidationInfo) -> Path:
-    """Return the path ``where``; a relative path is relative to the configuration file.
+    """Return the path ``where``; a relative path is relative to the configuration file that it stands in.
 
     Raises ValueError for ``~`` or ``~NAME`` if that home directory is not known.
     """
-    directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
+    if isinstance(where, TextOfDirectory):
+        directory = where.directory
+    else:
+        directory = info.context.get("directory", Path()) if isinstance(info.context, dict) else Path()
     try:
         return Path(directory) / Path(where).expanduser()
     except RuntimeError:
@@ -245,3 +262,31 @@ AddressFamily = Literal["any", "ipv4", "ipv6"]
 """Which addresses of a host name count: those of its A records, of its AAAA records, or both."""
 FolderName = Line
 """An IMAP folder's name as people write it, with the server's separator between its levels."""
+
+SiteLabels = Annotated[dict[LabelName, Line], Field(max_length=20)]
+"""Labels that a site gives to its probes."""
+
+ForEach = Annotated[
+    None,
+    Field(
+        description=(
+            "Makes an entry for each item, or for each combination of several variables, such as "
+            "`{domain: [a.example, b.example]}` or `{domain: {file: domains.txt}}`, with one item per line. "
+            "`${domain}` in its texts and its name is the item."
+        )
+    ),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"pattern": "^[a-z_][a-z0-9_]{0,62}$"},
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "array", "minItems": 1, "items": {"type": ["string", "integer"]}},
+                    reference_schema("file"),
+                ]
+            },
+        }
+    ),
+]
+"""Variables with their items. Entries are written out before they are validated, so its value is None."""

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from probes.core.mail_protocols import AUTH_METHODS, DEFAULT_PORTS, SaslMechanism
 from probes.core.presets import preset_values
 from probes.core.secret import Secret
 from probes.core.setting_types import (
@@ -21,11 +28,12 @@ from probes.core.setting_types import (
     Duration,
     EmailAddress,
     FolderName,
+    ForEach,
     HostName,
-    LabelName,
     Line,
     Name,
     ServerName,
+    SiteLabels,
     between,
     is_ip_address,
 )
@@ -61,41 +69,6 @@ OAuth2Name = Annotated[Name, Reference("oauth2")]
 Pop3MailboxName = Annotated[Name, Reference("mailboxes", frozenset({"pop3"}))]
 ImapMailboxName = Annotated[Name, Reference("mailboxes", frozenset({"imap"}))]
 
-_DEFAULT_PORTS = MappingProxyType(
-    {
-        ("smtp", "starttls"): 587,
-        ("smtp", "implicit"): 465,
-        ("smtp", "opportunistic"): 25,
-        ("smtp", "none"): 25,
-        ("pop3", "starttls"): 110,
-        ("pop3", "implicit"): 995,
-        ("pop3", "none"): 110,
-        ("imap", "starttls"): 143,
-        ("imap", "implicit"): 993,
-        ("imap", "none"): 143,
-        ("graph", "implicit"): 443,
-        ("graph", "none"): 80,
-    }
-)
-
-
-SaslMechanism = Literal["plain", "login", "cram-md5", "ntlm", "xoauth2", "oauthbearer"]
-"""The SASL mechanisms of `probes.protocols.sasl`, in lower case."""
-
-AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "smtp": frozenset(get_args(SaslMechanism)),
-        "pop3": frozenset({*get_args(SaslMechanism), "user", "apop"}),
-        "imap": frozenset(get_args(SaslMechanism)),
-        "graph": frozenset(),
-    }
-)
-"""The login methods of each protocol."""
-
-
-KEEP_CONNECTIONS = frozenset({"imap", "graph"})
-"""The protocols by which a watched mailbox keeps a connection open."""
-
 
 def _required_without_preset(schema: dict[str, Any]) -> None:
     schema["required"] = ["protocol"]
@@ -108,6 +81,7 @@ class ServerSettings(Settings):
 
     model_config = ConfigDict(json_schema_extra=_required_without_preset)
 
+    for_each: ForEach = None
     protocol: Literal["smtp", "pop3", "imap", "graph"]
     preset: Literal["exchange-online", "gmail", "exchange-2019", "postfix-dovecot"] | None = Field(
         default=None,
@@ -206,6 +180,10 @@ class ServerSettings(Settings):
             "Default: 20, plus one for each of its IMAP and Graph mailboxes, which keep one open."
         ),
     )
+    labels: SiteLabels = Field(
+        default_factory=dict,
+        description="Labels of all probes that use this server, unless a probe has its own value.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -215,7 +193,7 @@ class ServerSettings(Settings):
             return data
         usual = "exchange-online" if data.get("protocol") == "graph" else None
         data = {**preset_values(data.get("preset", usual), data.get("protocol")), **data}
-        port = _DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
+        port = DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
         return {"port": port, **data}
 
     @field_validator("auth")
@@ -276,6 +254,7 @@ class MailboxSettings(Settings):
 
     model_config = ConfigDict(json_schema_extra=_username_without_oauth2)
 
+    for_each: ForEach = None
     address: EmailAddress = Field(description="The mail address whose messages arrive here.")
     server: MailboxServerName = Field(description="The POP3, IMAP or Graph server, an entry of `servers`.")
     username: Line = Field(
@@ -370,6 +349,7 @@ class AlertSettings(Settings):
 class ProbeSettings(Settings):
     """Settings of every kind of probe."""
 
+    for_each: ForEach = None
     name: Name = Field(description="A unique name: up to 63 letters, digits, dots, dashes and underscores.")
     kind: str
     interval: Annotated[Duration, between(1, 86400)] = Field(
@@ -397,13 +377,15 @@ class ProbeSettings(Settings):
         default=None,
         description="What the probe is for, in one line. The live page and the probe's alerts show it.",
     )
-    labels: dict[LabelName, Line] = Field(
+    labels: SiteLabels = Field(
         default_factory=dict,
-        max_length=20,
         description=(
             "The site's own labels, such as `{team: messaging}`: in `mailsonde_probe_info`, for rules and "
-            "routing."
+            "routing. Labels of the server that the probe uses are added."
         ),
+    )
+    enabled: bool = Field(
+        default=True, description="With `false`, the probe is checked by `validate`, and else left out."
     )
     alerts: AlertSettings = Field(
         default=AlertSettings(),

@@ -91,6 +91,13 @@ def test_names_of_probes(complete: Complete, site: Path) -> None:
     assert complete("mailsonde", "check", "") == []
 
 
+def test_names_of_probes_in_included_files(complete: Complete, tmp_path: Path) -> None:
+    """Probes of other files, and those that `for_each` makes, are completed too."""
+    (tmp_path / "main.yaml").write_text("include: [part.yaml]\nprobes: [{name: own}]\n")
+    (tmp_path / "part.yaml").write_text('probes: [{name: "mx-${d}", for_each: {d: [a, b]}}]\n')
+    assert complete("mailsonde", "check", "-c", str(tmp_path / "main.yaml"), "") == ["own", "mx-a", "mx-b"]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -189,7 +189,9 @@ def test_schema_describes_the_example(example: Path) -> None:
     assert set(data) <= set(printed["properties"])
     for probe in data["probes"]:
         (matching,) = (
-            d for d in definitions.values() if d["properties"].get("kind", {}).get("const") == probe["kind"]
+            definition
+            for definition in definitions.values()
+            if definition.get("properties", {}).get("kind", {}).get("const") == probe["kind"]
         )
         assert set(probe) <= set(matching["properties"])
         assert matching["additionalProperties"] is False

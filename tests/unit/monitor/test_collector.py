@@ -118,6 +118,26 @@ def test_the_configuration_tells_about_a_probe() -> None:
     assert infos["pop3"].items() >= {("mailbox_server", "pop"), ("address", "mail.example.com:995")}
 
 
+def test_labels_of_servers_are_labels_of_their_probes() -> None:
+    """A probe's own label replaces its server's, which replaces that of its mailbox's server."""
+    agent, trip = AgentState(), RouteProbe(labels={"owner": "probe"})
+    servers = dict(trip.context.site.servers)
+    for name, label in (("out", "sending"), ("pop", "reading")):
+        labels = {"owner": label, "site": label, label: "yes"}
+        servers[name] = servers[name].model_copy(update={"labels": labels})
+    site = replace(trip.context.site, servers=servers)
+    trip.context = replace(trip.context, site=site)
+    agent.add(trip, now=1.0)
+    (info,) = (
+        sample.labels
+        for family in AgentCollector(agent, Counters).collect()
+        for sample in family.samples
+        if sample.name == "mailsonde_probe_info"
+    )
+    labels = {"owner": "probe", "site": "sending", "sending": "yes", "reading": "yes"}
+    assert info.items() >= labels.items()
+
+
 def test_unknown_run_leaves_success_as_it_was(state: AgentState) -> None:
     """An unknown run leaves the success metric unchanged: our own fault must not look like an outage."""
     state.ran("smtp", "out", Verdict(Reason.NONE), ended_at=1060.0, duration=0.1)

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import pytest
 
 from probes.core.faults import ProbeFault
+from probes.core.mail_protocols import AUTH_METHODS
 from probes.core.reasons import Reason
 from probes.core.redaction import WITHHELD, Redaction
-from probes.core.settings import AUTH_METHODS
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.sasl import MECHANISMS, Mechanism, choose, log_in

@@ -1,0 +1,110 @@
+"""Reads a configuration file and the files that it includes."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from monitor.config.document import CHANGED, FILE_LIMIT, Document, Location, Mistake, read_document
+
+FILES_LIMIT = 10_000
+"""Maximum number of files in one configuration."""
+
+DEPTH_LIMIT = 20
+"""Maximum number of files that each include the next one."""
+
+
+@dataclass
+class Files:
+    """The files of a configuration, the main one first, and the mistakes in reading them."""
+
+    documents: list[Document] = field(default_factory=list)
+    mistakes: list[Mistake] = field(default_factory=list)
+    are_complete: bool = True
+    """Whether each file could be read."""
+
+
+def read_files(path: Path, limit: int = FILE_LIMIT) -> Files:
+    """Return the file ``path`` and the files that it includes, each once; together at most ``limit`` bytes.
+
+    Files that a pattern matches are read in the order of their names.
+    """
+    files = Files()
+    _Reader(files, path, limit).read(path)
+    files.mistakes += [Mistake(each.path, 0, "", CHANGED) for each in files.documents if each.has_changed()]
+    return files
+
+
+class _Reader:
+    def __init__(self, files: Files, main: Path, limit: int) -> None:
+        self._files = files
+        self._main = main
+        self._limit = limit
+        self._read: set[str] = set()
+
+    def read(self, path: Path) -> None:
+        """Read the main file, and what it includes."""
+        self._read.add(os.path.realpath(path))
+        document = read_document(path, limit=self._limit)
+        if isinstance(document, Mistake):
+            self._files.mistakes.append(document)
+            self._files.are_complete = False
+        else:
+            self._add(document, (os.path.realpath(path),))
+
+    def _add(self, document: Document, through: tuple[str, ...]) -> None:
+        """Add a file, and read what it includes; ``through`` has the real paths up to this one."""
+        self._limit -= document.size
+        self._files.documents.append(document)
+        self._files.mistakes += document.duplicates
+        for at, path in self._included(document):
+            real = os.path.realpath(path)
+            if real in through:
+                way = "itself" if real == through[-1] else f"{path}, which leads to this file again"
+                self._mistake(document, at, f"the file includes {way}; include files of another folder")
+            elif len(through) > DEPTH_LIMIT:
+                self._mistake(document, at, f"more than {DEPTH_LIMIT} files include each other in turn")
+            elif len(self._read) >= FILES_LIMIT:
+                self._mistake(document, at, f"there are more than {FILES_LIMIT} files in all")
+                return
+            elif real not in self._read:
+                self._read.add(real)
+                self._read_included(document, at, path, (*through, real))
+
+    def _read_included(self, document: Document, at: Location, path: Path, through: tuple[str, ...]) -> None:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            self._mistake(document, at, f"{path} is no regular file")
+            return
+        is_elsewhere = path.parent != self._main.parent
+        found = read_document(path, limit=self._limit, directory=path.parent if is_elsewhere else None)
+        if isinstance(found, Document):
+            self._add(found, through)
+        elif found.line:
+            self._files.mistakes.append(found)
+            self._files.are_complete = False
+        else:
+            self._mistake(document, at, f"{path} {found.text}")
+
+    def _mistake(self, document: Document, at: Location, text: str) -> None:
+        self._files.mistakes.append(document.mistake(at, text))
+        self._files.are_complete = False
+
+    def _included(self, document: Document) -> Iterator[tuple[Location, Path]]:
+        """Yield each file that ``document`` includes, with the place that says so."""
+        patterns = document.data.get("include", [])
+        if not isinstance(patterns, list):
+            self._mistake(document, ("include",), "must be a list of files, such as [conf.d/*.yaml]")
+            return
+        for index, pattern in enumerate(patterns):
+            at = ("include", index)
+            if not isinstance(pattern, str) or not pattern or "\0" in pattern:
+                self._mistake(document, at, "must be the path of a file, or a pattern such as conf.d/*.yaml")
+                continue
+            folder = document.path.parent
+            found = sorted(glob.glob(pattern, root_dir=folder))  # noqa: PTH207 # Path.glob refuses absolute patterns
+            if not found and not glob.has_magic(pattern):
+                found = [pattern]  # the file is missing, which reading it tells
+            yield from ((at, folder / name) for name in found)

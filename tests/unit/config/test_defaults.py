@@ -1,0 +1,109 @@
+"""Settings that many entries share are written once, in ``defaults``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from monitor.config.load import load
+from monitor.config.models import Configuration
+
+OUT = {"protocol": "smtp", "host": "a.example", "tls": "starttls"}
+
+
+def loaded(defaults: object, **parts: object) -> Configuration:
+    data = {
+        "defaults": defaults,
+        "servers": {"out": OUT},
+        "probes": [{"name": "a", "kind": "smtp", "server": "out"}],
+    }
+    return Configuration.model_validate(data | parts)
+
+
+def test_an_entry_s_own_setting_replaces_the_default() -> None:
+    """A kind's default replaces that of all probes, and an entry's setting replaces both."""
+    probes = [
+        {"name": "own", "kind": "mx", "domain": "a.example", "interval": "1m"},
+        {"name": "kind", "kind": "mx", "domain": "a.example"},
+        {"name": "all", "kind": "smtp", "server": "out"},
+    ]
+    defaults = {"probes": {"interval": "3m"}, "mx": {"interval": "2m"}}
+    found = loaded(defaults, probes=probes).probes
+    assert [probe.interval for probe in found] == [60, 120, 180]
+
+
+def test_labels_and_thresholds_add_up() -> None:
+    """A mapping of names or settings is completed, not replaced."""
+    defaults = {
+        "probes": {"labels": {"team": "messaging", "site": "all"}, "alerts": {"down": "10m"}},
+        "smtp": {"labels": {"site": "smtp"}},
+    }
+    probe = {"name": "a", "kind": "smtp", "server": "out", "labels": {"customer": "x"}}
+    (found,) = loaded(defaults, probes=[probe]).probes
+    assert found.labels == {"team": "messaging", "site": "smtp", "customer": "x"}
+    assert found.alerts.down == 600
+
+
+def test_a_secret_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password of an entry's own does not mix with the default's."""
+    monkeypatch.setenv("COMMON", "common")
+    (tmp_path / "own").write_text("own")
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "defaults: {mailboxes: {server: in, username: me, password: {env: COMMON}}}\n"
+        "servers: {in: {protocol: imap, host: a.example, tls: implicit}}\n"
+        "mailboxes: {a: {address: a@a.example}, b: {address: b@a.example, password: {file: own}}}\n"
+        "probes: [{name: imap, kind: imap, mailbox: a}]\n"
+    )
+    found = load(path).mailboxes
+    assert [box.password.get_secret_value() for box in found.values() if box.password] == ["common", "own"]
+
+
+def test_null_means_no_default() -> None:
+    """An entry can do without a default."""
+    defaults = {"servers": {"tls_server_name": "mail.example", "timeout": "5s"}}
+    inner = {**OUT, "tls_server_name": None, "timeout": None}
+    servers = loaded(defaults, servers={"out": OUT, "inner": inner}).servers
+    assert [server.tls_server_name for server in servers.values()] == ["mail.example", None]
+    assert [server.timeout for server in servers.values()] == [5, 60]
+
+
+def test_a_preset_counts_more_than_defaults() -> None:
+    """What a server is says more about it than what most servers are."""
+    defaults = {"servers": {"tls": "implicit", "timeout": "5s", "host": "mail.example"}}
+    server = {"preset": "exchange-online", "protocol": "smtp"}
+    found = loaded(defaults, servers={"out": server}).servers["out"]
+    assert (found.tls, found.host, found.timeout) == ("starttls", "smtp.office365.com", 5)
+
+
+def test_probes_of_hybrid_have_defaults_of_round_trips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short form of round trips follows their defaults, unless it says otherwise itself."""
+    monkeypatch.setenv("PASSWORD", "s3cret")
+    box = {"server": "in", "username": "me", "password": {"env": "PASSWORD"}}
+    found = loaded(
+        {"roundtrip": {"interval": "2m", "deadline": "9m"}},
+        servers={"out": OUT, "in": {**OUT, "protocol": "imap"}},
+        mailboxes={"a": {**box, "address": "a@a.example"}, "b": {**box, "address": "b@a.example"}},
+        hybrid={
+            "org": {
+                "on_premises": {"mailbox": "a", "server": "out"},
+                "cloud": {"mailbox": "b", "server": "out"},
+                "deadline": "7m",
+            }
+        },
+    ).probes
+    assert {(probe.interval, probe.deadline) for probe in found if probe.kind == "roundtrip"} == {(120, 420)}
+
+
+def test_a_probe_that_is_not_enabled_is_checked_and_left_out() -> None:
+    """It needs no capacity either: no run of it ever starts."""
+    probes = [
+        {"name": "on", "kind": "mx", "domain": "a.example"},
+        {"name": "idle", "kind": "mx", "domain": "a.example", "enabled": False},
+    ]
+    configuration = loaded({}, probes=probes)
+    assert [probe.name for probe in configuration.enabled_probes] == ["on"]
+    with pytest.raises(ValidationError, match="not a domain name"):
+        loaded({}, probes=[probes[0], {**probes[1], "domain": "a..example"}])
