@@ -112,6 +112,10 @@ class ProbeFault(Exception):  # noqa: N818 # a fault of the mail system, not an 
         """What to do; empty if that is not known."""
         return self._remedy or GENERAL.get(self.reason, "")
 
+    @remedy.setter
+    def remedy(self, remedy: str) -> None:
+        self._remedy = remedy
+
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
 

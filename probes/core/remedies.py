@@ -10,6 +10,7 @@ from probes.core.reasons import Reason
 _RESOLVER = "Check the resolver that this machine uses, and its way to it."
 _HOST = "Check that the host is up, and that no firewall drops the connection."
 _CERTIFICATE = "Renew the certificate, and reload the service."
+_FOLDER = "Correct `folder`, `junk_folder` or `sent_folder`, or create the folder."
 _SERVER_LOG = "Look for the cause in the server's log."
 
 GENERAL: Mapping[Reason, str] = MappingProxyType(
@@ -56,10 +57,10 @@ GENERAL: Mapping[Reason, str] = MappingProxyType(
         Reason.POP3_SYS_PERM: _SERVER_LOG,
         Reason.IMAP_IN_USE: "Use a mailbox that no other client opens.",
         Reason.IMAP_UNAVAILABLE: _SERVER_LOG,
-        Reason.IMAP_NO_FOLDER: "Correct `folder` or `junk_folder`, or create the folder.",
+        Reason.IMAP_NO_FOLDER: _FOLDER,
         Reason.GRAPH_UNAVAILABLE: "Look at the service health of Exchange Online.",
         Reason.GRAPH_NO_MAILBOX: "Correct the address, or license and create the mailbox.",
-        Reason.GRAPH_NOT_FOUND: "Correct `folder` or `junk_folder`, or create the folder.",
+        Reason.GRAPH_NOT_FOUND: _FOLDER,
         Reason.HTTP_STATUS: "Look for the cause in the web server's log, or correct `expect_status`.",
         Reason.HTTP_UNAVAILABLE: "Look for the cause in the log of the web server and the application.",
         Reason.REDIRECT_REFUSED: "Correct the redirect on the server, or `expect_redirect`.",

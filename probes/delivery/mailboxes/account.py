@@ -126,5 +126,5 @@ class FolderAccount(Account[S], Generic[S, V]):
             return False
         self._side = None
         trouble = f"the {side.role.noun} could not be read: {fault}"
-        side.do_without(trouble, self._settings.address, self._clock)
+        side.do_without(trouble, self._settings.address, self._clock, fault.remedy)
         return True

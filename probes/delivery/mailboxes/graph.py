@@ -112,6 +112,7 @@ class GraphMailbox(FolderAccount[GraphSession, View]):
             except ProbeFault as fault:
                 if fault.reason is Reason.GRAPH_NOT_FOUND:
                     fault.detail = legible(f"the mailbox's {role.value} {name!r}: {fault.detail}")
+                    fault.remedy = role.remedy
                 raise
         return view
 

@@ -82,7 +82,7 @@ class ImapMailbox(FolderAccount[ImapSession, View]):
                 raise
             if self._junk.name is None:
                 trouble = f"the junk folder is not known: {fault}"
-                self._junk.do_without(trouble, self._settings.address, self._clock)
+                self._junk.do_without(trouble, self._settings.address, self._clock, fault.remedy)
         except BaseException:
             session.abort()
             raise
@@ -133,7 +133,9 @@ class ImapMailbox(FolderAccount[ImapSession, View]):
     async def _sent_name(self, session: ImapSession) -> str:
         name = await self._marked(session, "\\SENT")
         if name is None:
-            raise ProbeFault(Reason.IMAP_NO_FOLDER, "none is marked as \\Sent; set sent_folder")
+            raise ProbeFault(
+                Reason.IMAP_NO_FOLDER, "none is marked as \\Sent", remedy="Set `sent_folder` to its name."
+            )
         return name
 
     async def _leave_side(self, session: ImapSession) -> None:
@@ -246,7 +248,7 @@ class ImapMailbox(FolderAccount[ImapSession, View]):
                 named = f"the mailbox's {role.value}" if is_set else f"the folder marked as {marked}"
                 if not is_set and self._side is self._sent:
                     self._sent.name = None  # another folder may be marked by now
-                fault.detail = legible(f"{named} {fault.detail}")
+                fault.detail, fault.remedy = legible(f"{named} {fault.detail}"), role.remedy
             raise
 
     def _drop(self) -> None:

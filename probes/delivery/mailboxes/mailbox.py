@@ -68,6 +68,11 @@ class FolderRole(Enum):
         """Its name in a sentence."""
         return self.value.replace("_", " ")
 
+    @property
+    def remedy(self) -> str:
+        """What to do if there is no such folder."""
+        return f"Correct `{self.value}`, or create the folder."
+
 
 class Folder(Protocol):
     """One folder in one poll. Methods that query the server raise `probes.core.faults.ProbeFault`."""

@@ -40,10 +40,11 @@ class SideFolder:
         """Whether to read it in this poll."""
         return now >= self.due_at or (afresh and not self.trouble)
 
-    def do_without(self, trouble: str, address: str, clock: Clock) -> None:
+    def do_without(self, trouble: str, address: str, clock: Clock, remedy: str) -> None:
         """Continue without it for a while."""
         if self.pause == SIDE_PAUSE:
-            _log.warning("mailbox %s is watched without its %s: %s", address, self.role.noun, trouble)
+            said = f"{trouble}; remedy: {remedy}" if remedy else trouble
+            _log.warning("mailbox %s is watched without its %s: %s", address, self.role.noun, said)
         self.trouble, self.due_at = trouble, clock.monotonic() + self.pause
         self.pause = min(2 * self.pause, LONGEST_SIDE_PAUSE)
 

@@ -37,10 +37,12 @@ async def mailbox_of(
         await mailbox.close()
 
 
-async def poll(mailbox: ImapMailbox, *, deleting: bytes = b"\0", afresh: bool = False) -> list[bytes]:
+async def poll(
+    mailbox: ImapMailbox, *, deleting: bytes = b"\0", afresh: bool = False, sent: bool = False
+) -> list[bytes]:
     """Poll all folders that are due; return the identified copies, and delete those with ``deleting``."""
     found: list[bytes] = []
-    async with mailbox.poll(afresh=afresh) as due:
+    async with mailbox.poll(afresh=afresh, sent=sent) as due:
         for open_folder in due:
             try:
                 await read(await open_folder(), found, deleting)

@@ -191,10 +191,15 @@ async def test_a_junk_folder_that_can_be_read_again() -> None:
     [
         ({"folder": "Nowhere"}, 'the mailbox\'s folder "Nowhere": no such folder'),
         ({"junk_folder": "Nowhere"}, 'the mailbox\'s junk_folder "Nowhere": no such folder'),
+        ({"sent_folder": "Nowhere"}, 'the mailbox\'s sent_folder "Nowhere": no such folder'),
     ],
 )
-async def test_a_folder_that_is_not_there(settings: dict[str, str], named: str) -> None:
-    """The fault names the folder, and the setting for it."""
+async def test_a_folder_that_is_not_there(
+    settings: dict[str, str], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fault names the folder, and the setting for it; the remedy is about that setting."""
+    ((setting, _),) = settings.items()
+    remedy = f"Correct `{setting}`, or create the folder."
     imap = ImapServer()
     imap.before = lambda words: "NO no such folder" if '"Nowhere"' in words else None
     async with mailbox_of(imap, SETTINGS.model_copy(update=settings)) as mailbox:
@@ -202,9 +207,19 @@ async def test_a_folder_that_is_not_there(settings: dict[str, str], named: str) 
             with pytest.raises(ProbeFault) as caught:
                 await poll(mailbox)
             assert (caught.value.reason, caught.value.detail) == (Reason.IMAP_NO_FOLDER, named)
-        else:
-            await poll(mailbox)
-            assert mailbox.doubt == f"the junk folder could not be read: imap_no_folder: {named}"
+            assert caught.value.remedy == remedy
+            return
+        await poll(mailbox, sent=setting == "sent_folder")
+        trouble = f"the {setting.replace('_', ' ')} could not be read: imap_no_folder: {named}"
+        assert mailbox.doubt == (trouble if setting == "junk_folder" else "")
+        assert caplog.messages[-1].endswith(f"{trouble}; remedy: {remedy}")
+
+
+async def test_no_folder_for_copies_of_sent_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """Where no folder is marked for sent mail, the log says which setting names one."""
+    async with mailbox_of(ImapServer()) as mailbox:
+        await poll(mailbox, sent=True)
+    assert caplog.messages[-1].endswith("none is marked as \\Sent; remedy: Set `sent_folder` to its name.")
 
 
 async def polled(mailbox: ImapMailbox, times: int, *, deleting: bytes = b"\0") -> list[bytes]:

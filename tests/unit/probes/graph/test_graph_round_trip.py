@@ -126,6 +126,7 @@ async def test_a_missing_folder_is_told_at_once(bench: OpenBench) -> None:
         verdict = (await made.run()).verdict
         assert (verdict.reason, await made.state()) == (Reason.GRAPH_NOT_FOUND, MessageState.SENT)
         assert "folder 'Nowhere'" in verdict.detail
+        assert verdict.remedy == "Correct `folder`, or create the folder."
         assert made.clock.now - began < 10.0
 
 
