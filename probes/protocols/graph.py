@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from probes.core.clock import Clock
 from probes.core.credentials import NO_TOKENS, Credentials, Tokens, credentials_of
@@ -26,13 +26,14 @@ from probes.protocols.https import HttpClient, Response, origin_of, proxy_for
 from probes.protocols.replies import diagnose
 from probes.protocols.request_limits import limits_of
 
-GRAPH_PAGE_LIMIT = 4 * 2**20
-"""Maximum octets of a page of a list."""
+GRAPH_PAGE_LIMIT = 2**20
+"""Maximum octets of a page of a list. It is parsed in one piece, which delays everything else."""
 
 ID_LIMIT = 500
 """Maximum characters of an id; those of messages have about 150."""
 
-_FIELDS = "id,subject,receivedDateTime,internetMessageHeaders"
+_HEADERS = "internetMessageHeaders"
+_FIELDS = f"id,subject,receivedDateTime,{_HEADERS}"
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _STEADY_IDS = MappingProxyType({"prefer": 'IdType="ImmutableId"'})  # else an id changes with its folder
 _ID = re.compile(rf"[!-~]{{1,{ID_LIMIT}}}")
@@ -141,7 +142,10 @@ class GraphSession:
         return await self.page(self._base + path, names)
 
     async def page(self, url: str, names: Collection[str]) -> Page:
-        """Return the page of a list at ``url``, from a `Page.next_link`. Another host is never asked."""
+        """Return the page of a list at ``url``, from a `Page.next_link`. Another host is never asked.
+
+        A page that is too large comes without header fields.
+        """
         try:
             is_same = origin_of(url) == origin_of(self._base)
         except ValueError:
@@ -149,11 +153,20 @@ class GraphSession:
         if not is_same:
             with self._phases.phase("body"):  # names the phase, and redacts the server's text
                 raise ProbeFault(Reason.PROTOCOL_ERROR, f"the next page is elsewhere: {shown_url(url, 80)}")
-        answer = (await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT)).json_object()
+        try:
+            answer = await self._page_object(url)
+        except ProbeFault as fault:
+            brief = _without_headers(url)
+            if fault.reason is not Reason.RESPONSE_TOO_LARGE or brief == url:
+                raise
+            answer = await self._page_object(brief)
         entries = entries_of(answer)
         messages = tuple(listed for entry in entries if (listed := listed_of(entry, names)) is not None)
         link = answer.get("@odata.nextLink")
         return Page(messages, link if isinstance(link, str) else None, len(entries) - len(messages))
+
+    async def _page_object(self, url: str) -> dict[str, Any]:
+        return (await self._ask("GET", url, headers=_STEADY_IDS, limit=GRAPH_PAGE_LIMIT)).json_object()
 
     async def content(self, message: str, limit: int) -> tuple[bytes, bool]:
         """Return up to ``limit`` octets of a message, and whether there are more."""
@@ -317,6 +330,17 @@ async def graph_submission(
 
 def _query(parameters: Mapping[str, str]) -> str:
     return urlencode(parameters, quote_via=quote, safe="$,")
+
+
+def _without_headers(url: str) -> str:
+    """Return the address of the same list without header fields."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    names = query.get("$select", "").split(",")
+    if _HEADERS not in names:
+        return url
+    query["$select"] = ",".join(name for name in names if name != _HEADERS)
+    return parts._replace(query=_query(query)).geturl()
 
 
 def entries_of(answer: Mapping[str, Any]) -> list[Any]:

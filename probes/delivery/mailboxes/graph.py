@@ -23,13 +23,13 @@ from probes.protocols.graph import GraphSession
 LATEST_LISTED = 20
 """Number of messages to ask for in a poll."""
 
-PAGE = 100
-"""Number of messages in each page of a search of the whole folder."""
+PAGE = 25
+"""Number of messages in each page of a search of the whole folder: with up to 40 KB of header fields each."""
 
 SEARCH_SECONDS = 20.0
 """Seconds after which a poll reads no further pages; a search goes on at the next poll."""
 
-MOST_PAGES = 200
+MOST_PAGES = 800
 """Maximum number of pages of a folder: 20,000 messages that were received within the retention."""
 
 MOST_KNOWN = MOST_PAGES * PAGE

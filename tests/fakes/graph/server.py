@@ -13,7 +13,7 @@ import re
 import secrets
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -243,12 +243,17 @@ class GraphDouble:
         top, skip = int(query.get("$top", "10")), int(query.get("$skip", "0"))
         answer: dict[str, object] = {
             "@odata.context": f"{self.url}/v1.0/$metadata",
-            "value": [self.entry(item) for item in shown[skip : skip + top]],
+            "value": [self.selected(item, query) for item in shown[skip : skip + top]],
         }
         if len(shown) > skip + top:
             path = "/".join(request.path)
             answer["@odata.nextLink"] = f"{self.url}/{path}?{urlencode({**query, '$skip': str(skip + top)})}"
         return Answer(200, answer)
+
+    def selected(self, item: Item, query: Mapping[str, str]) -> dict[str, object]:
+        """Return a message with the fields that were asked for, and its etag."""
+        names = query["$select"].split(",")
+        return {name: value for name, value in self.entry(item).items() if name in (*names, "@odata.etag")}
 
     @staticmethod
     def entry(item: Item) -> dict[str, object]:
