@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 from pydantic import SecretStr
 
@@ -15,6 +17,7 @@ from probes.delivery.mailboxes.imap import ImapMailbox
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.mailboxes.mailbox import Mailbox
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
+from probes.protocols.http_login import HttpLogin, LoginAttempt
 from probes.protocols.https import HttpClient
 from probes.protocols.imap_session import ImapSession
 from probes.protocols.line_transport import LineTransport
@@ -22,6 +25,7 @@ from probes.protocols.pop3_session import Pop3Session
 from probes.protocols.smtp import WHOLE_REPLY
 from probes.protocols.smtp_session import SmtpSession
 from tests.fakes.clock import InstantClock
+from tests.fakes.ntlm import CHALLENGE
 from tests.fuzz.target import Target, require_shown
 from tests.fuzz.wire import ECHO, LINE, TURN, connections
 
@@ -236,6 +240,43 @@ def http(octets: bytes) -> None:
     _dialogue(octets, talk)
 
 
+@dataclass(frozen=True)
+class _Challenged:
+    """An answer with status 401, or the page after the last one."""
+
+    status: int
+    challenges: list[str]
+
+    def header_lines(self, name: str) -> list[str]:
+        return self.challenges if name == "www-authenticate" else []
+
+
+def http_login(octets: bytes) -> None:
+    """Log in over HTTP; each turn has the values of WWW-Authenticate in one answer, a line each."""
+    turns = [turn.decode("latin-1").split("\n") for turn in octets.split(TURN)]
+    sent: list[str] = []
+    network = SimpleNamespace(connections=1, certificate=None)
+
+    async def ask(fields: Mapping[str, str], phase: str) -> _Challenged:
+        sent.append(fields.get("authorization", ""))
+        echo = ECHO.decode()
+        said = [line.replace(echo, sent[-1]) for line in turns.pop(0)] if turns else []
+        return _Challenged(401 if said else 200, said)
+
+    async def talk(phases: PhaseTimer) -> None:
+        attempt = LoginAttempt(HttpLogin("canary", SecretStr(PASSWORD)), "192.0.2.1", phases)
+        await attempt.answer(ask, {}, network)  # type: ignore[arg-type] # it has what the login uses
+
+    told = ""
+    try:
+        asyncio.run(_bounded(talk(PhaseTimer(InstantClock()))))
+    except ProbeFault as fault:
+        told = fault.detail
+    _require_harmless(told)
+    assert not any(secret and secret[10:40] in told for secret in sent)
+    assert len(sent) <= 3
+
+
 def _turns(*turns: bytes) -> bytes:
     return TURN.join(turns)
 
@@ -330,7 +371,16 @@ _HTTP_SEEDS = (
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx",
 )
 
+_LOGIN_SEEDS = (
+    _turns(b"Negotiate\nNTLM", b"NTLM " + base64.b64encode(CHALLENGE), b"NTLM"),
+    _turns(b'Basic realm="a, \\" NTLM", Negotiate', b"Negotiate " + base64.b64encode(CHALLENGE[:60])),
+    _turns(b"Basic", ECHO),
+)
+
 TARGETS = (
+    Target(
+        "http_login", http_login, _LOGIN_SEEDS, (b"NTLM ", b"Negotiate ", b"Basic", b"TlRMTVNTUAACAAAA", ECHO)
+    ),
     Target(
         "lines",
         lines,
