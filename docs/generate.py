@@ -35,6 +35,7 @@ from probes.delivery.message_probe import DeliveryAlertSettings
 from probes.delivery.polling import ArrivalModel
 from probes.delivery.service_level import SloSettings
 from probes.delivery.watcher import LONGEST_GAP
+from probes.exchange import DIRECTORY_LABEL, NODE_LABEL
 from probes.messages.authentication_results import METHODS
 from probes.messages.exchange_report import ExchangeReport
 from probes.oauth2.settings import GenericOAuth2
@@ -143,7 +144,8 @@ def _duration(seconds: float) -> str:
 def metrics_page() -> list[str]:
     """Return every metric with its type, labels and meaning, as the collector yields them."""
     state = AgentState(["mailbox"])
-    info = Labels(dict.fromkeys(("severity", "description", "mailbox_server", "address", *LABELS), ""))
+    own = ("severity", "description", "mailbox_server", "address", NODE_LABEL, DIRECTORY_LABEL)
+    info = Labels(dict.fromkeys((*own, *LABELS), ""))
     probe = ProbeState("probe", "target", "kind", 60.0, info, last_run=0.0)
     probe.reasons[Reason.CONNECT_REFUSED] = 1
     probe.thresholds = {"down": 600.0}
@@ -335,7 +337,10 @@ def _in_words(text: str) -> str:
         ask + r'{{ with \. \| first \| label "address" }}.*?{{ end }}{{ end }}', " (*host:port*)", text
     )
     text = re.sub(ask + r"{{ with \. \| first \| .*?{{ end }}{{ end }}", " *description*", text)
-    text = re.sub(ask + r' {{ \. \| first \| label "location" }}{{ end }}', " *location*", text)
+    text = re.sub(ask + r'( ?){{ \. \| first \| label "(\w+)" }}{{ end }}', r"\1*\2*", text)
+    text = re.sub(
+        r"{{ range query \(printf `[^`]*`[^`]*?\)[^}]*}}( ?){{ \.Labels\.(\w+) }}{{ end }}", r"\1*\2*", text
+    )
     text = re.sub(ask + r"{{ \. \| first \| value .*? }}{{ else }}.*?{{ end }}", "*threshold*", text)
     text = re.sub(
         r"{{ with query `[^`]*` }}(.*?){{ \. \| first \| value }}(.*?){{ else }}(.*?){{ end }}",

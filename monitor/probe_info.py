@@ -6,7 +6,7 @@ from probes.core.probe import Probe
 
 
 def probe_info(probe: Probe) -> dict[str, str]:
-    """Return the labels of a probe and its servers, its highest severity and, where they apply, three more.
+    """Return the labels of a probe, its servers and its target, its highest severity, and up to three more.
 
     A probe's own label replaces that of the server it connects to, which replaces that of its mailbox's
     server. ``description`` is what the site says the probe is for, ``address`` the HOST:PORT that it connects
@@ -31,7 +31,8 @@ def probe_info(probe: Probe) -> dict[str, str]:
     labels: dict[str, str] = {}
     for used in (site.servers.get(mailbox_server or ""), server):
         labels |= used.labels if used is not None else {}
-    return {**labels, **settings.labels, **{label: value for label, value in found.items() if value}}
+    told = {label: value for label, value in found.items() if value}
+    return {**labels, **settings.labels, **probe.labels, **told}
 
 
 def _configured_server(settings: object) -> str | None:

@@ -128,6 +128,7 @@ def _windows(interval: float, thresholds: Thresholds) -> dict[str, float]:
         "refused": max(thresholds.refused_intervals * interval, latest),
         "lost": max(thresholds.lost_at_least, latest, lost),
         "blocked": max(thresholds.blocked_at_least, latest),
+        "inactive": max(thresholds.exchange_inactive_for, thresholds.down_intervals * interval),
         "slow": max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
         "unknown": max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),
         "unsteady": max(thresholds.unsteady_at_least, unsteady),

@@ -6,7 +6,7 @@ A load balancer shows only healthy servers. So each server is asked at its own a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
@@ -51,6 +51,9 @@ SMTP_SECONDS = 5.0
 
 AUTH_CERTIFICATE = "auth-certificate"
 """The target of the organization's Auth certificate."""
+
+NODE_LABEL, DIRECTORY_LABEL = "exchange_node", "exchange_directory"
+"""Labels of `mailsonde_probe_info`. Their prefix keeps them apart from labels that scraping may set."""
 
 _METADATA = "/autodiscover/metadata/json/1"
 _BUILD_HEADER = "x-owa-version"
@@ -262,6 +265,11 @@ class Exchange(Probe):
     def place(self) -> tuple[str, int]:
         """The node's address and port."""
         return self._node.address, self.settings.port
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The node and the directory, so that rules can compare a node with the others."""
+        return {NODE_LABEL: self._node.name, DIRECTORY_LABEL: self._directory}
 
     @property
     def siblings(self) -> Sequence[Probe]:

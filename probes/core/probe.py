@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from probes.core.context import Context
@@ -39,6 +39,11 @@ class Probe(ABC):
     def place(self) -> tuple[str, int] | None:
         """The host and port that the probe connects to, if no entry of `servers` has them."""
         return None
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What its target is part of, as labels of `mailsonde_probe_info`: alerts group targets by them."""
+        return {}
 
     @property
     def siblings(self) -> Sequence[Probe]:

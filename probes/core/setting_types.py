@@ -40,6 +40,7 @@ RESERVED_LABELS = frozenset(
         *("job", "instance", "alertname", "alertstate", "le", "quantile", "window"),
         *("location", "probe", "kind", "target", "cadence", "severity", "description"),
         *("mailbox", "mailbox_server", "address", "outcome", "reason", "phase", "check", "state"),
+        *("exchange_node", "exchange_directory"),
         *("pod", "container", "endpoint", "namespace", "service"),
         *("threshold", "shortage", "issue", "position", "method", "result", "version", "python"),
     }

@@ -28,7 +28,7 @@ ONE_IS_ENOUGH = {
     *("MailsondeMessageOverdue", "MailsondeMessageLost", "MailsondeMessageBounced"),
     *("MailsondeMessageJunked", "MailsondeMessageAltered", "MailsondeUnexpectedMessage"),
     *("MailsondeCertificateExpiring", "MailsondeOAuth2CredentialExpires"),
-    "MailsondeExchangeCertificateExpires",
+    *("MailsondeExchangeCertificateExpires", "MailsondeExchangeAuthCertificateExpires"),
     *("MailsondeAgentDown", "MailsondeHeartbeat", "MailsondeVersionBlocked"),
 }
 """Alerts that are not about a number of runs: one message, or one certificate, is to be told."""

@@ -77,6 +77,24 @@ SECRET_SOON_B = alert("OAuth2CredentialExpires", "warning", oauth2="other")
 NO_TOKEN = alert("TokenRefreshFailing", "warning", oauth2="cloud")
 THROTTLED_TOKENS = alert("Throttled", "warning", protocol="oauth2", server="a", target="a")
 UNEXPECTED = alert("UnexpectedMessage", "warning", mailbox="canary", reason="forged")
+
+
+def exchange(name: str, node: str, directory: str, severity: str = "critical", probe: str = "ex") -> Alert:
+    """Return an alert about one virtual directory of one node."""
+    labels = {"kind": "exchange", "probe": probe, "target": f"{directory}@{node}"}
+    return alert(name, severity, **labels, exchange_node=node, exchange_directory=directory)
+
+
+OWA1, EWS1, EWS2 = (exchange("ProbeDown", *of) for of in (("ex1", "owa"), ("ex1", "ews"), ("ex2", "ews")))
+EWS1_ELSEWHERE = exchange("ProbeDown", "ex1", "ews", probe="other")
+EXPIRED1, EXPIRED2 = (exchange("CertificateExpired", node, "ews") for node in ("ex1", "ex2"))
+NODE1 = alert("ExchangeNodeDown", kind="exchange", probe="ex", exchange_node="ex1")
+NODE2_RESTS = alert("ExchangeNodeInMaintenance", "warning", kind="exchange", probe="ex", exchange_node="ex2")
+OLD_BUILDS = alert("ExchangeBuildBelowMinimum", "warning", kind="exchange", probe="ex")
+EWS_DOWN = alert("ExchangeDirectoryDown", kind="exchange", probe="ex", exchange_directory="ews")
+AUTH = {"kind": "exchange", "probe": "ex", "target": "auth-certificate"}
+AUTH_ENDS = alert("ExchangeAuthCertificateExpires", **AUTH)
+AUTH_EXPIRED, AUTH_EXPIRING = alert("CertificateExpired", **AUTH), alert("CertificateExpiring", **AUTH)
 HEARTBEAT = alert("Heartbeat", "none")
 
 
@@ -158,6 +176,8 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [OVERLOADED_ELSEWHERE, UNKNOWN, LAG, MISSED, OVERDUE_B],
         [ONE_WAY, OVERDUE_ONE_WAY, LOST_FROM_OUTSIDE, LOST_ELSEWHERE, OVERDUE_B],
         [EXCHANGE_CERTIFICATE, EXCHANGE_CERTIFICATE_SOON, EXCHANGE_QUEUE, EXCHANGE_COPY, SECRET, NO_TOKEN],
+        [NODE1, OWA1, EWS1, EWS2, EWS1_ELSEWHERE, EXPIRED2, NODE2_RESTS, OLD_BUILDS],
+        [AUTH_ENDS, AUTH_EXPIRED, AUTH_EXPIRING, EXPIRED1, NODE1, EWS1],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
 )
@@ -281,6 +301,22 @@ def test_a_connector_is_told_instead_of_the_mail_through_it() -> None:
         assert policy.inhibited(dict(explained), [dict(ONE_WAY)])
     for other in (OVERDUE, LOST, LOST_ELSEWHERE, DOWN_SMTP, ONE_WAY):
         assert not policy.inhibited(dict(other), [dict(ONE_WAY)])
+
+
+def test_an_exchange_server_is_told_instead_of_its_directories() -> None:
+    """A node, a directory or a certificate that fails is one alert, and hides no fault of another."""
+    policy = Policy(ALERTMANAGER)
+    for source, explained, others in (
+        (NODE1, (OWA1, EWS1), (EWS2, EWS1_ELSEWHERE, NODE2_RESTS, OLD_BUILDS)),
+        (EWS_DOWN, (EWS1, EWS2), (OWA1, EWS1_ELSEWHERE, NODE2_RESTS, OLD_BUILDS)),
+        (EXPIRED1, (NODE1, EWS1), (EWS2, OWA1)),
+        (EXPIRED2, (EWS2,), (NODE1, EWS1)),
+        (AUTH_ENDS, (AUTH_EXPIRED, AUTH_EXPIRING), (EXPIRED1, OWA1, NODE1, CERTIFICATE)),
+    ):
+        for one in explained:
+            assert policy.inhibited(dict(one), [dict(source)])
+        for one in others:
+            assert not policy.inhibited(dict(one), [dict(source)])
 
 
 def test_an_overloaded_agent_is_told_instead_of_what_follows_from_it() -> None:

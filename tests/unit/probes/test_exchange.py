@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trustme
 
+from monitor.probe_info import probe_info
 from monitor.runner import Result, Runner
 from probes.core.clock import SystemClock
 from probes.core.context import Context
@@ -84,6 +85,22 @@ async def test_healthy_servers(certificate_authority: trustme.CA, server_tls: Tl
     assert set(results["mapi@ex1"].verdict.phases) == {"queue", "first_byte", "body"}
     ends = {target: result.verdict.certificate_not_after for target, result in results.items()}
     assert [target for target, end in ends.items() if end is not None] == ["owa@ex1", "owa@ex2"]
+
+
+def test_rules_can_tell_nodes_and_directories_apart() -> None:
+    """Each target has its node and directory as labels. The Auth certificate is no node's and has neither."""
+    written = {"name": "exchange", "kind": "exchange", "host": HOST, "nodes": {"ex1": {}, "ex2": {}}}
+    settings = ExchangeSettings.model_validate(written | {"directories": ["owa", "ews"]})
+    probe = Exchange(settings, Context(SystemClock(), Site("here", {}, {})))
+    labels = {
+        one.target: {name: text for name, text in probe_info(one).items() if name.startswith("exchange_")}
+        for one in (probe, *probe.siblings)
+    }
+    assert labels == {
+        f"{directory}@{node}": {"exchange_node": node, "exchange_directory": directory}
+        for node in ("ex1", "ex2")
+        for directory in ("owa", "ews")
+    } | {"auth-certificate": {}}
 
 
 @pytest.mark.parametrize(
