@@ -40,5 +40,5 @@ def set_up_logs(form: LogFormat = "auto", level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):  # httpx logs URLs with their tokens
+    for library in ("apscheduler", "uvicorn", "httpx", "httpcore", "spnego"):  # some log URLs and tokens
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -12,7 +12,15 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.header_fields import FieldName, FieldValue, RequestFieldName, withhold
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
-from probes.core.setting_types import AddressFamily, CertificateFile, Duration, HostName, is_ip_address
+from probes.core.secret import Secret
+from probes.core.setting_types import (
+    AddressFamily,
+    CertificateFile,
+    Duration,
+    HostName,
+    Line,
+    is_ip_address,
+)
 from probes.core.settings import ProbeSettings
 from probes.core.text_pattern import TextPattern, matches, occurs
 from probes.core.verdict import Run, Verdict
@@ -20,6 +28,7 @@ from probes.protocols.http_shown import shown_field, shown_url
 from probes.protocols.tls import expiry_warning
 
 if TYPE_CHECKING:
+    from probes.protocols.http_login import HttpLogin
     from probes.protocols.https import Origin, Response
 
 SHARE_OF_DEADLINE = 0.9
@@ -27,6 +36,9 @@ SHARE_OF_DEADLINE = 0.9
 
 MOST_REDIRECTS = 10
 """Maximum number of redirects that a probe can be told to follow."""
+
+HttpAuth = Literal["auto", "ntlm", "basic"]
+"""How to log in."""
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -49,6 +61,12 @@ def _url(value: str) -> str:
             "host name or IP address, and its port from 1 to 65535"
         ) from None
     return value
+
+
+def _require_encryption(url: str) -> None:
+    origin = _origin_of(url)
+    if origin.scheme == "http" and origin.host not in _LOOPBACK:
+        raise ValueError("secrets would be sent unencrypted; use an https:// url")
 
 
 class HttpSettings(ProbeSettings):
@@ -75,6 +93,21 @@ class HttpSettings(ProbeSettings):
         description=(
             "Header fields of the request. Credentials, such as Authorization, are `{env: NAME}` or "
             "`{file: PATH}`. They are not sent to another host that a redirect leads to."
+        ),
+    )
+    username: Line | None = Field(
+        default=None,
+        description=(
+            "Login name, such as `user`, `DOMAIN\\user` or `user@domain`. mailsonde logs in if the server "
+            "answers 401, and not at another host that a redirect leads to."
+        ),
+    )
+    password: Secret | None = Field(default=None, description="`{env: NAME}` or `{file: PATH}`.")
+    auth: HttpAuth = Field(
+        default="auto",
+        description=(
+            "How to log in. `ntlm` also works where the server offers only Negotiate, and fulfils Extended "
+            "Protection. `auto` takes `ntlm` if it is offered, otherwise `basic`."
         ),
     )
     follow_redirects: int = Field(
@@ -122,15 +155,26 @@ class HttpSettings(ProbeSettings):
             if name.lower() in _CREDENTIALS and isinstance(value, str):
                 raise ValueError(f"{name} is secret; write {{env: NAME}} or {{file: PATH}}")
         if "url" in info.data and any(isinstance(value, SecretStr) for value in headers.values()):
-            origin = _origin_of(info.data["url"])
-            if origin.scheme == "http" and origin.host not in _LOOPBACK:
-                raise ValueError("secrets would be sent unencrypted; use an https:// url")
+            _require_encryption(info.data["url"])
         return headers
+
+    @field_validator("password")
+    @classmethod
+    def _password_is_encrypted(cls, password: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if "url" in info.data and password is not None:
+            _require_encryption(info.data["url"])
+        return password
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.method == "HEAD" and (self.expect_body or self.reject_body):
             raise ValueError("the answer to HEAD has no body; remove expect_body and reject_body, or use GET")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password belong together; add the other one")
+        if self.username is None and "auth" in self.model_fields_set:
+            raise ValueError("auth without username; add username and password")
+        if self.username is not None and "authorization" in {name.lower() for name in self.headers}:
+            raise ValueError("Authorization and username exclude each other; remove one")
         is_tls = _origin_of(self.url).scheme == "https" or self.follow_redirects
         if not is_tls and not self.model_fields_set.isdisjoint({"tls_ca", "certificate_warning"}):
             raise ValueError("tls_ca and certificate_warning do not apply to an http:// url; remove them")
@@ -178,6 +222,7 @@ class Http(Probe):
             ca=settings.tls_ca,
             addresses={self._origin.host: settings.address} if settings.address else {},
             family=settings.family,
+            login=_login(settings),
         ) as client:
             response = await client.request(
                 settings.method, settings.url, headers=fields, redirects=settings.follow_redirects
@@ -196,6 +241,7 @@ class Http(Probe):
                 "redirects": [shown_url(url) for url in response.redirects],
                 "location": shown_url(response.location),
                 "body_octets": len(response.body),
+                **({"login": response.login} if response.login else {}),
             },
             certificate_not_after=expiry and expiry.not_after,
         )
@@ -239,6 +285,14 @@ class Http(Probe):
         if unwanted is not None and occurs(unwanted, text):
             return Reason.HTTP_BODY, legible(f"{size} have {unwanted!r}")
         return Reason.NONE, ""
+
+
+def _login(settings: HttpSettings) -> HttpLogin | None:
+    if settings.username is None or settings.password is None:
+        return None
+    from probes.protocols.http_login import HttpLogin
+
+    return HttpLogin(settings.username, settings.password, settings.auth)
 
 
 def _text(name: str, value: str | SecretStr, run: Run) -> str:

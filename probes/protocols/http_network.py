@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
 import httpcore
 
@@ -21,6 +21,11 @@ HEAD_LIMIT = 64 * 1024
 HEAD_LINES = 1000
 """Most lines to read before a body begins: each header field takes about 10 µs of processor time."""
 
+MOST_SMALL_CHUNKS = 5000
+"""Maximum number of small chunks of a body: each takes about 50 µs of processor time."""
+
+_SMALL_CHUNK = 64  # octets
+_CHUNKS_AT_ONCE = 100  # small ones, before other tasks get a turn
 _HEAD_PIECE = 4096  # octets of it to parse at once: a flood of interim answers must not hold up other tasks
 
 
@@ -29,6 +34,9 @@ class Network(httpcore.AsyncNetworkBackend):
 
     phase = "first_byte"
     """The phase that the time spent reading counts towards."""
+
+    is_head = True
+    """Whether the header section of the current answer is still to be read."""
 
     head_octets = 0
     """How many octets of the current answer were read up to the first ones of its body."""
@@ -86,6 +94,22 @@ class Network(httpcore.AsyncNetworkBackend):
         if self._latest is not None:
             self._latest.count_towards(phases)
 
+    def begin(self, request: str, phase: str) -> None:
+        """Prepare for a request, which the transcript shows as ``request``, and an answer in ``phase``."""
+        self.request_line, self.phase = request, phase
+        self.is_head, self.head_octets, self.head_lines = True, 0, 0
+
+    def begin_body(self) -> None:
+        """Count what is read from now on as the body. That of an answer in ``first_byte`` has its phase."""
+        self.is_head = False
+        if self.phase == "first_byte":
+            self.phase = "body"
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The server's certificate in DER on the latest connection; ``None`` without TLS."""
+        return self._latest.certificate if self._latest is not None else None
+
     @property
     def certificate_expiry(self) -> CertificateExpiry | None:
         """When the first certificate in the chain of the latest connection expires."""
@@ -102,7 +126,7 @@ class _Stream(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109 # httpcore's signature
         network = self._network
         with network.phases.phase(network.phase):
-            is_head = network.phase == "first_byte"
+            is_head = network.is_head
             if is_head and network.head_octets >= HEAD_LIMIT:
                 raise ProbeFault(Reason.RESPONSE_TOO_LARGE, f"more than {HEAD_LIMIT} octets before a body")
             octets = await self._transport.read_some(_HEAD_PIECE if is_head else max_bytes)
@@ -143,3 +167,20 @@ class _Stream(httpcore.AsyncNetworkStream):
         if info == "is_readable":  # httpcore drops an idle connection if there is anything to read
             return bool(self._transport.unread) or self._transport.has_ended
         return None
+
+
+async def read_body(chunks: AsyncIterable[bytes], limit: int) -> tuple[bytes, bool]:
+    """Return at most ``limit`` octets of a body, and whether there are more."""
+    body, small = bytearray(), 0
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            return bytes(body[:limit]), True
+        if len(chunk) < _SMALL_CHUNK:
+            small += 1
+            if small > MOST_SMALL_CHUNKS:
+                told = f"more than {MOST_SMALL_CHUNKS:,} chunks of fewer than {_SMALL_CHUNK} octets"
+                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, told)
+            if small % _CHUNKS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+    return bytes(body), False

@@ -31,7 +31,8 @@ from probes.core.setting_types import AddressFamily, HostName
 from probes.core.transcript import Transcript
 from probes.core.verdict import RESOLVE, TURN, PhaseTimer
 from probes.protocols.connection_limits import Slot
-from probes.protocols.http_network import Network
+from probes.protocols.http_login import Ask, HttpLogin, LoginAttempt
+from probes.protocols.http_network import Network, read_body
 from probes.protocols.http_shown import shown_error, shown_field, shown_url
 from probes.protocols.line_transport import LineTransport, Resolve
 from probes.protocols.tls import CertificateExpiry, client_context
@@ -39,11 +40,6 @@ from probes.protocols.tls import CertificateExpiry, client_context
 BODY_LIMIT = 256 * 1024
 """Maximum octets to keep of a body, unless a request sets another limit."""
 
-MOST_SMALL_CHUNKS = 5000
-"""Maximum number of small chunks of a body: each takes about 50 µs of processor time."""
-
-_SMALL_CHUNK = 64  # octets
-_CHUNKS_AT_ONCE = 100  # small ones, before other tasks get a turn
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(
     {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mailsonde/{version('mailsonde')}"}
@@ -153,6 +149,7 @@ class Response:
 
     ``url`` is the URL that it came from, after the ``redirects``, each a URL. ``body`` is never decoded.
     ``is_cut`` means that the body is longer than the limit. ``certificate_expiry`` is ``None`` without TLS.
+    ``login`` is the scheme of the login, such as ``NTLM``, if there was one.
     """
 
     url: str
@@ -162,6 +159,7 @@ class Response:
     is_cut: bool
     certificate_expiry: CertificateExpiry | None
     redirects: tuple[str, ...] = ()
+    login: str = ""
 
     @property
     def certificate_not_after(self) -> float | None:
@@ -247,7 +245,9 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
     ``family`` are used. The first connection uses ``slot``.
 
     Phases: ``resolve`` (not for an IP literal), ``connect`` and ``tls`` for a new connection,
-    ``first_byte`` until the header section has arrived, and ``body``. Cookies are ignored. Requests go
+    ``first_byte`` until the header section has arrived, and ``body``. If the server asks for it, the client
+    logs in by ``login`` at the first URL's origin. All answers before the last one are phase ``login`` then,
+    and each request has a login of its own. Cookies are ignored. Requests go
     through ``proxy`` if it is the URL of one, and https stays encrypted from end to end. A fault or a
     cancellation closes the connection at once.
     """
@@ -265,9 +265,11 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         proxy: str | None = None,
         family: AddressFamily = "any",
         slot: Slot | None = None,
+        login: HttpLogin | None = None,
     ) -> None:
         self._phases = phases
         self._seconds = seconds
+        self._login = login
         self._network = Network(
             phases,
             partial(LineTransport.connect, timeout=seconds, resolve=resolve, family=family),
@@ -326,11 +328,13 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
         self._network.before_content = before_content
         fields = {**_DEFAULTS, **{name.lower(): value for name, value in headers.items()}}
         trail: list[str] = []
+        login = self._login
         most = self._seconds if seconds is None else seconds
         try:
             async with asyncio.timeout(most):
                 while len(trail) <= redirects:
-                    response = await self._exchange(method, parsed, fields, content, limit)
+                    ask = partial(self._exchange, method, parsed, content=content, limit=limit)
+                    response = await self._answer(ask, parsed, fields, login)
                     if not redirects or not response.is_redirect:
                         return replace(response, redirects=tuple(trail))
                     trail.append(response.url)
@@ -339,6 +343,7 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                         raise ProbeFault(Reason.REDIRECT_LOOP, f"leads back to {shown_url(str(parsed))}")
                     if _origin(parsed) != _origin(before):
                         fields = {**_DEFAULTS, **{name: fields[name] for name in _FOR_ANYONE & fields.keys()}}
+                        login = None
         except TimeoutError as error:
             phase = self._phases.current or ""
             missing = "turn for a connection" if phase == TURN else "answer"
@@ -346,8 +351,24 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             raise ProbeFault(reason, f"no {missing} within {most:.3g} s") from error
         raise ProbeFault(Reason.REDIRECT_LOOP, f"more than {redirects} redirects")
 
+    async def _answer(
+        self, ask: Ask[Response], url: httpx.URL, fields: Mapping[str, str], login: HttpLogin | None
+    ) -> Response:
+        if login is None:
+            return await ask(fields)
+        attempt = LoginAttempt(login, url.raw_host.decode("ascii"), self._phases)
+        response = await attempt.answer(ask, fields, self._network)
+        return replace(response, login=attempt.scheme)
+
     async def _exchange(
-        self, method: str, url: httpx.URL, fields: Mapping[str, str], content: bytes | None, limit: int
+        self,
+        method: str,
+        url: httpx.URL,
+        fields: Mapping[str, str],
+        *,
+        content: bytes | None,
+        limit: int,
+        phase: str = "first_byte",
     ) -> Response:
         made = httpx.Request(method, url, headers=fields, content=content)
         request = httpcore.Request(
@@ -357,16 +378,15 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
             content=content,
         )
         network = self._network
-        network.phase, network.head_octets, network.head_lines = "first_byte", 0, 0
-        network.request_line = f"{method} {url.path} HTTP/1.1"  # the query may hold a token
+        network.begin(f"{method} {url.path} HTTP/1.1", phase)  # the query may hold a token
         try:
             answer = await self._pool.handle_async_request(request)
             try:
                 self._phases.transcript.received(_status_line(answer))
-                network.phase = "body"
-                with self._phases.phase("body"):
+                network.begin_body()
+                with self._phases.phase(network.phase):
                     pass  # so that the phase exists even if the body came with the header section
-                body, is_cut = await _read(answer, limit)
+                body, is_cut = await read_body(answer.aiter_stream(), limit)
             finally:
                 await answer.aclose()
         except httpcore.ProxyError as error:
@@ -393,23 +413,6 @@ def _proxy(url: str, phases: PhaseTimer) -> httpcore.Proxy:
         phases.transcript.redaction.add(parsed.password)
     credentials = (parsed.username, parsed.password) if parsed.userinfo else None
     return httpcore.Proxy(str(parsed.copy_with(userinfo=b"")), auth=credentials)
-
-
-async def _read(answer: httpcore.Response, limit: int) -> tuple[bytes, bool]:
-    """Return at most ``limit`` octets of the body, and whether there are more."""
-    body, small = bytearray(), 0
-    async for chunk in answer.aiter_stream():
-        body += chunk
-        if len(body) > limit:
-            return bytes(body[:limit]), True
-        if len(chunk) < _SMALL_CHUNK:
-            small += 1
-            if small > MOST_SMALL_CHUNKS:
-                told = f"more than {MOST_SMALL_CHUNKS:,} chunks of fewer than {_SMALL_CHUNK} octets"
-                raise ProbeFault(Reason.RESPONSE_TOO_LARGE, told)
-            if small % _CHUNKS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-    return bytes(body), False
 
 
 def _status_line(answer: httpcore.Response) -> bytes:

@@ -200,6 +200,12 @@ class LineTransport:
             self.certificate_expiry = certificate_expiry(encrypted)
 
     @property
+    def certificate(self) -> bytes | None:
+        """The server's certificate in DER; ``None`` without TLS."""
+        encrypted = self._receiver.encrypted
+        return encrypted.getpeercert(binary_form=True) if encrypted is not None else None
+
+    @property
     def is_open(self) -> bool:
         """Whether the connection is open, as far as is known here."""
         transport = self._receiver.transport

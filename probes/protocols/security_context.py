@@ -30,8 +30,7 @@ class NtlmContext:
     """One exchange by NTLMv2: `step` gives the first token, and the answer to the server's challenge.
 
     ``username`` may be ``user``, ``DOMAIN\\user`` or ``user@domain``. ``service`` and ``host`` name the
-    server as its service principal does, such as ``HTTP`` and ``mail.example.com``. ``bindings`` tie the
-    exchange to the TLS connection: see `end_point_bindings`.
+    server as its service principal does, such as ``HTTP`` and ``mail.example.com``.
 
     Making a context takes 2 to 3 ms of processor time, and the first one 200 ms; `step` takes less than 1 ms.
     """
@@ -43,7 +42,6 @@ class NtlmContext:
         *,
         service: str,
         host: str,
-        bindings: GssChannelBindings | None = None,
     ) -> None:
         import spnego  # here, as this module's docstring says
 
@@ -52,15 +50,16 @@ class NtlmContext:
             password,
             hostname=host,
             service=service,
-            channel_bindings=bindings,
             protocol="ntlm",
             options=spnego.NegotiateOptions.use_ntlm,  # whatever libraries this machine has
         )
 
-    def step(self, token: bytes | None = None) -> bytes:
+    def step(self, token: bytes | None = None, bindings: GssChannelBindings | None = None) -> bytes:
         """Return our next token; ``token`` is the server's challenge, ``None`` at first.
 
-        Raises `ProbeFault` with `PROTOCOL_ERROR` for a challenge that is malformed, and for a second one.
+        ``bindings`` tie the answer to the TLS connection on which the challenge came; see
+        `end_point_bindings`. Raises `ProbeFault` with `PROTOCOL_ERROR` for a challenge that is malformed, and
+        for a second one.
         """
         from spnego.exceptions import SpnegoError
 
@@ -73,7 +72,7 @@ class NtlmContext:
         if self._context.complete:
             raise ProbeFault(Reason.PROTOCOL_ERROR, "an NTLM challenge after the last answer")
         try:
-            answer = self._context.step(token)
+            answer = self._context.step(token, channel_bindings=bindings)
         except (SpnegoError, ValueError, LookupError, ArithmeticError, struct.error) as error:
             said = f"not an NTLM challenge: {type(error).__name__}"  # its text may quote what is secret
             raise ProbeFault(Reason.PROTOCOL_ERROR, said) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from probes.core.context import Context
 from probes.core.reasons import Reason
 from probes.core.settings import Site
 from probes.protocols.sasl import CramMd5
+from probes.protocols.security_context import NtlmContext
 from probes.smtp import Smtp, SmtpSettings
 from tests.fakes.scripted_server import PASSWORD, dialogue, scripted_server
 
@@ -29,8 +31,15 @@ def loggers_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    for library in ("apscheduler", "uvicorn", "httpx", "httpcore"):
+    for library in ("apscheduler", "uvicorn", "httpx", "httpcore", "spnego"):
         logging.getLogger(library).setLevel(logging.NOTSET)
+
+
+def test_messages_of_ntlm_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """No level of logging shows what NTLM sends."""
+    set_up_logs("text", logging.DEBUG)
+    token = NtlmContext("canary", PASSWORD, service="HTTP", host="localhost").step()
+    assert base64.b64encode(token).decode() not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

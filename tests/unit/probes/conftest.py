@@ -25,6 +25,7 @@ from probes.delivery.message_probe import MessageContext
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 from probes.roundtrip import Roundtrip, RoundtripSettings
+from tests.fakes import extended_protection
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
 from tests.fakes.scripted_server import Peer, Script, ScriptedServer, dialogue, scripted_server
@@ -149,3 +150,11 @@ def taking(mailbox: Callable[[], FakeMailbox], reply: bytes | None) -> Script:
             await dialogue((b"QUIT", b"221 bye"))(peer)
 
     return script
+
+
+@pytest.fixture
+def accounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pyspnego's server side know the account of `tests.fakes.extended_protection`."""
+    file = tmp_path / "accounts"
+    file.write_text(f"FABRIKAM:canary:{extended_protection.PASSWORD}\n")
+    monkeypatch.setenv("NTLM_USER_FILE", str(file))

@@ -16,7 +16,8 @@ from probes.core.clock import SystemClock
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
-from probes.protocols.https import MOST_SMALL_CHUNKS, HttpClient, Response
+from probes.protocols.http_network import MOST_SMALL_CHUNKS
+from probes.protocols.https import HttpClient, Response
 from probes.protocols.line_transport import Resolve
 from tests.fakes.held_connections import all_connections_in_use
 from tests.fakes.scripted_server import (

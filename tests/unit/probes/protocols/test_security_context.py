@@ -6,77 +6,20 @@ import asyncio
 import base64
 import hashlib
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
-import spnego
-import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
-from spnego.channel_bindings import GssChannelBindings
-from spnego.exceptions import SpnegoError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.protocols.security_context import NtlmContext, end_point_bindings
 from tests.fakes.certificates import certify, in_days
+from tests.fakes.extended_protection import ACCOUNT, PASSWORD, ExtendedProtection, serving
 from tests.fakes.ntlm import CHALLENGE
 from tests.real_servers.dovecot import TlsFiles
-
-PASSWORD = "canary-Pa55word"
-ACCOUNT = "FABRIKAM\\canary"
-
-
-class ExtendedProtection:
-    """A page for those who log in by NTLM on a connection that ends here, as with Windows' setting."""
-
-    def __init__(self, certificate: Path) -> None:
-        self._accepting: dict[object, spnego.ContextProxy] = {}
-        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).digest()
-        self._bindings = GssChannelBindings(application_data=b"tls-server-end-point:" + digest)
-
-    async def page(self, request: Request) -> Response:
-        """Answer a request: 401 with a challenge, 401 without one, or the name of the user."""
-        _, _, token = request.headers.get("authorization", "").partition(" ")
-        context = self._accepting.get(request.client)
-        if context is None:
-            context = self._accepting[request.client] = spnego.server(
-                protocol="ntlm",
-                options=spnego.NegotiateOptions.use_ntlm,
-                channel_bindings=self._bindings,
-            )
-        try:
-            answer = context.step(base64.b64decode(token))
-        except SpnegoError as error:
-            return PlainTextResponse(type(error).__name__, 401)
-        if context.complete:
-            return PlainTextResponse(context.client_principal or "")
-        challenge = base64.b64encode(answer or b"").decode()
-        return PlainTextResponse("", 401, {"WWW-Authenticate": f"NTLM {challenge}"})
-
-
-@asynccontextmanager
-async def serving(page: ExtendedProtection, tls: TlsFiles) -> AsyncIterator[int]:
-    """Serve ``page`` over TLS; yield the port."""
-    app = Starlette(routes=[Route("/", page.page)])
-    config = uvicorn.Config(app, port=0, http="h11", log_config=None, lifespan="off")
-    config.ssl_certfile, config.ssl_keyfile = tls.certificate, tls.key
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        await server.shutdown()
 
 
 async def get(
@@ -105,13 +48,9 @@ async def test_channel_bindings(
     bindings: str,
     outcome: tuple[int, str],
     server_tls: TlsFiles,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    accounts: None,
 ) -> None:
     """Extended Protection accepts the bindings of the connection's certificate, and no others."""
-    accounts = tmp_path / "accounts"
-    accounts.write_text(f"FABRIKAM:canary:{PASSWORD}\n")
-    monkeypatch.setenv("NTLM_USER_FILE", str(accounts))
     async with serving(ExtendedProtection(server_tls.certificate), server_tls) as port:
         trusted = ssl.create_default_context(cafile=server_tls.authority)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
@@ -119,16 +58,13 @@ async def test_channel_bindings(
             received = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
             other = certify("another").certificate.public_bytes(Encoding.DER)
             chosen = {"of the certificate": received, "of another": other}.get(bindings)
-            context = NtlmContext(
-                ACCOUNT,
-                PASSWORD,
-                service="HTTP",
-                host="localhost",
-                bindings=end_point_bindings(chosen) if chosen else None,
-            )
-            status, challenge, _ = await get(reader, writer, context.step())
+            exchange = context()
+            status, challenge, _ = await get(reader, writer, exchange.step())
             assert status == 401
-            status, _, body = await get(reader, writer, context.step(base64.b64decode(challenge)))
+            answer = exchange.step(
+                base64.b64decode(challenge), end_point_bindings(chosen) if chosen else None
+            )
+            status, _, body = await get(reader, writer, answer)
         finally:
             writer.close()
             await writer.wait_closed()
