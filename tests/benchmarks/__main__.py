@@ -28,6 +28,7 @@ from tests.benchmarks import (
     memory,
     open_messages,
     polling,
+    profile,
     round_trip,
     rule_evaluation,
     scale,
@@ -66,6 +67,11 @@ def _bad() -> None:
         _missed.append("bad")
 
 
+def _profile() -> None:
+    if not profile.main():
+        _missed.append("profile")
+
+
 def _rules() -> None:
     if not rule_evaluation.main():
         _missed.append("rules")
@@ -86,6 +92,7 @@ def _ledger() -> None:
 FIGURES = {
     "smtp": _smtp,
     "roundtrip": _roundtrip,
+    "profile": _profile,
     "ledger": _ledger,
     "latency": latency.main,
     "polling": polling.main,
@@ -108,7 +115,7 @@ FIGURES = {
     "memory": memory.main,
 }
 
-WITH_OPTIONS = {"bad": bad_input.main, "scale": scale.main, "memory": memory.main}
+WITH_OPTIONS = {"bad": bad_input.main, "scale": scale.main, "memory": memory.main, "profile": profile.main}
 
 
 def main(names: list[str]) -> None:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.benchmarks.processes import cpu_seconds, workplace
 from tests.fakes.mail_site.connection import Pace
 from tests.fakes.mail_site.process import MailSite, mail_site, servers_of
 from tests.real_servers.process import free_port
-from tests.real_servers.site import AgentProcess
+from tests.real_servers.site import MAILSONDE, AgentProcess
 
 PROCESSORS = sorted(os.sched_getaffinity(0))
 AGENT_ON, SITE_ON = PROCESSORS[0], PROCESSORS[-1]
@@ -183,12 +183,16 @@ class Running:
 
 @contextmanager
 def running(
-    load: Load, *, pinned: bool = True, configure: Callable[..., dict[str, Any]] = configuration
+    load: Load,
+    *,
+    pinned: bool = True,
+    configure: Callable[..., dict[str, Any]] = configuration,
+    command: Sequence[str] = MAILSONDE,
 ) -> Iterator[Running]:
     """Run a site and an agent with this load during the block; the agent is ready.
 
     If ``pinned``, the agent has a processor of its own, and the site has another. ``configure`` is called as
-    `configuration` is.
+    `configuration` is, and ``command`` runs mailsonde.
     """
     with workplace() as (directory, tls), mail_site(load.pace, tls, SITE_ON if pinned else None) as site:
         site.set(delay=load.delay)
@@ -201,6 +205,7 @@ def running(
             directory / "agent.log",
             port,
             seconds=300.0,  # on a busy machine
+            command=command,
             preexec_fn=(lambda: os.sched_setaffinity(0, {AGENT_ON})) if pinned else None,
         )
         try:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,26 @@ MAILSONDE = (sys.executable, "-m", "monitor")
 
 
 class AgentProcess:
-    """`mailsonde run` as a process, with ``options`` of `subprocess.Popen`.
+    """`mailsonde run` as a process, by ``command`` and with ``options`` of `subprocess.Popen`.
 
     It must be ready within ``seconds``, and end within ``seconds``.
     """
 
     def __init__(
-        self, config: Path, log: Path, port: int, *, seconds: float = START_SECONDS, **options: Any
+        self,
+        config: Path,
+        log: Path,
+        port: int,
+        *,
+        seconds: float = START_SECONDS,
+        command: Sequence[str] = MAILSONDE,
+        **options: Any,
     ) -> None:
         self._log = log
         self._seconds = seconds
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*MAILSONDE, "run", "--config", config], stdout=output, stderr=output, **options
+                [*command, "run", "--config", config], stdout=output, stderr=output, **options
             )
         self.address = f"http://127.0.0.1:{port}"
         wait_until(self._ready, "the agent is ready", seconds, log)
