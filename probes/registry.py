@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from probes.autodiscover import Autodiscover
 from probes.core.probe import Probe
 from probes.delivery.message_probe import MessageProbe
 from probes.exchange import Exchange
@@ -24,6 +25,7 @@ KINDS: Mapping[str, type[Probe]] = MappingProxyType(
         "mx": Mx,
         "http": Http,
         "exchange": Exchange,
+        "autodiscover": Autodiscover,
     }
 )
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import Element
-from xml.sax.saxutils import escape
 
 from monitor.init.endpoint import Endpoint, MailProtocol, TlsMode, host_name, usual_ports
-from monitor.init.web import PageError, Web, parse_xml
+from monitor.init.web import PageError, Web
+from probes.core.faults import ProbeFault
+from probes.protocols import xml_document
+from probes.protocols.autodiscover_client import v1_request, v1_url, v2_url
 from probes.protocols.https import Response
 
 PAGE_ENDPOINTS_LIMIT = 12
@@ -27,14 +29,6 @@ _PROTOCOLS: MappingProxyType[str, MailProtocol] = MappingProxyType(
 _SOCKET_TYPES: MappingProxyType[str, TlsMode] = MappingProxyType(
     {"ssl": "implicit", "tls": "implicit", "starttls": "starttls"}
 )
-_V2 = "https://{host}/autodiscover/autodiscover.json/v1.0/{user}?Protocol=AutodiscoverV1"
-_V1_REQUEST = (
-    '<?xml version="1.0" encoding="utf-8"?>'
-    '<Autodiscover xmlns="http://schemas.microsoft.com/exchange/autodiscover/outlook/requestschema/2006">'
-    "<Request><EMailAddress>{address}</EMailAddress><AcceptableResponseSchema>"
-    "http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a"
-    "</AcceptableResponseSchema></Request></Autodiscover>"
-)
 
 
 async def ask_autoconfig(url: str, address: str, web: Web) -> list[Endpoint]:
@@ -42,7 +36,7 @@ async def ask_autoconfig(url: str, address: str, web: Web) -> list[Endpoint]:
     page = await web.fetch(f"{url}?emailaddress={quote(address)}")
     if page.status != 200:
         raise PageError(f"HTTP status {page.status}")
-    found = list(_servers(parse_xml(page.body), address, f"autoconfig at {urlsplit(url).netloc}"))
+    found = list(_servers(_xml(page.body), address, f"autoconfig at {urlsplit(url).netloc}"))
     if not found:
         raise PageError("names no encrypted server")
     return found[:PAGE_ENDPOINTS_LIMIT]
@@ -69,19 +63,16 @@ async def ask_autodiscover(host: str, address: str, web: Web) -> list[Endpoint]:
     """
     source = f"autodiscover at {host}"
     try:
-        page = await web.fetch(_V2.format(host=host, user=quote(address, safe="")))
+        page = await web.fetch(v2_url(host, address))
         return _exchange(_host_of_json(page), source)
     except PageError:
-        request = _V1_REQUEST.format(address=escape(address)).encode()
-        page = await web.fetch(f"https://{host}/autodiscover/autodiscover.xml", request)
+        page = await web.fetch(v1_url(host), v1_request(address))
     if page.status == 401:
         return _exchange(page.host, source)
     if page.status != 200:
         raise PageError(f"HTTP status {page.status}")
     found = [
-        endpoint
-        for protocol in parse_xml(page.body).iter("Protocol")
-        for endpoint in _listed(protocol, source)
+        endpoint for protocol in _xml(page.body).iter("Protocol") for endpoint in _listed(protocol, source)
     ]
     if not found:
         raise PageError("names no encrypted server")
@@ -111,6 +102,13 @@ def _listed(element: Element, source: str) -> Iterator[Endpoint]:
     found = _endpoint(protocol, _text(element, "Server"), _text(element, "Port"), tls, source)
     if found is not None:
         yield _named(found, _text(element, "LoginName"))
+
+
+def _xml(body: bytes) -> Element:
+    try:
+        return xml_document.parse_xml(body)
+    except ProbeFault as fault:
+        raise PageError(fault.detail) from fault
 
 
 def _text(element: Element, name: str) -> str:

@@ -1,15 +1,13 @@
-"""Pages that a mail domain publishes for clients: https only, verified, bounded, timed; XML without a DTD."""
+"""Pages that a mail domain publishes for clients: https only, verified, bounded, timed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
 
 from monitor.init.endpoint import host_name
 from probes.core.clock import SystemClock
-from probes.core.faults import ProbeFault, legible
+from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
 from probes.protocols.dns import Resolver
@@ -84,27 +82,3 @@ class Web:
         if not found:
             raise ProbeFault(Reason.DNS_NO_ADDRESS, f"{name} has no address")
         return [(address, self._port if port == 443 else port) for address in found[:ADDRESSES_TRIED]]
-
-
-def parse_xml(body: bytes) -> Element:
-    """Return the root of a document, with names without namespaces; raises `PageError`.
-
-    Parsing stops at the start of a document type declaration, so that no entity is ever defined,
-    expanded or fetched.
-    """
-    builder = TreeBuilder()
-    parser = expat.ParserCreate(namespace_separator=" ")
-
-    def refuse(*_: object) -> None:
-        raise PageError("has a document type declaration (DTD), which is not allowed")
-
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = lambda name, attributes: builder.start(name.rpartition(" ")[2], attributes)
-    parser.EndElementHandler = lambda name: builder.end(name.rpartition(" ")[2])
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(body, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise PageError(f"is not well-formed XML: {legible(str(error), 80)}") from error
-    root: Element = builder.close()
-    return root

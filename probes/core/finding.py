@@ -147,6 +147,58 @@ class Check(StrEnum):
         "Microsoft's list of builds, as of the date in the finding",
         "Install the current update, or move to a release with support.",
     )
+    AUTODISCOVER_MISSING = (
+        "autodiscover_missing",
+        (_C,),
+        "No step of autodiscover leads to an answer of it.",
+        "[MS-OXDISCO] section 3.1.5",
+        "Publish an address, alias or SRV record for autodiscover, and check its virtual directory.",
+    )
+    AUTODISCOVER_UNEXPECTED = (
+        "autodiscover_unexpected",
+        (_C,),
+        "A step leads to a host that `expect_hosts` does not name.",
+        "configuration",
+        "If nobody knows the host, treat it as an intrusion: clients send it their passwords. If it is "
+        "yours, add it to `expect_hosts`.",
+    )
+    AUTODISCOVER_DISAGREES = (
+        "autodiscover_disagrees",
+        (_W,),
+        "Two steps lead to services that have neither a host name nor an address in common.",
+        "[MS-OXDISCO] section 3.1.5",
+        "Correct the record or redirect of the step that is wrong. If both are one service, set "
+        "`expect_hosts`.",
+    )
+    AUTODISCOVER_AUTH_CHANGED = (
+        "autodiscover_auth_changed",
+        (_W,),
+        "An endpoint offers other authentication than `expect_auth` or `expect_authorization_uri` says.",
+        "configuration",
+        "Restore the authentication of the virtual directory. If the change was intended, correct the "
+        "setting.",
+    )
+    AUTODISCOVER_CERTIFICATE = (
+        "autodiscover_certificate",
+        (_W,),
+        "The certificate at a step is not valid for its name.",
+        "RFC 9110 section 4.3.4",
+        "Add the name to the server's certificate, or close the port: clients show a warning.",
+    )
+    AUTODISCOVER_OTHER_PAGE = (
+        "autodiscover_other_page",
+        (_W, _I),
+        "A web server answers with another page where XML or JSON is due; info at the domain itself.",
+        "[MS-OXDISCO] section 3.1.5",
+        "Let the web server answer 404 below /autodiscover, or correct the record that leads clients to it.",
+    )
+    AUTODISCOVER_STEP_FAILED = (
+        "autodiscover_step_failed",
+        (_W, _I),
+        "A step is published but does not answer as it should; info at the domain itself.",
+        "[MS-OXDISCO] section 3.1.5",
+        "Repair the server that the finding names, or no longer publish the step.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

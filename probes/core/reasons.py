@@ -29,6 +29,7 @@ class Area(StrEnum):
     GRAPH = "graph"
     HTTP = "http"
     EXCHANGE = "exchange"
+    AUTODISCOVER = "autodiscover"
     MX = "mx"
     MESSAGE = "message"
 
@@ -280,6 +281,28 @@ class Reason(StrEnum):
     )
     EXCHANGE_OLD_BUILD = _ok(
         "exchange_old_build", Area.EXCHANGE, "The server's build is older than `minimum_build`."
+    )
+
+    AUTODISCOVER_MISSING = _failed(
+        "autodiscover_missing", Area.AUTODISCOVER, "No step of autodiscover leads clients to an answer of it."
+    )
+    AUTODISCOVER_UNEXPECTED = _failed(
+        "autodiscover_unexpected",
+        Area.AUTODISCOVER,
+        "A step of autodiscover leads to a host that is not in `expect_hosts`.",
+    )
+    AUTODISCOVER_DISAGREES = _ok(
+        "autodiscover_disagrees", Area.AUTODISCOVER, "Steps of autodiscover lead to different services."
+    )
+    AUTODISCOVER_AUTH_CHANGED = _ok(
+        "autodiscover_auth_changed",
+        Area.AUTODISCOVER,
+        "An endpoint offers other authentication than `expect_auth` or `expect_authorization_uri` says.",
+    )
+    AUTODISCOVER_STEP_FAILED = _ok(
+        "autodiscover_step_failed",
+        Area.AUTODISCOVER,
+        "A step of autodiscover is published but does not answer as it should, while another one does.",
     )
 
     MX_MISSING = _failed("mx_missing", Area.MX, "The domain has neither MX nor address records.")

@@ -73,6 +73,17 @@ GENERAL: Mapping[Reason, str] = MappingProxyType(
             "Correct `address` or `fqdn`: the address may lead to a load balancer, or to another server."
         ),
         Reason.EXCHANGE_OLD_BUILD: "Install the current update on the server.",
+        Reason.AUTODISCOVER_MISSING: (
+            "Publish an address, alias or SRV record for autodiscover, and check its virtual directory."
+        ),
+        Reason.AUTODISCOVER_UNEXPECTED: "Correct the record or redirect, or add the host to `expect_hosts`.",
+        Reason.AUTODISCOVER_DISAGREES: (
+            "Let all steps lead to one service; if they do under different names, set `expect_hosts`."
+        ),
+        Reason.AUTODISCOVER_AUTH_CHANGED: (
+            "Restore the authentication of the virtual directory, or correct the expected one."
+        ),
+        Reason.AUTODISCOVER_STEP_FAILED: "Correct the step that the finding names, or no longer publish it.",
         Reason.MESSAGE_JUNKED: "Read the filter's header fields in the message, and let the sender pass.",
         Reason.BOUNCE_NO_MAILBOX: "Correct the recipient's address, or create the mailbox.",
         Reason.BOUNCE_MAILBOX_DISABLED: "Enable the mailbox.",

@@ -22,6 +22,7 @@ from monitor.init.discovery import Discovery, Source
 from monitor.init.web import Web
 from monitor.otlp import OtlpExporter
 from monitor.runner import Runner
+from probes.autodiscover import Autodiscover
 from probes.core.clock import SystemClock
 from probes.core.context import Context
 from probes.core.probe import Probe
@@ -108,7 +109,7 @@ NO_CONNECTION: dict[str, Callable[[], AbstractContextManager[int]]] = {
     "refused": refusing,
     "black hole": black_hole,
 }
-KINDS = ("OTLP export", "init", "http", "exchange")
+KINDS = ("OTLP export", "init", "http", "exchange", "autodiscover")
 
 
 @pytest.fixture
@@ -161,6 +162,21 @@ async def exchange(port: int, authority: Path, limit: float) -> bool:
     )
 
 
+async def autodiscover(port: int, authority: Path, limit: float) -> bool:
+    """Run an ``autodiscover`` probe; return whether the only host that exists answers as it should."""
+    async with dns_server(zone("autodiscover.example.test. 60 IN A 127.0.0.1")) as dns:
+        return await _is_ok(
+            Autodiscover,
+            authority,
+            limit,
+            kind="autodiscover",
+            email="a@example.test",
+            port=port,
+            http_port=0,
+            resolver={"address": "127.0.0.1", "port": dns.port},
+        )
+
+
 async def _is_ok(probe: type[Probe], authority: Path, limit: float, **written: object) -> bool:
     """Run a probe once within its deadline; its reason is one of its kind, and no fault of ours."""
     written |= {"name": "web", "deadline": f"{limit}s", "tls_ca": str(authority)}
@@ -174,7 +190,13 @@ async def _is_ok(probe: type[Probe], authority: Path, limit: float, **written: o
     return result.verdict.outcome is Outcome.OK
 
 
-WORK = {"OTLP export": export, "init": search, "http": http, "exchange": exchange}
+WORK = {
+    "OTLP export": export,
+    "init": search,
+    "http": http,
+    "exchange": exchange,
+    "autodiscover": autodiscover,
+}
 
 
 async def received(

@@ -25,7 +25,7 @@ PACKAGES = {
 }
 """The package that each server's version is taken from."""
 
-KINDS = ("smtp", "pop3", "imap", "mx", "roundtrip")
+KINDS = ("smtp", "pop3", "imap", "mx", "autodiscover", "roundtrip")
 
 
 @pytest.fixture(autouse=True)

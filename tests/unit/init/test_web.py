@@ -8,14 +8,9 @@ import itertools
 import pytest
 
 from monitor.init import web
-from monitor.init.web import PAGE_LIMIT, PageError, parse_xml
+from monitor.init.web import PageError
 from tests.fakes.https_server import page, redirect
 from tests.unit.init.conftest import Served
-
-LAUGHS = """<?xml version="1.0"?>
-<!DOCTYPE lolz [
- <!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;&b;&b;">
-]><clientConfig>&c;</clientConfig>"""
 
 
 async def test_page_of_a_verified_host(serve_domain: Served) -> None:
@@ -92,50 +87,3 @@ async def test_silent_server(serve_domain: Served, monkeypatch: pytest.MonkeyPat
     async with serve_domain({"example.com GET /x": None}) as domain, asyncio.timeout(30):
         with pytest.raises(PageError, match=r"command_timeout: no answer within 1\.5 s"):
             await domain.web.fetch("https://example.com/x")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-@pytest.mark.parametrize(
-    "document",
-    [
-        LAUGHS,
-        '<!DOCTYPE x SYSTEM "file:///etc/passwd"><x/>',
-        '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><x>&f;</x>',
-        "<!DOCTYPE x><x/>",
-    ],
-)
-def test_document_type_is_refused(document: str, encoding: str) -> None:
-    """A DTD in any encoding is refused before any entity can be expanded."""
-    with pytest.raises(PageError, match="document type declaration"):
-        parse_xml(document.replace('<?xml version="1.0"?>\n', "").encode(encoding))
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        b"",
-        b"<a",
-        b"<a>",
-        b"<a/><b/>",
-        b"\xff\xfe\x00",
-        b"<a>&lol;</a>",
-        b'<?xml version="1.0" encoding="x"?><a/>',
-    ],
-)
-def test_broken_document(document: bytes) -> None:
-    """Malformed XML is an error of the page only."""
-    with pytest.raises(PageError, match="not well-formed"):
-        parse_xml(document)
-
-
-def test_deep_document() -> None:
-    """A document as deep as the limit allows is parsed and searched."""
-    depth = PAGE_LIMIT // 7
-    root = parse_xml(b"<a>" * depth + b"</a>" * depth)
-    assert sum(1 for _ in root.iter("a")) == depth
-
-
-def test_names_lose_their_namespace() -> None:
-    """Elements are found by their plain names, with any namespace."""
-    root = parse_xml(b'<x xmlns="urn:a" xmlns:b="urn:b"><b:y>z</b:y></x>')
-    assert (root.tag, root.findtext("y")) == ("x", "z")
