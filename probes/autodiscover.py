@@ -19,7 +19,7 @@ from probes.core.setting_types import CertificateFile, Duration, EmailAddress, H
 from probes.core.settings import ProbeSettings
 from probes.core.text_pattern import TextPattern
 from probes.core.verdict import Run, Verdict
-from probes.posture.autodiscover import REASONS, Expected, conclude, judge
+from probes.posture.autodiscover import AUTODISCOVER_REASONS, Expected, conclude, judge
 from probes.protocols.autodiscover import Endpoint, Gathered, Question
 from probes.protocols.dns import Resolver, ResolverSettings, a_labels
 from probes.protocols.tls import expiry_warning
@@ -121,7 +121,7 @@ class Autodiscover(Probe):
     areas: ClassVar[frozenset[Area]] = frozenset(
         {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.HTTP, Area.AUTODISCOVER}
     )
-    checks: ClassVar[frozenset[Check]] = frozenset(check for check, _ in REASONS)
+    checks: ClassVar[frozenset[Check]] = frozenset(check for check, _ in AUTODISCOVER_REASONS)
 
     def __init__(self, settings: AutodiscoverSettings, context: Context) -> None:
         super().__init__(settings, context)

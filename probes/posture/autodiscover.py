@@ -14,7 +14,7 @@ from probes.protocols.autodiscover import MEANT_FOR_IT, Endpoint, Gathered, Offe
 
 _C, _W, _I = Severity
 
-REASONS: Mapping[tuple[Check, Severity], Reason] = MappingProxyType(
+AUTODISCOVER_REASONS: Mapping[tuple[Check, Severity], Reason] = MappingProxyType(
     {
         (Check.AUTODISCOVER_MISSING, _C): Reason.AUTODISCOVER_MISSING,
         (Check.AUTODISCOVER_UNEXPECTED, _C): Reason.AUTODISCOVER_UNEXPECTED,
@@ -29,7 +29,7 @@ REASONS: Mapping[tuple[Check, Severity], Reason] = MappingProxyType(
 )
 """The reason of a run by the check and severity of its worst finding, the worst first."""
 
-_WORST_FIRST = tuple(REASONS)
+_WORST_FIRST = tuple(AUTODISCOVER_REASONS)
 _NOT_PUBLISHED = frozenset({Reason.DNS_NXDOMAIN, Reason.DNS_NO_ADDRESS, Reason.HTTP_STATUS})
 _NOBODY_LISTENS = frozenset({Reason.CONNECT_REFUSED, Reason.CONNECT_TIMEOUT, Reason.HOST_UNREACHABLE})
 
@@ -73,7 +73,7 @@ def conclude(gathered: Gathered, findings: Sequence[Finding]) -> tuple[Reason, s
     if not findings:
         return Reason.NONE, ""
     worst = findings[0]
-    reason = REASONS[worst.check, worst.severity]
+    reason = AUTODISCOVER_REASONS[worst.check, worst.severity]
     if reason is Reason.NONE:
         return reason, ""
     if reason is Reason.AUTODISCOVER_MISSING:

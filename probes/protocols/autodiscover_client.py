@@ -26,7 +26,7 @@ from probes.protocols.xml_document import parse_xml
 Protocol = Literal["AutodiscoverV1", "Ews", "ActiveSync"]
 """A protocol that version 2 can name the URL of."""
 
-MOST_REDIRECTS = 5
+REDIRECTS_FOLLOWED = 5
 """Maximum number of redirects to follow from one URL."""
 
 _PROTOCOLS: Mapping[Endpoint, Protocol] = MappingProxyType(
@@ -249,10 +249,10 @@ class Search:
         content = v1_request(self._question.email)
         trail: list[str] = []
         while url:
-            if url in trail or len(trail) > MOST_REDIRECTS:
+            if url in trail or len(trail) > REDIRECTS_FOLLOWED:
                 raise ProbeFault(Reason.REDIRECT_LOOP, f"leads on to {legible(url, 80)}, and to no answer")
             trail.append(url)
-            response = await self._request(client, "POST", url, ends, _V1_FIELDS, content, MOST_REDIRECTS)
+            response = await self._request(client, "POST", url, ends, _V1_FIELDS, content, REDIRECTS_FOLLOWED)
             url = read_v1(response)
         return response
 
@@ -263,7 +263,7 @@ class Search:
             return
         self._asked.add(url)
         try:
-            response = await self._request(client, "GET", url, ends, redirects=MOST_REDIRECTS)
+            response = await self._request(client, "GET", url, ends, redirects=REDIRECTS_FOLLOWED)
             leads_to = read_v2(response)
         except ProbeFault as fault:
             self._ways.append(Way(step, 2, url, fault=fault))
@@ -299,7 +299,9 @@ class Search:
             asked = v2_url(at.host, self._question.email, at.port, _PROTOCOLS[endpoint])
             try:
                 async with self._client(ends) as client:
-                    url = read_v2(await self._request(client, "GET", asked, ends, redirects=MOST_REDIRECTS))
+                    url = read_v2(
+                        await self._request(client, "GET", asked, ends, redirects=REDIRECTS_FOLLOWED)
+                    )
                     response = await self._request(client, "GET", url, ends)
                     offer = await self._offer(endpoint, client, response, ends)
             except ProbeFault as fault:
