@@ -14,7 +14,7 @@ MOST_CHALLENGES = 20
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105 # RFC 9110 section 5.6.2, no secret
 _BLANK = re.compile(r"[ \t,]*+")
-_SCHEME = re.compile(rf"({_TOKEN})(?:[ \t]++(?:[A-Za-z0-9._~+/-]++=*+(?=[ \t]*+(?:,|\Z)))?|(?=,|\Z))")
+_SCHEME = re.compile(rf"({_TOKEN})(?:[ \t]++(?:([A-Za-z0-9._~+/-]++=*+)(?=[ \t]*+(?:,|\Z)))?|(?=,|\Z))")
 _PARAMETER = re.compile(rf'({_TOKEN})[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)"|([^\s,"]*+))', re.DOTALL)
 _REST = re.compile(r"[^,]*+")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
@@ -22,10 +22,14 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One challenge: its scheme and the names of its parameters in lower case; values are untrusted."""
+    """One challenge: its scheme and the names of its parameters in lower case; values are untrusted.
+
+    ``token`` is its token68 (section 11.2), such as a message of NTLM; empty without one.
+    """
 
     scheme: str
     parameters: Mapping[str, str]
+    token: str = ""
 
 
 def challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
@@ -35,7 +39,7 @@ def challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
     offers the others. Raises `ProbeFault` for more than `MOST_CHALLENGES`. Takes time in proportion to the
     text.
     """
-    found: list[tuple[str, dict[str, str]]] = []
+    found: list[tuple[str, dict[str, str], str]] = []
     for text in fields:
         begin = len(found)  # a parameter belongs to a challenge in the same field
         position = _end(_BLANK, text, 0)
@@ -50,12 +54,12 @@ def challenges(fields: Sequence[str]) -> tuple[Challenge, ...]:
                 if len(found) == MOST_CHALLENGES:
                     told = f"more than {MOST_CHALLENGES} challenges in WWW-Authenticate"
                     raise ProbeFault(Reason.PROTOCOL_ERROR, told)
-                found.append((scheme[1].lower(), {}))
+                found.append((scheme[1].lower(), {}, scheme[2] or ""))
                 position = scheme.end()
             else:
                 position = _end(_REST, text, position)
             position = _end(_BLANK, text, position)
-    return tuple(Challenge(scheme, parameters) for scheme, parameters in found)
+    return tuple(Challenge(*each) for each in found)
 
 
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -14,12 +13,12 @@ from pydantic import SecretStr
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.verdict import PhaseTimer
+from probes.protocols.challenges import Challenge, challenges
 from probes.protocols.http_network import Network
 from probes.protocols.security_context import NtlmContext, end_point_bindings
 
 _SCHEMES = {"ntlm": ("ntlm", "negotiate"), "basic": ("basic",), "auto": ("ntlm", "negotiate", "basic")}
 _SHOWN = {"ntlm": "NTLM", "negotiate": "Negotiate", "basic": "Basic"}
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?')  # without an end, it goes on to the end
 _REFUSED = (
     "Correct username and password, and check that the account is not locked. If both are right, look for a "
     "load balancer that ends TLS: Extended Protection refuses NTLM through it."
@@ -89,19 +88,18 @@ class LoginAttempt:
             with self._phases.phase("login"):
                 if self._is_last and self._context is not None and network.connections > connections:
                     raise ProbeFault(Reason.CONNECTION_LOST, "it ended in the middle of the login")
-                challenges = answer.header_lines("www-authenticate")
-                value = await self._authorization(challenges, network.certificate)
+                offered = challenges(answer.header_lines("www-authenticate"))
+                value = await self._authorization(offered, network.certificate)
             connections = network.connections
             phase = "first_byte" if self._is_last else "login"
             answer = await ask({**fields, "authorization": value}, phase=phase)
         return answer
 
-    async def _authorization(self, challenges: Iterable[str], certificate: bytes | None) -> str:
-        """Return the value of Authorization that answers the values of WWW-Authenticate."""
-        offered = challenges_of(challenges)
+    async def _authorization(self, offered: Sequence[Challenge], certificate: bytes | None) -> str:
+        """Return the value of Authorization that answers the server's challenges."""
         if not self._scheme:
-            return await self._begin(offered)
-        challenge = offered.get(self._scheme, "")
+            return await self._begin([each.scheme for each in offered])
+        challenge = next((each.token for each in offered if each.scheme == self._scheme and each.token), "")
         if self._context is None or not challenge:
             raise ProbeFault(Reason.AUTH_FAILED, f"{self.scheme} was refused", remedy=_REFUSED)
         bindings = None
@@ -114,7 +112,7 @@ class LoginAttempt:
         self._is_last = True
         return self._secret(token)
 
-    async def _begin(self, offered: dict[str, str]) -> str:
+    async def _begin(self, offered: Sequence[str]) -> str:
         login = self._login
         usable = [scheme for scheme in _SCHEMES[login.auth] if scheme in offered]
         if not usable:
@@ -135,17 +133,6 @@ class LoginAttempt:
         encoded = base64.b64encode(token).decode()
         self._phases.transcript.redaction.add(self._login.password.get_secret_value(), encoded)
         return f"{self.scheme} {encoded}"
-
-
-def challenges_of(values: Iterable[str]) -> dict[str, str]:
-    """Return the schemes in WWW-Authenticate (RFC 9110 section 11.6.1), in lower case, with their token68."""
-    found: dict[str, str] = {}
-    for value in values:
-        for part in _QUOTED.sub('""', value).split(","):
-            scheme, _, token = part.strip().partition(" ")
-            if scheme and "=" not in scheme:  # otherwise a parameter of the scheme before it
-                found.setdefault(scheme.lower(), token.strip())
-    return found
 
 
 def _decoded(challenge: str) -> bytes:

@@ -12,7 +12,6 @@ import trustme
 from monitor.runner import Result
 from probes.core.reasons import Reason
 from probes.http import Http
-from probes.protocols.http_login import challenges_of
 from tests.fakes.certificates import certify
 from tests.fakes.extended_protection import ACCOUNT, PASSWORD, ExtendedProtection, serving
 from tests.fakes.graph.http import HANG_UP, Answer, Request, http_server
@@ -119,7 +118,7 @@ async def test_a_connection_that_ends_elsewhere(
     [
         ([OFFER, challenge(TOKEN)], Reason.PROTOCOL_ERROR, 3),
         ([OFFER, challenge(TOKEN[:40])], Reason.PROTOCOL_ERROR, 2),
-        ([OFFER, challenge("&")], Reason.PROTOCOL_ERROR, 2),
+        ([OFFER, challenge("A")], Reason.PROTOCOL_ERROR, 2),
         ([OFFER, challenge("A" * 30_000)], Reason.PROTOCOL_ERROR, 2),
         ([OFFER, challenge("A" * 100_000)], Reason.RESPONSE_TOO_LARGE, 2),
         ([OFFER], Reason.AUTH_FAILED, 2),
@@ -199,21 +198,3 @@ async def test_another_host_gets_no_credentials(
             )
     assert result.verdict.reason is Reason.HTTP_STATUS
     assert said == [""]
-
-
-@pytest.mark.parametrize(
-    ("values", "schemes"),
-    [
-        ([], {}),
-        (["Negotiate, NTLM"], {"negotiate": "", "ntlm": ""}),
-        (["Basic " + '"' + 30_000 * '\\"'], {"basic": '""'}),
-        (
-            ["Negotiate", "NTLM TlRM=", 'Basic realm="x"'],
-            {"negotiate": "", "ntlm": "TlRM=", "basic": 'realm=""'},
-        ),
-        (['Digest realm="a, NTLM \\" NTLM, b", qop=auth,nonce=c, ntlm'], {"digest": 'realm=""', "ntlm": ""}),
-    ],
-)
-def test_challenges(values: list[str], schemes: dict[str, str]) -> None:
-    """Schemes are found on one line or several, and not in the texts of their parameters."""
-    assert challenges_of(values) == schemes

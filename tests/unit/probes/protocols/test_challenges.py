@@ -36,6 +36,19 @@ def test_challenges(fields: list[str], expected: dict[str, dict[str, str]]) -> N
     assert {each.scheme: dict(each.parameters) for each in challenges(fields)} == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        (["NTLM", "Negotiate"], ["", ""]),
+        (["NTLM TlRMTVNTUAAC== , Negotiate oYG2", "ntlm TlRM"], ["TlRMTVNTUAAC==", "oYG2", "TlRM"]),
+        (['Digest realm="NTLM TlRM", ntlm', "Basic a=b"], ["", "", ""]),
+    ],
+)
+def test_tokens(fields: list[str], tokens: list[str]) -> None:
+    """A message that comes with a scheme is its token; a parameter is none."""
+    assert [each.token for each in challenges(fields)] == tokens
+
+
 def test_too_many() -> None:
     """Thousands of challenges are a fault of the server."""
     assert len(challenges(["NTLM"] * MOST_CHALLENGES)) == MOST_CHALLENGES
