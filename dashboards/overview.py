@@ -129,6 +129,7 @@ def _worst() -> AnyPanel:
         [
             Column(f"min {_BY} (mailsonde_probe_success{{{WORST}}})", "State", "bool"),
             Column(f"sum {_BY} (increase({failed}[$__range]))", "Failed runs", "short"),
+            Column(f"max {_BY} (mailsonde_probe_failed_runs{{{WORST}}})", "In a row now", "short"),
             Column(
                 f"time() - max {_BY} (mailsonde_probe_last_run_timestamp_seconds{{{WORST}}})", "Last run", "s"
             ),

@@ -148,6 +148,7 @@ def metrics_page() -> list[str]:
     info = Labels(dict.fromkeys((*own, *LABELS), ""))
     probe = ProbeState("probe", "target", "kind", 60.0, info, last_run=0.0)
     probe.reasons[Reason.CONNECT_REFUSED] = 1
+    probe.failed_runs = 1
     probe.thresholds = {"down": 600.0}
     probe.success, probe.certificate_not_after, probe.phases = 1, 0.0, {"connect": 0.0}
     probe.failures = {Outcome.FAILED: (Reason.CONNECT_REFUSED, "connect")}

@@ -120,6 +120,11 @@ class AgentCollector(Collector):
             by=named("threshold"),
         )
         yield Gauge(
+            "mailsonde_probe_failed_runs",
+            "Failed runs since the last ok one; the series is there only while the probe fails.",
+            ((probe.labels, probe.failed_runs) for probe in probes if probe.failed_runs),
+        )
+        yield Gauge(
             "mailsonde_probe_failing_since_timestamp_seconds",
             "When the first failed run since the last ok one ended, or 0; only for probes with a threshold "
             "`down`.",

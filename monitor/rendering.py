@@ -118,6 +118,7 @@ def _windows(interval: float, thresholds: Thresholds) -> dict[str, float]:
     """Return the windows of rules for probes with this interval, in seconds."""
     lost = min(thresholds.lost_intervals * interval, thresholds.lost_at_most)
     unsteady = min(thresholds.unsteady_intervals * interval, thresholds.unsteady_at_most)
+    third = 3 * thresholds.unsteady_failures * interval  # holds enough failed runs if every third fails
     latest = (
         1.5 * interval
     )  # holds the latest run or two; without a run, a probe would be neither up nor down
@@ -131,9 +132,10 @@ def _windows(interval: float, thresholds: Thresholds) -> dict[str, float]:
         "inactive": max(thresholds.exchange_inactive_for, thresholds.down_intervals * interval),
         "slow": max(thresholds.slow_at_least, thresholds.slow_intervals * interval),
         "unknown": max(thresholds.unknown_at_least, thresholds.unknown_intervals * interval),
-        "unsteady": max(thresholds.unsteady_at_least, unsteady),
+        "unsteady": max(thresholds.unsteady_at_least, unsteady, third),
         "skipped": max(thresholds.skipped_at_least, thresholds.skipped_intervals * interval),
-        **{window: max(parse_duration(window), 3 * interval) for window in thresholds.slo_windows},
+        # always holds two bad runs if every other one is bad
+        **{window: max(parse_duration(window), 4 * interval) for window in thresholds.slo_windows},
     }
     return {name: max(window, 4 * thresholds.scrape_interval) for name, window in windows.items()}
 

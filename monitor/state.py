@@ -94,6 +94,7 @@ class ProbeState:
     reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
     seconds: float = 0.0  # that all runs took together
     success: int | None = None  # 1 or 0, of the last run with a known result
+    failed_runs: int = 0  # since the last ok one
     failing_since: Number = 0  # the end of the first failed run since the last ok one; 0 if it does not fail
     trouble: TroubleLog | None = None  # of its runs, until one is ok
     failures: dict[Outcome, tuple[Reason, str]] = field(default_factory=dict)
@@ -273,6 +274,7 @@ class AgentState:
         if verdict.outcome is not Outcome.UNKNOWN:
             was_failing = state.success == 0
             state.success = int(verdict.outcome is Outcome.OK)
+            state.failed_runs = 0 if state.success else state.failed_runs + 1
             if state.success:
                 state.failing_since = 0
             elif not was_failing:

@@ -29,6 +29,7 @@ LEFT_OUT = {
     "mailsonde_probe_duration_seconds",
     "mailsonde_delivery_seconds",
     "mailsonde_slow_deliveries",
+    "mailsonde_probe_failed_runs",
     "mailsonde_probe_failing_since_timestamp_seconds",
     "mailsonde_arrival_issues",
     "mailsonde_slo_runs",

@@ -437,6 +437,17 @@ def test_a_probe_with_its_own_limit_says_since_when_it_fails() -> None:
     assert seen == [0.0, 11.0, 11.0, 11.0, 0.0]
 
 
+def test_failed_runs_are_counted_until_one_is_ok() -> None:
+    """Runs without a result neither count nor end the count; nothing is shown of a probe that is ok."""
+    agent = AgentState(location="fra1")
+    agent.add(smtp_probe(), now=1.0)
+    seen = []
+    for reason in (Reason.NONE, Reason.AUTH_FAILED, Reason.DNS_TIMEOUT, Reason.CONNECT_REFUSED, Reason.NONE):
+        agent.ran("smtp", "out", Verdict(reason), ended_at=10.0, duration=0.1)
+        seen.append(_reader(agent)("mailsonde_probe_failed_runs", probe="smtp"))
+    assert seen == [None, 1.0, 1.0, 2.0, None]
+
+
 def test_deliveries_at_the_threshold_are_slow() -> None:
     """Deliveries that take as long as the route's threshold or longer are counted; quicker ones are not."""
     agent = AgentState(location="fra1")

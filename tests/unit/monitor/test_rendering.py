@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from monitor.cadence import CADENCES
 from monitor.commands import main
 from monitor.config.models import Configuration
-from monitor.rendering import render_prometheus
+from monitor.rendering import render_alerts, render_prometheus
 from monitor.shipped import shipped
+from monitor.thresholds import load_thresholds
+from probes.core.setting_types import parse_duration
 
 
 def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -133,6 +137,32 @@ def test_alerts_link_to_the_live_page(site: Path) -> None:
         assert alert["annotations"]["live_url"].startswith(
             "https://mail.example.com/sonde/{{ with $labels.probe }}probes/{{ . }}"
         )
+
+
+@pytest.mark.parametrize(("longest", "label"), CADENCES.items())
+def test_windows_hold_the_runs_that_they_count(longest: float, label: str) -> None:
+    """A probe is unsteady if every third run fails, and a budget burns if every other one is bad."""
+    thresholds = load_thresholds()
+    files = render_alerts(cadences={longest: label})
+    (unsteady,) = _windows(files["mailsonde-servers.rules.yaml"], "MailsondeProbeUnsteady", "runs_total")
+    assert unsteady >= 3 * thresholds.unsteady_failures * longest
+    budgets = _windows(files["mailsonde-slo.rules.yaml"], "mailsonde:slo_bad_runs", 'result="bad"')
+    assert len(budgets) == len(thresholds.slo_windows)
+    assert min(budgets) >= 4 * longest
+
+
+def _windows(file: str, name: str, counter: str) -> list[float]:
+    """Return the window in seconds over which each rule of that name counts."""
+    rules = [rule for group in yaml.safe_load(file)["groups"] for rule in group["rules"]]
+    named = [rule["expr"] for rule in rules if name in (rule.get("alert"), rule.get("record"))]
+    found = [
+        re.search(rf"increase\(\w+{{?[^\[]*{counter}[^\[]*\[(\w+)\]", expression) for expression in named
+    ]
+    return [
+        sum(parse_duration(part) for part in re.findall(r"\d+[a-z]+", match[1]))
+        for match in found
+        if match is not None
+    ]
 
 
 def test_rules_are_the_same_for_every_site(site: Path) -> None:
