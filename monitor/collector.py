@@ -12,16 +12,14 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
-from monitor.labels import Labels, constant
-from monitor.ledger.counters import Counters, Total
+from monitor.labels import Labels, constant, told
+from monitor.ledger.counters import Counters
 from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, Limiter, ProbeState
 from probes.core.verdict import MessageState
 from probes.oauth2.tokens import TokenSource
 
 _ALWAYS = dict.fromkeys((MessageState.DELIVERED, MessageState.LOST, MessageState.BOUNCED), 0)
 """States that are counted from 0, so that rules see the first increase."""
-
-_NO_TOTALS: Mapping[MessageState, Total] = {}
 
 
 class _Route(NamedTuple):
@@ -169,11 +167,10 @@ class AgentCollector(Collector):
 
     def _thresholds(self, probe: ProbeState) -> dict[str, str]:
         """Return the seconds of each threshold of a probe by name, with what its route has learned."""
-        thresholds = probe.thresholds
-        if "overdue" in thresholds:
-            learned = self._overdue_after(probe.name, probe.target)
-            thresholds = thresholds if learned is None else {**thresholds, "overdue": learned}
-        return {name: constant(seconds) for name, seconds in thresholds.items()}
+        if "overdue" not in probe.thresholds:
+            return probe.thresholds
+        learned = self._overdue_after(probe.name, probe.target)
+        return probe.thresholds if learned is None else {**probe.thresholds, "overdue": told(learned)}
 
     def _runs(self) -> Iterator[Family]:
         probes = list(self._state.probes.values())
@@ -197,19 +194,13 @@ class AgentCollector(Collector):
 
     def _messages(self, routes: list[_Route]) -> Iterator[Family]:
         counters = self._counters()
-
-        def totals(route: tuple[str, str]) -> Mapping[MessageState, Total]:
-            return counters.routes.get(route, _NO_TOTALS)
-
-        flights = [(route.labels, counters.flight(*route.key)) for route in routes]
+        counts = [(route, counters.of(route.key)) for route in routes]
+        flights = [(route.labels, known.flight) for route, known in counts]
         yield Counter(
             "mailsonde_messages",
             "Messages that entered a state; the count continues across restarts of the agent. `delivered`, "
             "`lost` and `bounced` are always there, other states from their first message on.",
-            (
-                (route.paced, _ALWAYS | {state: total.entered for state, total in totals(route.key).items()})
-                for route in routes
-            ),
+            ((route.paced, _ALWAYS | known.entered) for route, known in counts),
             by=named("state"),
         )
         yield Gauge(

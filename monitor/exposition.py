@@ -7,7 +7,7 @@ from the same rows. prometheus_client's own text of 10,000 probes would take man
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, ClassVar, Protocol
 
 from prometheus_client.core import Metric
@@ -61,8 +61,8 @@ class Family:
         """Yield the family's lines in pieces, with the lines of one series together."""
         yield self._head(openmetrics=openmetrics)
         rows = iter(self._rows)
-        while some := list(islice(rows, ROWS_AT_ONCE)):
-            yield "".join(self._lines(some))
+        for row in rows:
+            yield "".join(self._lines(chain((row,), islice(rows, ROWS_AT_ONCE - 1))))
 
     def _head(self, *, openmetrics: bool) -> str:
         name, kind, about = self.name, self.type, self.documentation.replace("\\", r"\\").replace("\n", r"\n")
@@ -72,7 +72,7 @@ class Family:
             name, kind = name + self.suffix, {"info": "gauge"}.get(kind, kind)
         return f"# HELP {name} {about}\n# TYPE {name} {kind}\n"
 
-    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+    def _lines(self, rows: Iterable[tuple[Labels, Any]]) -> list[str]:
         """Return the lines of each row. The work for a sample is what counts: there may be a million."""
         begin = f"{self.name}{self.suffix}{{"
         if self._by is None:
@@ -126,7 +126,7 @@ class Info(Family):
     type = "info"
     suffix = "_info"
 
-    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+    def _lines(self, rows: Iterable[tuple[Labels, Any]]) -> list[str]:
         return [f"{self.name}_info{{{labels.text},{said.text}}} 1\n" for labels, said in rows]
 
     def _samples(self, value: Labels) -> Iterable[tuple[str, Mapping[str, str], Number]]:
@@ -153,7 +153,7 @@ class Histogram(Family):
         super().__init__(name, documentation, rows)
         self._bounds = (*map(str, bounds), "+Inf")
 
-    def _lines(self, rows: list[tuple[Labels, Any]]) -> list[str]:
+    def _lines(self, rows: Iterable[tuple[Labels, Any]]) -> list[str]:
         buckets = [f'{self.name}_bucket{{{_SHARED},le="{bound}"}} %d\n' for bound in self._bounds]
         form = f"{''.join(buckets)}{self.name}_count{{{_SHARED}}} %d\n{self.name}_sum{{{_SHARED}}} %s\n"
         return [

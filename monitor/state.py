@@ -6,11 +6,11 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import chain
 from typing import NamedTuple, Self
 
 from monitor.cadence import cadence
-from monitor.labels import Labels, Number, told
+from monitor.labels import Labels, Number, constant, told
 from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
@@ -36,21 +36,22 @@ LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30
 class Histogram:
     """Counts of observations, in seconds, by upper bound."""
 
-    __slots__ = ("_bounds", "_counts", "sum")
+    __slots__ = ("_bounds", "_cumulative", "sum")
 
     def __init__(self, bounds: tuple[float, ...] = DELIVERY_BUCKETS) -> None:
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+        self._cumulative = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one observation."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
+        for place in range(bisect_left(self._bounds, seconds), len(self._cumulative)):
+            self._cumulative[place] += 1
         self.sum += seconds
 
     def cumulative(self) -> tuple[int, ...]:
         """Return the number of observations up to each upper bound, and then of all."""
-        return tuple(accumulate(self._counts))
+        return tuple(self._cumulative)
 
 
 _PART_OF = {
@@ -89,7 +90,9 @@ class ProbeState:
     info: Labels  # what the configuration says about the probe
     last_run: Number  # when it ended, or when the agent started
     protocol: str = "smtp"  # by which it speaks to its target
-    thresholds: dict[str, float] = field(default_factory=dict)  # after what time its alerts fire, by name
+    thresholds: dict[str, str] = field(
+        default_factory=dict
+    )  # after how many seconds its alerts fire, by name
     runs: Counter[Outcome] = field(default_factory=lambda: Counter(dict.fromkeys(Outcome, 0)))
     reasons: Counter[Reason] = field(default_factory=Counter)  # of runs that were not simply ok
     seconds: float = 0.0  # that all runs took together
@@ -200,7 +203,7 @@ class AgentState:
                 self.add(probe, now)
             else:
                 known.configure(probe.settings.interval, Labels(probe_info(probe)))
-                known.thresholds = probe.settings.thresholds(probe.context.site.alerts)
+                known.thresholds = _thresholds(probe)
         self._keep_mailboxes(site.mailboxes)
         self._mailboxes = {
             name: Limiter(site.servers[mailbox.server].protocol, mailbox.server, name)
@@ -234,7 +237,7 @@ class AgentState:
             location=self.location,
             last_run=now,
             protocol="smtp" if server is None else server.protocol,
-            thresholds=settings.thresholds(probe.context.site.alerts),
+            thresholds=_thresholds(probe),
         )
         self._targets[settings.name].add(probe.target)
         if isinstance(probe, MessageProbe) and probe.sends_messages:
@@ -310,7 +313,7 @@ class AgentState:
         )
         if message.state is MessageState.DELIVERED:
             delivery.histogram.observe(message.delivery_seconds)
-            delivery.slow += message.delivery_seconds >= self.probes[route].thresholds["slow"]
+            delivery.slow += message.delivery_seconds >= float(self.probes[route].thresholds["slow"])
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record an unexpected message with our token field."""
@@ -319,6 +322,12 @@ class AgentState:
     def poll_throttled(self, mailbox: str) -> None:
         """Record that a server refused to let us look into a mailbox because it limits this client."""
         self.throttled[self._mailboxes.get(mailbox, Limiter("", "", mailbox))] += 1
+
+
+def _thresholds(probe: Probe) -> dict[str, str]:
+    """Return the texts of a probe's thresholds, which are shown far more often than they change."""
+    seconds = probe.settings.thresholds(probe.context.site.alerts)
+    return {name: constant(limit) for name, limit in seconds.items()}
 
 
 def _joined(phases: Mapping[str, float]) -> dict[str, float]:

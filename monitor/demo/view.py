@@ -100,7 +100,7 @@ def _bar(seconds: float, uncertainty: float) -> Text:
 
 def totals(counters: Counters, route: tuple[str, str]) -> str:
     """Return the final line: the number of messages, and how many are in each state."""
-    held = {state: total.held for state, total in counters.routes.get(route, {}).items()}
+    held = {state: total.held for state, total in counters.of(route).totals.items()}
     in_flight = held.pop(MessageState.INTENT, 0) + held.pop(MessageState.SENT, 0)
     ends = [f"{held[state]} {state}" for state in MessageState if held.get(state)]
     parts = ", ".join([*ends, f"{in_flight} in flight"])

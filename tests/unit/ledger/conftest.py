@@ -57,7 +57,7 @@ def entered(counters: Counters) -> dict[tuple[str, str, MessageState], int]:
     return {
         (*route, state): counters.entered(*route, state)
         for route in counters.routes
-        for state in counters.routes[route]
+        for state in counters.of(route).totals
     }
 
 
