@@ -44,7 +44,6 @@ def delivery() -> dashboard.Dashboard:
             *_arrival_issues(),
             *_authentication(),
             _slow(),
-            *_exchange(),
         ],
         rank=_SLOW,
     )
@@ -305,41 +304,3 @@ def _slow() -> AnyPanel:
         "or more, the alert fires: find the slow hop above.",
         unit="percentunit",
     )
-
-
-def _exchange() -> list[AnyPanel]:
-    stages = f"mailsonde_exchange_stage_seconds{{{PROBE}}}"
-    total = f"mailsonde_exchange_end_to_end_seconds{{{PROBE}}}"
-    return [
-        graph(
-            19,
-            (0, 69, 12, 8),
-            "Where the last message spent its time inside Exchange",
-            [
-                Query(f"avg by (location, stage) ({stages})", "{{stage}} @ {{location}}"),
-                Query(f"avg by (location) ({total})", "end to end @ {{location}}"),
-            ],
-            "Mean seconds by stage, by Exchange's own fields in the message. Agents: a transport agent, "
-            "such as a virus scanner. Categorizer: Active Directory or DNS. Hub and delivery: queues and "
-            "databases. Select one route.",
-        ),
-        listing(
-            20,
-            (12, 69, 12, 8),
-            "What Exchange's spam filter said",
-            [
-                Column(
-                    top(
-                        "max by (location, probe, target, scl, sfv, cat) "
-                        f"(mailsonde_exchange_filter_info{{{PROBE}}})"
-                    ),
-                    "",
-                    "short",
-                )
-            ],
-            "SCL, verdict and category of the last arrival. An SCL of 5 or more goes to the junk folder: "
-            "check the allow list of the receiving organization.",
-            sort=("scl", True),
-            links=[to("Delivery", OF_ROW)],
-        ),
-    ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent import agent
 from delivery import delivery
+from exchange import exchange
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from overview import overview
 from server import server
@@ -21,7 +22,7 @@ def generated() -> dict[str, str]:
     encoder = JSONEncoder(indent=2, sort_keys=True)
     return {
         f"{builder.__name__}.json": encoder.encode(builder().build()) + "\n"
-        for builder in (overview, delivery, server, slo, agent, windows)
+        for builder in (overview, delivery, server, slo, agent, exchange, windows)
     }
 
 

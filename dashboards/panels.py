@@ -366,7 +366,7 @@ def listing(
     """
     panel = _filled(table.Panel(), id_, place, title, description, "short", links)
     heads: dict[str, str] = {}
-    for letter, column in zip("ABCDEF", columns, strict=False):
+    for letter, column in zip("ABCDEFGH", columns, strict=False):
         target = _now(Query(column.promql, ""), letter).format(prometheus_model.PromQueryFormat.TABLE)
         panel = panel.with_target(target)
         heads[f"Value #{letter}" if len(columns) > 1 else "Value"] = column.head
@@ -385,6 +385,20 @@ def listing(
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(model.DataTransformerConfig(id_val="organize", options=arranged))
         .sort_by([common_builders.TableSortByFieldState().display_name(sort[0]).desc(sort[1])])
+    )
+
+
+def slow_mail_from(id_: int, place: Place) -> timeseries.Panel:
+    """Return the panel on back pressure, which two dashboards have."""
+    delay = f'mailsonde_probe_phase_seconds{{phase="mail",{PROBE}}}'
+    return graph(
+        id_,
+        place,
+        "Slowest answers to MAIL FROM",
+        [Query(top(f"max {BY_ROUTE} ({delay})"), ROUTE)],
+        "In the last runs; of round trips, only answers after 5 s or more. From 10 s in steps of 5 s, if "
+        "other answers are quick: Exchange's back pressure, before it refuses mail. Free its disk, memory or "
+        "queues.",
     )
 
 

@@ -21,6 +21,7 @@ from panels import (
     listing,
     mean,
     number,
+    slow_mail_from,
     timeline,
     to,
     top,
@@ -48,7 +49,7 @@ def server() -> dashboard.Dashboard:
             *_findings(),
             _failures(),
             _failing(),
-            _mail_from(),
+            slow_mail_from(15, (0, 57, 24, 8)),
         ],
         rank=FAILING,
     )
@@ -239,17 +240,4 @@ def _failing() -> AnyPanel:
         ],
         "Since the first failed run, for probes with `alerts: {down: ...}`. Above the line `limit`, the "
         "alert fires: the reasons above say what to fix.",
-    )
-
-
-def _mail_from() -> AnyPanel:
-    delay = f'mailsonde_probe_phase_seconds{{phase="mail",{PROBE}}}'
-    return graph(
-        15,
-        (0, 57, 24, 8),
-        "Slowest answers to MAIL FROM",
-        [Query(f"topk({MOST}, max {BY_ROUTE} ({delay}))", ROUTE)],
-        "In the last runs; of round trips, only answers after 5 s or more. From 10 s in steps of 5 s, if "
-        "other answers are quick: Exchange's back pressure, before it refuses mail. Free its disk, memory or "
-        "queues.",
     )

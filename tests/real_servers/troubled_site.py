@@ -11,8 +11,11 @@ from contextlib import ExitStack, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
+import trustme
 import yaml
+from anyio.from_thread import start_blocking_portal
 
+from tests.fakes.exchange import HOST, exchange_site
 from tests.real_servers import relay
 from tests.real_servers.bind import Named
 from tests.real_servers.dovecot import TlsFiles
@@ -71,6 +74,29 @@ def _throttling_server() -> Iterator[int]:
 
 
 @contextmanager
+def _exchange(directory: Path) -> Iterator[dict[str, object]]:
+    """Yield a probe of two old Exchange servers, one of them in maintenance."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(directory / "exchange.pem")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(exchange_site(authority)) as site,
+    ):
+        site.servers["ex2"].is_in_maintenance = True
+        yield {
+            "name": "exchange",
+            "kind": "exchange",
+            "interval": "2s",
+            "host": HOST,
+            "port": site.port,
+            "smtp_port": site.smtp_port,
+            "nodes": {name: {"address": server.address} for name, server in site.servers.items()},
+            "minimum_build": "15.2.9999.1",
+            "tls_ca": str(directory / "exchange.pem"),
+        }
+
+
+@contextmanager
 def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
     """Yield a Prometheus and an agent with mail in trouble, a silent server, and wrong or missing DNS."""
     with (
@@ -101,7 +127,9 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
             "oauth2": "contoso",
             "allow_insecure_auth": True,
         }
+        document["probes"][0]["labels"] = {"hybrid": "contoso", "connector": "to the cloud"}
         document["probes"] += [
+            stack.enter_context(_exchange(directory)),
             {"name": "busy", "kind": "smtp", "interval": "1s", "server": "busy"},
             {"name": "tokens", "kind": "smtp", "interval": "1s", "server": "tokens"},
             {

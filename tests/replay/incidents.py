@@ -10,6 +10,7 @@ from random import Random
 from probes.core.reasons import Reason
 
 MINUTE = 60.0
+DAY = 86400.0
 ROUTES_OF = {
     "submission-a": ("a-to-pop", "a-to-imap", "large"),
     "submission-b": ("b-to-pop", "b-to-imap", "newsletter"),
@@ -24,11 +25,12 @@ class What(StrEnum):
     """What an effect does, and to what: a server, a probe, a mailbox or the agent."""
 
     DOWN = "down"  # a server refuses connections
-    ENDS = "ends"  # a probe's runs end with the reason `value`
+    ENDS = "ends"  # the runs of a probe, or of a target of Exchange, end with the reason `value`
     HELD = "held"  # a route's messages wait in a queue until the effect ends
     DELAYED = "delayed"  # ... arrive later by up to so many seconds
     RISING = "rising"  # ... by more and more, up to so many seconds at the end
     GREYLISTED = "greylisted"  # ... because they are refused at first
+    PRESSED = "pressed"  # a server answers MAIL FROM after so many seconds
     LOST = "lost"
     BOUNCED = "bounced"
     JUNKED = "junked"
@@ -82,7 +84,7 @@ class Incident:
     effects: tuple[Effect, ...]
 
 
-def _all(
+def all_of(
     what: What,
     names: Iterable[str],
     begins: float,
@@ -91,6 +93,7 @@ def _all(
     *,
     once: bool = False,
 ) -> list[Effect]:
+    """Return the effect on each of the names."""
     return [Effect(what, name, begins, ends, value, once) for name in names]
 
 
@@ -99,35 +102,35 @@ def _submission(rng: Random) -> str:
 
 
 def _queue_held(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.HELD, ROUTES_OF[_submission(rng)], begins, ends)
+    return all_of(What.HELD, ROUTES_OF[_submission(rng)], begins, ends)
 
 
 def _message_lost(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.LOST, [rng.choice(QUICK_ROUTES)], begins, ends, once=True)
+    return all_of(What.LOST, [rng.choice(QUICK_ROUTES)], begins, ends, once=True)
 
 
 def _burst_lost(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.LOST, ROUTES_OF[_submission(rng)], begins, ends)
+    return all_of(What.LOST, ROUTES_OF[_submission(rng)], begins, ends)
 
 
 def _slow(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.DELAYED, ROUTES_OF[_submission(rng)], begins, ends, 55.0)
+    return all_of(What.DELAYED, ROUTES_OF[_submission(rng)], begins, ends, 55.0)
 
 
 def _rising(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.RISING, ROUTES_OF[_submission(rng)], begins, ends, 58.0)
+    return all_of(What.RISING, ROUTES_OF[_submission(rng)], begins, ends, 58.0)
 
 
 def _submission_down(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.DOWN, [_submission(rng)], begins, ends)
+    return all_of(What.DOWN, [_submission(rng)], begins, ends)
 
 
 def _pop_down(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.DOWN, ["pop"], begins, ends)
+    return all_of(What.DOWN, ["pop"], begins, ends)
 
 
 def _imap_down(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.DOWN, ["imap"], begins, ends)
+    return all_of(What.DOWN, ["imap"], begins, ends)
 
 
 def _flapping(rng: Random, begins: float, ends: float) -> list[Effect]:
@@ -142,31 +145,32 @@ def _flapping(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _junk(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.JUNKED, TO_IMAP, begins, ends)
+    return all_of(What.JUNKED, TO_IMAP, begins, ends)
 
 
 def _bounce(rng: Random, begins: float, ends: float) -> list[Effect]:
     route = rng.choice(QUICK_ROUTES)
-    return _all(What.BOUNCED, [route], begins, ends, Reason.BOUNCE_MAILBOX_FULL, once=True)
+    return all_of(What.BOUNCED, [route], begins, ends, Reason.BOUNCE_MAILBOX_FULL, once=True)
 
 
 def _altered(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.ALTERED, ROUTES_OF[_submission(rng)], begins, ends)
+    return all_of(What.ALTERED, ROUTES_OF[_submission(rng)], begins, ends)
 
 
 def _certificate(days: float) -> Callable[[Random, float, float], list[Effect]]:
     def effects(rng: Random, begins: float, ends: float) -> list[Effect]:
-        return _all(What.CERTIFICATE, [rng.choice(["pop", "imap"])], begins, ends, days * 86400.0)
+        return all_of(What.CERTIFICATE, [rng.choice(["pop", "imap"])], begins, ends, days * 86400.0)
 
     return effects
 
 
-def _runs_end(names: Iterable[str], reason: Reason) -> Callable[[Random, float, float], list[Effect]]:
-    return lambda rng, begins, ends: _all(What.ENDS, names, begins, ends, reason)
+def runs_end(names: Iterable[str], reason: Reason) -> Callable[[Random, float, float], list[Effect]]:
+    """Return what makes the runs of the named probes, or targets of Exchange, end with a reason."""
+    return lambda rng, begins, ends: all_of(What.ENDS, names, begins, ends, reason)
 
 
 def _certificate_ended(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.ENDS, [rng.choice(["pop", "imap"])], begins, ends, Reason.CERTIFICATE_EXPIRED)
+    return all_of(What.ENDS, [rng.choice(["pop", "imap"])], begins, ends, Reason.CERTIFICATE_EXPIRED)
 
 
 def _unsteady(rng: Random, begins: float, ends: float) -> list[Effect]:
@@ -197,19 +201,19 @@ def _probe_removed(rng: Random, begins: float, ends: float) -> list[Effect]:
 def _failed_run(rng: Random, begins: float, ends: float) -> list[Effect]:
     name = rng.choice([*CHECKS, *QUICK_ROUTES])
     reason = Reason.MX_UNEXPECTED if name == "mx" else Reason.CONNECT_TIMEOUT
-    return _all(What.ENDS, [name], begins, ends, reason, once=True)
+    return all_of(What.ENDS, [name], begins, ends, reason, once=True)
 
 
 def _restart_at_failed_run(rng: Random, begins: float, ends: float) -> list[Effect]:
     """A run fails, and then the agent is down for less than the time that pages."""
-    failed = _all(
+    failed = all_of(
         What.ENDS, [rng.choice(["pop", "imap", "smtp-a"])], begins, begins + 90.0, Reason.CONNECT_TIMEOUT
     )
     return [*failed, Effect(What.KILLED, "agent", begins + 90.0, begins + 90.0 + rng.uniform(20.0, 45.0))]
 
 
 def _slow_message(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.DELAYED, [rng.choice(QUICK_ROUTES)], begins, ends, 50.0, once=True)
+    return all_of(What.DELAYED, [rng.choice(QUICK_ROUTES)], begins, ends, 50.0, once=True)
 
 
 def _some_slow(rng: Random, begins: float, ends: float) -> list[Effect]:
@@ -223,7 +227,7 @@ def _some_slow(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _greylisted(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.GREYLISTED, [rng.choice(QUICK_ROUTES)], begins, ends, 22.0)
+    return all_of(What.GREYLISTED, [rng.choice(QUICK_ROUTES)], begins, ends, 22.0)
 
 
 def _lag(rng: Random, begins: float, ends: float) -> list[Effect]:
@@ -231,7 +235,7 @@ def _lag(rng: Random, begins: float, ends: float) -> list[Effect]:
 
 
 def _skipped(rng: Random, begins: float, ends: float) -> list[Effect]:
-    return _all(What.SKIPPED, [rng.choice(CHECKS[:4])], begins, ends)
+    return all_of(What.SKIPPED, [rng.choice(CHECKS[:4])], begins, ends)
 
 
 def _forged(rng: Random, begins: float, ends: float) -> list[Effect]:
@@ -260,13 +264,14 @@ def _maintenance(rng: Random, begins: float, ends: float) -> list[Effect]:
     ]
 
 
-def _kind(
+def kind_of(
     name: str,
     expected: Expected,
     alerts: str,
     minutes: float,
     effects: Callable[[Random, float, float], list[Effect]],
 ) -> Kind:
+    """Return a kind; ``alerts`` are names without their prefix."""
     return Kind(name, expected, frozenset(f"Mailsonde{alert}" for alert in alerts.split()), minutes, effects)
 
 
@@ -274,39 +279,39 @@ _SLOW = "DeliverySlow ErrorBudgetBurningFast MessageOverdue"
 _DOWN = "ProbeDown MessageOverdue ErrorBudgetBurningFast"
 _PAGE, _WARNING, _NOBODY = Expected.PAGE, Expected.WARNING, Expected.NOBODY
 KINDS = (
-    _kind("queue held", _PAGE, "MessageOverdue", 10, _queue_held),
-    _kind("one message lost", _PAGE, "MessageOverdue MessageLost", 5, _message_lost),
-    _kind("a burst lost", _PAGE, "MessageLost MessageOverdue", 5, _burst_lost),
-    _kind("deliveries slow", _PAGE, _SLOW, 60, _slow),
-    _kind("one message in ten slow", _PAGE, _SLOW, 180, _some_slow),
-    _kind("latency rising", _PAGE, _SLOW, 120, _rising),
-    _kind("submission server down", _PAGE, _DOWN, 15, _submission_down),
-    _kind("POP3 server down", _PAGE, _DOWN, 15, _pop_down),
-    _kind("IMAP server down", _PAGE, _DOWN, 15, _imap_down),
-    _kind("server flapping", _PAGE, _DOWN, 60, _flapping),
-    _kind("junk for a morning", _PAGE, "MessageJunked", 180, _junk),
-    _kind("a bounce", _PAGE, "MessageBounced", 5, _bounce),
-    _kind("subjects altered", _WARNING, "MessageAltered", 20, _altered),
-    _kind("certificate, last weeks", _WARNING, "CertificateExpiring", 60, _certificate(10.0)),
-    _kind("certificate, last days", _PAGE, "CertificateExpiring", 60, _certificate(2.0)),
-    _kind("certificate ended", _PAGE, "CertificateExpired", 20, _certificate_ended),
-    _kind("MX wrong", _PAGE, "FindingCritical", 40, _runs_end(["mx"], Reason.MX_UNEXPECTED)),
-    _kind("MX doubtful", _WARNING, "FindingWarning", 40, _runs_end(["mx"], Reason.MX_TARGET_CNAME)),
-    _kind("check unsteady", _WARNING, "ProbeUnsteady", 40, _unsteady),
-    _kind("agent killed", _PAGE, "AgentDown", 10, _agent_killed),
-    _kind("agent restarts", _NOBODY, "", 10, _agent_restarts),
-    _kind("probe removed", _NOBODY, "", 40, _probe_removed),
-    _kind("one failed run", _NOBODY, "", 5, _failed_run),
-    _kind("failed run, restart", _NOBODY, "", 5, _restart_at_failed_run),
-    _kind("one slow message", _NOBODY, "", 5, _slow_message),
-    _kind("greylisted in time", _NOBODY, "", 40, _greylisted),
-    _kind("runs start late", _WARNING, "ScheduleLag", 40, _lag),
-    _kind("runs skipped", _WARNING, "RunsSkipped ProbeStale", 20, _skipped),
-    _kind("forged messages", _WARNING, "UnexpectedMessage", 10, _forged),
-    _kind("resolver gone", _WARNING, "ProbeUnknown", 30, _runs_end([*ROUTES, *CHECKS], Reason.DNS_TIMEOUT)),
-    _kind("ledger gone", _WARNING, "ProbeUnknown", 30, _runs_end(ROUTES, Reason.LEDGER_UNAVAILABLE)),
-    _kind("some DNS timeouts", _NOBODY, "", 30, _some_dns_timeouts),
-    _kind("maintenance", _PAGE, _DOWN, 25, _maintenance),
+    kind_of("queue held", _PAGE, "MessageOverdue", 10, _queue_held),
+    kind_of("one message lost", _PAGE, "MessageOverdue MessageLost", 5, _message_lost),
+    kind_of("a burst lost", _PAGE, "MessageLost MessageOverdue", 5, _burst_lost),
+    kind_of("deliveries slow", _PAGE, _SLOW, 60, _slow),
+    kind_of("one message in ten slow", _PAGE, _SLOW, 180, _some_slow),
+    kind_of("latency rising", _PAGE, _SLOW, 120, _rising),
+    kind_of("submission server down", _PAGE, _DOWN, 15, _submission_down),
+    kind_of("POP3 server down", _PAGE, _DOWN, 15, _pop_down),
+    kind_of("IMAP server down", _PAGE, _DOWN, 15, _imap_down),
+    kind_of("server flapping", _PAGE, _DOWN, 60, _flapping),
+    kind_of("junk for a morning", _PAGE, "MessageJunked", 180, _junk),
+    kind_of("a bounce", _PAGE, "MessageBounced", 5, _bounce),
+    kind_of("subjects altered", _WARNING, "MessageAltered", 20, _altered),
+    kind_of("certificate, last weeks", _WARNING, "CertificateExpiring", 60, _certificate(10.0)),
+    kind_of("certificate, last days", _PAGE, "CertificateExpiring", 60, _certificate(2.0)),
+    kind_of("certificate ended", _PAGE, "CertificateExpired", 20, _certificate_ended),
+    kind_of("MX wrong", _PAGE, "FindingCritical", 40, runs_end(["mx"], Reason.MX_UNEXPECTED)),
+    kind_of("MX doubtful", _WARNING, "FindingWarning", 40, runs_end(["mx"], Reason.MX_TARGET_CNAME)),
+    kind_of("check unsteady", _WARNING, "ProbeUnsteady", 40, _unsteady),
+    kind_of("agent killed", _PAGE, "AgentDown", 10, _agent_killed),
+    kind_of("agent restarts", _NOBODY, "", 10, _agent_restarts),
+    kind_of("probe removed", _NOBODY, "", 40, _probe_removed),
+    kind_of("one failed run", _NOBODY, "", 5, _failed_run),
+    kind_of("failed run, restart", _NOBODY, "", 5, _restart_at_failed_run),
+    kind_of("one slow message", _NOBODY, "", 5, _slow_message),
+    kind_of("greylisted in time", _NOBODY, "", 40, _greylisted),
+    kind_of("runs start late", _WARNING, "ScheduleLag", 40, _lag),
+    kind_of("runs skipped", _WARNING, "RunsSkipped ProbeStale", 20, _skipped),
+    kind_of("forged messages", _WARNING, "UnexpectedMessage", 10, _forged),
+    kind_of("resolver gone", _WARNING, "ProbeUnknown", 30, runs_end([*ROUTES, *CHECKS], Reason.DNS_TIMEOUT)),
+    kind_of("ledger gone", _WARNING, "ProbeUnknown", 30, runs_end(ROUTES, Reason.LEDGER_UNAVAILABLE)),
+    kind_of("some DNS timeouts", _NOBODY, "", 30, _some_dns_timeouts),
+    kind_of("maintenance", _PAGE, _DOWN, 25, _maintenance),
 )
 
 

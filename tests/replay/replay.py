@@ -17,6 +17,7 @@ from tests.replay.scoring import Score, score
 from tests.replay.week import Week
 
 SITE = Path(__file__).with_name("site.yaml")
+EXCHANGE_SITE = Path(__file__).with_name("exchange.yaml")
 ALERTMANAGER = Path(__file__).parents[2] / "alerts/alertmanager.yaml"
 
 STEP = 60.0
@@ -24,7 +25,12 @@ STEP = 60.0
 
 
 def replay(
-    seed: int, length: float, aftermath: float, kinds: Iterable[Kind] = KINDS, step: float = STEP
+    seed: int,
+    length: float,
+    aftermath: float,
+    kinds: Iterable[Kind] = KINDS,
+    step: float = STEP,
+    site: Path = SITE,
 ) -> Score:
     """Play one incident of each kind within ``length`` seconds, and return the result of each.
 
@@ -32,7 +38,7 @@ def replay(
     evaluates every ``step`` seconds.
     """
     os.environ.setdefault("TEST_SECRET", "x")  # the password of accounts that are never used
-    configuration = load(SITE)
+    configuration = load(site)
     incidents = schedule(seed, length, aftermath, kinds)
     with tempfile.TemporaryDirectory() as directory:
         rules = Path(directory)

@@ -94,7 +94,7 @@ OLD_BUILDS = alert("ExchangeBuildBelowMinimum", "warning", kind="exchange", prob
 EWS_DOWN = alert("ExchangeDirectoryDown", kind="exchange", probe="ex", exchange_directory="ews")
 AUTH = {"kind": "exchange", "probe": "ex", "target": "auth-certificate"}
 AUTH_ENDS = alert("ExchangeAuthCertificateExpires", **AUTH)
-AUTH_EXPIRED, AUTH_EXPIRING = alert("CertificateExpired", **AUTH), alert("CertificateExpiring", **AUTH)
+AUTH_FAILS = alert("ProbeDown", **AUTH)
 HEARTBEAT = alert("Heartbeat", "none")
 
 
@@ -177,7 +177,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         [ONE_WAY, OVERDUE_ONE_WAY, LOST_FROM_OUTSIDE, LOST_ELSEWHERE, OVERDUE_B],
         [EXCHANGE_CERTIFICATE, EXCHANGE_CERTIFICATE_SOON, EXCHANGE_QUEUE, EXCHANGE_COPY, SECRET, NO_TOKEN],
         [NODE1, OWA1, EWS1, EWS2, EWS1_ELSEWHERE, EXPIRED2, NODE2_RESTS, OLD_BUILDS],
-        [AUTH_ENDS, AUTH_EXPIRED, AUTH_EXPIRING, EXPIRED1, NODE1, EWS1],
+        [AUTH_ENDS, AUTH_FAILS, EXPIRED1, NODE1, EWS1],
     ],
     ids=lambda alerts: "-".join(dict(one)["alertname"].removeprefix("Mailsonde") for one in alerts),
 )
@@ -311,7 +311,7 @@ def test_an_exchange_server_is_told_instead_of_its_directories() -> None:
         (EWS_DOWN, (EWS1, EWS2), (OWA1, EWS1_ELSEWHERE, NODE2_RESTS, OLD_BUILDS)),
         (EXPIRED1, (NODE1, EWS1), (EWS2, OWA1)),
         (EXPIRED2, (EWS2,), (NODE1, EWS1)),
-        (AUTH_ENDS, (AUTH_EXPIRED, AUTH_EXPIRING), (EXPIRED1, OWA1, NODE1, CERTIFICATE)),
+        (AUTH_ENDS, (AUTH_FAILS,), (EXPIRED1, OWA1, NODE1, CERTIFICATE)),
     ):
         for one in explained:
             assert policy.inhibited(dict(one), [dict(source)])

@@ -23,13 +23,14 @@ from monitor.ledger.last_week import LastWeek, ends_of
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
 from probes.core.clock import SystemClock
-from probes.core.finding import Finding
+from probes.core.finding import Check, Finding, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.settings import ProbeSettings
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import ArrivalIssue, Message
+from probes.exchange import AUTH_CERTIFICATE, ExchangeSettings
 from probes.posture.mx import REASONS
 from probes.roundtrip import POLL_GRACE, RoundtripSettings
 from tests.replay.incidents import Effect, Incident, What
@@ -39,7 +40,9 @@ CERTIFICATE_LASTS = 60 * 86400.0
 _RETRY = 5.0  # seconds between tries to read an unreadable mailbox
 _SLOW_FAULTS = {Reason.CONNECT_TIMEOUT, Reason.DNS_TIMEOUT}
 _S = MessageState
-_FOUND = {reason: found for found, reason in REASONS.items()}
+_FOUND = {reason: found for found, reason in REASONS.items()} | {
+    Reason.EXCHANGE_OLD_BUILD: (Check.EXCHANGE_BUILD_BELOW_MINIMUM, Severity.WARNING)
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -185,7 +188,8 @@ class Week:
         if isinstance(settings, RoundtripSettings):
             self._at(now + late, self._send, settings, agent)
         else:
-            reason = self._fault(settings.name, _server(settings), now) or Reason.NONE
+            of = probe.target if isinstance(settings, ExchangeSettings) else settings.name
+            reason = self._fault(of, _server(settings), now) or Reason.NONE
             seconds = late + self._seconds(reason)
             self._at(now + seconds, self._ended, probe.settings.name, probe.target, reason, seconds, agent)
 
@@ -212,12 +216,18 @@ class Week:
         if agent is not self._agent:
             return
         expiry = None
-        if reason is Reason.NONE and target in self._site.servers:
-            effect = self._active(What.CERTIFICATE, target, now)
-            expiry = effect.begins + _number(effect) if effect is not None else now + CERTIFICATE_LASTS
+        effect = self._active(What.CERTIFICATE, target, now)
+        if effect is not None:
+            expiry = effect.begins + _number(effect)
+        elif reason is Reason.NONE and (target in self._site.servers or target == AUTH_CERTIFICATE):
+            expiry = now + CERTIFICATE_LASTS
+        pressed = self._active(What.PRESSED, target, now)
+        phases = {"mail": _number(pressed)} if pressed is not None else {}
         told = message.report() if message is not None else None
         findings = _findings(reason, target)
-        verdict = Verdict(reason, certificate_not_after=expiry, message=told, findings=findings)
+        verdict = Verdict(
+            reason, certificate_not_after=expiry, message=told, findings=findings, phases=phases
+        )
         agent.state.ran(name, target, verdict, ended_at=now, duration=seconds)
 
     # Messages
@@ -338,7 +348,7 @@ def _probes(configuration: Configuration) -> list[Probe]:
     ledger: Any = SimpleNamespace(token_key=b"never used")
     unused: Any = None
     assembly = assemble(configuration, SystemClock(), ledger, unused, "replay")
-    return list(assembly.probes.values())
+    return [one for probe in assembly.probes.values() for one in (probe, *probe.siblings)]
 
 
 def _findings(reason: Reason, target: str) -> tuple[Finding, ...] | None:

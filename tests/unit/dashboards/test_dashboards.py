@@ -246,7 +246,8 @@ def test_uids_are_stable_and_titles_differ() -> None:
     """Links and bookmarks stay valid: a dashboard's uid follows from its file name."""
     boards = {name: lint.load(name) for name in lint.NAMES}
     assert {name: board["uid"] for name, board in boards.items()} == {
-        name: f"mailsonde-{name}" for name in ("agent", "delivery", "overview", "server", "slo", "windows")
+        name: f"mailsonde-{name}"
+        for name in ("agent", "delivery", "exchange", "overview", "server", "slo", "windows")
     }
     assert len({board["title"] for board in boards.values()}) == len(boards)
 
