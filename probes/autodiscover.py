@@ -22,6 +22,7 @@ from probes.core.verdict import Run, Verdict
 from probes.posture.autodiscover import AUTODISCOVER_REASONS, Expected, conclude, judge
 from probes.protocols.autodiscover import Endpoint, Gathered, Question
 from probes.protocols.dns import Resolver, ResolverSettings, a_labels
+from probes.protocols.http_shown import shown_url
 from probes.protocols.tls import expiry_warning
 
 SHARE_OF_DEADLINE = 0.9
@@ -176,8 +177,8 @@ def _values(gathered: Gathered) -> dict[str, object]:
         {
             "step": str(way.step),
             "version": way.version,
-            "url": legible(way.url),
-            "leads_to": legible(way.service.url) if way.service is not None else None,
+            "url": shown_url(way.url),
+            "leads_to": shown_url(way.service.url) if way.service is not None else None,
             "fault": str(way.fault) if way.fault is not None else None,
         }
         for way in gathered.ways
@@ -185,7 +186,7 @@ def _values(gathered: Gathered) -> dict[str, object]:
     offers = [
         {
             "endpoint": offer.endpoint,
-            "url": legible(offer.url),
+            "url": shown_url(offer.url),
             "schemes": list(offer.schemes) if offer.schemes is not None else None,
             "authorization_uri": legible((offer.bearer or {}).get("authorization_uri", "")),
             "fault": str(offer.fault) if offer.fault is not None else None,

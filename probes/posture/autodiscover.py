@@ -11,6 +11,7 @@ from probes.core.finding import Check, Finding, Severity
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.text_pattern import matches
 from probes.protocols.autodiscover import MEANT_FOR_IT, Endpoint, Gathered, Offer, Step, Way
+from probes.protocols.http_shown import shown_url
 
 _C, _W, _I = Severity
 
@@ -139,19 +140,19 @@ def _of_services(gathered: Gathered, hosts: Sequence[str]) -> Iterator[Finding]:
     """Yield the services that are not expected or, without an expectation, differ from the first."""
     services = gathered.services
     for way, service in services:
-        seen = f"leads to {legible(service.url, 120)}"
+        seen = f"leads to {shown_url(service.url, 120)}"
         if hosts and not any(matches(pattern.lower(), service.name) for pattern in hosts):
             yield Finding(Check.AUTODISCOVER_UNEXPECTED, _C, _shown(way), seen, ", ".join(hosts))
         elif not hosts and not service.is_the_same_as(services[0][1]):
             first, its = services[0]
-            wanted = f"{legible(its.url, 120)}, as {_shown(first)}"
+            wanted = f"{shown_url(its.url, 120)}, as {_shown(first)}"
             yield Finding(Check.AUTODISCOVER_DISAGREES, _W, _shown(way), seen, wanted)
 
 
 def _of_offer(offer: Offer, expected: Expected) -> Iterator[Finding]:
     if offer.fault is not None and offer.fault.reason.outcome is Outcome.UNKNOWN:
         return
-    subject = f"{offer.endpoint}, {legible(offer.url, 120)}"
+    subject = f"{offer.endpoint}, {shown_url(offer.url, 120)}"
     not_known = f"not known: {offer.fault}"
     wanted = expected.schemes.get(offer.endpoint)
     if wanted is not None and (offer.schemes is None or set(wanted) != set(offer.schemes)):

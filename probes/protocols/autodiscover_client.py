@@ -19,6 +19,7 @@ from probes.core.verdict import PhaseTimer
 from probes.protocols.autodiscover import Endpoint, Gathered, Host, Offer, Question, Service, Step, Way
 from probes.protocols.challenges import challenges
 from probes.protocols.dns import Resolver
+from probes.protocols.http_shown import shown_url
 from probes.protocols.https import HttpClient, Origin, Response, origin_of, status_text
 from probes.protocols.tls import CertificateExpiry
 from probes.protocols.xml_document import parse_xml
@@ -126,7 +127,7 @@ def require_https(url: str) -> str:
     except ValueError:
         scheme = ""
     if scheme != "https":
-        raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {legible(url, 80)}, which is not https")
+        raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {shown_url(url, 80)}, which is not https")
     return url
 
 
@@ -250,7 +251,7 @@ class Search:
         trail: list[str] = []
         while url:
             if url in trail or len(trail) > REDIRECTS_FOLLOWED:
-                raise ProbeFault(Reason.REDIRECT_LOOP, f"leads on to {legible(url, 80)}, and to no answer")
+                raise ProbeFault(Reason.REDIRECT_LOOP, f"leads on to {shown_url(url, 80)}, and to no answer")
             trail.append(url)
             response = await self._request(client, "POST", url, ends, _V1_FIELDS, content, REDIRECTS_FOLLOWED)
             url = read_v1(response)

@@ -134,6 +134,20 @@ async def test_no_answer_of_autodiscover(
     assert (check, severity) == ("autodiscover_missing", "critical")
 
 
+async def test_urls_are_shown_without_tokens(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
+    """Queries in the URLs that servers answer with may hold tokens; no value and no finding shows them."""
+    async with autodiscover_site(certificate_authority) as site:
+        secret = "autodiscover/autodiscover.xml?code=0123456789"
+        site.exchange.pages["json"] = names(f"https://{DOMAIN}:{site.port}/{secret}")
+        site.exchange.pages["ews url"] = names(f"https://{HOST}:{site.port}/EWS/?code=0123456789")
+        site.web.pages["xml"] = Answer(302, headers={"Location": f"http://{DOMAIN}/{secret}"})
+        site.web.pages["json"] = names(f"file:///{secret}")
+        site.exchange.pages["redirect"] = Answer(302, headers={"Location": f"ftp://{DOMAIN}/{secret}"})
+        result = await run(site, server_tls, expect_auth={"ews": ["basic"]})
+    assert result.verdict.findings
+    assert "0123456789" not in str(result.as_object())
+
+
 @pytest.mark.parametrize(
     ("page", "answer", "expected"),
     [
