@@ -5,10 +5,15 @@ from __future__ import annotations
 import base64
 from datetime import date
 
+from probes.core.faults import ProbeFault
 from probes.core.setting_types import is_host_name
 from probes.core.text_pattern import matches, occurs
+from probes.posture.autodiscover import Expected, judge
 from probes.posture.exchange import auth_certificate, build_of, build_text, healthy_server, judge_build
-from probes.protocols.https import Response
+from probes.protocols.autodiscover import Gathered, Host, Offer, Service, Step, Way
+from probes.protocols.autodiscover_client import read_v1, read_v2
+from probes.protocols.challenges import MOST_CHALLENGES, challenges
+from probes.protocols.https import Response, origin_of
 from tests.fuzz.protocols import CERTIFICATE_IN_DER
 from tests.fuzz.target import Target, or_fault, require_shown
 
@@ -38,6 +43,42 @@ def metadata(octets: bytes) -> None:
         require_shown(str(expiry))
 
 
+def autodiscover(octets: bytes) -> None:
+    """Read an answer in both versions; what it leads to is an https URL, and findings are fit to show."""
+    url = "https://192.0.2.1/"
+    response = Response(url, 200, (), octets, False, None)
+    ways = []
+    for version, read in enumerate((read_v1, read_v2), 1):
+        try:
+            leads_to = read(response) or url
+        except ProbeFault as fault:
+            require_shown(fault.detail)
+            ways.append(Way(Step.HOST, version, url, fault=fault))
+            continue
+        origin = origin_of(leads_to)
+        assert origin.scheme == "https"
+        service = Service(leads_to, origin.host, Host(frozenset({origin.host})))
+        ways.append(Way(Step.HOST, version, url, service))
+    for finding in judge("example.com", Gathered(tuple(ways)), Expected(("mail.example.com",))):
+        require_shown(finding.seen)
+
+
+def authentication(octets: bytes) -> None:
+    """Read WWW-Authenticate fields, one a line, and judge what they offer."""
+    fields = octets.decode("latin-1").split("\n")
+    offered = or_fault(challenges, fields)
+    if offered is None:
+        return
+    assert len(offered) <= MOST_CHALLENGES
+    schemes = tuple(sorted({each.scheme for each in offered}))
+    assert all(scheme.isascii() and scheme == scheme.lower() for scheme in schemes)
+    parameters = offered[0].parameters if offered else None
+    offer = Offer("autodiscover", "https://192.0.2.1/", schemes, parameters)
+    expected = Expected(schemes={"autodiscover": ("ntlm",)}, authorization_uri="https://192.0.2.2/*")
+    for finding in judge("example.com", Gathered((), (offer,)), expected):
+        require_shown(finding.seen)
+
+
 def pattern(octets: bytes) -> None:
     """Match a page against a pattern, which the first line is."""
     first, _, text = octets.decode("utf-8", "replace").partition("\n")
@@ -63,6 +104,37 @@ TARGETS = (
         (b'{"keys":[%s]}' % _KEY, b'{"keys":[%s,%s]}' % (_KEY, _KEY), b'{"keys":[{"keyvalue":{}}]}'),
         (b'"keys":', b"[", b"]", b"{", b"}", b'"keyvalue":', b'"type":"x509Certificate"', b'"value":"MIIB"'),
         256 * 1024,
+    ),
+    Target(
+        "autodiscover",
+        autodiscover,
+        (
+            b"<Autodiscover><Response><Account><RedirectUrl>https://a.example/</RedirectUrl></Account></Response>"
+            b"</Autodiscover>",
+            b'{"Protocol":"AutodiscoverV1","Url":"https://a.example:444/x"}',
+        ),
+        (
+            b"<Response>",
+            b"<!DOCTYPE x [",
+            b"<html>",
+            b'"Url":',
+            b"https://",
+            b"@",
+            b"[::1]",
+            b"\x00",
+            b"&#0;",
+        ),
+        256 * 1024,
+    ),
+    Target(
+        "http_challenges",
+        authentication,
+        (
+            b'Negotiate, NTLM TlRM=\nBasic realm="a, \\"b"',
+            b'Bearer client_id="1", authorization_uri="https://192.0.2.2/x", Digest qop=auth',
+        ),
+        (b", ", b" ", b'"', b"\\", b"=", b"NTLM", b'realm="', b"\n", b"x" * 20),
+        64 * 1024,
     ),
     Target(
         "text_pattern",
