@@ -192,6 +192,21 @@ async def test_a_hosting_server_that_answers_too(
     )
 
 
+async def test_an_alias_of_the_same_host(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
+    """A host name in common makes one service, also if DNS gives each client another of its addresses."""
+    mail = f"mail.{DOMAIN}"
+    records = (
+        f"{HOST}. 60 IN CNAME {mail}.",
+        f"{mail}. 60 IN A {EXCHANGE}",
+        f"_autodiscover._tcp.{DOMAIN}. 60 IN SRV 0 0 PORT {mail}.",
+    )
+    async with autodiscover_site(certificate_authority, *records) as site:
+        site.web.pages["xml"] = SETTINGS
+        result = await run(site, server_tls, addresses={mail: WEB})
+    assert site.web.requests
+    assert (result.verdict.reason, result.verdict.findings) == (Reason.NONE, ())
+
+
 async def test_version_2_leads_elsewhere(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
     """What version 2 names must be the same service as well."""
     async with autodiscover_site(certificate_authority) as site:
