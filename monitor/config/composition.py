@@ -68,14 +68,15 @@ class Composition:
 
     def _origin(self, location: Location) -> tuple[int, Origin | None]:
         for depth in (2, 1):
-            if (origin := self.origins.get(location[:depth])) is not None:
+            if len(location) >= depth and (origin := self.origins.get(location[:depth])) is not None:
                 return depth, origin
         return 0, None
 
     def _sections(self, location: Location) -> tuple[str, ...]:
-        table, entry = location[:2]
-        written = self.data[str(table)][entry]
-        return sections(str(table), written) if isinstance(written, Mapping) else ()
+        part, entry = str(location[0]), location[1]
+        entries = self.data.get(part)
+        written = entries.get(entry) if isinstance(entries, dict) else entries[entry] if entries else None
+        return sections(part, written) if isinstance(written, Mapping) else ()
 
 
 def compose(path: Path, limit: int = FILE_LIMIT) -> Composition:

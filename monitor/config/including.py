@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class _Reader:
                 self._read_included(document, at, path, (*through, real))
 
     def _read_included(self, document: Document, at: Location, path: Path, through: tuple[str, ...]) -> None:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if _blocks(path):
             self._mistake(document, at, f"{path} is no regular file")
             return
         is_elsewhere = path.parent != self._main.parent
@@ -100,7 +101,7 @@ class _Reader:
             return
         for index, pattern in enumerate(patterns):
             at = ("include", index)
-            if not isinstance(pattern, str) or not pattern or "\0" in pattern:
+            if not isinstance(pattern, str) or not _is_path(pattern):
                 self._mistake(document, at, "must be the path of a file, or a pattern such as conf.d/*.yaml")
                 continue
             folder = document.path.parent
@@ -108,3 +109,20 @@ class _Reader:
             if not found and not glob.has_magic(pattern):
                 found = [pattern]  # the file is missing, which reading it tells
             yield from ((at, folder / name) for name in found)
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a file could have this path."""
+    try:
+        return bool(text) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _blocks(path: Path) -> bool:
+    """Return whether reading ``path`` could block, as with a named pipe or a terminal."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # reading it tells why
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)

@@ -159,7 +159,7 @@ def _comes_back(submission: Endpoint, incoming: Endpoint, username: str) -> None
     plan = Plan(
         address="canary@example.com",
         username=username,
-        password=MappingProxyType({"file": "password"}),
+        credentials=MappingProxyType({"file": "password"}),
         submission=submission,
         incoming=incoming,
         domain="example.com",
