@@ -40,8 +40,8 @@ def exchange() -> dashboard.Dashboard:
     return board(
         "Exchange",
         "Exchange servers behind one name, node by node; back pressure; where Exchange itself spends the "
-        "time; and the ways of a hybrid organization.",
-        [*_servers(), *_mail()],
+        "time; the ways of a hybrid organization; and where autodiscover leads clients.",
+        [*_servers(), *_mail(), _clients()],
     )
 
 
@@ -159,3 +159,17 @@ def _mail() -> list[AnyPanel]:
             links=[to("Delivery", OF_ROW)],
         ),
     ]
+
+
+def _clients() -> AnyPanel:
+    found = f'mailsonde_finding{{check=~"autodiscover_.*",{PROBE}}}'
+    return listing(
+        9,
+        (0, 40, 24, 8),
+        "Where autodiscover leads clients",
+        [Column(top(f"max by (location, probe, target, check, severity) ({found})"), "", "short")],
+        "What is wrong with autodiscover of a domain: no answer, steps that lead to different services, or "
+        "other authentication than expected. The live page of the probe shows every step.",
+        sort=("severity", False),
+        links=[to("Server", OF_ROW)],
+    )
