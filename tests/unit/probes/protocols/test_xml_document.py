@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+from xml.parsers import expat
+
 import pytest
 
 from probes.core.faults import ProbeFault
@@ -61,6 +65,44 @@ def test_deep_document() -> None:
 
 
 def test_names_lose_their_namespace() -> None:
-    """Elements are found by their plain names, with any namespace."""
-    root = parse_xml(b'<x xmlns="urn:a" xmlns:b="urn:b"><b:y>z</b:y></x>')
-    assert (root.tag, root.findtext("y")) == ("x", "z")
+    """Elements are found by their plain names, with any namespace or prefix."""
+    root = parse_xml(b'<x xmlns="urn:a" xmlns:b="urn:b"><b:y>z</b:y><c:w>v</c:w></x>')
+    assert (root.tag, root.findtext("y"), root.findtext("w")) == ("x", "z", "v")
+
+
+@pytest.mark.parametrize(
+    ("start", "each"),
+    [
+        ('<a xmlns="{}">', "<b/>"),
+        ('<a xmlns:p="{}">', "<p:b/>"),
+        ('<a xmlns:p="{}">', '<b p:c=""/>'),
+        ('<a xmlns:xml="http://www.w3.org/XML/1998/namespace" d="{}">', '<b xml:lang=""/>'),
+        ("<a><{}/>", "<b/>"),
+    ],
+)
+def test_no_text_is_multiplied(start: str, each: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser hands over each text of a document at most twice, for both ends of an empty element."""
+    handed = [0]
+
+    class Counting:
+        """A parser that counts the characters in the names that it hands over."""
+
+        def __init__(self, parser: Any) -> None:
+            vars(self)["parser"] = parser
+
+        def __setattr__(self, name: str, handler: Callable[..., None]) -> None:
+            def counted(*given: Any) -> None:
+                handed[0] += sum(map(len, given)) + sum(map(len, given[1] if len(given) > 1 else ()))
+                handler(*given)
+
+            setattr(vars(self)["parser"], name, counted)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(vars(self)["parser"], name)
+
+    create = expat.ParserCreate
+    monkeypatch.setattr(expat, "ParserCreate", lambda *given, **named: Counting(create(*given, **named)))
+    document = start.format("x" * 3000) + each * 500 + "</a>"
+    root = parse_xml(document.encode())
+    assert len(list(root.iter("b"))) == 500
+    assert 0 < handed[0] <= 2 * len(document)
