@@ -142,11 +142,14 @@ def _configuration(path: Path, form: str) -> Configuration:
 
 def _require_known(names: Sequence[str], configuration: Configuration, form: str) -> None:
     known = [probe.name for probe in configuration.enabled_probes]
+    disabled = {probe.name for probe in configuration.probes} - set(known)
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {close[0]}?" if close else ""
             text = f"no probe is named {name!r}{hint}; the probes are: {', '.join(known)}"
+            if name in disabled:
+                text = f"the probe {name!r} is not enabled; remove enabled: false"
             if form == "nagios":
                 _end_unknown(text, form)
             click.echo(text, err=True)

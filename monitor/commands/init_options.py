@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,21 @@ from probes.core.setting_types import CertificateFile, EmailAddress, HostName, L
 from probes.protocols.dns import DomainName, ResolverSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _File(click.Path):
+    """A path, which may begin with ``~`` also where no shell reads it, as in the answer to a question."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of a text."""
+        path = super().convert(value, param, ctx)
+        try:
+            return Path(os.fsdecode(path)).expanduser()
+        except RuntimeError:
+            self.fail("there is no such home directory; write the whole path", param, ctx)
 
 
 class _Checked(click.ParamType):  # type: ignore[type-arg] # generic only in newer releases of click
@@ -70,7 +86,7 @@ USERNAME = _setting("name", Line)
 TENANT = _setting("tenant", HostName)
 CLIENT_ID = _setting("id", Line)
 VARIABLE_NAME = _Checked("name", _variable_name)
-FILE = click.Path(path_type=Path)
+FILE = _File()
 PASSWORD = _Checked("password", lambda text: sound_secret(text, "the password").get_secret_value())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from monitor.config.defaults import sections
 from monitor.config.document import FILE_LIMIT, Document, Location, Mistake, Place
-from monitor.config.for_each import ForEachError, repeated
+from monitor.config.for_each import Allowance, ForEachError, repeated
 from monitor.config.including import read_files
 
 _TABLES = ("oauth2", "servers", "mailboxes", "hybrid")
@@ -48,6 +48,8 @@ class Composition:
     mistakes: list[Mistake] = field(default_factory=list)
     is_complete: bool = True
     """Whether every file could be read and every ``for_each`` written out."""
+    allowance: Allowance = field(default_factory=Allowance)
+    """What is left for further entries of ``for_each``."""
 
     def has(self, location: Location) -> bool:
         """Return whether something is written at ``location``."""
@@ -94,11 +96,13 @@ def _add(composition: Composition, document: Document, part: str, value: object)
     if part.startswith("x-") or (part == "include" and document.path != composition.path):
         return
     known = composition.data.get(part)
+    if value is None and part in composition.data:
+        return  # an empty part adds nothing
     if part in _TABLES and isinstance(value, dict) and isinstance(known, dict | None):
         _add_to_table(composition, document, part, value)
     elif part in _LISTS and isinstance(value, list) and isinstance(known, list | None):
         _add_to_list(composition, document, part, value)
-    elif part not in composition.data:
+    elif known is None:
         composition.data[part] = value
     else:
         told = f"is in {_named(composition.place((part,)), document)} already; write all of it in one file"
@@ -107,7 +111,7 @@ def _add(composition: Composition, document: Document, part: str, value: object)
 
 
 def _add_to_table(composition: Composition, document: Document, table: str, written: dict[Any, Any]) -> None:
-    entries = composition.data.setdefault(table, {})
+    entries = composition.data[table] = composition.data.get(table) or {}
     for key, value in written.items():
         for name, settings, item in _written_out(composition, document, (table, str(key)), key, value):
             place, origin = (table, str(name)), Origin(document, (table, str(key)), item)
@@ -118,7 +122,7 @@ def _add_to_table(composition: Composition, document: Document, table: str, writ
 
 
 def _add_to_list(composition: Composition, document: Document, part: str, written: list[Any]) -> None:
-    entries = composition.data.setdefault(part, [])
+    entries = composition.data[part] = composition.data.get(part) or []
     for index, value in enumerate(written):
         for _, settings, item in _written_out(composition, document, (part, index), "", value):
             composition.origins[part, len(entries)] = Origin(document, (part, index), item)
@@ -133,7 +137,7 @@ def _written_out(
         yield name, settings, ""
         return
     try:
-        for each in repeated(document, at, name, settings):
+        for each in repeated(document, at, name, settings, composition.allowance):
             yield each.name, each.settings, each.item
     except ForEachError as error:
         composition.mistakes += error.mistakes

@@ -246,6 +246,10 @@ class _Walk:
 
     def _visit_mapping(self, node: yaml.MappingNode, at: Location) -> None:
         seen: set[str] = set()
+        for key, value in node.value:  # merged keys first: the mapping's own ones replace them
+            if key.value == "<<":
+                for merged in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                    self.visit(merged, at)
         for key, value in node.value:
             name = str(key.value)
             line = key.start_mark.line + 1
@@ -254,4 +258,5 @@ class _Walk:
                 self.duplicates.append(Mistake(self._path, line, key_of((*at, name)), told))
             seen.add(name)
             self.lines[(*at, name)] = line
-            self.visit(value, (*at, name))
+            if name != "<<":
+                self.visit(value, (*at, name))

@@ -10,7 +10,7 @@ import yaml
 from pydantic import SecretStr
 
 from monitor.config.composition import Composition, compose
-from monitor.config.defaults import completed
+from monitor.config.defaults import completed, preset_of
 from monitor.config.document import Location
 from monitor.config.hybrid import hybrid_probes
 from monitor.config.models import Configuration
@@ -34,12 +34,15 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
     for name, server in configuration.servers.items():
         yield f"servers.{name}:{_origin(composition, ('servers', name))}"
         preset = preset_values(server.preset, server.protocol)
+        own_preset = preset_of("servers", data["servers"][name])
         for key in ServerSettings.model_fields:
+            if key == "for_each":
+                continue
             value = getattr(server, key)
             place = composition.place(("servers", name, key))
             if composition.has(("servers", name, key)):
                 source = "this file" if place.path == path else str(place.path)
-            elif place.location[0] == "defaults" and key not in preset:
+            elif place.location[0] == "defaults" and key not in own_preset:
                 source = "defaults"
             elif key in preset:
                 source = f"preset {server.preset}"
@@ -58,7 +61,7 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
         if probe.entry != entry:
             entry = probe.entry
             yield f"hybrid.{entry}:"
-        yield f"  - {_flow(probe.settings)}"
+        yield f"  - {_flow(completed('probes', probe.settings, data.get('defaults', {})))}"
 
 
 def _written_out(composition: Composition) -> Iterator[str]:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from monitor.config.document import Document, Location, Mistake
@@ -15,10 +16,15 @@ from probes.core.secret import read_at_most
 from probes.core.setting_types import TextOfDirectory
 
 ENTRIES_LIMIT = 100_000
-"""Maximum number of entries that one ``for_each`` makes."""
+"""Maximum number of entries that all ``for_each`` of a configuration make."""
 
-SETTINGS_LIMIT = 4_000_000
-"""Maximum number of settings in the entries that one ``for_each`` makes."""
+SIZE_LIMIT = 100_000_000
+"""Maximum size of these entries: their characters, and `SETTING_SIZE` for each setting."""
+
+SETTING_SIZE = 20
+
+ITEM_LIMIT = 255
+"""Maximum length of an item, in characters."""
 
 ITEMS_FILE_LIMIT = 1024 * 1024
 """Maximum size of a file of items, in bytes."""
@@ -39,6 +45,14 @@ class Repeated:
     item: str
 
 
+@dataclass(slots=True)
+class Allowance:
+    """How many more entries a configuration can have, and of which size."""
+
+    entries: int = ENTRIES_LIMIT
+    size: int = SIZE_LIMIT
+
+
 class ForEachError(Exception):
     """The ``for_each`` of an entry cannot be used; has the mistakes."""
 
@@ -47,7 +61,9 @@ class ForEachError(Exception):
         super().__init__("; ".join(map(str, mistakes)))
 
 
-def repeated(document: Document, at: Location, name: object, entry: Mapping[str, Any]) -> Iterator[Repeated]:
+def repeated(
+    document: Document, at: Location, name: object, entry: Mapping[str, Any], allowance: Allowance
+) -> Iterator[Repeated]:
     """Yield the entries that the one at ``at`` in ``document`` stands for, one for each item.
 
     In its texts and its ``name``, ``${NAME}`` is the item of a variable, and ``$${`` is ``${``. Several
@@ -64,16 +80,25 @@ def repeated(document: Document, at: Location, name: object, entry: Mapping[str,
     if unknown:
         raise ForEachError(unknown)
     count = math.prod(map(len, variables.values()))
-    if count > ENTRIES_LIMIT or count * _size(template) > SETTINGS_LIMIT:
+    allowance.entries -= count
+    if allowance.entries < 0:
         arithmetic = " × ".join(f"{len(items):,} of {key}" for key, items in variables.items())
-        told = f"makes {count:,} entries ({arithmetic}); at most {ENTRIES_LIMIT:,} are possible"
-        if count <= ENTRIES_LIMIT:
-            told = f"makes {count * _size(template):,} settings; at most {SETTINGS_LIMIT:,} are possible"
+        told = f"makes {count:,} entries ({arithmetic}); a configuration can have {ENTRIES_LIMIT:,} in all"
         raise ForEachError([document.mistake((*at, "for_each"), told)])
     for combination in itertools.product(*variables.values()):
         values = dict(zip(variables, combination, strict=True))
         told = ", ".join(f"{key}={value}" for key, value in values.items())
-        yield Repeated(_filled(name, values), _filled(template, values), told)
+        settings = _filled(template, values)
+        if "name" in settings:
+            settings["name"] = _text(settings["name"])
+        if isinstance(labels := settings.get("labels"), dict):
+            settings["labels"] = {label: _text(value) for label, value in labels.items()}
+        made = Repeated(_text(_filled(name, values)), settings, told)
+        allowance.size -= _size(made.settings)
+        if allowance.size < 0:
+            told = f"makes entries of more than {SIZE_LIMIT:,} characters; shorten their texts"
+            raise ForEachError([document.mistake((*at, "for_each"), told)])
+        yield made
 
 
 def _variables(document: Document, at: Location, written: object) -> dict[str, list[Item]]:
@@ -97,26 +122,37 @@ def _variables(document: Document, at: Location, written: object) -> dict[str, l
 def _items(document: Document, written: object) -> list[Item]:
     """Return the items of a list or of a file, whose empty lines and comments after ``#`` do not count."""
     if isinstance(written, Mapping) and set(written) == {"file"} and isinstance(written["file"], str):
-        path = document.path.parent / written["file"]
-        try:
-            text = read_at_most(path, ITEMS_FILE_LIMIT, "file").decode()
-        except UnicodeDecodeError:
-            raise ValueError(f"file {path} is not UTF-8 text") from None
-        lines = [line.strip() for line in text.splitlines()]
-        items: list[Item] = [line for line in lines if line and not line.startswith("#")]
+        items: list[Item] = [*_lines(document.path.parent, written["file"])]
     elif isinstance(written, list):
         items = written
     else:
         raise ValueError("must be a list of items, or {file: PATH} with one item per line")
     if not items:
         raise ValueError("has no items")
-    for item in items:
+    for place, item in enumerate(items, start=1):
         if isinstance(item, bool) or not isinstance(item, str | int):
-            raise ValueError(f"{item!r} is neither a text nor a whole number; put it in quotes")  # noqa: TRY004 # a mistake of the file
+            told = f"item {place} is neither a text nor a whole number; put it in quotes"
+            raise ValueError(told)  # noqa: TRY004 # a mistake of the file
+        if len(str(item)) > ITEM_LIMIT:
+            raise ValueError(f"item {place} is longer than {ITEM_LIMIT} characters")
     item, times = Counter(items).most_common(1)[0]
     if times > 1:
         raise ValueError(f"the item {item!r} appears twice; keep one")
     return items
+
+
+def _lines(folder: Path, where: str) -> Iterator[str]:
+    """Yield the items in the file ``where``; it is relative to ``folder``, and so are paths among them."""
+    try:
+        path = folder / Path(where).expanduser()
+        text = read_at_most(path, ITEMS_FILE_LIMIT, "file").decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"file {where} is not UTF-8 text") from None
+    except RuntimeError:
+        raise ValueError(f"{where!r}: there is no such home directory; write the whole path") from None
+    for line in map(str.strip, text.splitlines()):
+        if line and not line.startswith("#"):
+            yield TextOfDirectory(line, folder)
 
 
 def _placeholders(value: object, at: Location) -> Iterator[tuple[Location, str]]:
@@ -148,8 +184,15 @@ def _filled(value: Any, values: Mapping[str, Item]) -> Any:
     return value
 
 
+def _text(value: Any) -> Any:
+    """Return a number as text: names and labels are texts."""
+    return str(value) if isinstance(value, int) else value
+
+
 def _size(value: object) -> int:
-    """Return the number of settings in ``value``."""
+    """Return the size of ``value``, as `SIZE_LIMIT` counts it."""
     if isinstance(value, dict):
-        return 1 + sum(map(_size, value.values()))
-    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
+        return sum(SETTING_SIZE + _size(each) for each in value.values())
+    if isinstance(value, list):
+        return sum(SETTING_SIZE + _size(each) for each in value)
+    return len(value) if isinstance(value, str) else 0

@@ -69,7 +69,7 @@ class _HybridWays(Settings):
 
 
 _SHARED = (
-    *("interval", "deadline", "scheduled", "severity", "description", "labels", "alerts", "slo"),
+    *("interval", "deadline", "scheduled", "enabled", "severity", "description", "labels", "alerts", "slo"),
     *("attachment", "retry"),
 )
 """Settings of a ``roundtrip`` probe that are written once for all ways."""

@@ -66,7 +66,8 @@ class _Reader:
             if real in through:
                 way = "itself" if real == through[-1] else f"{path}, which leads to this file again"
                 self._mistake(document, at, f"the file includes {way}; include files of another folder")
-            elif len(through) > DEPTH_LIMIT:
+                return
+            if len(through) > DEPTH_LIMIT:
                 self._mistake(document, at, f"more than {DEPTH_LIMIT} files include each other in turn")
             elif len(self._read) >= FILES_LIMIT:
                 self._mistake(document, at, f"there are more than {FILES_LIMIT} files in all")
@@ -105,6 +106,8 @@ class _Reader:
                 self._mistake(document, at, "must be the path of a file, or a pattern such as conf.d/*.yaml")
                 continue
             folder = document.path.parent
+            for told in _unlisted(folder, pattern):
+                self._mistake(document, at, told)
             found = sorted(glob.glob(pattern, root_dir=folder))  # noqa: PTH207 # Path.glob refuses absolute patterns
             if not found and not glob.has_magic(pattern):
                 found = [pattern]  # the file is missing, which reading it tells
@@ -126,3 +129,19 @@ def _blocks(path: Path) -> bool:
     except OSError:
         return False  # reading it tells why
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _unlisted(folder: Path, pattern: str) -> Iterator[str]:
+    """Yield why folders that ``pattern`` looks into cannot be listed: their files would just be missing."""
+    parts = Path(pattern).parts
+    for depth, part in enumerate(parts):
+        if glob.has_magic(part):
+            above = os.path.join(*parts[:depth]) if depth else ""  # noqa: PTH118 # a pattern
+            names = glob.glob(above, root_dir=folder) if glob.has_magic(above) else [above]  # noqa: PTH207 # as above
+            for name in names:
+                try:
+                    os.scandir(folder / name).close()
+                except (FileNotFoundError, NotADirectoryError):
+                    pass  # no file is there
+                except OSError as error:
+                    yield f"the folder {folder / name} cannot be listed: {error.strerror}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -33,7 +33,7 @@ class _Found:
     """A mistake that pydantic found, with all places that have it."""
 
     detail: ErrorDetails
-    places: list[Place]
+    places: dict[object, Place] = field(default_factory=dict)
     count: int = 0
 
 
@@ -51,15 +51,14 @@ def mistakes_of(error: ValidationError, written: Written, model: type[BaseModel]
         cause = detail.get("ctx", {}).get("error")
         what = (place.path, place.location, detail["type"], str(detail.get("ctx")))
         key = (type(cause), str(cause)) if isinstance(cause, SourceError) else what
-        found = same.setdefault(key, _Found(detail, []))
+        found = same.setdefault(key, _Found(detail))
         found.count += 1
-        if place.location not in {each.location for each in found.places}:
-            found.places.append(place)
-    ordered = sorted(same.values(), key=lambda each: min(map(_in_file, each.places)))
+        found.places.setdefault((place.path, place.location), place)
+    ordered = sorted(same.values(), key=lambda each: min(map(_in_file, each.places.values())))
     mistakes = [_mistake(each, model, written) for each in ordered[:MISTAKES_SHOWN]]
     if others := ordered[MISTAKES_SHOWN:]:
         text = f"from here on there are {len(others)} more mistakes, which are not listed"
-        first = min(others[0].places, key=_in_file)
+        first = min(others[0].places.values(), key=_in_file)
         mistakes.append(Mistake(first.path, first.line, "", text, count=len(others)))
     return mistakes
 
@@ -69,7 +68,7 @@ def _in_file(place: Place) -> tuple[Path, int]:
 
 
 def _mistake(found: _Found, model: type[BaseModel], written: Written) -> Mistake:
-    place, *others = sorted(found.places, key=_in_file)
+    place, *others = sorted(found.places.values(), key=_in_file)
     text = _text(found.detail, model, written)
     if others:
         text += f". Also used by {', '.join(f'{other.key} ({_line_of(other, place)})' for other in others)}"

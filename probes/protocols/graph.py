@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from probes.core.clock import Clock
 from probes.core.credentials import NO_TOKENS, Credentials, Tokens, credentials_of
@@ -340,7 +340,7 @@ def _without_headers(url: str) -> str:
     if _HEADERS not in names:
         return url
     query["$select"] = ",".join(name for name in names if name != _HEADERS)
-    return parts._replace(query=_query(query)).geturl()
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, _query(query), parts.fragment))
 
 
 def entries_of(answer: Mapping[str, Any]) -> list[Any]:

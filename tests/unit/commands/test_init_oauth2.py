@@ -160,6 +160,16 @@ def test_answers_are_written(init: Init, tmp_path: Path) -> None:
     }
 
 
+def test_an_answer_may_begin_with_a_tilde(
+    init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell reads the answer to a question, so mailsonde itself finds the home directory."""
+    monkeypatch.setenv("HOME", "/home/me")
+    next_steps(init(typed="y\nservice-account\n~/key.json\ny\n", provider=GOOGLE))
+    data = yaml.safe_load((tmp_path / "mailsonde.yaml").read_text())
+    assert data["oauth2"]["google"]["service_account"] == {"file": "/home/me/key.json"}
+
+
 def test_service_account_by_answers(init: Init, tmp_path: Path) -> None:
     """A service account is a choice of its own, because it opens every mailbox of the domain."""
     next_steps(init(typed="y\nservice-account\n\ny\n", provider=GOOGLE))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 
-from monitor.config.load import load
+from monitor.commands.check import check
+from monitor.commands.validate import validate
+from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
 
 OUT = {"protocol": "smtp", "host": "a.example", "tls": "starttls"}
@@ -107,3 +111,64 @@ def test_a_probe_that_is_not_enabled_is_checked_and_left_out() -> None:
     assert [probe.name for probe in configuration.enabled_probes] == ["on"]
     with pytest.raises(ValidationError, match="not a domain name"):
         loaded({}, probes=[probes[0], {**probes[1], "domain": "a..example"}])
+
+
+def explained(path: Path) -> str:
+    return CliRunner().invoke(validate, [str(path), "--explain", "--no-secrets"]).stdout
+
+
+def test_explain_names_the_source_of_each_setting(tmp_path: Path) -> None:
+    """What a file says, also through a merge key, is told apart from defaults and from presets."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "x-base: &base {tls: implicit, port: 999}\n"
+        "defaults: {servers: {preset: gmail, host: our.example, port: 26, timeout: 5s}}\n"
+        "servers: {out: {<<: *base, protocol: smtp}}\n"
+        "probes: [{name: a, kind: smtp, server: out}]\n"
+    )
+    sources = dict(re.findall(r"^  (\w+): .* # (.*)$", explained(path), re.MULTILINE))
+    written = {"tls": "this file", "port": "this file", "host": "defaults", "timeout": "defaults"}
+    assert sources.items() >= (written | {"messages_per_minute": "preset gmail"}).items()
+
+
+def test_explain_shows_defaults_of_hybrid(tmp_path: Path) -> None:
+    """The probes of the short form are shown as they run."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "defaults: {roundtrip: {interval: 2m}, probes: {labels: {team: mail}}}\n"
+        "servers:\n"
+        "  out: {protocol: smtp, host: a.example, tls: starttls}\n"
+        "  in: {protocol: imap, host: a.example, tls: implicit}\n"
+        "mailboxes:\n"
+        "  a: {address: a@a.example, server: in, username: a, password: {env: A}}\n"
+        "  b: {address: b@a.example, server: in, username: b, password: {env: B}}\n"
+        "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: out}}}\n"
+    )
+    shown = explained(path)
+    assert shown.count("interval: 2m") == 3
+    assert shown.count("team: mail") == 3
+
+
+def test_mistakes_of_merged_keys_name_their_line(tmp_path: Path) -> None:
+    """A value that comes through a merge key is told where it is written, not where its default is."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "x-base: &base\n  port: 99999\n"
+        "defaults: {servers: {port: 25}}\n"
+        "servers: {out: {<<: *base, protocol: smtp, host: a.example, tls: starttls}}\n"
+        "probes: [{name: a, kind: smtp, server: out}]\n"
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}:2: servers.out.port: must be")
+
+
+def test_a_probe_that_is_not_enabled_is_told_apart_from_none(tmp_path: Path) -> None:
+    """Whoever asks for it by name learns what to do."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "probes:\n  - {name: a, kind: mx, domain: a.example}\n"
+        "  - {name: b, kind: mx, domain: a.example, enabled: false}\n"
+    )
+    shown = CliRunner().invoke(check, ["--config", str(path), "b"])
+    assert "the probe 'b' is not enabled; remove enabled: false" in shown.output

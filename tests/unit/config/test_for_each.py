@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from monitor.commands.schema import schema
 from monitor.commands.validate import validate
-from monitor.config.load import load
+from monitor.config.load import ConfigurationError, load
 
 CONFIG = Path(__file__).parents[3] / "config"
 FLEET = """
@@ -85,6 +85,63 @@ def test_a_large_fleet_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(configuration.servers), len(configuration.mailboxes)) == (60, 20)
     kinds = Counter(probe.kind for probe in configuration.probes)
     assert kinds == {"mx": 50, "smtp": 20, "pop3": 20, "imap": 20, "roundtrip": 300}
+
+
+def told(path: Path, text: str) -> str:
+    path.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    return str(caught.value).replace(f"{path}:", "")
+
+
+def test_numbers_can_be_names_and_labels(tmp_path: Path) -> None:
+    """Where a text is due, a whole number is a text."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        'servers: {"${n}": {for_each: {n: [1, 2]}, protocol: smtp, host: a.example, tls: starttls}}\n'
+        'probes: [{for_each: {n: [1, 2]}, name: "${n}", kind: smtp, server: "1", labels: {rack: "${n}"}}]\n'
+    )
+    configuration = load(path)
+    assert list(configuration.servers) == ["1", "2"]
+    assert [(probe.name, probe.labels["rack"]) for probe in configuration.probes] == [("1", "1"), ("2", "2")]
+
+
+def test_the_limits_hold_for_all_entries_together(tmp_path: Path) -> None:
+    """Many short lines do not make millions of probes, nor texts of gigabytes."""
+    many = "a: &a [" + ", ".join(map(str, range(1000))) + "]"
+    entry = '- {{for_each: {0}, name: "{1}", kind: mx, domain: a.example, description: "{2}"}}\n'
+    probes = [entry.format(f"{{{many}}}", "a${a}", "x"), entry.format("{a: *a, b: *a}", "b${a}${b}", "x")]
+    shown = told(tmp_path / "site.yaml", "probes:\n" + "".join(probes))
+    assert shown == (
+        "3: probes[1].for_each: makes 1,000,000 entries (1,000 of a × 1,000 of b); a configuration can have "
+        "100,000 in all"
+    )
+    long = entry.format(f"{{{many}}}", "a${a}", "x" * 101_000)
+    assert "2: probes[0].for_each: makes entries of more than" in told(
+        tmp_path / "site.yaml", f"probes:\n{long}"
+    )
+    item = f"{{a: [{'x' * 300}]}}"
+    shown = told(tmp_path / "site.yaml", "probes:\n" + entry.format(item, "a${a}", "x"))
+    assert shown == "2: probes[0].for_each.a: item 1 is longer than 255 characters"
+
+
+def test_paths_among_the_items_of_a_file_are_beside_it(tmp_path: Path) -> None:
+    """A file of items may begin with a byte order mark. Its paths are relative to the file that names it."""
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "files.txt").write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    (tmp_path / "team" / "secret").write_text("inner")
+    (tmp_path / "secret").write_text("outer")
+    (tmp_path / "team" / "a.yaml").write_text(
+        "servers: {in: {protocol: imap, host: a.example, tls: implicit}}\n"
+        'mailboxes: {"${f}": {for_each: {f: {file: files.txt}}, address: a@a.example, server: in,'
+        ' username: me, password: {file: "${f}"}}}\n'
+        "probes: [{name: imap, kind: imap, mailbox: secret}]\n"
+    )
+    path = tmp_path / "site.yaml"
+    path.write_text("include: [team/a.yaml]\n")
+    password = load(path).mailboxes["secret"].password
+    assert password is not None
+    assert password.get_secret_value() == "inner"
 
 
 def problems(data: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -143,3 +144,48 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     main = written(tmp_path, main="include: ['*.pipe']\n" + MX)
     os.mkfifo(tmp_path / "a.pipe")
     assert "a.pipe is no regular file" in told(main)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the right to read conf.d, its probes must not just be missing."""
+    main = written(tmp_path, main="include: ['conf.d/*.yaml', '*/*.yaml', 'none/*']\n" + MX, conf__d__a="")
+    (tmp_path / "conf.d").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if str(path).endswith("conf.d"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scan(path)
+
+    monkeypatch.setattr("monitor.config.including.os.scandir", refuse)
+    refused = [
+        f"{main}:1: include[{index}]: the folder {tmp_path}/conf.d cannot be listed" for index in (0, 1)
+    ]
+    assert told(main).splitlines() == [f"{line}: Permission denied" for line in refused]
+
+
+@pytest.mark.parametrize("path", ["a" * 5000 + ".yaml", "none/a.yaml", "main.yaml/a.yaml"])
+def test_a_file_that_cannot_be_reached_is_told(tmp_path: Path, path: str) -> None:
+    """Whatever keeps a file from being read, the line that includes it is named."""
+    main = written(tmp_path, main=f"include: [{path}]\n" + MX)
+    assert told(main).startswith(f"{main}:1: include[0]: {tmp_path}/{path[:20]}")
+
+
+def test_an_empty_part_adds_nothing(tmp_path: Path) -> None:
+    """A heading without entries, before or after those of another file, is no entry and no mistake."""
+    parts = "servers:\nprobes:\n"
+    main = written(
+        tmp_path,
+        main="include: [a.yaml, b.yaml]\n" + parts,
+        a=MX + SERVER.format("out"),
+        b="probes:\nservers:\n",
+    )
+    configuration = load(main)
+    assert [probe.name for probe in configuration.probes] == ["mx"]
+    assert set(configuration.servers) == {"out"}
+
+
+def test_files_that_all_include_each_other_are_few_mistakes(tmp_path: Path) -> None:
+    """Each file of a folder that includes the whole folder is told once."""
+    files = {f"f{at}": "include: ['*.yaml']\n" for at in range(30)}
+    assert len(told(written(tmp_path, main="include: ['*.yaml']\n" + MX, **files)).splitlines()) <= 31
