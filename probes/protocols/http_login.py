@@ -45,6 +45,16 @@ class Answer(Protocol):
         """Its status."""
         ...
 
+    @property
+    def body(self) -> bytes:
+        """As much of its body as was read."""
+        ...
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is more of the body, which ends the connection."""
+        ...
+
     def header_lines(self, name: str) -> list[str]:
         """Return the values of a header field."""
         ...
@@ -80,17 +90,22 @@ class LoginAttempt:
         """Send a request, and again for each step of the login, and return the last answer.
 
         All answers before that are phase ``login``. Raises `ProbeFault` with `AUTH_NOT_OFFERED`, with
-        `AUTH_FAILED`, with `CONNECTION_LOST` if a login by NTLM met a second connection, or with
-        `PROTOCOL_ERROR` for a challenge that is malformed or one too many.
+        `AUTH_FAILED`, with `CONNECTION_LOST` if a login by NTLM met a second connection (or
+        `RESPONSE_TOO_LARGE` if our limit closed the first one), or with `PROTOCOL_ERROR` for a challenge that
+        is malformed or one too many.
         """
         answer, connections = await ask(fields, phase="login"), 0
+        cut = 0  # how many octets were read of the answer before, if that was not all of it
         while answer.status == 401:
             with self._phases.phase("login"):
                 if self._is_last and self._context is not None and network.connections > connections:
+                    if cut:
+                        told = f"a page of more than {cut:,} octets in the middle of the login"
+                        raise ProbeFault(Reason.RESPONSE_TOO_LARGE, told)
                     raise ProbeFault(Reason.CONNECTION_LOST, "it ended in the middle of the login")
                 offered = challenges(answer.header_lines("www-authenticate"))
                 value = await self._authorization(offered, network.certificate)
-            connections = network.connections
+            connections, cut = network.connections, len(answer.body) if answer.is_cut else 0
             phase = "first_byte" if self._is_last else "login"
             answer = await ask({**fields, "authorization": value}, phase=phase)
         return answer

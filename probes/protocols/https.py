@@ -40,6 +40,9 @@ from probes.protocols.tls import CertificateExpiry, client_context
 BODY_LIMIT = 256 * 1024
 """Maximum octets to keep of a body, unless a request sets another limit."""
 
+LOGIN_PAGE_LIMIT = 2 * 1024 * 1024
+"""Maximum octets to read of a page that asks for a login, because NTLM goes on in the same connection."""
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _DEFAULTS = MappingProxyType(
     {"accept": "*/*", "accept-encoding": "identity", "user-agent": f"mailsonde/{version('mailsonde')}"}
@@ -386,6 +389,8 @@ class HttpClient(AbstractAsyncContextManager["HttpClient"]):
                 network.begin_body()
                 with self._phases.phase(network.phase):
                     pass  # so that the phase exists even if the body came with the header section
+                if phase == "login" and answer.status == 401:
+                    limit = LOGIN_PAGE_LIMIT
                 body, is_cut = await read_body(answer.aiter_stream(), limit)
             finally:
                 await answer.aclose()

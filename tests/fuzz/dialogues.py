@@ -246,6 +246,8 @@ class _Challenged:
 
     status: int
     challenges: list[str]
+    body: bytes = b""
+    is_cut: bool = False
 
     def header_lines(self, name: str) -> list[str]:
         return self.challenges if name == "www-authenticate" else []

@@ -12,6 +12,7 @@ import trustme
 from monitor.runner import Result
 from probes.core.reasons import Reason
 from probes.http import Http
+from probes.protocols.https import BODY_LIMIT, LOGIN_PAGE_LIMIT
 from tests.fakes.certificates import certify
 from tests.fakes.extended_protection import ACCOUNT, PASSWORD, ExtendedProtection, serving
 from tests.fakes.graph.http import HANG_UP, Answer, Request, http_server
@@ -27,8 +28,10 @@ def challenge(token: str, body: bytes = b"") -> Answer:
 
 OFFER = Answer(401, b"", {"WWW-Authenticate": "NTLM"})
 TOKEN = base64.b64encode(CHALLENGE).decode()
-LONG = challenge(TOKEN, b"x" * 300_000)
+ENDLESS = challenge(TOKEN, b"x" * (LOGIN_PAGE_LIMIT + 1))
 """A page of which only the beginning is read, which costs the connection."""
+
+CLOSING = Answer(401, b"", {"WWW-Authenticate": f"NTLM {TOKEN}", "Connection": "close"})
 
 
 @pytest.fixture(autouse=True)
@@ -128,13 +131,11 @@ async def test_a_connection_that_ends_elsewhere(
         ([OFFER, challenge(TOKEN), Answer(403)], Reason.HTTP_STATUS, 3),
         ([OFFER, Answer(503)], Reason.HTTP_UNAVAILABLE, 2),
         ([Answer(200)], Reason.NONE, 1),
-        (
-            [OFFER, Answer(401, b"x" * 300_000, dict(challenge(TOKEN).headers)), OFFER],
-            Reason.CONNECTION_LOST,
-            3,
-        ),
+        ([OFFER, CLOSING, OFFER], Reason.CONNECTION_LOST, 3),
+        ([OFFER, ENDLESS, OFFER], Reason.RESPONSE_TOO_LARGE, 3),
+        ([OFFER, ENDLESS, Answer(200)], Reason.NONE, 3),
     ],
-    ids=str,
+    ids=lambda given: str(given)[:200],
 )
 async def test_servers_that_break_the_exchange(answers: list[object], reason: Reason, requests: int) -> None:
     """A challenge that is cut, endless or repeated, and any other answer, ends the run with its reason."""
@@ -151,6 +152,22 @@ async def test_servers_that_break_the_exchange(answers: list[object], reason: Re
     assert reason.area in Http.areas
     assert len(said) == requests
     assert SIGNATURE not in "\n".join(result.transcript.lines()) + str(result.as_object())
+
+
+async def test_large_pages_of_a_login() -> None:
+    """The login stays on one connection although the pages are longer than what is kept of an answer."""
+    opened: list[None] = []
+    answers = [
+        Answer(401, b"x" * 2 * BODY_LIMIT, {"WWW-Authenticate": f"NTLM {token}"}) for token in ("", TOKEN)
+    ]
+
+    async def handle(request: Request) -> Answer:
+        return answers.pop(0) if answers else Answer(200)
+
+    async with http_server(handle, connected=lambda: opened.append(None)) as port:
+        result = await run(f"http://127.0.0.1:{port}/", username=ACCOUNT, password={"env": "WEB_PASSWORD"})
+    assert result.verdict.reason is Reason.NONE, result.verdict.detail
+    assert len(opened) == 1
 
 
 async def test_a_server_that_never_sends_its_challenge() -> None:
