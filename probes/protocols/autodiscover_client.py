@@ -122,12 +122,14 @@ def _require_page(response: Response, wanted: str) -> None:
 
 def require_https(url: str) -> str:
     """Return a URL from an answer; raises `ProbeFault` if it is not one to ask."""
+    leads = f"leads to {shown_url(url, 80)}"
+    if not url.lower().startswith("https:"):
+        raise ProbeFault(Reason.REDIRECT_REFUSED, f"{leads}, which is not https")
     try:
-        scheme = origin_of(url).scheme
-    except ValueError:
-        scheme = ""
-    if scheme != "https":
-        raise ProbeFault(Reason.REDIRECT_REFUSED, f"leads to {shown_url(url, 80)}, which is not https")
+        origin_of(url)
+    except ValueError as error:
+        told = f"{leads}, which is not a valid URL without credentials"
+        raise ProbeFault(Reason.REDIRECT_REFUSED, told) from error
     return url
 
 
@@ -289,7 +291,7 @@ class Search:
             response = await self._request(client, "GET", url, ends)
         if not response.is_redirect:
             raise ProbeFault(Reason.HTTP_STATUS, f"{status_text(response.status)}, no redirect")
-        return require_https(response.location)
+        return require_https(response.location or response.header("location"))
 
     async def _other(self, endpoint: Endpoint) -> None:
         """Ask an endpoint that version 2 names for the authentication that it offers."""

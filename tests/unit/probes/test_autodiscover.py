@@ -13,8 +13,10 @@ from monitor.runner import Result, Runner
 from probes.autodiscover import Autodiscover, AutodiscoverSettings
 from probes.core.clock import SystemClock
 from probes.core.context import Context
+from probes.core.faults import ProbeFault
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Site
+from probes.protocols.autodiscover_client import require_https
 from tests.fakes.autodiscover import (
     ADDRESSES,
     DOMAIN,
@@ -132,6 +134,23 @@ async def test_no_answer_of_autodiscover(
     assert result.duration_seconds < 4
     check, severity, _ = found(result)[0]
     assert (check, severity) == ("autodiscover_missing", "critical")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://\uff41.example/", "https://\uff41.example/, which is not a valid URL without credentials"),
+        ("HTTPS://a.example:0/", "HTTPS://a.example:0/, which is not a valid URL without credentials"),
+        ("https://u:p@a.example/", "https://a.example/, which is not a valid URL without credentials"),
+        ("http://\uff41.example/", "http://\uff41.example/, which is not https"),
+        ("file:///etc/passwd", "file:///etc/passwd, which is not https"),
+    ],
+)
+def test_why_a_url_is_refused(url: str, why: str) -> None:
+    """The text names what is wrong with a URL of a server."""
+    with pytest.raises(ProbeFault) as caught:
+        require_https(url)
+    assert caught.value.detail == f"leads to {why}"
 
 
 async def test_urls_are_shown_without_tokens(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
