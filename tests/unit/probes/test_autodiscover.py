@@ -338,6 +338,14 @@ async def test_a_host_that_only_redirects(certificate_authority: trustme.CA, ser
     assert result.verdict.values["cname"] == cloud
 
 
+async def test_a_redirect_to_no_valid_url(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
+    """A redirect to a host that has no A-label is told with its URL."""
+    async with autodiscover_site(certificate_authority) as site:
+        site.exchange.pages["redirect"] = Answer(302, headers={"Location": "https://\uff41.example/?a"})
+        result = await run(site, server_tls)
+    assert "leads to https://\uff41.example/, which is not a valid URL" in str(result.verdict.values["ways"])
+
+
 async def test_a_certificate_of_another_name(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
     """A certificate that is not valid for a step's name is a warning while another step works."""
     async with autodiscover_site(certificate_authority, certificate=(HOST,)) as site:
