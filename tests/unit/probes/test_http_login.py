@@ -135,7 +135,6 @@ async def test_a_connection_that_ends_elsewhere(
         ([OFFER, ENDLESS, OFFER], Reason.RESPONSE_TOO_LARGE, 3),
         ([OFFER, ENDLESS, Answer(200)], Reason.NONE, 3),
     ],
-    ids=lambda given: str(given)[:200],
 )
 async def test_servers_that_break_the_exchange(answers: list[object], reason: Reason, requests: int) -> None:
     """A challenge that is cut, endless or repeated, and any other answer, ends the run with its reason."""
