@@ -196,6 +196,10 @@ class ServerSettings(Settings):
         port = DEFAULT_PORTS.get((str(data.get("protocol")), str(data.get("tls"))), 25)
         return {"port": port, **data}
 
+    def __hash__(self) -> int:
+        """Return a hash without the labels, which have none; MX hosts and connections are found by server."""
+        return hash((self.protocol, self.host, self.port, self.tls, self.username))
+
     @field_validator("auth")
     @classmethod
     def _auth_of_protocol(cls, auth: str, info: ValidationInfo) -> str:

@@ -101,6 +101,16 @@ def test_probes_of_hybrid_have_defaults_of_round_trips(monkeypatch: pytest.Monke
     assert {(probe.interval, probe.deadline) for probe in found if probe.kind == "roundtrip"} == {(120, 420)}
 
 
+def test_servers_with_labels_are_keys() -> None:
+    """Hosts and connections are found by their server's settings; other labels make another server."""
+    servers = loaded(
+        {}, servers={"out": {**OUT, "labels": {"site": "a"}}, "same": {**OUT, "labels": {"site": "a"}}}
+    )
+    out, same = servers.servers.values()
+    assert {out: 1}[same] == 1
+    assert same.model_copy(update={"labels": {}}) not in {out}
+
+
 def test_a_probe_that_is_not_enabled_is_checked_and_left_out() -> None:
     """It needs no capacity either: no run of it ever starts."""
     probes = [
