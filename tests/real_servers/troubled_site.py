@@ -143,6 +143,15 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
             {**document["probes"][0], "name": "stuck", "send_via": "mute"},  # never handed over
             {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
             {"name": "wrong", "kind": "mx", "interval": "1s", "domain": "wrong.test", "resolver": wrong},
+            {  # no step of it leads anywhere
+                "name": "lost-clients",
+                "kind": "autodiscover",
+                "interval": "2s",
+                "email": "canary@wrong.test",
+                "port": free_port(),
+                "http_port": 0,
+                "resolver": wrong,
+            },
         ]
         site.config.write_text(yaml.safe_dump(document))
         site.start_agent()
