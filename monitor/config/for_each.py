@@ -79,12 +79,7 @@ def repeated(
     ]
     if unknown:
         raise ForEachError(unknown)
-    count = math.prod(map(len, variables.values()))
-    allowance.entries -= count
-    if allowance.entries < 0:
-        arithmetic = " × ".join(f"{len(items):,} of {key}" for key, items in variables.items())
-        told = f"makes {count:,} entries ({arithmetic}); a configuration can have {ENTRIES_LIMIT:,} in all"
-        raise ForEachError([document.mistake((*at, "for_each"), told)])
+    _require_few(document, (*at, "for_each"), variables, allowance)
     for combination in itertools.product(*variables.values()):
         values = dict(zip(variables, combination, strict=True))
         told = ", ".join(f"{key}={value}" for key, value in values.items())
@@ -99,6 +94,18 @@ def repeated(
             told = f"makes entries of more than {SIZE_LIMIT:,} characters; shorten their texts"
             raise ForEachError([document.mistake((*at, "for_each"), told)])
         yield made
+
+
+def _require_few(
+    document: Document, at: Location, variables: Mapping[str, list[Item]], allowance: Allowance
+) -> None:
+    """Take the entries off the allowance; raises `ForEachError` if it is used up."""
+    count = math.prod(map(len, variables.values()))
+    allowance.entries -= count
+    if allowance.entries < 0:
+        arithmetic = " × ".join(f"{len(items):,} of {key}" for key, items in variables.items())
+        told = f"makes {count:,} entries ({arithmetic}); a configuration can have {ENTRIES_LIMIT:,} in all"
+        raise ForEachError([document.mistake(at, told)])
 
 
 def _variables(document: Document, at: Location, written: object) -> dict[str, list[Item]]:
