@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from monitor.config.selection import labels_of, servers_of
 from probes.core.probe import Probe
 
 
@@ -13,13 +14,9 @@ def probe_info(probe: Probe) -> dict[str, str]:
     to, and ``mailbox_server`` the server of the mailbox that its messages arrive in, or that it checks.
     """
     settings, site = probe.settings, probe.context.site
-    into, mailbox = getattr(settings, "to", None), getattr(settings, "mailbox", None)
-    name = site.mailboxes[mailbox].server if mailbox is not None else _configured_server(settings)
+    name, mailbox_server = servers_of(settings, site)
     server = site.servers.get(name or "")  # MX hosts are not in it; their target is already a host name
-    mailbox_server = None
-    if into is not None:
-        mailbox_server = site.mailboxes[into].server
-    elif server is not None and server.protocol != "smtp":
+    if mailbox_server is None and server is not None and server.protocol != "smtp":
         mailbox_server = name
     place = probe.place if server is None else (server.host, server.port)
     found = {
@@ -28,15 +25,8 @@ def probe_info(probe: Probe) -> dict[str, str]:
         "mailbox_server": mailbox_server,
         "address": place and _address(*place),
     }
-    labels: dict[str, str] = {}
-    for used in (site.servers.get(mailbox_server or ""), server):
-        labels |= used.labels if used is not None else {}
     told = {label: value for label, value in found.items() if value}
-    return {**labels, **settings.labels, **probe.labels, **told}
-
-
-def _configured_server(settings: object) -> str | None:
-    return getattr(settings, "server", None) or getattr(settings, "send_via", None)
+    return {**labels_of(settings, site), **probe.labels, **told}
 
 
 def _address(host: str, port: int) -> str:

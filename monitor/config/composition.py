@@ -12,11 +12,11 @@ from monitor.config.document import FILE_LIMIT, Document, Location, Mistake, Pla
 from monitor.config.for_each import Allowance, ForEachError, repeated
 from monitor.config.including import read_files
 
-_TABLES = ("oauth2", "servers", "mailboxes", "hybrid")
+_TABLES = ("oauth2", "servers", "mailboxes", "hybrid", "maintenance")
 """Mappings of names to entries, whose names are unique over all files."""
 
 _LISTS = ("probes",)
-_REPEATED = frozenset({"servers", "mailboxes", "probes"})
+_REPEATED = frozenset({"servers", "mailboxes", "maintenance", "probes"})
 
 
 @dataclass(frozen=True, slots=True)

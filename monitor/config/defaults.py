@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import Field, create_model
 
+from monitor.config.maintenance import WindowSettings
 from probes.core.presets import preset_values
 from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings
 from probes.registry import KINDS
@@ -21,6 +22,7 @@ MODELS: Mapping[str, type[Settings]] = MappingProxyType(
     {
         "servers": ServerSettings,
         "mailboxes": MailboxSettings,
+        "maintenance": WindowSettings,
         "probes": ProbeSettings,
         **{name: kind.settings_model for name, kind in KINDS.items()},
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import SecretStr
@@ -14,6 +17,7 @@ from monitor.config.defaults import completed, preset_of
 from monitor.config.document import Location
 from monitor.config.hybrid import hybrid_probes
 from monitor.config.models import Configuration
+from monitor.config.selection import chosen, labelled
 from probes.core.presets import preset_values
 from probes.core.settings import ServerSettings
 
@@ -55,6 +59,7 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
         if "username" not in mailbox.model_fields_set:
             yield f"mailboxes.{name}:"
             yield f"  {'username:':22} {mailbox.username:32} # default"
+    yield from _windows(configuration, composition)
     yield from _written_out(composition)
     entry = None
     for probe in hybrid_probes(data):
@@ -62,6 +67,30 @@ def explained(configuration: Configuration, path: Path) -> Iterator[str]:
             entry = probe.entry
             yield f"hybrid.{entry}:"
         yield f"  - {_flow(completed('probes', probe.settings, data.get('defaults', {})))}"
+
+
+def _windows(configuration: Configuration, composition: Composition) -> Iterator[str]:
+    """Yield each maintenance window, with the next time that it begins, and its probes."""
+    names = labelled(configuration.enabled_probes, configuration.site)
+    now = time.time()
+    for name, window in configuration.maintenance.items():
+        count = len(chosen(names, window.probes, window.labels))
+        yield f"maintenance.{name}:{_origin(composition, ('maintenance', name))}"
+        period = window.latest(now)
+        if period is not None and now < period[1]:
+            when, shown = "now", f"until {_local(period[1], window.timezone)}"
+        elif (period := window.next(now)) is not None:
+            when, shown = (
+                "next",
+                f"{_local(period[0], window.timezone)} to {_local(period[1], window.timezone)}",
+            )
+        else:
+            when, shown = "next", "never; it is over"
+        yield f"  {when + ':':22} {shown}, {count} probe{'' if count == 1 else 's'}"
+
+
+def _local(moment: float, zone: str) -> str:
+    return f"{datetime.fromtimestamp(moment, ZoneInfo(zone)):%Y-%m-%d %H:%M %Z}"
 
 
 def _written_out(composition: Composition) -> Iterator[str]:

@@ -26,7 +26,7 @@ def configuration_schema() -> dict[str, Any]:
             entry.pop("anyOf", None)
             definitions[f"{name}Alone"] = {**entry, "properties": {**entry["properties"], "for_each": False}}
             definitions[name] = _either(name, entry)
-    for table in ("servers", "mailboxes"):
+    for table in ("servers", "mailboxes", "maintenance"):
         patterns = schema["properties"][table]["patternProperties"]
         (entry,) = patterns.values()
         patterns[_PLACEHOLDER] = entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 from urllib.parse import urlsplit
 
@@ -17,10 +17,12 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.config.defaults import DefaultsSettings, with_defaults
 from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
+from monitor.config.maintenance import WindowSettings, windows_for_nothing
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
 from probes.core.header_fields import RequestFieldName, SecretFieldValue
@@ -235,6 +237,7 @@ class Configuration(Settings):
     mailboxes: dict[Name, MailboxSettings] = Field(default_factory=dict)
     hybrid: dict[Name, HybridSettings] = Field(default_factory=dict)
     alerts: CommonAlertSettings = CommonAlertSettings()
+    maintenance: dict[Name, WindowSettings] = Field(default_factory=dict)
     probes: Annotated[tuple[AnyProbe, ...], AfterValidator(_at_least_one)]
 
     @model_validator(mode="wrap")
@@ -247,7 +250,7 @@ class Configuration(Settings):
         written, hybrid = 0, []
         if isinstance(data, Mapping):
             data = {key: value for key, value in data.items() if not str(key).startswith("x-")}
-            data = _with_graph_hosts(with_defaults(data, "servers", "mailboxes"))
+            data = _with_graph_hosts(with_defaults(data, "servers", "mailboxes", "maintenance"))
             probes = data.get("probes", [])
             if isinstance(probes, list | tuple) and (hybrid := list(hybrid_probes(data))):
                 written = len(probes)
@@ -260,11 +263,15 @@ class Configuration(Settings):
             if isinstance(data, Mapping) and "hybrid" in data and "probes" not in data:
                 errors = [error for error in errors if error.get("loc") != ("probes",)]
         else:
-            errors = list(cross_errors(configuration))
+            errors = [*cross_errors(configuration), *configuration._mistaken_windows()]
             if not errors:
                 return configuration
         errors = list(told_of_entries(errors, written, hybrid))
         raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
+
+    def _mistaken_windows(self) -> Iterator[InitErrorDetails]:
+        for at, told in windows_for_nothing(self.maintenance, self.probes, self.site):
+            yield InitErrorDetails(type="value_error", loc=at, input=None, ctx={"error": ValueError(told)})
 
     @property
     def enabled_probes(self) -> tuple[ProbeSettings, ...]:

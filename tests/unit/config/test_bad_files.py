@@ -22,7 +22,7 @@ def test_bad_file_is_refused_with_its_message(path: Path, monkeypatch: pytest.Mo
         load(path)
     told = str(caught.value).replace(f"{BAD}{os.sep}", "")
     expected = path.with_suffix(".expected").read_text().replace("{kinds}", ", ".join(KINDS))
-    sections = sorted({*KINDS, "mailboxes", "probes", "servers"})
+    sections = sorted({*KINDS, "mailboxes", "maintenance", "probes", "servers"})
     expected = expected.replace("{sections of defaults}", ", ".join(sections))
     assert told + "\n" == expected
     assert "hunter2" not in told
