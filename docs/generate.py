@@ -8,6 +8,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import date
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from monitor.config.hybrid import LABELS
 from monitor.config.models import Configuration
 from monitor.labels import Labels
 from monitor.ledger.counters import Counters, Total
+from monitor.ledger.pauses import Pause
+from monitor.maintenance import Maintenance
 from monitor.rendering import render_alerts
 from monitor.state import AgentState, DeliveryState, Exchange, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
@@ -85,6 +88,7 @@ def settings_page() -> list[str]:
         "HybridSide": "`on_premises` and `cloud` of a hybrid organization",
         "HybridOutside": "`outside` of a hybrid organization",
         "CommonAlertSettings": "`alerts`",
+        "WindowSettings": "An entry of `maintenance`",
     }
     for name, definition in sorted(definitions.items(), key=lambda item: (item[0] not in titles, item[0])):
         title = titles.get(name) or _title(name, definition)
@@ -163,6 +167,8 @@ def metrics_page() -> list[str]:
     state.skipped["probe"] = Counter(missed=0)
     state.poll_throttled("mailbox")
     state.scheduled["probe"] = "target"
+    pause = Pause("probe", begins_at=0.0, ends_at=inf, comment="", set_by="")
+    state.maintenance = Maintenance({"probe": {}}).paused([pause])
     counters = Counters().updated([Total("probe", "target", MessageState.INTENT, 1, held=1, oldest=0.0)])
     lines = ["# Metrics", "", _MADE, "", "| name | type | labels | meaning |", "|---|---|---|---|"]
     tokens = TokenSource(

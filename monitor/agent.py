@@ -8,13 +8,14 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from monitor.collector import AgentCollector
 from monitor.config.models import AgentSettings, Configuration
+from monitor.ledger.store import AGENT
 from monitor.load import Load
 from monitor.recent import POINTS_KEPT, Recent
 from monitor.runner import Result
@@ -42,6 +43,9 @@ PURGE_EVERY = 3600.0
 
 CHECK_LEDGER_EVERY = 30.0
 """Seconds between two checks that the ledger can be used, for agents whose probes rarely run."""
+
+PAUSES_EVERY = 2.0
+"""Seconds between two looks for pauses in the ledger."""
 
 RUNS_RECALLED = 5000
 """Maximum runs of an earlier agent that the pages show at start, beyond one per route."""
@@ -94,7 +98,7 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
         ) from error
     try:
         async with (
-            open_runtime(configuration, clock, "agent") as runtime,
+            open_runtime(configuration, clock, AGENT) as runtime,
             _at_work(configuration, runtime, bound, clock) as agent,
         ):
             yield agent
@@ -136,6 +140,7 @@ async def _at_work(
         lambda: runtime.ledger.counters,
         runtime.overdue_after,
         lambda: runtime.assembly.tokens,
+        clock.time,
     )
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(runtime, recent), runtime.ledger)
@@ -197,13 +202,14 @@ async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
 async def _housekeeping(
     runtime: Runtime, load: Load, exporter: OtlpExporter | None, clock: Clock, started_at: float
 ) -> AsyncIterator[None]:
-    """Purge and check the ledger, watch the load, and export metrics during the block.
+    """Purge and check the ledger, read its pauses, watch the load, and export metrics during the block.
 
     All end after its last run.
     """
     tasks = [
         asyncio.create_task(_purge(runtime, clock), name="purge"),
         asyncio.create_task(_check_ledger(runtime, clock), name="check of the ledger"),
+        asyncio.create_task(_watch_pauses(runtime, clock), name="pauses"),
         asyncio.create_task(load.watch(), name="load"),
         asyncio.create_task(_recall_last_week(runtime, started_at), name="last week"),
     ]
@@ -290,6 +296,14 @@ async def _check_ledger(runtime: Runtime, clock: Clock) -> None:
             if not is_usable:
                 _log.warning("the ledger can be used again")
             is_usable = True
+
+
+async def _watch_pauses(runtime: Runtime, clock: Clock) -> None:
+    """Take over pauses that people begin and end on the command line, which writes them to the ledger."""
+    while True:
+        await clock.sleep(PAUSES_EVERY)
+        with suppress(LedgerError):  # the check of the ledger tells
+            await runtime.read_pauses()
 
 
 async def _purge(runtime: Runtime, clock: Clock) -> None:

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import gc
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
 from monitor.labels import Labels, constant, told
-from monitor.ledger.counters import Counters
+from monitor.ledger.counters import Counters, RouteCounts
 from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, Limiter, ProbeState
 from probes.core.verdict import MessageState
 from probes.oauth2.tokens import TokenSource
 
 _ALWAYS = dict.fromkeys((MessageState.DELIVERED, MessageState.LOST, MessageState.BOUNCED), 0)
 """States that are counted from 0, so that rules see the first increase."""
+
+
+_IN_MAINTENANCE = "in_maintenance"
+"""The state under which messages are counted that ended in maintenance."""
+
+
+def _states(known: RouteCounts) -> Mapping[Any, int]:
+    """Return how many messages entered each state, as the metrics count them."""
+    counted = _ALWAYS | known.counted
+    return {**counted, _IN_MAINTENANCE: known.excused} if known.excused else counted
 
 
 class _Route(NamedTuple):
@@ -44,11 +56,13 @@ class AgentCollector(Collector):
         counters: Callable[[], Counters],
         overdue_after: Callable[[str, str], float | None] = lambda *_: None,
         tokens: Callable[[], Mapping[str, TokenSource]] = dict,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """``overdue_after`` returns the threshold of a probe and target in seconds, if it is known.
 
-        ``tokens`` returns the token sources in use, by name.
+        ``tokens`` returns the token sources in use, by name, and ``now`` the time in unix seconds.
         """
+        self._now = now
         self._state = state
         self._counters = counters
         self._overdue_after = overdue_after
@@ -116,6 +130,21 @@ class AgentCollector(Collector):
             "learned from the last day, unless it is configured.",
             ((probe.labels, self._thresholds(probe)) for probe in probes),
             by=named("threshold"),
+        )
+        now, maintenance = self._now(), self._state.maintenance
+        concerned = [probe for probe in probes if probe.name in maintenance.probes]
+        periods = [(each.labels, it) for each in concerned if (it := maintenance.current(each.name, now))]
+        yield Gauge(
+            "mailsonde_probe_in_maintenance",
+            "1 while the probe is in maintenance, by a `window` or a `pause`: its alerts are quiet, and its "
+            "runs do not count.",
+            ((labels, {period.kind: 1}) for labels, period in periods),
+            by=named("source"),
+        )
+        yield Gauge(
+            "mailsonde_maintenance_ends_timestamp_seconds",
+            "When the maintenance of a probe ends; the series is there only during one.",
+            ((labels, told(period.ends_at)) for labels, period in periods),
         )
         yield Gauge(
             "mailsonde_probe_failed_runs",
@@ -195,12 +224,17 @@ class AgentCollector(Collector):
     def _messages(self, routes: list[_Route]) -> Iterator[Family]:
         counters = self._counters()
         counts = [(route, counters.of(route.key)) for route in routes]
-        flights = [(route.labels, known.flight) for route, known in counts]
+        now, counts_from = self._now(), self._state.maintenance.counts_from
+        flights = []
+        for route, known in counts:
+            since = counts_from(route.key[0], now)
+            flights.append((route.labels, known.flight if since == -inf else known.flight_since(since)))
         yield Counter(
             "mailsonde_messages",
             "Messages that entered a state; the count continues across restarts of the agent. `delivered`, "
-            "`lost` and `bounced` are always there, other states from their first message on.",
-            ((route.paced, _ALWAYS | known.entered) for route, known in counts),
+            "`lost` and `bounced` are always there, other states from their first message on. Messages that "
+            "ended in maintenance count as `in_maintenance`, whatever their end.",
+            ((route.paced, _states(known)) for route, known in counts),
             by=named("state"),
         )
         yield Gauge(
@@ -210,7 +244,8 @@ class AgentCollector(Collector):
         )
         yield Gauge(
             "mailsonde_oldest_in_flight_timestamp_seconds",
-            "When the oldest message in flight was created; 0 if there is none.",
+            "When the oldest message in flight was created, without those from before the end of a "
+            "maintenance; 0 if there is none.",
             ((labels, flight.oldest_at or 0) for labels, flight in flights),
         )
         yield Gauge(

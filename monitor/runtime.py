@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 
 from monitor.assembly import Assembly, assemble
 from monitor.config.models import Configuration
-from monitor.ledger.store import SqlLedger, open_ledger
+from monitor.ledger.pauses import PAUSES_KEPT, Pause
+from monitor.ledger.store import AGENT, SqlLedger, open_ledger
+from monitor.maintenance import Maintenance
 from monitor.runner import Result, Runner
 from monitor.state import AgentState
 from probes.core.clock import Clock
@@ -39,6 +41,8 @@ class Runtime:
         self.state = AgentState(location=configuration.agent.location)
         self._instance = instance
         self._runs_all = runs_all
+        self._pauses: tuple[Pause, ...] = ()
+        ledger.counts_from = lambda probe, now: self.state.maintenance.counts_from(probe, now)
         self.assembly = self._assembled(configuration)
 
     def _assembled(self, configuration: Configuration) -> Assembly:
@@ -48,7 +52,15 @@ class Runtime:
             configuration.site,
             self.clock.time(),
         )
+        self.state.maintenance = Maintenance.of(configuration, self._pauses)
         return assembly
+
+    async def read_pauses(self) -> None:
+        """Take over the pauses that are in the ledger. Raises LedgerError."""
+        found = await self.ledger.pauses(self.clock.time() - PAUSES_KEPT)
+        if found != self._pauses:
+            self._pauses = found
+            self.state.maintenance = self.state.maintenance.paused(found)
 
     async def replace(self, configuration: Configuration) -> None:
         """Replace the current configuration with ``configuration``.
@@ -98,8 +110,9 @@ async def open_runtime(configuration: Configuration, clock: Clock, role: str) ->
     instance = f"{role}-{secrets.token_hex(8)}"
     agent = configuration.agent
     async with open_ledger(agent.ledger, clock, instance, agent.location, agent.runs_kept) as ledger:
-        runtime = Runtime(configuration, clock, ledger, instance, runs_all=role != "agent")
+        runtime = Runtime(configuration, clock, ledger, instance, runs_all=role != AGENT)
         try:
+            await runtime.read_pauses()
             yield runtime
         finally:
             await runtime.assembly.close()

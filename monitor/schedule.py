@@ -132,7 +132,7 @@ class Schedule:
         self._count_missed(event.job_id, scheduled)
 
     def _overrun(self, event: JobSubmissionEvent) -> None:
-        self._state.skipped[event.job_id]["overrun"] += 1
+        self._state.skip(event.job_id, "overrun", 1, self._clock.time())
         self._count_missed(event.job_id, event.scheduled_run_times[-1])
 
     def _count_missed(self, name: str, scheduled: datetime) -> None:
@@ -141,7 +141,7 @@ class Schedule:
         self._previous[name] = scheduled
         if previous is not None:
             passed = round((scheduled - previous).total_seconds() / self._intervals[name])
-            self._state.skipped[name]["missed"] += max(0, passed - 1)
+            self._state.skip(name, "missed", max(0, passed - 1), self._clock.time())
 
 
 def start_offset(settings: ProbeSettings, probes: int) -> float:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 from monitor.cadence import cadence
 from monitor.labels import Labels, Number, constant, told
+from monitor.maintenance import Maintenance
 from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
 from probes.core.probe import Probe
@@ -180,6 +181,8 @@ class AgentState:
         self.throttled: Counter[Limiter] = Counter()
         """How often requests were refused because a server limits this client."""
         self._mailboxes: dict[str, Limiter] = {}
+        self.maintenance = Maintenance()
+        """When which probes are in maintenance, by the configuration and by pauses."""
         self.clock_steps = 0
         """How often the wall clock was set by more than its drift."""
         self._keep_mailboxes(mailboxes)
@@ -260,12 +263,13 @@ class AgentState:
         state = self.probes.get((name, target))
         if state is None:
             return  # an MX host that DNS stopped naming during the run
-        state.runs[verdict.outcome] += 1
-        if verdict.reason is not Reason.NONE:
-            state.reasons[verdict.reason] += 1
+        is_excused = ended_at - duration < self.maintenance.counts_from(name, ended_at)
+        if is_excused:
+            state.failed_runs, state.failing_since = 0, 0
+        else:
+            self._count(state, verdict, ended_at, duration)
         if verdict.throttled:
             self.throttled[Limiter(state.protocol, target)] += verdict.throttled
-        state.seconds += duration
         delivery = self.deliveries.get((name, target))
         phases = verdict.phases if delivery is None else _joined(verdict.phases)
         state.phases = {phase: told(seconds) for phase, seconds in phases.items()}
@@ -275,30 +279,43 @@ class AgentState:
         else:
             state.failures[verdict.outcome] = verdict.reason, verdict.broken_phase
         if verdict.outcome is not Outcome.UNKNOWN:
-            was_failing = state.success == 0
             state.success = int(verdict.outcome is Outcome.OK)
-            state.failed_runs = 0 if state.success else state.failed_runs + 1
-            if state.success:
-                state.failing_since = 0
-            elif not was_failing:
-                state.failing_since = told(ended_at)
             if verdict.findings is not None:
                 state.findings = frozenset((one.check, one.severity) for one in verdict.findings)
+        if verdict.certificate_not_after is not None:
+            state.certificate_not_after = told(verdict.certificate_not_after)
+
+    def _count(self, state: ProbeState, verdict: Verdict, ended_at: float, duration: float) -> None:
+        """Count a run that no maintenance excuses, for alerts and objectives."""
+        state.runs[verdict.outcome] += 1
+        if verdict.reason is not Reason.NONE:
+            state.reasons[verdict.reason] += 1
+        state.seconds += duration
+        if verdict.outcome is Outcome.OK:
+            state.failed_runs, state.failing_since = 0, 0
+        elif verdict.outcome is Outcome.FAILED:
+            state.failed_runs += 1
+            state.failing_since = state.failing_since or told(ended_at)
+        delivery = self.deliveries.get((state.name, state.target))
         if delivery is not None and delivery.slo is not None:
             is_good = delivery.slo.is_good(verdict)
             if is_good is not None:
                 delivery.slo_runs["good" if is_good else "bad"] += 1
-        if verdict.certificate_not_after is not None:
-            state.certificate_not_after = told(verdict.certificate_not_after)
 
     def settled(self, settled: Settled) -> None:
-        """Record a message with a final state; only latencies that are measured are shown and counted."""
+        """Record a message with a final state; only latencies that are measured are shown and counted.
+
+        Those of maintenance are shown and not counted.
+        """
         message = settled.message
         route = message.probe, message.target
         delivery = self.deliveries.get(route)
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
-        delivery.arrival_issues.update(ArrivalIssue(word) for word in message.findings.split())
+        arrived_at = message.created_at + message.delivery_seconds
+        is_excused = message.created_at < self.maintenance.counts_from(message.probe, arrived_at)
+        if not is_excused:
+            delivery.arrival_issues.update(ArrivalIssue(word) for word in message.findings.split())
         delivery.hop_seconds = {position: told(seconds) for position, seconds in waits(settled.hops).items()}
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
         if settled.authentication is not None:
@@ -311,9 +328,14 @@ class AgentState:
             told(message.delivery_seconds),
             told(message.uncertainty_seconds),
         )
-        if message.state is MessageState.DELIVERED:
+        if message.state is MessageState.DELIVERED and not is_excused:
             delivery.histogram.observe(message.delivery_seconds)
             delivery.slow += message.delivery_seconds >= float(self.probes[route].thresholds["slow"])
+
+    def skip(self, name: str, cause: str, count: int, now: float) -> None:
+        """Count runs of a probe that did not start on time, unless it is in maintenance ``now``."""
+        if self.maintenance.current(name, now) is None:
+            self.skipped[name][cause] += count
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record an unexpected message with our token field."""

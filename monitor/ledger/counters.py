@@ -20,6 +20,8 @@ class Total:
     entered: int
     held: int
     oldest: float | None  # unix seconds: the earliest created_at of the messages in this state
+    excused: int = 0  # how many of ``entered`` ended in maintenance
+    oldest_counted: float | None = None  # as ``oldest``, of those created after maintenance, if there was one
 
 
 class Flight(NamedTuple):
@@ -35,29 +37,51 @@ class Flight(NamedTuple):
 class RouteCounts:
     """The counts of a probe and target, with what the metrics show of them, which is made once.
 
-    ``entered`` is how many messages ever entered each state.
+    ``entered`` is how many messages ever entered each state, ``counted`` the same without those that ended in
+    maintenance, and ``excused`` how many these are.
     """
 
     totals: Mapping[MessageState, Total]
     entered: dict[MessageState, int] = field(init=False, compare=False)
+    counted: dict[MessageState, int] = field(init=False, compare=False)
+    excused: int = field(init=False, compare=False)
     flight: Flight = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.entered = {state: total.entered for state, total in self.totals.items()}
-        self.flight = _flight(self.totals)
+        self.counted = {state: total.entered - total.excused for state, total in self.totals.items()}
+        self.excused = sum(total.excused for total in self.totals.values())
+        self.flight = _flight({state: (total.held, total.oldest) for state, total in self.totals.items()})
+
+    def flight_since(self, since: float) -> Flight:
+        """Return what is in flight, with the oldest of the messages created after maintenance.
+
+        ``since`` (unix seconds) is when the last maintenance of the route ended, or `math.inf` during one.
+        """
+        oldest = {state: total.oldest_counted or 0.0 for state, total in self.totals.items()}
+        return _flight(
+            {
+                state: (total.held, oldest[state] if oldest[state] >= since else 0.0)
+                for state, total in self.totals.items()
+            }
+        )
 
 
-def _flight(totals: Mapping[MessageState, Total]) -> Flight:
+def _flight(held: Mapping[MessageState, tuple[int, float | None]]) -> Flight:
+    """Return the flight of a route that holds so many messages by state, with the oldest of each."""
     messages, oldest = 0, 0.0
     for state in IN_FLIGHT:
-        total = totals.get(state)
-        if total is not None and total.oldest is not None:
-            messages += total.held
-            oldest = min(oldest, total.oldest) if oldest else total.oldest
-    intents = totals.get(MessageState.INTENT)
-    if intents is None or intents.oldest is None:
+        count, its_oldest = held.get(state, _NONE_HELD)
+        if its_oldest is not None:
+            messages += count
+            oldest = min(oldest or its_oldest, its_oldest or oldest)
+    count, its_oldest = held.get(MessageState.INTENT, _NONE_HELD)
+    if its_oldest is None:
         return Flight(messages, oldest)
-    return Flight(messages, oldest, intents.held, intents.oldest)
+    return Flight(messages, oldest, count, its_oldest)
+
+
+_NONE_HELD = 0, None
 
 
 _NO_MESSAGES = RouteCounts({})

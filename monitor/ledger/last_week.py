@@ -1,4 +1,4 @@
-"""How the messages of the last seven days ended, by route and hour, in memory."""
+"""How the messages of the last seven days ended, by route and hour, in memory; except in maintenance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 
-from sqlalchemy import Connection, and_, bindparam, case, func, null, or_, select
+from sqlalchemy import Connection, and_, bindparam, case, false, func, null, or_, select
 
 from monitor.ledger.limits import ROUTES_KEPT
 from monitor.ledger.schema import messages
@@ -301,6 +301,7 @@ _ENDS = (
         messages.c.changed_at < bindparam("before"),
         messages.c.state.in_(ENDS),
         messages.c.created_at >= bindparam("week_ago"),
+        messages.c.excused.is_(false()),
         or_(messages.c.state == _S.DELIVERED, messages.c.reason.not_in(_NOT_MAILS_FAULT)),
     )
     .group_by("hour", "is_delivered", "bound")

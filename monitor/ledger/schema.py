@@ -29,7 +29,7 @@ from sqlalchemy import (
 from monitor.ledger.database import Database
 from probes.delivery.message_life import LedgerError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = MetaData()
 
@@ -72,9 +72,10 @@ messages = Table(
     Column("delivery_seconds", Float),
     Column("uncertainty_seconds", Float),
     Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
+    Column("excused", Boolean, nullable=False),  # whether it ended in maintenance, and does not count
     Index("messages_by_state", "location", "state", "probe", "target", "created_at"),
 )
-"""One row per message: ``location``, the fields of `probes.delivery.message_life.Message`, ``changed_at``."""
+"""One row per message: ``location``, the fields of `probes.delivery.message_life.Message`, and two more."""
 
 totals = Table(
     "totals",
@@ -86,11 +87,13 @@ totals = Table(
     Column("entered", Integer, nullable=False),
     Column("held", Integer, nullable=False),
     Column("purged", Integer, nullable=False),
+    Column("excused", Integer, nullable=False),
 )
 """Counts since the ledger was made, updated in the same transaction as the messages.
 
 ``entered`` is how many messages ever entered the state; it never falls. ``held`` is how many are in it now,
-including those whose rows have been purged. ``purged`` is how many of these there are.
+including those whose rows have been purged. ``purged`` is how many of these there are. ``excused`` is how
+many of ``entered`` ended in maintenance.
 """
 
 runs = Table(
@@ -113,6 +116,19 @@ runs = Table(
 
 There is no index on ``run``: it would slow down every insert, and runs are rarely looked up by it.
 """
+
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("location", String, primary_key=True),
+    Column("selection", String, primary_key=True),
+    Column("begins_at", Float, primary_key=True),  # unix seconds, as is the next
+    Column("ends_at", Float, nullable=False),
+    Column("comment", String, nullable=False),
+    Column("set_by", String, nullable=False),
+)
+"""Maintenance that people began on the command line. ``selection`` is a `monitor.ledger.pauses.Pause`'s."""
 
 
 def prepare(connection: Connection, database: Database, location: str) -> bytes:

@@ -108,6 +108,13 @@ _UPGRADES = MappingProxyType(
         # New runs are compressed. SQLite keeps octets in a column for text as they are, and the older texts
         # are read on, so that even a large ledger is upgraded at once.
         "4": (),
+        "5": (
+            "ALTER TABLE messages ADD COLUMN excused BOOLEAN NOT NULL DEFAULT FALSE",
+            "ALTER TABLE totals ADD COLUMN excused INTEGER NOT NULL DEFAULT 0",
+            "CREATE TABLE pauses (location VARCHAR NOT NULL, selection VARCHAR NOT NULL, "
+            "begins_at FLOAT NOT NULL, ends_at FLOAT NOT NULL, comment VARCHAR NOT NULL, "
+            "set_by VARCHAR NOT NULL, PRIMARY KEY (location, selection, begins_at))",
+        ),
     }
 )
 

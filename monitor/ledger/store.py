@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import groupby
+from math import inf
 from threading import Lock
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from monitor.ledger.counters import Counters, Total
 from monitor.ledger.database import Database, Locks
 from monitor.ledger.last_week import Ends, LastWeek, ends_since
 from monitor.ledger.limits import RUNS_KEPT
+from monitor.ledger.pauses import PAUSES_KEPT, Pause, begin, end, forget, pauses_since
 from monitor.ledger.recorded_run import RunReader
 from monitor.ledger.run_recorder import RunRecorder
 from monitor.ledger.transaction import Transaction
@@ -36,6 +38,9 @@ PURGE_STEP = 200
 """Maximum number of messages purged in one transaction, so that other changes need not wait long."""
 
 _log = logging.getLogger(__name__)
+
+AGENT = "agent"
+"""What the names of agents begin with, among the processes that use a ledger."""
 
 T = TypeVar("T")
 _Operation = Message | Callable[[Transaction], object]
@@ -61,6 +66,11 @@ class SqlLedger:
     ) -> None:
         self.token_key = token_key
         self.last_week = LastWeek()
+        self.counts_from: Callable[[str, float], float] = lambda *_: -inf
+        """Returns when a probe's last maintenance ended, for now (unix seconds): `inf` during one.
+
+        Messages that were created before that, and have not ended yet, are excused: their ends do not count.
+        """
         self._location = location
         self._runs = RunReader(database.name)
         self._database = database
@@ -163,6 +173,8 @@ class SqlLedger:
         here = self._location
         for route in await self._read(lambda connection: history.gone_routes(connection, here)):
             await self._forget_route(route)
+        until = self._clock.time() - PAUSES_KEPT
+        await self._write(lambda work: forget(work.connection, here, until))
         groups = deque(await self._read(lambda connection: transaction.aged_groups(connection, here, before)))
         removed = 0
         while groups:
@@ -173,6 +185,23 @@ class SqlLedger:
     async def _forget_route(self, route: history.Route) -> None:
         while await self._write(lambda work: history.forget_some(work.connection, self._location, route)):
             pass
+
+    async def agent_is_running(self) -> bool:
+        """Return whether an agent has this ledger."""
+        living = await self._in_background(self._locks.living)
+        return any(instance.startswith(AGENT) for instance in living)
+
+    async def pauses(self, since: float) -> tuple[Pause, ...]:
+        """Return the pauses that have not ended by ``since`` (unix seconds), oldest first."""
+        return await self._read(lambda connection: pauses_since(connection, self._location, since))
+
+    async def begin_pauses(self, new: Sequence[Pause]) -> None:
+        """Record pauses, each in place of one of the same selection that has not ended."""
+        await self._write(lambda work: begin(work.connection, self._location, new))
+
+    async def end_pause(self, selection: str, at: float) -> bool:
+        """End the pauses with this selection at ``at`` (unix seconds); return whether there were any."""
+        return await self._write(lambda work: end(work.connection, self._location, selection, at))
 
     async def recall_last_week(self, before: float) -> None:
         """Add the messages that ended before ``before`` (unix seconds) to ``last_week``."""
@@ -264,7 +293,7 @@ class SqlLedger:
 
         def work(connection: Connection) -> tuple[list[object], list[Total], list[Ends]]:
             answers: list[object] = []
-            transaction = Transaction(connection, self._location, self._clock.time())
+            transaction = Transaction(connection, self._location, self._clock.time(), self.counts_from)
             for kind, batch in groupby(operations, type):
                 if kind is Message:
                     answers += transaction.intend(cast("list[Message]", list(batch)))

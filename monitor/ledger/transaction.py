@@ -7,13 +7,16 @@ rows, but never shown, moved, adopted or purged.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from math import inf
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Select,
     and_,
     bindparam,
     case,
@@ -59,16 +62,20 @@ class Transaction:
     """The messages and totals of ``location``, in the current transaction of ``connection``.
 
     Message rows change at once, totals when `update_totals` is called. An exception in between rolls back
-    both.
+    both. ``counts_from`` is that of `monitor.ledger.store.SqlLedger`.
     """
 
-    def __init__(self, connection: Connection, location: str, now: float) -> None:
+    def __init__(
+        self, connection: Connection, location: str, now: float, counts_from: Callable[[str, float], float]
+    ) -> None:
         self.connection = connection
         self._location = location
         self._now = now
+        self._counts_from = counts_from
         self._entered: Counter[tuple[str, str, str]] = Counter()
         self._left: Counter[tuple[str, str, str]] = Counter()
         self._purged: Counter[tuple[str, str, str]] = Counter()
+        self._excused: Counter[tuple[str, str, str]] = Counter()
         self.ends: list[Ends] = []
         """How messages ended in this transaction."""
 
@@ -80,7 +87,7 @@ class Transaction:
         answers: list[LedgerError | None] = []
         for message in new:
             values = {name: getattr(message, name) for name in _FIELDS}
-            values |= {"location": self._location, "changed_at": self._now}
+            values |= {"location": self._location, "changed_at": self._now, "excused": False}
             if _INTEND.run(self.connection, values):
                 self._entered[message.probe, message.target, message.state] += 1
                 answers.append(None)
@@ -95,9 +102,14 @@ class Transaction:
         if not rows or state not in SUCCESSORS.get(rows[0][_STATE], ()):
             return None
         before = dict(zip(_FIELDS, rows[0], strict=True))
-        self._move(before, state, changes)
+        is_excused = state in ENDS and before["created_at"] < self._counts_from(before["probe"], self._now)
+        self._move(before, state, {**changes, "excused": True} if is_excused else changes)
         message = Message(**{**before, **changes, "state": state})
-        if state in ENDS and before["state"] != MessageState.LOST and (ends := ends_of(message)) is not None:
+        if is_excused:
+            self._excused[message.probe, message.target, state] += 1
+        elif (
+            state in ENDS and before["state"] != MessageState.LOST and (ends := ends_of(message)) is not None
+        ):
             self.ends.append(ends)
         return message
 
@@ -163,12 +175,16 @@ class Transaction:
                 "entered": self._entered[key],
                 "held": self._entered[key] - self._left[key],
                 "purged": self._purged[key],
+                "excused": self._excused[key],
             }
             _ADD_TO_TOTALS.run(self.connection, values)
         totals: list[Total] = []
         for probe, target in {key[:2] for key in changed}:
             of_route = {"of_location": self._location, "of_probe": probe, "of_target": target}
-            totals += _known(_TOTALS_OF_ROUTE.rows(self.connection, of_route))
+            if (since := self._counts_from(probe, self._now)) > -inf:
+                totals += _known(_TOTALS_SINCE.rows(self.connection, {**of_route, "since": since}))
+            else:
+                totals += _known(_TOTALS_OF_ROUTE.rows(self.connection, of_route))
         return totals
 
 
@@ -201,37 +217,49 @@ _INTEND = CompiledStatement(
 )
 _ADD_TO_TOTALS = CompiledStatement(
     text(
-        "INSERT INTO totals (location, probe, target, state, entered, held, purged) "
-        "VALUES (:location, :probe, :target, :state, :entered, :held, :purged) "
+        "INSERT INTO totals (location, probe, target, state, entered, held, purged, excused) "
+        "VALUES (:location, :probe, :target, :state, :entered, :held, :purged, :excused) "
         "ON CONFLICT (location, probe, target, state) DO UPDATE SET "
         "entered = totals.entered + excluded.entered, held = totals.held + excluded.held, "
-        "purged = totals.purged + excluded.purged"
+        "purged = totals.purged + excluded.purged, excused = totals.excused + excluded.excused"
     )
 )
-_OLDEST = (
+_IN_TOTAL = and_(
+    messages.c.location == totals.c.location,
+    messages.c.state == totals.c.state,
+    messages.c.probe == totals.c.probe,
+    messages.c.target == totals.c.target,
+)
+_OLDEST = select(func.min(messages.c.created_at)).where(_IN_TOTAL).scalar_subquery()
+_OLDEST_COUNTED = (
     select(func.min(messages.c.created_at))
-    .where(
-        messages.c.location == totals.c.location,
-        messages.c.state == totals.c.state,
-        messages.c.probe == totals.c.probe,
-        messages.c.target == totals.c.target,
-    )
+    .where(_IN_TOTAL, messages.c.created_at >= bindparam("since"))
     .scalar_subquery()
 )
-_TOTALS = select(
-    totals.c.probe,
-    totals.c.target,
-    totals.c.state,
-    totals.c.entered,
-    totals.c.held,
-    # The oldest of the others is never asked for, and might have to be read from the disk.
-    case((or_(*(totals.c.state == state for state in sorted(IN_FLIGHT))), _OLDEST), else_=null()).label(
-        "oldest"
-    ),
-).where(totals.c.location == bindparam("of_location"))
-_TOTALS_OF_ROUTE = CompiledStatement(
-    _TOTALS.where(totals.c.probe == bindparam("of_probe"), totals.c.target == bindparam("of_target"))
-)
+
+
+def _of_flights(oldest: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return ``oldest`` of messages in flight: that of others is never asked for, and may be on the disk."""
+    return case((or_(*(totals.c.state == state for state in sorted(IN_FLIGHT))), oldest), else_=null())
+
+
+def _totals(counted: ColumnElement[Any]) -> Select[Any]:
+    return select(
+        totals.c.probe,
+        totals.c.target,
+        totals.c.state,
+        totals.c.entered,
+        totals.c.held,
+        _of_flights(_OLDEST).label("oldest"),
+        totals.c.excused,
+        counted.label("oldest_counted"),
+    ).where(totals.c.location == bindparam("of_location"))
+
+
+_TOTALS = _totals(null())
+_OF_ROUTE = and_(totals.c.probe == bindparam("of_probe"), totals.c.target == bindparam("of_target"))
+_TOTALS_OF_ROUTE = CompiledStatement(_TOTALS.where(_OF_ROUTE))
+_TOTALS_SINCE = CompiledStatement(_totals(_of_flights(_OLDEST_COUNTED)).where(_OF_ROUTE))
 
 
 def read_totals(connection: Connection, location: str) -> list[Total]:
@@ -241,8 +269,8 @@ def read_totals(connection: Connection, location: str) -> list[Total]:
 
 def _known(rows: Iterable[Sequence[Any]]) -> list[Total]:
     return [
-        Total(probe, target, MessageState(state), int(entered), int(held), oldest)
-        for probe, target, state, entered, held, oldest in rows
+        Total(probe, target, MessageState(state), int(entered), int(held), oldest, int(excused), counted)
+        for probe, target, state, entered, held, oldest, excused, counted in rows
         if state in _STATES
     ]
 

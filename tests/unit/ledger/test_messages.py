@@ -31,7 +31,8 @@ WAYS = {
 
 def test_every_field_of_a_message_has_its_column() -> None:
     """A field of Message without a column would be lost at a restart."""
-    assert {field.name for field in fields(Message)} | {"location", "changed_at"} == set(messages.c.keys())
+    further = {"location", "changed_at", "excused"}
+    assert {field.name for field in fields(Message)} | further == set(messages.c.keys())
 
 
 async def test_a_message_is_found_as_it_was_recorded(opened: OpenLedger, new_message: NewMessage) -> None:

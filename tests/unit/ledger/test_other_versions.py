@@ -184,7 +184,7 @@ async def test_messages_in_states_of_a_newer_version_are_kept(
     with sqlite3.connect(path) as newer:
         newer.execute("UPDATE messages SET state = 'quarantined' WHERE id = ?", (kept.id,))
         newer.execute("UPDATE totals SET held = held - 1 WHERE state = 'intent'")
-        newer.execute("INSERT INTO totals VALUES ('fra1', 'hq', 'submission', 'quarantined', 1, 1, 0)")
+        newer.execute("INSERT INTO totals VALUES ('fra1', 'hq', 'submission', 'quarantined', 1, 1, 0, 0)")
         before = newer.execute("SELECT * FROM messages WHERE id = ?", (kept.id,)).fetchone()
     async with opened() as ledger:
         assert [message.id for message in await ledger.adopt()] == [other.id]

@@ -1,0 +1,100 @@
+"""Pauses: maintenance of probes that people begin and end while the agent runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+
+from monitor.ledger.schema import pauses
+
+PAUSES_KEPT = 2 * 86400.0
+"""For so many seconds, a pause is kept after its end: longer than any run that it excuses may take."""
+
+_LABELS = "\n"
+"""Separates the labels of a selection; neither names nor labels contain it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Maintenance from ``begins_at`` to ``ends_at`` (unix seconds)."""
+
+    selection: str
+    """The name of a probe, a pattern of names, or labels such as ``team=messaging``, one a line."""
+    begins_at: float
+    ends_at: float
+    comment: str
+    set_by: str
+
+    @classmethod
+    def selections(cls, patterns: Iterable[str], labels: Mapping[str, str]) -> list[str]:
+        """Return the selections for these names and patterns, and for probes with all of these labels."""
+        by_labels = _LABELS.join(f"{name}={value}" for name, value in sorted(labels.items()))
+        return [*dict.fromkeys(patterns), *([by_labels] if labels else [])]
+
+    @property
+    def pattern(self) -> str | None:
+        """The name or pattern of names, unless the selection is by labels."""
+        return None if "=" in self.selection else self.selection
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that a probe must have; none if the selection is by name."""
+        if self.pattern is not None:
+            return {}
+        pairs = (line.partition("=") for line in self.selection.split(_LABELS))
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def shown(self) -> str:
+        """The selection in one line."""
+        return ", ".join(self.selection.split(_LABELS))
+
+    def ended(self, at: float) -> Self:
+        """Return the pause as it is if it ends at ``at``."""
+        return type(self)(self.selection, self.begins_at, at, self.comment, self.set_by)
+
+
+_COLUMNS = (
+    pauses.c.selection,
+    pauses.c.begins_at,
+    pauses.c.ends_at,
+    pauses.c.comment,
+    pauses.c.set_by,
+)
+_SINCE = (
+    select(*_COLUMNS)
+    .where(pauses.c.location == bindparam("of_location"), pauses.c.ends_at > bindparam("since"))
+    .order_by(pauses.c.begins_at, pauses.c.selection)
+)
+
+
+def pauses_since(connection: Connection, location: str, since: float) -> tuple[Pause, ...]:
+    """Return the pauses that have not ended by ``since`` (unix seconds), oldest first."""
+    found = connection.execute(_SINCE, {"of_location": location, "since": since})
+    return tuple(Pause(*row) for row in found)
+
+
+def begin(connection: Connection, location: str, new: Iterable[Pause]) -> None:
+    """Record pauses, each in place of one of the same selection that has not ended."""
+    for pause in new:
+        end(connection, location, pause.selection, pause.begins_at)
+        values = {name: getattr(pause, name) for name in Pause.__slots__}
+        connection.execute(insert(pauses).values(location=location, **values))
+
+
+def end(connection: Connection, location: str, selection: str, at: float) -> bool:
+    """End the pauses with this selection at ``at`` (unix seconds); return whether there were any."""
+    own = and_(pauses.c.location == location, pauses.c.selection == selection)
+    # One that began at this very moment would be left without any duration.
+    connection.execute(delete(pauses).where(own, pauses.c.begins_at >= at))
+    return bool(
+        connection.execute(update(pauses).where(own, pauses.c.ends_at > at).values(ends_at=at)).rowcount
+    )
+
+
+def forget(connection: Connection, location: str, before: float) -> None:
+    """Remove the pauses that ended before that instant (unix seconds)."""
+    connection.execute(delete(pauses).where(pauses.c.location == location, pauses.c.ends_at < before))
