@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from monitor.maintenance import Period
 from probes.core.reasons import Outcome, Reason
 from probes.registry import MESSAGE_KINDS
 
@@ -99,6 +100,7 @@ class Route:
     row: str = ""  # the rendered row; empty if the route has changed since
     word: str = ""  # the state in one word; empty if the route has changed since
     flight: InFlight = InFlight()  # the last result of `Views.flight_of` that clients were sent
+    maintenance: Period | None = None  # likewise, of `Views.maintenance_of`
 
 
 class Recent:

@@ -95,7 +95,7 @@ class Standings:
         self._version, self._by_word = version, {word: routes for word, routes in by_word.items() if routes}
 
     async def look_at_flights(self) -> None:
-        """Mark a route as changed if messages were sent, arrived, or became late since the last look."""
+        """Mark a route as changed if messages were sent, arrived or got late, or maintenance changed."""
         await self._look_at(self._views.routes())
 
     async def keep_looking(self, pause: float) -> None:
@@ -111,8 +111,9 @@ class Standings:
             if not self._views.has(key):
                 continue
             route, flight = self._views.recent.route(key), self._views.flight_of(key)
-            if route.flight != flight:
-                route.flight = flight
+            maintenance = self._views.maintenance_of(key)
+            if route.flight != flight or route.maintenance != maintenance:
+                route.flight, route.maintenance = flight, maintenance
                 self._views.recent.touch(key)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from monitor.ledger.last_week import DAY_HOURS, WEEK_HOURS, RouteWeek, Share
+from monitor.maintenance import Period
 from monitor.recent import POINTS_KEPT, InFlight, Point, Recent, Route, RouteKey
 from monitor.runtime import Runtime
 from monitor.web.status_text import Flight, sentence
@@ -46,6 +47,7 @@ class RouteView:
     learns_overdue: bool  # whether that was learned and not configured
     failing_since: float | None  # unix seconds
     failed_earlier: bool  # whether runs before that may have failed, too
+    maintenance: Period | None  # that the probe is in
     at: float  # unix seconds: the time of this view
     week: RouteWeek
 
@@ -139,6 +141,7 @@ class RouteView:
             "findings": self.findings,
             "failing_since": self.failing_since,
             "failed_earlier": self.failed_earlier,
+            "maintenance": self.maintenance and asdict(self.maintenance),
             "last_24h": _share_object(self.last_day, self.within) if self.states else None,
             "last_7d": _share_object(self.last_week) if self.states else None,
             "last": self.last,
@@ -200,6 +203,10 @@ class Views:
         route = self.recent.routes.get(key, Route())
         return replace(flight, is_overdue=self._ages(flight, route).is_overdue)
 
+    def maintenance_of(self, key: RouteKey) -> Period | None:
+        """Return the maintenance that a route's probe is in now."""
+        return self._runtime.state.maintenance.current(key[0], self._runtime.clock.time())
+
     def word(self, key: RouteKey) -> str:
         """Return the state of an existing route in one word."""
         return self._word(self.recent.routes.get(key, Route()), overdue=self.flight_of(key).is_overdue)
@@ -239,6 +246,7 @@ class Views:
             learns_overdue=getattr(probe.settings.alerts, "overdue", None) is None,
             failing_since=route.failing_since,
             failed_earlier=route.failed_earlier,
+            maintenance=self.maintenance_of(key),
             at=self._runtime.clock.time(),
             week=self._runtime.ledger.last_week.route(*key),
         )
