@@ -11,7 +11,10 @@ import click
 class _Commands(Mapping[str, click.Command]):
     """The commands by name. To import them all takes a second, which `--version` and TAB must not cost."""
 
-    _names = ("demo", "init", "run", "check", "validate", "doctor", "login", "render", "schema", "completion")
+    _names = (
+        *("demo", "init", "run", "check", "validate", "pause", "resume"),
+        *("doctor", "login", "render", "schema", "completion"),
+    )
 
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._names:

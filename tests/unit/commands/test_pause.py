@@ -1,0 +1,89 @@
+"""``mailsonde pause`` and ``mailsonde resume``."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from monitor.commands import main
+
+CONFIGURATION = """
+agent: {{ledger: "sqlite://{directory}/ledger.db"}}
+servers:
+  out: {{protocol: smtp, host: mail.example.com, tls: starttls, labels: {{team: messaging}},
+         username: me, password: {{env: NOT_SET_HERE}}}}
+probes:
+  - {{name: hq-smtp, kind: smtp, server: out}}
+  - {{name: hq-mx, kind: mx, interval: 5m, domain: example.com}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "mailsonde.yaml"
+    path.write_text(CONFIGURATION.format(directory=tmp_path))
+    return path
+
+
+def typed(config: Path, *arguments: str) -> Result:
+    return CliRunner(env={"SUDO_USER": "root\x1b"}).invoke(main, [*arguments, "--config", str(config)])
+
+
+def test_a_pause_from_beginning_to_end(config: Path) -> None:
+    """Pauses need no secrets and no agent, are listed with user and comment, and end by the same words."""
+    done = typed(config, "pause", "hq-*", "--for", "2h", "--comment", "new firewall")
+    assert done.exit_code == 0, done.output
+    tomorrow = f"{datetime.now() + timedelta(days=1):%Y-%m-%dT%H:%M}"
+    assert re.match(r"Paused until 20..-..-.. ..:.. \S+: 2 probes\.\nNo agent is running ", done.output)
+    assert typed(config, "pause", "--label", "team=messaging", "--until", "2098-12-01").exit_code == 2
+    assert typed(config, "pause", "--label", "team=messaging", "--until", tomorrow).exit_code == 0
+    by_pattern, by_label = typed(config, "pause", "--list").output.splitlines()
+    assert re.fullmatch(r"hq-\*: until .*, pause by root\\x1b, new firewall", by_pattern)
+    assert by_label.startswith("team=messaging: until ")
+    wrong = typed(config, "resume", "hq-smtp")
+    assert (wrong.exit_code, wrong.output) == (2, "not paused: hq-smtp\npaused are: hq-*; team=messaging\n")
+    assert typed(config, "resume", "hq-*").output == "Resumed.\n"
+    assert typed(config, "resume", "--all").output == "Resumed.\n"
+    assert typed(config, "pause", "--list").output == "No probe is in maintenance.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pause", "hq-smpt", "--for", "2h"], "no probe is named 'hq-smpt'. Did you mean 'hq-smtp'?\n"),
+        (["pause", "lon-*", "--for", "2h"], "the name of no probe matches 'lon-*'\n"),
+        (["pause", "--label", "team=web", "--for", "2h"], "no probe has these labels: team=web\n"),
+        (["pause", "--for", "2h"], 'say which probes: their names, "*" for all, or --label team=messaging\n'),
+        (["pause", "hq-mx"], "say how long: --for 2h, or --until 22:00\n"),
+        (["pause", "hq-mx", "--for", "2h", "--until", "22:00"], "say how long: --for 2h, or --until 22:00\n"),
+        (
+            ["pause", "hq-mx", "--for", "31d"],
+            "a pause lasts from 1 minute to 30 days; enabled: false leaves a probe out for longer\n",
+        ),
+        (["pause", "hq-mx", "--for", "2"], "'2' is not a duration"),
+        (["pause", "hq-mx", "--until", "late"], "'late' is not a time"),
+        (
+            ["pause", "--label", "messaging", "--for", "2h"],
+            "'messaging' is not a label",
+        ),
+        (["pause", "hq-mx", "--for", "2h", "--comment", "a\nb"], "write one line"),
+    ],
+)
+def test_mistakes(config: Path, arguments: list[str], told: str) -> None:
+    """Each mistake says what to do, and pauses nothing."""
+    done = typed(config, *arguments)
+    assert done.exit_code == 2
+    assert told in done.output
+    assert typed(config, "pause", "--list").output == "No probe is in maintenance.\n"
+
+
+def test_a_ledger_that_cannot_be_used(config: Path, tmp_path: Path) -> None:
+    """A fault of the ledger is no mistake of the person who pauses."""
+    (tmp_path / "ledger.db").write_bytes(b"something else" * 100)
+    done = typed(config, "pause", "hq-mx", "--for", "2h")
+    assert done.exit_code == 3
+    assert "no SQLite database" in done.output
