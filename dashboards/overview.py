@@ -22,6 +22,7 @@ from panels import (
     timeline,
     to,
     to_all,
+    top,
 )
 from server import EXPIRY, FAILING
 from slo import BUDGET_COLOURS, budget_left
@@ -35,7 +36,16 @@ def overview() -> dashboard.Dashboard:
         "Overview",
         "Who is affected now, and how much error budget is left. Click a probe to open its deliveries or "
         "its server.",
-        [*_trouble_now(), *_risks(), _worst(), _budgets(), *_states(), *_deliveries(), _failures()],
+        [
+            *_trouble_now(),
+            *_risks(),
+            _worst(),
+            _budgets(),
+            *_states(),
+            *_deliveries(),
+            _failures(),
+            *_maintenance(),
+        ],
         rank=FAILING,
     )
 
@@ -224,6 +234,31 @@ def _deliveries() -> list[AnyPanel]:
             "Rises with the clock while mail is stuck and stays near 0 while it flows. A straight slope: "
             "check the queues now, before the message counts as lost at its deadline.",
             links=[to("Delivery")],
+        ),
+    ]
+
+
+def _maintenance() -> list[AnyPanel]:
+    ends = f"max {_BY} (mailsonde_maintenance_ends_timestamp_seconds{{{PROBE}}})"
+    return [
+        number(
+            15,
+            (0, 38, 4, 6),
+            "In maintenance",
+            Query(f"count(mailsonde_probe_in_maintenance{{{PROBE}}}) or vector(0)", "in maintenance"),
+            "Probes whose alerts are quiet, by a window of the configuration or a pause. Their runs do not "
+            "count. If the work is done, end a pause with `mailsonde resume`.",
+            [("blue", None)],
+        ),
+        listing(
+            16,
+            (4, 38, 20, 6),
+            "Longest maintenance",
+            [Column(top(f"{ends} - time()"), "Left", "s")],
+            f"The {MOST} probes whose alerts stay quiet the longest. Click a row to open its deliveries or "
+            "its server.",
+            sort=("Left", True),
+            links=[to("Delivery", OF_ROW), to("Server", OF_ROW)],
         ),
     ]
 

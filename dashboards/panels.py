@@ -147,6 +147,19 @@ def board(
             .tag_keys("severity")
             .step("30s")
         )
+        .annotation(
+            dashboard.AnnotationQuery()
+            .name("Maintenance")
+            .datasource(_SOURCE)
+            .enable(True)
+            .icon_color("blue")
+            .expr(
+                'count by (location) (mailsonde_probe_in_maintenance{location=~"$location",probe=~"$probe"})'
+            )
+            .title_format("Maintenance")
+            .text_format("{{location}}")
+            .step("30s")
+        )
         .link(
             dashboard.DashboardLink("mailsonde")
             .type(model.DashboardLinkType.DASHBOARDS)
