@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -39,6 +40,9 @@ ABOUT_EVERY_PROBE = {
 }
 """Recorded metrics from which alerts have their labels and exceptions."""
 
+_NAMES = re.compile(r"\bMailsonde\w+|\bmailsonde:\w+")
+"""Alerts and recorded metrics."""
+
 _COUNTERS = re.compile(r"_(total|bucket|count)\b")
 
 
@@ -49,18 +53,50 @@ def rules(tmp_path: Path) -> Path:
 
 
 def _tested(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """Run a test with the shipped rules, but only for the classes of intervals that it has series of.
+    """Run a test with the shipped rules that it needs: promtool takes many times as long with all of them.
 
-    The rules for others find nothing there, and promtool needs up to three times as long with them.
+    These are the rules of its alerts and of what they read, for the classes of intervals that it has series
+    of.
     """
     used = {longest: label for longest, label in CADENCES.items() if f'cadence="{label}"' in text}
     write_files(render_alerts(cadences=used or {60.0: "1m"}), directory)
+    _keep_only(_needed(set(_NAMES.findall(text)), _rules(directory)), directory)
     (directory / "test.yaml").write_text(text)
     return promtool("test", "rules", directory / "test.yaml")
 
 
+def _keep_only(names: set[str], directory: Path) -> None:
+    """Drop the rules with other names from the files in a directory."""
+    for path in directory.glob("*.rules.yaml"):
+        file = _read(path)
+        for group in file["groups"]:
+            group["rules"] = [rule for rule in group["rules"] if _name(rule) in names]
+        path.write_text(yaml.dump(file, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+
+def _read(path: Path) -> Any:
+    """Return the data of a YAML file, ten times as fast as by `yaml.safe_load`."""
+    return yaml.load(path.read_text(), Loader=yaml.CSafeLoader)  # a safe loader too
+
+
+def _name(rule: dict[str, str]) -> str:
+    return rule.get("alert") or rule["record"]
+
+
+def _needed(asked: set[str], rules: list[dict[str, str]]) -> set[str]:
+    """Return the names of rules that are asked for, and of those that these name, also in annotations."""
+    named = defaultdict(set)
+    for rule in rules:
+        named[_name(rule)] |= set(_NAMES.findall(str(rule)))
+    needed, waiting = set[str](), asked & named.keys()
+    while waiting:
+        needed |= waiting
+        waiting = set().union(*(named[name] for name in waiting)) & named.keys() - needed
+    return needed
+
+
 def _rules(directory: Path) -> list[dict[str, str]]:
-    files = (yaml.safe_load(path.read_text()) for path in directory.glob("*.rules.yaml"))
+    files = map(_read, directory.glob("*.rules.yaml"))
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
@@ -83,7 +119,7 @@ def test_every_alert_has_its_tests_and_its_runbook(rules: Path) -> None:
     assert names == {path.stem for path in TESTS}
     cases = 0
     for name in names:
-        document = yaml.safe_load((ALERTS / "tests" / f"{name}.yaml").read_text())
+        document = _read(ALERTS / "tests" / f"{name}.yaml")
         cases += len(document["tests"])
         _check_cases(name, document["tests"], _metrics(rules, name))
         runbook = (ALERTS / "runbooks" / f"{name}.md").read_text()
@@ -153,13 +189,18 @@ def _recorded(directory: Path) -> dict[str, list[str]]:
     return recorded
 
 
+@cache
+def _metrics_read(expression: str) -> frozenset[str]:
+    return frozenset(read.metric for read in reads(parse(expression)))
+
+
 def _metrics(directory: Path, alert: str) -> set[str]:
     """Return the exported metrics that an alert reads, directly or through recorded ones."""
     recorded = _recorded(directory)
     labels = {name for name in recorded if name in ABOUT_EVERY_PROBE}
     found, asked = set[str](), [rule["expr"] for rule in _rules(directory) if rule.get("alert") == alert]
     while asked:
-        for name in {read.metric for read in reads(parse(asked.pop()))} - labels - found:
+        for name in _metrics_read(asked.pop()) - labels - found:
             found.add(name)
             asked += recorded.get(name, [])
     return found - recorded.keys()
@@ -171,8 +212,10 @@ def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ours = tmp_path / "ours.yaml"
     ours.write_text("dashboards: https://grafana.example.com/d/")
     used = {60.0: "1m", 300.0: "5m"}  # by the first test of each alert
-    write_files(render_alerts(load(ALERTS / "tests" / "site.yaml"), load_thresholds(ours), used), tmp_path)
-    uids = _dashboards_of_alerts(tmp_path)
+    write_files(
+        render_alerts(load(ALERTS / "tests" / "site.yaml"), load_thresholds(ours), used), tmp_path / "all"
+    )
+    uids = _dashboards_of_alerts(tmp_path / "all")
     for path in TESTS:
         document = yaml.safe_load(_with_odd_location(path.read_text()))
         life = document["tests"][0]
@@ -187,8 +230,11 @@ def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyP
             )
             url = f"https://grafana.example.com/d/{uids[path.stem]}?{query}"
             expected["exp_annotations"]["dashboard_url"] = url
-        (tmp_path / path.name).write_text(yaml.safe_dump(document))
-    tested = promtool("test", "rules", *(tmp_path / path.name for path in TESTS))
+        own = shutil.copytree(tmp_path / "all", tmp_path / path.stem)
+        text = yaml.dump(document, Dumper=yaml.CSafeDumper)
+        (own / "test.yaml").write_text(text)
+        _keep_only(_needed(set(_NAMES.findall(text)), _rules(own)), own)
+    tested = promtool("test", "rules", *(tmp_path / path.stem / "test.yaml" for path in TESTS))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
