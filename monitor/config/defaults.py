@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import Field, create_model
 
+from monitor.config.hybrid import SHARED
 from monitor.config.maintenance import WindowSettings
 from probes.core.presets import preset_values
 from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Settings
@@ -59,7 +60,8 @@ else:
 
 def sections(table: str, entry: Mapping[Any, Any]) -> tuple[str, ...]:
     """Return whose defaults an entry of ``table`` has, those that count most first."""
-    return (str(entry.get("kind")), "probes") if table == "probes" else (table,)
+    kinds = {"probes": str(entry.get("kind")), "hybrid": "roundtrip"}
+    return (kinds[table], "probes") if table in kinds else (table,)
 
 
 def with_defaults(data: dict[str, Any], *parts: str) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def with_defaults(data: dict[str, Any], *parts: str) -> dict[str, Any]:
 
     A setting of an entry replaces the default, except that mappings of names, such as ``labels``, and of
     further settings, such as ``alerts``, are completed key by key. An entry's preset replaces defaults too.
-    To have no value in place of a default, an entry says ``null``.
+    To have no value in place of a default, an entry or such a mapping says ``null``.
     """
     defaults = data.get("defaults")
     if not isinstance(defaults, Mapping) or not defaults:
@@ -90,8 +92,9 @@ def completed(part: str, entry: Any, defaults: Mapping[Any, Any]) -> Any:
     for section in sections(part, entry):
         own = defaults.get(section)
         if isinstance(own, Mapping) and section in MODELS:
-            _complete(found, own, MODELS[section], preset_of(part, entry))
-            for key in own:
+            its = {key: own[key] for key in own if part != "hybrid" or key in SHARED}
+            _complete(found, its, MODELS[section], preset_of(part, entry))
+            for key in its:
                 if key in entry and entry[key] is None:
                     found.pop(key, None)
     return found
@@ -114,7 +117,10 @@ def _complete(
         if key not in entry:
             entry[key] = default
         elif isinstance(default, Mapping) and isinstance(entry[key], Mapping) and _is_table(model, key):
-            entry[key] = {**default, **entry[key]}
+            written = entry[key]
+            kept = {name: value for name, value in default.items() if name not in written}
+            dropped = {name for name in default if name in written and written[name] is None}
+            entry[key] = {**kept, **{name: value for name, value in written.items() if name not in dropped}}
 
 
 @cache

@@ -137,6 +137,7 @@ def key_of(location: Location) -> str:
 
 
 _STRING = "tag:yaml.org,2002:str"
+_PLAIN = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null", "timestamp"))
 
 
 class _TooManyNodesError(Exception):
@@ -171,6 +172,14 @@ class _Loader(SafeLoader):
             kind = node.tag.rpartition(":")[2]
             told = f"{value} is no valid {kind}; put it in quotes if it is a text"
             raise yaml.constructor.ConstructorError(None, None, told, node.start_mark) from error
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Return a mapping whose keys are texts as written: ``no``, ``on`` and ``404`` are names here."""
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag in _PLAIN:
+                key.tag = _STRING
+        return super().construct_mapping(node, deep)
 
 
 def read_document(

@@ -68,13 +68,13 @@ class _HybridWays(Settings):
     )
 
 
-_SHARED = (
+SHARED = (
     *("interval", "deadline", "scheduled", "enabled", "severity", "description", "labels", "alerts", "slo"),
     *("attachment", "retry"),
 )
 """Settings of a ``roundtrip`` probe that are written once for all ways."""
 
-_FIELDS = {key: KINDS["roundtrip"].settings_model.model_fields[key] for key in _SHARED}
+_FIELDS = {key: KINDS["roundtrip"].settings_model.model_fields[key] for key in SHARED}
 _TYPES: dict[str, Any] = {key: (field.annotation, field) for key, field in _FIELDS.items()}
 _TYPES["labels"] = (Annotated[dict[LabelName, Line], AfterValidator(_free_of_ours)], _FIELDS["labels"])
 
@@ -114,7 +114,7 @@ class _Way:
             labels["opposite"] = f"{name}-{self.opposite}"
         own = entry.get("labels", {})
         return {
-            **{key: entry[key] for key in _SHARED if key in entry},
+            **{key: entry[key] for key in SHARED if key in entry},
             "name": f"{name}-{self.suffix}",
             "kind": "roundtrip",
             "from": entry["outside"].get("from") if self.is_from_outside else senders[self.via],

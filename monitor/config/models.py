@@ -255,7 +255,7 @@ class Configuration(Settings):
             if isinstance(probes, list | tuple) and (hybrid := list(hybrid_probes(data))):
                 written = len(probes)
                 data["probes"] = [*probes, *(each.settings for each in hybrid)]
-            data = with_defaults(data, "probes")
+            data = with_defaults(data, "probes", "hybrid")
         try:
             configuration = handler(data)
         except ValidationError as error:

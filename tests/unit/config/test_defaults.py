@@ -13,6 +13,7 @@ from monitor.commands.check import check
 from monitor.commands.validate import validate
 from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
+from probes.core.settings import ProbeSettings
 
 OUT = {"protocol": "smtp", "host": "a.example", "tls": "starttls"}
 
@@ -82,23 +83,81 @@ def test_a_preset_counts_more_than_defaults() -> None:
     assert (found.tls, found.host, found.timeout) == ("starttls", "smtp.office365.com", 5)
 
 
-def test_probes_of_hybrid_have_defaults_of_round_trips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The short form of round trips follows their defaults, unless it says otherwise itself."""
+def round_trips(defaults: object, monkeypatch: pytest.MonkeyPatch, **own: object) -> list[ProbeSettings]:
+    """Return the round trips of a hybrid organization with ``defaults`` and settings of its ``own``."""
     monkeypatch.setenv("PASSWORD", "s3cret")
     box = {"server": "in", "username": "me", "password": {"env": "PASSWORD"}}
     found = loaded(
-        {"roundtrip": {"interval": "2m", "deadline": "9m"}},
+        defaults,
         servers={"out": OUT, "in": {**OUT, "protocol": "imap"}},
         mailboxes={"a": {**box, "address": "a@a.example"}, "b": {**box, "address": "b@a.example"}},
         hybrid={
             "org": {
                 "on_premises": {"mailbox": "a", "server": "out"},
                 "cloud": {"mailbox": "b", "server": "out"},
-                "deadline": "7m",
+                **own,
             }
         },
     ).probes
-    assert {(probe.interval, probe.deadline) for probe in found if probe.kind == "roundtrip"} == {(120, 420)}
+    return [probe for probe in found if probe.kind == "roundtrip"]
+
+
+def test_probes_of_hybrid_have_defaults_of_round_trips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short form of round trips follows their defaults, unless it says otherwise itself."""
+    defaults = {"roundtrip": {"interval": "2m", "deadline": "9m"}}
+    found = round_trips(defaults, monkeypatch, deadline="7m")
+    assert {(probe.interval, probe.deadline) for probe in found} == {(120, 420)}
+
+
+def test_hybrid_can_do_without_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``null`` drops a default there too, also one of many labels."""
+    defaults = {"roundtrip": {"interval": "2m", "labels": {"team": "mail", "site": "a"}}}
+    found = round_trips(defaults, monkeypatch, interval=None, labels={"site": None})
+    assert {probe.interval for probe in found} == {60}
+    assert {"team": "mail", "hybrid": "org"}.items() <= found[0].labels.items()
+    assert "site" not in found[0].labels
+
+
+def test_a_wrong_default_of_hybrid_is_told_once(tmp_path: Path) -> None:
+    """All ways have it, and so does the entry; it is one mistake in one line."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "defaults:\n  roundtrip: {interval: soon}\n"
+        "servers:\n"
+        "  out: {protocol: smtp, host: a.example, tls: starttls}\n"
+        "  in: {protocol: imap, host: a.example, tls: implicit}\n"
+        "mailboxes:\n"
+        "  a: {address: a@a.example, server: in, username: a, password: {env: A}}\n"
+        "  b: {address: b@a.example, server: in, username: b, password: {env: B}}\n"
+        "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: out}}}\n"
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, secrets=False)
+    told = str(caught.value)
+    assert told.startswith(f"{path}:2: defaults.roundtrip.interval: 'soon' is not a duration")
+    assert "\n" not in told
+
+
+def test_labels_of_hybrid_itself_are_no_defaults_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default must not say which way is the opposite one."""
+    with pytest.raises(ValidationError, match="hybrid sets the label 'opposite' itself"):
+        round_trips({"roundtrip": {"labels": {"opposite": "other"}}}, monkeypatch)
+
+
+def test_keys_are_names_whatever_they_look_like(tmp_path: Path) -> None:
+    """A site in Norway is `no`, and a customer is 404; neither is quoted, and each keeps its name."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "x-base: &base {on: yes}\n"
+        "servers:\n  no: {protocol: smtp, host: a.example, tls: starttls}\n"
+        "  404: {protocol: smtp, host: b.example, tls: starttls}\n"
+        "probes: [{name: a, kind: smtp, server: 'no', labels: {<<: *base, null: x}}]\n"
+    )
+    text = path.read_text().replace("yes", "'yes'")
+    path.write_text(text)
+    found = load(path)
+    assert set(found.servers) == {"no", "404"}
+    assert found.probes[0].labels == {"on": "yes", "null": "x"}
 
 
 def test_servers_with_labels_are_keys() -> None:
