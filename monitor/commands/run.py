@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import signal
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import get_args
 
 import click
 
-from monitor.agent import StartError, running_agent
+from monitor.agent import Agent, StartError, running_agent
 from monitor.commands.event_loop import run_on_loop
 from monitor.commands.options import UNUSABLE, config_option, load_or_exit
 from monitor.config.models import Configuration
 from monitor.logs import LogFormat, set_up_logs
-from monitor.notify import notify
+from monitor.notify import notify, report
 
 _SIGHUP = "SIGHUP changes nothing; restart the agent to read the configuration again"
 
@@ -42,6 +43,8 @@ def run(config: Path, log_format: LogFormat) -> None:
       mailsonde run --config mailsonde.yaml --log-format json
       MAILSONDE_CONFIG=mailsonde.yaml mailsonde run
     """
+    faulthandler.enable()  # systemd's watchdog ends a hanging agent by SIGABRT: its log says where it hung
+    notify("STATUS=Reading the configuration")
     configuration = load_or_exit(config)
     set_up_logs(log_format)
     try:
@@ -58,7 +61,15 @@ async def _run(configuration: Configuration) -> None:
         loop.add_signal_handler(number, stop.set)
     # By default SIGHUP would end the agent. Administrators send it to make a service reload.
     loop.add_signal_handler(signal.SIGHUP, _log.warning, _SIGHUP)
-    async with running_agent(configuration):
+    async with running_agent(configuration) as agent:
         notify("READY=1")
+        reporting = asyncio.create_task(report(lambda: _status(agent)), name="report to systemd")
         await stop.wait()
-        notify("STOPPING=1")
+        reporting.cancel()
+        notify("STOPPING=1\nSTATUS=Runs in progress may finish")
+
+
+def _status(agent: Agent) -> str:
+    """Return what `systemctl status` shows."""
+    shortage = agent.runtime.state.shortage
+    return f"{len(agent.runtime.assembly.probes)} probes; {shortage or 'keeps up with them'}"
