@@ -18,6 +18,7 @@ from monitor.config.models import AgentSettings, Configuration
 from monitor.ledger.store import AGENT
 from monitor.load import Load
 from monitor.recent import POINTS_KEPT, Recent
+from monitor.reloading import Reloader, Source
 from monitor.runner import Result
 from monitor.runtime import Runtime, open_runtime
 from monitor.schedule import Schedule
@@ -75,6 +76,9 @@ class Agent:
     results: asyncio.Queue[Result]
     run: Callable[[Probe], Awaitable[None]]
     """Runs a probe now, as the schedule does, whatever the load."""
+    schedule: Schedule
+    reloader: Reloader | None
+    """Reads the configuration again, if it is from a file."""
 
 
 class StartError(Exception):
@@ -82,10 +86,12 @@ class StartError(Exception):
 
 
 @asynccontextmanager
-async def running_agent(configuration: Configuration, clock: Clock | None = None) -> AsyncIterator[Agent]:
+async def running_agent(
+    configuration: Configuration, clock: Clock | None = None, source: Source | None = None
+) -> AsyncIterator[Agent]:
     """Run the agent during the block; then stop everything within 10 s, with every message accounted for.
 
-    Raises `StartError`.
+    With a ``source`` of the configuration, it can be reloaded. Raises `StartError`.
     """
     clock = clock or SystemClock()
     host, port = configuration.agent.listen
@@ -99,7 +105,7 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
     try:
         async with (
             open_runtime(configuration, clock, AGENT) as runtime,
-            _at_work(configuration, runtime, bound, clock) as agent,
+            _at_work(configuration, runtime, bound, clock, source) as agent,
         ):
             yield agent
     except LedgerError as error:
@@ -110,7 +116,11 @@ async def running_agent(configuration: Configuration, clock: Clock | None = None
 
 @asynccontextmanager
 async def _at_work(
-    configuration: Configuration, runtime: Runtime, bound: socket.socket, clock: Clock
+    configuration: Configuration,
+    runtime: Runtime,
+    bound: socket.socket,
+    clock: Clock,
+    source: Source | None,
 ) -> AsyncIterator[Agent]:
     runtime.ledger.lock_for_agent()
     open_messages = await runtime.ledger.adopt()
@@ -130,10 +140,13 @@ async def _at_work(
             recent.keep_only(probe.settings.name, probe.targets)
 
     async def run_if_admitted(probe: Probe) -> None:
-        if load.admits(probe):
-            await run(probe)
+        current = runtime.assembly.probes.get(probe.settings.name)  # a reload may have replaced it just now
+        if current is not None and load.admits(current):
+            await run(current)
 
     schedule = Schedule(run_if_admitted, runtime.state, clock)
+    runtime.state.configured_at = clock.time()
+    reloader = None if source is None else Reloader(source, runtime, recent, schedule, clock)
     is_ready = False
     collector = AgentCollector(
         runtime.state,
@@ -145,8 +158,11 @@ async def _at_work(
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(runtime, recent), runtime.ledger)
     names = _host_names(configuration.agent)
-    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names)
+    reload = reloader.reload if reloader is not None and "http" in configuration.agent.reload else None
+    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names, reload)
     async with served(app, bound), _housekeeping(runtime, load, exporter, clock, started_at):
+        if reloader is not None and "watch" in configuration.agent.reload:
+            reloader.watch_files()
         _tune_interpreter()
         schedule.start(probe for probe in runtime.assembly.probes.values() if probe.settings.scheduled)
         is_ready = True
@@ -158,9 +174,11 @@ async def _at_work(
             len(open_messages),
         )
         try:
-            yield Agent(address, runtime, recent, results, run)
+            yield Agent(address, runtime, recent, results, run, schedule, reloader)
         finally:
             is_ready = False
+            if reloader is not None:
+                await reloader.stop()
             schedule.stop()
             await runtime.runner.stop(GRACE)
             _log.info("agent stopped")
@@ -247,7 +265,8 @@ def _take_in(
     )
     told = result.with_transcript()
     runtime.ledger.record_run(told)
-    recent.take_in(told)
+    if (result.probe, result.target) in runtime.state.probes:  # a reload may have removed it during the run
+        recent.take_in(told)
     _log_run(runtime, result, clock)
     if results.full():
         results.get_nowait()

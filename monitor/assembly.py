@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from monitor.config.difference import Unchanged
 from monitor.config.models import Configuration
 from monitor.ledger.store import SqlLedger
+from monitor.maintenance import Maintenance
 from probes.core.clock import Clock
-from probes.core.context import Context
 from probes.core.credentials import Credentials, Tokens
 from probes.core.faults import ProbeFault
 from probes.core.mail_protocols import KEEP_CONNECTIONS
 from probes.core.probe import Probe
-from probes.core.settings import ProbeSettings, ServerSettings, Site
+from probes.core.settings import MailboxSettings, ProbeSettings, ServerSettings, Site
 from probes.core.verdict import MessageState
 from probes.delivery.accounts import Accounts
 from probes.delivery.arrivals import Arrivals
@@ -42,13 +43,47 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class _Budgets:
+    """The connections to each host and port, its polls that may take long, and the logins to each server."""
+
+    connections: Mapping[Place, int]
+    logins: Mapping[str, LoginBudget]
+    slow_polls: Mapping[Place, SlowPolls]
+
+
+@dataclass(frozen=True, slots=True)
 class Assembly:
     """The probes and watchers of one configuration; another assembly can replace it while the agent runs."""
 
     configuration: Configuration
-    probes: Mapping[str, Probe]
-    watchers: Mapping[str, MailboxWatcher]
+    probes: dict[str, Probe]
+    watchers: dict[str, MailboxWatcher]
     tokens: Mapping[str, TokenSource]
+    context: MessageContext
+    loops: set[str]
+    """The probes whose messages come back from elsewhere; all watchers have this set."""
+    budgets: _Budgets
+    sent_copies: Set[str]
+    """The mailboxes whose sent folders get copies of our messages, and can be read."""
+    maintenance: Maintenance
+    """The windows of the configuration, without pauses."""
+
+    def begin(self, earlier: Assembly | None = None) -> None:
+        """Open what may be open by this configuration, and take over what ``earlier`` watchers await.
+
+        Those that are not part of this assembly must have been closed.
+        """
+        budgets = self.budgets
+        connection_limits.system.configure(self.configuration.agent.max_connections, budgets.connections)
+        for place, slow_polls in budgets.slow_polls.items():
+            slow_polls.configure(budgets.connections[place])
+        self.loops.difference_update(self.probes)
+        self.loops.update(_loops(self.configuration))
+        for name, watcher in self.watchers.items():
+            watcher.peers = self.watchers
+            before = earlier.watchers.get(name) if earlier is not None else None
+            if before is not None and before is not watcher:
+                watcher.take_over(before)
 
     @property
     def retention(self) -> float:
@@ -75,54 +110,103 @@ class Assembly:
 
 
 def assemble(
-    configuration: Configuration, clock: Clock, ledger: SqlLedger, observer: Observer, instance: str
+    configuration: Configuration,
+    clock: Clock,
+    ledger: SqlLedger,
+    observer: Observer,
+    instance: str,
+    earlier: Assembly | None = None,
 ) -> Assembly:
-    """Make the probes and watchers of a configuration, without starting them."""
-    site, agent = configuration.site, configuration.agent
-    connection_limits.system.configure(agent.max_connections, _connections_per_server(site))
-    for server in site.servers.values():
-        if server.tls in {"implicit", "starttls"}:
-            with suppress(ProbeFault):  # if this fails, each run will report it
-                _load_authorities(server)
+    """Make the probes and watchers of a configuration, without starting them. Any thread may do so.
+
+    What an ``earlier`` assembly has, and the configuration leaves as it is, stays the same object. The
+    configuration must be `monitor.config.difference.settled` on that of ``earlier``.
+    """
+    unchanged = Unchanged(configuration, earlier.configuration if earlier is not None else None)
+    agent = configuration.agent
+    _load_authorities(configuration, unchanged)
     key = agent.token_key.get_secret_value().encode() if agent.token_key else ledger.token_key
-    signer = TokenSigner(key)
+    tokens = token_sources(configuration.oauth2, clock)
+    if earlier is not None:
+        tokens |= {name: earlier.tokens[name] for name in tokens if unchanged.has("oauth2", name)}
     watchers: dict[str, MailboxWatcher] = {}
-    loops = {
+    context = MessageContext(
+        clock,
+        configuration.site,
+        ledger,
+        TokenSigner(key),
+        watchers,
+        instance,
+        tokens=tokens,
+        tracers=_tracers(configuration, clock, tokens),
+    )
+    assembly = Assembly(
+        configuration,
+        {},
+        watchers,
+        tokens,
+        context,
+        _loops(configuration) if earlier is None else earlier.loops,
+        _budgets(configuration.site, clock, unchanged, earlier),
+        _with_sent_copies(configuration, context.accounts),
+        Maintenance.of(configuration),
+    )
+    _watch(assembly, observer, unchanged, earlier)
+    _probe_all(assembly, unchanged, earlier)
+    return assembly
+
+
+def _watch(assembly: Assembly, observer: Observer, unchanged: Unchanged, earlier: Assembly | None) -> None:
+    """Add the watchers to an assembly: those of ``earlier`` whose mailbox has not changed, and new ones."""
+    context, retention = assembly.context, assembly.retention
+    for name, settings in assembly.configuration.mailboxes.items():
+        if (
+            earlier is not None
+            and unchanged.has("mailboxes", name)
+            and retention == earlier.retention
+            and (name in assembly.sent_copies) == (name in earlier.sent_copies)
+        ):
+            assembly.watchers[name] = earlier.watchers[name]
+            continue
+        arrivals = Arrivals(
+            name,
+            clock=context.clock,
+            ledger=context.ledger,
+            signer=context.signer,
+            retention=retention,
+            loops=assembly.loops,
+            authserv_id=settings.authserv_id,
+        )
+        assembly.watchers[name] = MailboxWatcher(
+            name,
+            _mailbox(settings, assembly),
+            arrivals,
+            clock=context.clock,
+            observer=observer,
+            retention=retention,
+            keeps_sent=name in assembly.sent_copies,
+        )
+
+
+def _probe_all(assembly: Assembly, unchanged: Unchanged, earlier: Assembly | None) -> None:
+    """Add the probes to an assembly: those of ``earlier`` that have not changed, and new ones."""
+    for settings in assembly.configuration.enabled_probes:
+        before = earlier.probes.get(settings.name) if earlier is not None else None
+        if before is not None and unchanged.is_same(settings, before.settings):
+            assembly.probes[settings.name] = before
+            continue
+        probe = assembly.probes[settings.name] = _probe(settings, assembly.context)
+        if before is not None and type(before) is type(probe):
+            probe.take_over(before)
+
+
+def _loops(configuration: Configuration) -> set[str]:
+    """Return the probes whose messages come back from elsewhere."""
+    return {
         settings.name
         for settings in configuration.enabled_probes
         if isinstance(settings, MessageProbeSettings) and settings.is_loop
     }
-    tokens = token_sources(configuration.oauth2, clock)
-    tracers = _tracers(configuration, clock, tokens)
-    context = Context(clock, site, tokens=tokens)
-    message_context = MessageContext(
-        clock, site, ledger, signer, watchers, instance, tokens=tokens, tracers=tracers
-    )
-    with_sent_copies = _with_sent_copies(configuration, message_context.accounts)
-    for name, mailbox in _mailboxes(configuration, clock, tokens).items():
-        arrivals = Arrivals(
-            name,
-            clock=clock,
-            ledger=ledger,
-            signer=signer,
-            retention=agent.retention,
-            loops=loops,
-            authserv_id=site.mailboxes[name].authserv_id,
-        )
-        watchers[name] = MailboxWatcher(
-            name,
-            mailbox,
-            arrivals,
-            clock=clock,
-            observer=observer,
-            retention=agent.retention,
-            peers=watchers,
-            keeps_sent=name in with_sent_copies,
-        )
-    probes = {
-        settings.name: _probe(settings, context, message_context) for settings in configuration.enabled_probes
-    }
-    return Assembly(configuration, probes, watchers, tokens)
 
 
 def _with_sent_copies(configuration: Configuration, accounts: Accounts) -> set[str]:
@@ -147,8 +231,15 @@ def _with_sent_copies(configuration: Configuration, accounts: Accounts) -> set[s
     return found
 
 
-def _load_authorities(server: ServerSettings) -> None:
-    """Make the TLS contexts of a server. That takes 20 ms, which would count in the first run's latency."""
+def _load_authorities(configuration: Configuration, unchanged: Unchanged) -> None:
+    """Make the TLS contexts of servers. Each takes 20 ms, which would count in the first run's latency."""
+    for name, server in configuration.servers.items():
+        if server.tls in {"implicit", "starttls"} and not unchanged.has("servers", name):
+            with suppress(ProbeFault):  # if this fails, each run will report it
+                _load_authorities_of(server)
+
+
+def _load_authorities_of(server: ServerSettings) -> None:
     if server.protocol == "graph":
         from probes.protocols.https import http_context  # half a second, which only some sites need
 
@@ -159,10 +250,10 @@ def _load_authorities(server: ServerSettings) -> None:
         client_context(server.tls_ca, resumes=True)
 
 
-def _probe(settings: ProbeSettings, context: Context, message_context: MessageContext) -> Probe:
+def _probe(settings: ProbeSettings, context: MessageContext) -> Probe:
     kind = KINDS[settings.kind]
     if issubclass(kind, MessageProbe):
-        return kind.made_for(settings, message_context)
+        return kind.made_for(settings, context)
     return kind(settings, context)
 
 
@@ -202,27 +293,30 @@ def _connections_per_server(site: Site) -> dict[Place, int]:
     return {**defaults, **limits}
 
 
-def _mailboxes(configuration: Configuration, clock: Clock, tokens: Tokens) -> dict[str, Mailbox]:
-    """Return each configured mailbox, with its server's protocol and login budget."""
-    site = configuration.site
-    slow_polls = {place: SlowPolls(most) for place, most in _connections_per_server(site).items()}
-    budgets = {
-        name: LoginBudget(server.logins_per_minute, clock, slow_polls[server.host, server.port])
+def _budgets(site: Site, clock: Clock, unchanged: Unchanged, earlier: Assembly | None) -> _Budgets:
+    """Return the budgets of all servers; those of unchanged servers stay."""
+    known = earlier.budgets if earlier is not None else _Budgets({}, {}, {})
+    connections = _connections_per_server(site)
+    slow_polls = {
+        place: known.slow_polls.get(place) or SlowPolls(most) for place, most in connections.items()
+    }
+    logins = {
+        name: known.logins[name]
+        if unchanged.has("servers", name)
+        else LoginBudget(server.logins_per_minute, clock, slow_polls[server.host, server.port])
         for name, server in site.servers.items()
     }
-    mailboxes: dict[str, Mailbox] = {}
-    for name, settings in site.mailboxes.items():
-        server, budget = site.servers[settings.server], budgets[settings.server]
-        if server.protocol == "imap":
-            mailboxes[name] = ImapMailbox(
-                settings, server, clock, budget, configuration.agent.retention, tokens
-            )
-        elif server.protocol == "graph":
-            from probes.delivery.mailboxes.graph import GraphMailbox  # loads httpx
+    return _Budgets(connections, logins, slow_polls)
 
-            mailboxes[name] = GraphMailbox(
-                settings, server, clock, budget, configuration.agent.retention, tokens
-            )
-        else:
-            mailboxes[name] = Pop3Mailbox(settings, server, clock, budget, tokens)
-    return mailboxes
+
+def _mailbox(settings: MailboxSettings, assembly: Assembly) -> Mailbox:
+    """Return a configured mailbox, with its server's protocol and login budget."""
+    clock, tokens, retention = assembly.context.clock, assembly.tokens, assembly.retention
+    server, budget = assembly.configuration.servers[settings.server], assembly.budgets.logins[settings.server]
+    if server.protocol == "imap":
+        return ImapMailbox(settings, server, clock, budget, retention, tokens)
+    if server.protocol == "graph":
+        from probes.delivery.mailboxes.graph import GraphMailbox  # loads httpx
+
+        return GraphMailbox(settings, server, clock, budget, retention, tokens)
+    return Pop3Mailbox(settings, server, clock, budget, tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
 from monitor.labels import Labels, constant, told
 from monitor.ledger.counters import Counters, RouteCounts
 from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, Limiter, ProbeState
+from probes.core.garbage import no_collection
 from probes.core.verdict import MessageState
 from probes.oauth2.tokens import TokenSource
 
@@ -77,12 +77,9 @@ class AgentCollector(Collector):
     def families(self) -> Iterator[Family]:
         """Yield all metric families.
 
-        Meanwhile, the garbage collector is off. The samples of thousands of probes contain no cycles, but
-        each pass over them would block all threads, and so the probes, for up to half a second.
+        Meanwhile, the garbage collector is off: the samples of thousands of probes contain no cycles.
         """
-        was_enabled = gc.isenabled()
-        gc.disable()
-        try:
+        with no_collection():
             yield from self._probes()
             yield from self._last_runs()
             yield from self._runs()
@@ -94,9 +91,6 @@ class AgentCollector(Collector):
             yield from self._oauth2()
             yield from self._throttled()
             yield from self._agent()
-        finally:
-            if was_enabled:
-                gc.enable()
 
     def _routes(self) -> list[_Route]:
         probes = self._state.probes
@@ -437,7 +431,12 @@ class AgentCollector(Collector):
         )
         yield Gauge(
             "mailsonde_config_last_reload_successful",
-            "1 if the agent uses the configuration that it last read, else 0.",
-            [(agent, 1)],
+            "1 if the agent uses the configuration that it last read, 0 if it refused that one.",
+            [(agent, int(not state.refused))],
+        )
+        yield Gauge(
+            "mailsonde_config_last_reload_success_timestamp_seconds",
+            "When the agent read the configuration that it uses.",
+            [(agent, state.configured_at)],
         )
         yield Info("mailsonde_build", "Versions of mailsonde and Python.", [(agent, self._versions)])

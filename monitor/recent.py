@@ -134,9 +134,13 @@ class Recent:
 
     def keep_only(self, probe: str, targets: Container[str]) -> None:
         """Forget the routes of ``probe`` except those to ``targets``."""
-        for target in [target for target in self._targets.get(probe, ()) if target not in targets]:
+        gone = [target for target in self._targets.get(probe, ()) if target not in targets]
+        for target in gone:
             self._targets[probe].discard(target)
             del self.routes[probe, target]
+        if gone:
+            self.version += 1
+            self._news.set()
 
     def touch(self, key: RouteKey) -> None:
         """Mark a route as changed, so that it is rendered again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import inf
@@ -103,7 +104,7 @@ class Runner:
     def __init__(self, clock: Clock, location: str) -> None:
         self._clock = clock
         self._location = location
-        self._running: dict[asyncio.Task[Any], Run] = {}
+        self._running: dict[asyncio.Task[Any], tuple[Probe, Run]] = {}
         self._beat_due = inf  # monotonic seconds
         self._held_up_until_beat = 0.0
 
@@ -117,7 +118,7 @@ class Runner:
         run = Run(secrets.token_hex(16), self._clock.time(), PhaseTimer(self._clock), self.blocked)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 # a coroutine that runs is in a task
-        self._running[task] = run
+        self._running[task] = probe, run
         if self._beat_due == inf:
             self._beat()
         begun, held_up = self._clock.monotonic(), self.blocked()
@@ -196,9 +197,15 @@ class Runner:
         """
         return self._held_up_until_beat + max(0.0, self._clock.monotonic() - self._beat_due)
 
+    def cancel(self, is_pointless: Callable[[Probe], bool]) -> None:
+        """Cancel the runs of probes whose result would say nothing any more."""
+        for task, (probe, _) in list(self._running.items()):
+            if is_pointless(probe):
+                task.cancel()
+
     async def stop(self, grace: float) -> None:
         """End all runs: those that can stop at once, the others after ``grace`` seconds."""
-        for task, run in list(self._running.items()):
+        for task, (_, run) in list(self._running.items()):
             if run.can_stop:
                 task.cancel()
         busy = set(self._running)

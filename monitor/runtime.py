@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
 
 from monitor.assembly import Assembly, assemble
 from monitor.config.models import Configuration
 from monitor.ledger.pauses import PAUSES_KEPT, Pause
 from monitor.ledger.store import AGENT, SqlLedger, open_ledger
-from monitor.maintenance import Maintenance
 from monitor.runner import Result, Runner
 from monitor.state import AgentState
 from probes.core.clock import Clock
 from probes.core.probe import Probe
+from probes.core.verdict import MessageState
+from probes.delivery.message_life import LedgerError
 from probes.delivery.message_probe import MessageProbe
+
+_log = logging.getLogger("mailsonde.agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What one assembly has in place of another: new and changed probes, and the names of those gone."""
+
+    probes: Sequence[Probe]
+    gone: Sequence[str]
+
+    @classmethod
+    def between(cls, earlier: Assembly, assembly: Assembly) -> Self:
+        """Return what is different between two assemblies."""
+        before = earlier.probes
+        probes = [probe for name, probe in assembly.probes.items() if before.get(name) is not probe]
+        return cls(probes, [name for name in before if name not in assembly.probes])
 
 
 class Runtime:
@@ -43,17 +64,12 @@ class Runtime:
         self._runs_all = runs_all
         self._pauses: tuple[Pause, ...] = ()
         ledger.counts_from = lambda probe, now: self.state.maintenance.counts_from(probe, now)
-        self.assembly = self._assembled(configuration)
-
-    def _assembled(self, configuration: Configuration) -> Assembly:
-        assembly = assemble(configuration, self.clock, self.ledger, self.state, self._instance)
+        self.assembly = assemble(configuration, clock, ledger, self.state, instance)
+        self.assembly.begin()
         self.state.keep_only(
-            (probe for probe in assembly.probes.values() if probe.settings.scheduled or self._runs_all),
-            configuration.site,
-            self.clock.time(),
+            filter(self.has_metrics, self.assembly.probes.values()), configuration.site, clock.time()
         )
-        self.state.maintenance = Maintenance.of(configuration, self._pauses)
-        return assembly
+        self.state.maintenance = self.assembly.maintenance
 
     async def read_pauses(self) -> None:
         """Take over the pauses that are in the ledger. Raises LedgerError."""
@@ -62,16 +78,60 @@ class Runtime:
             self._pauses = found
             self.state.maintenance = self.state.maintenance.paused(found)
 
-    async def replace(self, configuration: Configuration) -> None:
-        """Replace the current configuration with ``configuration``.
+    def has_metrics(self, probe: Probe) -> bool:
+        """Return whether a probe of the assembly has metrics."""
+        return probe.settings.scheduled or self._runs_all
 
-        Routes that are in both keep their counts. Runs in progress continue. Messages in flight are still
-        watched for if their mailbox is still configured.
+    def assembled(self, configuration: Configuration) -> Assembly:
+        """Return what can `replace` the current assembly. Any thread may call it."""
+        return assemble(configuration, self.clock, self.ledger, self.state, self._instance, self.assembly)
+
+    async def replace(self, assembly: Assembly) -> Replaced:
+        """Replace the current assembly with one that `assembled` has made from it.
+
+        What has not changed continues: watchers with their connections, token sources, and probes. Routes
+        that are in both keep their counts. Runs in progress continue. Messages in flight are still watched
+        for if their mailbox is still configured. The state has no more the routes that are gone; those that
+        have changed or are new are for the caller to configure.
         """
-        earlier, self.assembly = self.assembly, self._assembled(configuration)
-        await earlier.close()  # first, because a mailbox allows one session at a time
-        for name in earlier.watchers.keys() & self.assembly.watchers.keys():
-            self.assembly.watchers[name].take_over(earlier.watchers[name])
+        earlier, watched = self.assembly, set(map(id, assembly.watchers.values()))
+        ending = [watcher for watcher in earlier.watchers.values() if id(watcher) not in watched]
+        # First, because a mailbox allows one session at a time. Until then, the earlier probes go on.
+        await asyncio.gather(*(watcher.close() for watcher in ending))
+        self.assembly = assembly
+        self.state.maintenance = assembly.maintenance.paused(self._pauses)
+        assembly.begin(earlier)
+        replaced = Replaced.between(earlier, assembly)
+        for name in replaced.gone:
+            self.state.forget(name)
+        for probe in replaced.probes:
+            self.state.forget(probe.settings.name, probe if self.has_metrics(probe) else None)
+        self.state.keep_mailboxes(assembly.configuration.site)
+        self.runner.cancel(
+            lambda probe: isinstance(probe, MessageProbe) and probe.mailbox not in assembly.watchers
+        )
+        await self._resume(assembly.watchers.keys() - earlier.watchers.keys(), self.clock.time())
+        return replaced
+
+    async def _resume(self, mailboxes: Set[str], before: float) -> None:
+        """Watch for messages in mailboxes that are new, if they were sent ``before`` they were removed."""
+        if not mailboxes:
+            return
+        try:
+            messages = await self.ledger.open_messages()
+        except LedgerError as error:
+            _log.warning("earlier messages are not watched for in %s: %s", ", ".join(mailboxes), error)
+            return
+        self.assembly.resume(
+            [
+                each
+                for each in messages
+                if each.mailbox in mailboxes
+                and each.instance == self._instance
+                and each.created_at < before
+                and each.state is not MessageState.INTENT
+            ]
+        )
 
     def overdue_after(self, name: str, target: str) -> float | None:
         """Return the age, in seconds, from which on a route's messages in flight are overdue, if known."""

@@ -91,27 +91,53 @@ class Schedule:
     def start(self, probes: Iterable[Probe]) -> None:
         """Schedule all probes, with their first runs staggered from now on."""
         probes = list(probes)
-        now = datetime.fromtimestamp(self._clock.time(), UTC)
         for probe in probes:
-            settings = probe.settings
-            self._intervals[settings.name] = settings.interval
-            begin = now + timedelta(seconds=start_offset(settings, len(probes)))
-            self._scheduler.add_job(
-                self._run,
-                IntervalTrigger(
-                    seconds=settings.interval,
-                    start_date=begin,
-                    jitter=settings.interval * JITTER,
-                    timezone=UTC,
-                ),
-                args=[probe],
-                id=settings.name,
-                next_run_time=begin,
-                coalesce=True,
-                max_instances=most_at_once(settings),
-                misfire_grace_time=None,
-            )
+            self._add(probe, len(probes))
         self._scheduler.start()
+
+    def replace(self, probe: Probe, among: int) -> None:
+        """Schedule a new or changed probe, one of ``among``. If it keeps its interval, it keeps its times."""
+        settings = probe.settings
+        if self._intervals.get(settings.name) == settings.interval:
+            job_id, most = settings.name, most_at_once(settings)
+            self._scheduler.modify_job(job_id, args=[probe], max_instances=most)
+        else:
+            self.remove(settings.name)
+            self._add(probe, among)
+
+    def remove(self, name: str) -> None:
+        """Start no more runs of a probe, if it is scheduled."""
+        if self._intervals.pop(name, None) is not None:
+            self._previous.pop(name, None)
+            self._scheduler.remove_job(name)
+
+    def next_run(self, name: str) -> datetime | None:
+        """Return when the next run of a probe is planned; ``None`` if it is not scheduled."""
+        job = self._scheduler.get_job(name)
+        planned: datetime | None = None if job is None else job.next_run_time
+        return planned
+
+    def _add(self, probe: Probe, among: int) -> None:
+        """Add a probe, one of ``among`` whose first runs are staggered from now on."""
+        settings = probe.settings
+        self._intervals[settings.name] = settings.interval
+        begin = datetime.fromtimestamp(self._clock.time(), UTC)
+        begin += timedelta(seconds=start_offset(settings, among))
+        self._scheduler.add_job(
+            self._run,
+            IntervalTrigger(
+                seconds=settings.interval,
+                start_date=begin,
+                jitter=settings.interval * JITTER,
+                timezone=UTC,
+            ),
+            args=[probe],
+            id=settings.name,
+            next_run_time=begin,
+            coalesce=True,
+            max_instances=most_at_once(settings),
+            misfire_grace_time=None,
+        )
 
     def _clock_stepped(self, seconds: float) -> None:
         self._state.clock_steps += 1
@@ -132,11 +158,14 @@ class Schedule:
         self._count_missed(event.job_id, scheduled)
 
     def _overrun(self, event: JobSubmissionEvent) -> None:
-        self._state.skip(event.job_id, "overrun", 1, self._clock.time())
+        if event.job_id in self._intervals:
+            self._state.skip(event.job_id, "overrun", 1, self._clock.time())
         self._count_missed(event.job_id, event.scheduled_run_times[-1])
 
     def _count_missed(self, name: str, scheduled: datetime) -> None:
         """Count the runs between the previous scheduled time and this one, which were merged into it."""
+        if name not in self._intervals:
+            return  # it has just been removed
         previous = self._previous.get(name)
         self._previous[name] = scheduled
         if previous is not None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import NamedTuple, Self
 
 from monitor.cadence import cadence
@@ -116,9 +115,9 @@ class ProbeState:
         pairs = {"location": self.location, "probe": self.name, "kind": self.kind, "target": self.target}
         self.labels, self.paced = Labels(pairs), Labels({**pairs, "cadence": cadence(self.interval)})
 
-    def configure(self, interval: float, info: Labels) -> None:
+    def configure(self, interval: float, info: Labels, thresholds: dict[str, str]) -> None:
         """Take over what a new configuration says."""
-        self.interval, self.info = interval, info
+        self.interval, self.info, self.thresholds = interval, info, thresholds
         self.paced = Labels({**self.labels.pairs, "cadence": cadence(interval)})
 
 
@@ -183,6 +182,10 @@ class AgentState:
         self._mailboxes: dict[str, Limiter] = {}
         self.maintenance = Maintenance()
         """When which probes are in maintenance, by the configuration and by pauses."""
+        self.refused: Sequence[str] = ()
+        """The mistakes because of which the configuration that was last read is not used."""
+        self.configured_at: Number = 0
+        """When the configuration in use was read, in unix seconds."""
         self.clock_steps = 0
         """How often the wall clock was set by more than its drift."""
         self._keep_mailboxes(mailboxes)
@@ -194,19 +197,37 @@ class AgentState:
         run yet.
         """
         by_name = {probe.settings.name: probe for probe in probes}
-        for name, target in list(self.probes):
-            if name not in by_name or target not in by_name[name].targets:
+        for name in list(self._targets):
+            self.forget(name, by_name.get(name))
+        for probe in by_name.values():
+            self.configure(probe, now)
+        self.keep_mailboxes(site)
+
+    def forget(self, name: str, successor: Probe | None = None) -> None:
+        """Forget the routes of a probe, except those that ``successor``, the new one of its name, has."""
+        for target in list(self._targets[name]):
+            state = self.probes[name, target]
+            if successor is None or state.kind != successor.settings.kind or target not in successor.targets:
                 self._forget((name, target))
-        for name in self.skipped.keys() - by_name.keys():
-            del self.skipped[name]
-        self.scheduled = {name: probe.target for name, probe in by_name.items()}
-        for probe in chain.from_iterable((each, *each.siblings) for each in by_name.values()):
-            known = self.probes.get((probe.settings.name, probe.target))
-            if known is None or known.kind != probe.settings.kind:
-                self.add(probe, now)
-            else:
-                known.configure(probe.settings.interval, Labels(probe_info(probe)))
-                known.thresholds = _thresholds(probe)
+        if successor is None:
+            self.skipped.pop(name, None)
+            self.scheduled.pop(name, None)
+            del self._targets[name]
+
+    def configure(self, probe: Probe, now: float) -> None:
+        """Register a probe that has its own schedule, with its siblings; known ones keep their counts."""
+        self.scheduled[probe.settings.name] = probe.target
+        for each in (probe, *probe.siblings, *probe.sub_probes):
+            route = each.settings.name, each.target
+            if (known := self.probes.get(route)) is None:
+                self.add(each, now)
+                continue
+            known.configure(each.settings.interval, Labels(probe_info(each)), _thresholds(each))
+            if isinstance(each, MessageProbe) and (delivery := self.deliveries.get(route)) is not None:
+                delivery.slo = each.objective
+
+    def keep_mailboxes(self, site: Site) -> None:
+        """Register the mailboxes of ``site``, and forget all others."""
         self._keep_mailboxes(site.mailboxes)
         self._mailboxes = {
             name: Limiter(site.servers[mailbox.server].protocol, mailbox.server, name)

@@ -260,6 +260,12 @@ class MxRoundtrip(MessageProbe):
         """One route per host from the latest run."""
         return tuple(self._routes.values())
 
+    def take_over(self, earlier: Probe) -> None:
+        """Begin with the hosts that ``earlier`` found for the same domain, so that their routes stay."""
+        if isinstance(earlier, MxRoundtrip) and earlier.target == self.target:
+            hosts = earlier._routes
+            self._routes = {host: Roundtrip(self.settings, self.context, host) for host in hosts}
+
     async def run(self, run: Run) -> Verdict:
         """Query DNS; a known host keeps its route."""
         with run.phases.phase(MX_LOOKUP):

@@ -11,6 +11,7 @@ import click
 
 from monitor.config.load import ConfigurationError, load
 from monitor.config.models import Configuration
+from monitor.config.sources import Sources
 
 Loaded = TypeVar("Loaded")
 
@@ -46,9 +47,12 @@ no_secrets_option = click.option(
 )
 
 
-def load_or_exit(path: Path, *, secrets: bool = True) -> Configuration:
-    """Return the configuration in ``path``, or print every mistake in it and exit with status 2."""
-    return sound_or_exit(lambda: load(path, secrets=secrets))
+def load_or_exit(path: Path, *, secrets: bool = True, sources: Sources | None = None) -> Configuration:
+    """Return the configuration in ``path``, or print every mistake in it and exit with status 2.
+
+    ``sources`` notes which files are read.
+    """
+    return sound_or_exit(lambda: load(path, secrets=secrets, sources=sources))
 
 
 def sound_or_exit(read: Callable[[], Loaded]) -> Loaded:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import logging
 import signal
 from pathlib import Path
 from typing import get_args
@@ -15,12 +14,10 @@ from monitor.agent import Agent, StartError, running_agent
 from monitor.commands.event_loop import run_on_loop
 from monitor.commands.options import UNUSABLE, config_option, load_or_exit
 from monitor.config.models import Configuration
+from monitor.config.sources import Sources
 from monitor.logs import LogFormat, set_up_logs
 from monitor.notify import notify, report
-
-_SIGHUP = "SIGHUP changes nothing; restart the agent to read the configuration again"
-
-_log = logging.getLogger("mailsonde.agent")
+from monitor.reloading import Source
 
 
 @click.command()
@@ -37,31 +34,36 @@ def run(config: Path, log_format: LogFormat) -> None:
     An invalid configuration starts nothing. To stop, the agent lets dialogues finish, records open
     messages, and exits within 10 seconds. The next start resumes watching for every open message.
 
+    SIGHUP and `mailsonde reload` make it read the configuration again, while it runs.
+
     \b
     Examples:
       mailsonde run --config mailsonde.yaml
       mailsonde run --config mailsonde.yaml --log-format json
       MAILSONDE_CONFIG=mailsonde.yaml mailsonde run
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the agent can reload
     faulthandler.enable()  # systemd's watchdog ends a hanging agent by SIGABRT: its log says where it hung
     notify("STATUS=Reading the configuration")
-    configuration = load_or_exit(config)
+    source = Source(config, Sources())
+    configuration = load_or_exit(config, sources=source.files)
     set_up_logs(log_format)
     try:
-        run_on_loop(_run(configuration))
+        run_on_loop(_run(configuration, source))
     except StartError as error:
         click.echo(f"mailsonde cannot start: {error}", err=True)
         raise SystemExit(UNUSABLE) from None
 
 
-async def _run(configuration: Configuration) -> None:
+async def _run(configuration: Configuration, source: Source) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # By default SIGHUP would end the agent. Administrators send it to make a service reload.
-    loop.add_signal_handler(signal.SIGHUP, _log.warning, _SIGHUP)
-    async with running_agent(configuration) as agent:
+    async with running_agent(configuration, source=source) as agent:
+        assert agent.reloader is not None  # noqa: S101 # there is a source
+        loop.add_signal_handler(signal.SIGHUP, agent.reloader.request)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         notify("READY=1")
         reporting = asyncio.create_task(report(lambda: _status(agent)), name="report to systemd")
         await stop.wait()

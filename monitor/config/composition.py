@@ -11,6 +11,8 @@ from monitor.config.defaults import sections
 from monitor.config.document import FILE_LIMIT, Document, Location, Mistake, Place
 from monitor.config.for_each import Allowance, ForEachError, repeated
 from monitor.config.including import read_files
+from monitor.config.sources import Sources
+from probes.core.garbage import take_apart
 
 _TABLES = ("oauth2", "servers", "mailboxes", "hybrid", "maintenance")
 """Mappings of names to entries, whose names are unique over all files."""
@@ -48,8 +50,19 @@ class Composition:
     mistakes: list[Mistake] = field(default_factory=list)
     is_complete: bool = True
     """Whether every file could be read and every ``for_each`` written out."""
+    sources: Sources = field(default_factory=Sources)
+    documents: list[Document] = field(default_factory=list)
     allowance: Allowance = field(default_factory=Allowance)
     """What is left for further entries of ``for_each``."""
+
+    def dispose(self) -> None:
+        """Free what is written, which may be much; the composition is of no use afterwards."""
+        for part in self.data.values():
+            if isinstance(part, list | dict):
+                take_apart(part)
+        for document in self.documents:
+            take_apart(document.lines)
+        take_apart(self.origins)
 
     def has(self, location: Location) -> bool:
         """Return whether something is written at ``location``."""
@@ -81,10 +94,20 @@ class Composition:
         return sections(part, written) if isinstance(written, Mapping) else ()
 
 
-def compose(path: Path, limit: int = FILE_LIMIT) -> Composition:
-    """Return what the file ``path`` and the files that it includes say, together at most ``limit`` bytes."""
-    files = read_files(path, limit)
-    composition = Composition(path, mistakes=files.mistakes, is_complete=files.are_complete)
+def compose(path: Path, sources: Sources | None = None, limit: int = FILE_LIMIT) -> Composition:
+    """Return what the file ``path`` and the files that it includes say, together at most ``limit`` bytes.
+
+    ``sources`` notes which files are read.
+    """
+    sources = sources or Sources()
+    files = read_files(path, sources, limit)
+    composition = Composition(
+        path,
+        mistakes=files.mistakes,
+        is_complete=files.are_complete,
+        sources=sources,
+        documents=files.documents,
+    )
     for document in files.documents:
         for key, value in document.data.items():
             _add(composition, document, str(key), value)
@@ -137,7 +160,7 @@ def _written_out(
         yield name, settings, ""
         return
     try:
-        for each in repeated(document, at, name, settings, composition.allowance):
+        for each in repeated(document, at, name, settings, composition.allowance, composition.sources):
             yield each.name, each.settings, each.item
     except ForEachError as error:
         composition.mistakes += error.mistakes

@@ -169,6 +169,14 @@ def _references(model: type[Settings]) -> tuple[tuple[str, Reference], ...]:
     )
 
 
+def references_of(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the table and the name of each entry that ``settings`` refer to."""
+    for key, reference in _references(type(settings)):
+        value = getattr(settings, key, None)
+        if isinstance(value, str) and value not in reference.other_values:
+            yield reference.table, value
+
+
 def _marks(field: FieldInfo) -> Iterator[object]:
     """Yield the annotations of a field and of its alternative types."""
     yield from field.metadata

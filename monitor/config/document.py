@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from probes.core.faults import legible
+from probes.core.garbage import take_apart
 from probes.core.setting_types import TextOfDirectory
 
 if TYPE_CHECKING or not yaml.__with_libyaml__:
@@ -214,6 +215,9 @@ def read_document(
             return Mistake(path, 1, "", f"{must} a mapping with {expected}")
         walk.visit(root, ())
         data = loader.construct_document(root)
+        for _, part in root.value:
+            if isinstance(part, yaml.CollectionNode):
+                take_apart(part.value)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = min(mark.line, raw.count(b"\n")) if mark else 0  # libyaml ends every file with a newline

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.config.document import Document, Location, Mistake
+from monitor.config.sources import Sources
 from probes.core.secret import read_at_most
 from probes.core.setting_types import TextOfDirectory
 
@@ -62,15 +63,20 @@ class ForEachError(Exception):
 
 
 def repeated(
-    document: Document, at: Location, name: object, entry: Mapping[str, Any], allowance: Allowance
+    document: Document,
+    at: Location,
+    name: object,
+    entry: Mapping[str, Any],
+    allowance: Allowance,
+    sources: Sources,
 ) -> Iterator[Repeated]:
     """Yield the entries that the one at ``at`` in ``document`` stands for, one for each item.
 
     In its texts and its ``name``, ``${NAME}`` is the item of a variable, and ``$${`` is ``${``. Several
-    variables make every combination. Raises `ForEachError`.
+    variables make every combination. ``sources`` notes the files of items. Raises `ForEachError`.
     """
     template = {key: value for key, value in entry.items() if key != "for_each"}
-    variables = _variables(document, (*at, "for_each"), entry["for_each"])
+    variables = _variables(document, (*at, "for_each"), entry["for_each"], sources)
     known = f"for_each has {', '.join(variables)}"
     unknown = [
         document.mistake(place, f"there is no variable {placeholder!r}; {known}")
@@ -108,7 +114,7 @@ def _require_few(
         raise ForEachError([document.mistake(at, told)])
 
 
-def _variables(document: Document, at: Location, written: object) -> dict[str, list[Item]]:
+def _variables(document: Document, at: Location, written: object, sources: Sources) -> dict[str, list[Item]]:
     if not isinstance(written, Mapping) or not written:
         told = "must be a mapping of variables to items, such as {domain: [a.example, b.example]}"
         raise ForEachError([document.mistake(at, told)])
@@ -118,7 +124,7 @@ def _variables(document: Document, at: Location, written: object) -> dict[str, l
             if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
                 told = f"{key!r} is not a variable; use lower-case letters, digits and underscores"
                 raise ValueError(told)  # noqa: TRY301 # told like mistakes in the items
-            found[key] = _items(document, items)
+            found[key] = _items(document, items, sources)
         except ValueError as error:
             mistakes.append(document.mistake((*at, str(key)), str(error)))
     if mistakes:
@@ -126,10 +132,10 @@ def _variables(document: Document, at: Location, written: object) -> dict[str, l
     return found
 
 
-def _items(document: Document, written: object) -> list[Item]:
+def _items(document: Document, written: object, sources: Sources) -> list[Item]:
     """Return the items of a list or of a file, whose empty lines and comments after ``#`` do not count."""
     if isinstance(written, Mapping) and set(written) == {"file"} and isinstance(written["file"], str):
-        items: list[Item] = [*_lines(document.path.parent, written["file"])]
+        items: list[Item] = [*_lines(document.path.parent, written["file"], sources)]
     elif isinstance(written, list):
         items = written
     else:
@@ -148,10 +154,11 @@ def _items(document: Document, written: object) -> list[Item]:
     return items
 
 
-def _lines(folder: Path, where: str) -> Iterator[str]:
+def _lines(folder: Path, where: str, sources: Sources) -> Iterator[str]:
     """Yield the items in the file ``where``; it is relative to ``folder``, and so are paths among them."""
     try:
         path = folder / Path(where).expanduser()
+        sources.note(path)
         text = read_at_most(path, ITEMS_FILE_LIMIT, "file").decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"file {where} is not UTF-8 text") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from monitor.config.document import CHANGED, FILE_LIMIT, Document, Location, Mistake, read_document
+from monitor.config.sources import Sources, matches
 
 FILES_LIMIT = 10_000
 """Maximum number of files in one configuration."""
@@ -28,27 +29,29 @@ class Files:
     """Whether each file could be read."""
 
 
-def read_files(path: Path, limit: int = FILE_LIMIT) -> Files:
+def read_files(path: Path, sources: Sources, limit: int = FILE_LIMIT) -> Files:
     """Return the file ``path`` and the files that it includes, each once; together at most ``limit`` bytes.
 
-    Files that a pattern matches are read in the order of their names.
+    Files that a pattern matches are read in the order of their names. ``sources`` notes what is read.
     """
     files = Files()
-    _Reader(files, path, limit).read(path)
+    _Reader(files, path, sources, limit).read(path)
     files.mistakes += [Mistake(each.path, 0, "", CHANGED) for each in files.documents if each.has_changed()]
     return files
 
 
 class _Reader:
-    def __init__(self, files: Files, main: Path, limit: int) -> None:
+    def __init__(self, files: Files, main: Path, sources: Sources, limit: int) -> None:
         self._files = files
         self._main = main
+        self._sources = sources
         self._limit = limit
         self._read: set[str] = set()
 
     def read(self, path: Path) -> None:
         """Read the main file, and what it includes."""
         self._read.add(os.path.realpath(path))
+        self._sources.note(path)
         document = read_document(path, limit=self._limit)
         if isinstance(document, Mistake):
             self._files.mistakes.append(document)
@@ -80,6 +83,7 @@ class _Reader:
         if _blocks(path):
             self._mistake(document, at, f"{path} is no regular file")
             return
+        self._sources.note(path)
         is_elsewhere = path.parent != self._main.parent
         found = read_document(path, limit=self._limit, directory=path.parent if is_elsewhere else None)
         if isinstance(found, Document):
@@ -108,7 +112,8 @@ class _Reader:
             folder = document.path.parent
             for told in _unlisted(folder, pattern):
                 self._mistake(document, at, told)
-            found = sorted(glob.glob(pattern, root_dir=folder))  # noqa: PTH207 # Path.glob refuses absolute patterns
+            found = matches(folder, pattern)
+            self._sources.note_pattern(folder, pattern, found)
             if not found and not glob.has_magic(pattern):
                 found = [pattern]  # the file is missing, which reading it tells
             yield from ((at, folder / name) for name in found)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,6 +10,8 @@ from monitor.config.composition import compose
 from monitor.config.document import Mistake
 from monitor.config.mistakes import mistakes_of
 from monitor.config.models import Configuration
+from monitor.config.sources import Sources
+from probes.core.garbage import no_collection
 
 
 class ConfigurationError(Exception):
@@ -24,41 +23,29 @@ class ConfigurationError(Exception):
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
-def load(path: Path, *, secrets: bool = True) -> Configuration:
+def load(path: Path, *, secrets: bool = True, sources: Sources | None = None) -> Configuration:
     """Return the configuration in the YAML file ``path``; raises `ConfigurationError`, without secrets.
 
-    Without ``secrets``, none is read, and all have the value `NOT_READ`.
+    Without ``secrets``, none is read, and all have the value `NOT_READ`. ``sources`` notes which files are
+    read.
     """
-    with _no_collection():
-        return _load(path, secrets=secrets)
+    with no_collection():  # it would take a quarter of the time for a large file, whose objects stay in use
+        return _load(path, secrets=secrets, sources=sources or Sources())
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Collect no garbage during the block: it makes a large file's objects, which all stay in use.
-
-    Scanning them again and again would take a quarter of the time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _load(path: Path, *, secrets: bool) -> Configuration:
-    composition = compose(path)
+def _load(path: Path, *, secrets: bool, sources: Sources) -> Configuration:
+    composition = compose(path, sources)
     mistakes = composition.mistakes
     if not composition.is_complete:
         raise ConfigurationError(mistakes)
     try:
         configuration = Configuration.model_validate(
-            composition.data, context={"directory": path.parent, "secrets": secrets}
+            composition.data,
+            context={"directory": path.parent, "secrets": secrets, "sources": sources},
         )
     except ValidationError as error:
         mistakes += mistakes_of(error, composition, Configuration)
+    composition.dispose()
     if mistakes:
         raise ConfigurationError(mistakes)
     return configuration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -93,6 +93,11 @@ def _base_url(value: str) -> str:
     if not BASE_URL.fullmatch(value) or not urlsplit(value).hostname:
         raise ValueError("must be the address of the live page, such as https://mailsonde.example.com")
     return value.rstrip("/")
+
+
+def _one_or_several(value: object) -> object:
+    """Return a list of one text for the text alone."""
+    return (value,) if isinstance(value, str) else value
 
 
 def _at_least_one(probes: tuple[ProbeSettings, ...]) -> tuple[ProbeSettings, ...]:
@@ -185,6 +190,24 @@ class AgentSettings(Settings):
         description=(
             "Maximum concurrent connections to all servers. Servers that have not answered in time can have "
             "half of them. Default: a third of the file descriptors that the agent may open, up to 5000."
+        ),
+    )
+    reload: Annotated[
+        tuple[Literal["watch", "http"], ...],
+        BeforeValidator(_one_or_several),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": ["watch", "http"]},
+                    {"type": "array", "items": {"enum": ["watch", "http"]}},
+                ]
+            }
+        ),
+    ] = Field(
+        default=(),
+        description=(
+            "When to read the configuration again, beside SIGHUP and `mailsonde reload`: with `watch`, when "
+            "one of its files has changed; with `http`, at a POST to `/-/reload`. Both: `[watch, http]`."
         ),
     )
     otlp: OtlpSettings | None = Field(

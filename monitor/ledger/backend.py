@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 if TYPE_CHECKING:  # a configuration is validated without loading SQLAlchemy, which takes a third of a second
-    from monitor.ledger.database import Database, Locks
+    from monitor.ledger.database import AgentProcess, Database, Locks
 
 _EXAMPLE = "write sqlite:///var/lib/mailsonde/ledger.db, or sqlite:ledger.db for a relative path"
 
@@ -28,6 +28,17 @@ def connected(url: str, instance: str) -> tuple[Database, Locks]:
     # The locks lie beside the real file, so that every symbolic link to it leads to the same locks.
     path = Path(os.path.realpath(path))
     return SqliteDatabase(path), FileLocks(path, instance)
+
+
+def agent_process(url: str) -> AgentProcess | None:
+    """Return the agent that has the ledger at ``url``; ``None`` if there is none.
+
+    Raises ValueError as `ledger_path` does, and LedgerError if that cannot be told.
+    """
+    path = Path(os.path.realpath(ledger_path(url)))
+    from monitor.ledger import file_locks
+
+    return file_locks.agent_process(path)
 
 
 def ledger_path(url: str) -> Path:

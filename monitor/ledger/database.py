@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
@@ -19,6 +19,13 @@ T = TypeVar("T")
 
 class FullError(LedgerError):
     """The database has no room for this transaction; a smaller one may still fit."""
+
+
+class AgentProcess(NamedTuple):
+    """The agent that has a ledger: its process id, and the text that it left last; empty if there is none."""
+
+    pid: int
+    text: str
 
 
 class Database(Protocol):
@@ -75,6 +82,10 @@ class Locks(Protocol):
 
     def lock_for_agent(self) -> None:
         """Reserve the ledger for this agent until `release`; raises LedgerError if another agent has it."""
+        ...
+
+    def leave(self, text: str) -> None:
+        """Leave a text for other processes, which `monitor.ledger.backend.agent_process` returns to them."""
         ...
 
     def living(self) -> frozenset[str]:

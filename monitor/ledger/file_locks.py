@@ -17,10 +17,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
-from monitor.ledger.database import Locks
+from monitor.ledger.database import AgentProcess, Locks
 from probes.delivery.message_life import LedgerError
 
 _PREFIX = "instance-"
+_AGENT = "agent"
+_TEXT = "agent-says"
 
 
 class FileLocks(Locks):
@@ -35,7 +37,7 @@ class FileLocks(Locks):
             raise ValueError(f"{instance!r} cannot name an instance")
         self._instance = instance
         self._ledger = path
-        self._directory = path.with_name(path.name + ".locks")
+        self._directory = _directory_of(path)
         self._held = ExitStack()
         self._instance_file = self._directory / f"{_PREFIX}{instance}"
         with self._translated():
@@ -52,16 +54,25 @@ class FileLocks(Locks):
     def lock_for_agent(self) -> None:
         """Reserve the ledger for this agent until `release`; raises LedgerError if another agent has it."""
         with self._directory_locked():
-            file = self._hold(self._directory / "agent")
+            file = self._hold(self._directory / _AGENT)
             if file is None:
-                pid = (self._directory / "agent").read_text().strip()
+                pid = (self._directory / _AGENT).read_text().partition("\n")[0]
                 raise LedgerError(
                     f"ledger {self._ledger}: another agent (process {pid}) uses it; "
                     "stop that one, or give each agent a ledger of its own"
                 )
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{os.getpid()}\n{_process_ids()}\n")
             file.flush()
+
+    def leave(self, text: str) -> None:
+        """Leave a text for other processes, which `agent_process` returns to them."""
+        path = self._directory / _TEXT
+        with self._translated():
+            new = path.with_name(f"{_TEXT}.new")
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(text)
+            new.replace(path)
 
     def living(self) -> frozenset[str]:
         """Return the instances of all running processes, including this one; remove the files of others."""
@@ -100,13 +111,8 @@ class FileLocks(Locks):
 
     @contextmanager
     def _directory_locked(self) -> Iterator[None]:
-        with self._translated():
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
+        with self._translated(), _locked_directory(self._directory):
+            yield
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -117,6 +123,50 @@ class FileLocks(Locks):
                 f"ledger {self._ledger}: {self._directory}: {error.strerror}; "
                 f"it must be writable for user {os.geteuid()}"
             ) from error
+
+
+def agent_process(ledger: Path) -> AgentProcess | None:
+    """Return the agent that has the ledger file ``ledger``; ``None`` if there is none.
+
+    Raises LedgerError if the locks cannot be accessed.
+    """
+    directory = _directory_of(ledger)
+    try:
+        with _locked_directory(directory), _opened(directory / _AGENT) as file:
+            if _locked(file):
+                return None
+            pid, of, *_ = [*(directory / _AGENT).read_text().splitlines(), _process_ids()]
+        if of != _process_ids():
+            raise ValueError(f"process {pid} of another container has it")  # noqa: TRY301 # told like others
+        text = directory / _TEXT
+        return AgentProcess(int(pid), text.read_text() if text.exists() else "")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise LedgerError(f"ledger {ledger}: {directory}: {why}; run it as the user of the agent") from error
+
+
+def _process_ids() -> str:
+    """Return a name for the process ids that this process sees: those of a container are its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return "pid:[]"
+
+
+def _directory_of(ledger: Path) -> Path:
+    return ledger.with_name(ledger.name + ".locks")
+
+
+@contextmanager
+def _locked_directory(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _opened(path: Path) -> TextIOWrapper:

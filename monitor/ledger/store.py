@@ -110,6 +110,10 @@ class SqlLedger:
         """Reserve the ledger for this agent until `close`; raises LedgerError if another agent has it."""
         self._locks.lock_for_agent()
 
+    async def leave(self, text: str) -> None:
+        """Leave a text for other processes; see `monitor.ledger.backend.agent_process`."""
+        await asyncio.to_thread(self._locks.leave, text)
+
     async def intend(self, message: Message) -> None:
         """Record a new message in state ``intent``; raises LedgerError if its id is taken."""
         if message.state is not MessageState.INTENT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from monitor.reloading import Outcome
 from monitor.web.metrics import Families, Metrics
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
@@ -61,8 +62,11 @@ def web_app(
     pages: Pages,
     endpoint: ProbeEndpoint,
     names: Iterable[str],
+    reload: Callable[[], Awaitable[Outcome]] | None = None,
 ) -> Starlette:
     """Return the application; ``ready`` says whether probes are running.
+
+    ``reload`` makes the agent read its configuration again; without it, clients cannot.
 
     The pages open only under ``names``. Requests from programs are answered under any name, because clusters
     have their own names for the agent; these answers contain nothing that a server said.
@@ -76,7 +80,17 @@ def web_app(
             return PlainTextResponse("mailsonde is ready\n")
         return PlainTextResponse("mailsonde is starting or stopping\n", status_code=503)
 
-    for_people = Router(pages.routes(), redirect_slashes=False)
+    async def reloaded(request: Request) -> Response:
+        if reload is None:
+            return PlainTextResponse("to allow this, add http to agent.reload\n", status_code=403)
+        if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+            return PlainTextResponse("pages of other sites may not reload\n", status_code=403)
+        outcome = await reload()
+        text = "\n".join(["reloaded:" if outcome.is_applied else "refused:", *outcome.told, ""])
+        return PlainTextResponse(text, status_code=200 if outcome.is_applied else 500)
+
+    by_name = [*pages.routes(), Route("/-/reload", reloaded, methods=["POST"])]
+    for_people = Router(by_name, redirect_slashes=False)
     app = Starlette(
         routes=[
             Route("/metrics", Metrics(collector).answer),

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from monitor.recent import RouteKey
-from monitor.web.fairness import in_slices
+from monitor.slices import in_slices
 from monitor.web.standings import Listing, Selection, Standings
 from monitor.web.views import Views
 

@@ -1,37 +1,18 @@
-"""Keeps pages from delaying probes: long work runs in short slices, and few requests run at a time."""
+"""Keeps pages from delaying probes: few requests run at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-SLICE = 0.005
-"""Seconds of work before other tasks get a turn."""
-
 MOST_WAITING = 20
 """Maximum waiting requests: as many as there may be open pages, which all reload at the same event."""
 
-Item = TypeVar("Item")
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-async def in_slices(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Yield the items, and let other tasks run whenever a slice of time is used up.
-
-    The objects behind later items may be gone by then, because a reload can happen in between.
-    """
-    begun = time.perf_counter()
-    for item in items:
-        yield item
-        if time.perf_counter() - begun > SLICE:
-            await asyncio.sleep(0)
-            begun = time.perf_counter()
 
 
 class RequestLimit:

@@ -25,8 +25,9 @@ from starlette.staticfiles import StaticFiles
 from monitor.ledger.last_week import WEEK_HOURS
 from monitor.ledger.store import SqlLedger
 from monitor.recent import POINTS_KEPT, RouteKey, began_at, point_of, word_of
+from monitor.slices import in_slices
 from monitor.web.events import Events
-from monitor.web.fairness import RequestLimit, in_slices
+from monitor.web.fairness import RequestLimit
 from monitor.web.runbooks import as_html, runbook
 from monitor.web.standings import Selection, Standings
 from monitor.web.status_text import capital, duration, explained, share
@@ -127,6 +128,7 @@ class Pages:
             "selection": selection,
             "whole": len(rows) == sum(listing.counts.values()),
             "shortage": self._views.shortage,
+            "refused": self._views.refused,
         }
         return await self._html("overview.html", context)
 

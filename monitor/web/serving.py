@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from monitor.web.fairness import in_slices
+from monitor.slices import in_slices
 from probes.core.descriptors import kept
 
 MOST_CONNECTIONS = 100

@@ -12,7 +12,7 @@ from typing import Self
 from starlette.datastructures import QueryParams
 
 from monitor.recent import RouteKey
-from monitor.web.fairness import in_slices
+from monitor.slices import in_slices
 from monitor.web.views import FROM_BAD_TO_GOOD, Views
 
 ROUTES_SHOWN = 200

@@ -181,6 +181,11 @@ class Views:
         """What an overloaded agent has too little of, and what to do; empty if it keeps up."""
         return self._runtime.state.shortage
 
+    @property
+    def refused(self) -> Sequence[str]:
+        """The mistakes because of which the configuration that was last read is not used."""
+        return self._runtime.state.refused
+
     def routes(self) -> Iterator[RouteKey]:
         """Yield every route that exists now, including sub-probes."""
         yield from list(self._runtime.state.probes)

@@ -60,6 +60,14 @@ class Probe(ABC):
         """The targets of this probe, its siblings and its sub-probes, one per route."""
         return frozenset(probe.target for probe in (self, *self.siblings, *self.sub_probes))
 
+    def take_over(self, earlier: Probe) -> None:  # noqa: B027 # most kinds find nothing that lasts
+        """Begin with what an ``earlier`` probe of the same name and kind has found, if it still applies."""
+
+    def move(self, context: Context) -> None:
+        """Use another context, in which everything that the settings refer to is the same as before."""
+        for probe in (self, *self.siblings, *self.sub_probes):
+            probe.context = context
+
     @abstractmethod
     async def run(self, run: Run) -> Verdict:
         """Do the check once. The caller enforces the deadline."""

@@ -8,7 +8,13 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
 
-from probes.core.setting_types import SourceError, read_variable, reference_schema, relative_to_config
+from probes.core.setting_types import (
+    SourceError,
+    note_read,
+    read_variable,
+    reference_schema,
+    relative_to_config,
+)
 
 SECRET_LIMIT = 4096
 """Maximum size of a password file, in bytes."""
@@ -80,6 +86,7 @@ def read_at_most(path: Path, limit: int, named: str) -> bytes:
 
 def _secret_of_file(where: str, info: ValidationInfo) -> str:
     path = relative_to_config(where, info)
+    note_read(path, info)
     raw = read_at_most(path, SECRET_LIMIT, "secret file")
     try:
         return raw.decode().removesuffix("\n").removesuffix("\r")

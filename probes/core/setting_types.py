@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     AfterValidator,
@@ -116,6 +116,23 @@ def parse_duration(value: object) -> float:
     )
 
 
+class ReadFiles(Protocol):
+    """Notes the files that settings depend on, if it is ``sources`` in the context of a validation."""
+
+    def note(self, path: Path) -> None:
+        """Note a file whose content becomes part of the settings, before it is read."""
+
+    def note_content(self, path: Path) -> None:
+        """Note a file that is used by its path, so that its content is no part of the settings."""
+
+
+def note_read(path: Path, info: ValidationInfo, *, by_path: bool = False) -> None:
+    """Note that settings depend on the file ``path``, of which they contain the content, or only the path."""
+    sources: ReadFiles | None = info.context.get("sources") if isinstance(info.context, dict) else None
+    if sources is not None:
+        (sources.note_content if by_path else sources.note)(path)
+
+
 def relative_to_config(where: str, info: ValidationInfo) -> Path:
     """Return the path ``where``; a relative path is relative to the configuration file that it stands in.
 
@@ -135,6 +152,7 @@ def _certificate_file(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError("needs the path of a PEM file")
     path = relative_to_config(value, info)
+    note_read(path, info, by_path=True)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:

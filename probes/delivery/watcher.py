@@ -96,7 +96,7 @@ class MailboxWatcher:
         self._arrivals = arrivals
         self._observer = observer
         self._clock = clock
-        self._peers = peers
+        self.peers = peers
         self._awaited = AwaitedMessages(
             clock, polls=mailbox.polls, shortest_gap=mailbox.shortest_gap, retention=retention
         )
@@ -443,7 +443,7 @@ class MailboxWatcher:
     def _tell(self, settled: Settled) -> None:
         """Tell the observer and the watcher of the message's own mailbox."""
         self._observer.settled(settled)
-        self._peers.get(settled.message.mailbox, self).settle(settled)
+        self.peers.get(settled.message.mailbox, self).settle(settled)
 
     def settle(self, settled: Settled) -> None:
         """Resolve the message's future; keep watching if the message may still arrive."""

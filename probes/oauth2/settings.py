@@ -12,7 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, Wit
 
 from probes.core.credentials import Resource
 from probes.core.secret import Secret
-from probes.core.setting_types import CertificateFile, HostName, Line, reference_schema, relative_to_config
+from probes.core.setting_types import (
+    CertificateFile,
+    HostName,
+    Line,
+    note_read,
+    reference_schema,
+    relative_to_config,
+)
 from probes.core.settings import Settings
 from probes.oauth2.keys import read_certificate, read_service_account
 
@@ -83,6 +90,7 @@ def _are_secrets_read(info: ValidationInfo) -> bool:
 def _certificate(value: object, info: ValidationInfo) -> Path:
     path = _path_of(value, info)
     if _are_secrets_read(info):
+        note_read(path, info, by_path=True)
         read_certificate(path)
     return path
 
@@ -90,6 +98,7 @@ def _certificate(value: object, info: ValidationInfo) -> Path:
 def _service_account(value: object, info: ValidationInfo) -> Path:
     path = _path_of(value, info)
     if _are_secrets_read(info):
+        note_read(path, info, by_path=True)
         read_service_account(path)
     return path
 

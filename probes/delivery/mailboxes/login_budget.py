@@ -79,11 +79,16 @@ class SlowPolls:
     """
 
     def __init__(self, connections: int = PER_SERVER) -> None:
-        self._most_in_trouble = max(1, int(connections * SHARE_IN_TROUBLE))
-        self._most = max(1, int(connections * SHARE_UNTRIED))
         self._taken = 0
         self._waiting: list[_Waiter] = []  # the next one first
         self._numbers = count()
+        self.configure(connections)
+
+    def configure(self, connections: int) -> None:
+        """Set how many connections the server allows."""
+        self._most_in_trouble = max(1, int(connections * SHARE_IN_TROUBLE))
+        self._most = max(1, int(connections * SHARE_UNTRIED))
+        self._admit()
 
     async def enter(self, standing: Standing) -> None:
         """Wait for a place, if the poll may take long."""

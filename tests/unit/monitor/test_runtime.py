@@ -78,7 +78,9 @@ async def test_another_configuration_takes_effect(tmp_path: Path) -> None:
     """Kept probes keep their counts, new ones have metrics at once, and removed ones have none."""
     async with open_runtime(configuration(tmp_path, LOGIN, GREETING), InstantClock(), "agent") as runtime:
         runtime.state.ran("login", "pop", Verdict(Reason.NONE), ended_at=1.0, duration=0.1)
-        await runtime.replace(configuration(tmp_path, {**LOGIN, "interval": "2m"}, TRIP))
+        await runtime.replace(runtime.assembled(configuration(tmp_path, {**LOGIN, "interval": "2m"}, TRIP)))
+        for probe in runtime.assembly.probes.values():
+            runtime.state.configure(probe, 1.0)
         assert set(runtime.assembly.probes) == {"login", "trip"}
         assert set(runtime.state.probes) == {("login", "pop"), ("trip", "out")}
         assert runtime.state.probes["login", "pop"].runs[Outcome.OK] == 1
@@ -115,7 +117,7 @@ async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: py
         trip = runtime.assembly.probes["trip"]
         assert isinstance(trip, MessageProbe)
         arrival = trip.follow(message)
-        await runtime.replace(configuration(tmp_path, TRIP, LOGIN))
+        await runtime.replace(runtime.assembled(configuration(tmp_path, TRIP, LOGIN)))
         mailbox.stored.append(Stored("1", copy_of(message, runtime), clock.now + 5.0))
         async with asyncio.timeout(30):
             settled = await arrival
@@ -136,12 +138,13 @@ async def test_a_run_in_progress_follows_its_message_on_the_new_watcher(
         trip = runtime.assembly.probes["trip"]
         assert isinstance(trip, MessageProbe)
         messages = [await sent(runtime) for _ in range(2)]
-        change = asyncio.create_task(runtime.replace(configuration(tmp_path, TRIP, LOGIN)))
+        new = runtime.assembled(configuration(tmp_path, TRIP, LOGIN))
+        change = asyncio.create_task(runtime.replace(new))
         await asyncio.sleep(0)  # the watcher is being closed
-        assert runtime.assembly.probes["trip"] is not trip
         assert not change.done()
         arrivals = [trip.follow(messages[0])]
         await change
+        assert runtime.assembly.probes["trip"] is not trip
         arrivals.append(trip.follow(messages[1]))
         await asyncio.sleep(0)
         names = [task.get_name() for task in asyncio.all_tasks()]

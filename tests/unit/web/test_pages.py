@@ -370,7 +370,7 @@ async def test_probes_have_their_turn_while_a_page_is_made(
             rounds += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr("monitor.web.fairness.SLICE", 0.0)
+    monkeypatch.setattr("monitor.slices.SLICE", 0.0)
     monkeypatch.setattr("monitor.web.pages._instant", instant)
     async with start_agent(REFUSING, interval="1h") as watched:
         await watched.result()
