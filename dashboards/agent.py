@@ -96,12 +96,22 @@ def _presence() -> list[AnyPanel]:
         ),
         timeline(
             4,
-            (0, 4, 15, 4),
+            (0, 4, 11, 4),
             "Scrapes",
             Query(_UP, "{{instance}}"),
             "Red: Prometheus could not scrape the agent. This causes gaps in all other panels. Check the "
             "agent and the network in between.",
             words=("down", "up"),
+        ),
+        number(
+            19,
+            (11, 4, 4, 4),
+            "Age of the oldest configuration",
+            Query(f"time() - min(mailsonde_config_last_reload_success_timestamp_seconds{{{AGENT}}})", "age"),
+            "How long ago the agent with the oldest configuration read it. If you have changed the "
+            "configuration since, run `mailsonde reload` there.",
+            [("green", None)],
+            unit="s",
         ),
     ]
 

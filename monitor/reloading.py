@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from monitor.assembly import Assembly
 from monitor.config.difference import needing_restart, settled
@@ -19,6 +17,7 @@ from monitor.config.models import Configuration
 from monitor.config.sources import Sources
 from monitor.notify import notify
 from monitor.recent import Recent
+from monitor.reload_request import Outcome
 from monitor.runtime import Runtime
 from monitor.schedule import Schedule
 from monitor.slices import in_slices
@@ -50,29 +49,6 @@ class Source:
 
     path: Path
     files: Sources
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a reload: whether the configuration is in use, when reading it began, and what to tell."""
-
-    is_applied: bool
-    began_at: float  # unix seconds
-    told: Sequence[str]
-    """Sentences and mistakes, a line each."""
-
-    def as_text(self) -> str:
-        """Return it as `of_text` reads it."""
-        return json.dumps([self.is_applied, self.began_at, [*self.told]])
-
-    @classmethod
-    def of_text(cls, text: str) -> Self | None:
-        """Return the outcome in a text; ``None`` if there is none."""
-        try:
-            is_applied, began_at, told = json.loads(text)
-            return cls(bool(is_applied), float(began_at), [str(line) for line in told])
-        except (ValueError, TypeError):
-            return None
 
 
 class Reloader:

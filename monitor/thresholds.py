@@ -80,6 +80,7 @@ class Thresholds(Settings):
     unknown_for: Hold
     agent_down_for: Hold
     overloaded_for: Hold
+    reload_failed_for: Hold
     job: str = Field(max_length=100, pattern=r"^[A-Za-z0-9_.:/@-]*$")
     scrape_interval: Hold
     token_failing_for: Hold

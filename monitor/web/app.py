@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from monitor.reloading import Outcome
+from monitor.reload_request import Outcome
 from monitor.web.metrics import Families, Metrics
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -26,6 +27,7 @@ from tests.real_servers.site import MAILSONDE, AgentProcess, Site
 INTENTS = 'mailsonde_messages_total{probe="trip",state="intent"'
 DELIVERED = 'mailsonde_messages_total{probe="trip",state="delivered"'
 UNRECORDED = 'mailsonde_probe_reasons_total{outcome="unknown",probe="trip",reason="ledger_unavailable"'
+_blocked = re.compile(r"SigBlk:\s*([0-9a-f]+)")
 FOREIGN = b"From: a@example.test\r\nTo: canary@example.test\r\nSubject: a real mail %d\r\n\r\nhello\r\n"
 
 
@@ -125,14 +127,66 @@ def test_sigterm_ends_in_time_while_the_ledger_is_locked(site: Site) -> None:
     assert asyncio.run(_books(site))[0] == []
 
 
-def test_sighup_does_not_end_the_agent(site: Site) -> None:
-    """SIGHUP logs that it changes nothing, and the agent continues."""
-    agent = site.start_agent()
-    agent.process.send_signal(signal.SIGHUP)
+def test_sighup_reloads(site: Site) -> None:
+    """SIGHUP puts the changed configuration to use, and the agent continues."""
+    agent, before = site.start_agent(), site.config.read_text()
     log = site.directory / "agent.log"
-    wait_until(lambda: "SIGHUP changes nothing" in log.read_text(), "word of SIGHUP")
+    site.config.write_text(before.replace("name: pop3,", "name: pop,"))
+    agent.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "configuration reloaded" in log.read_text(), "word of the reload", log=log)
     _wait_for_another(agent, DELIVERED)
+    assert agent.metric('mailsonde_probe_info{probe="pop"') == 1
+    assert agent.metric('mailsonde_probe_info{probe="pop3"') == 0
     assert agent.stop() == 0
+    site.config.write_text(before)
+
+
+def test_mailsonde_reload_tells_what_came_of_it(site: Site) -> None:
+    """`mailsonde reload` exits 0 if the agent uses the configuration, else 1, with each mistake and line."""
+
+    def reload() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*MAILSONDE, "reload", "--config", site.config], capture_output=True, text=True, check=False
+        )
+
+    without = reload()
+    assert (without.returncode, without.stdout) == (1, "")
+    assert "no agent runs with the ledger" in without.stderr
+    agent, before = site.start_agent(), site.config.read_text()
+    done = reload()
+    assert (done.returncode, done.stdout) == (0, "3 probes: 0 changed, 0 new, 0 removed\n")
+    password = site.directory / "password"
+    secret = password.read_text()
+    password.write_text("")
+    refused = reload()
+    password.write_text(secret)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"{site.config}:" in refused.stderr
+    assert "refused: the agent runs on with its earlier configuration" in refused.stderr
+    site.config.write_text(before.replace("kind: smtp", "kind: smpt"))
+    invalid = reload()
+    site.config.write_text(before)
+    assert invalid.returncode == 1
+    assert "not reloaded: the agent runs on" in invalid.stderr
+    assert agent.metric("mailsonde_config_last_reload_successful") == 0
+    assert reload().returncode == 0
+    assert agent.metric("mailsonde_config_last_reload_successful") == 1
+    assert agent.stop() == 0
+
+
+def test_sighup_while_starting_ends_nothing(site: Site) -> None:
+    """A SIGHUP that comes while the agent starts waits until it can reload."""
+    log = site.directory / "starting.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([*MAILSONDE, "run", "--config", site.config], stderr=output)
+    status = Path(f"/proc/{process.pid}/status")
+    try:
+        wait_until(lambda: int(_blocked.search(status.read_text())[1], 16) & 1, "SIGHUP waits")  # type: ignore[index] # always there
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "configuration reloaded" in log.read_text(), "word of the reload", log=log)
+    finally:
+        process.terminate()
+    assert process.wait(20) == 0
 
 
 def test_no_secret_is_in_logs_or_metrics(site: Site) -> None:

@@ -48,6 +48,7 @@ LEFT_OUT = {
     "mailsonde_schedule_lag_seconds",
     "mailsonde_clock_steps",
     "mailsonde_config_last_reload_successful",
+    "mailsonde_config_last_reload_success_timestamp_seconds",
     "mailsonde_build",
 }
 
