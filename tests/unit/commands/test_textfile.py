@@ -50,6 +50,9 @@ LEFT_OUT = {
     "mailsonde_config_last_reload_successful",
     "mailsonde_config_last_reload_success_timestamp_seconds",
     "mailsonde_build",
+    # of the agent, which knows the pauses
+    "mailsonde_probe_in_maintenance",
+    "mailsonde_maintenance_ends_timestamp_seconds",
 }
 
 
