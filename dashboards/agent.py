@@ -31,7 +31,7 @@ def agent() -> dashboard.Dashboard:
     return board(
         "Agent",
         "Whether the agent answers, runs its probes on time, and measures reliably.",
-        [*_presence(), *_runs(), *_schedule(), *_mailboxes(), *_tokens()],
+        [*_presence(), *_runs(), *_schedule(), *_mailboxes(), *_tokens(), *_process()],
     )
 
 
@@ -314,6 +314,99 @@ def _tokens() -> list[AnyPanel]:
             ],
             "Servers that limit this client. Raise the interval, or lower polls_per_message, max_connections "
             "or messages_per_minute of the server.",
+            unit="short",
+        ),
+    ]
+
+
+def _process() -> list[AnyPanel]:
+    def quantiles(metric: str) -> list[Query]:
+        buckets = f"sum by (location, le) (rate({metric}_bucket{{{AGENT}}}[$__rate_interval]))"
+        return [
+            Query(f"histogram_quantile({share}, {buckets})", f"{share:.0%} @ {{{{location}}}}")
+            for share in (0.5, 0.99)
+        ]
+
+    return [
+        graph(
+            20,
+            (0, 56, 8, 8),
+            "Event loop lag",
+            quantiles("mailsonde_event_loop_lag_seconds"),
+            "How late the event loop is, which runs all probes. Above the dashed line (1 s), look for "
+            "swapping, a suspended machine, or too many probes.",
+            limits=[("transparent", None), ("red", 1)],
+        ),
+        graph(
+            21,
+            (8, 56, 8, 8),
+            "Ledger: time for a change",
+            [
+                *quantiles("mailsonde_ledger_commit_seconds"),
+                Query(
+                    f"max by (location) (mailsonde_ledger_oldest_wait_seconds{{{AGENT}}})",
+                    "oldest waiting @ {{location}}",
+                ),
+            ],
+            "How long changes wait until they are on the disk. A message is sent only after that. If the "
+            "oldest one waits longer and longer, the disk hangs.",
+            limits=[("transparent", None), ("red", 1)],
+        ),
+        graph(
+            22,
+            (16, 56, 8, 8),
+            "Runs missing from the history",
+            [
+                Query(
+                    "sum by (location) "
+                    f"(increase(mailsonde_ledger_runs_dropped_total{{{AGENT}}}[$__rate_interval]))",
+                    "{{location}}",
+                )
+            ],
+            "Finished runs that could not be recorded, because the ledger was too slow or could not be "
+            "written. Metrics count them. See the agent's log.",
+            unit="short",
+        ),
+        graph(
+            23,
+            (0, 64, 8, 8),
+            "File descriptors",
+            [
+                Query(f"max by (location) (process_open_fds{{{AGENT}}})", "open @ {{location}}"),
+                Query(
+                    f"max by (location) (mailsonde_descriptors_for_sending{{{AGENT}}})",
+                    "no sends from here on @ {{location}}",
+                ),
+                Query(f"max by (location) (process_max_fds{{{AGENT}}})", "limit @ {{location}}"),
+            ],
+            "Each connection takes one. Before the limit, the agent stops sending messages; raise "
+            "LimitNOFILE of the unit in time.",
+            unit="short",
+        ),
+        graph(
+            24,
+            (8, 64, 8, 8),
+            "Memory",
+            [
+                Query(f"max by (location) (process_resident_memory_bytes{{{AGENT}}})", "{{location}}"),
+                Query(f"max by (location) (mailsonde_memory_limit_bytes{{{AGENT}}})", "limit @ {{location}}"),
+            ],
+            "At its limit, or the machine's, the kernel kills the agent. If memory grows "
+            "although the probes do not, report a defect.",
+            unit="bytes",
+        ),
+        graph(
+            25,
+            (16, 64, 8, 8),
+            "Processor time",
+            [
+                Query(
+                    f"sum by (location) (rate(process_cpu_seconds_total{{{AGENT}}}[$__rate_interval]))",
+                    "{{location}}",
+                )
+            ],
+            "1 is one processor. Near 1, the agent soon holds back messages: use longer intervals or fewer "
+            "probes, or split them among several agents.",
             unit="short",
         ),
     ]

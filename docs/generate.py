@@ -24,10 +24,12 @@ from monitor.ledger.counters import Counters, Total
 from monitor.ledger.pauses import Pause
 from monitor.maintenance import Maintenance
 from monitor.rendering import render_alerts
+from monitor.self_watch import SelfWatch
 from monitor.state import AgentState, DeliveryState, Exchange, ProbeState
 from monitor.thresholds import Thresholds, load_thresholds
 from probes.core.clock import SystemClock
 from probes.core.finding import Check, Severity
+from probes.core.histogram import Histogram
 from probes.core.reasons import Area, Outcome, Reason
 from probes.core.remedies import GENERAL
 from probes.core.setting_types import parse_duration
@@ -177,7 +179,10 @@ def metrics_page() -> list[str]:
         SystemClock(),
     )
     tokens.requests.obtained_at = tokens.requests.expires_at = 0.0
-    collector = AgentCollector(state, lambda: counters, lambda *_: 60.0, lambda: {"oauth2": tokens})
+    own = SelfWatch(Histogram(), Histogram(), lambda: 0.0, lambda: 0, lambda: 1)
+    collector = AgentCollector(
+        state, lambda: counters, lambda *_: 60.0, lambda: {"oauth2": tokens}, self_watch=own
+    )
     for family in collector.collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})

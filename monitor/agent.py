@@ -22,6 +22,7 @@ from monitor.reloading import Reloader, Source
 from monitor.runner import Result
 from monitor.runtime import Runtime, open_runtime
 from monitor.schedule import Schedule
+from monitor.self_watch import SelfWatch
 from monitor.web.app import web_app
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
@@ -154,6 +155,12 @@ async def _at_work(
         runtime.overdue_after,
         lambda: runtime.assembly.tokens,
         clock.time,
+        SelfWatch(
+            runtime.runner.loop_lag,
+            runtime.ledger.commits,
+            lambda: runtime.ledger.wait,
+            lambda: runtime.ledger.runs_dropped,
+        ),
     )
     exporter = _exporter(configuration.agent, collector, clock)
     pages = Pages(Views(runtime, recent), runtime.ledger)

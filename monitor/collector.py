@@ -1,4 +1,4 @@
-"""The only place that names mailsonde's metrics; it builds them from state at each scrape."""
+"""Names mailsonde's metrics, and builds them from state at each scrape."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from prometheus_client.registry import Collector
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
 from monitor.labels import Labels, constant, told
 from monitor.ledger.counters import Counters, RouteCounts
-from monitor.state import DELIVERY_BUCKETS, LAG_BUCKETS, AgentState, DeliveryState, Limiter, ProbeState
+from monitor.self_watch import SelfWatch
+from monitor.state import DELIVERY_BUCKETS, AgentState, DeliveryState, Limiter, ProbeState
 from probes.core.garbage import no_collection
+from probes.core.histogram import LAG_BUCKETS
 from probes.core.verdict import MessageState
 from probes.oauth2.tokens import TokenSource
 
@@ -57,16 +59,19 @@ class AgentCollector(Collector):
         overdue_after: Callable[[str, str], float | None] = lambda *_: None,
         tokens: Callable[[], Mapping[str, TokenSource]] = dict,
         now: Callable[[], float] = time.time,
+        self_watch: SelfWatch | None = None,
     ) -> None:
         """``overdue_after`` returns the threshold of a probe and target in seconds, if it is known.
 
         ``tokens`` returns the token sources in use, by name, and ``now`` the time in unix seconds.
+        With a ``self_watch``, the agent's own process has metrics too.
         """
         self._now = now
         self._state = state
         self._counters = counters
         self._overdue_after = overdue_after
         self._tokens = tokens
+        self._self_watch = self_watch
         self._versions = Labels({"version": version("mailsonde"), "python": platform.python_version()})
 
     def collect(self) -> Iterator[Metric]:
@@ -91,6 +96,8 @@ class AgentCollector(Collector):
             yield from self._oauth2()
             yield from self._throttled()
             yield from self._agent()
+            if self._self_watch is not None:
+                yield from self._self_watch.families(Labels({"location": self._state.location}))
 
     def _routes(self) -> list[_Route]:
         probes = self._state.probes

@@ -14,6 +14,7 @@ from typing import Any
 from probes.core.clock import Clock
 from probes.core.faults import ProbeFault
 from probes.core.finding import reported
+from probes.core.histogram import LAG_BUCKETS, Histogram
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
 from probes.core.transcript import Transcript
@@ -106,7 +107,8 @@ class Runner:
         self._location = location
         self._running: dict[asyncio.Task[Any], tuple[Probe, Run]] = {}
         self._beat_due = inf  # monotonic seconds
-        self._held_up_until_beat = 0.0
+        self.loop_lag = Histogram(LAG_BUCKETS)
+        """How late the beats were."""
 
     async def run(self, probe: Probe, limit: float = inf) -> Result:
         """Run ``probe`` once, within its own limit and ``limit`` seconds.
@@ -184,7 +186,8 @@ class Runner:
 
     def _beat(self) -> None:
         """Record how late this call is, and repeat while runs are in progress."""
-        self._held_up_until_beat = self.blocked()
+        if self._beat_due < inf:
+            self.loop_lag.observe(max(0.0, self._clock.monotonic() - self._beat_due))
         self._beat_due = inf
         if self._running:
             self._beat_due = self._clock.monotonic() + BEAT
@@ -195,7 +198,7 @@ class Runner:
 
         It only grows. A late deadline reveals only the last moment of a run; the beats cover all of it.
         """
-        return self._held_up_until_beat + max(0.0, self._clock.monotonic() - self._beat_due)
+        return self.loop_lag.sum + max(0.0, self._clock.monotonic() - self._beat_due)
 
     def cancel(self, is_pointless: Callable[[Probe], bool]) -> None:
         """Cancel the runs of probes whose result would say nothing any more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from monitor.labels import Labels, Number, constant, told
 from monitor.maintenance import Maintenance
 from monitor.probe_info import probe_info
 from probes.core.finding import Check, Severity
+from probes.core.histogram import LAG_BUCKETS, Histogram
 from probes.core.probe import Probe
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Site
@@ -28,31 +28,6 @@ from probes.protocols.smtp_pace import DELAYED_ANSWER
 
 DELIVERY_BUCKETS = (0.5, 2.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds, in seconds, of the histogram of delivery times. Only dashboards read it."""
-
-LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds, in seconds, of the histogram of start delays."""
-
-
-class Histogram:
-    """Counts of observations, in seconds, by upper bound."""
-
-    __slots__ = ("_bounds", "_cumulative", "sum")
-
-    def __init__(self, bounds: tuple[float, ...] = DELIVERY_BUCKETS) -> None:
-        self._bounds = bounds
-        self._cumulative = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one observation."""
-        for place in range(bisect_left(self._bounds, seconds), len(self._cumulative)):
-            self._cumulative[place] += 1
-        self.sum += seconds
-
-    def cumulative(self) -> tuple[int, ...]:
-        """Return the number of observations up to each upper bound, and then of all."""
-        return tuple(self._cumulative)
-
 
 _PART_OF = {
     "greeting": "connect",
@@ -146,7 +121,7 @@ class DeliveryState:
 
     slo: SloSettings | None = None
     slo_runs: dict[str, int] = field(default_factory=lambda: {"good": 0, "bad": 0})
-    histogram: Histogram = field(default_factory=Histogram)
+    histogram: Histogram = field(default_factory=lambda: Histogram(DELIVERY_BUCKETS))
     slow: int = 0  # how many of the histogram's deliveries were slower than the route's threshold
     has_arrivals: bool = False
     last: Number | None = None  # of the last arrival that was measured

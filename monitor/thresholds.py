@@ -31,6 +31,8 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 QueueLength = Annotated[float, Field(ge=0, le=1e6)]
 """The largest number of messages in a queue that needs no action."""
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
 Hold = Annotated[Duration, between(0, 86400)]
 """How long a condition must last before the alert fires."""
 
@@ -108,6 +110,17 @@ class Thresholds(Settings):
     slo_hold: Hold
     lag_seconds: Positive
     lag_for: Hold
+    blocked_times: Positive
+    blocked_for: Hold
+    ledger_seconds: Positive
+    ledger_stuck: Hold
+    ledger_for: Hold
+    descriptors_ratio: Share
+    descriptors_for: Hold
+    memory_ratio: Share
+    memory_for: Hold
+    dropped_runs: Positive
+    dropped_for: Hold
     skipped_runs: Positive
     skipped_intervals: Positive
     skipped_at_least: Hold

@@ -28,6 +28,7 @@ from monitor.ledger.run_recorder import RunRecorder
 from monitor.ledger.transaction import Transaction
 from monitor.ledger.writer import Writer
 from probes.core.clock import Clock
+from probes.core.histogram import Histogram
 from probes.core.verdict import MessageState
 from probes.delivery.message_life import LedgerError, Message
 
@@ -100,6 +101,11 @@ class SqlLedger:
     def wait(self) -> float:
         """How many seconds the oldest change that is not durable yet has waited."""
         return self._writer.wait
+
+    @property
+    def commits(self) -> Histogram:
+        """How long changes waited until they were durable, or had failed."""
+        return self._writer.commits
 
     @property
     def runs_dropped(self) -> int:

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from monitor.ledger.database import FullError
+from probes.core.histogram import LAG_BUCKETS, Histogram
 from probes.delivery.message_life import LedgerError
 
 GROUP_LIMIT = 500
@@ -38,6 +39,8 @@ class Writer(Generic[OperationT]):
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Request[OperationT] | None] = queue.SimpleQueue()
         self._submitted: deque[float] = deque()  # when those that wait were (monotonic), oldest first
+        self.commits = Histogram(LAG_BUCKETS)
+        """How long operations waited until they were durable, or had failed."""
         self._closed = False
         self._abandoned = False
         self._ended = self._loop.create_future()
@@ -80,8 +83,9 @@ class Writer(Generic[OperationT]):
         self._on_loop(_settle, [self._ended], [None])
 
     def _settle(self, futures: Sequence[asyncio.Future[Any]], answers: Sequence[object]) -> None:
+        now = monotonic()
         for _ in futures:
-            self._submitted.popleft()
+            self.commits.observe(now - self._submitted.popleft())
         _settle(futures, answers)
 
     def _next_group(self) -> tuple[list[_Request[OperationT]], bool]:

@@ -38,6 +38,12 @@ def for_probes() -> int:
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit - kept()
 
 
+def for_sending() -> int:
+    """Return how many descriptors may be open before no message is sent, because polls for it will follow."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - 2 * kept()
+
+
 def require_descriptor(*, for_sending: bool = False) -> None:
     """Raise `ProbeFault` with `LOCAL_RESOURCES` if a probe may not open another socket now.
 

@@ -241,7 +241,8 @@ def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def _with_odd_location(text: str) -> str:
     """Return a test with an agent whose location has characters that are special in links."""
     text = re.sub('location="(fra1|a)"', 'location="a b&c=é#"', text)
-    text = re.sub("(agent|agent at|at) (fra1|a) (is|has|start|down|asks|gets)", r"\1 a b&c=é# \3", text)
+    verbs = "is|has|start|down|asks|gets|stalls|stalled|takes|runs|comes|uses|lacks"
+    text = re.sub(f"(agent|agent at|at) (fra1|a) ({verbs})", r"\1 a b&c=é# \3", text)
     return re.sub("location: (fra1|a),", 'location: "a b&c=é#",', text)
 
 

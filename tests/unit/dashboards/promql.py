@@ -13,6 +13,7 @@ import promql_parser
 from monitor.cadence import CADENCES
 from monitor.state import DELIVERY_BUCKETS
 from probes.core.finding import Check, Severity
+from probes.core.histogram import LAG_BUCKETS
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageState
 from probes.delivery.arrivals import Unexpected
@@ -34,7 +35,7 @@ _VALUES: dict[str, set[str]] = {
     "alertstate": {"firing"},
     "cadence": set(CADENCES.values()),
     "threshold": {"overdue", "slow", "stale", "down"},
-    "le": {*map(str, DELIVERY_BUCKETS), "+Inf"},
+    "le": {*map(str, DELIVERY_BUCKETS + LAG_BUCKETS), "+Inf"},
 }
 """What labels of a few values may be asked for."""
 
@@ -147,7 +148,7 @@ def exported() -> dict[str, frozenset[str]]:
     alert = {*scraped, "location", "alertname", "alertstate", "probe", "kind", "target"}
     known = {"up": frozenset(scraped), "ALERTS": frozenset(alert)}
     for line in "\n".join(path.read_text() for path in _REFERENCES).splitlines():
-        if line.startswith(("| `mailsonde_", "| `windows_")):
+        if line.startswith(("| `mailsonde_", "| `process_", "| `windows_")):
             name, kind, cell = (cell.strip(" `") for cell in line.split("|")[1:4])
             labels = frozenset(cell.split(", ") if cell else ()) | scraped
             if kind == "histogram":
