@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench fuzz soak docs alerts dashboards pictures preview test-servers clean
+.PHONY: demo test check bench fuzz soak docs alerts dashboards pictures preview test-servers release clean
 
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
@@ -50,6 +50,10 @@ pictures: $(VENV)/for-dev test-servers
 # The dashboards' panels drawn without Grafana, roughly: build/preview/index.html and a picture of each.
 preview: $(VENV)/for-dev test-servers
 	$(BIN)/python -m dashboards.preview --picture docs/overview.png
+
+# Wheel, sdist, SBOM and SHA256SUMS in dist/, tried out in a fresh environment. Publishes nothing.
+release: check
+	$(BIN)/python release.py
 
 # The servers that the tests start: Postfix, Dovecot, BIND, Exim, Prometheus and others.
 test-servers:
