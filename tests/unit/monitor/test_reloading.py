@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import trustme
 import yaml
 
 from monitor.agent import Agent, running_agent
+from monitor.config.document import CHANGED
 from monitor.config.load import load
+from monitor.config.models import Configuration
 from monitor.config.sources import Sources
 from monitor.reload_request import Outcome
-from monitor.reloading import Source
+from monitor.reloading import STOPPING, Source
 from probes.core.verdict import MessageState
 from tests.fakes.mail_site.process import MailSite, mail_site, servers_of
 
@@ -69,6 +74,15 @@ class Written:
         configuration = load(self.path, sources=files)
         async with running_agent(configuration, source=Source(self.path, files)) as agent:
             yield agent
+
+
+@pytest.fixture
+def authorities(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the files of two authorities."""
+    files = tmp_path / "one.pem", tmp_path / "two.pem"
+    for file in files:
+        trustme.CA().cert_pem.write_to_path(str(file))
+    return files
 
 
 @pytest.fixture
@@ -148,3 +162,243 @@ async def test_reloads_under_load_lose_nothing(written: Written) -> None:
         assert {name for name, _ in runtime.state.probes} == {"fixed-0", "fixed-1", "fixed-2", "rare"}
         assert {name for name, _ in agent.recent.routes} <= {"fixed-0", "fixed-1", "fixed-2", "rare"}
         await until(lambda: open_descriptors() <= descriptors + 3)
+
+
+async def test_a_mistake_refuses_all_of_it(written: Written) -> None:
+    """Nothing of a configuration with a mistake is used; log, page, metric and outcome say what is wrong."""
+    async with written.agent() as agent, httpx.AsyncClient(base_url=agent.address, trust_env=False) as client:
+        before = agent.runtime.assembly
+        written.parts["probes"] += [written.trip("good"), {**written.trip("bad"), "interval": "often"}]
+        written.write()
+        outcome = await reloaded(agent)
+        assert not outcome.is_applied
+        assert len(outcome.told) == 1
+        line = written.path.read_text().splitlines().index("  interval: often") + 1
+        assert outcome.told[0].startswith(f"{written.path}:{line}: probes[3].interval: 'often' is not")
+        assert agent.runtime.assembly is before
+        text = (await client.get("/metrics")).text
+        assert 'mailsonde_config_last_reload_successful{location="local"} 0\n' in text
+        page = (await client.get("/", headers={"accept": "text/html"})).text
+        assert "The changed configuration is refused" in page
+        assert f"{written.path}:{line}: probes[3].interval" in page
+        del written.parts["probes"][3]
+        written.write()
+        assert await applied(agent) == "3 probes: 0 changed, 1 new, 0 removed"
+        assert not agent.runtime.state.refused
+        assert "is refused" not in (await client.get("/", headers={"accept": "text/html"})).text
+
+
+@pytest.mark.parametrize("broken", ["include: [mailsonde.yaml]\n", "probes: [\n", "", None])
+async def test_broken_files_are_refused(written: Written, broken: str | None) -> None:
+    """A file that includes itself, is no YAML, is empty or is gone leaves the agent as it is."""
+    async with written.agent() as agent:
+        before = agent.runtime.assembly
+        if broken is None:
+            written.path.unlink()
+        else:
+            written.path.write_text(broken)
+        outcome = await reloaded(agent)
+        assert not outcome.is_applied
+        assert outcome.told[0].startswith(str(written.path))
+        assert agent.runtime.assembly is before
+
+
+async def test_requests_at_once_are_one_reload(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that come together get one outcome, and one that comes during a reload gets a later one."""
+    begun, go_on, readings = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def slowly(path: Path, **options: Any) -> Configuration:
+        readings.append(path)
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(30)
+        return load(path, **options)
+
+    monkeypatch.setattr("monitor.reloading.load", slowly)
+    async with written.agent() as agent:
+        together = [asyncio.create_task(reloaded(agent)) for _ in range(5)]
+        await begun.wait()
+        during = asyncio.create_task(reloaded(agent))
+        await asyncio.sleep(0)
+        go_on.set()
+        first, *others = await asyncio.gather(*together)
+        assert all(other is first for other in others)
+        assert (await during).began_at > first.began_at
+        assert len(readings) == 2
+
+
+async def test_a_reload_ends_with_the_agent(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that stops during a reload answers that it stops."""
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slowly(path: Path, **options: Any) -> Configuration:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(30)
+        return load(path, **options)
+
+    monkeypatch.setattr("monitor.reloading.load", slowly)
+    async with written.agent() as agent:
+        waiting = asyncio.create_task(reloaded(agent))
+        await begun.wait()
+    assert (await waiting).told == [STOPPING]
+    go_on.set()
+
+
+async def test_a_file_that_changes_while_it_is_read(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that change meanwhile are read again as a whole; if they never come to rest, they are refused."""
+    monkeypatch.setattr("monitor.reloading.READ_PAUSE", 0.0)
+    changes = 1
+    readings = []
+
+    def changing(path: Path, **options: Any) -> Configuration:
+        readings.append(path)
+        configuration = load(path, **options)
+        if len(readings) <= changes:
+            (written.directory / "password").write_text(f"secret-{len(readings)}")
+        return configuration
+
+    monkeypatch.setattr("monitor.reloading.load", changing)
+    async with written.agent() as agent:
+        await applied(agent)
+        assert len(readings) == 2
+        password = agent.runtime.assembly.configuration.mailboxes["box"].password
+        assert password is not None
+        assert password.get_secret_value() == "secret-1"
+        changes = 99
+        outcome = await reloaded(agent)
+        assert not outcome.is_applied
+        assert outcome.told == [f"{written.directory / 'password'}: {CHANGED}"]
+        assert len(readings) == 5
+
+
+async def test_secrets_and_authorities_are_read_again(
+    written: Written, authorities: tuple[Path, Path]
+) -> None:
+    """New content of a secret or CA file changes what uses it, and only that; its times stay."""
+    ca, (authority, other_authority) = written.directory / "ca.pem", authorities
+    ca.write_bytes(authority.read_bytes())
+    written.parts["servers"]["tls"] = {
+        "protocol": "smtp",
+        "host": "x.test",
+        "tls": "implicit",
+        "tls_ca": "ca.pem",
+    }
+    written.parts["probes"] += [
+        {"name": "secure", "kind": "smtp", "interval": "1h", "server": "tls"},
+        written.trip("rarely", interval="1h"),
+    ]
+    written.write()
+    async with written.agent() as agent:
+        probes, watchers = {**agent.runtime.assembly.probes}, {**agent.runtime.assembly.watchers}
+        assert await applied(agent) == "4 probes: 0 changed, 0 new, 0 removed"
+        ca.write_bytes(authority.read_bytes())
+        assert await applied(agent) == "4 probes: 0 changed, 0 new, 0 removed"
+        ca.write_bytes(other_authority.read_bytes())
+        assert await applied(agent) == "4 probes: 1 changed, 0 new, 0 removed"
+        now = agent.runtime.assembly
+        assert now.watchers == watchers
+        assert {name for name in probes if now.probes[name] is not probes[name]} == {"secure"}
+        planned = agent.schedule.next_run("rarely")
+        (written.directory / "password").write_text("another")
+        assert await applied(agent) == "4 probes: 2 changed, 0 new, 0 removed"
+        assert agent.runtime.assembly.watchers["box"] is not watchers["box"]
+        assert watchers["box"].current is agent.runtime.assembly.watchers["box"]
+        assert agent.schedule.next_run("rarely") == planned
+
+
+async def test_what_needs_a_restart_is_told(written: Written) -> None:
+    """Settings of the agent keep their values until a restart, which is told, and the rest is used."""
+    async with written.agent() as agent:
+        written.parts["agent"] |= {"location": "elsewhere", "listen": "127.0.0.1:1", "retention": "3d"}
+        written.parts["probes"][1]["interval"] = "2h"
+        written.write()
+        outcome = await reloaded(agent)
+        assert outcome.is_applied
+        assert outcome.told == [
+            "2 probes: 1 changed, 0 new, 0 removed",
+            "agent.location keeps its value until the agent is restarted",
+            "agent.listen keeps its value until the agent is restarted",
+        ]
+        settings = agent.runtime.assembly.configuration.agent
+        assert (settings.location, settings.retention) == ("local", 3 * 86400.0)
+        assert agent.runtime.state.probes["rare", "smtp"].interval == 7200.0
+
+
+async def test_what_all_probes_have_in_common(written: Written) -> None:
+    """Common thresholds and maintenance apply to probes that have not changed, too."""
+    async with written.agent() as agent:
+        state = agent.runtime.state
+        assert state.probes["rare", "smtp"].thresholds["stale"] == "10830.0"
+        written.parts["alerts"] = {"stale_intervals": 2}
+        written.parts["maintenance"] = {"nightly": {"cron": "0 2 * * *", "for": "1h", "probes": ["rare"]}}
+        written.write()
+        assert await applied(agent) == "2 probes: 0 changed, 0 new, 0 removed"
+        assert state.probes["rare", "smtp"].thresholds["stale"] == "7230.0"
+        assert set(state.maintenance.probes) == {"rare"}
+
+
+async def test_messages_of_a_removed_probe_are_watched_on(written: Written, site: MailSite) -> None:
+    """They end as if the probe were there, and those of a removed mailbox once it is back."""
+    async with written.agent() as agent:
+        await until(lambda: entered(agent, MessageState.SENT, "trip") > 0)
+        boxes, trip = written.parts["mailboxes"], written.parts["probes"].pop(0)
+        box = boxes.pop("box")
+        written.write()
+        await applied(agent)
+        assert set(agent.runtime.assembly.watchers) == {"other"}
+        boxes["box"] = box
+        written.write()
+        await applied(agent)
+        await until(lambda: not agent.runtime.ledger.counters.flight("trip", "smtp")[0])
+        assert entered(agent, MessageState.DELIVERED, "trip") >= entered(agent, MessageState.SENT, "trip") > 0
+        assert not any(name == trip["name"] for name, _ in agent.runtime.state.probes)
+
+
+async def test_over_http_only_if_allowed(written: Written) -> None:
+    """`POST /-/reload` is off by default, answers with the outcome, and not to pages of other sites."""
+    async with written.agent() as agent, httpx.AsyncClient(base_url=agent.address, trust_env=False) as client:
+        answer = await client.post("/-/reload")
+        assert (answer.status_code, answer.text) == (403, "to allow this, add http to agent.reload\n")
+    written.parts["agent"]["reload"] = "http"
+    written.write()
+    async with written.agent() as agent, httpx.AsyncClient(base_url=agent.address, trust_env=False) as client:
+        answer = await client.post("/-/reload")
+        assert (answer.status_code, answer.text) == (
+            200,
+            "reloaded:\n2 probes: 0 changed, 0 new, 0 removed\n",
+        )
+        written.path.write_text("probes: {}\n")
+        answer = await client.post("/-/reload")
+        assert answer.status_code == 500
+        assert answer.text.startswith(f"refused:\n{written.path}:1: probes: ")
+        foreign = {"sec-fetch-site": "cross-site"}
+        assert (await client.post("/-/reload", headers=foreign)).status_code == 403
+        assert (await client.post("/-/reload", headers={"host": "evil.example"})).status_code == 421
+        assert (await client.get("/-/reload")).status_code == 405
+
+
+async def test_files_that_are_watched(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `reload: watch`, a swapped link as of a ConfigMap, or one more file of a pattern, is noticed."""
+    monkeypatch.setattr("monitor.reloading.LOOK_EVERY", 0.01)
+    written.parts |= {"agent": {**written.parts["agent"], "reload": "watch"}, "include": ["conf.d/*.yaml"]}
+    for name in ("first", "second"):
+        folder = written.directory / f"..{name}"
+        folder.mkdir()
+        (folder / "more.yaml").write_text(yaml.safe_dump({"probes": [written.trip(name, interval="1h")]}))
+    data = written.directory / "conf.d"
+    data.symlink_to("..first")
+    written.write()
+    async with written.agent() as agent:
+        new = written.directory / "..new"
+        new.symlink_to("..second")
+        new.replace(data)
+        await until(lambda: set(agent.runtime.assembly.probes) == {"trip", "rare", "second"})
+        (data / "third.yaml").write_text("probes: [nonsense")
+        await until(lambda: bool(agent.runtime.state.refused))
+        refused = agent.runtime.state.configured_at
+        (data / "third.yaml").write_text(yaml.safe_dump({"probes": [written.trip("third", interval="1h")]}))
+        await until(lambda: "third" in agent.runtime.assembly.probes)
+        assert agent.runtime.state.configured_at > refused
