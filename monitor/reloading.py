@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,9 @@ READ_PAUSE = 1.0
 LOOK_EVERY = 5.0
 """Seconds between two looks whether files have changed, if they are watched."""
 
+READING_INTERVAL = 0.00005
+"""Seconds until the thread that reads a configuration lets the event loop continue."""
+
 MISTAKES_TOLD = 50
 """Maximum number of mistakes in the log, on the page and in an answer."""
 
@@ -49,6 +54,20 @@ class Source:
 
     path: Path
     files: Sources
+
+
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """Let the event loop continue sooner during the block, which computes for seconds on a thread.
+
+    The loop waits this long each time that it has sent or received something, which it does for each probe.
+    """
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(READING_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 class Reloader:
@@ -142,7 +161,7 @@ class Reloader:
 
     def _prepared(self) -> tuple[Assembly, Sources, Sequence[str]]:
         """Return what can replace the current assembly, its files, and settings that need a restart."""
-        with no_collection():
+        with no_collection(), _giving_way():
             configuration, files = self._read()
             earlier = self._runtime.assembly.configuration
             pending = needing_restart(configuration, earlier)

@@ -29,6 +29,7 @@ from tests.benchmarks import (
     open_messages,
     polling,
     profile,
+    reload,
     round_trip,
     rule_evaluation,
     scale,
@@ -60,6 +61,11 @@ def _roundtrip() -> None:
 def _scrape() -> None:
     if not scrape.main():
         _missed.append("scrape")
+
+
+def _reload() -> None:
+    if not reload.main():
+        _missed.append("reload")
 
 
 def _bad() -> None:
@@ -109,6 +115,7 @@ FIGURES = {
     "scale": scale.main,
     "bad": _bad,
     "scrape": _scrape,
+    "reload": _reload,
     "tokens": tokens.main,
     "cloud": cloud.main,
     "exchange": exchange_matrix.main,

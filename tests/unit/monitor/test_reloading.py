@@ -121,6 +121,15 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.fixture
+def slow_site(site: MailSite) -> Iterator[None]:
+    """Messages arrive so late that some are always in flight."""
+    site.set(delay=0.7)
+    yield
+    site.set(delay=0.0)
+
+
+@pytest.mark.usefixtures("slow_site")
 async def test_reloads_under_load_lose_nothing(written: Written) -> None:
     """No message is lost, no descriptor leaks, and what has not changed keeps its times and connections."""
     fixed = [written.trip(f"fixed-{n}") for n in range(3)]
@@ -340,7 +349,8 @@ async def test_what_all_probes_have_in_common(written: Written) -> None:
         assert set(state.maintenance.probes) == {"rare"}
 
 
-async def test_messages_of_a_removed_probe_are_watched_on(written: Written, site: MailSite) -> None:
+@pytest.mark.usefixtures("slow_site")
+async def test_messages_of_a_removed_probe_are_watched_on(written: Written) -> None:
     """They end as if the probe were there, and those of a removed mailbox once it is back."""
     async with written.agent() as agent:
         await until(lambda: entered(agent, MessageState.SENT, "trip") > 0)
