@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from monitor.config.difference import Unchanged
@@ -29,7 +30,7 @@ from probes.delivery.mailboxes.mailbox import Mailbox
 from probes.delivery.mailboxes.pop3 import Pop3Mailbox
 from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageContext, MessageProbe, MessageProbeSettings
-from probes.delivery.tracing import MessageTracer
+from probes.delivery.tracing import MessageTracer, TraceObserver
 from probes.delivery.watcher import MailboxWatcher, Observer
 from probes.messages.token import TokenSigner
 from probes.oauth2.settings import RESOURCES, MicrosoftOAuth2
@@ -40,6 +41,10 @@ from probes.protocols.tls import client_context
 from probes.registry import KINDS
 
 _log = logging.getLogger(__name__)
+
+
+class AssemblyObserver(Observer, TraceObserver, Protocol):
+    """Receives what all parts of an assembly find out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,12 @@ class Assembly:
             before = earlier.watchers.get(name) if earlier is not None else None
             if before is not None and before is not watcher:
                 watcher.take_over(before)
+        for name, ended in (earlier.context.tracers if earlier is not None else {}).items():
+            tracer = self.context.tracers.get(name)
+            if tracer is None:
+                ended.stop()
+            elif tracer is not ended:
+                tracer.take_over(ended)
 
     @property
     def retention(self) -> float:
@@ -92,19 +103,25 @@ class Assembly:
 
     def resume(self, messages: list[Message]) -> None:
         """Resume watching for messages sent earlier, if their mailbox is still configured."""
+        lost: defaultdict[str, list[Message]] = defaultdict(list)
         for message in messages:
             probe = self.probes.get(message.probe)
             if message.mailbox not in self.watchers:
                 continue
             if message.state is MessageState.LOST:
                 self.watchers[message.mailbox].watch_on(message)
+                lost[message.probe].append(message)
             elif isinstance(probe, MessageProbe) and probe.mailbox == message.mailbox:
                 probe.follow(message)
             else:
                 self.watchers[message.mailbox].await_arrival(message)
+        for name, of_probe in lost.items():
+            if isinstance(probe := self.probes.get(name), MessageProbe):
+                probe.trace_lost(of_probe)
 
     async def close(self) -> None:
         """Stop watching; open messages stay in the ledger as they are."""
+        await asyncio.gather(*(tracer.close() for tracer in self.context.tracers.values()))
         await asyncio.gather(*(watcher.close() for watcher in self.watchers.values()))
         await asyncio.gather(*(source.close() for source in self.tokens.values()))
 
@@ -113,7 +130,7 @@ def assemble(
     configuration: Configuration,
     clock: Clock,
     ledger: SqlLedger,
-    observer: Observer,
+    observer: AssemblyObserver,
     instance: str,
     earlier: Assembly | None = None,
 ) -> Assembly:
@@ -138,7 +155,7 @@ def assemble(
         watchers,
         instance,
         tokens=tokens,
-        tracers=_tracers(configuration, clock, tokens),
+        tracers=_tracers(configuration, clock, tokens, ledger, observer, unchanged, earlier),
     )
     assembly = Assembly(
         configuration,
@@ -257,7 +274,15 @@ def _probe(settings: ProbeSettings, context: MessageContext) -> Probe:
     return kind(settings, context)
 
 
-def _tracers(configuration: Configuration, clock: Clock, tokens: Tokens) -> dict[str, MessageTracer]:
+def _tracers(
+    configuration: Configuration,
+    clock: Clock,
+    tokens: Tokens,
+    ledger: SqlLedger,
+    observer: TraceObserver,
+    unchanged: Unchanged,
+    earlier: Assembly | None,
+) -> dict[str, MessageTracer]:
     """Return the tracer of each entry of ``oauth2`` that may; at the Graph server with that entry."""
     servers = {
         server.oauth2: server for server in configuration.servers.values() if server.protocol == "graph"
@@ -268,10 +293,16 @@ def _tracers(configuration: Configuration, clock: Clock, tokens: Tokens) -> dict
             host = urlsplit(RESOURCES["graph"][entry.cloud]).hostname
             usual = {"protocol": "graph", "host": host, "oauth2": name}
             server = servers.get(name) or ServerSettings.model_validate(usual)
+            before = earlier.context.tracers.get(name) if earlier is not None else None
+            if before is not None and unchanged.has("oauth2", name) and before.server == server:
+                tracers[name] = before
+                continue
             tracers[name] = MessageTracer(
                 server,
                 Credentials("", tokens[name], "graph"),
                 clock,
+                ledger,
+                observer,
                 traces=entry.message_trace,
                 health=entry.service_health,
             )

@@ -84,6 +84,7 @@ class InFlight:
     intents: int = 0  # how many of them no server has accepted yet
     oldest_intent_at: float = 0.0
     is_overdue: bool = False
+    trace: str = ""  # what the message trace says about the oldest that was traced
 
 
 @dataclass(slots=True)

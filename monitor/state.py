@@ -19,9 +19,10 @@ from probes.core.settings import Site
 from probes.core.trouble_log import TroubleLog
 from probes.core.verdict import MessageState, Verdict
 from probes.delivery.arrivals import Settled, Unexpected
-from probes.delivery.message_life import ArrivalIssue
+from probes.delivery.message_life import ArrivalIssue, Message
 from probes.delivery.message_probe import MessageProbe
 from probes.delivery.service_level import SloSettings
+from probes.delivery.tracing import Trace
 from probes.messages.exchange_report import ExchangeReport
 from probes.messages.hops import waits
 from probes.protocols.smtp_pace import DELAYED_ANSWER
@@ -133,6 +134,8 @@ class DeliveryState:
     hops_skewed: int = 0
     authentication: Labels | None = None  # its results (RFC 8601) by method
     exchange: Exchange | None = None  # what Exchange says about it
+    traces: dict[str, str] = field(default_factory=dict)  # of messages in flight, by id: where they are
+    last_trace: tuple[str, str] | None = None  # id of the message traced last, and all that was told
 
 
 class AgentState:
@@ -306,6 +309,8 @@ class AgentState:
         message = settled.message
         route = message.probe, message.target
         delivery = self.deliveries.get(route)
+        if delivery is not None:
+            delivery.traces.pop(message.id, None)
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
         arrived_at = message.created_at + message.delivery_seconds
@@ -332,6 +337,15 @@ class AgentState:
         """Count runs of a probe that did not start on time, unless it is in maintenance ``now``."""
         if self.maintenance.current(name, now) is None:
             self.skipped[name][cause] += count
+
+    def traced(self, message: Message, trace: Trace) -> None:
+        """Record what a message trace says about a message that is overdue or lost."""
+        delivery = self.deliveries.get((message.probe, message.target))
+        if delivery is None:
+            return
+        delivery.last_trace = message.id, trace.told
+        if message.state is not MessageState.LOST and trace.end:
+            delivery.traces[message.id] = trace.end
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         """Record an unexpected message with our token field."""

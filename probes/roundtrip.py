@@ -21,7 +21,7 @@ from probes.delivery.message_probe import MessageContext, MessageProbe, MessageP
 from probes.delivery.mx_delivery import MxDelivery, MxDeliverySettings, MxHost
 from probes.delivery.own_delays import SIGNIFICANT, OwnDelay
 from probes.delivery.submission import Envelope, Handover, Submission
-from probes.delivery.tracing import Trace, traced
+from probes.delivery.tracing import Trace
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
@@ -140,8 +140,7 @@ class Roundtrip(MessageProbe):
             tokens=context.tokens,
         )
         self._watcher = context.watchers[settings.to]
-        tracers = [context.tracers.get(entry or "") for entry in (mailbox.oauth2, server.oauth2)]
-        self._tracer = tracers[0] or tracers[1]  # the receiving tenant knows best
+        self._tracer = self._tracer or context.tracers.get(server.oauth2 or "")
 
     @property
     def target(self) -> str:
@@ -182,9 +181,8 @@ class Roundtrip(MessageProbe):
             if handover.message.state in AWAITED:  # it may have gone out
                 self.follow(handover.message)
             raise
-        arrival = self.follow(handover.message)
-        overdue = self.settings.thresholds(self.context.site.alerts)["overdue"]
-        with run.waiting(), traced(self._tracer, handover.message, overdue, trace):
+        arrival = self.follow(handover.message, trace)
+        with run.waiting():
             await handover.quit()
             limit = ends_at - self.context.clock.monotonic()
             hopeless = asyncio.ensure_future(self._watcher.misconfigured())

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from monitor.ledger.database import Database
 from probes.delivery.message_life import LedgerError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 metadata = MetaData()
 
@@ -72,6 +72,8 @@ messages = Table(
     Column("delivery_seconds", Float),
     Column("uncertainty_seconds", Float),
     Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
+    Column("trace_looks", Integer, nullable=False),
+    Column("trace", String, nullable=False),
     Column("excused", Boolean, nullable=False),  # whether it ended in maintenance, and does not count
     Index("messages_by_state", "location", "state", "probe", "target", "created_at"),
 )

@@ -115,6 +115,10 @@ _UPGRADES = MappingProxyType(
             "begins_at FLOAT NOT NULL, ends_at FLOAT NOT NULL, comment VARCHAR NOT NULL, "
             "set_by VARCHAR NOT NULL, PRIMARY KEY (location, selection, begins_at))",
         ),
+        "6": (
+            "ALTER TABLE messages ADD COLUMN trace_looks INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE messages ADD COLUMN trace VARCHAR NOT NULL DEFAULT ''",
+        ),
     }
 )
 

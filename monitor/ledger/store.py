@@ -135,6 +135,10 @@ class SqlLedger:
             raise TypeError(f"not to be changed with a message's state: {', '.join(sorted(unfit))}")
         return await self._write(lambda work: work.advance(message_id, state, changes))
 
+    async def note_trace(self, message_id: str, looks: int, trace: str) -> None:
+        """Set what a message trace said about a message; an unknown message is ignored."""
+        await self._write(lambda work: work.note_trace(message_id, looks, trace))
+
     async def find(self, message_id: str) -> Message | None:
         """Return the message with this id.
 

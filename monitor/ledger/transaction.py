@@ -127,6 +127,16 @@ class Transaction:
         self._left[before["probe"], before["target"], before["state"]] += 1
         self._entered[before["probe"], before["target"], state] += 1
 
+    def note_trace(self, message_id: str, looks: int, trace: str) -> None:
+        """Do what `probes.delivery.message_life.Ledger.note_trace` says."""
+        values = {
+            "of_location": self._location,
+            "of_id": message_id,
+            "trace_looks": looks,
+            "trace": trace,
+        }
+        _NOTE_TRACE.run(self.connection, values)
+
     def adopt(self, instance: str, living: Container[str]) -> list[Message]:
         """Make ``instance`` responsible for the open messages of instances that are not ``living``.
 
@@ -191,6 +201,9 @@ class Transaction:
 _HERE = messages.c.location == bindparam("of_location")
 _SELECT = select(*_COLUMNS).where(_HERE, messages.c.id == bindparam("of_id"))
 _FIND = CompiledStatement(_SELECT)
+_NOTE_TRACE = CompiledStatement(
+    update(messages).where(_HERE, messages.c.id == bindparam("of_id")), {"trace_looks", "trace"}
+)
 # SQLite has no FOR UPDATE and needs none: the transaction locks the whole file.
 _SELECT_TO_CHANGE = CompiledStatement(_SELECT.with_for_update())
 _OPEN_MESSAGES = (

@@ -24,6 +24,7 @@ class Flight:
     usual: float | None  # the longest recent delivery
     intents: int = 0  # how many of them no server has accepted yet
     oldest_intent_age: float = 0.0
+    trace: str = ""  # what a message trace says about one of them
 
     @property
     def is_overdue(self) -> bool:
@@ -76,6 +77,8 @@ def _overdue(target: str, mailbox: str | None, flight: Flight) -> str:
         return f"Mail is not going out: {many} been waiting for {target} to accept it {for_long}."
     under_way = flight.count - flight.intents
     many = "a message has" if under_way == 1 else f"{under_way} messages have"
+    if flight.trace:
+        for_long += f"; by the message trace, {flight.trace}"
     return f"Mail is late: {many} been between {target} and mailbox {mailbox} {for_long}."
 
 

@@ -43,6 +43,7 @@ class RouteView:
     description: str | None  # what the site says the probe is for
     severity: str  # the highest of its alerts
     deadline: float  # seconds
+    last_trace: tuple[str, str] | None  # id of the message traced last, and what was told
     overdue_after: float | None  # seconds; None if the agent does not know
     learns_overdue: bool  # whether that was learned and not configured
     failing_since: float | None  # unix seconds
@@ -138,6 +139,7 @@ class RouteView:
             "in_flight": self.flight.count,
             "oldest_in_flight_at": self.flight.oldest_at or None,
             "oldest_intent_at": self.flight.oldest_intent_at or None,
+            "message_trace": self.flight.trace or None,
             "findings": self.findings,
             "failing_since": self.failing_since,
             "failed_earlier": self.failed_earlier,
@@ -205,6 +207,8 @@ class Views:
         flight = InFlight(*self._runtime.ledger.counters.flight(*key))
         if not flight.count:
             return flight
+        if traces := self._runtime.state.deliveries[key].traces:
+            flight = replace(flight, trace=next(iter(traces.values())))
         route = self.recent.routes.get(key, Route())
         return replace(flight, is_overdue=self._ages(flight, route).is_overdue)
 
@@ -247,6 +251,7 @@ class Views:
             description=probe.settings.description,
             severity=probe.settings.severity,
             deadline=probe.settings.deadline,
+            last_trace=delivery.last_trace if delivery is not None else None,
             overdue_after=self._runtime.overdue_after(*key) if delivery is not None else None,
             learns_overdue=getattr(probe.settings.alerts, "overdue", None) is None,
             failing_since=route.failing_since,
@@ -264,6 +269,7 @@ class Views:
             route.points.longest,
             flight.intents,
             now - flight.oldest_intent_at if flight.intents else 0.0,
+            flight.trace,
         )
 
     @staticmethod

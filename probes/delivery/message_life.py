@@ -76,6 +76,8 @@ class Message:
     transit_seconds: float | None = None
     delivery_seconds: float | None = None
     uncertainty_seconds: float | None = None
+    trace_looks: int = 0  # how often the tenant was asked where it ended; see `probes.delivery.tracing`
+    trace: str = ""  # what the tenant said last
 
     @property
     def due_mono(self) -> float:
@@ -126,6 +128,10 @@ class Ledger(Protocol):
         Returns the changed message. If the message is unknown, or the move is not in `SUCCESSORS`, as for a
         second arrival, nothing changes and the result is ``None``.
         """
+        ...
+
+    async def note_trace(self, message_id: str, looks: int, trace: str) -> None:
+        """Set ``trace_looks`` and ``trace`` of a message in any state; an unknown one is ignored."""
         ...
 
     async def find(self, message_id: str) -> Message | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -24,7 +24,7 @@ from probes.delivery.accounts import Accounts
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Ledger, Message
 from probes.delivery.service_level import SloSettings
-from probes.delivery.tracing import MessageTracer
+from probes.delivery.tracing import MessageTracer, Trace
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 
@@ -145,6 +145,8 @@ class MessageProbe(Probe):
 
     def __init__(self, settings: MessageProbeSettings, context: MessageContext) -> None:
         super().__init__(settings, context)
+        mailbox = context.site.mailboxes[settings.to]
+        self._tracer = context.tracers.get(mailbox.oauth2 or "")  # the receiving tenant knows best
 
     @classmethod
     def made_for(cls, settings: ProbeSettings, context: MessageContext) -> MessageProbe:
@@ -172,8 +174,11 @@ class MessageProbe(Probe):
         """How many seconds a poll of the mailbox has been waiting for a login within the server's budget."""
         return self.context.watchers[self.mailbox].current.login_wait
 
-    def follow(self, message: Message) -> asyncio.Future[Settled]:
-        """Watch for a message, a delivery report about it, and its sent copy; the future gets the outcome."""
+    def follow(self, message: Message, trace: Trace | None = None) -> asyncio.Future[Settled]:
+        """Watch for a message, a delivery report about it, and its sent copy; the future gets the outcome.
+
+        ``trace`` gets what the tenant says about the message if it is overdue.
+        """
         watchers, accounts = self.context.watchers, self.context.accounts
         arrival = watchers[self.mailbox].await_arrival(message)
         for name in accounts.at(self.settings.sender):
@@ -182,4 +187,13 @@ class MessageProbe(Probe):
         account = self.settings.account_with_copies(self.context.site.servers)
         for name in accounts.of(account) if account is not None else ():
             watchers[name].await_sent_copy(message, arrival)
+        if self._tracer is not None:
+            overdue = self.settings.thresholds(self.context.site.alerts)["overdue"]
+            trace = trace or Trace(message.trace, looks=message.trace_looks)
+            self._tracer.follow(message, overdue, arrival, trace)
         return arrival
+
+    def trace_lost(self, messages: Sequence[Message]) -> None:
+        """Ask the tenant about messages of this probe that an earlier process found lost."""
+        if self._tracer is not None:
+            self._tracer.follow_lost(messages)

@@ -30,13 +30,13 @@ WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE
 INSERT INTO messages (location, id, probe, target, mailbox, state, created_at, deadline_seconds, instance,
     boot, created_mono, connected_mono, dot_mono, accepted_mono, octets, digest, mailbox_uid, findings,
     reason, detail, reply_code, enhanced_status_code, submission_seconds, transit_seconds, delivery_seconds,
-    uncertainty_seconds, changed_at)
+    uncertainty_seconds, changed_at, excused, trace_looks, trace)
 SELECT 'fra1', lower(hex(randomblob(16))), 'trip-' || (n % :routes), 'submission', 'canary',
     CASE WHEN n % 97 = 0 THEN 'lost' ELSE 'delivered' END,
     :begin + n * :step, 300.0, 'agent-0123456789abcdef', '0b3c1f6a-7d1c-4d0a-9a51-1f6f4f2a9e11',
     n * :step, n * :step + 0.01, n * :step + 0.11, n * :step + 0.12, 1892,
     lower(hex(randomblob(32))), 'INBOX 1721890000 ' || n, '', '', '', 250, '2.0.0', 0.11, 1.23, 1.34,
-    0.012, :begin + n * :step + CASE WHEN n % 97 = 0 THEN 300.0 ELSE 1.5 END
+    0.012, :begin + n * :step + CASE WHEN n % 97 = 0 THEN 300.0 ELSE 1.5 END, FALSE, 0, ''
 FROM numbers
 """
 _TOTALS = """

@@ -231,7 +231,7 @@ async def test_a_newer_schema_is_refused(path: Path, opened: OpenLedger) -> None
     with sqlite3.connect(path) as other:
         other.execute("UPDATE meta SET value = X'3939' WHERE name = 'schema_version'")
     other.close()
-    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 6\)"):
+    with pytest.raises(LedgerError, match=r"a newer mailsonde made it \(schema 99, this one knows 7\)"):
         async with opened():
             pass
 

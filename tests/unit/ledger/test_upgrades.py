@@ -172,8 +172,10 @@ async def test_runs_that_are_not_compressed_are_read_on(path: Path, opened: Open
         pass
     with sqlite3.connect(path) as other:
         other.execute("UPDATE meta SET value = X'34' WHERE name = 'schema_version'")
-        for since_6 in ("messages DROP COLUMN excused", "totals DROP COLUMN excused"):
-            other.execute(f"ALTER TABLE {since_6}")
+        for newer in ("messages DROP COLUMN excused", "totals DROP COLUMN excused"):
+            other.execute(f"ALTER TABLE {newer}")
+        for since_7 in ("trace_looks", "trace"):
+            other.execute(f"ALTER TABLE messages DROP COLUMN {since_7}")
         other.execute("DROP TABLE pauses")
         other.execute(
             "INSERT INTO runs (location, run, probe, target, failed, document, transcript) "

@@ -75,6 +75,11 @@ class WatchedLedger:
             raise LedgerError("disk is full")
         return await self._ledger.advance(message_id, state, **changes)
 
+    async def note_trace(self, message_id: str, looks: int, trace: str) -> None:
+        if "note_trace" in self.full_for:
+            raise LedgerError("disk is full")
+        await self._ledger.note_trace(message_id, looks, trace)
+
     async def find(self, message_id: str) -> Message | None:
         return await self._ledger.find(message_id)
 

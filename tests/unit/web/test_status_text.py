@@ -97,6 +97,10 @@ def test_late_mail_is_told_before_the_last_run() -> None:
         "Mail is late: 3 messages have been between submission and mailbox canary for 42 s; "
         "recent ones took at most 3.2 s."
     )
+    assert _told(None, flight=Flight(1, 42.0, None, trace="it is in quarantine")) == (
+        "Mail is late: a message has been between submission and mailbox canary for 42 s; "
+        "by the message trace, it is in quarantine."
+    )
 
 
 @pytest.mark.parametrize(

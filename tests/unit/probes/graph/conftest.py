@@ -19,6 +19,7 @@ from probes.delivery.mailboxes.graph import GraphMailbox
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageContext
+from probes.delivery.tracing import Trace
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.token import TokenSigner
 from probes.oauth2.tokens import token_sources
@@ -36,9 +37,13 @@ class Found:
 
     messages: list[Message] = field(default_factory=list)
     counts: list[Unexpected] = field(default_factory=list)
+    traces: list[tuple[str, str]] = field(default_factory=list)
 
     def settled(self, settled: Settled) -> None:
         self.messages.append(settled.message)
+
+    def traced(self, message: Message, trace: Trace) -> None:
+        self.traces.append((message.id, trace.told))
 
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         del mailbox

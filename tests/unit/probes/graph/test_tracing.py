@@ -15,8 +15,16 @@ from probes.core.clock import SystemClock
 from probes.core.credentials import Credentials
 from probes.core.reasons import Reason
 from probes.core.verdict import MessageState, Verdict
+from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Message
-from probes.delivery.tracing import LAST_LOOK, MOST_TRACES, TRACE_WINDOW, MessageTracer, Trace
+from probes.delivery.tracing import (
+    EARLIER_TRACED,
+    LAST_LOOK,
+    MOST_TRACES,
+    TRACE_WINDOW,
+    MessageTracer,
+    Trace,
+)
 from probes.roundtrip import Roundtrip
 from tests.fakes.clock import InstantClock
 from tests.fakes.graph.http import HANG_UP, Answer, Request
@@ -38,7 +46,8 @@ def tracer(made: Bench, *, health: bool = False) -> MessageTracer:
     made.graph.entra.roles = ROLES
     context = made.probe.context
     credentials = Credentials("", context.tokens["contoso"], "graph")
-    return MessageTracer(context.site.servers["graph"], credentials, made.clock, traces=True, health=health)
+    server = context.site.servers["graph"]
+    return MessageTracer(server, credentials, made.clock, made.sent, made.found, traces=True, health=health)
 
 
 def overdue(made: Bench) -> Message:
@@ -86,10 +95,10 @@ def trace_beside(made: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         def time(self) -> float:
             return made.clock.time()
 
-    async def looking(self: MessageTracer, message: Message, trace: Trace) -> object:
+    async def looking(self: MessageTracer, message: Message, trace: Trace) -> None:
         idle.clear()
         try:
-            return await look(self, message, trace)
+            await look(self, message, trace)
         finally:
             idle.set()
 
@@ -323,3 +332,119 @@ async def test_an_issue_that_repeats_our_token(bench: OpenBench, monkeypatch: py
         trace = await watched(made, by)
     assert trace.issues == ("(withheld): (withheld)",)
     assert trace.added_to(Verdict(Reason.MESSAGE_LOST)).values["service_health"] == list(trace.issues)
+
+
+async def settled_later(made: Bench, **changes: object) -> tuple[Message, asyncio.Future[Settled]]:
+    """Record a message as sent; the future is never done."""
+    message = replace(overdue(made), state=MessageState.INTENT)
+    await made.ledger.intend(message)
+    sent = await made.ledger.advance(message.id, MessageState.SENT)
+    assert sent is not None
+    return replace(sent, **changes), asyncio.get_running_loop().create_future()
+
+
+async def restarted(made: Bench) -> Message:
+    """Return what a new process reads of the message."""
+    found = await made.ledger.find(RUN)
+    assert found is not None
+    return found
+
+
+async def followed(made: Bench, message: Message) -> Trace:
+    """Trace a message as a process does, up to the last look."""
+    trace, settled = Trace(message.trace, looks=message.trace_looks), asyncio.Future[Settled]()
+    by = tracer(made)
+    by.follow(message, 60.0, settled, trace)
+    await asyncio.wait([watch.task for watch in by._watches.values()])
+    await by.close()
+    return trace
+
+
+async def test_a_message_is_not_asked_for_again_after_a_restart(bench: OpenBench) -> None:
+    """A process that reads from the ledger where a message ended, tells that and asks nothing."""
+    async with bench() as made:
+        made.graph.tenant.trace(SENT, "quarantined")
+        message, _ = await settled_later(made)
+        first = await followed(made, message)
+        again = await followed(made, await restarted(made))
+        assert again.end == first.end == "it is in quarantine (quarantined, taken in at 2023-11-14T22:13:21Z)"
+        assert made.graph.tenant.asked == [TRACES]
+        assert made.found.traces == [(RUN, f"message trace: {first.end}")] * 2
+
+
+async def test_restarts_add_no_looks(bench: OpenBench) -> None:
+    """However often the agent restarts, a message whose end is not known is asked for twice at most."""
+    async with bench() as made:
+        message, _ = await settled_later(made)
+        for _ in range(4):
+            made.clock.now = message.created_mono + 1000.0
+            await followed(made, message)
+            message = await restarted(made)
+        assert made.graph.tenant.asked == [TRACES, TRACES]
+
+
+async def test_a_message_that_got_overdue_between_two_processes_is_traced(bench: OpenBench) -> None:
+    """If no process watched when a message was due for a look, one look at the start makes up for it."""
+    async with bench() as made:
+        made.graph.tenant.trace(SENT, "pending")
+        message, _ = await settled_later(made)
+        made.clock.now += 295.0
+        assert (await followed(made, message)).end.startswith("it is still being delivered")
+        assert made.graph.tenant.asked == [TRACES]
+
+
+async def test_messages_that_an_earlier_process_lost_are_traced(bench: OpenBench) -> None:
+    """Messages that are lost already are asked for once each, the newest ones, within a limit."""
+    async with bench() as made:
+        made.graph.tenant.trace(SENT, "failed")
+        by, lost = tracer(made), replace(overdue(made), state=MessageState.LOST)
+        older = [replace(lost, id=f"{n:032x}", created_at=lost.created_at - 1 - n) for n in range(50)]
+        asked = replace(lost, id="e" * 32, trace_looks=1)
+        by.follow_lost([lost, *older, asked, replace(lost, id="d" * 32, created_at=0.0)])
+        await asyncio.wait(by._earlier)
+        assert made.graph.tenant.asked.count(TRACES) == EARLIER_TRACED - 1  # `asked` is among the newest
+        assert made.found.traces[-1][1].startswith("message trace: it could not be delivered")
+
+
+async def test_nothing_is_asked_that_cannot_be_recorded(bench: OpenBench) -> None:
+    """While the ledger cannot be written, no message is traced, or each restart would ask again."""
+    async with bench() as made:
+        message, _ = await settled_later(made)
+        made.sent.full_for.add("note_trace")
+        await followed(made, message)
+        assert made.graph.tenant.asked == []
+
+
+async def test_a_reload_goes_on_tracing(bench: OpenBench) -> None:
+    """A tracer that takes over asks what the earlier one would have asked, within the same limit."""
+    async with bench() as made:
+        made.graph.tenant.trace(SENT, "quarantined")
+        message, settled = await settled_later(made)
+        earlier, later, trace = tracer(made), tracer(made), Trace()
+        earlier.follow(message, 60.0, settled, trace)
+        await earlier.close()
+        later.take_over(earlier)
+        (watch,) = later._watches.values()
+        await watch.task
+        assert trace.end.startswith("it is in quarantine")
+        assert made.graph.tenant.asked == [TRACES]
+        settled.cancel()
+        await asyncio.sleep(0)
+        assert not later._watches
+
+
+async def test_the_answer_is_told_while_the_message_is_in_flight(
+    bench: OpenBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The observer, and so the page, learns where an overdue message is before its run ends."""
+    async with bench(deadline="10m") as made:
+        made.graph.delay = 1e6
+        trace_beside(made, monkeypatch)
+        states = []
+
+        def seen(message: Message, trace: Trace) -> None:
+            states.append((message.state, trace.end, made.clock.monotonic() - message.created_mono < 500.0))
+
+        monkeypatch.setattr(made.found, "traced", seen)
+        await made.run()
+        assert states[0] == (MessageState.SENT, "the tenant has not seen the message", True)
