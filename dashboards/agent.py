@@ -60,11 +60,12 @@ def _presence() -> list[AnyPanel]:
             (8, 0, 4, 4),
             "Agents with an outdated configuration",
             Query(
-                f"count(mailsonde_config_last_reload_successful{{{AGENT}}} == 0) or vector(0)",
+                f"count(mailsonde_config_last_reload_successful{{{AGENT}}} == 0 "
+                f"or mailsonde_web_config_last_reload_successful{{{AGENT}}} == 0) or vector(0)",
                 "outdated configuration",
             ),
-            "Agents that could not load their configuration at the last attempt. Run `mailsonde validate` "
-            "on the file there: it lists every mistake with its line number.",
+            "Agents that could not load their configuration or web configuration at the last attempt. Run "
+            "`mailsonde validate` there: it lists every mistake with its line number.",
             [("green", None), ("red", 1)],
         ),
         number(

@@ -179,6 +179,7 @@ def metrics_page() -> list[str]:
         SystemClock(),
     )
     tokens.requests.obtained_at = tokens.requests.expires_at = 0.0
+    state.web_config_is_valid = True
     own = SelfWatch(Histogram(), Histogram(), lambda: 0.0, lambda: 0, lambda: 1)
     collector = AgentCollector(
         state, lambda: counters, lambda *_: 60.0, lambda: {"oauth2": tokens}, self_watch=own

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from monitor.collector import AgentCollector
+from monitor.config.exposure import exposure
 from monitor.config.models import AgentSettings, Configuration
 from monitor.ledger.store import AGENT
 from monitor.load import Load
@@ -23,10 +24,12 @@ from monitor.runner import Result
 from monitor.runtime import Runtime, open_runtime
 from monitor.schedule import Schedule
 from monitor.self_watch import SelfWatch
+from monitor.state import AgentState
+from monitor.web.access import WebConfigError, WebConfigInForce, served_to_the_admitted
 from monitor.web.app import web_app
 from monitor.web.pages import Pages
 from monitor.web.probe_endpoint import ProbeEndpoint
-from monitor.web.serving import bind, served
+from monitor.web.serving import bind
 from monitor.web.views import Views
 from probes.core.clock import Clock, SystemClock
 from probes.core.probe import Probe
@@ -123,6 +126,7 @@ async def _at_work(
     clock: Clock,
     source: Source | None,
 ) -> AsyncIterator[Agent]:
+    web_config = _web_config(configuration.agent, runtime.state)
     runtime.ledger.lock_for_agent()
     open_messages = await runtime.ledger.adopt()
     started_at = clock.time()
@@ -163,23 +167,33 @@ async def _at_work(
         ),
     )
     exporter = _exporter(configuration.agent, collector, clock)
-    pages = Pages(Views(runtime, recent), runtime.ledger)
+
+    def notices() -> list[str]:
+        return _notices(configuration.agent, web_config, runtime.state)
+
+    pages = Pages(Views(runtime, recent), runtime.ledger, notices)
     names = _host_names(configuration.agent)
     reload = reloader.reload if reloader is not None and "http" in configuration.agent.reload else None
     app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names, reload)
-    async with served(app, bound), _housekeeping(runtime, load, exporter, clock, started_at):
+    async with (
+        served_to_the_admitted(app, bound, web_config),
+        _housekeeping(runtime, load, exporter, clock, started_at),
+    ):
         if reloader is not None and "watch" in configuration.agent.reload:
             reloader.watch_files()
         _tune_interpreter()
         schedule.start(probe for probe in runtime.assembly.probes.values() if probe.settings.scheduled)
         is_ready = True
-        address = "http://{}:{}".format(*bound.getsockname()[:2])
+        scheme = "https" if web_config and web_config.current().tls_server_config else "http"
+        address = "{}://{}:{}".format(scheme, *bound.getsockname()[:2])
         _log.info(
             "agent started: live page at %s, %d probes, %d open messages resumed",
             address,
             len(runtime.assembly.probes),
             len(open_messages),
         )
+        for notice in notices():
+            _log.warning("%s", notice)
         try:
             yield Agent(address, runtime, recent, results, run, schedule, reloader)
         finally:
@@ -189,6 +203,24 @@ async def _at_work(
             schedule.stop()
             await runtime.runner.stop(GRACE)
             _log.info("agent stopped")
+
+
+def _web_config(settings: AgentSettings, state: AgentState) -> WebConfigInForce | None:
+    """Return the web configuration, if configured. Raises `StartError`."""
+    if settings.web_config is None:
+        return None
+    try:
+        return WebConfigInForce(settings.web_config, state)
+    except WebConfigError as error:
+        raise StartError(str(error)) from error
+
+
+def _notices(settings: AgentSettings, web_config: WebConfigInForce | None, state: AgentState) -> list[str]:
+    """Return what people should know about the access to the pages."""
+    found = [exposure(settings, web_config.current() if web_config is not None else None)]
+    if state.web_config_is_valid is False:
+        found.append("The web configuration is not valid, so the previous one stays in force; see the log")
+    return [notice for notice in found if notice]
 
 
 def _host_names(settings: AgentSettings) -> set[str]:

@@ -446,4 +446,10 @@ class AgentCollector(Collector):
             "When the agent read the configuration that it uses.",
             [(agent, state.configured_at)],
         )
+        if (is_valid := state.web_config_is_valid) is not None:
+            yield Gauge(
+                "mailsonde_web_config_last_reload_successful",
+                "1 if the web configuration is valid as it is now, else 0: the previous one is in force.",
+                [(agent, int(is_valid))],
+            )
         yield Info("mailsonde_build", "Versions of mailsonde and Python.", [(agent, self._versions)])

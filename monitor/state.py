@@ -155,6 +155,8 @@ class AgentState:
         """What the agent has too little of, if it is overloaded and holds back messages, and what to do."""
         self.overload = {"logins": False, "machine": False}
         """Whether messages are held back because mailboxes lack logins, or the machine is too slow."""
+        self.web_config_is_valid: bool | None = None
+        """Whether the web configuration as it is now is in force; None if there is none."""
         self.throttled: Counter[Limiter] = Counter()
         """How often requests were refused because a server limits this client."""
         self._mailboxes: dict[str, Limiter] = {}

@@ -13,13 +13,14 @@ class _Commands(Mapping[str, click.Command]):
 
     _names = (
         *("demo", "init", "run", "reload", "check", "validate", "pause", "resume"),
-        *("doctor", "login", "render", "schema", "completion"),
+        *("doctor", "login", "hash-password", "render", "schema", "completion"),
     )
 
     def __getitem__(self, name: str) -> click.Command:
         if name not in self._names:
             raise KeyError(name)
-        command = getattr(import_module(f"{__name__}.{name}"), name)
+        module = name.replace("-", "_")
+        command = getattr(import_module(f"{__name__}.{module}"), module)
         assert isinstance(command, click.Command)  # noqa: S101 # each module has the command of its name
         return command
 

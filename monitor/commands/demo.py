@@ -19,7 +19,7 @@ from monitor.logs import set_up_logs
 @click.command()
 @click.option("--seconds", type=click.FloatRange(min=1), help="Stop after this long.")
 def demo(seconds: float | None) -> None:
-    """Show mailsonde at work on this machine, without configuration.
+    """Show mailsonde at work, with no mail server needed.
 
     Starts a sandbox mail server (SMTP with STARTTLS and AUTH, POP3 over TLS, its own CA) with
     varying delays and an occasional lost message, and the agent with a round trip every

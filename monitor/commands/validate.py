@@ -8,6 +8,8 @@ import click
 
 from monitor.commands.options import load_or_exit, no_secrets_option
 from monitor.config.explanation import explained
+from monitor.config.exposure import exposure
+from monitor.config.web_config import WebConfig, read_web_config
 
 
 @click.command()
@@ -37,5 +39,9 @@ def validate(file: Path, no_secrets: bool, explain: bool) -> None:
     if explain:
         for line in explained(configuration, file):
             click.echo(line)
+    web_config = configuration.agent.web_config
+    found = read_web_config(web_config) if web_config and not no_secrets else None
+    if warning := exposure(configuration.agent, found if isinstance(found, WebConfig) else None):
+        click.echo(f"{file}: warning: {warning}", err=True)
     more = f", {left_out} more not enabled" if left_out else ""
     click.echo(f"{file}: valid, {count} probe{'s' if count > 1 else ''}{more}{remark}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -35,6 +37,7 @@ from probes.core.setting_types import (
     OrVariable,
     ServerName,
     between,
+    relative_to_config,
 )
 from probes.core.settings import (
     CommonAlertSettings,
@@ -72,6 +75,12 @@ def _ledger_url(value: object) -> str:
         raise ValueError("must be a text such as sqlite:///var/lib/mailsonde/ledger.db")  # noqa: TRY004 # pydantic's way
     ledger_path(value)
     return value
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("needs the path of a file, such as web.yml")
+    return relative_to_config(value, info)
 
 
 def _origin_of(url: str) -> Origin:
@@ -182,6 +191,14 @@ class AgentSettings(Settings):
         ge=1,
         le=10_000,
         description="How many of its latest runs, and of its latest failed runs, each route keeps.",
+    )
+    web_config: Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string"})] | None = Field(
+        default=None,
+        description=(
+            "TLS, users and header fields of the live page and `/metrics`: a file in the format of "
+            "Prometheus' exporter-toolkit, which mailsonde rereads when it changes. Default: all who can "
+            "connect may read."
+        ),
     )
     max_connections: int | None = Field(
         default=None,

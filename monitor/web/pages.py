@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -54,8 +54,10 @@ SECURITY_HEADERS = {
 class Pages:
     """The handlers for the overview, the probes, their runs, and the events that update the pages."""
 
-    def __init__(self, views: Views, ledger: SqlLedger) -> None:
+    def __init__(self, views: Views, ledger: SqlLedger, notices: Callable[[], Iterable[str]] = tuple) -> None:
+        """``notices`` returns sentences for people who operate the agent."""
         self._views = views
+        self._notices = notices
         self._ledger = ledger
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
@@ -129,6 +131,7 @@ class Pages:
             "whole": len(rows) == sum(listing.counts.values()),
             "shortage": self._views.shortage,
             "refused": self._views.refused,
+            "notices": list(self._notices()),
         }
         return await self._html("overview.html", context)
 

@@ -7,13 +7,14 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from math import inf
+from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from monitor.slices import in_slices
+from monitor.web.tls import Contexts, Handshake
 from probes.core.descriptors import kept
 
 MOST_CONNECTIONS = 100
@@ -147,15 +148,21 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def served(app: Starlette, bound: socket.socket) -> AsyncIterator[None]:
-    """Serve ``app`` on ``bound`` while the block runs."""
+async def served(app: ASGIApp, bound: socket.socket, contexts: Contexts | None = None) -> AsyncIterator[None]:
+    """Serve ``app`` on ``bound`` while the block runs; with TLS if there are ``contexts``."""
+    handshakes: dict[Handshake, None] = {}
+
+    def connection(**settings: Any) -> asyncio.Protocol:
+        plain = _Connection(**settings)
+        return plain if contexts is None else Handshake(plain, contexts, handshakes, MOST_CONNECTIONS)
+
     config = uvicorn.Config(
         app,
         log_config=None,
         log_level="error",  # a flood of refused connections must not flood the log
         access_log=False,
         lifespan="off",
-        http=_Connection,
+        http=connection,  # type: ignore[arg-type] # uvicorn only calls the class, as it calls this
         backlog=MOST_CONNECTIONS,
         timeout_graceful_shutdown=1,
         server_header=False,
@@ -166,4 +173,6 @@ async def served(app: Starlette, bound: socket.socket) -> AsyncIterator[None]:
         yield
     finally:
         server.should_exit = True
+        for handshake in list(handshakes):
+            handshake.abort()
         await asyncio.wait([serving], timeout=3)
