@@ -33,25 +33,23 @@ class Handshake(asyncio.Protocol):
         self._pending = pending
         self._most = most
         self._early = bytearray()
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.Task[None] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # of TCP
         """Start the handshake."""
         self._transport = transport
-        if isinstance(transport, asyncio.Transport):
-            transport.pause_reading()  # until TLS reads
+        transport.pause_reading()  # until TLS reads
         self._pending[self] = None
         if len(self._pending) > self._most:
             next(iter(self._pending)).abort()
-        self._handshake = asyncio.create_task(self._start_tls(), name="TLS handshake")
+        self._handshake = asyncio.create_task(self._start_tls(transport), name="TLS handshake")
 
-    async def _start_tls(self) -> None:
-        assert isinstance(self._transport, asyncio.Transport)  # noqa: S101 # of a TCP connection
+    async def _start_tls(self, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
         with suppress(OSError):  # of which ssl.SSLError and a lost connection are kinds: nothing to serve
             encrypted = await loop.start_tls(
-                self._transport,
+                transport,
                 self,
                 self._contexts(),
                 server_side=True,
@@ -82,5 +80,5 @@ class Handshake(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection."""
         self._pending.pop(self, None)
-        if isinstance(self._transport, asyncio.Transport):
+        if self._transport is not None:
             self._transport.abort()

@@ -17,6 +17,7 @@ from pathlib import Path
 import bcrypt
 import httpx
 import pytest
+import uvloop
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -373,3 +374,20 @@ async def test_connections_that_end_in_the_handshake_leave_nothing(tmp_path: Pat
         async with asyncio.timeout(20):
             while await get(served, trusting()) != 200 or len(asyncio.all_tasks()) > before:
                 pass
+
+
+def test_tls_on_the_agents_own_event_loop(tmp_path: Path) -> None:
+    """On uvloop, whose transports are not of asyncio's classes, TLS works, and idle clients are dropped."""
+    install(tmp_path)
+
+    async def served_on_uvloop() -> None:
+        async with site(tmp_path, MUTUAL) as served:
+            known = certify("prometheus", CA, is_ca=False)
+            assert await get(served, trusting(known, tmp_path)) == 200
+            assert await get(served, trusting()) is None
+            idle, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            assert await get(served, trusting(known, tmp_path)) == 200
+        assert await asyncio.wait_for(idle.read(), 20) == b""
+        writer.transport.abort()
+
+    uvloop.run(served_on_uvloop())
