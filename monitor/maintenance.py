@@ -85,10 +85,13 @@ class Maintenance:
         """Return the same with these pauses in place of others."""
         made = type(self)(self._names)
         made._windows, made.pauses = self._windows, tuple(pauses)
+        of_selection: dict[str, list[Period]] = {}
         for pause in made.pauses:
             period = Period(pause.begins_at, pause.ends_at, "pause", pause.set_by, pause.comment)
+            of_selection.setdefault(pause.selection, []).append(period)
+        for pause in {pause.selection: pause for pause in made.pauses}.values():
             for probe in chosen(self._names, [pause.pattern] if pause.pattern else [], pause.labels):
-                made._pauses.setdefault(probe, []).append(period)
+                made._pauses.setdefault(probe, []).extend(of_selection[pause.selection])
         made.probes = made._windows.keys() | made._pauses.keys()
         return made
 

@@ -142,7 +142,12 @@ class Reloader:
         except Exception as error:
             _log.exception("defect while the configuration was read again")
             return self._refused(began_at, [f"{type(error).__name__}; the log has the traceback"])
-        told = await self._apply(prepared)
+        try:
+            told = await self._apply(prepared)
+        except Exception as error:
+            _log.exception("defect while a configuration was applied: restart the agent")
+            defect = f"applied only in part ({type(error).__name__}); restart the agent, and report its log"
+            return self._refused(began_at, [defect])
         self._in_use = files
         state.refused, state.configured_at = (), began_at
         _log.info("configuration reloaded: %s", told)

@@ -74,9 +74,12 @@ class Runtime:
     async def read_pauses(self) -> None:
         """Take over the pauses that are in the ledger. Raises LedgerError."""
         found = await self.ledger.pauses(self.clock.time() - PAUSES_KEPT)
-        if found != self._pauses:
-            self._pauses = found
-            self.state.maintenance = self.state.maintenance.paused(found)
+        if found == self._pauses:
+            return
+        current = self.state.maintenance
+        changed = await asyncio.to_thread(current.paused, found)  # many probes take seconds
+        if self.state.maintenance is current:  # otherwise a reload came between: see it next time
+            self._pauses, self.state.maintenance = found, changed
 
     def has_metrics(self, probe: Probe) -> bool:
         """Return whether a probe of the assembly has metrics."""
@@ -97,7 +100,9 @@ class Runtime:
         earlier, watched = self.assembly, set(map(id, assembly.watchers.values()))
         ending = [watcher for watcher in earlier.watchers.values() if id(watcher) not in watched]
         # First, because a mailbox allows one session at a time. Until then, the earlier probes go on.
-        await asyncio.gather(*(watcher.close() for watcher in ending))
+        closed = await asyncio.gather(*(watcher.close() for watcher in ending), return_exceptions=True)
+        for defect in filter(None, closed):
+            _log.error("defect while a mailbox was left", exc_info=defect)
         self.assembly = assembly
         self.state.maintenance = assembly.maintenance.paused(self._pauses)
         assembly.begin(earlier)
@@ -153,8 +158,8 @@ class Runtime:
             async with asyncio.TaskGroup() as group:
                 for one in (probe, *probe.siblings):
                     group.create_task(run_one(one))
-        if not probe.sub_probes:
-            return
+        if not probe.sub_probes or self.assembly.probes.get(probe.settings.name) is not probe:
+            return  # without any, or replaced by a reload in the meantime
         self.state.keep_sub_probes(probe, self.clock.time())
         async with asyncio.TaskGroup() as group:
             for sub_probe in probe.sub_probes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -43,7 +44,8 @@ def run(config: Path, log_format: LogFormat) -> None:
       MAILSONDE_CONFIG=mailsonde.yaml mailsonde run
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the agent can reload
-    faulthandler.enable()  # systemd's watchdog ends a hanging agent by SIGABRT: its log says where it hung
+    with suppress(RuntimeError, OSError):  # there may be no standard error
+        faulthandler.enable()  # systemd's watchdog ends a hanging agent by SIGABRT: the log says where
     notify("STATUS=Reading the configuration")
     source = Source(config, Sources())
     configuration = load_or_exit(config, sources=source.files)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from math import inf
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -16,7 +17,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from monitor.config.document import Location
-from monitor.config.selection import labelled, nothing_chosen, pattern
+from monitor.config.selection import chosen, labelled, nothing_chosen, pattern
 from probes.core.setting_types import Duration, ForEach, Line, SiteLabels, between
 from probes.core.settings import ProbeSettings, Settings, Site
 
@@ -24,6 +25,11 @@ LONGEST_WINDOW = 30 * 86400.0
 """Maximum length of a window or a pause, in seconds: to be quiet for longer, remove a probe."""
 
 SHORTEST_WINDOW = 60.0
+
+_YEARS = 1970, 9000
+
+_GAPS = 60
+"""How many windows are looked at for the shortest time between two of them."""
 
 _STEPS = 2000
 """How many windows may follow each other without a gap; more of them are one that never ends."""
@@ -126,6 +132,8 @@ class WindowSettings(Settings):
             raise ValueError("with from, a window needs until, and has no for")
         for key, moment in (("from", self.begins), ("until", self.until)):
             assert moment is not None  # noqa: S101 # both are set here
+            if not _YEARS[0] <= moment.year <= _YEARS[1]:
+                raise ValueError(f"{key}: write a year from {_YEARS[0]} to {_YEARS[1]}")
             if not _exists(moment, self.timezone):
                 raise ValueError(f"{key}: the clock of {self.timezone} skips {moment:%Y-%m-%d %H:%M}")
         begins, ends = self.once
@@ -185,10 +193,10 @@ def _never_ends(window: WindowSettings) -> bool:
     return True
 
 
-def windows_for_nothing(
+def useless_windows(
     windows: Mapping[str, WindowSettings], probes: Collection[ProbeSettings], site: Site
 ) -> Iterator[tuple[Location, str]]:
-    """Yield where a window says for which probes it is, if there are none, and what to do."""
+    """Yield where windows are for no probe, or so close that a probe might never count, and what to do."""
     if not windows:
         return
     names = labelled(probes, site)
@@ -199,3 +207,32 @@ def windows_for_nothing(
                 yield (*at, "probes", index), told
         if told := nothing_chosen(names, settings.labels):
             yield (*at, "labels"), told
+        gap = _shortest_gap(settings)
+        its = chosen(names, settings.probes, settings.labels)
+        for probe in probes:
+            if probe.name in its and probe.scheduled and (told := _too_long_for(probe, gap)):
+                yield (*at, "for"), told
+                break
+
+
+def _shortest_gap(window: WindowSettings) -> float:
+    """Return how many seconds are between two windows, at least."""
+    period, gap = window.next(datetime(2024, 1, 1, tzinfo=UTC).timestamp()), inf
+    for _ in range(_GAPS):
+        following = window.next(period[0]) if period is not None else None
+        if period is None or following is None:
+            break
+        gap, period = min(gap, following[0] - period[1]), following
+    return gap
+
+
+def _too_long_for(probe: ProbeSettings, gap: float) -> str:
+    """Say that failures of a probe might all have a part in windows, and never count; empty if not."""
+    times = {"interval": probe.interval, "deadline": probe.deadline, "alerts.down": probe.alerts.down or 0.0}
+    key = max(times, key=lambda each: times[each])
+    if times[key] <= gap:
+        return ""
+    return (
+        f"there are only {gap:g}s between two windows, less than {key} of the probe {probe.name!r} "
+        f"({times[key]:g}s), whose failures might never count; shorten for, or leave the probe out"
+    )

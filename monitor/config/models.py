@@ -24,7 +24,7 @@ from pydantic_core import InitErrorDetails
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.config.defaults import DefaultsSettings, with_defaults
 from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
-from monitor.config.maintenance import WindowSettings, windows_for_nothing
+from monitor.config.maintenance import WindowSettings, useless_windows
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
 from probes.core.header_fields import RequestFieldName, SecretFieldValue
@@ -310,7 +310,7 @@ class Configuration(Settings):
         raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True)
 
     def _mistaken_windows(self) -> Iterator[InitErrorDetails]:
-        for at, told in windows_for_nothing(self.maintenance, self.probes, self.site):
+        for at, told in useless_windows(self.maintenance, self.probes, self.site):
             yield InitErrorDetails(type="value_error", loc=at, input=None, ctx={"error": ValueError(told)})
 
     @property

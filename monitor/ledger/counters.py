@@ -58,13 +58,12 @@ class RouteCounts:
 
         ``since`` (unix seconds) is when the last maintenance of the route ended, or `math.inf` during one.
         """
-        oldest = {state: total.oldest_counted or 0.0 for state, total in self.totals.items()}
-        return _flight(
-            {
-                state: (total.held, oldest[state] if oldest[state] >= since else 0.0)
-                for state, total in self.totals.items()
-            }
-        )
+        held = {}
+        for state, total in self.totals.items():
+            # Totals read at the start, or before a reload added a window, do not know what counts.
+            oldest = total.oldest if total.oldest_counted is None else total.oldest_counted
+            held[state] = total.held, oldest if oldest is not None and oldest >= since else 0.0
+        return _flight(held)
 
 
 def _flight(held: Mapping[MessageState, tuple[int, float | None]]) -> Flight:

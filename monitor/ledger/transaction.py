@@ -102,7 +102,11 @@ class Transaction:
         if not rows or state not in SUCCESSORS.get(rows[0][_STATE], ()):
             return None
         before = dict(zip(_FIELDS, rows[0], strict=True))
-        is_excused = state in ENDS and before["created_at"] < self._counts_from(before["probe"], self._now)
+        is_excused = (
+            state in ENDS
+            and before["state"] != MessageState.LOST  # whether a loss counts was decided when it was noticed
+            and before["created_at"] < self._counts_from(before["probe"], self._now)
+        )
         self._move(before, state, {**changes, "excused": True} if is_excused else changes)
         message = Message(**{**before, **changes, "state": state})
         if is_excused:

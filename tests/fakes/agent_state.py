@@ -9,14 +9,13 @@ from pydantic import SecretStr
 from monitor.ledger.counters import Total
 from monitor.state import AgentState
 from probes.core.clock import SystemClock
-from probes.core.context import Context
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.settings import MailboxSettings, ServerSettings, Site
 from probes.core.verdict import MessageState, Run, Verdict
 from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Message
-from probes.delivery.message_probe import MessageProbe
+from probes.delivery.message_probe import MessageContext, MessageProbe
 from probes.messages.authentication_results import results
 from probes.messages.hops import hops
 from probes.pop3 import Pop3, Pop3Settings
@@ -35,7 +34,8 @@ SITE = Site(
         )
     },
 )
-_CONTEXT: Any = Context(SystemClock(), SITE)
+_NONE: Any = None  # they never send a message
+_CONTEXT = MessageContext(SystemClock(), SITE, _NONE, _NONE, {}, "me")
 
 
 def smtp_probe(name: str = "smtp", **settings: Any) -> Smtp:

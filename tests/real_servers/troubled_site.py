@@ -8,6 +8,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
             {**document["probes"][0], "name": "stuck", "send_via": "mute"},  # never handed over
             {"name": "lame", "kind": "mx", "interval": "1s", "domain": "example.test", "resolver": nowhere},
             {"name": "wrong", "kind": "mx", "interval": "1s", "domain": "wrong.test", "resolver": wrong},
+            {"name": "at-work", "kind": "mx", "interval": "1s", "domain": "wrong.test", "resolver": wrong},
             {  # no step of it leads anywhere
                 "name": "lost-clients",
                 "kind": "autodiscover",
@@ -153,6 +155,10 @@ def troubled_site(directory: Path, tls: TlsFiles) -> Iterator[Prometheus]:
                 "resolver": wrong,
             },
         ]
+        now = datetime.now(UTC)
+        times = {"from": now - timedelta(hours=1), "until": now + timedelta(hours=1)}
+        window = {key: f"{time:%Y-%m-%d %H:%M}" for key, time in times.items()}
+        document["maintenance"] = {"works": {**window, "probes": ["at-work"]}}
         site.config.write_text(yaml.safe_dump(document))
         site.start_agent()
         yield site.start_prometheus(stack.enter_context(windows_exporter()))
