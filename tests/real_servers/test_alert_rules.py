@@ -43,6 +43,8 @@ ABOUT_EVERY_PROBE = {
 _NAMES = re.compile(r"\bMailsonde\w+|\bmailsonde:\w+")
 """Alerts and recorded metrics."""
 
+_PROBE = re.compile(r"mailsonde_probe_info{(.*)}")
+_IDENTITY = re.compile(r'(?:job|instance|location|probe|kind|target)="[^"]*"')
 _COUNTERS = re.compile(r"_(total|bucket|count)\b")
 
 
@@ -304,6 +306,36 @@ def test_alerts_fire_whatever_labels_a_target_has(tmp_path: Path, path: Path) ->
         for at, count in expected
     ]
     tested = _tested(tmp_path, yaml.safe_dump(document | {"tests": [life]}, width=1000))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def _first_alert(case: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the first check of a test at which an alert that names a probe fires."""
+    for check in case["alert_rule_test"]:
+        if any("probe" in alert["exp_labels"] for alert in check["exp_alerts"]):
+            found: dict[str, Any] = check
+            return found
+    return None
+
+
+LIVES = {path: _read(path)["tests"][0] for path in TESTS}
+"""The test of each alert's whole life."""
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, life in LIVES.items() if _first_alert(life)], ids=lambda path: path.stem
+)
+def test_alert_is_quiet_in_maintenance(tmp_path: Path, path: Path) -> None:
+    """Each alert that names a probe fires without maintenance, as its own test shows, and not with it."""
+    life = LIVES[path]
+    probes = [match[1] for series in life["input_series"] if (match := _PROBE.match(series["series"]))]
+    paused = [
+        {"series": f'mailsonde_probe_in_maintenance{{{labels},source="pause"}}', "values": "1x2000"}
+        for labels in sorted({",".join(_IDENTITY.findall(labels)) for labels in probes})
+    ]
+    check = {**_first_alert(life), "exp_alerts": []}  # type: ignore[dict-item] # there is one, see above
+    case = {**life, "input_series": [*life["input_series"], *paused], "alert_rule_test": [check]}
+    tested = _tested(tmp_path, yaml.safe_dump({**_read(path), "tests": [case]}, width=1000))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 

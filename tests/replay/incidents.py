@@ -21,6 +21,10 @@ ROUTES = (*QUICK_ROUTES, "large", "newsletter")
 CHECKS = ("smtp-a", "smtp-b", "pop", "imap", "mx", "trial")
 
 
+OVERRUN_AFTER = 20 * MINUTE
+"""Seconds after which the maintenance of an incident ends that goes on."""
+
+
 class What(StrEnum):
     """What an effect does, and to what: a server, a probe, a mailbox or the agent."""
 
@@ -40,6 +44,7 @@ class What(StrEnum):
     REMOVED = "removed"  # a probe is not configured
     LAG = "lag"  # the agent's runs start up to so many seconds late
     SKIPPED = "skipped"  # a probe's runs do not start
+    PAUSED = "paused"  # the probes that match a pattern are in maintenance
     FORGED = "forged"  # a mailbox gets a message with a token that does not verify
 
 
@@ -264,6 +269,26 @@ def _maintenance(rng: Random, begins: float, ends: float) -> list[Effect]:
     ]
 
 
+def _announced(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """Maintenance as above, in a pause. Mail is also lost, junked and slow, also at the very end."""
+    effects = _maintenance(rng, begins + 60.0, ends - 60.0)
+    lost, junked, slow, held = rng.sample(QUICK_ROUTES, 4)
+    return [
+        *effects,
+        Effect(What.LOST, lost, begins + 60.0, ends - 60.0),
+        Effect(What.JUNKED, junked, begins + 60.0, ends - 60.0),
+        Effect(What.DELAYED, slow, begins + 60.0, ends - 60.0, 55.0),
+        Effect(What.LOST, held, ends - 60.0, ends),
+        Effect(What.PAUSED, "*", begins, ends),
+    ]
+
+
+def _overrun(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """A server that is down from the beginning of a pause stays down after its end."""
+    down = [Effect(What.DOWN, _submission(rng), begins, ends), Effect(What.DOWN, "imap", begins, ends)]
+    return [*down, Effect(What.PAUSED, "*", begins, begins + OVERRUN_AFTER)]
+
+
 def kind_of(
     name: str,
     expected: Expected,
@@ -312,6 +337,8 @@ KINDS = (
     kind_of("ledger gone", _WARNING, "ProbeUnknown", 30, runs_end(ROUTES, Reason.LEDGER_UNAVAILABLE)),
     kind_of("some DNS timeouts", _NOBODY, "", 30, _some_dns_timeouts),
     kind_of("maintenance", _PAGE, _DOWN, 25, _maintenance),
+    kind_of("maintenance, paused", _NOBODY, "", 25, _announced),
+    kind_of("maintenance, overrun", _PAGE, _DOWN, 35, _overrun),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.replay.incidents import KINDS, MINUTE, Expected
+from tests.replay.incidents import KINDS, MINUTE, OVERRUN_AFTER, Expected
 from tests.replay.replay import replay
 from tests.replay.scoring import Score
 
@@ -47,3 +47,5 @@ def test_faults_are_told_in_time(day: Score) -> None:
     late += [name for name in mail if name in delays and delays[name] > 3 * MINUTE]
     assert late == []
     assert len(delays) >= 10
+    after_pause = delays["maintenance, overrun"] - OVERRUN_AFTER
+    assert 0 < after_pause <= 5 * MINUTE

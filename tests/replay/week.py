@@ -20,6 +20,8 @@ from monitor.collector import AgentCollector
 from monitor.config.models import Configuration
 from monitor.ledger.counters import Counters, Total
 from monitor.ledger.last_week import LastWeek, ends_of
+from monitor.ledger.pauses import Pause
+from monitor.maintenance import Maintenance
 from monitor.schedule import JITTER, start_offset
 from monitor.state import AgentState
 from probes.core.clock import SystemClock
@@ -100,6 +102,14 @@ class Week:
         self._recorder = Recorder(metrics)
         self._now = 0.0
         self._last_week = LastWeek()  # as the ledger has it across restarts
+        self._excused: Counter[tuple[str, str, MessageState]] = Counter()
+        names = {probe.settings.name: {} for probe in self._probes}
+        self._maintenance = Maintenance(names).paused(
+            Pause(effect.of, effect.begins, effect.ends, "", "replay")
+            for (what, _), effects in self._effects.items()
+            for effect in effects
+            if what is What.PAUSED
+        )
         self._routes = {p.name: p for p in configuration.probes if isinstance(p, RoundtripSettings)}
 
     def play(self, length: float, step: float) -> Recorder:
@@ -134,7 +144,8 @@ class Week:
 
     def _start(self, now: float) -> None:
         state = AgentState(self._site.mailboxes, self._site.location)
-        collector = AgentCollector(state, self._counters, self._overdue_after)
+        state.maintenance = self._maintenance
+        collector = AgentCollector(state, self._counters, self._overdue_after, now=lambda: self._now)
         self._agent = agent = _Agent(next(self._epochs), state, collector)
         configured = [p for p in self._probes if not self._active(What.REMOVED, p.settings.name, now)]
         for probe in configured:
@@ -167,9 +178,17 @@ class Week:
             if message.state is _S.SENT:
                 held[message.settings.name, message.settings.send_via, _S.SENT].append(message.created)
         return Counters().updated(
-            Total(*key, entered, len(held[key]), min(held[key], default=None))
+            Total(*key, entered, len(held[key]), *self._oldest(key, held[key]))
             for key, entered in self._entered.items()
         )
+
+    def _oldest(
+        self, key: tuple[str, str, MessageState], held: list[float]
+    ) -> tuple[float | None, int, float | None]:
+        """Return the last three counts of a total, from when its messages were created."""
+        since = self._maintenance.counts_from(key[0], self._now)
+        counted = min((created for created in held if created >= since), default=None)
+        return min(held, default=None), self._excused[key], counted
 
     # Runs
 
@@ -180,7 +199,7 @@ class Week:
         shift = settings.interval * JITTER * self._rng.uniform(-1.0, 1.0)
         self._at(now + settings.interval + shift, self._run, probe, agent)
         if self._active(What.SKIPPED, settings.name, now):
-            agent.state.skipped[settings.name]["overrun"] += 1
+            agent.state.skip(settings.name, "overrun", 1, now)
             return
         lag = self._active(What.LAG, "agent", now)
         late = 0.002 if lag is None else _number(lag) * self._rng.random()
@@ -327,7 +346,10 @@ class Week:
         if state is not _S.LOST or message.arrives is None:
             del self._under_way[message.id]
         record = _record(message, interval)
-        self._last_week.add(filter(None, [ends_of(record)]))
+        if message.created < self._maintenance.counts_from(message.settings.name, now):
+            self._excused[message.settings.name, message.settings.send_via, state] += 1
+        else:
+            self._last_week.add(filter(None, [ends_of(record)]))
         assert self._agent is not None
         self._agent.state.settled(Settled(record))
         self._tell(now, message, _reason(message), record)
