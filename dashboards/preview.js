@@ -25,6 +25,7 @@ function shown(value, unit, texts, decimals) {
   if (unit === "s") return seconds(value);
   if (unit === "d") return seconds(value * 86400);
   if (unit === "percentunit") return `${+(value * 100).toPrecision(3)} %`;
+  if (unit === "bytes") return `${+(value / 2 ** 20).toPrecision(3)} MiB`;
   if (unit === "cps") return `${+value.toPrecision(3)} c/s`;
   if (unit === "bool") return value ? "True" : "False";
   if (decimals != null && Math.abs(value) < 1000) return value.toFixed(decimals);

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 STATIC = HERE.parent / "monitor/web/static"
 LABEL = "An approximation: not drawn by Grafana"
 KINDS = {"timeseries", "stat", "state-timeline", "table", "bargauge", "heatmap"}
-UNITS = {"short", "s", "percentunit", "bool", "cps", "d"}
+UNITS = {"short", "s", "percentunit", "bool", "bytes", "cps", "d"}
 TRANSFORMATIONS = {"merge", "organize"}
 POINTS = 120
 """Number of points in a line."""

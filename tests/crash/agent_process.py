@@ -78,9 +78,10 @@ class AgentProcess:
 
     async def ready(self) -> None:
         """Return once it runs probes."""
+        loop, said = asyncio.get_running_loop(), b""
         async with asyncio.timeout(PATIENCE):
-            said = await asyncio.get_running_loop().sock_recv(self._notified, 100)
-        assert said == b"READY=1", said
+            while not said.startswith(b"READY=1"):  # it tells its status first
+                said = await loop.sock_recv(self._notified, 1000)
 
     async def commits(self) -> None:
         """Return when it writes to its ledger next."""

@@ -243,7 +243,7 @@ def test_alerts_open_their_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def _with_odd_location(text: str) -> str:
     """Return a test with an agent whose location has characters that are special in links."""
     text = re.sub('location="(fra1|a)"', 'location="a b&c=é#"', text)
-    verbs = "is|has|start|down|asks|gets|stalls|stalled|takes|runs|comes|uses|lacks"
+    verbs = "is|has|start|down|asks|gets|stalls|stalled|takes|runs|comes|uses|lacks|refuses"
     text = re.sub(f"(agent|agent at|at) (fra1|a) ({verbs})", r"\1 a b&c=é# \3", text)
     return re.sub("location: (fra1|a),", 'location: "a b&c=é#",', text)
 
