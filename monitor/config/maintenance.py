@@ -233,6 +233,6 @@ def _too_long_for(probe: ProbeSettings, gap: float) -> str:
     if times[key] <= gap:
         return ""
     return (
-        f"there are only {gap:g}s between two windows, less than {key} of the probe {probe.name!r} "
+        f"there are only {gap:g}s between two windows, less than the {key} of the probe {probe.name!r} "
         f"({times[key]:g}s), whose failures might never count; shorten for, or leave the probe out"
     )

@@ -165,6 +165,35 @@ async def test_messages_in_flight_from_maintenance_are_not_overdue(tmp_path: Pat
         assert samples(runtime, clock.time(), "mailsonde_messages_in_flight")["trip"] == 3
 
 
+async def test_overdue_messages_are_seen_after_a_restart(tmp_path: Path) -> None:
+    """A window at another time of the day hides none that an earlier process left in flight."""
+    clock = InstantClock(wall=MIDNIGHT + 12 * 3600)
+    settings = configuration(tmp_path, night={**NIGHT, "probes": ["trip"]})
+    async with open_runtime(settings, clock, "agent") as runtime:
+        overdue = intent(clock, age=600)
+        await runtime.ledger.intend(overdue)
+    async with open_runtime(settings, clock, "agent") as runtime:
+        oldest = samples(runtime, clock.time(), "mailsonde_oldest_in_flight_timestamp_seconds")
+        assert oldest["trip"] == overdue.created_at
+
+
+async def test_a_loss_from_before_maintenance_counts_on(tmp_path: Path) -> None:
+    """It was told already; that the message arrives late, in maintenance, does not take it back."""
+    clock = InstantClock(wall=MIDNIGHT + 2 * 3600 - 60)
+    settings = configuration(tmp_path, night={**NIGHT, "probes": ["trip"]})
+    async with open_runtime(settings, clock, "agent") as runtime:
+        lost = await message(runtime, MessageState.LOST, age=400)
+        clock.now += 120
+        await runtime.ledger.advance(lost.id, MessageState.LATE)
+        assert not await runtime.ledger.discrepancies()
+    async with open_runtime(settings, clock, "agent") as runtime:
+        counted = samples(runtime, clock.time(), "mailsonde_messages_total")
+        assert (counted["trip lost"], counted["trip late"]) == (1, 1)
+        assert "trip in_maintenance" not in counted
+        await runtime.ledger.recall_last_week(clock.time() + 1)
+        assert runtime.ledger.last_week.route("trip", "out").share(clock.time(), 24).ended == 1
+
+
 async def test_a_pause_is_noticed_and_outlasts_a_restart(tmp_path: Path) -> None:
     """The agent notices pauses that the command writes to the ledger, also after a restart."""
     clock, settings = InstantClock(wall=MIDNIGHT), configuration(tmp_path)

@@ -21,6 +21,7 @@ from monitor.config.models import Configuration
 from monitor.config.sources import Sources
 from monitor.reload_request import Outcome
 from monitor.reloading import STOPPING, Source
+from monitor.schedule import Schedule
 from probes.core.verdict import MessageState
 from tests.fakes.mail_site.process import MailSite, mail_site, servers_of
 
@@ -210,6 +211,27 @@ async def test_broken_files_are_refused(written: Written, broken: str | None) ->
         assert not outcome.is_applied
         assert outcome.told[0].startswith(str(written.path))
         assert agent.runtime.assembly is before
+
+
+async def test_a_defect_is_told_and_the_next_reload_works(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails while a configuration is applied is answered, and does not end reloading."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with written.agent() as agent:
+        written.parts["probes"].append(written.trip("more"))
+        written.write()
+        with monkeypatch.context() as patch:
+            patch.setattr(Schedule, "replace", broken)
+            outcome = await reloaded(agent)
+        assert not outcome.is_applied
+        assert "applied only in part (RuntimeError)" in outcome.told[0]
+        written.parts["probes"].append(written.trip("further"))
+        written.write()
+        assert "1 new" in await applied(agent)
 
 
 async def test_requests_at_once_are_one_reload(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
