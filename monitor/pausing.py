@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from monitor.config.models import Configuration
+from monitor.ledger.backend import user_of
 from monitor.ledger.pauses import Pause
 from monitor.ledger.store import SqlLedger, open_ledger
 from probes.core.clock import Clock
@@ -46,8 +48,15 @@ def selections_of(patterns: Sequence[str], labels: Mapping[str, str]) -> list[st
 
 @asynccontextmanager
 async def pausing(configuration: Configuration, clock: Clock) -> AsyncIterator[Pausing]:
-    """Open the configuration's ledger for the block. Raises LedgerError."""
+    """Open the configuration's ledger for the block. Raises LedgerError.
+
+    Root acts as the agent's user from then on: the agent cannot use files that root makes.
+    """
     agent = configuration.agent
+    if os.geteuid() == 0:
+        owner = user_of(agent.ledger)
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
     instance = f"pause-{secrets.token_hex(8)}"
     async with open_ledger(agent.ledger, clock, instance, agent.location, agent.runs_kept) as ledger:
         yield Pausing(ledger, clock)

@@ -19,6 +19,8 @@ from probes.delivery.message_life import LedgerError
 NO_LEDGER = 3
 """Exit status if the ledger cannot be used."""
 
+NO_CHOICE = 'say which probes: their names, "*" for all, or --label team=messaging'
+
 T = TypeVar("T")
 
 
@@ -56,7 +58,7 @@ def choice_or_exit(configuration: Configuration, patterns: Sequence[str], labels
     choices: list[str | dict[str, str]] = [*patterns, labels]
     mistakes = [told for each in choices if (told := nothing_chosen(names, each))]
     if not patterns and not labels:
-        mistakes.append('say which probes: their names, "*" for all, or --label team=messaging')
+        mistakes.append(NO_CHOICE)
     if mistakes:
         click.echo("\n".join(mistakes), err=True)
         sys.exit(UNUSABLE)

@@ -45,7 +45,7 @@ def _instant(_: click.Context, __: click.Parameter, value: str | None) -> float 
         return None
     try:
         if len(value) <= len("22:00"):
-            now = datetime.now().astimezone()
+            now = datetime.now()  # without an offset, which may be another one by then
             clock = datetime.strptime(value, "%H:%M")  # only its time is used
             moment = now.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
             moment += timedelta(days=moment <= now)
@@ -93,8 +93,8 @@ def pause(
     They run on, and the live page shows their results. But their alerts are quiet, and objectives do not
     count their runs, until the time is over or `mailsonde resume` ends it. PROBE is a name, or a pattern in
     quotes. The agent notices within a few seconds; if it is not running, the pause is kept for it. Run this
-    on the agent's machine, as its user. A second pause of the same probes replaces the first. Exit status:
-    0 done, 2 mistakes, 3 the ledger cannot be used.
+    on the agent's machine, as its user or as root. A second pause of the same probes replaces the first.
+    Exit status: 0 done, 2 mistakes, 3 the ledger cannot be used.
 
     \b
     Examples:

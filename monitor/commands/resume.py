@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from monitor.commands.completion import probe_names
-from monitor.commands.maintenance_options import choice_or_exit, label_option, on_ledger
+from monitor.commands.maintenance_options import NO_CHOICE, label_option, on_ledger
 from monitor.commands.options import UNUSABLE, config_option, load_or_exit
 from monitor.config.models import Configuration
-from monitor.pausing import pausing
+from monitor.pausing import pausing, selections_of
 from probes.core.clock import SystemClock
 
 
@@ -35,7 +35,10 @@ def resume(probes: tuple[str, ...], config: Path, labels: dict[str, str], everyt
       mailsonde resume --config mailsonde.yaml --all
     """
     configuration = load_or_exit(config, secrets=False)
-    selections = [] if everything else choice_or_exit(configuration, probes, labels).selections
+    selections = selections_of(probes, labels)  # of probes, too, that are no longer configured
+    if not selections and not everything:
+        click.echo(NO_CHOICE, err=True)
+        sys.exit(UNUSABLE)
     not_paused, others = on_ledger(_ended(configuration, selections, everything=everything))
     for each in not_paused:
         click.echo(f"not paused: {each}", err=True)

@@ -41,6 +41,17 @@ def agent_process(url: str) -> AgentProcess | None:
     return file_locks.agent_process(path)
 
 
+def user_of(url: str) -> os.stat_result:
+    """Return the state of what belongs to the agent's user: its locks, or else the ledger's directory.
+
+    Raises ValueError as `ledger_path` does, and LedgerError if there is no such directory.
+    """
+    path = Path(os.path.realpath(ledger_path(url)))
+    from monitor.ledger import file_locks
+
+    return file_locks.user_of(path)
+
+
 def ledger_path(url: str) -> Path:
     """Return the path of the SQLite file at ``url``; raises ValueError, which says what is wrong.
 

@@ -155,6 +155,20 @@ def _process_ids() -> str:
         return "pid:[]"
 
 
+def user_of(ledger: Path) -> os.stat_result:
+    """Return the state of the locks of ``ledger``, or of its directory if it has none yet.
+
+    Raises LedgerError if there is no such directory.
+    """
+    try:
+        locks = _directory_of(ledger)
+        return (locks if locks.exists() else ledger.parent).stat()
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger's directory {ledger.parent} cannot be used: {error.strerror}"
+        ) from error
+
+
 def _directory_of(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + ".locks")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_a_pause_from_beginning_to_end(config: Path) -> None:
     assert typed(config, "resume", "hq-*").output == "Resumed.\n"
     assert typed(config, "resume", "--all").output == "Resumed.\n"
     assert typed(config, "pause", "--list").output == "No probe is in maintenance.\n"
+
+
+def test_a_pause_of_a_probe_that_is_gone_can_be_ended(config: Path) -> None:
+    """Whatever is listed can be named, also if the configuration no longer has it."""
+    assert typed(config, "pause", "hq-mx", "--for", "2h").exit_code == 0
+    config.write_text(config.read_text().replace("hq-mx", "fra1-mx"))
+    assert typed(config, "pause", "--list").output.startswith("hq-mx: until ")
+    assert typed(config, "resume", "hq-mx").output == "Resumed.\n"
+
+
+def test_root_acts_as_the_agent_s_user(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent could not use a ledger, or its locks, if root had made them."""
+    if os.geteuid() == 0:
+        os.chown(config.parent, 65534, 65533)
+    owner, became = config.parent.stat(), []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "setegid", lambda group: became.append(group))
+    monkeypatch.setattr(os, "seteuid", lambda user: became.append(user))
+    assert typed(config, "pause", "hq-mx", "--for", "2h").exit_code == 0
+    assert became == [owner.st_gid, owner.st_uid]
 
 
 @pytest.mark.parametrize(
