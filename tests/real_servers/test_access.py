@@ -121,6 +121,12 @@ def test_curl_needs_a_client_certificate_once_it_is_required(access: Access) -> 
     assert access.curl("/metrics", "--cert", access.client) == "401"
 
 
+def test_every_handshake_is_answered(access: Access) -> None:
+    """Whether the client's first message comes with the connection or after it, none is lost."""
+    access.configure()
+    assert [access.curl("/-/healthy") for _ in range(60)] == ["200"] * 60
+
+
 def test_promtool_accepts_the_file(access: Access) -> None:
     """What mailsonde takes is what Prometheus and its exporters take."""
     checked = promtool("check", "web-config", access.directory / "web.yml")
