@@ -140,8 +140,8 @@ def _table(panel: Mapping[str, Any], prometheus: Prometheus) -> dict[str, Any]:
     heads = [renamed.get(column) or column for column in columns]
     lines = [[row.get(column) for column in columns] for row in rows]
     for order in reversed(panel["options"].get("sortBy") or []):
-        if not rows:
-            break
+        if order["displayName"] not in heads:
+            continue  # no row has a value in it yet
         place = heads.index(order["displayName"])
         lines.sort(key=lambda line, at=place: _rank(line[at]), reverse=order.get("desc", False))
     return {"columns": heads, "rows": lines}
