@@ -17,6 +17,17 @@ from probes.core.settings import ProbeSettings
 
 OUT = {"protocol": "smtp", "host": "a.example", "tls": "starttls"}
 
+HYBRID = (
+    "servers:\n"
+    "  out: {protocol: smtp, host: a.example, tls: starttls}\n"
+    "  in: {protocol: imap, host: a.example, tls: implicit}\n"
+    "mailboxes:\n"
+    "  a: {address: a@a.example, server: in, username: a, password: {env: A}}\n"
+    "  b: {address: b@a.example, server: in, username: b, password: {env: B}}\n"
+    "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: out}}}\n"
+)
+"""A hybrid organization, with what it refers to."""
+
 
 def loaded(defaults: object, **parts: object) -> Configuration:
     data = {
@@ -121,16 +132,7 @@ def test_hybrid_can_do_without_a_default(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_wrong_default_of_hybrid_is_told_once(tmp_path: Path) -> None:
     """All ways have it, and so does the entry; it is one mistake in one line."""
     path = tmp_path / "site.yaml"
-    path.write_text(
-        "defaults:\n  roundtrip: {interval: soon}\n"
-        "servers:\n"
-        "  out: {protocol: smtp, host: a.example, tls: starttls}\n"
-        "  in: {protocol: imap, host: a.example, tls: implicit}\n"
-        "mailboxes:\n"
-        "  a: {address: a@a.example, server: in, username: a, password: {env: A}}\n"
-        "  b: {address: b@a.example, server: in, username: b, password: {env: B}}\n"
-        "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: out}}}\n"
-    )
+    path.write_text("defaults:\n  roundtrip: {interval: soon}\n" + HYBRID)
     with pytest.raises(ConfigurationError) as caught:
         load(path, secrets=False)
     told = str(caught.value)
@@ -203,16 +205,7 @@ def test_explain_names_the_source_of_each_setting(tmp_path: Path) -> None:
 def test_explain_shows_defaults_of_hybrid(tmp_path: Path) -> None:
     """The probes of the short form are shown as they run."""
     path = tmp_path / "site.yaml"
-    path.write_text(
-        "defaults: {roundtrip: {interval: 2m}, probes: {labels: {team: mail}}}\n"
-        "servers:\n"
-        "  out: {protocol: smtp, host: a.example, tls: starttls}\n"
-        "  in: {protocol: imap, host: a.example, tls: implicit}\n"
-        "mailboxes:\n"
-        "  a: {address: a@a.example, server: in, username: a, password: {env: A}}\n"
-        "  b: {address: b@a.example, server: in, username: b, password: {env: B}}\n"
-        "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: out}}}\n"
-    )
+    path.write_text("defaults: {roundtrip: {interval: 2m}, probes: {labels: {team: mail}}}\n" + HYBRID)
     shown = explained(path)
     assert shown.count("interval: 2m") == 3
     assert shown.count("team: mail") == 3
