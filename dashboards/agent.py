@@ -31,7 +31,7 @@ def agent() -> dashboard.Dashboard:
     return board(
         "Agent",
         "Whether the agent answers, runs its probes on time, and measures reliably.",
-        [*_presence(), *_runs(), *_schedule(), *_mailboxes(), *_tokens(), *_process()],
+        [*_presence(), *_runs(), *_schedule(), *_mailboxes(), *_tokens(), *_own_delays(), *_own_resources()],
     )
 
 
@@ -320,7 +320,7 @@ def _tokens() -> list[AnyPanel]:
     ]
 
 
-def _process() -> list[AnyPanel]:
+def _own_delays() -> list[AnyPanel]:
     def quantiles(metric: str) -> list[Query]:
         buckets = f"sum by (location, le) (rate({metric}_bucket{{{AGENT}}}[$__rate_interval]))"
         return [
@@ -368,6 +368,11 @@ def _process() -> list[AnyPanel]:
             "written. Metrics count them. See the agent's log.",
             unit="short",
         ),
+    ]
+
+
+def _own_resources() -> list[AnyPanel]:
+    return [
         graph(
             23,
             (0, 64, 8, 8),
