@@ -28,6 +28,11 @@ _DIRECTORIES = (
 )
 
 
+_RETRYING = "minimal_backoff_time = 1s", "maximal_backoff_time = 2s", "queue_run_delay = 1s"
+# To try hundreds of messages anew each second would leave no processor time for anything else.
+_HOLDING = "minimal_backoff_time = 1h", "maximal_backoff_time = 1h", "queue_run_delay = 1h"
+
+
 class Postfix:
     """Ports: smtp (as port 25), submission (STARTTLS and AUTH), submissions (implicit TLS and AUTH).
 
@@ -79,6 +84,7 @@ class Postfix:
 
     def _main(self, dovecot: Dovecot, tls: TlsFiles, lmtp_port: int, greylist: Greylist | None) -> str:
         config = self.directory / "config"
+        retrying = "\n".join(_RETRYING)
         policy = f"check_policy_service inet:127.0.0.1:{greylist.port}," if greylist else ""
         return f"""
 compatibility_level = 3.6
@@ -110,9 +116,7 @@ smtpd_client_connection_count_limit = 0
 smtpd_error_sleep_time = 0
 message_size_limit = 60000000
 virtual_mailbox_limit = 0
-minimal_backoff_time = 1s
-maximal_backoff_time = 2s
-queue_run_delay = 1s
+{retrying}
 disable_dns_lookups = yes
 alias_maps =
 alias_database =
@@ -155,11 +159,11 @@ scache    unix - - n - 1 scache
 
     def hold(self) -> None:
         """Keep mail in the queue from now on."""
-        self._set("defer_transports = lmtp")
+        self._set("defer_transports = lmtp", *_HOLDING)
 
     def release(self) -> None:
         """Deliver the queue to Dovecot again, at once."""
-        self._set("defer_transports =")
+        self._set("defer_transports =", *_RETRYING)
         subprocess.run(["/usr/sbin/postqueue", "-c", self.directory / "config", "-f"], check=True)
 
     def queue_ids(self) -> list[str]:
@@ -170,8 +174,8 @@ scache    unix - - n - 1 scache
         ]
         return [path.name for path in found if path.is_file() and re.fullmatch("[0-9A-Za-z]+", path.name)]
 
-    def _set(self, setting: str) -> None:
-        subprocess.run(["/usr/sbin/postconf", "-c", self.directory / "config", "-e", setting], check=True)
+    def _set(self, *settings: str) -> None:
+        subprocess.run(["/usr/sbin/postconf", "-c", self.directory / "config", "-e", *settings], check=True)
         # If it is stopped while it is starting, Postfix waits a minute before the next.
         wait_until(lambda: self._queue_manager() is not None, "Postfix has a queue manager", log=self.log)
         before = self._queue_manager()

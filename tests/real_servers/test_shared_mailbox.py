@@ -51,8 +51,9 @@ def configuration(directory: Path, dovecot: Dovecot, postfix: Postfix, tls: TlsF
     return path
 
 
-def _is_queued(postfix: Postfix, count: int) -> bool:
-    return len(postfix.queue_ids()) >= count
+def _are_queued(postfix: Postfix, running: list[asyncio.Task[Result]]) -> bool:
+    assert [task.result().verdict for task in running if task.done()] == []
+    return len(postfix.queue_ids()) >= len(running)
 
 
 @pytest.mark.parametrize("protocol", ["pop3", "imap"])
@@ -75,7 +76,7 @@ async def test_every_message_is_matched_and_no_foreign_one_touched(
         for probe in runtime.assembly.probes.values():
             running.append(asyncio.create_task(runtime.runner.run(probe)))
             if len(running) % CLIENTS == 0:  # more at once would have to wait for their turn
-                queued = partial(_is_queued, postfix, len(running))
+                queued = partial(_are_queued, postfix, running)
                 await asyncio.to_thread(wait_until, queued, "Postfix has the messages", log=postfix.log)
         await asyncio.to_thread(postfix.release)
         results = await asyncio.gather(*running)
