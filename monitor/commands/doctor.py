@@ -51,8 +51,9 @@ def doctor() -> None:
 def mailbox(name: str, config: Path, form: str) -> None:
     """Walk from DNS to a message there and back.
 
-    The steps are token, dns, tcp, tls, login, folder, submission and message. It stops at the first that
-    fails, and says what to do. The message is a run of the first round trip to the mailbox, and takes until
+    The steps are token, trace, health, dns, tcp, tls, login, folder, submission and message. It stops at the
+    first that fails, and says what to do. Trace and health are the questions to the tenant that `oauth2`
+    allows, if any. The message is a run of the first round trip to the mailbox, and takes until
     it arrives. Submission is the login at its server. Exit status: 0 ok, 1 warning, 2 failed, 3 unknown.
 
     \b

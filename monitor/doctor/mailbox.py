@@ -85,6 +85,8 @@ class MailboxDoctor:
                 secret = await self._secret()
                 for step in self._token_steps(secret):
                     yield step
+                for step in await self._tenant_steps():
+                    yield step
             if self._server.protocol == "graph":
                 for step in await self._graph_steps():
                     yield step
@@ -150,6 +152,20 @@ class MailboxDoctor:
             steps += [Step("token", "warning", detail, remedy=remedy) for detail, remedy in found]
             self._login_remedy = login_remedy(claims)
         return steps
+
+    async def _tenant_steps(self) -> list[Step]:
+        """Ask for message traces and service health, as far as the entry of ``oauth2`` says so.
+
+        A refusal is a warning: mail goes on without them.
+        """
+        tracer = self._runtime.assembly.context.tracers.get(str(self._mailbox.oauth2))
+        refusals = await tracer.refusals() if tracer is not None else {}
+        return [
+            Step(name, "ok", "the tenant answers")
+            if fault is None
+            else Step(name, "warning", f"cannot be read: {fault.detail}", str(fault.reason), fault.remedy)
+            for name, fault in refusals.items()
+        ]
 
     async def _connect(self) -> ImapSession | Pop3Session:
         opened = ImapSession if self._server.protocol == "imap" else Pop3Session

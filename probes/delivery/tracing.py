@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -180,6 +181,17 @@ class MessageTracer:
         """Stop tracing, and wait until nothing is being asked."""
         if tasks := self.stop():
             await asyncio.wait(tasks)
+
+    async def refusals(self) -> dict[str, ProbeFault | None]:
+        """Ask the tenant once for all that the entry may read; return why each is refused, if it is."""
+        found: dict[str, object] = {}
+        if self._traces:
+            now = self._clock.time()
+            none = secrets.token_hex(16)
+            found["trace"] = await self._asked(lambda tenant: tenant.traced(none, now - 60.0, now))
+        if self._health:
+            found["health"] = await self._asked(lambda tenant: tenant.issues())
+        return {name: told if isinstance(told, ProbeFault) else None for name, told in found.items()}
 
     async def watch(self, message: Message, overdue_after: float, trace: Trace) -> None:
         """Fill in ``trace`` when the message is overdue, and again shortly before its deadline if need be."""

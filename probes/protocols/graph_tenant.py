@@ -15,6 +15,7 @@ from typing import Any
 from probes.core.clock import Clock
 from probes.core.credentials import Credentials
 from probes.core.faults import ProbeFault, legible
+from probes.core.reasons import Reason
 from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer
 from probes.protocols.graph import GraphSession, entries_of
@@ -37,6 +38,10 @@ STATUSES: Mapping[str, str] = MappingProxyType(
 ISSUES_SHOWN = 3
 """Maximum number of issues of a tenant that are told."""
 
+_TRACES = "admin/exchange/tracing/messageTraces"
+_ISSUES = "admin/serviceAnnouncement/issues"
+_PERMISSIONS = MappingProxyType({_TRACES: "ExchangeMessageTrace.Read.All", _ISSUES: "ServiceHealth.Read.All"})
+_SERVICE_OF_TRACES = "8bd644d1-64a1-4d4b-ae52-2e0cbf64e373"  # what Microsoft's own application has as its id
 _ANSWER_LIMIT = 256 * 1024
 _EVERY_STATUS = MappingProxyType({"prefer": "include-unknown-enum-members"})  # else `recalled` is not told
 
@@ -80,7 +85,7 @@ class GraphTenant(GraphSession):
         }
         found = [
             Traced(str(entry["status"]), _told_time(entry.get("receivedDateTime")))
-            for entry in await self._list("admin/exchange/tracing/messageTraces", query)
+            for entry in await self._list(_TRACES, query)
             if str(entry.get("status")) in STATUSES and subject in str(entry.get("subject"))
         ]
         return max(found, key=lambda one: one.received, default=None)
@@ -95,7 +100,7 @@ class GraphTenant(GraphSession):
 
         return tuple(
             f"{told(entry, 'id', 20)}: {told(entry, 'title', 120)}"
-            for entry in await self._list("admin/serviceAnnouncement/issues", query)
+            for entry in await self._list(_ISSUES, query)
             if entry.get("service") == "Exchange Online" and entry.get("isResolved") is False
         )[:ISSUES_SHOWN]
 
@@ -104,8 +109,19 @@ class GraphTenant(GraphSession):
         return [entry for entry in entries if isinstance(entry, dict)]
 
     def _refusal(self, response: Response, secret: object) -> ProbeFault:
+        """Name the permission that is missing; whatever the code is, 403 has no other cause here."""
         del secret
-        return super()._refusal(response, None)
+        fault = super()._refusal(response, None)
+        if response.status == 403:
+            missing = " and ".join(name for path, name in _PERMISSIONS.items() if f"/{path}?" in response.url)
+            remedy = f"Add the application permission {missing} of Microsoft Graph, and grant consent."
+            return ProbeFault(Reason.NOT_GRANTED, fault.detail, remedy=remedy)
+        if response.status == 401 and _SERVICE_OF_TRACES in fault.detail:
+            fault.remedy = (
+                "Create the service principal that message traces need: New-MgServicePrincipal -AppId "
+                f"{_SERVICE_OF_TRACES}. It may take hours to count."
+            )
+        return fault
 
 
 def _stamp(seconds: float) -> str:

@@ -15,7 +15,9 @@ from monitor.config.load import load
 from monitor.doctor.mailbox import MailboxDoctor, Step
 from monitor.runtime import open_runtime
 from probes.core.clock import SystemClock
-from tests.fakes.graph.server import graph_double
+from tests.fakes.graph.http import Answer
+from tests.fakes.graph.server import GraphDouble, graph_double
+from tests.fakes.graph.tenant import ISSUES, TRACES
 from tests.fakes.scripted_server import Peer, ScriptedServer, dialogue, scripted_server
 from tests.fakes.token_endpoint import answer, token_endpoint
 
@@ -323,6 +325,33 @@ async def test_token_that_is_refused(tmp_path: Path, error: str, remedy: str) ->
     assert steps[0].remedy.startswith(remedy)
 
 
+async def examined_by_graph(directory: Path, graph: GraphDouble, **oauth2: bool) -> list[Step]:
+    """Return the steps for a mailbox behind Graph."""
+    (directory / "secret").write_text(graph.entra.secret)
+    entry = {
+        "provider": "microsoft",
+        "tenant": graph.entra.tenant,
+        "client_id": graph.entra.client_id,
+        "client_secret": {"file": "secret"},
+        "authority": graph.entra.url,
+    }
+    server = {"protocol": "graph", "oauth2": "contoso", "host": "127.0.0.1", "port": graph.port}
+    address = "canary@contoso.com"
+    site = {
+        "agent": {"ledger": f"sqlite:{directory}/ledger.db"},
+        "oauth2": {"contoso": entry | oauth2},
+        "servers": {"graph": server | {"tls": "none", "allow_insecure_auth": True}},
+        "mailboxes": {
+            "canary": {"address": address, "server": "graph", "username": address, "oauth2": "contoso"}
+        },
+        "probes": [{"name": "mx", "kind": "mx", "interval": "60s", "domain": "example.com"}],
+    }
+    path = directory / "site.yaml"
+    path.write_text(yaml.safe_dump(site))
+    async with open_runtime(load(path), SystemClock(), "doctor") as runtime:
+        return [step async for step in MailboxDoctor("canary", runtime).steps()]
+
+
 @pytest.mark.parametrize(
     ("is_granted", "expected"),
     [
@@ -334,43 +363,45 @@ async def test_mailbox_by_graph(tmp_path: Path, *, is_granted: bool, expected: l
     """A mailbox that is read through Graph is examined up to its folder; one not granted fails there."""
     async with graph_double(SystemClock()) as graph:
         graph.granted = {"canary@contoso.com"} if is_granted else set()
-        (tmp_path / "secret").write_text(graph.entra.secret)
-        site = {
-            "agent": {"ledger": f"sqlite:{tmp_path}/ledger.db"},
-            "oauth2": {
-                "contoso": {
-                    "provider": "microsoft",
-                    "tenant": graph.entra.tenant,
-                    "client_id": graph.entra.client_id,
-                    "client_secret": {"file": "secret"},
-                    "authority": graph.entra.url,
-                }
-            },
-            "servers": {
-                "graph": {
-                    "protocol": "graph",
-                    "oauth2": "contoso",
-                    "host": "127.0.0.1",
-                    "port": graph.port,
-                    "tls": "none",
-                    "allow_insecure_auth": True,
-                }
-            },
-            "mailboxes": {
-                "canary": {
-                    "address": "canary@contoso.com",
-                    "server": "graph",
-                    "username": "canary@contoso.com",
-                    "oauth2": "contoso",
-                }
-            },
-            "probes": [{"name": "mx", "kind": "mx", "interval": "60s", "domain": "example.com"}],
-        }
-        path = tmp_path / "site.yaml"
-        path.write_text(yaml.safe_dump(site))
-        async with open_runtime(load(path), SystemClock(), "doctor") as runtime:
-            steps = [step async for step in MailboxDoctor("canary", runtime).steps()]
+        steps = await examined_by_graph(tmp_path, graph)
     assert ("token", "ok") in told(steps)
     assert [step for step in told(steps) if step[0] != "token"] == expected
     if not is_granted:
         assert (steps[-1].reason, "Mail.ReadWrite" in steps[-1].remedy) == ("not_granted", True)
+
+
+async def test_rights_to_ask_the_tenant(tmp_path: Path) -> None:
+    """Each right that the configuration counts on is tried, the missing one named, and the rest goes on."""
+    async with graph_double(SystemClock()) as graph:
+        graph.entra.roles += ["ServiceHealth.Read.All"]
+        steps = await examined_by_graph(tmp_path, graph, message_trace=True, service_health=True)
+        assert graph.tenant.asked == [TRACES, ISSUES]
+    assert told(steps)[:3] == [("token", "ok"), ("token", "warning"), ("trace", "warning")]
+    trace, health = steps[2:4]
+    assert (trace.reason, trace.remedy) == (
+        "not_granted",
+        "Add the application permission ExchangeMessageTrace.Read.All of Microsoft Graph, and grant consent.",
+    )
+    assert told([health]) == [("health", "ok")]
+    assert ("folder", "ok") in told(steps)
+
+
+async def test_message_traces_without_their_service(tmp_path: Path) -> None:
+    """A tenant without Microsoft's service principal for traces is told how to create it."""
+    said = "Service principal-less Authentication failed: the service principal for App ID "
+    said += "8bd644d1-64a1-4d4b-ae52-2e0cbf64e373 was not found."
+    refusal = Answer(401, {"error": {"code": "Unauthorized", "message": said}})
+    async with graph_double(SystemClock()) as graph:
+        graph.instead = lambda request: refusal if "messageTraces" in request.path else None
+        steps = await examined_by_graph(tmp_path, graph, message_trace=True)
+    trace = next(step for step in steps if step.name == "trace")
+    assert trace.outcome == "warning"
+    assert "New-MgServicePrincipal -AppId 8bd644d1-64a1-4d4b-ae52-2e0cbf64e373" in trace.remedy
+
+
+async def test_tenant_that_is_not_to_be_asked(tmp_path: Path) -> None:
+    """Without these settings, nothing is asked about the tenant."""
+    async with graph_double(SystemClock()) as graph:
+        steps = await examined_by_graph(tmp_path, graph)
+        assert graph.tenant.asked == []
+    assert {"trace", "health"}.isdisjoint(step.name for step in steps)
