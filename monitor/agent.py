@@ -8,7 +8,7 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 from monitor.collector import AgentCollector
 from monitor.config.exposure import exposure
 from monitor.config.models import AgentSettings, Configuration
+from monitor.housekeeping import housekeeping
 from monitor.ledger.store import AGENT
 from monitor.load import Load
 from monitor.recent import POINTS_KEPT, Recent
 from monitor.reloading import Reloader, Source
 from monitor.runner import Result
+from monitor.runs import Runs
 from monitor.runtime import Runtime, open_runtime
 from monitor.schedule import Schedule
 from monitor.self_watch import SelfWatch
@@ -33,8 +35,6 @@ from monitor.web.serving import bind
 from monitor.web.views import Views
 from probes.core.clock import Clock, SystemClock
 from probes.core.probe import Probe
-from probes.core.reasons import Reason
-from probes.core.trouble_log import TroubleLog
 from probes.delivery.message_life import LedgerError
 
 if TYPE_CHECKING:
@@ -43,20 +43,8 @@ if TYPE_CHECKING:
 GRACE = 4.0
 """Seconds for runs in the middle of a dialogue to finish when the agent stops."""
 
-PURGE_EVERY = 3600.0
-"""Seconds between two purges of the ledger."""
-
-CHECK_LEDGER_EVERY = 30.0
-"""Seconds between two checks that the ledger can be used, for agents whose probes rarely run."""
-
-PAUSES_EVERY = 2.0
-"""Seconds between two looks for pauses in the ledger."""
-
 RUNS_RECALLED = 5000
 """Maximum runs of an earlier agent that the pages show at start, beyond one per route."""
-
-RESULTS_KEPT = 100
-"""Maximum results that wait for an observer, each with its transcript; there may be no observer."""
 
 SWITCH_INTERVAL = 0.001
 """Seconds until a computing thread, such as one that renders metrics, lets the event loop continue.
@@ -126,76 +114,46 @@ async def _at_work(
     clock: Clock,
     source: Source | None,
 ) -> AsyncIterator[Agent]:
-    web_config = _web_config(configuration.agent, runtime.state)
+    settings = configuration.agent
+    web_config = _web_config(settings, runtime.state)
     runtime.ledger.lock_for_agent()
     open_messages = await runtime.ledger.adopt()
     started_at = clock.time()
     runtime.assembly.resume(open_messages)
-    results: asyncio.Queue[Result] = asyncio.Queue(maxsize=RESULTS_KEPT)
     recent = await _recalled(runtime, clock)
-
     load = Load(runtime.state, clock, runtime.runner.blocked, lambda: runtime.ledger.wait)
-
-    async def run(probe: Probe) -> None:
-        try:
-            await runtime.run(probe, lambda result: _take_in(runtime, recent, result, results, clock))
-        except asyncio.CancelledError:
-            return  # the agent is stopping; the scheduler would log it as an error
-        if probe.sub_probes:  # only their targets come and go
-            recent.keep_only(probe.settings.name, probe.targets)
-
-    async def run_if_admitted(probe: Probe) -> None:
-        current = runtime.assembly.probes.get(probe.settings.name)  # a reload may have replaced it just now
-        if current is not None and load.admits(current):
-            await run(current)
-
-    schedule = Schedule(run_if_admitted, runtime.state, clock)
+    runs = Runs(runtime, recent, load, clock)
+    schedule = Schedule(runs.run_if_admitted, runtime.state, clock)
     runtime.state.configured_at = clock.time()
     reloader = None if source is None else Reloader(source, runtime, recent, schedule, clock)
     is_ready = False
-    collector = AgentCollector(
-        runtime.state,
-        lambda: runtime.ledger.counters,
-        runtime.overdue_after,
-        lambda: runtime.assembly.tokens,
-        clock.time,
-        SelfWatch(
-            runtime.runner.loop_lag,
-            runtime.ledger.commits,
-            lambda: runtime.ledger.wait,
-            lambda: runtime.ledger.runs_dropped,
-        ),
-    )
-    exporter = _exporter(configuration.agent, collector, clock)
+    collector = _collector(runtime, clock)
+    exporter = _exporter(settings, collector, clock)
 
     def notices() -> list[str]:
-        return _notices(configuration.agent, web_config, runtime.state)
+        return _notices(settings, web_config, runtime.state)
 
     pages = Pages(Views(runtime, recent), runtime.ledger, notices)
-    names = _host_names(configuration.agent)
-    reload = reloader.reload if reloader is not None and "http" in configuration.agent.reload else None
-    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), names, reload)
+    reload = reloader.reload if reloader is not None and "http" in settings.reload else None
+    app = web_app(collector, lambda: is_ready, pages, ProbeEndpoint(runtime), _host_names(settings), reload)
     async with (
         served_to_the_admitted(app, bound, web_config),
-        _housekeeping(runtime, load, exporter, clock, started_at),
+        housekeeping(runtime, load, exporter, clock, started_at),
     ):
-        if reloader is not None and "watch" in configuration.agent.reload:
+        if reloader is not None and "watch" in settings.reload:
             reloader.watch_files()
         _tune_interpreter()
         schedule.start(probe for probe in runtime.assembly.probes.values() if probe.settings.scheduled)
         is_ready = True
-        scheme = "https" if web_config and web_config.current().tls_server_config else "http"
-        address = "{}://{}:{}".format(scheme, *bound.getsockname()[:2])
+        address = _address(bound, web_config)
+        probes, resumed = len(runtime.assembly.probes), len(open_messages)
         _log.info(
-            "agent started: live page at %s, %d probes, %d open messages resumed",
-            address,
-            len(runtime.assembly.probes),
-            len(open_messages),
+            "agent started: live page at %s, %d probes, %d open messages resumed", address, probes, resumed
         )
         for notice in notices():
             _log.warning("%s", notice)
         try:
-            yield Agent(address, runtime, recent, results, run, schedule, reloader)
+            yield Agent(address, runtime, recent, runs.results, runs.run, schedule, reloader)
         finally:
             is_ready = False
             if reloader is not None:
@@ -203,6 +161,24 @@ async def _at_work(
             schedule.stop()
             await runtime.runner.stop(GRACE)
             _log.info("agent stopped")
+
+
+def _collector(runtime: Runtime, clock: Clock) -> AgentCollector:
+    ledger = runtime.ledger
+    return AgentCollector(
+        runtime.state,
+        lambda: ledger.counters,
+        runtime.overdue_after,
+        lambda: runtime.assembly.tokens,
+        clock.time,
+        SelfWatch(runtime.runner.loop_lag, ledger.commits, lambda: ledger.wait, lambda: ledger.runs_dropped),
+    )
+
+
+def _address(bound: socket.socket, web_config: WebConfigInForce | None) -> str:
+    """Return the URL of the live page."""
+    scheme = "https" if web_config and web_config.current().tls_server_config else "http"
+    return "{}://{}:{}".format(scheme, *bound.getsockname()[:2])
 
 
 def _web_config(settings: AgentSettings, state: AgentState) -> WebConfigInForce | None:
@@ -255,31 +231,6 @@ async def _recalled(runtime: Runtime, clock: Clock) -> Recent:
     return recent
 
 
-@asynccontextmanager
-async def _housekeeping(
-    runtime: Runtime, load: Load, exporter: OtlpExporter | None, clock: Clock, started_at: float
-) -> AsyncIterator[None]:
-    """Purge and check the ledger, read its pauses, watch the load, and export metrics during the block.
-
-    All end after its last run.
-    """
-    tasks = [
-        asyncio.create_task(_purge(runtime, clock), name="purge"),
-        asyncio.create_task(_check_ledger(runtime, clock), name="check of the ledger"),
-        asyncio.create_task(_watch_pauses(runtime, clock), name="pauses"),
-        asyncio.create_task(load.watch(), name="load"),
-        asyncio.create_task(_recall_last_week(runtime, started_at), name="last week"),
-    ]
-    if exporter is not None:
-        tasks.append(asyncio.create_task(exporter.run(), name="otlp"))
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
 def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) -> OtlpExporter | None:
     """Return the OTLP exporter, if configured. Raises `StartError`."""
     if settings.otlp is None:
@@ -292,83 +243,3 @@ def _exporter(settings: AgentSettings, collector: AgentCollector, clock: Clock) 
         ) from error
     instance = {"service.instance.id": f"{settings.location}/{socket.gethostname()}"}
     return OtlpExporter(settings.otlp, collector, clock, {**instance, "location": settings.location})
-
-
-def _take_in(
-    runtime: Runtime, recent: Recent, result: Result, results: asyncio.Queue[Result], clock: Clock
-) -> None:
-    """Pass a finished run on to state, ledger, pages, log and observers."""
-    verdict = result.verdict
-    runtime.state.ran(
-        result.probe, result.target, verdict, ended_at=clock.time(), duration=result.duration_seconds
-    )
-    told = result.with_transcript()
-    runtime.ledger.record_run(told)
-    if (result.probe, result.target) in runtime.state.probes:  # a reload may have removed it during the run
-        recent.take_in(told)
-    _log_run(runtime, result, clock)
-    if results.full():
-        results.get_nowait()
-    results.put_nowait(result)
-
-
-def _log_run(runtime: Runtime, result: Result, clock: Clock) -> None:
-    """Log each run for debugging, and otherwise when a route's trouble begins, changes and ends."""
-    verdict, told = (
-        result.verdict,
-        f"{result.verdict.outcome}/{result.verdict.reason} {result.verdict.detail}",
-    )
-    if _log.isEnabledFor(logging.DEBUG):
-        _log.debug("%s: %s", result.probe, told, extra={"run": result.as_object()})
-    route = runtime.state.probes.get((result.probe, result.target))
-    if route is None:
-        return
-    if verdict.reason is not Reason.NONE:
-        route.trouble = route.trouble or TroubleLog(_log, f"{result.probe} at {result.target}", clock)
-        route.trouble.failed(verdict.reason, told, extra={"run": result.as_object()})
-    elif route.trouble is not None:
-        route.trouble.works()
-        route.trouble = None
-
-
-async def _recall_last_week(runtime: Runtime, started_at: float) -> None:
-    """Count the messages of earlier agents, during the first runs, because many take seconds to read."""
-    try:
-        await runtime.ledger.recall_last_week(started_at)
-    except LedgerError as error:  # the counts are only for display
-        _log.warning("the pages count only messages from now on: %s", error)
-
-
-async def _check_ledger(runtime: Runtime, clock: Clock) -> None:
-    """Log when the ledger becomes unusable, and when it can be used again."""
-    is_usable = True
-    while True:
-        await clock.sleep(CHECK_LEDGER_EVERY)
-        try:
-            await runtime.ledger.check()
-        except LedgerError as error:
-            if is_usable:
-                _log.error("no messages are sent, because the ledger cannot be used: %s", error)
-            is_usable = False
-        else:
-            if not is_usable:
-                _log.warning("the ledger can be used again")
-            is_usable = True
-
-
-async def _watch_pauses(runtime: Runtime, clock: Clock) -> None:
-    """Take over pauses that people begin and end on the command line, which writes them to the ledger."""
-    while True:
-        await clock.sleep(PAUSES_EVERY)
-        with suppress(LedgerError):  # the check of the ledger tells
-            await runtime.read_pauses()
-
-
-async def _purge(runtime: Runtime, clock: Clock) -> None:
-    """Purge messages past their retention periodically."""
-    while True:
-        try:
-            await runtime.ledger.forget(clock.time() - runtime.assembly.retention)
-        except LedgerError as error:
-            _log.warning("cannot purge old messages from the ledger now: %s", error)
-        await clock.sleep(PURGE_EVERY)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from monitor.agent import CHECK_LEDGER_EVERY, _check_ledger
+from monitor.housekeeping import CHECK_LEDGER_EVERY, check_ledger
 from tests.unit.ledger.conftest import OpenLedger
 
 
@@ -40,7 +40,7 @@ async def test_a_ledger_that_goes_and_comes_back_is_told_once(
     """Within a minute the log says that the ledger's file is gone, and later that it is back, once each."""
     aside, clock = path.with_name("aside.db"), Minutes()
     async with opened() as ledger:
-        checking = asyncio.create_task(_check_ledger(SimpleNamespace(ledger=ledger), clock))
+        checking = asyncio.create_task(check_ledger(SimpleNamespace(ledger=ledger), clock))
         await clock.pass_by()
         assert caplog.messages == []
         move(path, aside)
