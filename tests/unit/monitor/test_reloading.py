@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,15 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def planned_anew(agent: Agent, name: str) -> datetime:
+    """Return when an hourly probe runs next, once its first run, soon after the start, has begun."""
+    soon = datetime.now(UTC) + timedelta(minutes=30)
+    await until(lambda: (agent.schedule.next_run(name) or soon) > soon)
+    planned = agent.schedule.next_run(name)
+    assert planned is not None
+    return planned
+
+
 def open_descriptors() -> int:
     """Return how many file descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))
@@ -141,7 +151,7 @@ async def test_reloads_under_load_lose_nothing(written: Written) -> None:
         written.write()
         await applied(agent)
         await until(lambda: entered(agent, MessageState.DELIVERED, "fixed-0") >= 2)
-        planned, watcher = agent.schedule.next_run("rare"), runtime.assembly.watchers["box"]
+        planned, watcher = await planned_anew(agent, "rare"), runtime.assembly.watchers["box"]
         session, descriptors = watcher._mailbox._session, open_descriptors()
         objects = {name: runtime.assembly.probes[name] for name in ("fixed-0", "rare")}
         for number in range(RELOADS):
@@ -332,7 +342,7 @@ async def test_secrets_and_authorities_are_read_again(
         now = agent.runtime.assembly
         assert now.watchers == watchers
         assert {name for name in probes if now.probes[name] is not probes[name]} == {"secure"}
-        planned = agent.schedule.next_run("rarely")
+        planned = await planned_anew(agent, "rarely")
         (written.directory / "password").write_text("another")
         assert await applied(agent) == "4 probes: 2 changed, 0 new, 0 removed"
         assert agent.runtime.assembly.watchers["box"] is not watchers["box"]
