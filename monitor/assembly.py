@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from monitor.config.difference import Unchanged
 from monitor.config.models import Configuration
+from monitor.ledger.pauses import Pause
 from monitor.ledger.store import SqlLedger
 from monitor.maintenance import Maintenance
 from probes.core.clock import Clock
@@ -71,7 +72,7 @@ class Assembly:
     sent_copies: Set[str]
     """The mailboxes whose sent folders get copies of our messages, and can be read."""
     maintenance: Maintenance
-    """The windows of the configuration, without pauses."""
+    """Of this configuration, with the pauses of when it was assembled."""
 
     def begin(self, earlier: Assembly | None = None) -> None:
         """Open what may be open by this configuration, and take over what ``earlier`` watchers await.
@@ -133,6 +134,7 @@ def assemble(
     observer: AssemblyObserver,
     instance: str,
     earlier: Assembly | None = None,
+    pauses: Iterable[Pause] = (),
 ) -> Assembly:
     """Make the probes and watchers of a configuration, without starting them. Any thread may do so.
 
@@ -166,7 +168,7 @@ def assemble(
         _loops(configuration) if earlier is None else earlier.loops,
         _budgets(configuration.site, clock, unchanged, earlier),
         _with_sent_copies(configuration, context.accounts),
-        Maintenance.of(configuration),
+        Maintenance.of(configuration, pauses),
     )
     _watch(assembly, observer, unchanged, earlier)
     _probe_all(assembly, unchanged, earlier)

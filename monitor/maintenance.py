@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from monitor.config.maintenance import WindowSettings
 from monitor.config.models import Configuration
 from monitor.config.selection import chosen, labelled
-from monitor.ledger.pauses import Pause
+from monitor.ledger.pauses import PAUSES_KEPT, Pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,17 @@ class Period:
         """What set it, in words."""
         return f"window {self.name}" if self.kind == "window" else f"pause by {self.name}"
 
-    def has(self, now: float) -> bool:
-        """Return whether it is maintenance ``now`` (unix seconds)."""
-        return self.begins_at <= now < self.ends_at
+
+class _Answer(NamedTuple):
+    """What holds from ``since`` until ``until`` (unix seconds), when a period begins or ends."""
+
+    since: float
+    until: float
+    current: Period | None
+    counts_from: float
+
+    def holds(self, now: float) -> bool:
+        return self.since <= now < self.until
 
 
 class _Window:
@@ -43,16 +52,58 @@ class _Window:
         self._settings = settings
         self._known: tuple[float, float, Period | None] = (inf, -inf, None)
 
-    def latest(self, now: float) -> Period | None:
-        """Return the latest period that has begun ``now`` (unix seconds)."""
+    def latest(self, now: float) -> tuple[Period | None, float]:
+        """Return the latest period that has begun ``now``, and when the next begins (unix seconds)."""
         since, until, period = self._known
-        if since <= now < until:
-            return period
-        latest, following = self._settings.latest(now), self._settings.next(now)
-        period = latest and Period(*latest, "window", self._name, self._settings.comment or "")
-        begins_at = now if latest is None else latest[0]
-        self._known = (begins_at, inf if following is None else following[0], period)
-        return period
+        if not since <= now < until:
+            latest, following = self._settings.latest(now), self._settings.next(now)
+            period = latest and Period(*latest, "window", self._name, self._settings.comment or "")
+            until = inf if following is None else following[0]
+            self._known = (now if latest is None else latest[0], until, period)
+        return period, until
+
+
+class _Timeline:
+    """The maintenance of all probes that have the same windows and pauses.
+
+    It remembers its answer until that changes: many probes ask often, and there may be many windows.
+    """
+
+    def __init__(self, windows: Sequence[_Window], pauses: Sequence[Period]) -> None:
+        self._windows = windows
+        self._pauses = pauses
+        self._known = _Answer(inf, -inf, None, -inf)
+
+    def at(self, now: float) -> _Answer:
+        """Return what holds ``now`` (unix seconds)."""
+        known = self._known  # once, because other threads may replace it
+        if not known.holds(now):
+            self._known = known = self._found(now)
+        return known
+
+    def _found(self, now: float) -> _Answer:
+        periods = list(self._pauses)  # one that begins later is of now, too: the clock was set back
+        since, until = -inf, inf
+        for window in self._windows:
+            period, following = window.latest(now)
+            until = min(until, following)
+            if period is not None:
+                periods.append(period)
+                since = max(since, period.begins_at)
+        current: Period | None = None
+        counts_from = -inf
+        for period in periods:
+            if period.ends_at <= now:
+                since, counts_from = max(since, period.ends_at), max(counts_from, period.ends_at)
+                continue
+            until = min(until, period.ends_at)
+            if current is None or period.ends_at > current.ends_at:
+                current = period
+        return _Answer(since, until, current, counts_from if current is None else inf)
+
+
+_Choice = tuple[tuple[str, ...], frozenset[tuple[str, str]]]
+"""Patterns and labels that choose probes."""
 
 
 class Maintenance:
@@ -62,43 +113,93 @@ class Maintenance:
         self,
         names: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         windows: Mapping[str, WindowSettings] = MappingProxyType({}),
+        pauses: Iterable[Pause] = (),
     ) -> None:
         """``names`` has all probes with their labels."""
         self._names = names
-        self._windows: dict[str, list[_Window]] = {}  # by probe, as are the pauses
-        self._pauses: dict[str, list[Period]] = {}
-        self.pauses: tuple[Pause, ...] = ()
+        self._windows: dict[_Choice, list[_Window]] = {}
         for name, settings in windows.items():
-            window = _Window(name, settings)
-            for probe in chosen(names, settings.probes, settings.labels):
-                self._windows.setdefault(probe, []).append(window)
-        self.probes: Collection[str] = self._windows.keys()
-        """The probes that have windows or pauses, now or at another time."""
+            choice = settings.probes, frozenset(settings.labels.items())
+            self._windows.setdefault(choice, []).append(_Window(name, settings))
+        self._chosen = {choice: chosen(names, choice[0], dict(choice[1])) for choice in self._windows}
+        self.pauses = tuple(pauses)
+        self._timelines = self._shared()
+        self._held: Mapping[str, float] = {}  # when maintenance ended that an earlier configuration had
 
     @classmethod
     def of(cls, configuration: Configuration, pauses: Iterable[Pause] = ()) -> Self:
         """Return the maintenance of a configuration, with pauses."""
         names = labelled(configuration.enabled_probes, configuration.site)
-        return cls(names, configuration.maintenance).paused(pauses)
+        return cls(names, configuration.maintenance, pauses)
+
+    @property
+    def probes(self) -> Collection[str]:
+        """The probes that have windows or pauses, now or at another time."""
+        return self._timelines.keys()
 
     def paused(self, pauses: Iterable[Pause]) -> Self:
         """Return the same with these pauses in place of others."""
-        made = type(self)(self._names)
-        made._windows, made.pauses = self._windows, tuple(pauses)
-        of_selection: dict[str, list[Period]] = {}
-        for pause in made.pauses:
-            period = Period(pause.begins_at, pause.ends_at, "pause", pause.set_by, pause.comment)
-            of_selection.setdefault(pause.selection, []).append(period)
-        for pause in {pause.selection: pause for pause in made.pauses}.values():
-            for probe in chosen(self._names, [pause.pattern] if pause.pattern else [], pause.labels):
-                made._pauses.setdefault(probe, []).extend(of_selection[pause.selection])
-        made.probes = made._windows.keys() | made._pauses.keys()
+        made = copy(self)
+        made.pauses = tuple(pauses)
+        made._timelines = made._shared()
         return made
+
+    def after(self, earlier: Maintenance, now: float) -> Self:
+        """Return the same with the pauses of ``earlier``, which held until ``now`` (unix seconds).
+
+        What was under way in its maintenance stays excused, also if there is no such window any more.
+        """
+        made = copy(self) if self.pauses == earlier.pauses else self.paused(earlier.pauses)
+        ends = {
+            probe: min(earlier.counts_from(probe, now), now)
+            for probe in earlier._timelines.keys() | earlier._held.keys()
+        }
+        made._held = {probe: end for probe, end in ends.items() if end > now - PAUSES_KEPT}
+        return made
+
+    def _by_choice(self) -> dict[_Choice, tuple[Sequence[_Window], list[Period]]]:
+        found: dict[_Choice, tuple[Sequence[_Window], list[Period]]] = {
+            choice: (windows, []) for choice, windows in self._windows.items()
+        }
+        for pause in self.pauses:
+            choice = (pause.pattern,) if pause.pattern else (), frozenset(pause.labels.items())
+            period = Period(pause.begins_at, pause.ends_at, "pause", pause.set_by, pause.comment)
+            found.setdefault(choice, ((), []))[1].append(period)
+        return found
+
+    def _shared(self) -> dict[str, _Timeline]:
+        """Return the timelines by probe; probes that are chosen by the same share one."""
+        by_choice = self._by_choice()
+        # A group is what was chosen before, as another group, and one choice more.
+        groups: dict[tuple[int, int], int] = {}
+        parts: list[tuple[int, int]] = [(0, 0)]
+        group_of: dict[str, int] = {}
+        choices = list(by_choice)
+        for index, choice in enumerate(choices):
+            known = self._chosen.get(choice)
+            for probe in chosen(self._names, choice[0], dict(choice[1])) if known is None else known:
+                part = group_of.get(probe, 0), index
+                if part not in groups:
+                    groups[part] = len(parts)
+                    parts.append(part)
+                group_of[probe] = groups[part]
+        made: dict[int, _Timeline] = {}
+        for group in set(group_of.values()):
+            windows: list[_Window] = []
+            pauses: list[Period] = []
+            rest = group
+            while rest:
+                rest, index = parts[rest]
+                its_windows, its_pauses = by_choice[choices[index]]
+                windows += its_windows
+                pauses += its_pauses
+            made[group] = _Timeline(windows, pauses)
+        return {probe: made[group] for probe, group in group_of.items()}
 
     def current(self, probe: str, now: float) -> Period | None:
         """Return the maintenance of a probe ``now`` (unix seconds); if there are several, the last to end."""
-        periods = (period for period in self._begun(probe, now) if period.has(now))
-        return max(periods, key=lambda period: period.ends_at, default=None)
+        timeline = self._timelines.get(probe)
+        return None if timeline is None else timeline.at(now).current
 
     def counts_from(self, probe: str, now: float) -> float:
         """Return when the last maintenance of a probe ended, ``now`` (unix seconds); `math.inf` during one.
@@ -106,13 +207,7 @@ class Maintenance:
         Runs that began, and messages that were created before that, and end only now, do not count. Returns
         ``-inf`` if there was none. Pauses of more than two days ago are forgotten.
         """
-        if probe not in self.probes:  # nearly all
-            return -inf
-        ends = (inf if period.has(now) else period.ends_at for period in self._begun(probe, now))
-        return max(ends, default=-inf)
-
-    def _begun(self, probe: str, now: float) -> Iterator[Period]:
-        for window in self._windows.get(probe, ()):
-            if (period := window.latest(now)) is not None:
-                yield period
-        yield from (period for period in self._pauses.get(probe, ()) if period.begins_at <= now)
+        timeline, held = self._timelines.get(probe), self._held.get(probe, -inf)
+        if held > now:  # the clock was set back
+            held = -inf
+        return held if timeline is None else max(held, timeline.at(now).counts_from)

@@ -12,7 +12,7 @@ from typing import Self
 
 from monitor.assembly import Assembly, assemble
 from monitor.config.models import Configuration
-from monitor.ledger.pauses import PAUSES_KEPT, Pause
+from monitor.ledger.pauses import PAUSES_KEPT
 from monitor.ledger.store import AGENT, SqlLedger, open_ledger
 from monitor.runner import Result, Runner
 from monitor.state import AgentState
@@ -62,7 +62,6 @@ class Runtime:
         self.state = AgentState(location=configuration.agent.location)
         self._instance = instance
         self._runs_all = runs_all
-        self._pauses: tuple[Pause, ...] = ()
         ledger.counts_from = lambda probe, now: self.state.maintenance.counts_from(probe, now)
         self.assembly = assemble(configuration, clock, ledger, self.state, instance)
         self.assembly.begin()
@@ -74,12 +73,12 @@ class Runtime:
     async def read_pauses(self) -> None:
         """Take over the pauses that are in the ledger. Raises LedgerError."""
         found = await self.ledger.pauses(self.clock.time() - PAUSES_KEPT)
-        if found == self._pauses:
-            return
         current = self.state.maintenance
+        if found == current.pauses:
+            return
         changed = await asyncio.to_thread(current.paused, found)  # many probes take seconds
         if self.state.maintenance is current:  # otherwise a reload came between: see it next time
-            self._pauses, self.state.maintenance = found, changed
+            self.state.maintenance = changed
 
     def has_metrics(self, probe: Probe) -> bool:
         """Return whether a probe of the assembly has metrics."""
@@ -87,7 +86,10 @@ class Runtime:
 
     def assembled(self, configuration: Configuration) -> Assembly:
         """Return what can `replace` the current assembly. Any thread may call it."""
-        return assemble(configuration, self.clock, self.ledger, self.state, self._instance, self.assembly)
+        pauses = self.state.maintenance.pauses
+        return assemble(
+            configuration, self.clock, self.ledger, self.state, self._instance, self.assembly, pauses
+        )
 
     async def replace(self, assembly: Assembly) -> Replaced:
         """Replace the current assembly with one that `assembled` has made from it.
@@ -104,7 +106,7 @@ class Runtime:
         for defect in filter(None, closed):
             _log.error("defect while a mailbox was left", exc_info=defect)
         self.assembly = assembly
-        self.state.maintenance = assembly.maintenance.paused(self._pauses)
+        self.state.maintenance = assembly.maintenance.after(self.state.maintenance, self.clock.time())
         assembly.begin(earlier)
         replaced = Replaced.between(earlier, assembly)
         for name in replaced.gone:

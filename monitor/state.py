@@ -315,9 +315,7 @@ class AgentState:
             delivery.traces.pop(message.id, None)
         if delivery is None or message.delivery_seconds is None or message.uncertainty_seconds is None:
             return
-        arrived_at = message.created_at + message.delivery_seconds
-        is_excused = message.created_at < self.maintenance.counts_from(message.probe, arrived_at)
-        if not is_excused:
+        if not message.excused:
             delivery.arrival_issues.update(ArrivalIssue(word) for word in message.findings.split())
         delivery.hop_seconds = {position: told(seconds) for position, seconds in waits(settled.hops).items()}
         delivery.hops_skewed = sum(hop.skewed for hop in settled.hops)
@@ -331,7 +329,7 @@ class AgentState:
             told(message.delivery_seconds),
             told(message.uncertainty_seconds),
         )
-        if message.state is MessageState.DELIVERED and not is_excused:
+        if message.state is MessageState.DELIVERED and not message.excused:
             delivery.histogram.observe(message.delivery_seconds)
             delivery.slow += message.delivery_seconds >= float(self.probes[route].thresholds["slow"])
 

@@ -19,7 +19,10 @@ _LABELS = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Maintenance from ``begins_at`` to ``ends_at`` (unix seconds)."""
+    """Maintenance until ``ends_at`` (unix seconds).
+
+    It has begun: if ``begins_at`` is later than now, the clock was set back.
+    """
 
     selection: str
     """The name of a probe, a pattern of names, or labels such as ``team=messaging``, one a line."""
@@ -88,11 +91,10 @@ def begin(connection: Connection, location: str, new: Iterable[Pause]) -> None:
 def end(connection: Connection, location: str, selection: str, at: float) -> bool:
     """End the pauses with this selection at ``at`` (unix seconds); return whether there were any."""
     own = and_(pauses.c.location == location, pauses.c.selection == selection)
-    # One that began at this very moment would be left without any duration.
-    connection.execute(delete(pauses).where(own, pauses.c.begins_at >= at))
-    return bool(
-        connection.execute(update(pauses).where(own, pauses.c.ends_at > at).values(ends_at=at)).rowcount
-    )
+    # One that begins at this very moment would have no duration, and another could not begin then.
+    removed = connection.execute(delete(pauses).where(own, pauses.c.begins_at == at))
+    ended = connection.execute(update(pauses).where(own, pauses.c.ends_at > at).values(ends_at=at))
+    return bool(removed.rowcount + ended.rowcount)
 
 
 def forget(connection: Connection, location: str, before: float) -> None:

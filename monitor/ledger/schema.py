@@ -74,10 +74,10 @@ messages = Table(
     Column("changed_at", Float, nullable=False),  # unix seconds; when it entered its state
     Column("trace_looks", Integer, nullable=False),
     Column("trace", String, nullable=False),
-    Column("excused", Boolean, nullable=False),  # whether it ended in maintenance, and does not count
+    Column("excused", Boolean, nullable=False),
     Index("messages_by_state", "location", "state", "probe", "target", "created_at"),
 )
-"""One row per message: ``location``, the fields of `probes.delivery.message_life.Message`, and two more."""
+"""One row per message: the fields of `probes.delivery.message_life.Message`, and two more."""
 
 totals = Table(
     "totals",

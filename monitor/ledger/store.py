@@ -70,7 +70,8 @@ class SqlLedger:
         self.counts_from: Callable[[str, float], float] = lambda *_: -inf
         """Returns when a probe's last maintenance ended, for now (unix seconds): `inf` during one.
 
-        Messages that were created before that, and have not ended yet, are excused: their ends do not count.
+        Messages that are created, or end, while it is later than their creation are excused: their ends do
+        not count.
         """
         self._location = location
         self._runs = RunReader(database.name)

@@ -54,6 +54,7 @@ CHANGEABLE = frozenset(_FIELDS) - {
     "created_at",
     "instance",
     "boot",
+    "excused",
 }
 """Fields that may change when a message moves to another state."""
 
@@ -87,7 +88,8 @@ class Transaction:
         answers: list[LedgerError | None] = []
         for message in new:
             values = {name: getattr(message, name) for name in _FIELDS}
-            values |= {"location": self._location, "changed_at": self._now, "excused": False}
+            is_excused = message.created_at < self._counts_from(message.probe, self._now)
+            values |= {"location": self._location, "changed_at": self._now, "excused": is_excused}
             if _INTEND.run(self.connection, values):
                 self._entered[message.probe, message.target, message.state] += 1
                 answers.append(None)
@@ -102,18 +104,15 @@ class Transaction:
         if not rows or state not in SUCCESSORS.get(rows[0][_STATE], ()):
             return None
         before = dict(zip(_FIELDS, rows[0], strict=True))
-        is_excused = (
-            state in ENDS
-            and before["state"] != MessageState.LOST  # whether a loss counts was decided when it was noticed
-            and before["created_at"] < self._counts_from(before["probe"], self._now)
-        )
-        self._move(before, state, {**changes, "excused": True} if is_excused else changes)
+        # Whether a loss counts was decided when it was noticed.
+        ends_now = state in ENDS and before["state"] != MessageState.LOST
+        if ends_now and before["created_at"] < self._counts_from(before["probe"], self._now):
+            changes = {**changes, "excused": True}
+        self._move(before, state, changes)
         message = Message(**{**before, **changes, "state": state})
-        if is_excused:
+        if ends_now and message.excused:
             self._excused[message.probe, message.target, state] += 1
-        elif (
-            state in ENDS and before["state"] != MessageState.LOST and (ends := ends_of(message)) is not None
-        ):
+        elif ends_now and (ends := ends_of(message)) is not None:
             self.ends.append(ends)
         return message
 

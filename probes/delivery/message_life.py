@@ -78,6 +78,7 @@ class Message:
     uncertainty_seconds: float | None = None
     trace_looks: int = 0  # how often the tenant was asked where it ended; see `probes.delivery.tracing`
     trace: str = ""  # what the tenant said last
+    excused: bool = False  # by maintenance of its probe while it was in flight: its end does not count
 
     @property
     def due_mono(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from types import SimpleNamespace
@@ -104,12 +104,7 @@ class Week:
         self._last_week = LastWeek()  # as the ledger has it across restarts
         self._excused: Counter[tuple[str, str, MessageState]] = Counter()
         names = {probe.settings.name: {} for probe in self._probes}
-        self._maintenance = Maintenance(names).paused(
-            Pause(effect.of, effect.begins, effect.ends, "", "replay")
-            for (what, _), effects in self._effects.items()
-            for effect in effects
-            if what is What.PAUSED
-        )
+        self._maintenance = Maintenance(names)
         self._routes = {p.name: p for p in configuration.probes if isinstance(p, RoundtripSettings)}
 
     def play(self, length: float, step: float) -> Recorder:
@@ -123,6 +118,8 @@ class Week:
         for (what, name), effects in list(self._effects.items()):
             for effect in effects if what is What.FORGED else ():
                 self._at(effect.begins, self._forged, name)
+            for effect in effects if what is What.PAUSED else ():
+                self._at(effect.begins, self._pause, Pause(name, effect.begins, effect.ends, "", "replay"))
         while self._events and self._events[0][0] <= length:
             self._now, _, call, arguments = heapq.heappop(self._events)
             call(self._now, *arguments)
@@ -161,6 +158,11 @@ class Week:
     def _kill(self, now: float) -> None:
         self._agent = None
         self._killed_at = now
+
+    def _pause(self, _: float, pause: Pause) -> None:
+        self._maintenance = self._maintenance.paused([*self._maintenance.pauses, pause])
+        if self._agent is not None:
+            self._agent.state.maintenance = self._maintenance
 
     def _forged(self, now: float, mailbox: str) -> None:
         if self._agent is not None:
@@ -345,8 +347,9 @@ class Week:
         self._enter(message.settings, state)
         if state is not _S.LOST or message.arrives is None:
             del self._under_way[message.id]
-        record = _record(message, interval)
-        if message.created < self._maintenance.counts_from(message.settings.name, now):
+        is_excused = message.created < self._maintenance.counts_from(message.settings.name, now)
+        record = replace(_record(message, interval), excused=is_excused)
+        if is_excused:
             self._excused[message.settings.name, message.settings.send_via, state] += 1
         else:
             self._last_week.add(filter(None, [ends_of(record)]))

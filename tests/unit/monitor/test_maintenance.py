@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from monitor.collector import AgentCollector
 from monitor.config.maintenance import WindowSettings
 from monitor.config.models import Configuration
+from monitor.config.selection import chosen
 from monitor.ledger.pauses import Pause
 from monitor.maintenance import Maintenance
 from monitor.pausing import pausing
 from monitor.runtime import Runtime, open_runtime
 from probes.core.reasons import Outcome, Reason
 from probes.core.verdict import MessageReport, MessageState, Verdict
+from probes.delivery.arrivals import Settled
 from probes.delivery.message_life import Message
 from tests.fakes.clock import InstantClock
 from tests.fakes.message import intent
@@ -49,14 +55,28 @@ def run(runtime: Runtime, reason: Reason, *, began: float, ended: float, name: s
     runtime.state.ran(name, "out", verdict, ended_at=ended, duration=ended - began)
 
 
-async def message(runtime: Runtime, state: MessageState, *, age: float) -> Message:
-    """Record a message of that age that ends now."""
+async def sent(runtime: Runtime, *, age: float = 0.0) -> Message:
+    """Record a message of that age that is in flight."""
     made = intent(runtime.clock, age=age)
     await runtime.ledger.intend(made)
     await runtime.ledger.advance(made.id, MessageState.SENT)
-    ended = await runtime.ledger.advance(made.id, state)
-    assert ended is not None
-    return ended
+    return made
+
+
+async def ended(runtime: Runtime, message: Message, state: MessageState) -> Message:
+    """Record that a message ends now, and tell the state."""
+    measured = (
+        {"delivery_seconds": 1.0, "uncertainty_seconds": 0.1} if state is MessageState.DELIVERED else {}
+    )
+    now = await runtime.ledger.advance(message.id, state, **measured)
+    assert now is not None
+    runtime.state.settled(Settled(now))
+    return now
+
+
+async def message(runtime: Runtime, state: MessageState, *, age: float) -> Message:
+    """Record a message of that age that ends now."""
+    return await ended(runtime, await sent(runtime, age=age), state)
 
 
 def samples(runtime: Runtime, now: float, name: str) -> dict[str, float]:
@@ -82,6 +102,25 @@ def test_when_counting_begins_again() -> None:
     assert paused.counts_from("other", MIDNIGHT + 30) == math.inf
     assert paused.counts_from("other", MIDNIGHT + 90) == MIDNIGHT + 60
     assert paused.counts_from("hq", MIDNIGHT + 2.5 * 3600) == math.inf
+
+
+def test_many_windows_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two changes, a question looks at no window, however many windows and probes there are."""
+    looks = []
+    latest = WindowSettings.latest
+    monkeypatch.setattr(WindowSettings, "latest", lambda *asked: looks.append(asked) or latest(*asked))
+    settings = [{"cron": f"{minute} 2 * * *", "for": "1m", "probes": ["*"]} for minute in range(60)]
+    windows = {f"at-{number}": WindowSettings.model_validate(each) for number, each in enumerate(settings)}
+    probes = {f"hq-{number}": {} for number in range(1000)}
+    looks.clear()  # those of the validation
+    made = Maintenance(probes, windows).paused([Pause("hq-1?", MIDNIGHT, MIDNIGHT + 60, "", "me")])
+    for now in (MIDNIGHT + 90.0, MIDNIGHT + 100.0):
+        assert [made.current(probe, now) for probe in probes] == [None] * 1000
+        assert {made.counts_from(probe, now) for probe in probes} == {MIDNIGHT + 60, MIDNIGHT - 75600}
+    assert len(looks) == 60
+    begun = MIDNIGHT + 7200
+    assert [period.name for probe in probes if (period := made.current(probe, begun))] == ["at-0"] * 1000
+    assert len(looks) == 61
 
 
 def test_the_maintenance_that_ends_last_is_shown() -> None:
@@ -192,6 +231,99 @@ async def test_a_loss_from_before_maintenance_counts_on(tmp_path: Path) -> None:
         assert "trip in_maintenance" not in counted
         await runtime.ledger.recall_last_week(clock.time() + 1)
         assert runtime.ledger.last_week.route("trip", "out").share(clock.time(), 24).ended == 1
+
+
+@pytest.mark.parametrize("sent_at", [2 * 3600 - 10, 2 * 3600 + 10], ids=["before", "within"])
+async def test_what_a_window_excused_stays_excused(tmp_path: Path, sent_at: float) -> None:
+    """If a reload removes the window, nothing that was under way in it counts, and all that comes later."""
+    clock = InstantClock(wall=MIDNIGHT + sent_at)
+    settings = configuration(tmp_path, night={**NIGHT, "probes": ["trip"]})
+    async with open_runtime(settings, clock, "agent") as runtime:
+        began_at, in_flight = clock.time(), [await sent(runtime) for _ in range(3)]
+        clock.now += 60
+        await runtime.replace(runtime.assembled(configuration(tmp_path)))
+        oldest = samples(runtime, clock.time(), "mailsonde_oldest_in_flight_timestamp_seconds")
+        assert oldest["trip"] == 0
+        clock.now += 60
+        await ended(runtime, in_flight[0], MessageState.LOST)
+        run(runtime, Reason.MESSAGE_LOST, began=began_at, ended=clock.time())
+        await runtime.replace(runtime.assembled(settings))  # neither does another reload change it
+        await runtime.replace(runtime.assembled(configuration(tmp_path)))
+        await ended(runtime, in_flight[1], MessageState.BOUNCED)
+        await message(runtime, MessageState.LOST, age=0)
+        run(runtime, Reason.MESSAGE_LOST, began=clock.time(), ended=clock.time())
+        counted = samples(runtime, clock.time(), "mailsonde_messages_total")
+        assert [counted[f"trip {state}"] for state in ("lost", "bounced", "in_maintenance")] == [1, 0, 2]
+        assert runtime.state.probes["trip", "out"].runs[Outcome.FAILED] == 1
+
+
+async def test_what_was_sent_in_maintenance_stays_excused_after_a_restart(tmp_path: Path) -> None:
+    """The ledger knows it, whatever the configuration says by then."""
+    clock = InstantClock(wall=MIDNIGHT + 2 * 3600)
+    settings = configuration(tmp_path, night={**NIGHT, "probes": ["trip"]})
+    async with open_runtime(settings, clock, "agent") as runtime:
+        in_flight = await sent(runtime)
+    clock.now += 60
+    async with open_runtime(configuration(tmp_path), clock, "agent") as runtime:
+        await ended(runtime, in_flight, MessageState.LOST)
+        await message(runtime, MessageState.LOST, age=0)
+        counted = samples(runtime, clock.time(), "mailsonde_messages_total")
+        assert (counted["trip lost"], counted["trip in_maintenance"]) == (1, 1)
+
+
+async def test_the_histogram_has_the_messages_that_the_ledger_counts(tmp_path: Path) -> None:
+    """A message that arrived before maintenance, and is recorded in it, is excused in both."""
+    clock = InstantClock(wall=MIDNIGHT + 2 * 3600 - 5)
+    settings = configuration(tmp_path, night={**NIGHT, "probes": ["trip"]})
+    async with open_runtime(settings, clock, "agent") as runtime:
+        await message(runtime, MessageState.DELIVERED, age=0)
+        before = await sent(runtime)
+        clock.now += 10
+        await ended(runtime, before, MessageState.DELIVERED)
+        counted = samples(runtime, clock.time(), "mailsonde_messages_total")
+        assert (counted["trip delivered"], counted["trip in_maintenance"]) == (1, 1)
+        assert samples(runtime, clock.time(), "mailsonde_delivery_seconds_count") == {"trip": 1, "other": 0}
+
+
+async def test_a_pause_holds_if_the_clock_is_set_back(tmp_path: Path) -> None:
+    """A pause that begins later has begun, can be ended, and excuses nothing that comes after its end."""
+    clock, settings = InstantClock(wall=MIDNIGHT), configuration(tmp_path)
+    async with pausing(settings, clock) as ledger, open_runtime(settings, clock, "agent") as runtime:
+        await ledger.begin(["trip"], MIDNIGHT + 7200, "", "me")
+        await runtime.read_pauses()
+        in_flight = await sent(runtime)
+        clock.wall_offset -= 3600
+        assert samples(runtime, clock.time(), "mailsonde_probe_in_maintenance") == {"trip": 1}
+        assert await ledger.end(["trip"]) == []
+        assert await ledger.current() == []
+        await runtime.read_pauses()
+        assert samples(runtime, clock.time(), "mailsonde_probe_in_maintenance") == {}
+        clock.now += 60
+        await ended(runtime, in_flight, MessageState.LOST)
+        await message(runtime, MessageState.LOST, age=30)
+        counted = samples(runtime, clock.time(), "mailsonde_messages_total")
+        assert (counted["trip lost"], counted["trip in_maintenance"]) == (1, 1)
+
+
+async def test_pauses_change_off_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many probes and pauses take seconds to match, in which the probes must run on."""
+    clock, settings = InstantClock(wall=MIDNIGHT), configuration(tmp_path)
+    threads = []
+
+    def noted(*arguments: Any) -> set[str]:
+        threads.append(threading.current_thread())
+        return chosen(*arguments)
+
+    monkeypatch.setattr("monitor.maintenance.chosen", noted)
+    async with pausing(settings, clock) as ledger, open_runtime(settings, clock, "agent") as runtime:
+        await ledger.begin(["tr*", "o*"], MIDNIGHT + 3600, "", "me")
+        await runtime.read_pauses()
+        assert len(threads) == 2
+        assembly = await asyncio.to_thread(runtime.assembled, settings)  # as a reload does
+        await runtime.replace(assembly)
+        assert len(threads) == 4
+        assert threading.current_thread() not in threads
+        assert samples(runtime, clock.time(), "mailsonde_probe_in_maintenance") == {"trip": 1, "other": 1}
 
 
 async def test_a_pause_is_noticed_and_outlasts_a_restart(tmp_path: Path) -> None:
