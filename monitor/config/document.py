@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +12,7 @@ import yaml
 
 from probes.core.faults import legible
 from probes.core.garbage import take_apart
+from probes.core.regular_file import FileVersion, open_regular, version_of
 from probes.core.setting_types import TextOfDirectory
 
 if TYPE_CHECKING or not yaml.__with_libyaml__:
@@ -34,6 +34,7 @@ CHANGED = "changed while it was read; read it again when it is complete"
 _REMEDIES = {
     errno.ENOENT: "check its path",
     errno.ENOTDIR: "check its path",
+    errno.EINVAL: "check its path",
     errno.EISDIR: "name the file itself, such as mailsonde.yaml in it",
 }
 
@@ -98,8 +99,7 @@ class Document:
     duplicates: tuple[Mistake, ...]
     size: int = 0
     """Size of the file in bytes."""
-    state: tuple[int, ...] = ()
-    """What changes when the file does: its inode, size and time of change; empty if it is no regular file."""
+    version: FileVersion | None = None
 
     def has(self, location: Location) -> bool:
         """Return whether something is written at ``location``."""
@@ -114,21 +114,11 @@ class Document:
 
     def has_changed(self) -> bool:
         """Return whether the file is no longer the one that was read."""
-        try:
-            return bool(self.state) and file_state(self.path.stat()) != self.state
-        except OSError:
-            return True
+        return version_of(self.path) != self.version
 
     def mistake(self, location: Location, text: str) -> Mistake:
         """Return a mistake at ``location``."""
         return Mistake(self.path, self.place(location).line, key_of(location), text)
-
-
-def file_state(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a regular file does; empty for other files."""
-    if not stat.S_ISREG(status.st_mode):
-        return ()
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def key_of(location: Location) -> str:
@@ -195,10 +185,10 @@ def read_document(
     Texts know the ``directory``, if one is given, for the paths among them.
     """
     try:
-        with path.open("rb") as file:
-            state = file_state(os.fstat(file.fileno()))
+        with open_regular(path) as file:
+            version = version_of(file.fileno())
             raw = file.read(limit + 1)
-            is_torn = file_state(os.fstat(file.fileno())) != state
+            is_torn = version_of(file.fileno()) != version
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, f"user {os.geteuid()} must be able to read it")
         return Mistake(path, 0, "", f"cannot be read: {error.strerror}; {remedy}")
@@ -230,7 +220,7 @@ def read_document(
         return Mistake(
             path, 1, "", f"its aliases repeat more than {ALIASED_LIMIT} YAML nodes; write fewer aliases"
         )
-    return Document(path, data, walk.lines, tuple(walk.duplicates), len(raw), state)
+    return Document(path, data, walk.lines, tuple(walk.duplicates), len(raw), version)
 
 
 class _Walk:

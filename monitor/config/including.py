@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +79,6 @@ class _Reader:
                 self._read_included(document, at, path, (*through, real))
 
     def _read_included(self, document: Document, at: Location, path: Path, through: tuple[str, ...]) -> None:
-        if _blocks(path):
-            self._mistake(document, at, f"{path} is no regular file")
-            return
         self._sources.note(path)
         is_elsewhere = path.parent != self._main.parent
         found = read_document(path, limit=self._limit, directory=path.parent if is_elsewhere else None)
@@ -125,15 +121,6 @@ def _is_path(text: str) -> bool:
         return bool(text) and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def _blocks(path: Path) -> bool:
-    """Return whether reading ``path`` could block, as with a named pipe or a terminal."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False  # reading it tells why
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _unlisted(folder: Path, pattern: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from monitor.config.document import Mistake
 from monitor.config.mistakes import mistakes_of
 from monitor.config.models import Configuration
 from monitor.config.sources import Sources
-from monitor.config.web_config import read_web_config
+from monitor.config.web_config import files_of, read_web_config
 from probes.core.garbage import no_collection
 
 
@@ -48,8 +48,11 @@ def _load(path: Path, *, secrets: bool, sources: Sources) -> Configuration:
         mistakes += mistakes_of(error, composition, Configuration)
     else:
         web_config = configuration.agent.web_config if secrets else None  # it has hashes and a key
-        if web_config is not None and isinstance(found := read_web_config(web_config), list):
-            mistakes += found
+        if web_config is not None:
+            for file in files_of(web_config):
+                sources.note(file)
+            if isinstance(found := read_web_config(web_config), list):
+                mistakes += found
     composition.dispose()
     if mistakes:
         raise ConfigurationError(mistakes)

@@ -6,9 +6,7 @@ import glob
 import hashlib
 from pathlib import Path
 
-from probes.core.file_version import FileVersion, version_of
-
-_PIECE = 64 * 1024
+from probes.core.regular_file import CERTIFICATES_LIMIT, FileVersion, read_regular, version_of
 
 
 class Sources:
@@ -59,14 +57,8 @@ def matches(folder: Path, pattern: str) -> list[str]:
 
 
 def _digest(path: Path) -> bytes:
-    """Return a digest of the file's content; empty if it is no regular file that can be read."""
-    digest = hashlib.sha256()
+    """Return a digest of the file's content; empty if it cannot be read, which its own check tells."""
     try:
-        if not path.is_file():
-            return b""
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        return hashlib.sha256(read_regular(path, CERTIFICATES_LIMIT)).digest()
     except OSError:
         return b""
-    return digest.digest()

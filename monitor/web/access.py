@@ -25,11 +25,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from monitor.config.document import Mistake, file_state
+from monitor.config.document import Mistake
 from monitor.config.web_config import RateLimit, WebConfig, files_of, read_web_config
 from monitor.state import AgentState
 from monitor.web.fairness import RequestLimit
 from monitor.web.serving import served
+from probes.core.regular_file import FileVersion, version_of
 
 OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})
 """Paths for orchestrators, which have no password. They say nothing but whether the agent works."""
@@ -60,7 +61,7 @@ class WebConfigInForce:
         """Read the file at ``path``; raises `WebConfigError`."""
         self._path = path
         self._files = files_of(path)
-        self._states = self._read_states()
+        self._versions = self._read_versions()
         found = read_web_config(path)
         if not isinstance(found, WebConfig):
             raise WebConfigError(_listed(found))
@@ -70,10 +71,10 @@ class WebConfigInForce:
 
     def current(self) -> WebConfig:
         """Return the configuration in force; reads the file again if it or a file that it names changed."""
-        states = self._read_states()
-        if states != self._states:
+        versions = self._read_versions()
+        if versions != self._versions:
             self._files = files_of(self._path)
-            self._states = self._read_states()
+            self._versions = self._read_versions()
             self._take(read_web_config(self._path))
         return self._config
 
@@ -97,15 +98,8 @@ class WebConfigInForce:
             self._state.web_config_is_valid = False
             _log.error("the previous web configuration stays in force, because of: %s", _listed(found))
 
-    def _read_states(self) -> list[tuple[int, ...]]:
-        return [_state(path) for path in self._files]
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    try:
-        return file_state(path.stat())
-    except OSError:
-        return ()
+    def _read_versions(self) -> list[FileVersion | None]:
+        return [version_of(path) for path in self._files]
 
 
 def _listed(mistakes: list[Mistake]) -> str:

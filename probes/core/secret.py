@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
 
+from probes.core.regular_file import read_regular
 from probes.core.setting_types import (
     SourceError,
     note_read,
@@ -75,13 +76,9 @@ def read_at_most(path: Path, limit: int, named: str) -> bytes:
     Raises ValueError, which calls the file ``named``.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(limit + 1)
+        return read_regular(path, limit)
     except OSError as error:
         raise ValueError(f"{named} {path} cannot be read: {error.strerror}") from None
-    if len(raw) > limit:
-        raise ValueError(f"{named} {path} is longer than {limit} bytes")
-    return raw
 
 
 def _secret_of_file(where: str, info: ValidationInfo) -> str:

@@ -27,6 +27,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from probes.core.regular_file import CERTIFICATES_LIMIT, require_regular
+
 LABEL_LIMIT = 63
 """Maximum length of a host name's label, in octets (RFC 1035 section 2.3.4)."""
 
@@ -154,6 +156,7 @@ def _certificate_file(value: object, info: ValidationInfo) -> Path:
     path = relative_to_config(value, info)
     note_read(path, info, by_path=True)
     try:
+        require_regular(path, CERTIFICATES_LIMIT)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
         raise ValueError(f"file {path} contains no PEM certificate") from None

@@ -22,6 +22,7 @@ from probes.core.settings import ServerSettings
 from probes.core.verdict import PhaseTimer, Verdict
 from probes.delivery.arrivals import Settled, shift_of
 from probes.delivery.message_life import Ledger, LedgerError, Message
+from probes.delivery.succession import Succession
 
 if TYPE_CHECKING:
     from probes.protocols.graph_tenant import GraphTenant
@@ -128,14 +129,14 @@ class MessageTracer:
         self._issues_at = float("-inf")
         self._watches: dict[str, _Watch] = {}
         self._earlier: set[asyncio.Task[None]] = set()
-        self._successor: MessageTracer | None = None
+        self._succession = Succession(self)
 
     def follow(
         self, message: Message, overdue_after: float, settled: asyncio.Future[Settled], trace: Trace
     ) -> None:
         """Fill in ``trace`` once ``message`` is overdue, until it is ``settled``."""
-        if self._successor is not None:
-            self._successor.follow(message, overdue_after, settled, trace)
+        if (latest := self._succession.latest) is not self:
+            latest.follow(message, overdue_after, settled, trace)
             return
         if trace.end:
             self._observer.traced(message, trace)
@@ -163,7 +164,8 @@ class MessageTracer:
 
     def take_over(self, earlier: MessageTracer) -> None:
         """Trace what ``earlier``, which is closed, would have traced. It counts towards the same limits."""
-        earlier._successor = self
+        self._succession = earlier._succession
+        self._succession.latest = self
         self._recent = earlier._recent
         for watch in list(earlier._watches.values()):
             watch.task.cancel()

@@ -28,6 +28,7 @@ from probes.delivery.message_life import LedgerError, Message
 from probes.delivery.own_delays import Cause, OwnDelay
 from probes.delivery.reading_pace import ReadingPace
 from probes.delivery.sent_copies import SentCopies
+from probes.delivery.succession import Succession
 
 POLL_TIMEOUT = 60.0
 """Time limit for a poll, in seconds."""
@@ -115,12 +116,12 @@ class MailboxWatcher:
         self._polling = asyncio.Lock()
         self._has_news = self._is_closed = False
         self._task: asyncio.Task[None] | None = None
-        self._successor: MailboxWatcher | None = None
+        self._succession = Succession(self)
 
     @property
     def current(self) -> MailboxWatcher:
         """The watcher of this mailbox since the latest reload; a run may outlast the one it began with."""
-        return self if self._successor is None else self._successor.current
+        return self._succession.latest
 
     def await_arrival(self, message: Message) -> asyncio.Future[Settled]:
         """Watch for ``message``, which is ``sent`` or ``ambiguous``; the future gets the outcome.
@@ -129,8 +130,8 @@ class MailboxWatcher:
         watcher keeps looking for a lost message until the retention ends, and records it as ``late`` if it
         arrives.
         """
-        if self._successor is not None:
-            return self._successor.await_arrival(message)
+        if self.current is not self:
+            return self.current.await_arrival(message)
         self._misconfigured.clear()  # the folder that was missing may exist by now
         settled = self._awaited.add(message)
         self._start()
@@ -154,8 +155,8 @@ class MailboxWatcher:
 
     def await_report(self, message: Message, settled: asyncio.Future[Settled]) -> None:
         """Poll occasionally for a delivery report about ``message``, until it is ``settled``."""
-        if self._successor is not None:
-            self._successor.await_report(message, settled)
+        if self.current is not self:
+            self.current.await_report(message, settled)
             return
         self._awaited.add_report(message, settled)
         self._start()
@@ -173,7 +174,8 @@ class MailboxWatcher:
 
         From now on, whatever is awaited on ``earlier`` is awaited here.
         """
-        earlier._successor = self
+        self._succession = earlier._succession
+        self._succession.latest = self
         self._misconfigured = earlier._misconfigured  # runs in progress wait for it
         self._misconfigured.clear()
         self._mailbox.standing.take_over(earlier._mailbox.standing)

@@ -8,6 +8,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from probes.core.regular_file import read_regular
+
 TOKEN_FILE_LIMIT = 64 * 1024
 """Maximum size of the file, in bytes."""
 
@@ -21,8 +23,7 @@ class StoredToken:
     def read(self) -> str:
         """Return the refresh token; raises ValueError, which says what to do."""
         try:
-            with self._path.open("rb") as file:
-                token = json.loads(file.read(TOKEN_FILE_LIMIT))["refresh_token"]
+            token = json.loads(read_regular(self._path, TOKEN_FILE_LIMIT))["refresh_token"]
         except FileNotFoundError:
             raise ValueError(f"{self._path} does not exist; log in once with: mailsonde login") from None
         except OSError as error:

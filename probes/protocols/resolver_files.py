@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from probes.core.file_version import FileVersion, version_of
+from probes.core.regular_file import FileVersion, version_of
 from probes.core.setting_types import is_ip_address
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from cryptography.x509 import Certificate, InvalidVersion, load_der_x509_certificate
 
 from probes.core.faults import X509_EXPIRED, X509_NOT_YET_VALID, ProbeFault, legible
-from probes.core.file_version import FileVersion, version_of
 from probes.core.reasons import Reason
+from probes.core.regular_file import CERTIFICATES_LIMIT, FileVersion, require_regular, version_of
 
 CERTIFICATE_SUBJECT_LIMIT = 120
 """Maximum characters to show of a certificate's subject."""
@@ -69,6 +69,8 @@ def _loaded(
 ) -> ssl.SSLContext:
     """Return a new context, or the held one if the file cannot be used."""
     try:
+        if ca is not None:
+            require_regular(ca, CERTIFICATES_LIMIT)
         context = ssl.create_default_context(cafile=ca)
         if with_system and ca is not None:
             context.load_default_certs()

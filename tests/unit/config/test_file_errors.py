@@ -91,7 +91,9 @@ def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # root, which may run the tests, can read every file
+    monkeypatch.setattr(
+        "monitor.config.document.open_regular", refuse
+    )  # root, which may run the tests, can read every file
     monkeypatch.setattr("os.geteuid", lambda: 991)
     mistake = read_document(tmp_path / "site.yaml")
     assert isinstance(mistake, Mistake)

@@ -11,6 +11,7 @@ import pytest
 from monitor.config.document import FILE_LIMIT, Document, Mistake, read_document
 from monitor.config.including import DEPTH_LIMIT
 from monitor.config.load import ConfigurationError, load
+from probes.core.regular_file import FileVersion, version_of
 
 SERVER = "servers: {{{0}: {{protocol: smtp, host: {0}.example, tls: starttls}}}}\n"
 MX = "probes: [{name: mx, kind: mx, domain: a.example}]\n"
@@ -111,15 +112,14 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
 ) -> None:
     """What an editor has half written does not count."""
     main = written(tmp_path, main=MX)
-    state = os.fstat
 
-    def grown(descriptor: int) -> os.stat_result:
-        found = state(descriptor)
-        with main.open("a") as file:
-            file.write("# more\n")
+    def grown(file: Path | int) -> FileVersion | None:
+        found = version_of(file)
+        with main.open("a") as more:
+            more.write("# more\n")
         return found
 
-    monkeypatch.setattr("monitor.config.document.os.fstat", grown)
+    monkeypatch.setattr("monitor.config.document.version_of", grown)
     assert "changed while it was read" in told(main)
 
 
@@ -143,7 +143,7 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     """A pattern that matches a named pipe does not block."""
     main = written(tmp_path, main="include: ['*.pipe']\n" + MX)
     os.mkfifo(tmp_path / "a.pipe")
-    assert "a.pipe is no regular file" in told(main)
+    assert "a.pipe cannot be read: it is no regular file" in told(main)
 
 
 def test_a_folder_that_cannot_be_listed_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

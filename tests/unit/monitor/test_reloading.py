@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +27,7 @@ from monitor.reload_request import Outcome
 from monitor.reloading import STOPPING, Source
 from monitor.schedule import Schedule
 from probes.core.verdict import MessageState
+from probes.delivery.watcher import MailboxWatcher
 from tests.fakes.mail_site.process import MailSite, mail_site, servers_of
 
 RELOADS = 20
@@ -223,6 +227,70 @@ async def test_broken_files_are_refused(written: Written, broken: str | None) ->
         assert agent.runtime.assembly is before
 
 
+def _loop(written: Written) -> None:
+    other = written.directory / "other.yaml"
+    other.write_text(yaml.safe_dump({"include": ["mailsonde.yaml"]}))
+    written.parts["include"] = ["other.yaml"]
+
+
+def _ten_million(written: Written) -> None:
+    (written.directory / "items.txt").write_text("\n".join(f"i{number}" for number in range(220)))
+    items = {name: {"file": "items.txt"} for name in "abc"}
+    probe = {"for_each": items, "name": "${a}-${b}-${c}", "kind": "mx", "domain": "a.example"}
+    written.parts["probes"].append(probe)
+
+
+def _endless_window(written: Written) -> None:
+    written.parts["maintenance"] = {"ever": {"cron": "0 * * * *", "for": "1h", "probes": ["rare"]}}
+
+
+def _pipe(written: Written) -> None:
+    os.mkfifo(written.directory / "pipe")
+    written.parts["servers"]["smtp"] |= {"username": "a", "password": {"file": "pipe"}}
+
+
+def _web_config(text: str) -> Callable[[Written], None]:
+    def write(written: Written) -> None:
+        (written.directory / "web.yml").write_text(text)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("make", "file", "line", "told"),
+    [
+        (_loop, "other.yaml", "- mailsonde.yaml", "the file includes"),
+        (_ten_million, "mailsonde.yaml", "- for_each:", "makes 10,648,000 entries"),
+        (_endless_window, "mailsonde.yaml", "  ever:", "the window never ends"),
+        (_pipe, "mailsonde.yaml", "    password:", "it is no regular file"),
+        (_web_config("{}\nbasic_auth_users: ["), "web.yml", "basic_auth_users: [", "is not valid YAML"),
+        (_web_config("basic_auth_users:\n  a: plain\n"), "web.yml", "  a: plain", "is no bcrypt hash"),
+    ],
+    ids=["loop of includes", "10 million probes", "endless window", "pipe", "web.yml", "password"],
+)
+async def test_what_is_refused_at_start_is_refused_again(
+    written: Written, make: Callable[[Written], None], file: str, line: str, told: str
+) -> None:
+    """The mistake is told with its file and line, the agent runs on, and later takes a valid one."""
+    (written.directory / "web.yml").write_text("{}\n")
+    written.parts["agent"]["web_config"] = "web.yml"
+    written.write()
+    valid = written.path.read_text()
+    async with written.agent() as agent:
+        before = agent.runtime.assembly
+        make(written)
+        written.write()
+        outcome = await reloaded(agent)
+        number = (written.directory / file).read_text().splitlines().index(line) + 1
+        assert not outcome.is_applied
+        assert any(each.startswith(f"{written.directory / file}:{number}: ") for each in outcome.told)
+        assert told in outcome.told[0]
+        assert agent.runtime.assembly is before
+        written.path.write_text(valid)
+        (written.directory / "web.yml").write_text("{}\n")
+        await applied(agent)
+
+
 async def test_a_defect_is_told_and_the_next_reload_works(
     written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +447,37 @@ async def test_what_all_probes_have_in_common(written: Written) -> None:
         assert await applied(agent) == "2 probes: 0 changed, 0 new, 0 removed"
         assert state.probes["rare", "smtp"].thresholds["stale"] == "7230.0"
         assert set(state.maintenance.probes) == {"rare"}
+
+
+@pytest.mark.parametrize("server", ["imap", "pop3"])
+async def test_a_changed_mailbox_continues_with_its_messages(written: Written, server: str) -> None:
+    """Its messages in flight are found by its new connection, though nothing else is awaited there."""
+    box = written.parts["mailboxes"]["box"]
+    box |= {"server": server, "username": "elsewhere@example.test"}  # where the message never arrives
+    written.parts["probes"] = [written.trip("only", interval="1h")]
+    written.write()
+    async with written.agent() as agent:
+        await until(lambda: entered(agent, MessageState.SENT, "only") == 1)
+        box["username"] = ADDRESS
+        written.parts["probes"] = [written.trip("idle", scheduled=False)]
+        written.write()
+        await applied(agent)
+        await until(lambda: entered(agent, MessageState.DELIVERED, "only") == 1)
+
+
+async def test_what_has_been_replaced_is_freed(written: Written) -> None:
+    """Only the latest watcher of a mailbox stays in memory, even if a run still has the first one."""
+    async with written.agent() as agent:
+        watchers: list[weakref.ref[MailboxWatcher]] = []
+        first = agent.runtime.assembly.watchers["other"]
+        for number in range(3):
+            written.parts["mailboxes"]["other"]["polls_per_message"] = 10 + number
+            written.write()
+            await applied(agent)
+            watchers.append(weakref.ref(agent.runtime.assembly.watchers["other"]))
+        gc.collect()
+        assert [watcher() for watcher in watchers] == [None, None, first.current]
+        assert first.current is agent.runtime.assembly.watchers["other"]
 
 
 @pytest.mark.usefixtures("slow_site")
