@@ -16,7 +16,9 @@ from monitor.commands.options import (
     no_secrets_option,
     sound_or_exit,
 )
-from monitor.config.models import parse_listen
+from monitor.config.load import ConfigurationError
+from monitor.config.models import Configuration, parse_listen
+from monitor.config.web_config import read_web_config
 from monitor.rendering import (
     RULES,
     render_alerts,
@@ -25,6 +27,7 @@ from monitor.rendering import (
     runbooks_address,
     write_files,
 )
+from monitor.scrape_access import ScrapeAccess, scrape_access
 from monitor.thresholds import load_thresholds
 
 _RUNBOOKS_ARE_PATHS = [
@@ -40,6 +43,24 @@ def _missing_rules(config: Path, out: Path) -> list[str]:
         return []
     options = shlex.join(("--config", str(config), "--out", str(out / RULES)))
     return [f"there are no alert rules yet; run mailsonde render alerts {options}"]
+
+
+def _access(configuration: Configuration, *, secrets: bool) -> ScrapeAccess:
+    """Return what the agent asks of Prometheus; raises ConfigurationError."""
+    agent = configuration.agent
+    found = read_web_config(agent.web_config, secrets=secrets) if agent.web_config is not None else None
+    if isinstance(found, list):
+        raise ConfigurationError(found)
+    return scrape_access(found, agent.listen[0])
+
+
+def _missing_files(access: ScrapeAccess, out: Path) -> list[str]:
+    """Return a warning for each file that Prometheus would not find next to its configuration in ``out``."""
+    return [
+        f"there is no {out / name} yet; it must contain {what}"
+        for name, what in access.files.items()
+        if not (out / name).exists()
+    ]
 
 
 def _addresses(
@@ -88,7 +109,8 @@ def render(
                 your live page and Grafana, and with your own thresholds
     dashboards  Grafana dashboards (JSON to import or provision)
     prometheus  a prometheus.yml that scrapes this agent, loads the rules in rules/
-                next to it, and sends alerts to your Alertmanager
+                next to it, and sends alerts to your Alertmanager; if the agent has
+                TLS or users, it names files next to it for the CA and the password
 
     \b
     Examples:
@@ -113,9 +135,11 @@ def render(
         is_link = "://" in runbooks_address(configuration, limits)
         warnings += [] if is_link else _RUNBOOKS_ARE_PATHS
     elif what == "prometheus":
-        files = render_prometheus(configuration, alertmanagers)
+        access = sound_or_exit(lambda: _access(configuration, secrets=not no_secrets))
+        files = render_prometheus(configuration, alertmanagers, access)
         warnings += [] if alertmanagers else _NO_ALERTMANAGER
         warnings += _missing_rules(config, out)
+        warnings += _missing_files(access, out)
     else:
         files = render_dashboards(configuration)
     try:

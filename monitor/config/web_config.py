@@ -85,6 +85,13 @@ def _of_file(wanted: str, parse: Parse, value: object, info: ValidationInfo) -> 
     return _sound(read_at_most(path, WEB_CONFIG_LIMIT, "file"), f"file {path}", wanted, parse)
 
 
+def _key_of_file(value: object, info: ValidationInfo) -> bytes:
+    """Return the content of a private key's file, or nothing if secrets are not read."""
+    if isinstance(value, str) and value and not (info.context or {}).get("secrets", True):
+        return b""
+    return _of_file("private key", _private_key, value, info)
+
+
 def _inline(wanted: str, parse: Parse, value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError(f"needs a {wanted} in PEM")  # noqa: TRY004 # pydantic's way
@@ -214,7 +221,7 @@ CURVES: Mapping[str, str] = {
 """OpenSSL's names of the curves, by Go's."""
 
 _ChainFile = Annotated[bytes, BeforeValidator(partial(_of_file, "certificate", _chain))]
-_KeyFile = Annotated[SecretBytes, BeforeValidator(partial(_of_file, "private key", _private_key))]
+_KeyFile = Annotated[SecretBytes, BeforeValidator(_key_of_file)]
 _Chain = Annotated[bytes, BeforeValidator(partial(_inline, "certificate", _chain))]
 _Key = Annotated[SecretBytes, BeforeValidator(partial(_inline, "private key", _private_key))]
 _Version = Annotated[Literal["TLS12", "TLS13"], BeforeValidator(_version)]
@@ -289,9 +296,11 @@ class TlsServerConfig(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        for key, which in (("cert", self.chain), ("key", self.private_key)):
-            if not which:
-                raise ValueError(f"{key}_file is required")
+        for inline in ("cert", "key"):
+            if getattr(self, inline) is None and getattr(self, f"{inline}_file") is None:
+                raise ValueError(f"{inline}_file is required")
+        if not self.private_key:  # not read
+            return self
         certificate, *_ = load_pem_x509_certificates(self.chain)
         if load_pem_private_key(self.private_key, None).public_key() != certificate.public_key():
             raise ValueError("the key does not belong to the certificate; the server's own comes first")
@@ -332,7 +341,7 @@ class TlsServerConfig(Settings):
 
     @property
     def private_key(self) -> bytes:
-        """The private key, in PEM."""
+        """The private key, in PEM; empty if secrets are not read."""
         key = self.key_file or self.key
         return key.get_secret_value() if key is not None else b""
 
@@ -386,15 +395,18 @@ class WebConfig(Settings):
         )
 
 
-def read_web_config(path: Path) -> WebConfig | list[Mistake]:
-    """Return the web configuration in the file ``path``, or the mistakes in it and in the files it names."""
+def read_web_config(path: Path, *, secrets: bool = True) -> WebConfig | list[Mistake]:
+    """Return the web configuration in the file ``path``, or the mistakes in it and in the files it names.
+
+    Without ``secrets``, no file of a private key is read, and there is no TLS context.
+    """
     keys = ", ".join(WebConfig.model_fields)
     document = read_document(path, f"the keys {keys}", WEB_CONFIG_LIMIT, path.parent)
     if isinstance(document, Mistake):
         return [document]
     mistakes = list(document.duplicates)
     try:
-        config = WebConfig.model_validate(document.data)
+        config = WebConfig.model_validate(document.data, context={"secrets": secrets})
     except ValidationError as error:
         mistakes += mistakes_of(error, document, WebConfig)
     return mistakes or config

@@ -10,6 +10,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 import trustme
+import yaml
 
 from tests.real_servers.browser import chromium
 from tests.real_servers.process import Daemon, free_port, require
@@ -42,7 +43,7 @@ class Access:
                 "web_config": "web.yml",
             },
             "servers": {"out": server_settings},
-            "probes": [{"name": "out", "kind": "smtp", "server": "out", "interval": "1m"}],
+            "probes": [{"name": "out", "kind": "smtp", "server": "out", "interval": "1s"}],
         }
         (directory / "mailsonde.yaml").write_text(json.dumps(config))
         self.agent = Daemon(
@@ -75,20 +76,22 @@ def access(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     running.agent.stop()
 
 
-def test_prometheus_scrapes_with_a_password(access: Access) -> None:
-    """It trusts the agent's authority, logs in, and has the agent's metrics."""
-    scrape = {
-        "job_name": "mailsonde",
-        "scheme": "https",
-        "scrape_interval": "1s",
-        "tls_config": {"ca_file": str(access.authority)},
-        "basic_auth": {"username": "alice", "password": PASSWORD},
-        "static_configs": [{"targets": [f"127.0.0.1:{access.port}"]}],
-    }
-    config = access.directory / "prometheus.yml"
-    stranger = scrape | {"job_name": "stranger", "basic_auth": None}
-    config.write_text(json.dumps({"scrape_configs": [scrape, stranger]}))
-    prometheus = Prometheus(access.directory / "prometheus", config)
+def test_prometheus_scrapes_with_what_is_rendered(access: Access) -> None:
+    """With the CA and the password beside the rendered configuration, it logs in and has the metrics."""
+    rendered = access.directory / "prometheus.yml"
+    command = [*MAILSONDE, "render", "prometheus", "--config", access.directory / "mailsonde.yaml"]
+    subprocess.run([*command, "--out", access.directory], check=True, capture_output=True)
+    assert PASSWORD not in rendered.read_text()
+    (access.directory / "mailsonde-ca.crt").write_bytes(access.authority.read_bytes())
+    (access.directory / "mailsonde-password").write_text(PASSWORD)
+    checked = promtool("check", "config", rendered)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    config = yaml.safe_load(rendered.read_text())
+    (scrape,) = config["scrape_configs"]
+    stranger = {key: value for key, value in scrape.items() if key != "basic_auth"}
+    config["scrape_configs"].append(stranger | {"job_name": "stranger"})
+    rendered.write_text(json.dumps(config))
+    prometheus = Prometheus(access.directory / "prometheus", rendered)
     try:
         prometheus.wait_until(lambda p: p.query('up{job="mailsonde"} == 1'), "scraped")
         prometheus.wait_until(lambda p: p.query('up{job="stranger"} == 0'), "refused without a password")

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from monitor.cadence import CADENCES
 from monitor.commands import main
 from monitor.config.models import Configuration
+from monitor.config.web_config import WebConfig
 from monitor.rendering import render_alerts, render_prometheus
+from monitor.scrape_access import scrape_access
 from monitor.shipped import shipped
 from monitor.thresholds import load_thresholds
 from probes.core.setting_types import parse_duration
+from tests.fakes.certificates import certify
 
 
 def _job(agent: dict[str, str], interval: str = "60s") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,6 +76,95 @@ def test_a_prometheus_that_would_stay_silent_is_warned_of(site: Path) -> None:
     assert "add --alertmanager HOST:PORT" in warned
     _render(site, "alerts")
     assert _render(site, "prometheus", "--alertmanager", "a:9093") == (0, "")
+
+
+def _with_web_config(site: Path, *, tls: str = "", users: str = "") -> None:
+    """Give the site a web configuration, with a certificate for 127.0.0.1 and localhost."""
+    leaf = certify("agent", is_ca=False)
+    key = leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    site.with_name("server.pem").write_bytes(leaf.pem + key)
+    served = f"tls_server_config: {{cert_file: server.pem, key_file: server.pem{tls}}}\n" if tls else ""
+    site.with_name("web.yml").write_text(f"{served}basic_auth_users: {{{users}}}\n")
+    site.write_text("agent: {listen: '192.0.2.1:9725', web_config: web.yml}\n" + site.read_text())
+
+
+def _scrape(site: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """Return the rendered settings of the scrape, and the warnings."""
+    status, warned = _render(site, "prometheus", "--alertmanager", "a:9093", *options)
+    assert status == 0
+    (scrape,) = yaml.safe_load((site.parent / "prometheus.yml").read_text())["scrape_configs"]
+    return scrape, warned
+
+
+HASH = "$2y$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG"
+
+
+def test_prometheus_gets_in_by_the_web_configuration(site: Path) -> None:
+    """TLS, a client certificate and a user are in the scrape's settings, and each missing file is named."""
+    mutual = ", client_ca_file: server.pem, client_auth_type: RequireAndVerifyClientCert"
+    _with_web_config(site, tls=mutual, users=f"alice: {HASH}, prometheus: {HASH}")
+    scrape, warned = _scrape(site)
+    assert scrape["scheme"] == "https"
+    assert scrape["tls_config"] == {
+        "ca_file": "mailsonde-ca.crt",
+        "server_name": "localhost",  # because the certificate is not for 192.0.2.1
+        "cert_file": "mailsonde-client.crt",
+        "key_file": "mailsonde-client.key",
+    }
+    assert scrape["basic_auth"] == {"username": "prometheus", "password_file": "mailsonde-password"}
+    for name in ("ca.crt", "client.crt", "client.key", "password"):
+        assert f"there is no {site.parent}/mailsonde-{name} yet" in warned
+    assert "it must contain the password of prometheus" in warned
+    site.with_name("mailsonde-password").touch()
+    assert "mailsonde-password" not in _scrape(site)[1]
+
+
+def test_users_without_tls_are_scraped_by_http(site: Path) -> None:
+    """Only what the web configuration asks for is in the scrape's settings; any user will do."""
+    _with_web_config(site, users=f"alice: {HASH}")
+    scrape, _ = _scrape(site)
+    assert scrape.keys() == {"job_name", "static_configs", "basic_auth"}
+    assert scrape["basic_auth"]["username"] == "alice"
+
+
+def test_the_scrape_is_the_same_without_secrets(site: Path) -> None:
+    """With --no-secrets, the agent's private key is not read, and the same is rendered."""
+    _with_web_config(site, tls=", min_version: TLS13", users=f"alice: {HASH}")
+    scrape, _ = _scrape(site)
+    text = site.with_name("web.yml").read_text()
+    site.with_name("web.yml").write_text(text.replace("key_file: server.pem", "key_file: absent.pem"))
+    assert _scrape(site, "--no-secrets")[0] == scrape
+    assert _render(site, "prometheus")[0] == 2
+
+
+def test_a_broken_web_configuration_is_not_rendered(site: Path) -> None:
+    """Its mistakes are listed with their lines, and no scrape without the password is written."""
+    _with_web_config(site, users="alice: hunter2")
+    status, told = _render(site, "prometheus", "--no-secrets")
+    assert status == 2
+    assert "web.yml:1: basic_auth_users.alice: is no bcrypt hash" in told
+    assert not site.with_name("prometheus.yml").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "expected"),
+    [
+        (["127.0.0.1"], "127.0.0.1", None),
+        (["mail.example.com", "10.0.0.1"], "10.0.0.1", None),
+        (["mail.example.com"], "10.0.0.1", "mail.example.com"),
+        (["*.example.com"], "0.0.0.0", "mailsonde.example.com"),  # noqa: S104 # not bound
+        (["10.0.0.1"], "::", "10.0.0.1"),
+    ],
+)
+def test_prometheus_looks_for_a_name_of_the_certificate(
+    names: list[str], host: str, expected: str | None
+) -> None:
+    """The name to verify is given only if the certificate is not for the address that is scraped."""
+    leaf = trustme.CA().issue_cert(*names)
+    chain, key = leaf.cert_chain_pems[0].bytes(), leaf.private_key_pem.bytes()
+    tls = {"cert": chain.decode(), "key": key.decode()}
+    found = scrape_access(WebConfig.model_validate({"tls_server_config": tls}), host)
+    assert found.settings["tls_config"].get("server_name") == expected
 
 
 def test_runbook_links_that_lead_nowhere_are_warned_of(site: Path) -> None:
