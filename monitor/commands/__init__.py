@@ -12,7 +12,7 @@ class _Commands(Mapping[str, click.Command]):
     """The commands by name. To import them all takes a second, which `--version` and TAB must not cost."""
 
     _names = (
-        *("demo", "init", "run", "reload", "check", "validate", "pause", "resume"),
+        *("demo", "init", "run", "reload", "health", "check", "validate", "pause", "resume"),
         *("doctor", "login", "hash-password", "render", "schema", "completion"),
     )
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from monitor.config.models import parse_listen
+from monitor.config.listen import LISTEN, parse_listen
 from probes.core.secret import sound_secret
 from probes.core.setting_types import CertificateFile, EmailAddress, HostName, Line, Name
 from probes.protocols.dns import DomainName, ResolverSettings
@@ -145,7 +145,7 @@ _OPTIONS = (
     click.option(
         "--listen",
         type=_Checked("host:port", _listen),
-        default="127.0.0.1:9725",
+        default=LISTEN,
         show_default=True,
         help="Address of /metrics and the live page.",
     ),

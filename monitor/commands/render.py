@@ -16,8 +16,9 @@ from monitor.commands.options import (
     no_secrets_option,
     sound_or_exit,
 )
+from monitor.config.listen import parse_listen
 from monitor.config.load import ConfigurationError
-from monitor.config.models import Configuration, parse_listen
+from monitor.config.models import Configuration
 from monitor.config.web_config import read_web_config
 from monitor.rendering import (
     RULES,

@@ -24,6 +24,7 @@ from pydantic_core import InitErrorDetails
 from monitor.config.cross_checks import cross_errors, init_errors
 from monitor.config.defaults import DefaultsSettings, with_defaults
 from monitor.config.hybrid import HybridSettings, hybrid_probes, told_of_entries
+from monitor.config.listen import LISTEN, parse_listen
 from monitor.config.maintenance import WindowSettings, useless_windows
 from monitor.ledger.backend import ledger_path
 from monitor.ledger.limits import RUNS_KEPT
@@ -59,15 +60,6 @@ else:
         Union[tuple(kind.settings_model for kind in KINDS.values())],  # noqa: UP007 # made at run time
         Field(discriminator="kind"),
     ]
-
-
-def parse_listen(value: object) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 means any. Raises ValueError."""
-    if isinstance(value, str):
-        host, _, port = value.rpartition(":")
-        if host and port.isascii() and port.isdecimal() and len(port) < 6 and int(port) <= 65535:
-            return host.removeprefix("[").removesuffix("]"), int(port)
-    raise ValueError("must be HOST:PORT, such as 127.0.0.1:9725 or [::1]:9725")
 
 
 def _ledger_url(value: object) -> str:
@@ -151,10 +143,10 @@ class AgentSettings(Settings):
     listen: Annotated[
         tuple[str, int],
         BeforeValidator(parse_listen),
-        WithJsonSchema({"type": "string", "examples": ["127.0.0.1:9725"]}),
+        WithJsonSchema({"type": "string", "examples": [LISTEN]}),
         OrVariable(),
     ] = Field(
-        default=("127.0.0.1", 9725),
+        default=parse_listen(LISTEN),
         description="Address of /metrics and the live page.",
     )
     url: Annotated[str, AfterValidator(_base_url)] | None = Field(

@@ -14,8 +14,8 @@ from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from monitor.config.listen import parse_listen
 from monitor.config.load import ConfigurationError, load
-from monitor.config.models import parse_listen
 from monitor.init.autoconfig import PAGE_ENDPOINTS_LIMIT, ask_autoconfig, ask_autodiscover
 from monitor.init.endpoint import Endpoint, given_endpoints, host_name
 from monitor.init.web import PageError, Web

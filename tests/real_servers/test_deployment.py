@@ -82,7 +82,7 @@ def test_the_units_command_runs_unprivileged_on_a_read_only_root(site: Site) -> 
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
         told.bind(str(site.directory / "notify"))
-        told.settimeout(30)
+        told.settimeout(120)
         _, *arguments = shlex.split(
             _unit_value(unit, "ExecStart").replace("/etc/mailsonde/mailsonde.yaml", str(site.config))
         )
@@ -114,13 +114,13 @@ def _wait_for(told: socket.socket, line: str) -> None:
 def _healthcheck(port: int) -> int:
     """Return the status of the container's health check, run here against ``port``."""
     _, *arguments = _image_health_command()
-    command = [sys.executable, *(word.replace("9725", str(port)) for word in arguments)]
+    command = [*MAILSONDE, *arguments, f"127.0.0.1:{port}"]
     return subprocess.run(command, capture_output=True, check=False, env={}).returncode
 
 
 def _image_health_command() -> list[str]:
     (words,) = re.findall(
-        r"CMD (\[\"python\", .*\])$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE
+        r"CMD (\[\"mailsonde\", .*\])$", (CONTAINER / "Containerfile").read_text(), re.MULTILINE
     )
     return list(yaml.safe_load(words))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.config.models import parse_listen
+from monitor.config.listen import parse_listen
 from probes.core.setting_types import is_host_name, parse_duration
 from probes.delivery.service_level import SloSettings
 

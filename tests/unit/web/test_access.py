@@ -18,12 +18,15 @@ import bcrypt
 import httpx
 import pytest
 import uvloop
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from monitor.commands import health as health_module
+from monitor.commands.health import health
 from monitor.state import AgentState
 from monitor.web import access, serving
 from monitor.web.access import WebConfigError, WebConfigInForce, served_to_the_admitted
@@ -391,3 +394,37 @@ def test_tls_on_the_agents_own_event_loop(tmp_path: Path) -> None:
         writer.transport.abort()
 
     uvloop.run(served_on_uvloop())
+
+
+@pytest.mark.parametrize("text", [users(alice="x"), TLS + users(alice="x"), MUTUAL])
+async def test_the_health_command_needs_no_credentials(tmp_path: Path, text: str) -> None:
+    """`mailsonde health` finds the agent alive by HTTP and HTTPS, without a password or a certificate."""
+    install(tmp_path)
+    async with site(tmp_path, text) as served:
+        found = await asyncio.to_thread(CliRunner().invoke, health, [f"127.0.0.1:{served.port}"])
+        assert (found.exit_code, found.output) == (0, "the agent is alive\n")
+    gone = await asyncio.to_thread(CliRunner().invoke, health, [f"127.0.0.1:{served.port}"])
+    assert gone.exit_code == 1
+    assert "Connection refused" in gone.output
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"\x15\x03\x03\x00\x02\x02\x28", b"220 ready\r\n", b"HTTP/1.0 404 No\r\n\r\n"]
+)
+async def test_the_health_command_is_not_deceived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Whatever else answers at the agent's address, or nothing in time, is no agent that is alive."""
+    monkeypatch.setattr(health_module, "PATIENCE", 0.2)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        if not said:
+            await reader.read()  # until the client has had enough
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = await asyncio.to_thread(CliRunner().invoke, health, [f"127.0.0.1:{port}"])
+    assert found.exit_code == 1
+    assert found.output.count("\n") == 1
