@@ -11,7 +11,7 @@ import click
 
 from monitor.config.listen import LISTEN, parse_listen
 
-PATIENCE = 4.0
+HEALTH_SECONDS = 4.0
 """Seconds to wait for an answer. The container's health check waits 10, for two of them."""
 
 
@@ -51,11 +51,11 @@ def _is_alive(host: str, port: int) -> bool:
     with suppress(
         http.client.HTTPException, ConnectionResetError, BrokenPipeError
     ):  # as TLS answers plain text
-        return _is_healthy(http.client.HTTPConnection(host, port, timeout=PATIENCE))
+        return _is_healthy(http.client.HTTPConnection(host, port, timeout=HEALTH_SECONDS))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies nothing: nothing secret is sent
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=context)
+    connection = http.client.HTTPSConnection(host, port, timeout=HEALTH_SECONDS, context=context)
     connection.connect()
     with suppress(http.client.HTTPException, ConnectionError, ssl.SSLError):
         return _is_healthy(connection)

@@ -415,7 +415,7 @@ async def test_the_health_command_is_not_deceived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     """Whatever else answers at the agent's address, or nothing in time, is no agent that is alive."""
-    monkeypatch.setattr(health_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(health_module, "HEALTH_SECONDS", 0.2)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(said)
