@@ -71,6 +71,8 @@ class Assembly:
     budgets: _Budgets
     sent_copies: Set[str]
     """The mailboxes whose sent folders get copies of our messages, and can be read."""
+    unread_copies: Set[str]
+    """The accounts whose sent folders get copies that stay there, because no mailbox can be read."""
     maintenance: Maintenance
     """Of this configuration, with the pauses of when it was assembled."""
 
@@ -159,6 +161,10 @@ def assemble(
         tokens=tokens,
         tracers=_tracers(configuration, clock, tokens, ledger, observer, unchanged, earlier),
     )
+    sent_copies, unread_copies = _sent_copies(configuration, context.accounts)
+    for account in sorted(unread_copies - (earlier.unread_copies if earlier is not None else set())):
+        told = "copies of the messages stay in the sent folder of %s: no IMAP or Graph mailbox is of it"
+        _log.warning(told, account)
     assembly = Assembly(
         configuration,
         {},
@@ -167,7 +173,8 @@ def assemble(
         context,
         _loops(configuration) if earlier is None else earlier.loops,
         _budgets(configuration.site, clock, unchanged, earlier),
-        _with_sent_copies(configuration, context.accounts),
+        sent_copies,
+        unread_copies,
         Maintenance.of(configuration, pauses),
     )
     _watch(assembly, observer, unchanged, earlier)
@@ -228,26 +235,25 @@ def _loops(configuration: Configuration) -> set[str]:
     }
 
 
-def _with_sent_copies(configuration: Configuration, accounts: Accounts) -> set[str]:
-    """Return the mailboxes whose sent folders get copies of our messages, and can be read."""
-    site, found = configuration.site, set[str]()
+def _sent_copies(configuration: Configuration, accounts: Accounts) -> tuple[set[str], set[str]]:
+    """Return the mailboxes whose sent folders get copies of our messages, and accounts without such."""
+    site, found, unread = configuration.site, set[str](), set[str]()
     senders = {
         account
         for settings in configuration.enabled_probes
         if isinstance(settings, MessageProbeSettings)
         and (account := settings.account_with_copies(site.servers)) is not None
     }
-    for account in sorted(senders):
+    for account in senders:
         its = {
             name
             for name in accounts.of(account)
             if site.servers[site.mailboxes[name].server].protocol != "pop3"
         }
         if not its:
-            told = "copies of the messages stay in the sent folder of %s: no IMAP or Graph mailbox is of it"
-            _log.warning(told, account)
+            unread.add(account)
         found |= its
-    return found
+    return found, unread
 
 
 def _load_authorities(configuration: Configuration, unchanged: Unchanged) -> None:
