@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 
 from monitor.config.maintenance import WindowSettings
 from monitor.config.models import Configuration
-from monitor.config.selection import chosen, labelled
+from monitor.config.selection import Choice, chosen, grouped, labelled
 from monitor.ledger.pauses import PAUSES_KEPT, Pause
 
 
@@ -102,10 +102,6 @@ class _Timeline:
         return _Answer(since, until, current, counts_from if current is None else inf)
 
 
-_Choice = tuple[tuple[str, ...], frozenset[tuple[str, str]]]
-"""Patterns and labels that choose probes."""
-
-
 class Maintenance:
     """When which probes are in maintenance. Nothing changes it, so any thread may ask it."""
 
@@ -117,11 +113,10 @@ class Maintenance:
     ) -> None:
         """``names`` has all probes with their labels."""
         self._names = names
-        self._windows: dict[_Choice, list[_Window]] = {}
+        self._windows: dict[Choice, list[_Window]] = {}
         for name, settings in windows.items():
-            choice = settings.probes, frozenset(settings.labels.items())
-            self._windows.setdefault(choice, []).append(_Window(name, settings))
-        self._chosen = {choice: chosen(names, choice[0], dict(choice[1])) for choice in self._windows}
+            self._windows.setdefault(settings.choice, []).append(_Window(name, settings))
+        self._chosen = {choice: chosen(names, choice) for choice in self._windows}
         self.pauses = tuple(pauses)
         self._timelines = self._shared()
         self._held: Mapping[str, float] = {}  # when maintenance ended that an earlier configuration had
@@ -157,44 +152,19 @@ class Maintenance:
         made._held = {probe: end for probe, end in ends.items() if end > now - PAUSES_KEPT}
         return made
 
-    def _by_choice(self) -> dict[_Choice, tuple[Sequence[_Window], list[Period]]]:
-        found: dict[_Choice, tuple[Sequence[_Window], list[Period]]] = {
-            choice: (windows, []) for choice, windows in self._windows.items()
-        }
-        for pause in self.pauses:
-            choice = (pause.pattern,) if pause.pattern else (), frozenset(pause.labels.items())
-            period = Period(pause.begins_at, pause.ends_at, "pause", pause.set_by, pause.comment)
-            found.setdefault(choice, ((), []))[1].append(period)
-        return found
-
     def _shared(self) -> dict[str, _Timeline]:
         """Return the timelines by probe; probes that are chosen by the same share one."""
-        by_choice = self._by_choice()
-        # A group is what was chosen before, as another group, and one choice more.
-        groups: dict[tuple[int, int], int] = {}
-        parts: list[tuple[int, int]] = [(0, 0)]
-        group_of: dict[str, int] = {}
-        choices = list(by_choice)
-        for index, choice in enumerate(choices):
-            known = self._chosen.get(choice)
-            for probe in chosen(self._names, choice[0], dict(choice[1])) if known is None else known:
-                part = group_of.get(probe, 0), index
-                if part not in groups:
-                    groups[part] = len(parts)
-                    parts.append(part)
-                group_of[probe] = groups[part]
-        made: dict[int, _Timeline] = {}
-        for group in set(group_of.values()):
-            windows: list[_Window] = []
-            pauses: list[Period] = []
-            rest = group
-            while rest:
-                rest, index = parts[rest]
-                its_windows, its_pauses = by_choice[choices[index]]
-                windows += its_windows
-                pauses += its_pauses
-            made[group] = _Timeline(windows, pauses)
-        return {probe: made[group] for probe, group in group_of.items()}
+        pauses: dict[Choice, list[Period]] = {}
+        for pause in self.pauses:
+            period = Period(pause.begins_at, pause.ends_at, "pause", pause.set_by, pause.comment)
+            pauses.setdefault(Choice.of(pause.patterns, pause.labels), []).append(period)
+        paused = {choice: chosen(self._names, choice) for choice in pauses if choice not in self._windows}
+        found: dict[str, _Timeline] = {}
+        for probes, choices in grouped({**self._chosen, **paused}):
+            windows = [window for choice in choices for window in self._windows.get(choice, ())]
+            periods = [period for choice in choices for period in pauses.get(choice, ())]
+            found |= dict.fromkeys(probes, _Timeline(windows, periods))
+        return found
 
     def current(self, probe: str, now: float) -> Period | None:
         """Return the maintenance of a probe ``now`` (unix seconds); if there are several, the last to end."""

@@ -42,7 +42,7 @@ class Pausing:
 
 
 def selections_of(patterns: Sequence[str], labels: Mapping[str, str]) -> list[str]:
-    """Return the selections for these names and patterns, and for the probes with all of these labels."""
+    """Return the selections for these names and patterns, of probes with all of these labels."""
     return Pause.selections(patterns, labels)
 
 

@@ -12,7 +12,7 @@ import click
 from monitor.commands.event_loop import run_on_loop
 from monitor.commands.options import UNUSABLE
 from monitor.config.models import Configuration
-from monitor.config.selection import chosen, labelled, nothing_chosen
+from monitor.config.selection import Choice, chosen, labelled, nothing_chosen
 from monitor.pausing import selections_of
 from probes.delivery.message_life import LedgerError
 
@@ -40,29 +40,28 @@ label_option = click.option(
     multiple=True,
     metavar="NAME=VALUE",
     callback=_labels,
-    help="The probes with this label; with several, those that have all of them.",
+    help="Only probes with this label; with several, those that have all of them.",
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Chosen:
     """What a pause is for, as the ledger has it, and how many probes these are."""
 
     selections: list[str]
     probes: int
 
 
-def choice_or_exit(configuration: Configuration, patterns: Sequence[str], labels: dict[str, str]) -> Choice:
+def choice_or_exit(configuration: Configuration, patterns: Sequence[str], labels: dict[str, str]) -> Chosen:
     """Return which probes are meant; if there is none for a name or for the labels, say so and exit."""
     names = labelled(configuration.enabled_probes, configuration.site)
-    choices: list[str | dict[str, str]] = [*patterns, labels]
-    mistakes = [told for each in choices if (told := nothing_chosen(names, each))]
+    mistakes = [told for each in patterns or (None,) if (told := nothing_chosen(names, each, labels))]
     if not patterns and not labels:
-        mistakes.append(NO_CHOICE)
+        mistakes = [NO_CHOICE]
     if mistakes:
         click.echo("\n".join(mistakes), err=True)
         sys.exit(UNUSABLE)
-    return Choice(selections_of(patterns, labels), len(chosen(names, patterns, labels)))
+    return Chosen(selections_of(patterns, labels), len(chosen(names, Choice.of(patterns, labels))))
 
 
 def on_ledger(work: Coroutine[object, object, T]) -> T:

@@ -14,7 +14,7 @@ import click
 
 from monitor.commands.completion import probe_names
 from monitor.commands.maintenance_options import (
-    Choice,
+    Chosen,
     choice_or_exit,
     label_option,
     on_ledger,
@@ -45,7 +45,7 @@ def _instant(_: click.Context, __: click.Parameter, value: str | None) -> float 
         return None
     try:
         if len(value) <= len("22:00"):
-            now = datetime.now()  # without an offset, which may be another one by then
+            now = datetime.fromtimestamp(time.time())  # without an offset, which may be another one by then
             clock = datetime.strptime(value, "%H:%M")  # only its time is used
             moment = now.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)
             moment += timedelta(days=moment <= now)
@@ -179,5 +179,5 @@ def _told(moment: float) -> str:
     return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M %Z")
 
 
-def _count(choice: Choice) -> str:
+def _count(choice: Chosen) -> str:
     return f"{choice.probes} probe{'' if choice.probes == 1 else 's'}"

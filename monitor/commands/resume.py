@@ -25,36 +25,44 @@ def resume(probes: tuple[str, ...], config: Path, labels: dict[str, str], everyt
     """End pauses now.
 
     Name what was paused, in the same words as for `mailsonde pause`; `mailsonde pause --list` shows them. A
-    pause by a pattern or by labels ends as a whole. Windows of the configuration cannot be ended here. Exit
-    status: 0 done, 2 mistakes, or it was not paused, 3 the ledger cannot be used.
+    pause by a pattern or by labels ends as a whole. Windows of the configuration cannot be ended here. If
+    some of what you name is not paused, the rest ends nevertheless. Exit status: 0 done, 2 mistakes, or
+    something was not paused, 3 the ledger cannot be used.
 
     \b
     Examples:
-      mailsonde resume --config mailsonde.yaml hq-smtp
+      mailsonde resume --config mailsonde.yaml hq-smtp "fra1-*"
       mailsonde resume --config mailsonde.yaml --label team=messaging
       mailsonde resume --config mailsonde.yaml --all
     """
     configuration = load_or_exit(config, secrets=False)
     selections = selections_of(probes, labels)  # of probes, too, that are no longer configured
-    if not selections and not everything:
-        click.echo(NO_CHOICE, err=True)
+    if bool(selections) is everything:
+        click.echo("say either which probes, or --all" if everything else NO_CHOICE, err=True)
         sys.exit(UNUSABLE)
-    not_paused, others = on_ledger(_ended(configuration, selections, everything=everything))
-    for each in not_paused:
-        click.echo(f"not paused: {each}", err=True)
-    if not_paused:
-        click.echo(f"paused are: {'; '.join(others) or 'none'}", err=True)
+    resumed, missing, others = on_ledger(_ended(configuration, selections, everything=everything))
+    if resumed:
+        click.echo(f"Resumed: {'; '.join(resumed)}.")
+    elif everything:
+        click.echo("Nothing is paused.")
+    if missing:
+        click.echo(f"Not paused: {'; '.join(missing)}.", err=True)
+        click.echo(f"Paused are: {'; '.join(others)}." if others else "Nothing else is paused.", err=True)
         sys.exit(UNUSABLE)
-    click.echo("Resumed.")
 
 
 async def _ended(
     configuration: Configuration, selections: Sequence[str], *, everything: bool
-) -> tuple[list[str], list[str]]:
-    """End pauses; return the selections that have none, and what else is paused, in words."""
+) -> tuple[list[str], list[str], list[str]]:
+    """End pauses; return the selections that had one, those that had none, and what else is paused."""
     async with pausing(configuration, SystemClock()) as ledger:
         if everything:
             selections = [pause.selection for pause in await ledger.current()]
         missing = await ledger.end(selections)
-        paused = [each.shown for each in await ledger.current()]
-        return [", ".join(each.splitlines()) for each in missing], paused
+        others = await ledger.current()
+    resumed = [each for each in selections if each not in missing]
+    return [*map(_told, resumed)], [*map(_told, missing)], [each.shown for each in others]
+
+
+def _told(selection: str) -> str:
+    return ", ".join(selection.splitlines())

@@ -79,7 +79,7 @@ def _windows(configuration: Configuration, composition: Composition) -> Iterator
     names = labelled(configuration.enabled_probes, configuration.site)
     now = time.time()
     for name, window in configuration.maintenance.items():
-        count = len(chosen(names, window.probes, window.labels))
+        count = len(chosen(names, window.choice))
         yield f"maintenance.{name}:{_origin(composition, ('maintenance', name))}"
         period = window.latest(now)
         if period is not None and now < period[1]:

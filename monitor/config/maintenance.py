@@ -7,8 +7,11 @@ set while the agent runs, are the ledger's (`monitor.ledger.pauses`).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from heapq import merge
+from itertools import islice
 from math import inf
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -17,7 +20,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from monitor.config.document import Location
-from monitor.config.selection import chosen, labelled, nothing_chosen, pattern
+from monitor.config.selection import Choice, chosen, grouped, labelled, nothing_chosen, pattern
 from probes.core.setting_types import Duration, ForEach, Line, SiteLabels, between
 from probes.core.settings import ProbeSettings, Settings, Site
 
@@ -28,11 +31,41 @@ SHORTEST_WINDOW = 60.0
 
 _YEARS = 1970, 9000
 
-_GAPS = 60
-"""How many windows are looked at for the shortest time between two of them."""
+_SAMPLE = date(2024, 1, 1)
+_SAMPLE_DAYS = 400
+"""Windows that repeat are looked at for a year and a month from that day, which include a 29 February."""
 
-_STEPS = 2000
-"""How many windows may follow each other without a gap; more of them are one that never ends."""
+_PERIODS = 10_000
+"""How many periods are looked at, at most; so many without a gap never end."""
+
+
+_OF_THE_MACHINE = frozenset({"localtime", "posixrules", "Factory"})
+"""Zones whose meaning another machine may not share."""
+
+_VARIANTS = frozenset({"posix", "right"})
+"""Folders in which some systems have zones again, those in ``right`` with leap seconds."""
+
+
+class _Times(CronSim):
+    """The times of a cron expression, also where clocks change by half an hour, as in Australia/Lord_Howe.
+
+    The library steps over whole hours, and would leave out the first half of the hour after such a change.
+    """
+
+    def advance_hour(self) -> bool:
+        return self._step(minute=0, second=0)
+
+    def reverse_hour(self) -> bool:
+        return self._step(minute=59, second=59)
+
+    def _step(self, minute: int, second: int) -> bool:
+        if self.dt.hour in self.hours:
+            return False
+        self.dt = self.dt.replace(minute=minute, second=second)
+        day = self.dt.day
+        while self.dt.hour not in self.hours and self.dt.day == day:
+            self.tick(seconds=1800)
+        return True
 
 
 def _cron(value: str) -> str:
@@ -42,7 +75,7 @@ def _cron(value: str) -> str:
             "such as 0 2 * * sun"
         )
     try:
-        begins = next(CronSim(value, datetime(2024, 1, 1, tzinfo=UTC)), None)
+        begins = next(_Times(value, datetime(2024, 1, 1, tzinfo=UTC)), None)
     except CronSimError as error:
         told = str(error)
         raise ValueError(f"{value!r} is not a cron expression: {told[:1].lower()}{told[1:]}") from None
@@ -51,7 +84,14 @@ def _cron(value: str) -> str:
     return value
 
 
+@cache  # ZoneInfo itself remembers a few, and reads the others from the disk again
+def _clock(zone: str) -> ZoneInfo:
+    return ZoneInfo(zone)
+
+
 def _zone(value: str) -> str:
+    if value in _OF_THE_MACHINE or value.partition("/")[0] in _VARIANTS:
+        raise ValueError(f"{value!r} is not a time zone's IANA name; write one such as Europe/Berlin or UTC")
     try:
         ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -125,8 +165,11 @@ class WindowSettings(Settings):
         if self.cron is not None:
             if self.length is None or self.until is not None:
                 raise ValueError("with cron, a window needs for, such as 2h, and has no until")
-            if _never_ends(self):
-                raise ValueError("the window never ends: the next one begins before it is over; shorten for")
+            if _endless({"": self}):
+                raise ValueError(
+                    "the window never ends: for more than 30 days, the next one begins before it is over; "
+                    "shorten for"
+                )
             return self
         if self.until is None or self.length is not None:
             raise ValueError("with from, a window needs until, and has no for")
@@ -143,6 +186,11 @@ class WindowSettings(Settings):
         return self
 
     @property
+    def choice(self) -> Choice:
+        """What chooses the probes."""
+        return Choice.of(self.probes, self.labels)
+
+    @property
     def once(self) -> tuple[float, float]:
         """Begin and end (unix seconds) of a window without ``cron``."""
         assert self.begins is not None  # noqa: S101 # validated
@@ -154,15 +202,15 @@ class WindowSettings(Settings):
         if self.cron is None:
             return self.once if self.once[0] <= at else None
         # The library looks from the second before; a window that begins just now counts.
-        moment = datetime.fromtimestamp(int(at) + 1, ZoneInfo(self.timezone))
-        return self._lasting(next(CronSim(self.cron, moment, reverse=True), None))
+        moment = datetime.fromtimestamp(int(at) + 1, _clock(self.timezone))
+        return self._lasting(next(_Times(self.cron, moment, reverse=True), None))
 
     def next(self, at: float) -> tuple[float, float] | None:
         """Return begin and end of the first window that begins after ``at``; all in unix seconds."""
         if self.cron is None:
             return self.once if self.once[0] > at else None
-        moment = datetime.fromtimestamp(int(at), ZoneInfo(self.timezone))
-        return self._lasting(next(CronSim(self.cron, moment), None))
+        moment = datetime.fromtimestamp(int(at), _clock(self.timezone))
+        return self._lasting(next(_Times(self.cron, moment), None))
 
     def _lasting(self, begins: datetime | None) -> tuple[float, float] | None:
         if begins is None or self.length is None:
@@ -171,7 +219,7 @@ class WindowSettings(Settings):
 
 
 def _at(moment: datetime, zone: str) -> datetime:
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(zone))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=_clock(zone))
 
 
 def _exists(moment: datetime, zone: str) -> bool:
@@ -179,60 +227,82 @@ def _exists(moment: datetime, zone: str) -> bool:
     return local.astimezone(UTC).astimezone(local.tzinfo).replace(fold=0) == local.replace(fold=0)
 
 
-def _never_ends(window: WindowSettings) -> bool:
-    """Return whether windows follow each other without a gap, over `_STEPS` of them."""
-    first = window.next(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
-    if first is None:
-        return False
-    begins, ends = first
-    for _ in range(_STEPS):
-        last = window.latest(ends)
-        if last is None or last[0] <= begins:
-            return False
-        begins, ends = last
-    return True
+def _periods(name: str, window: WindowSettings) -> Iterator[tuple[float, float, str]]:
+    """Yield begin and end (unix seconds) of a window, in order, and its name; in the sample if it repeats."""
+    if window.cron is None or window.length is None:
+        yield *window.once, name
+        return
+    times, zone = _Times(window.cron, datetime(_SAMPLE.year, 1, 1)), _clock(window.timezone)
+    of_a_day: list[tuple[int, float]] = []  # in seconds since midnight; what follows without a gap is one
+    for begins in sorted(3600 * hour + 60 * minute for hour in times.hours for minute in times.minutes):
+        first = of_a_day.pop()[0] if of_a_day and begins <= of_a_day[-1][1] else begins
+        of_a_day.append((first, begins + window.length))
+    for day in (_SAMPLE + timedelta(days=number) for number in range(_SAMPLE_DAYS)):
+        if day.month in times.months and times.match_day(day):
+            for begins, ends in of_a_day:
+                moment = time(begins // 3600, begins % 3600 // 60, tzinfo=zone)
+                begins_at = datetime.combine(day, moment).timestamp()
+                yield begins_at, begins_at + ends - begins, name
+
+
+def _endless(windows: Mapping[str, WindowSettings], least: float = 0.0) -> Sequence[str]:
+    """Return the windows that leave no gap of ``least`` seconds for longer than a window may last, if any.
+
+    Either all ``windows`` repeat, or none.
+    """
+    begun_at = ends_at = -inf
+    together: dict[str, None] = {}
+    has_gap = False
+    periods = merge(*(_periods(name, window) for name, window in windows.items()))
+    for begins, ends, name in islice(periods, _PERIODS):
+        if begins > ends_at and begins - ends_at >= least:
+            has_gap, begun_at, together = ends_at > -inf, begins, {}
+        together[name] = None
+        ends_at = max(ends_at, ends)
+        if ends_at - begun_at > LONGEST_WINDOW:
+            return tuple(together)
+    return () if has_gap or next(periods, None) is None else tuple(together)
 
 
 def useless_windows(
     windows: Mapping[str, WindowSettings], probes: Collection[ProbeSettings], site: Site
 ) -> Iterator[tuple[Location, str]]:
-    """Yield where windows are for no probe, or so close that a probe might never count, and what to do."""
+    """Yield where windows are for no probe, or leave a probe no time in which it counts, and what to do."""
     if not windows:
         return
     names = labelled(probes, site)
+    by_choice: dict[Choice, dict[str, WindowSettings]] = {}
     for window, settings in windows.items():
-        at: Location = ("maintenance", window)
+        by_choice.setdefault(settings.choice, {})[window] = settings
         for index, each in enumerate(settings.probes):
             if told := nothing_chosen(names, each):
-                yield (*at, "probes", index), told
-        if told := nothing_chosen(names, settings.labels):
-            yield (*at, "labels"), told
-        gap = _shortest_gap(settings)
-        its = chosen(names, settings.probes, settings.labels)
-        for probe in probes:
-            if probe.name in its and probe.scheduled and (told := _too_long_for(probe, gap)):
-                yield (*at, "for"), told
-                break
+                yield ("maintenance", window, "probes", index), told
+        if settings.labels and (told := nothing_chosen(names, None, settings.labels)):
+            yield ("maintenance", window, "labels"), told
+    scheduled = {probe.name: probe for probe in probes if probe.scheduled}
+    found: dict[Location, str] = {}
+    for members, choices in grouped({choice: chosen(names, choice) for choice in by_choice}):
+        its_windows = {name: each for choice in choices for name, each in by_choice[choice].items()}
+        longest = {_longest(scheduled[name]): name for name in members if name in scheduled}
+        for repeats in (True, False):
+            alike = {name: each for name, each in its_windows.items() if (each.cron is not None) is repeats}
+            for (seconds, key), probe in longest.items():
+                if endless := _endless(alike, seconds):
+                    at = ("maintenance", endless[-1], "for" if repeats else "until")
+                    found.setdefault(at, _told(endless, probe, key, seconds))
+    yield from found.items()
 
 
-def _shortest_gap(window: WindowSettings) -> float:
-    """Return how many seconds are between two windows, at least."""
-    period, gap = window.next(datetime(2024, 1, 1, tzinfo=UTC).timestamp()), inf
-    for _ in range(_GAPS):
-        following = window.next(period[0]) if period is not None else None
-        if period is None or following is None:
-            break
-        gap, period = min(gap, following[0] - period[1]), following
-    return gap
+def _longest(probe: ProbeSettings) -> tuple[float, str]:
+    """Return how many seconds a failure of a probe may take until it counts, and the setting that says so."""
+    down = probe.alerts.down or 0.0
+    return max((probe.interval, "interval"), (probe.deadline, "deadline"), (down, "alerts.down"))
 
 
-def _too_long_for(probe: ProbeSettings, gap: float) -> str:
-    """Say that failures of a probe might all have a part in windows, and never count; empty if not."""
-    times = {"interval": probe.interval, "deadline": probe.deadline, "alerts.down": probe.alerts.down or 0.0}
-    key = max(times, key=lambda each: times[each])
-    if times[key] <= gap:
-        return ""
+def _told(windows: Sequence[str], probe: str, key: str, seconds: float) -> str:
+    several = ", ".join(windows[:3]) + (" and others" if len(windows) > 3 else "")
+    which, it = (f"the windows {several} leave", "one") if len(windows) > 1 else ("the window leaves", "it")
     return (
-        f"there are only {gap:g}s between two windows, less than the {key} of the probe {probe.name!r} "
-        f"({times[key]:g}s), whose failures might never count; shorten for, or leave the probe out"
+        f"{which} the probe {probe!r} no gap as long as its {key} ({seconds:g}s) in more than 30 days, so "
+        f"its failures might never count; shorten {it}, or leave the probe out"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import translate
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 from monitor.config.mistakes import did_you_mean
 from probes.core.settings import ProbeSettings, Site
@@ -41,18 +43,55 @@ def servers_of(settings: ProbeSettings, site: Site) -> tuple[str | None, str | N
     return name, site.mailboxes[into].server if into is not None else None
 
 
-def chosen(
-    names: Mapping[str, Mapping[str, str]], patterns: Collection[str], labels: Mapping[str, str]
-) -> set[str]:
+class Choice(NamedTuple):
+    """Chooses the probes that match one of ``patterns``, if there are any, and have all of ``labels``."""
+
+    patterns: tuple[str, ...]
+    labels: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, patterns: Iterable[str], labels: Mapping[str, str] = MappingProxyType({})) -> Self:
+        """Return what these names and patterns, and these labels, choose."""
+        return cls(tuple(patterns), frozenset(labels.items()))
+
+
+def chosen(names: Mapping[str, Mapping[str, str]], choice: Choice) -> set[str]:
     """Return which of these probes, with their labels, a window or pause is for."""
+    patterns, labels = choice
     found = {name for name in patterns if name in names}
-    if labels:
-        wanted = labels.items()
-        found |= {name for name, its in names.items() if wanted <= its.items()}
     for each in patterns:
         if not _ANY.isdisjoint(each):
             matches = re.compile(translate(each)).match
             found |= {name for name in names if matches(name)}
+    if not labels:
+        return found
+    return {name for name in (found if patterns else names) if labels <= names[name].items()}
+
+
+def grouped(chosen_by: Mapping[Choice, Collection[str]]) -> list[tuple[list[str], list[Choice]]]:
+    """Return the probes that the same choices choose, with these choices; others are left out."""
+    # A group is what earlier choices chose, which is a group too, and one choice more.
+    parts: list[tuple[int, Choice | None]] = [(0, None)]
+    numbers: dict[tuple[int, Choice], int] = {}
+    group_of: dict[str, int] = {}
+    for choice, probes in chosen_by.items():
+        for probe in probes:
+            part = group_of.get(probe, 0), choice
+            if part not in numbers:
+                numbers[part] = len(parts)
+                parts.append(part)
+            group_of[probe] = numbers[part]
+    members: dict[int, list[str]] = {}
+    for probe, group in group_of.items():
+        members.setdefault(group, []).append(probe)
+    found: list[tuple[list[str], list[Choice]]] = []
+    for group, probes_of_group in members.items():
+        choices: list[Choice] = []
+        while group:
+            group, added = parts[group]
+            assert added is not None  # noqa: S101 # only of group 0
+            choices.insert(0, added)
+        found.append((probes_of_group, choices))
     return found
 
 
@@ -61,14 +100,18 @@ def labelled(probes: Collection[ProbeSettings], site: Site) -> dict[str, dict[st
     return {probe.name: labels_of(probe, site) for probe in probes}
 
 
-def nothing_chosen(names: Mapping[str, Mapping[str, str]], choice: str | Mapping[str, str]) -> str:
-    """Return why no probe has this name, pattern, or all of these labels; empty if there is one."""
-    if isinstance(choice, str):
-        if chosen(names, (choice,), {}):
-            return ""
-        if _ANY.isdisjoint(choice):
-            return f"no probe is named {choice!r}.{did_you_mean(choice, names)}"
-        return f"the name of no probe matches {choice!r}"
-    if not choice or chosen(names, (), choice):
+def nothing_chosen(
+    names: Mapping[str, Mapping[str, str]], name: str | None, labels: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return why no probe has this name or matches it, and has all of the labels; empty if there is one."""
+    patterns = () if name is None else (name,)
+    if chosen(names, Choice.of(patterns, labels)):
         return ""
-    return f"no probe has these labels: {', '.join(f'{label}={value}' for label, value in choice.items())}"
+    told = ", ".join(f"{label}={value}" for label, value in labels.items())
+    if name is None:
+        return f"no probe has these labels: {told}"
+    if labels and chosen(names, Choice.of(patterns)):
+        return f"no probe that {name!r} names has these labels: {told}"
+    if _ANY.isdisjoint(name):
+        return f"no probe is named {name!r}.{did_you_mean(name, names)}"
+    return f"the name of no probe matches {name!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,8 +13,8 @@ from monitor.ledger.schema import pauses
 PAUSES_KEPT = 2 * 86400.0
 """For so many seconds, a pause is kept after its end: longer than any run that it excuses may take."""
 
-_LABELS = "\n"
-"""Separates the labels of a selection; neither names nor labels contain it."""
+_LINE = "\n"
+"""Separates the parts of a selection; neither names nor labels contain it, and only labels a ``=``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +25,35 @@ class Pause:
     """
 
     selection: str
-    """The name of a probe, a pattern of names, or labels such as ``team=messaging``, one a line."""
+    """The name of a probe or a pattern of names, and labels such as ``team=messaging``, each in a line."""
     begins_at: float
     ends_at: float
     comment: str
     set_by: str
 
     @classmethod
-    def selections(cls, patterns: Iterable[str], labels: Mapping[str, str]) -> list[str]:
-        """Return the selections for these names and patterns, and for probes with all of these labels."""
-        by_labels = _LABELS.join(f"{name}={value}" for name, value in sorted(labels.items()))
-        return [*dict.fromkeys(patterns), *([by_labels] if labels else [])]
+    def selections(cls, patterns: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+        """Return the selections for these names and patterns, of probes with all of these labels."""
+        narrowed = [f"{name}={value}" for name, value in sorted(labels.items())]
+        if not patterns:
+            return [_LINE.join(narrowed)] if narrowed else []
+        return [_LINE.join([pattern, *narrowed]) for pattern in dict.fromkeys(patterns)]
 
     @property
-    def pattern(self) -> str | None:
-        """The name or pattern of names, unless the selection is by labels."""
-        return None if "=" in self.selection else self.selection
+    def patterns(self) -> tuple[str, ...]:
+        """The name or pattern of names, if there is one."""
+        return tuple(line for line in self.selection.split(_LINE) if "=" not in line)
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels that a probe must have; none if the selection is by name."""
-        if self.pattern is not None:
-            return {}
-        pairs = (line.partition("=") for line in self.selection.split(_LABELS))
+        """The labels that a probe must have."""
+        pairs = (line.partition("=") for line in self.selection.split(_LINE) if "=" in line)
         return {name: value for name, _, value in pairs}
 
     @property
     def shown(self) -> str:
         """The selection in one line."""
-        return ", ".join(self.selection.split(_LABELS))
+        return ", ".join(self.selection.split(_LINE))
 
     def ended(self, at: float) -> Self:
         """Return the pause as it is if it ends at ``at``."""

@@ -25,6 +25,7 @@ import prometheus_client
 import pytest
 import uvicorn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from cronsim import CronSim
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -280,3 +281,27 @@ def test_ssl_has_the_verified_chain(tmp_path: Path) -> None:
         "probes/protocols/tls.py relies on it. Find what has the chain now: until then only the end of "
         "a server's own certificate is known, and nothing says which one has expired."
     )
+
+
+def test_cronsim_steps_by_days_and_hours() -> None:
+    """Windows step over hours in their own way, and are looked at by what the library has parsed."""
+    where = "monitor/config/maintenance.py"
+    asked = []
+
+    class Asked(CronSim):
+        def advance_hour(self) -> bool:
+            asked.append("advance")
+            return super().advance_hour()
+
+        def reverse_hour(self) -> bool:
+            asked.append("reverse")
+            return super().reverse_hour()
+
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    forwards, backwards = Asked("30 2 * 1 *", day), Asked("30 2 * 1 *", day, reverse=True)
+    next(forwards)
+    next(backwards)
+    parsed = (forwards.minutes, forwards.hours, forwards.months, forwards.match_day(day.date()))
+    remedy = "See how it steps now, and adapt `_Times` and `_periods`."
+    assert set(asked) == {"advance", "reverse"}, advice("cronsim", "steps by hours", where, remedy)
+    assert parsed == ({30}, {2}, {1}, True), advice("cronsim", "shows what it parsed", where, remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner
@@ -56,6 +57,23 @@ def test_when_the_clocks_change(cron: str, skipped: list[str], doubled: list[str
     assert begins(settings, "2026-10-23T12:00", "2026-10-26T12:00") == doubled
 
 
+@pytest.mark.parametrize(
+    ("cron", "skipped", "doubled"),
+    [
+        ("15 2 * * *", ["03 15:30"], ["04 15:45"]),
+        ("45 1 * * *", ["03 15:15"], ["04 14:45"]),
+        ("*/30 3 * * *", ["03 16:00", "03 16:30"], ["04 16:30", "04 17:00"]),
+        ("*/30 2 * * *", ["03 15:30"], ["04 15:30", "04 16:00"]),
+        ("*/30 1 * * *", ["03 14:30", "03 15:00"], ["04 14:00", "04 14:30", "04 15:00"]),
+    ],
+)
+def test_when_a_clock_changes_by_half_an_hour(cron: str, skipped: list[str], doubled: list[str]) -> None:
+    """On Lord Howe Island, 2:00 becomes 2:30 in spring, and 1:30 in autumn; no window is left out."""
+    settings = window(cron=cron, timezone="Australia/Lord_Howe", **{"for": "5m"})
+    assert begins(settings, "2026-10-03T12:00", "2026-10-04T12:00") == skipped
+    assert begins(settings, "2026-04-04T12:00", "2026-04-05T12:00") == doubled
+
+
 def test_a_window_lasts_in_real_time() -> None:
     """Two hours are two hours, also in the night in which an hour comes twice or not at all."""
     settings = window(cron="30 1 * * sun", timezone="Europe/Berlin", **{"for": "2h"})
@@ -83,11 +101,26 @@ def test_one_of_two_hours(begin: str, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "length"), [("0 22 * * sat,sun", "30h"), ("*/5 8-17 * * *", "10m"), ("0 0 * * *", "23h")]
+    ("cron", "length"),
+    [("0 22 * * sat,sun", "30h"), ("*/5 8-17 * * *", "10m"), ("0 0 * * *", "23h"), ("* * 1-28 2 *", "1m")],
 )
 def test_windows_that_overlap_may_end(cron: str, length: str) -> None:
     """Windows may follow each other without a gap for a while, if there is one at last."""
     assert window(cron=cron, **{"for": length}).cron == cron
+
+
+def test_zones_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many zones there are, asking windows again reads none from the disk again."""
+    read = []
+    monkeypatch.setattr("monitor.config.maintenance.ZoneInfo", lambda key: read.append(key) or ZoneInfo(key))
+    zones = [f"Etc/GMT+{hours}" for hours in range(1, 13)]
+    windows = [window(cron="0 2 * * *", timezone=zone, **{"for": "1h"}) for zone in zones]
+    for settings in windows:
+        settings.next(at("2026-12-01T00:00"))
+    assert set(read) == set(zones)
+    read.clear()
+    assert [settings.latest(at("2026-12-02T00:00")) is None for settings in windows] == [False] * 12
+    assert read == []
 
 
 CONFIGURATION = """
