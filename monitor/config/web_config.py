@@ -42,7 +42,9 @@ WEB_CONFIG_LIMIT = 256 * 1024
 COSTS = range(4, 17)
 """Costs of a bcrypt hash: bcrypt begins at 4, and a check at 16 takes about 5 seconds."""
 
-_HASH = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+_HASH = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+"""A salt has 128 bits, so its 22nd digit is one of four."""
+
 _GO_DURATION = re.compile(r"0|(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|[smh]))+")
 _GO_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

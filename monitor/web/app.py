@@ -52,6 +52,17 @@ class _OwnNames:
             return name in self._names
 
 
+def _is_of_another_site(headers: Headers) -> bool:
+    """Return whether a page of another site makes the request. Programs send neither field.
+
+    Browsers send Sec-Fetch-Site only by HTTPS and to this machine, but Origin with each POST.
+    """
+    origin = headers.get("origin")
+    return headers.get("sec-fetch-site", "none") not in {"none", "same-origin"} or (
+        origin is not None and origin.partition("://")[2] != headers.get("host")
+    )
+
+
 def _canonical(name: str) -> str:
     return name.lower().removesuffix(".")
 
@@ -83,7 +94,7 @@ def web_app(
     async def reloaded(request: Request) -> Response:
         if reload is None:
             return PlainTextResponse("to allow this, add http to agent.reload\n", status_code=403)
-        if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        if _is_of_another_site(request.headers):
             return PlainTextResponse("pages of other sites may not reload\n", status_code=403)
         outcome = await reload()
         text = "\n".join(["reloaded:" if outcome.is_applied else "refused:", *outcome.told, ""])

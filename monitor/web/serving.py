@@ -154,7 +154,8 @@ async def served(app: ASGIApp, bound: socket.socket, contexts: Contexts | None =
 
     def connection(**settings: Any) -> asyncio.Protocol:
         plain = _Connection(**settings)
-        return plain if contexts is None else Handshake(plain, contexts, handshakes, MOST_CONNECTIONS)
+        most = min(MOST_CONNECTIONS, kept() // 5)  # beside the connections' three quarters
+        return plain if contexts is None else Handshake(plain, contexts, handshakes, most)
 
     config = uvicorn.Config(
         app,
@@ -162,6 +163,7 @@ async def served(app: ASGIApp, bound: socket.socket, contexts: Contexts | None =
         log_level="error",  # a flood of refused connections must not flood the log
         access_log=False,
         lifespan="off",
+        ws="none",  # else an installed websockets would take connections out of `_Connection`'s hands
         http=connection,  # type: ignore[arg-type] # uvicorn only calls the class, as it calls this
         backlog=MOST_CONNECTIONS,
         timeout_graceful_shutdown=1,

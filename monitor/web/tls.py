@@ -39,9 +39,13 @@ class Handshake(asyncio.Protocol):
 
         With `loop.start_tls`, uvloop may read the client's first message before TLS does, and lose it.
         """
-        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        try:
+            self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        except OSError:  # no descriptor is left; the client has to come again
+            return
+        finally:
+            transport.abort()  # closes its own descriptor only
         self._socket.setblocking(False)
-        transport.abort()  # closes its own descriptor only
         self._pending[self] = None
         if len(self._pending) > self._most:
             next(iter(self._pending)).abort()

@@ -22,7 +22,7 @@ def version_of(file: Path | int) -> FileVersion | None:
     """
     try:
         found = os.stat(file)  # noqa: PTH116 # also of a descriptor
-    except OSError:
+    except (OSError, ValueError):  # the latter for a path with NUL, which no file has
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

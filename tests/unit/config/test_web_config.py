@@ -128,6 +128,11 @@ BAD = {
         "web.yml:2: basic_auth_users.alice: is no bcrypt hash such as $2y$10$…; make one with "
         "`mailsonde hash-password`",
     ),
+    "a salt that bcrypt refuses": (
+        f"basic_auth_users:\n  alice: {HASH.replace('zoub', 'zozb')}\n",
+        "web.yml:2: basic_auth_users.alice: is no bcrypt hash such as $2y$10$…; make one with "
+        "`mailsonde hash-password`",
+    ),
     "a number": (
         "basic_auth_users:\n  alice: 123456\n",
         "web.yml:2: basic_auth_users.alice: must be a valid string",

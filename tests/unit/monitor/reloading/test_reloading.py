@@ -255,6 +255,9 @@ async def test_over_http_only_if_allowed(written: Written) -> None:
         assert answer.text.startswith(f"refused:\n{written.path}:1: probes: ")
         foreign = {"sec-fetch-site": "cross-site"}
         assert (await client.post("/-/reload", headers=foreign)).status_code == 403
+        for origin in ("http://evil.example", "null"):  # browsers send no Sec-Fetch-Site by plain HTTP
+            assert (await client.post("/-/reload", headers={"origin": origin})).status_code == 403
+        assert (await client.post("/-/reload", headers={"origin": agent.address})).status_code == 500
         assert (await client.post("/-/reload", headers={"host": "evil.example"})).status_code == 421
         assert (await client.get("/-/reload")).status_code == 405
 
