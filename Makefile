@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
 
+# Each of the hundreds of processes that the tests start would compile all modules if Python kept none.
 test: $(VENV)/for-dev test-servers
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/for-dev
 	$(BIN)/ruff check .

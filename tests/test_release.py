@@ -12,8 +12,6 @@ import venv
 from pathlib import Path
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import release
 
@@ -59,6 +57,9 @@ def test_the_wheel_installs_and_works(built: tuple[Path, Path], tmp_path: Path) 
 
 def test_the_sbom_fits_its_schema_and_lists_the_libraries(tmp_path: Path) -> None:
     """The SBOM is valid CycloneDX 1.6 and has mailsonde's version and each library that is installed."""
+    from cyclonedx.schema import SchemaVersion  # slow to import, also where the other tests are collected
+    from cyclonedx.validation.json import JsonStrictValidator
+
     venv.create(tmp_path / "environment")
     (installed,) = (tmp_path / "environment").glob("lib/python*/site-packages")
     for name in ("click", "pydantic", "mailsonde"):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,7 +41,6 @@ from tests.fakes.certificates import certify, chain_context
 
 ROOT = Path(__file__).parents[2]
 OURS = ("monitor", "probes")
-SOURCES = {path: ast.parse(path.read_text()) for room in OURS for path in (ROOT / room).rglob("*.py")}
 
 PRIVATE = {
     *("_process_jobs", "_start_timer", "_jobstores", "_jobstores_lock", "_modify"),  # APScheduler
@@ -61,6 +60,11 @@ def advice(library: str, what: str, where: str, remedy: str) -> str:
     )
 
 
+@cache
+def _sources() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text()) for room in OURS for path in (ROOT / room).rglob("*.py")}
+
+
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
@@ -73,7 +77,7 @@ def _is_private(name: str) -> bool:
 def _undefined_names() -> Iterator[str]:
     """Yield the private names that the code uses but does not define."""
     used, defined = set(), {"_value_"}  # documented by enum
-    for node in (node for tree in SOURCES.values() for node in ast.walk(tree)):
+    for node in (node for tree in _sources().values() for node in ast.walk(tree)):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 defined.add(name)
@@ -90,7 +94,7 @@ def _undefined_names() -> Iterator[str]:
 
 def _inherited_names() -> Iterator[str]:
     """Yield the private names that subclasses of library classes use or override."""
-    for path, tree in SOURCES.items():
+    for path, tree in _sources().items():
         if path.name == "__main__.py":
             continue
         module = importlib.import_module(

@@ -96,13 +96,19 @@ def reached(graph: Graph, start: str) -> set[str]:
     return found
 
 
-TREES = parsed(ROOT)
-GRAPH = graph_of(TREES)
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    return parsed(ROOT)
 
 
-def test_every_file_has_a_room() -> None:
+@pytest.fixture(scope="module")
+def graph(trees: dict[str, ast.Module]) -> Graph:
+    return graph_of(trees)
+
+
+def test_every_file_has_a_room(graph: Graph) -> None:
     """Each file is in a room of the table, and each row has an existing file or folder."""
-    assert {room_of(path) for path in GRAPH} == set(ROOMS)
+    assert {room_of(path) for path in graph} == set(ROOMS)
     assert {room for may_import in ROOMS.values() for room in may_import} <= set(ROOMS)
 
 
@@ -117,11 +123,11 @@ def test_the_tables_keep_the_boundary() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_what_it_may(room: str) -> None:
+def test_a_room_imports_what_it_may(graph: Graph, room: str) -> None:
     """Each file imports only from the rooms that the table allows."""
     strays = {
         (path, found)
-        for path, imports in GRAPH.items()
+        for path, imports in graph.items()
         for found in imports
         if room_of(path) == room and room_of(found) not in {room, *ROOMS[room]}
     }
@@ -129,11 +135,13 @@ def test_a_room_imports_what_it_may(room: str) -> None:
 
 
 @pytest.mark.parametrize(("library", "places"), LIBRARIES)
-def test_a_library_is_imported_only_there(library: str, places: list[str]) -> None:
+def test_a_library_is_imported_only_there(
+    trees: dict[str, ast.Module], library: str, places: list[str]
+) -> None:
     """Each library is imported only where the table allows, and every row is in use."""
     users = {
         path
-        for path, tree in TREES.items()
+        for path, tree in trees.items()
         if any(f"{name}.".startswith(f"{library}.") for name in imported(tree))
     }
     strays = {
@@ -146,27 +154,27 @@ def test_a_library_is_imported_only_there(library: str, places: list[str]) -> No
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - MESSAGE_KINDS))
-def test_a_kind_that_sends_nothing_is_free_of_messages(kind: str) -> None:
+def test_a_kind_that_sends_nothing_is_free_of_messages(graph: Graph, kind: str) -> None:
     """A kind that sends no message loads nothing of messages and delivery, even indirectly."""
     module = KINDS[kind].__module__.replace(".", "/") + ".py"
     strays = {
-        path for path in reached(GRAPH, module) if path.startswith(("probes/messages", "probes/delivery"))
+        path for path in reached(graph, module) if path.startswith(("probes/messages", "probes/delivery"))
     }
     assert strays == set()
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_kind_needs_no_other_kind(kind: str) -> None:
+def test_a_kind_needs_no_other_kind(graph: Graph, kind: str) -> None:
     """Each kind can be read, changed and removed without the others."""
     module = KINDS[kind].__module__.replace(".", "/") + ".py"
-    assert [path for path in reached(GRAPH, module) if room_of(path) == "probes/"] == [module]
+    assert [path for path in reached(graph, module) if room_of(path) == "probes/"] == [module]
 
 
-def test_nothing_goes_in_circles() -> None:
+def test_nothing_goes_in_circles(trees: dict[str, ast.Module], graph: Graph) -> None:
     """Neither modules nor rooms import each other in a circle."""
-    print("\n" + "\n".join(report(TREES)))
-    assert circle(GRAPH) == []
-    assert circle(by_room(GRAPH)) == []
+    print("\n" + "\n".join(report(trees)))
+    assert circle(graph) == []
+    assert circle(by_room(graph)) == []
 
 
 def circle(graph: Graph) -> list[str]:
