@@ -38,7 +38,7 @@ def test_demo_shows_deliveries_and_ends_cleanly(tmp_path: Path) -> None:
     )
     assert "Mail flows: the last message took" in httpx.get(address[1], trust_env=False).text
     demo.send_signal(signal.SIGINT)
-    output, errors = demo.communicate(timeout=15)
+    output, errors = demo.communicate(timeout=120)
     assert (demo.returncode, errors) == (0, "")
     told = re.fullmatch(r"(\d+) messages: ((?:\d+ \w+, )+)(\d+) in flight", output.splitlines()[-1])
     assert told is not None
@@ -59,5 +59,5 @@ def test_demo_takes_another_port_when_its_own_is_taken() -> None:
         assert "127.0.0.1:" in line
         assert ":9725" not in line
         demo.send_signal(signal.SIGTERM)
-        demo.communicate(timeout=15)
+        demo.communicate(timeout=120)
         assert demo.returncode == 0

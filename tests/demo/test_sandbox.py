@@ -42,7 +42,7 @@ def trust(sandbox: Sandbox) -> ssl.SSLContext:
 
 @contextmanager
 def submission(sandbox: Sandbox) -> Iterator[smtplib.SMTP]:
-    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
+    with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
         client.starttls(context=trust(sandbox))
         client.ehlo()
         client.login(sandbox.username, password_of(sandbox))
@@ -51,7 +51,7 @@ def submission(sandbox: Sandbox) -> Iterator[smtplib.SMTP]:
 
 @contextmanager
 def mailbox(sandbox: Sandbox) -> Iterator[poplib.POP3_SSL]:
-    client = poplib.POP3_SSL("127.0.0.1", sandbox.pop3_port, timeout=5, context=trust(sandbox))
+    client = poplib.POP3_SSL("127.0.0.1", sandbox.pop3_port, timeout=60, context=trust(sandbox))
     try:
         client.user(sandbox.username)
         client.pass_(password_of(sandbox))
@@ -158,7 +158,7 @@ class TestRefusals:
         """AUTH is neither offered nor accepted without TLS."""
 
         def attempt() -> tuple[bool, int]:
-            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
+            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
                 client.ehlo()
                 return client.has_extn("auth"), client.docmd("AUTH", "PLAIN")[0]
 
@@ -171,7 +171,7 @@ class TestRefusals:
         """A wrong password is 535 5.7.8; the right one is accepted on the same connection."""
 
         def attempt() -> int:
-            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
+            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
                 client.starttls(context=trust(sandbox))
                 client.ehlo()
                 client.user, client.password = sandbox.username, "wrong"
@@ -191,7 +191,7 @@ class TestRefusals:
         """A malformed command gets a 5xx, and the next command works."""
 
         def attempt() -> tuple[int, int]:
-            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
+            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
                 client.starttls(context=trust(sandbox))
                 return client.docmd(command)[0] // 100, client.noop()[0]
 
@@ -201,7 +201,7 @@ class TestRefusals:
         """The refusal has [AUTH] (RFC 3206), and no mailbox is open."""
 
         def attempt() -> None:
-            client = poplib.POP3_SSL("127.0.0.1", sandbox.pop3_port, timeout=5, context=trust(sandbox))
+            client = poplib.POP3_SSL("127.0.0.1", sandbox.pop3_port, timeout=60, context=trust(sandbox))
             client.user(sandbox.username)
             with pytest.raises(poplib.error_proto, match=r"\[AUTH\]"):
                 client.pass_("wrong")
@@ -216,7 +216,7 @@ class TestRefusals:
         """No relaying: 530 without AUTH, 550 for any other recipient, 452 for a second one."""
 
         def attempt() -> list[int]:
-            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=5) as client:
+            with smtplib.SMTP("127.0.0.1", sandbox.smtp_port, timeout=60) as client:
                 client.ehlo()
                 codes = [client.mail(sandbox.address)[0]]
             with submission(sandbox) as client:
@@ -266,13 +266,13 @@ class TestRefusals:
                 reader, writer = await asyncio.open_connection("127.0.0.1", getattr(sandbox, port))
                 stack.callback(writer.close)
                 if port == "smtp_port" or not served:
-                    assert bool(await asyncio.wait_for(reader.read(1), 5)) is served
+                    assert bool(await asyncio.wait_for(reader.read(1), 60)) is served
 
     async def test_commands_sent_along_with_starttls_are_dropped(self, sandbox: Sandbox) -> None:
         """Plain text after STARTTLS, even a partial line, has no effect under TLS (RFC 3207, section 4.2)."""
 
         def attempt() -> list[bytes]:
-            with socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=5) as plain:
+            with socket.create_connection(("127.0.0.1", sandbox.smtp_port), timeout=60) as plain:
                 replies = plain.makefile("rb")
                 assert replies.readline()[:3] == b"220"
                 plain.sendall(b"STARTTLS\r\nNOOP\r\nEHLO inj")
@@ -317,14 +317,14 @@ class TestProcess:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            announced = json.loads(await asyncio.wait_for(child.stdout.readline(), 20))
+            announced = json.loads(await asyncio.wait_for(child.stdout.readline(), 60))
             child.send_signal(signal.SIGINT)
             _, writer = await asyncio.open_connection("127.0.0.1", announced["smtp_port"])
             if ending == "SIGTERM":
                 child.terminate()
             else:
                 child.stdin.close()
-            assert await asyncio.wait_for(child.wait(), 2) == 0
+            assert await asyncio.wait_for(child.wait(), 60) == 0
             assert await child.stdout.read() == b""
             writer.close()
         finally:

@@ -74,7 +74,7 @@ class DnsServer:
     asked_over_udp: list[dns.message.Message] = field(default_factory=list)
     asked_over_tcp: list[dns.message.Message] = field(default_factory=list)
 
-    def settings(self, timeout: str = "2s") -> ResolverSettings:
+    def settings(self, timeout: str = "60s") -> ResolverSettings:
         return ResolverSettings.model_validate(
             {"address": "127.0.0.1", "port": self.port, "timeout": timeout}
         )

@@ -108,7 +108,7 @@ class ScriptedServer:
         **options: Any,
     ) -> ServerSettings:
         """Return settings for a client of this server; the certificate's authority is trusted."""
-        options.setdefault("timeout", "2s")
+        options.setdefault("timeout", "60s")
         made = ServerSettings.model_validate(
             {"protocol": protocol, "host": "127.0.0.1", "port": self.port, "tls": tls, **options}
         )
@@ -120,7 +120,7 @@ class ScriptedServer:
             }
         )
 
-    async def peer_closed(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109 # a test's patience
+    async def peer_closed(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109 # a test's patience
         """Wait until the client has closed its connection; raises TimeoutError if it does not."""
         async with asyncio.timeout(timeout):
             await self._closed.wait()

@@ -105,7 +105,7 @@ class Trip:
 
     async def run(self) -> Ran:
         """Send a message and watch for it, together with a healthy probe."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             return await beside_a_healthy_one(self.probe)
 
     async def message(self, run: str) -> Message:

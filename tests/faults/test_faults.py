@@ -228,12 +228,11 @@ CASES = [
 async def test_a_fault_in_any_state(case: Case) -> None:
     """A fault has its reason; at QUIT or LOGOUT it changes nothing, and in a list only the list."""
     is_endless = "without end" in case.fault
-    deadline = 30.0 if is_endless else PATIENCE  # measuring memory is slow
     async with scripted_server(DIALOGUES[case.kind].committing(case.commit, case.state)) as server:
         settings = server_settings(case.kind, server.port, timeout=case.timeout)
         with bounded_memory() if is_endless else nullcontext():
-            ran = await run(probe_of(case.kind, settings, deadline))
-    hold_to_promises(ran, deadline)
+            ran = await run(probe_of(case.kind, settings))
+    hold_to_promises(ran)
     verdict = ran.result.verdict
     assert verdict.reason is case.reason, f"{verdict.reason}: {verdict.detail}"
 

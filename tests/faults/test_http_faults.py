@@ -45,7 +45,7 @@ from tests.faults.running import (
     undisturbed,
 )
 
-SILENT = 0.4
+SILENT = 1.0
 """Seconds that a request may take in front of a server that never answers it whole."""
 
 OK = b"HTTP/1.1 200 OK\r\n"

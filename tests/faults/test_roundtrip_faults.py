@@ -245,6 +245,6 @@ async def test_a_fault_in_the_mailbox(case: Case, tmp_path: Path) -> None:
         assert (await trip.message(ran.result.run)).state is MessageState.DELIVERED
         assert trip.entered(MessageState.LOST) == 0
         assert connections <= 2 or (case.state, case.fault) in UNREADABLE
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while trip.left_in_mailbox or not once.is_done:
                 await trip.watcher.poll_now()

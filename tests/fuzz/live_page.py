@@ -103,7 +103,7 @@ async def _get(path: str, query: bytes = b"", headers: Mapping[bytes, bytes] = {
         "server": ("192.0.2.1", 9725),
         "state": {},
     }
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         await _agent()[0](scope, receive, send)
     return status, bytes(body)
 

@@ -8,10 +8,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 import yaml
 
-from tests.real_servers.process import Daemon, free_port, require
+from tests.real_servers.process import HTTP, Daemon, free_port, require
 
 
 class Receiver:
@@ -100,7 +99,7 @@ class Alertmanager:
 
     def _active(self, whom: str) -> list[dict[str, str]]:
         query = {"receiver": whom, "inhibited": "false", "active": "true"}
-        found = httpx.get(f"http://127.0.0.1:{self.port}/api/v2/alerts", params=query, trust_env=False)
+        found = HTTP.get(f"http://127.0.0.1:{self.port}/api/v2/alerts", params=query)
         return [alert["labels"] for alert in found.raise_for_status().json()]
 
     def stop(self) -> None:

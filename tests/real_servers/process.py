@@ -12,11 +12,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
-START_SECONDS = 20.0
-STOP_SECONDS = 10.0
+PATIENCE = 120.0
+"""Seconds until what surely comes counts as hanging, on the busiest machine."""
+
 _POLL_SECONDS = 0.02  # an external daemon has no event to await
+
+HTTP = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+"""For servers that may start again at the same port. `httpx.get` makes a TLS context for each request."""
 
 
 def require(program: str, package: str) -> str:
@@ -50,7 +55,7 @@ def free_port() -> int:
                     return port
 
 
-def wait_until(condition, what: str, seconds: float = START_SECONDS, log: Path | None = None) -> None:
+def wait_until(condition, what: str, seconds: float = PATIENCE, log: Path | None = None) -> None:
     """Return once ``condition()`` is true; after ``seconds``, fail with the end of the server's log."""
     until = time.monotonic() + seconds
     while not condition():
@@ -97,7 +102,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

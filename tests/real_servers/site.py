@@ -16,7 +16,7 @@ import yaml
 
 from tests.real_servers.dovecot import Dovecot, TlsFiles
 from tests.real_servers.postfix import Postfix
-from tests.real_servers.process import START_SECONDS, free_port, wait_until
+from tests.real_servers.process import HTTP, PATIENCE, free_port, wait_until
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Relay
 
@@ -58,7 +58,7 @@ class AgentProcess:
         log: Path,
         port: int,
         *,
-        seconds: float = START_SECONDS,
+        seconds: float = PATIENCE,
         command: Sequence[str] = MAILSONDE,
         **options: Any,
     ) -> None:
@@ -74,7 +74,7 @@ class AgentProcess:
     def _ready(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()
         try:
-            return httpx.get(f"{self.address}/-/ready", trust_env=False).status_code == 200
+            return HTTP.get(f"{self.address}/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -82,7 +82,7 @@ class AgentProcess:
         """Return the sum of the samples whose name begins with ``name``, with the labels behind it."""
         name, _, labels = name.partition("{")
         wanted = re.findall(r'\w+="[^"]*"', labels)
-        lines = httpx.get(f"{self.address}/metrics", trust_env=False).text.splitlines()
+        lines = HTTP.get(f"{self.address}/metrics").text.splitlines()
         found = [line for line in lines if line.startswith(name) and all(one in line for one in wanted)]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 

@@ -25,7 +25,7 @@ from probes.core.setting_types import parse_duration
 from tests.real_servers import relay as treatments
 from tests.real_servers.alertmanager import Alertmanager, Receiver, amtool
 from tests.real_servers.dovecot import TlsFiles
-from tests.real_servers.process import wait_until
+from tests.real_servers.process import PATIENCE, wait_until
 from tests.real_servers.prometheus import Prometheus
 from tests.real_servers.relay import Relay
 from tests.real_servers.site import AgentProcess, Site
@@ -67,7 +67,7 @@ class Whole:
     alertmanager: Alertmanager
     receiver: Receiver
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = 45.0) -> float:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
         """Return how many seconds it took until ``condition`` was true."""
         begun = time.monotonic()
         try:

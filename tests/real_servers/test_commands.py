@@ -13,6 +13,7 @@ import pytest
 
 from tests.real_servers.dovecot import TlsFiles
 from tests.real_servers.postfix import DEFERRED, REJECTED
+from tests.real_servers.process import PATIENCE
 from tests.real_servers.site import MAILSONDE, Site
 
 
@@ -24,7 +25,7 @@ def site(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> Itera
 
 def _check(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*MAILSONDE, "check", "--config", str(site.config), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_json_has_the_documented_object(site: Site) -> None:

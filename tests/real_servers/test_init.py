@@ -28,6 +28,7 @@ from tests.real_servers.newcomer import (
     zones,
 )
 from tests.real_servers.postfix import Postfix
+from tests.real_servers.process import PATIENCE
 from tests.real_servers.site import MAILSONDE
 
 
@@ -66,7 +67,7 @@ class Terminal:
         os.close(slave)
         self.shown = ""
 
-    def until(self, text: str, seconds: float = 60.0) -> None:
+    def until(self, text: str, seconds: float = PATIENCE) -> None:
         """Read until ``text`` is on the terminal."""
         ends = time.monotonic() + seconds
         while text not in self.shown:
@@ -99,7 +100,7 @@ class Terminal:
             while going_on and select.select([self._master], [], [], 2.0)[0]:
                 going_on = self._read()
         os.close(self._master)
-        return self._process.wait(timeout=10)
+        return self._process.wait(PATIENCE)
 
 
 def test_from_an_address_and_a_password(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def servers(server_tls: TlsFiles, server_directory: Callable[[str], Path]) -> It
 async def run_through(path: Path) -> AsyncIterator[tuple[Runtime, list[Result]]]:
     """Run all probes once, concurrently; return the results in the order of the probes."""
     async with open_runtime(load(path), SystemClock(), "check") as runtime:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(300):
             results = await asyncio.gather(*map(runtime.runner.run, runtime.assembly.probes.values()))
         yield runtime, results
         assert await runtime.ledger.discrepancies() == []
@@ -204,13 +205,15 @@ async def test_lost_then_late(
     """A message that arrives after its deadline was lost and becomes late, with its latency."""
     monkeypatch.setattr("probes.delivery.awaited.SLOW_GAP", 0.5)
     servers.relay.treatment = treatments.delayed(3.0)
+    began = time.monotonic()
     async with run_through(servers.configuration(tmp_path, protocol, deadline="1s")) as (runtime, (result,)):
         assert result.verdict.reason is Reason.MESSAGE_LOST
         route = ("trip-0", "out", S.LATE)
         await until(lambda: runtime.ledger.counters.entered(*route) == 1, "the message came late")
         late = await runtime.ledger.find(result.verdict.message.id)
         assert late is not None
-        assert late.delivery_seconds == pytest.approx(3.0, abs=0.5)
+        assert late.delivery_seconds + late.uncertainty_seconds >= 3.0
+        assert late.delivery_seconds - late.uncertainty_seconds <= time.monotonic() - began
 
 
 async def test_hops_and_issues_are_shown(servers: Servers, tmp_path: Path) -> None:
@@ -219,7 +222,8 @@ async def test_hops_and_issues_are_shown(servers: Servers, tmp_path: Path) -> No
     async with run_through(servers.configuration(tmp_path, "imap")) as (runtime, (result,)):
         hops = result.as_object()["values"]["hops"]
         assert [hop["protocol"] for hop in hops] == ["ESMTPS", "LMTP"]
-        assert 2.0 <= hops[1]["delay_seconds"] <= 4.0
+        message = result.verdict.message  # the hosts tell whole seconds
+        assert 2.0 <= hops[1]["delay_seconds"] <= message.delivery_seconds + message.uncertainty_seconds + 1.0
         assert not any(hop["skewed"] for hop in hops)
         ((position, seconds),) = runtime.state.deliveries["trip-0", "out"].hop_seconds.items()
         assert (position, float(seconds)) == ("submission", pytest.approx(hops[1]["delay_seconds"], abs=1e-6))

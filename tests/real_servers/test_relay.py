@@ -76,7 +76,7 @@ class Route:
     def await_stored(self, run: str, user: str = "canary", folder: str = "INBOX", count: int = 1) -> list:
         """Return the run's messages in a folder once there are ``count`` and all due deliveries are done."""
         log = self.dovecot.directory / "dovecot.log"
-        wait_until(lambda: len(self.stored(run, user, folder)) >= count, "messages", 10, log)
+        wait_until(lambda: len(self.stored(run, user, folder)) >= count, "messages", log=log)
         self.pass_one()
         found = self.stored(run, user, folder)
         assert len(found) == count
@@ -131,7 +131,7 @@ def test_saved_at_is_when_the_message_was_there(dovecot: Dovecot) -> None:
     message["Message-ID"] = "<saved-at@example.test>"
     before = time.time()
     dovecot.deliver(message.as_bytes(), "staff")
-    wait_until(lambda: "<saved-at@example.test>" in dovecot.saved_at(), "the line in the log", 5)
+    wait_until(lambda: "<saved-at@example.test>" in dovecot.saved_at(), "the line in the log")
     saved_at = dovecot.saved_at()["<saved-at@example.test>"]
     mailbox = dovecot.directory / "mail" / "staff@example.test"
     (file,) = (path for path in mailbox.glob("new/*") if b"<saved-at@" in path.read_bytes())
@@ -143,11 +143,11 @@ def test_saved_at_has_the_first_time(dovecot: Dovecot) -> None:
     """A message delivered twice keeps the time of its first delivery."""
     raw = b"Message-ID: <saved-twice@example.test>\r\n\r\n"
     dovecot.deliver(raw, "staff")
-    wait_until(lambda: "<saved-twice@example.test>" in dovecot.saved_at(), "the line in the log", 5)
+    wait_until(lambda: "<saved-twice@example.test>" in dovecot.saved_at(), "the line in the log")
     first = dovecot.saved_at()["<saved-twice@example.test>"]
     dovecot.deliver(raw, "staff")
     log = dovecot.directory / "dovecot.log"
-    wait_until(lambda: log.read_text().count("msgid=<saved-twice@") == 2, "the second line", 5)
+    wait_until(lambda: log.read_text().count("msgid=<saved-twice@") == 2, "the second line")
     assert dovecot.saved_at()["<saved-twice@example.test>"] == first
 
 
@@ -258,8 +258,8 @@ def test_held_messages_are_off_postfix_at_once(
     relay = start_relay(started.dovecot, treatments.delayed(3600))
     route = Route(start_postfix(started.dovecot, relay=relay), relay, started.dovecot)
     runs = {route.submit() for _ in range(30)}
-    wait_until(lambda: len(relay.taken) == 30, "Postfix has handed over everything", 10, route.postfix.log)
-    wait_until(lambda: not route.postfix.queue_ids(), "Postfix's queue is empty", 10, route.postfix.log)
+    wait_until(lambda: len(relay.taken) == 30, "Postfix has handed over everything", log=route.postfix.log)
+    wait_until(lambda: not route.postfix.queue_ids(), "Postfix's queue is empty", log=route.postfix.log)
     route.pass_one()
     assert not any(map(route.stored, runs))
 
@@ -313,7 +313,7 @@ def test_bounced_is_laid_out_as_by_postfix(
     (made,) = route.await_stored(route.submit(), "sender")
     direct = Route(start_postfix(route.dovecot), route.relay, route.dovecot)
     run = direct.submit(recipients=(GONE,))
-    wait_until(lambda: direct.stored(run, "sender") != [], "Postfix's own bounce", 10, direct.postfix.log)
+    wait_until(lambda: direct.stored(run, "sender") != [], "Postfix's own bounce", log=direct.postfix.log)
     (real,) = direct.stored(run, "sender")
     assert layout(made) == layout(real)
 
@@ -330,7 +330,7 @@ def test_postfix_names_the_envelope_id(
         assert smtp.has_extn("dsn")
         options = [f"ENVID={SIGNER.envelope_id(run)}"]
         smtp.sendmail(SENDER, (GONE,), f"From: {SENDER}\r\nSubject: {run}\r\n\r\n".encode(), options)
-    wait_until(lambda: direct.stored(run, "sender") != [], "Postfix's bounce", 10, direct.postfix.log)
+    wait_until(lambda: direct.stored(run, "sender") != [], "Postfix's bounce", log=direct.postfix.log)
     (raw,) = (raw for raw in direct.dovecot.messages("sender", "INBOX") if run.encode() in raw)
     report = read_report(raw)
     assert report is not None

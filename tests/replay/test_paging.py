@@ -12,12 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from tests.real_servers.alertmanager import Alertmanager, Receiver
-from tests.real_servers.process import wait_until
+from tests.real_servers.process import HTTP, wait_until
 from tests.replay.judgement import Alert
 from tests.replay.paging import Matcher, Pager, Policy
 from tests.replay.replay import ALERTMANAGER
@@ -155,7 +154,7 @@ def post(api: str, alerts: frozenset[Alert], *, ends: timedelta = timedelta(hour
         }
         for one in alerts
     ]
-    httpx.post(
+    HTTP.post(
         f"{api}/alerts", content=json.dumps(body), headers={"content-type": "application/json"}
     ).raise_for_status()
 
@@ -229,7 +228,7 @@ def _compare(start: Callable[[Path], tuple[str, Log]], example: Path, alerts: li
     """Fail unless the model groups and inhibits the alerts as Alertmanager does."""
     api, _ = start(example)
     post(api, frozenset(alerts))
-    groups = httpx.get(f"{api}/alerts/groups").json
+    groups = HTTP.get(f"{api}/alerts/groups").json
     wait_until(lambda: sum(len(group["alerts"]) for group in groups()) == len(alerts), "all are grouped")
     real = {
         (

@@ -61,7 +61,7 @@ class Terminal:
 
     async def until(self, pattern: bytes) -> bytes:
         """Read until the output matches the regular expression, or to the end without one."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not re.search(pattern, self.written, re.DOTALL):
                 chunk = await asyncio.to_thread(self._read)
                 assert chunk, f"ended without {pattern!r}: {self.written!r}"
@@ -94,7 +94,7 @@ async def _piped(config: Path, *arguments: str, **environment: str) -> subproces
         [*CHECK, "--config", config, *arguments],
         capture_output=True,
         env={**_plain(), **environment},
-        timeout=30,
+        timeout=120,
     )
 
 
@@ -173,7 +173,7 @@ async def test_reader_that_goes_away(configured: Configured, form: str) -> None:
             stdout=writing,
             stderr=subprocess.PIPE,
             env=_plain(),
-            timeout=30,
+            timeout=120,
         )
         os.close(writing)
     assert (done.returncode, done.stderr) == (3, b"")

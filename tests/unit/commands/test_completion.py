@@ -61,7 +61,7 @@ def complete(tmp_path: Path, environment: dict[str, str]) -> Complete:
             capture_output=True,
             text=True,
             env=environment | more,
-            timeout=30,
+            timeout=120,
             cwd=tmp_path,
         )
         assert not done.stderr, done.stderr
@@ -209,7 +209,7 @@ def test_other_shells(shell: str, command: tuple[str, ...], environment: dict[st
             capture_output=True,
             text=True,
             env=environment,
-            timeout=30,
+            timeout=120,
             cwd=site.parent,
         )
         assert done.stderr == ""

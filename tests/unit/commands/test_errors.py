@@ -34,7 +34,7 @@ def site(tmp_path: Path) -> Path:
 def _ended(*arguments: str | Path) -> tuple[int, str, str]:
     """Run the command in its own process, because it sets up logs and signals; return status and output."""
     done = subprocess.run(
-        [sys.executable, "-m", "monitor", *arguments], capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "monitor", *arguments], capture_output=True, text=True, timeout=120
     )
     return done.returncode, done.stdout, done.stderr
 

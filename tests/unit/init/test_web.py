@@ -84,6 +84,6 @@ async def test_compressed_page(serve_domain: Served) -> None:
 async def test_silent_server(serve_domain: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer takes only the time limit of a page."""
     monkeypatch.setattr(web, "PAGE_SECONDS", 1.5)  # TLS is done by then, on a busy machine as well
-    async with serve_domain({"example.com GET /x": None}) as domain, asyncio.timeout(30):
+    async with serve_domain({"example.com GET /x": None}) as domain, asyncio.timeout(120):
         with pytest.raises(PageError, match=r"command_timeout: no answer within 1\.5 s"):
             await domain.web.fetch("https://example.com/x")

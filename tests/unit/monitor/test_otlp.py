@@ -226,7 +226,7 @@ async def test_no_answer_ends_the_exports(answer: bytes, caplog: pytest.LogCaptu
     async with raw_receiver(answer, answer) as (url, ended):
         task = asyncio.create_task(exporter_to(url).run())
         for _ in range(2):
-            await asyncio.wait_for(ended.get(), 10)
+            await asyncio.wait_for(ended.get(), 60)
         task.cancel()
         await asyncio.wait([task])
     assert task.cancelled()
@@ -251,16 +251,16 @@ async def test_an_answer_without_end_is_given_up(
     """An endless answer or a silent receiver delays an export only until a limit."""
     monkeypatch.setattr("monitor.otlp.EXPORT_SECONDS", limit)
     async with raw_receiver(then=piece) as (url, ended):
-        assert await asyncio.wait_for(exporter_to(url).export(), 20) == 0.0
-        await asyncio.wait_for(ended.get(), 10)
+        assert await asyncio.wait_for(exporter_to(url).export(), 60) == 0.0
+        await asyncio.wait_for(ended.get(), 60)
     assert f"cannot export metrics to {url}: {said}" in caplog.text
 
 
 async def test_an_answer_without_end_is_not_read() -> None:
     """Only a few buffers of a long answer are read, and its connection is closed."""
     async with raw_receiver(ENDLESS, then=b"x" * 65536) as (url, ended):
-        assert await asyncio.wait_for(exporter_to(url).export(), 10) is None
-        assert await asyncio.wait_for(ended.get(), 10) < 32 * 2**20
+        assert await asyncio.wait_for(exporter_to(url).export(), 60) is None
+        assert await asyncio.wait_for(ended.get(), 60) < 32 * 2**20
 
 
 async def test_an_answer_is_not_decompressed() -> None:
@@ -342,7 +342,7 @@ def _configuration(tmp_path: Path, endpoint: str) -> Configuration:
 async def test_the_agent_exports_and_says_its_last_words(receiver: Receiver, tmp_path: Path) -> None:
     """An agent exports at the start, and once more, with the latest metrics, when it stops."""
     async with running_agent(_configuration(tmp_path, receiver.url)) as agent:
-        await asyncio.wait_for(receiver.arrived.wait(), 10)
+        await asyncio.wait_for(receiver.arrived.wait(), 60)
         await agent.results.get()
     runs = _metrics(receiver.requests[-1])["mailsonde_probe_runs_total"].sum.data_points
     assert sum(point.as_double for point in runs) >= 1
@@ -353,9 +353,9 @@ async def test_a_receiver_that_hangs_holds_up_nothing(receiver: Receiver, tmp_pa
     """While an export waits for its answer, probes run, and the agent still stops cleanly."""
     receiver.hangs = True
     async with running_agent(_configuration(tmp_path, receiver.url)) as agent:
-        await asyncio.wait_for(receiver.arrived.wait(), 10)
+        await asyncio.wait_for(receiver.arrived.wait(), 60)
         for _ in range(2):
-            result = await asyncio.wait_for(agent.results.get(), 10)
+            result = await asyncio.wait_for(agent.results.get(), 60)
             assert result.verdict.reason == "connect_refused"
         assert sum(each.total() for each in agent.runtime.state.skipped.values()) == 0
 

@@ -48,7 +48,7 @@ class Site:
         scheme = "https" if "verify" in options else "http"
         options.setdefault("verify", WITHOUT_TLS)  # a context of its own would cost each client time
         base = f"{scheme}://127.0.0.1:{self.port}"
-        return httpx.AsyncClient(base_url=base, auth=auth, trust_env=False, timeout=20, **options)
+        return httpx.AsyncClient(base_url=base, auth=auth, trust_env=False, timeout=120, **options)
 
     async def status(self, path: str = "/metrics", *auth: str) -> int:
         """Return the status of an answer over a connection of its own."""

@@ -75,7 +75,7 @@ def start_agent(tmp_path: Path) -> StartAgent:
             )
             async with (
                 running_agent(configuration, clock) as running,
-                httpx.AsyncClient(base_url=running.address, trust_env=False, timeout=10) as client,
+                httpx.AsyncClient(base_url=running.address, trust_env=False, timeout=120) as client,
             ):
                 yield Watched(running, client)
 

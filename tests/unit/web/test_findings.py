@@ -37,7 +37,7 @@ async def _agent(directory: Path, names: DnsServer, interval: str = "1h") -> Asy
     )
     async with (
         running_agent(configuration) as running,
-        httpx.AsyncClient(base_url=running.address, trust_env=False, timeout=10) as client,
+        httpx.AsyncClient(base_url=running.address, trust_env=False, timeout=120) as client,
     ):
         yield Watched(running, client)
 

@@ -75,7 +75,7 @@ async def test_lost_mail_shows_however_well_the_last_message_went(start_agent: S
                 for _ in range(28):
                     await _end(watched, MessageState.SENT, MessageState.DELIVERED, **measured)
                 await _end(watched, MessageState.SENT, MessageState.LOST)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while (probe := await _overview(watched))["last_7d"]["messages"] < 29:
                     pass  # the new agent is still reading the ledger
             page = (await watched.client.get("/")).text

@@ -107,7 +107,7 @@ def entered(agent: Agent, state: MessageState, *names: str) -> int:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Return once ``is_so`` is true."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not is_so():  # noqa: ASYNC110 # counters have no event
             await asyncio.sleep(0.01)
 

@@ -63,7 +63,7 @@ class Watch:
 async def watched(imap: ImapServer, directory: Path, deadline: float = DEADLINE) -> AsyncIterator[Watch]:
     clock = SystemClock()
     async with (
-        asyncio.timeout(20.0),
+        asyncio.timeout(120),
         open_ledger(f"sqlite://{directory}/ledger.db", clock, "me", "here") as ledger,
         mailbox_of(imap) as mailbox,
     ):

@@ -34,7 +34,7 @@ def signed(key: bytes, run: str = "ab" * 16) -> bytes:
 async def ended(made: Bench) -> None:
     """Wait until the watcher has nothing more to do."""
     assert made.watcher._task is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         await made.watcher._task
 
 

@@ -99,7 +99,7 @@ async def test_no_mail_handshake_names_a_protocol(
     async with scripted_server(script, server_tls.authority) as server:
         with suppress(ProbeFault):
             await protocol.open(server.settings(protocol.name, tls=tls))
-        assert await asyncio.wait_for(agreed.get(), 2) is None
+        assert await asyncio.wait_for(agreed.get(), 60) is None
 
 
 async def _export(context: ssl.SSLContext, server_tls: TlsFiles) -> None:

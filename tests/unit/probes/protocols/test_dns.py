@@ -126,7 +126,7 @@ async def test_silence_is_asked_twice_and_then_a_timeout() -> None:
     assert caught.value.reason is Reason.DNS_TIMEOUT
     assert caught.value.reason.outcome is Outcome.UNKNOWN
     assert len(server.asked_over_udp) == 2
-    assert 0.09 < took < 1.0
+    assert 0.09 < took < 10.0
 
 
 async def test_a_lost_datagram_is_made_good() -> None:
@@ -148,7 +148,7 @@ async def test_until_cuts_the_timeout_short() -> None:
         began = asyncio.get_running_loop().time()
         with pytest.raises(ProbeFault) as caught:
             await Resolver(server.settings("60s")).ask("example.com", "MX", until=began + 0.05)
-        assert asyncio.get_running_loop().time() - began < 5
+        assert asyncio.get_running_loop().time() - began < 30
     assert caught.value.reason is Reason.DNS_TIMEOUT
 
 
@@ -236,9 +236,9 @@ async def test_a_name_that_dns_cannot_hold() -> None:
 async def test_nothing_listens() -> None:
     """A resolver that is down is reported at once, and says nothing about the domain: unknown."""
     async with dns_server(lambda query: []) as server:
-        settings = server.settings("30s")
+        settings = server.settings("60s")
     with pytest.raises(ProbeFault) as caught:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await Resolver(settings).ask("example.com", "MX")
     assert caught.value.reason.outcome is Outcome.UNKNOWN
     assert f"resolver 127.0.0.1 port {settings.port}" in caught.value.detail
@@ -373,7 +373,7 @@ def refusing(rcode: dns.rcode.Rcode) -> Script:
 )
 async def test_a_resolver_without_edns(refusal: Script, patience: str) -> None:
     """A resolver that refuses or drops EDNS is queried again without it, and then only so."""
-    async with dns_server(without_edns(refusal)) as server, asyncio.timeout(5):  # a refusal takes no time
+    async with dns_server(without_edns(refusal)) as server, asyncio.timeout(30):  # a refusal takes no time
         resolver = Resolver(server.settings(patience))
         for _ in range(2):
             assert len((await resolver.ask("example.com", "MX")).records) == 2
