@@ -7,9 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 
 from monitor.cadence import CADENCES
 from monitor.config.models import Configuration
@@ -78,6 +80,22 @@ def render_alerts(
     }
 
 
+class _Compiled(BytecodeCache):
+    """Compiled templates while the process runs: each rendering has an environment of its own."""
+
+    def __init__(self) -> None:
+        self._code: dict[tuple[str, str], CodeType | None] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._code.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED = _Compiled()
+
+
 def _environment(thresholds: Thresholds, cadences: Mapping[float, str]) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(shipped("alerts")),
@@ -90,6 +108,7 @@ def _environment(thresholds: Thresholds, cadences: Mapping[float, str]) -> Envir
         comment_start_string="<#",
         comment_end_string="#>",
         keep_trailing_newline=True,
+        bytecode_cache=_COMPILED,
     )
     environment.filters |= {"number": lambda number: f"{number:g}", "duration": promql_duration}
     environment.globals["paces"] = partial(_paces, thresholds, cadences)
