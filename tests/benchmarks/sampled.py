@@ -35,7 +35,10 @@ _PARTS = [
         ("planning of polls", r"delivery/(awaited|polling)\.py:"),
         ("watching the mailbox", r"delivery/\w+\.py:|delivery/mailboxes/"),
         ("ledger, on the event loop", r"monitor/ledger/"),
-        ("metrics and pages", r"monitor/(state|collector|exposition|labels|otlp)\.py:|monitor/web/"),
+        (
+            "metrics and pages",
+            r"monitor/(state|collector|route_metrics|exposition|labels|otlp)\.py:|monitor/web/",
+        ),
         ("scheduler", r"apscheduler/|monitor/(schedule|load)\.py:"),
         ("runs and their results", r"monitor/\w+\.py:|probes/\w+\.py:|probes/core/"),
         ("sockets", r"protocols/(receiver|line_transport)\.py:"),
