@@ -238,7 +238,7 @@ def test_windows_hold_the_runs_that_they_count(longest: float, label: str) -> No
     """A probe is unsteady if every third run fails, and a budget burns if every other one is bad."""
     thresholds = load_thresholds()
     files = render_alerts(cadences={longest: label})
-    (unsteady,) = _windows(files["mailsonde-servers.rules.yaml"], "MailsondeProbeUnsteady", "runs_total")
+    (unsteady,) = _windows(files["mailsonde-servers.rules.yaml"], "mailsonde:unsteady", "runs_total")
     assert unsteady >= 3 * thresholds.unsteady_failures * longest
     budgets = _windows(files["mailsonde-slo.rules.yaml"], "mailsonde:slo_bad_runs", 'result="bad"')
     assert len(budgets) == len(thresholds.slo_windows)
