@@ -57,7 +57,10 @@ NODE_LABEL, DIRECTORY_LABEL = "exchange_node", "exchange_directory"
 
 _METADATA = "/autodiscover/metadata/json/1"
 _BUILD_HEADER = "x-owa-version"
-_CLOUD = ("outlook.office365.com", "outlook.office.com", "outlook.office365.us", "partner.outlook.cn")
+_CLOUD = (
+    *("outlook.office365.com", "outlook.office.com", "outlook.office365.us"),
+    *("outlook-dod.office365.us", "partner.outlook.cn"),
+)
 
 Directory = Literal[
     "owa",

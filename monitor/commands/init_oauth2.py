@@ -12,9 +12,9 @@ import click
 from monitor.commands.init_dialogue import end
 from monitor.commands.init_options import CLIENT_ID, FILE, TENANT, VARIABLE_NAME, Wishes
 from monitor.init.endpoint import Endpoint, MailProtocol
-from monitor.init.providers import EXCHANGE_ONLINE, GOOGLE, Hosting
+from monitor.init.providers import EXCHANGE_ONLINE_OF, GOOGLE, Hosting
 from monitor.init.writing import OAuth2Entry, Reference, Setting
-from probes.oauth2.settings import GOOGLE_TOKENS
+from probes.oauth2.settings import GOOGLE_TOKENS, Cloud
 from probes.protocols.dns import a_labels
 
 FILL_IN = "FILL-IN"
@@ -63,12 +63,12 @@ def wished_hosting(wishes: Wishes) -> Hosting | None:
     given = [option for option, value in credentials.items() if value is not None]
     if len(given) > 1:
         end(f"give only one of {' and '.join(given)}")
-    if wishes.service_account and (wishes.tenant or wishes.client_id):
-        end("--service-account is Google's, and goes with neither --tenant nor --client-id")
+    if wishes.service_account and (wishes.tenant or wishes.client_id or wishes.cloud):
+        end("--service-account is Google's, and goes with none of --tenant, --client-id and --cloud")
     if wishes_oauth2(wishes) and (wishes.password_env or wishes.password_file):
         end("give either a password or the options of OAuth2, not both")
-    if wishes.tenant or wishes.certificate:
-        return Hosting(EXCHANGE_ONLINE, "by your options")
+    if wishes.tenant or wishes.certificate or wishes.cloud:
+        return Hosting(EXCHANGE_ONLINE_OF[wishes.cloud or "global"], "by your options")
     return Hosting(GOOGLE, "by your options") if wishes.service_account else None
 
 
@@ -76,7 +76,7 @@ def wishes_oauth2(wishes: Wishes) -> bool:
     """Return whether there is an option of OAuth2."""
     return any(
         (
-            *(wishes.tenant, wishes.client_id, wishes.client_secret_env),
+            *(wishes.tenant, wishes.cloud, wishes.client_id, wishes.client_secret_env),
             *(wishes.client_secret_file, wishes.certificate, wishes.service_account),
         )
     )
@@ -105,7 +105,7 @@ def oauth2_servers(hosting: Hosting, named: Sequence[Endpoint]) -> tuple[Endpoin
     named servers.
     """
     provider = hosting.provider
-    if provider is EXCHANGE_ONLINE and not named:
+    if provider.cloud is not None and not named:
         graph = provider.endpoint("graph")
         return graph, graph
     read_by: list[MailProtocol] = [endpoint.protocol for endpoint in named if endpoint.protocol != "smtp"]
@@ -114,15 +114,15 @@ def oauth2_servers(hosting: Hosting, named: Sequence[Endpoint]) -> tuple[Endpoin
 
 def ask_for_access(wishes: Wishes, hosting: Hosting, address: str) -> Access:
     """Ask for what the entry needs and the options do not give, but never for a secret itself."""
-    issuer = hosting.provider.issuer
-    if hosting.provider is EXCHANGE_ONLINE:
-        return _microsoft(wishes, issuer, a_labels(address.rpartition("@")[2]))
+    issuer, cloud = hosting.provider.issuer, hosting.provider.cloud
+    if cloud is not None:
+        return _microsoft(wishes, issuer, cloud, a_labels(address.rpartition("@")[2]))
     if wishes.service_account or _wants_service_account(wishes):
         return _service_account(wishes, issuer)
     return _refresh_token(wishes, issuer)
 
 
-def _microsoft(wishes: Wishes, name: str, domain: str) -> Access:
+def _microsoft(wishes: Wishes, name: str, cloud: Cloud, domain: str) -> Access:
     tenant = wishes.tenant or _answer(
         wishes, "Tenant: its id, or one of its domains", default=domain, type=TENANT
     )
@@ -132,6 +132,7 @@ def _microsoft(wishes: Wishes, name: str, domain: str) -> Access:
     settings: tuple[Setting, ...] = (
         ("provider", "microsoft", "who issues tokens"),
         ("tenant", tenant, "the tenant's id, or one of its domains"),
+        *([] if cloud == "global" else [("cloud", cloud, "the cloud of Microsoft that the tenant is in")]),
         client_id,
         (key, secret.reference, "where to read the proof of its identity"),
     )

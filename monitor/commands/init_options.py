@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from monitor.config.listen import LISTEN, parse_listen
 from probes.core.secret import sound_secret
 from probes.core.setting_types import CertificateFile, EmailAddress, HostName, Line, Name
+from probes.oauth2.settings import Cloud
 from probes.protocols.dns import DomainName, ResolverSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -108,6 +109,7 @@ class Wishes:
     ledger: Path | None
     resolver: ResolverSettings | None
     tenant: str | None
+    cloud: Cloud | None
     client_id: str | None
     client_secret_env: str | None
     client_secret_file: Path | None
@@ -164,6 +166,14 @@ _OPTIONS = (
         type=TENANT,
         metavar="DOMAIN",
         help="Microsoft: the tenant's id, or one of its domains. Default: the address's domain.",
+    ),
+    click.option(
+        "--cloud",
+        type=click.Choice(get_args(Cloud)),
+        help=(
+            "Microsoft: the tenant's cloud; usgov is GCC High, china is 21Vianet. Default: what DNS shows; "
+            "with --tenant, global."
+        ),
     ),
     click.option("--client-id", type=CLIENT_ID, metavar="ID", help="OAuth2: the id of the application."),
     click.option(

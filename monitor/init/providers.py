@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from monitor.init.endpoint import Endpoint, MailProtocol, preset_endpoint
+from probes.oauth2.settings import Cloud
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A provider of mailboxes: its name, preset and OAuth2 entry, and what it does with passwords.
 
-    ``hosts`` are its servers; ``mx_domains`` are the domains that have the MX hosts of its customers.
+    ``hosts`` are its servers; ``mx_domains`` are the domains that have the MX hosts of its customers. Each of
+    Microsoft's clouds is a provider of its own.
     """
 
     name: str
@@ -21,6 +24,7 @@ class Provider:
     refusal: str
     hosts: frozenset[str]
     mx_domains: tuple[str, ...]
+    cloud: Cloud | None = None
 
     def endpoint(self, protocol: MailProtocol, named: Iterable[Endpoint] = ()) -> Endpoint:
         """Return its server for a protocol: of those that the user named, the one that fits it best."""
@@ -30,18 +34,56 @@ class Provider:
         return replace(best, preset=self.preset)
 
 
-EXCHANGE_ONLINE = Provider(
-    name="Exchange Online",
-    preset="exchange-online",
-    issuer="microsoft",
-    refusal="It accepts no passwords by IMAP and POP3, and usually none by SMTP",
-    hosts=frozenset(
-        {
-            *("outlook.office365.com", "smtp.office365.com"),
-            *("autodiscover.outlook.com", "autodiscover-s.outlook.com"),
-        }
+def _exchange_online(
+    cloud: Cloud, called: str, preset: str, hosts: Iterable[str], mx_domains: tuple[str, ...]
+) -> Provider:
+    return Provider(
+        name=f"Exchange Online{called}",
+        preset=preset,
+        issuer="microsoft",
+        refusal="It accepts no passwords by IMAP and POP3, and usually none by SMTP",
+        hosts=frozenset(hosts),
+        mx_domains=mx_domains,
+        cloud=cloud,
+    )
+
+
+EXCHANGE_ONLINE = _exchange_online(
+    "global",
+    "",
+    "exchange-online",
+    (
+        *("outlook.office365.com", "smtp.office365.com"),
+        *("autodiscover.outlook.com", "autodiscover-s.outlook.com"),
     ),
-    mx_domains=("mail.protection.outlook.com", "mx.microsoft"),
+    ("mail.protection.outlook.com", "mx.microsoft"),
+)
+GCC_HIGH = _exchange_online(
+    "usgov",
+    " in GCC High",
+    "exchange-online-gcc-high",
+    (
+        *("outlook.office365.us", "smtp.office365.us"),
+        *("autodiscover.office365.us", "autodiscover-s.office365.us"),
+    ),
+    ("mail.protection.office365.us", "usgovcloud-mx.microsoft"),  # DoD shares them
+)
+DOD = _exchange_online(
+    "dod",
+    " of DoD",
+    "exchange-online-dod",
+    ("outlook-dod.office365.us", "autodiscover-dod.office365.us", "autodiscover-s-dod.office365.us"),
+    (),
+)
+CHINA = _exchange_online(
+    "china",
+    " by 21Vianet",
+    "exchange-online-21vianet",
+    ("partner.outlook.cn", "smtp.partner.outlook.cn", "autodiscover.partner.outlook.cn"),
+    ("mail.protection.partner.outlook.cn",),
+)
+EXCHANGE_ONLINE_OF: Mapping[Cloud, Provider] = MappingProxyType(
+    {"global": EXCHANGE_ONLINE, "usgov": GCC_HIGH, "dod": DOD, "china": CHINA}
 )
 GOOGLE = Provider(
     name="Google",
@@ -51,7 +93,7 @@ GOOGLE = Provider(
     hosts=frozenset({"imap.gmail.com", "pop.gmail.com", "smtp.gmail.com"}),
     mx_domains=("google.com", "googlemail.com"),
 )
-MAIL_PROVIDERS = (EXCHANGE_ONLINE, GOOGLE)
+MAIL_PROVIDERS = (*EXCHANGE_ONLINE_OF.values(), GOOGLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """What is known about widely used mail services: their hosts, ports, TLS and limits.
 
 Each value is a default of a server with that ``preset``, and can be set to another. Sources, as of November
-2026: Microsoft's "Exchange Online limits", "POP, IMAP, and SMTP settings" and "Message rate limits and
-throttling" (Exchange Server); Google's "Gmail sending limits in Google Workspace" and "Set up Gmail with a
-third-party email client"; the default configurations of Postfix 3.7 and Dovecot 2.3.
+2026: Microsoft's "Exchange Online limits", "POP, IMAP, and SMTP settings", "Office 365 U.S. Government GCC
+High endpoints", the same for DoD, and "Message rate limits and throttling" (Exchange Server); Google's "Gmail
+sending limits in Google Workspace" and "Set up Gmail with a third-party email client"; the default
+configurations of Postfix 3.7 and Dovecot 2.3.
 """
 
 from __future__ import annotations
@@ -13,27 +14,43 @@ from types import MappingProxyType
 
 Values = Mapping[str, object]
 
+
+def _exchange_online(mail: str, graph: str, *, submission: str | None = None) -> Mapping[str, Values]:
+    """Return the defaults in one of Microsoft's clouds, with its hosts.
+
+    Without ``submission``, mail is submitted where it is read.
+
+    30 messages a minute and 3 connections for each mailbox that sends.
+    """
+    return {
+        "smtp": {
+            "host": submission or mail,
+            "tls": "starttls",
+            "messages_per_minute": 30.0,
+            "max_connections": 3,
+            "saves_sent_copies": True,
+        },
+        "pop3": {"host": mail, "tls": "implicit"},
+        "imap": {"host": mail, "tls": "implicit"},
+        "graph": {
+            "host": graph,
+            "tls": "implicit",
+            "messages_per_minute": 30.0,
+            "saves_sent_copies": True,
+        },
+    }
+
+
 PRESETS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
     {
-        "exchange-online": {
-            # 30 messages a minute and 3 connections for each mailbox that sends.
-            "smtp": {
-                "host": "smtp.office365.com",
-                "tls": "starttls",
-                "messages_per_minute": 30.0,
-                "max_connections": 3,
-                "saves_sent_copies": True,
-            },
-            "pop3": {"host": "outlook.office365.com", "tls": "implicit"},
-            "imap": {"host": "outlook.office365.com", "tls": "implicit"},
-            # In the other clouds, the host follows from the server's `oauth2`.
-            "graph": {
-                "host": "graph.microsoft.com",
-                "tls": "implicit",
-                "messages_per_minute": 30.0,
-                "saves_sent_copies": True,
-            },
-        },
+        "exchange-online": _exchange_online(
+            "outlook.office365.com", "graph.microsoft.com", submission="smtp.office365.com"
+        ),
+        "exchange-online-gcc-high": _exchange_online("outlook.office365.us", "graph.microsoft.us"),
+        "exchange-online-dod": _exchange_online("outlook-dod.office365.us", "dod-graph.microsoft.us"),
+        "exchange-online-21vianet": _exchange_online(
+            "partner.outlook.cn", "microsoftgraph.chinacloudapi.cn", submission="smtp.partner.outlook.cn"
+        ),
         "gmail": {
             # 2,000 messages a day for each user of Google Workspace.
             "smtp": {

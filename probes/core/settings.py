@@ -83,7 +83,18 @@ class ServerSettings(Settings):
 
     for_each: ForEach = None
     protocol: Literal["smtp", "pop3", "imap", "graph"]
-    preset: Literal["exchange-online", "gmail", "exchange-2019", "postfix-dovecot"] | None = Field(
+    preset: (
+        Literal[
+            "exchange-online",
+            "exchange-online-gcc-high",
+            "exchange-online-dod",
+            "exchange-online-21vianet",
+            "gmail",
+            "exchange-2019",
+            "postfix-dovecot",
+        ]
+        | None
+    ) = Field(
         default=None,
         description=(
             "A widely used service whose host, TLS and limits become the defaults of this server. "

@@ -14,7 +14,7 @@ _BY_CODE: Mapping[str, str] = {
     "AADSTS7000215": "Set client_secret to the secret's value, not to its id.",
     "AADSTS7000222": "Make a new client secret: this one has expired.",
     "AADSTS700016": "Correct client_id and tenant: the tenant has no such application.",
-    "AADSTS90002": "Correct tenant: there is none of that name in this cloud.",
+    "AADSTS90002": "Correct tenant and cloud: there is no tenant of that name in this cloud.",
     "AADSTS700027": "Upload the certificate to the application registration; it has another one, or none.",
     "AADSTS700024": "Set this machine's clock: the assertion's time is not now.",
     "AADSTS65001": "Grant admin consent to the application's permissions.",

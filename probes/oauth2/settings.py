@@ -25,11 +25,13 @@ from probes.oauth2.keys import read_certificate, read_service_account
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
+Cloud = Literal["global", "usgov", "dod", "china"]
 Clouds = Mapping[str, str]
 AUTHORITIES: Clouds = MappingProxyType(
     {
         "global": "https://login.microsoftonline.com",
         "usgov": "https://login.microsoftonline.us",
+        "dod": "https://login.microsoftonline.us",
         "china": "https://login.partner.microsoftonline.cn",
     }
 )
@@ -41,6 +43,7 @@ RESOURCES: Mapping[Resource, Clouds] = MappingProxyType(
             {
                 "global": "https://outlook.office365.com",
                 "usgov": "https://outlook.office365.us",
+                "dod": "https://outlook-dod.office365.us",
                 "china": "https://partner.outlook.cn",
             }
         ),
@@ -48,6 +51,7 @@ RESOURCES: Mapping[Resource, Clouds] = MappingProxyType(
             {
                 "global": "https://graph.microsoft.com",
                 "usgov": "https://graph.microsoft.us",
+                "dod": "https://dod-graph.microsoft.us",
                 "china": "https://microsoftgraph.chinacloudapi.cn",
             }
         ),
@@ -158,8 +162,12 @@ class MicrosoftOAuth2(OAuth2Settings):
             "For delegated use in place of a secret: `{file: PATH}`, which `mailsonde login NAME` writes."
         ),
     )
-    cloud: Literal["global", "usgov", "china"] = Field(
-        default="global", description="Which of Microsoft's clouds the tenant is in."
+    cloud: Cloud = Field(
+        default="global",
+        description=(
+            "Which of Microsoft's clouds the tenant is in: `global`, also for GCC, `usgov` for GCC High, "
+            "`dod`, or `china` for 21Vianet."
+        ),
     )
     authority: Url | None = Field(
         default=None, description="Where tokens are issued, if not at the cloud's own address."

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from monitor.commands import main
 from monitor.config.load import load
 from monitor.init.endpoint import Endpoint
-from monitor.init.providers import EXCHANGE_ONLINE, GOOGLE, Hosting, Provider
+from monitor.init.providers import EXCHANGE_ONLINE, GOOGLE, MAIL_PROVIDERS, Hosting, Provider
 from monitor.runner import Result as ProbeResult
 from probes.core.reasons import Reason
 from probes.core.remedies import GENERAL
@@ -50,7 +50,7 @@ def next_steps(done: Result) -> list[str]:
     return [line.strip() for line in done.stdout.partition("Next:\n")[2].splitlines()]
 
 
-@pytest.mark.parametrize("provider", [EXCHANGE_ONLINE, GOOGLE], ids=lambda provider: provider.preset)
+@pytest.mark.parametrize("provider", MAIL_PROVIDERS, ids=lambda provider: provider.preset)
 @pytest.mark.parametrize("how", [("--yes",), ()], ids=["no questions", "Enter to every question"])
 def test_file_is_valid_before_it_is_filled_in(
     init: Init, tmp_path: Path, provider: Provider, how: tuple[str, ...]
@@ -90,6 +90,26 @@ def test_exchange_online_is_read_by_graph(init: Init, tmp_path: Path) -> None:
         "client_secret": {"env": "MAILSONDE_CLIENT_SECRET"},
     }
     assert [probe["kind"] for probe in data["probes"]] == ["roundtrip", "mx"]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "authority", "resource"),
+    [
+        ("usgov", "https://login.microsoftonline.us", "https://graph.microsoft.us"),
+        ("dod", "https://login.microsoftonline.us", "https://dod-graph.microsoft.us"),
+        ("china", "https://login.partner.microsoftonline.cn", "https://microsoftgraph.chinacloudapi.cn"),
+    ],
+)
+def test_other_clouds_of_microsoft(
+    init: Init, tmp_path: Path, cloud: str, authority: str, resource: str
+) -> None:
+    """A tenant of another cloud gets tokens, their scope and its server from that cloud."""
+    next_steps(init("--yes", "--cloud", cloud, "--tenant", "agency.example"))
+    made = load(tmp_path / "mailsonde.yaml", secrets=False)
+    issuer = made.oauth2["microsoft"]
+    assert issuer.token_endpoint == f"{authority}/agency.example/oauth2/v2.0/token"
+    assert issuer.scope("graph") == f"{resource}/.default"
+    assert [f"https://{server.host}" for server in made.servers.values()] == [resource]
 
 
 def test_named_servers_are_used(init: Init, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import cast, get_args
 
 import pytest
 
@@ -10,6 +10,7 @@ from monitor.init.discovery import Discovery
 from monitor.init.endpoint import Endpoint, given_endpoints
 from monitor.init.providers import (
     EXCHANGE_ONLINE,
+    EXCHANGE_ONLINE_OF,
     GOOGLE,
     Hosting,
     hosting_at,
@@ -17,6 +18,7 @@ from monitor.init.providers import (
     provider_of_server,
 )
 from monitor.init.web import Web
+from probes.oauth2.settings import RESOURCES, Cloud
 from probes.protocols.dns import Answer, Resolver
 from tests.unit.init.conftest import Domain, Served
 
@@ -29,6 +31,9 @@ EXCHANGE_MX = "example-com.mail.protection.outlook.com"
     [
         (EXCHANGE_MX, "Exchange Online"),
         ("Contoso.B-V1.MX.Microsoft", "Exchange Online"),
+        ("agency.mail.protection.office365.us", "Exchange Online in GCC High"),
+        ("agency.a-v1.usgovcloud-mx.microsoft", "Exchange Online in GCC High"),
+        ("contoso-cn.mail.protection.partner.outlook.cn", "Exchange Online by 21Vianet"),
         ("aspmx.l.google.com", "Google"),
         ("smtp.google.com", "Google"),
         ("aspmx2.googlemail.com", "Google"),
@@ -51,6 +56,9 @@ def test_provider_by_its_mx_host(host: str, name: str | None) -> None:
     [
         ("outlook.office365.com", "Exchange Online"),
         ("SMTP.office365.com", "Exchange Online"),
+        ("autodiscover.office365.us", "Exchange Online in GCC High"),
+        ("autodiscover-dod.office365.us", "Exchange Online of DoD"),
+        ("smtp.partner.outlook.cn", "Exchange Online by 21Vianet"),
         ("imap.gmail.com", "Google"),
         ("smtp.hve.mx.microsoft", None),
         ("smtp-relay.gmail.com", None),
@@ -71,6 +79,17 @@ def test_servers_of_one_provider() -> None:
     assert hosting_at([*theirs, *own]) is None
     assert hosting_at(own) is None
     assert hosting_at([]) is None
+
+
+@pytest.mark.parametrize("cloud", get_args(Cloud))
+def test_servers_of_a_cloud(cloud: Cloud) -> None:
+    """In each of Microsoft's clouds, the servers are those that its tokens are for, and are known again."""
+    provider = EXCHANGE_ONLINE_OF[cloud]
+    assert f"https://{provider.endpoint('graph').host}" == RESOURCES["graph"][cloud]
+    for protocol in ("imap", "pop3"):
+        assert f"https://{provider.endpoint(protocol).host}" == RESOURCES["mail"][cloud]
+    for protocol in ("smtp", "imap"):
+        assert provider_of_server(provider.endpoint(protocol).host) is provider
 
 
 def test_named_server_replaces_the_usual_one() -> None:
