@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from probes.core.reasons import Reason
 from probes.exchange import AUTH_CERTIFICATE
 from tests.replay.incidents import DAY, MINUTE, Effect, Expected, Kind, What, all_of, kind_of, runs_end
+from tests.replay.windows_exporter import CERTIFICATE, COMPONENT, COPY, QUEUES, WRITTEN
 
 NODES = ("ex1", "ex2", "ex3")
 _PAGE, _WARNING, _NOBODY = Expected.PAGE, Expected.WARNING, Expected.NOBODY
@@ -105,6 +107,47 @@ def _pressed(rng: Random, begins: float, ends: float) -> list[Effect]:
     return all_of(What.PRESSED, ["hub"], begins, ends, 15.0)
 
 
+def _shown(metric: str, value: float) -> Callable[[Random, float, float], list[Effect]]:
+    """Return the effects of a metric that windows_exporter shows of a node."""
+
+    def effects(rng: Random, begins: float, ends: float) -> list[Effect]:
+        return all_of(What.SHOWN, [f"{metric} {_node(rng)}"], begins, ends, value)
+
+    return effects
+
+
+def _queues_of_all(rng: Random, begins: float, ends: float) -> list[Effect]:
+    """The queue of one node after the other grows, as the Internet is not reachable."""
+    return [
+        effect
+        for number, node in enumerate(NODES)
+        for effect in all_of(
+            What.SHOWN,
+            [f"{QUEUES}external_largest_delivery {node}"],
+            begins + number * 4 * MINUTE,
+            ends,
+            300.0 + 100 * rng.random(),
+        )
+    ]
+
+
+def _queues_unseen(rng: Random, begins: float, ends: float) -> list[Effect]:
+    node = _node(rng)
+    names = ("submission_queue_length", "external_largest_delivery", "poison")
+    return all_of(What.UNSEEN, [f"{QUEUES}{name} {node}" for name in names], begins, ends)
+
+
+def _certificate(days: float) -> Callable[[Random, float, float], list[Effect]]:
+    def effects(rng: Random, begins: float, ends: float) -> list[Effect]:
+        return all_of(What.SHOWN, [f"{CERTIFICATE} {_node(rng)}"], begins, ends, begins + days * DAY)
+
+    return effects
+
+
+def _script_stops(rng: Random, begins: float, ends: float) -> list[Effect]:
+    return all_of(What.SHOWN, [f"{WRITTEN} {_node(rng)}"], begins, ends, begins)
+
+
 _EVERYTHING = [target for node in NODES for target in _of_node(node)]
 KINDS: tuple[Kind, ...] = (
     kind_of("node down", _PAGE, "ExchangeNodeDown", 15, _node_down),
@@ -139,5 +182,17 @@ KINDS: tuple[Kind, ...] = (
     kind_of(
         "blocked for its version", _PAGE, "VersionBlocked", 15, runs_end(["to-cloud"], Reason.VERSION_BLOCKED)
     ),
+    kind_of(
+        "queue grows", _WARNING, "ExchangeQueueLong", 20, _shown(f"{QUEUES}submission_queue_length", 1500.0)
+    ),
+    kind_of("queues grow everywhere", _WARNING, "ExchangeQueueLong", 25, _queues_of_all),
+    kind_of("a message in poison", _WARNING, "ExchangeQueueLong", 20, _shown(f"{QUEUES}poison", 1.0)),
+    kind_of("queue for a moment", _NOBODY, "", 4, _shown(f"{QUEUES}submission_queue_length", 5000.0)),
+    kind_of("queues unseen", _WARNING, "ExchangeQueuesUnseen", 30, _queues_unseen),
+    kind_of("transport stopped", _WARNING, "ExchangeComponentInactive", 300, _shown(COMPONENT, 0.0)),
+    kind_of("database copy sick", _WARNING, "ExchangeDatabaseCopyUnhealthy", 30, _shown(COPY, 0.0)),
+    kind_of("server certificate, weeks", _WARNING, "ExchangeCertificateExpires", 30, _certificate(10.0)),
+    kind_of("server certificate, days", _PAGE, "ExchangeCertificateExpires", 30, _certificate(2.0)),
+    kind_of("script stops", _WARNING, "ExchangeStatesStale", 60, _script_stops),
     kind_of("throttled", _WARNING, "ProbeUnknown", 30, runs_end(["to-cloud"], Reason.THROTTLED)),
 )

@@ -45,6 +45,8 @@ class What(StrEnum):
     LAG = "lag"  # the agent's runs start up to so many seconds late
     SKIPPED = "skipped"  # a probe's runs do not start
     PAUSED = "paused"  # the probes that match a pattern are in maintenance
+    SHOWN = "shown"  # windows_exporter shows a metric of a server, "METRIC SERVER", with the value
+    UNSEEN = "unseen"  # ... does not show it
     FORGED = "forged"  # a mailbox gets a message with a token that does not verify
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
@@ -51,25 +51,26 @@ class Recorder:
 
     def __init__(self, metrics: Iterable[str]) -> None:
         self._metrics = frozenset(metrics)
-        self._series: dict[tuple[str, tuple[tuple[str, str], ...]], _Series] = {}
-        self._up = _Series(0)
+        self._series: dict[tuple[str, str], _Series] = {}
         self.scrapes = 0
 
-    def scrape(self, families: Iterable[Metric] | None) -> None:
-        """Record a scrape; ``None`` if there was no answer."""
-        self._up.put(float(families is not None), self.scrapes)
-        for sample in (sample for family in families or () for sample in family.samples):
-            if sample.name in self._metrics:
-                key = (sample.name, tuple(sample.labels.items()))
-                series = self._series.get(key)
-                if series is None:
-                    series = self._series[key] = _Series(self.scrapes)
-                series.put(sample.value, self.scrapes)
+    def scrape(self, answers: Mapping[str, Iterable[Metric] | None]) -> None:
+        """Record a scrape of each target by its labels; ``None`` if there was no answer."""
+        for target, families in answers.items():
+            self._put("up", target, float(families is not None))
+            for sample in (sample for family in families or () for sample in family.samples):
+                if sample.name in self._metrics:
+                    own = (f'{label}="{value}"' for label, value in sample.labels.items())
+                    self._put(sample.name, ",".join((target, *own)), sample.value)
         self.scrapes += 1
+
+    def _put(self, name: str, labels: str, value: float) -> None:
+        series = self._series.get((name, labels))
+        if series is None:
+            series = self._series[name, labels] = _Series(self.scrapes)
+        series.put(value, self.scrapes)
 
     def written(self) -> Iterator[dict[str, str]]:
         """Yield each series as an entry of ``input_series``."""
-        yield {"series": f"up{{{AGENT}}}", "values": self._up.text(self.scrapes)}
         for (name, labels), series in self._series.items():
-            pairs = ",".join((AGENT, *(f'{label}="{value}"' for label, value in labels)))
-            yield {"series": f"{name}{{{pairs}}}", "values": series.text(self.scrapes)}
+            yield {"series": f"{name}{{{labels}}}", "values": series.text(self.scrapes)}

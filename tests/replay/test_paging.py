@@ -69,6 +69,7 @@ LOST_ELSEWHERE = alert("MessageLost", probe="mx", target="mx1", hybrid="fabrikam
 FINDING = alert("FindingCritical", probe="domain", target="example.com", check="no_spf")
 FINDING_MINOR = alert("FindingWarning", "warning", probe="domain", target="example.com", check="no_spf")
 FINDING_OTHER = alert("FindingWarning", "warning", probe="domain", target="example.com", check="no_dmarc")
+UNSTEADY_TRIP = alert("ProbeUnsteady", "warning", kind="roundtrip", probe="trip", target="a")
 UNSTEADY_POP = alert("ProbeUnsteady", "warning", kind="pop3", probe="pop", target="pop")
 SECRET = alert("OAuth2CredentialExpires", oauth2="cloud")
 SECRET_SOON = alert("OAuth2CredentialExpires", "warning", oauth2="cloud")
@@ -201,6 +202,7 @@ def test_groups_and_inhibition_are_those_of_alertmanager(
         (AGENT_DOWN, {LAG, STALE, THROTTLED_POLLS, NO_TOKEN}, {UNEXPECTED, SECRET_SOON, EXCHANGE_QUEUE}),
         (LOST, {SLOW, BURNING_SLOWLY}, {SLOW_B, UNEXPECTED, THROTTLED, EXCHANGE_QUEUE}),
         (UNKNOWN, {THROTTLED}, {THROTTLED_B, THROTTLED_TOKENS, THROTTLED_POLLS}),
+        (OLD_SERVER, {BURNING_SLOWLY, UNSTEADY_TRIP}, {UNREAD, OVERDUE_B, SLOW}),
     ],
     ids=lambda what: dict(what)["alertname"].removeprefix("Mailsonde") if isinstance(what, frozenset) else "",
 )
@@ -209,6 +211,19 @@ def test_an_alert_inhibits_only_what_it_explains(cause: Alert, silent: set[Alert
     policy = Policy(ALERTMANAGER)
     firing = [dict(one) for one in (cause, *silent, *told)]
     assert {one for one in silent | told if policy.inhibited(dict(one), firing)} == silent
+
+
+@pytest.mark.parametrize("lasting", [CERTIFICATE, FINDING, OLD_SERVER, AUTH_ENDS])
+def test_what_lasts_for_days_hides_no_other_fault(lasting: Alert) -> None:
+    """While such an alert fires, a fault in the flow of mail opens a group of its own, which pages."""
+    pager = Pager(Policy(ALERTMANAGER))
+    pager.advance(0.0, frozenset({lasting}))
+    (first,) = pager.advance(600.0, frozenset({lasting, OVERDUE_B}))
+    (second,) = pager.advance(1200.0, frozenset({lasting, OVERDUE_B}))
+    assert [(one.receiver, one.opens, one.firing) for one in (first, second)] == [
+        ("on-call", True, {lasting}),
+        ("on-call", True, {OVERDUE_B}),
+    ]
 
 
 def test_alerts_that_are_source_and_target_are_those_of_alertmanager(

@@ -36,7 +36,8 @@ from probes.exchange import AUTH_CERTIFICATE, ExchangeSettings
 from probes.posture.mx import REASONS
 from probes.roundtrip import POLL_GRACE, RoundtripSettings
 from tests.replay.incidents import Effect, Incident, What
-from tests.replay.series import Recorder
+from tests.replay.series import AGENT, Recorder
+from tests.replay.windows_exporter import WindowsExporter
 
 CERTIFICATE_LASTS = 60 * 86400.0
 _RETRY = 5.0  # seconds between tries to read an unreadable mailbox
@@ -100,6 +101,12 @@ class Week:
         self._under_way: dict[str, Sent] = {}
         self._entered: Counter[tuple[str, str, MessageState]] = Counter()
         self._recorder = Recorder(metrics)
+        self._exporters = [
+            WindowsExporter(node, self._active)
+            for probe in configuration.probes
+            if isinstance(probe, ExchangeSettings)
+            for node in probe.nodes
+        ]
         self._now = 0.0
         self._last_week = LastWeek()  # as the ledger has it across restarts
         self._excused: Counter[tuple[str, str, MessageState]] = Counter()
@@ -172,7 +179,8 @@ class Week:
         return self._routes[name].overdue_after(self._last_week.route(name, target).usual(self._now))
 
     def _scrape(self, now: float) -> None:
-        self._recorder.scrape(None if self._agent is None else self._agent.collector.collect())
+        agent = None if self._agent is None else self._agent.collector.collect()
+        self._recorder.scrape({AGENT: agent, **{one.labels: one.collect(now) for one in self._exporters}})
 
     def _counters(self) -> Counters:
         held: dict[tuple[str, str, MessageState], list[float]] = defaultdict(list)
