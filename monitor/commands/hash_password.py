@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import bcrypt
@@ -31,9 +32,12 @@ def hash_password(cost: int) -> None:
       mailsonde hash-password --cost 12
     """
     if sys.stdin.isatty():
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        typed = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        password = os.fsencode(typed)
     else:
-        password = sys.stdin.readline().rstrip("\r\n")
-    if not 1 <= len(password.encode()) <= LONGEST:
+        password = sys.stdin.buffer.readline(LONGEST + 3).rstrip(b"\r\n")
+    if not 1 <= len(password) <= LONGEST:
         raise click.ClickException(f"a password has 1 to {LONGEST} octets, which is all that bcrypt reads")
-    click.echo(bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode())
+    if b"\0" in password:
+        raise click.ClickException("a password has no NUL, at which bcrypt stops reading")
+    click.echo(bcrypt.hashpw(password, bcrypt.gensalt(cost)).decode())

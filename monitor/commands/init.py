@@ -27,6 +27,8 @@ from monitor.commands.init_oauth2 import (
 )
 from monitor.commands.init_options import ADDRESS, PASSWORD, USERNAME, Wishes, init_options, mistake_in
 from monitor.commands.results import plain_line, remedy_lines
+from monitor.config.exposure import exposure
+from monitor.config.models import AgentSettings
 from monitor.init.endpoint import Endpoint, given_endpoints
 from monitor.init.providers import Hosting, hosting_at
 from monitor.init.trial import reach, try_out
@@ -317,6 +319,8 @@ def _write(
     click.echo(f"Wrote {names}. Next:")
     for line in next_steps:
         click.echo(f"  {line}")
+    if warning := exposure(AgentSettings.model_validate({"listen": wishes.listen}), None):
+        click.echo(f"{warning}.", err=True)
 
 
 def _storage(wishes: Wishes, secret: Path) -> Mapping[str, str]:

@@ -68,6 +68,7 @@ def written(plan: Plan) -> str:
             "  ",
             ("location", plan.location, "where the agent runs; part of every result"),
             ("listen", plan.listen, "address of /metrics and the live page"),
+            ("# web_config", "web.yml", "TLS and users, if other machines may connect"),
             ("ledger", plan.ledger, "the database of messages and results"),
         ),
         "",

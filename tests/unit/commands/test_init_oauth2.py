@@ -72,6 +72,23 @@ def test_file_is_valid_before_it_is_filled_in(
     assert "password" not in text.replace("in place of a password", "")
 
 
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [("127.0.0.1:9725", ""), ("0.0.0.0:9725", "beyond this machine, and all who can connect")],
+)
+def test_whoever_opens_the_agent_to_others_is_told_how(
+    init: Init, tmp_path: Path, listen: str, told: str
+) -> None:
+    """The file names web_config next to the address, and an address beyond this machine gives a warning."""
+    done = init("--yes", "--listen", listen, provider=GOOGLE)
+    assert done.exit_code == 0
+    assert told in done.stderr
+    assert ("agent.web_config" in done.stderr) is bool(told)
+    lines = (tmp_path / "mailsonde.yaml").read_text().splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith(f"  listen: {listen}")]
+    assert lines[at + 1].startswith("  # web_config: web.yml ")
+
+
 def test_exchange_online_is_read_by_graph(init: Init, tmp_path: Path) -> None:
     """Graph comes first, because its rights can be limited to one mailbox; one server does both."""
     next_steps(init("--yes", "--client-id", "1-2-3", provider=EXCHANGE_ONLINE))
