@@ -107,6 +107,11 @@ class AgentCollector(Collector):
             by=named("source"),
         )
         yield Gauge(
+            "mailsonde_maintenance_begins_timestamp_seconds",
+            "When the maintenance of a probe began; the series is there only during one.",
+            ((labels, told(period.begins_at)) for labels, period in periods),
+        )
+        yield Gauge(
             "mailsonde_maintenance_ends_timestamp_seconds",
             "When the maintenance of a probe ends; the series is there only during one.",
             ((labels, told(period.ends_at)) for labels, period in periods),

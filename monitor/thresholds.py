@@ -83,6 +83,8 @@ class Thresholds(Settings):
     agent_down_for: Hold
     overloaded_for: Hold
     reload_failed_for: Hold
+    paused_after: Annotated[Duration, between(60, 30 * 86400)]
+    paused_for: Hold
     job: str = Field(max_length=100, pattern=r"^[A-Za-z0-9_.:/@-]*$")
     scrape_interval: Hold
     token_failing_for: Hold

@@ -52,6 +52,7 @@ LEFT_OUT = {
     "mailsonde_build",
     # of the agent, which knows the pauses
     "mailsonde_probe_in_maintenance",
+    "mailsonde_maintenance_begins_timestamp_seconds",
     "mailsonde_maintenance_ends_timestamp_seconds",
 }
 
