@@ -17,6 +17,7 @@ from probes.delivery.message_life import Message
 from probes.delivery.message_probe import MessageProbe
 from probes.messages.synthetic_message import compose
 from probes.messages.token import Token
+from tests.fakes.agent_state import RouteProbe
 from tests.fakes.clock import InstantClock
 from tests.fakes.mailbox import FakeMailbox, Stored
 from tests.fakes.message import intent
@@ -105,6 +106,33 @@ async def test_when_a_message_is_overdue(tmp_path: Path) -> None:
             )
         assert runtime.overdue_after("trip", "out") == 75.0
         assert runtime.overdue_after("own", "out") == 120.0
+
+
+async def test_a_probe_that_a_reload_removes_during_its_run_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MX hosts that the run has found have no series, and get no mail, if their probe is gone by then."""
+    async with open_runtime(configuration(tmp_path, LOGIN), InstantClock(), "agent") as runtime:
+        hosts = [RouteProbe(host, name="domain") for host in ("mx1", "mx2")]
+        domain = RouteProbe("example.com", tuple(hosts), name="domain")
+        runtime.assembly.probes["domain"] = domain
+        ran: list[str] = []
+        is_removed = False
+
+        async def run(probe: RouteProbe) -> None:
+            ran.append(probe.target)
+            if is_removed:
+                await runtime.replace(runtime.assembled(configuration(tmp_path, LOGIN)))
+
+        monkeypatch.setattr(runtime.runner, "run", run)
+        await runtime.run(domain, lambda _: None)
+        assert ran == ["example.com", "mx1", "mx2"]
+        assert {"mx1", "mx2"} < {target for _, target in runtime.state.probes}
+        ran.clear()
+        is_removed = True
+        await runtime.run(domain, lambda _: None)
+        assert ran == ["example.com"]
+        assert runtime.state.probes.keys() == {("login", "pop")}
 
 
 async def test_a_message_in_flight_is_watched_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
