@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Self
 
 from monitor.config.maintenance import WindowSettings
 from monitor.config.models import Configuration
-from monitor.config.selection import Choice, chosen, grouped, labelled
+from monitor.config.selection import Choice, chosen, grouped, labelled, mailbox_of
 from monitor.ledger.pauses import PAUSES_KEPT, Pause
 
 
@@ -117,6 +117,7 @@ class Maintenance:
         for name, settings in windows.items():
             self._windows.setdefault(settings.choice, []).append(_Window(name, settings))
         self._chosen = {choice: chosen(names, choice) for choice in self._windows}
+        self._mailboxes: dict[str, list[str]] = {}  # their probes by name
         self.pauses = tuple(pauses)
         self._timelines = self._shared()
         self._held: Mapping[str, float] = {}  # when maintenance ended that an earlier configuration had
@@ -124,8 +125,12 @@ class Maintenance:
     @classmethod
     def of(cls, configuration: Configuration, pauses: Iterable[Pause] = ()) -> Self:
         """Return the maintenance of a configuration, with pauses."""
-        names = labelled(configuration.enabled_probes, configuration.site)
-        return cls(names, configuration.maintenance, pauses)
+        probes = configuration.enabled_probes
+        made = cls(labelled(probes, configuration.site), configuration.maintenance, pauses)
+        for probe in probes:
+            if (mailbox := mailbox_of(probe)) is not None:
+                made._mailboxes.setdefault(mailbox, []).append(probe.name)
+        return made
 
     @property
     def probes(self) -> Collection[str]:
@@ -170,6 +175,11 @@ class Maintenance:
         """Return the maintenance of a probe ``now`` (unix seconds); if there are several, the last to end."""
         timeline = self._timelines.get(probe)
         return None if timeline is None else timeline.at(now).current
+
+    def has_mailbox(self, mailbox: str, now: float) -> bool:
+        """Return whether all probes of a mailbox are in maintenance ``now`` (unix seconds)."""
+        probes = self._mailboxes.get(mailbox, ())
+        return bool(probes) and all(self.current(probe, now) is not None for probe in probes)
 
     def counts_from(self, probe: str, now: float) -> float:
         """Return when the last maintenance of a probe ended, ``now`` (unix seconds); `math.inf` during one.

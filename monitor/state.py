@@ -269,7 +269,7 @@ class AgentState:
             state.failed_runs, state.failing_since = 0, 0
         else:
             self._count(state, verdict, ended_at, duration)
-        if verdict.throttled:
+        if verdict.throttled and not is_excused:
             self.throttled[Limiter(state.protocol, target)] += verdict.throttled
         delivery = self.deliveries.get((name, target))
         phases = verdict.phases if delivery is None else _joined(verdict.phases)
@@ -351,9 +351,13 @@ class AgentState:
         """Record an unexpected message with our token field."""
         self.unexpected[mailbox, reason] += 1
 
-    def poll_throttled(self, mailbox: str) -> None:
-        """Record that a server refused to let us look into a mailbox because it limits this client."""
-        self.throttled[self._mailboxes.get(mailbox, Limiter("", "", mailbox))] += 1
+    def poll_throttled(self, mailbox: str, now: float) -> None:
+        """Record that a server refused to let us look into a mailbox because it limits this client.
+
+        It does not count while all probes of the mailbox are in maintenance ``now`` (unix seconds).
+        """
+        if not self.maintenance.has_mailbox(mailbox, now):
+            self.throttled[self._mailboxes.get(mailbox, Limiter("", "", mailbox))] += 1
 
 
 def _thresholds(probe: Probe) -> dict[str, str]:

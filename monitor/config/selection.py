@@ -34,6 +34,12 @@ def labels_of(settings: ProbeSettings, site: Site) -> dict[str, str]:
     return {**found, **settings.labels}
 
 
+def mailbox_of(settings: ProbeSettings) -> str | None:
+    """Return the mailbox that a probe reads, or that its messages arrive in."""
+    found: str | None = getattr(settings, "to", None) or getattr(settings, "mailbox", None)
+    return found
+
+
 def servers_of(settings: ProbeSettings, site: Site) -> tuple[str | None, str | None]:
     """Return the server that a probe connects to, and the server of the mailbox its messages arrive in."""
     into, mailbox = getattr(settings, "to", None), getattr(settings, "mailbox", None)

@@ -235,7 +235,8 @@ class Arrivals:
             return _FOREIGN
         if record.mailbox_uid == copy.uid or copy.is_counted:  # counted before a crash or a lost session
             return _OURS
-        return _Arrival(copy, record, _DUPLICATE) if record.state in AWAITED else _DUPLICATE
+        duplicate = _OURS if record.excused else _DUPLICATE  # servers may deliver again after maintenance
+        return _Arrival(copy, record, duplicate) if record.state in AWAITED else duplicate
 
     async def _sent_copy(self, copy: Copy) -> Accounted:
         """Identify a copy of what an account has sent. Ours stays while its message may still arrive in time.

@@ -66,7 +66,7 @@ class Observer(Protocol):
         """Record that an unexpected message with our token field was found."""
         ...
 
-    def poll_throttled(self, mailbox: str) -> None:
+    def poll_throttled(self, mailbox: str, now: float) -> None:
         """Record that the server refused a poll because it limits this client."""
         ...
 
@@ -333,7 +333,7 @@ class MailboxWatcher:
         if fault.reason in _NO_FOLDER and self._failures > 1:  # a server may say so once and be wrong
             self._misconfigured.set()
         if fault.reason is Reason.THROTTLED:
-            self._observer.poll_throttled(self.name)
+            self._observer.poll_throttled(self.name, self._clock.time())
         self._not_before = self._clock.monotonic() + (pause := pause_after(fault, self._failures))
         self._trouble.failed(fault.reason, f"poll failed: {fault}; next poll in {pause:g} s")
 

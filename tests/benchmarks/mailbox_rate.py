@@ -80,7 +80,7 @@ class Outcome:
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         raise AssertionError(f"{mailbox}: {reason}")
 
-    def poll_throttled(self, mailbox: str) -> None:
+    def poll_throttled(self, mailbox: str, now: float) -> None:
         raise AssertionError(mailbox)
 
     @property

@@ -159,7 +159,7 @@ def test_throttled_requests_of_runs_and_polls(state: AgentState) -> None:
     state.ran("smtp", "out", throttled, ended_at=1060.0, duration=0.1)
     state.ran("other", "out", Verdict(Reason.GREYLISTED, throttled=2), ended_at=1060.0, duration=0.1)
     state.ran("pop3", "pop", throttled, ended_at=1060.0, duration=0.1)
-    state.poll_throttled("canary")
+    state.poll_throttled("canary", 0.0)
     read = _reader(state)
     name = "mailsonde_throttled_requests_total"
     assert read(name, location="fra1", protocol="smtp", server="out", mailbox="") == 3
@@ -171,7 +171,7 @@ def test_throttled_requests_of_what_is_configured_no_more(state: AgentState) -> 
     """A mailbox or server that a reload removes has no series any more, so their number is bounded."""
     state.keep_only([smtp_probe(), pop3_probe()], SITE, now=1000.0)
     state.ran("pop3", "pop", Verdict(Reason.THROTTLED, throttled=1), ended_at=1060.0, duration=0.1)
-    state.poll_throttled("canary")
+    state.poll_throttled("canary", 0.0)
     state.keep_only([smtp_probe()], Site("fra1", SITE.servers, {}), now=1100.0)
     assert _reader(state)("mailsonde_throttled_requests_total") is None
 

@@ -326,6 +326,28 @@ async def test_pauses_change_off_the_event_loop(tmp_path: Path, monkeypatch: pyt
         assert samples(runtime, clock.time(), "mailsonde_probe_in_maintenance") == {"trip": 1, "other": 1}
 
 
+async def test_refusals_of_a_server_that_throttles_do_not_count(tmp_path: Path) -> None:
+    """Neither those of runs in maintenance, nor of polls while all probes of the mailbox are in it."""
+    clock = InstantClock(wall=MIDNIGHT + 2 * 3600 - 60)
+    settings = configuration(tmp_path, night={**NIGHT, "probes": ["*"]}, trips={**NIGHT, "probes": ["trip"]})
+    of_trip = configuration(tmp_path, trips={**NIGHT, "probes": ["trip"]})
+    async with open_runtime(settings, clock, "agent") as runtime:
+
+        def refused() -> int:
+            verdict = Verdict(Reason.THROTTLED, throttled=1)
+            runtime.state.ran("trip", "out", verdict, ended_at=clock.time(), duration=1.0)
+            runtime.state.poll_throttled("canary", clock.time())
+            return sum(runtime.state.throttled.values())
+
+        assert refused() == 2
+        clock.now += 120
+        assert refused() == 2
+        await runtime.replace(runtime.assembled(of_trip))
+        assert refused() == 3
+        clock.now += 2 * 3600
+        assert refused() == 5
+
+
 async def test_a_pause_is_noticed_and_outlasts_a_restart(tmp_path: Path) -> None:
     """The agent notices pauses that the command writes to the ledger, also after a restart."""
     clock, settings = InstantClock(wall=MIDNIGHT), configuration(tmp_path)
@@ -337,6 +359,8 @@ async def test_a_pause_is_noticed_and_outlasts_a_restart(tmp_path: Path) -> None
             assert samples(runtime, clock.time(), shown) == {"trip": 1}
             ends = samples(runtime, clock.time(), "mailsonde_maintenance_ends_timestamp_seconds")
             assert ends == {"trip": MIDNIGHT + 3600}
+            begins = samples(runtime, clock.time(), "mailsonde_maintenance_begins_timestamp_seconds")
+            assert begins == {"trip": MIDNIGHT}
         clock.now += 60
         async with open_runtime(settings, clock, "agent") as runtime:
             assert samples(runtime, clock.time(), shown) == {"trip": 1}

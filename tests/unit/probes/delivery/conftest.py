@@ -46,7 +46,7 @@ class Found:
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         self.counts[reason] += 1
 
-    def poll_throttled(self, mailbox: str) -> None:
+    def poll_throttled(self, mailbox: str, now: float) -> None:
         self.throttled.append(mailbox)
 
 

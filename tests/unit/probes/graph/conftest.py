@@ -49,7 +49,7 @@ class Found:
         del mailbox
         self.counts.append(reason)
 
-    def poll_throttled(self, mailbox: str) -> None:
+    def poll_throttled(self, mailbox: str, now: float) -> None:
         """Receive it; the mailbox's own fault is what is checked."""
 
 

@@ -121,7 +121,7 @@ class MessagesOnTheirWay(RuleBasedStateMachine):
     def unexpected_found(self, mailbox: str, reason: Unexpected) -> None:
         self.seen_unexpected[reason] += 1
 
-    def poll_throttled(self, mailbox: str) -> None:
+    def poll_throttled(self, mailbox: str, now: float) -> None:
         raise AssertionError(mailbox)
 
     def teardown(self) -> None:
