@@ -168,7 +168,7 @@ def metrics_page() -> list[str]:
     delivery.exchange = Exchange.of(ExchangeReport({"hub": 1.0}, end_to_end_seconds=1.0, scl="1"))
     state.deliveries["probe", "target"] = delivery
     state.skipped["probe"] = Counter(missed=0)
-    state.poll_throttled("mailbox")
+    state.poll_throttled("mailbox", 0.0)
     state.scheduled["probe"] = "target"
     pause = Pause("probe", begins_at=0.0, ends_at=inf, comment="", set_by="")
     state.maintenance = Maintenance({"probe": {}}).paused([pause])

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections import Counter
 from email.utils import formatdate
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,22 @@ async def test_message_of_another_process_is_left_to_it(bench: Bench, tmp_path: 
         await bench.poll_ended()
         assert bench.mailbox.deleted == ["ours"]
         assert bench.found.counts == {}
+
+
+async def test_a_second_copy_of_a_message_of_maintenance_is_only_deleted(bench: Bench) -> None:
+    """A server may deliver again what it had while somebody worked on it, which nobody needs to be told."""
+    bench.ledger.counts_from = lambda *_: inf
+    message = await bench.sent()
+    bench.arrives(message, 0.1, "first")
+    await bench.watcher.await_arrival(message)
+    bench.ledger.counts_from = lambda *_: -inf
+    bench.arrives(message, 0.0, "second")
+    other = await bench.sent()
+    bench.arrives(other, 0.1, "other")
+    await bench.watcher.await_arrival(other)
+    await bench.poll_ended()
+    assert sorted(bench.mailbox.deleted) == ["first", "other", "second"]
+    assert bench.found.counts == {}
 
 
 async def test_copies_that_an_earlier_process_left_behind(bench: Bench) -> None:
