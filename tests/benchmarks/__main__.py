@@ -122,7 +122,13 @@ FIGURES = {
     "memory": memory.main,
 }
 
-WITH_OPTIONS = {"bad": bad_input.main, "scale": scale.main, "memory": memory.main, "profile": profile.main}
+WITH_OPTIONS = {
+    "bad": bad_input.main,
+    "scale": scale.main,
+    "memory": memory.main,
+    "profile": profile.main,
+    "reload": reload.main,
+}
 
 
 def main(names: list[str]) -> None:
