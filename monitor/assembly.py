@@ -67,7 +67,9 @@ class Assembly:
     tokens: Mapping[str, TokenSource]
     context: MessageContext
     loops: set[str]
-    """The probes whose messages come back from elsewhere; all watchers have this set."""
+    """The probes whose messages come back from elsewhere, also earlier ones; all watchers have this set."""
+    own_loops: Set[str]
+    """Those of this configuration."""
     budgets: _Budgets
     sent_copies: Set[str]
     """The mailboxes whose sent folders get copies of our messages, and can be read."""
@@ -86,7 +88,7 @@ class Assembly:
         for place, slow_polls in budgets.slow_polls.items():
             slow_polls.configure(budgets.connections[place])
         self.loops.difference_update(self.probes)
-        self.loops.update(_loops(self.configuration))
+        self.loops.update(self.own_loops)
         for name, watcher in self.watchers.items():
             watcher.peers = self.watchers
             before = earlier.watchers.get(name) if earlier is not None else None
@@ -171,7 +173,8 @@ def assemble(
         watchers,
         tokens,
         context,
-        _loops(configuration) if earlier is None else earlier.loops,
+        set() if earlier is None else earlier.loops,
+        _loops(configuration),
         _budgets(configuration.site, clock, unchanged, earlier),
         sent_copies,
         unread_copies,

@@ -100,6 +100,7 @@ class Runtime:
         have changed or are new are for the caller to configure.
         """
         earlier, watched = self.assembly, set(map(id, assembly.watchers.values()))
+        replaced = await asyncio.to_thread(Replaced.between, earlier, assembly)  # many take a while
         ending = [watcher for watcher in earlier.watchers.values() if id(watcher) not in watched]
         # First, because a mailbox allows one session at a time. Until then, the earlier probes go on.
         closed = await asyncio.gather(*(watcher.close() for watcher in ending), return_exceptions=True)
@@ -108,7 +109,6 @@ class Runtime:
         self.assembly = assembly
         self.state.maintenance = assembly.maintenance.after(self.state.maintenance, self.clock.time())
         assembly.begin(earlier)
-        replaced = Replaced.between(earlier, assembly)
         for name in replaced.gone:
             self.state.forget(name)
         for probe in replaced.probes:
