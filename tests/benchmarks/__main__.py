@@ -128,6 +128,7 @@ WITH_OPTIONS = {
     "memory": memory.main,
     "profile": profile.main,
     "reload": reload.main,
+    "rules": rule_evaluation.main,
 }
 
 
