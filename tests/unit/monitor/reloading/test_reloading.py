@@ -132,7 +132,7 @@ async def test_a_changed_mailbox_continues_with_its_messages(written: Written, s
     """Its messages in flight are found by its new connection, though nothing else is awaited there."""
     box = written.parts["mailboxes"]["box"]
     box |= {"server": server, "username": "elsewhere@example.test"}  # where the message never arrives
-    written.parts["probes"] = [written.trip("only", interval="1h")]
+    written.parts["probes"] = [written.trip("only", interval="1h", deadline="10m")]
     written.write()
     async with written.agent() as agent:
         await until(lambda: entered(agent, MessageState.SENT, "only") == 1)
