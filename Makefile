@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 demo: $(VENV)/for-demo
 	$(BIN)/mailsonde demo
 
-# Each of the hundreds of processes that the tests start would compile all modules if Python kept none.
+# Tests wait for servers much of the time, so there may be more workers than cores: `make test WORKERS=4`.
+# Each of the hundreds of processes that they start would compile all modules if Python kept none.
+WORKERS := auto
 test: $(VENV)/for-dev test-servers
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/for-dev
 	$(BIN)/ruff check .
