@@ -25,9 +25,12 @@ CA = certify("ca")
 WITHOUT_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+_SALT = b"$2b$04$mailsondeAndItsTestsOu"  # fixed, because hashes are in the names of tests
+
+
 def hashed(password: str) -> str:
     """Return a cheap hash, as htpasswd writes it."""
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode().replace("$2b$", "$2y$")
+    return bcrypt.hashpw(password.encode(), _SALT).decode().replace("$2b$", "$2y$")
 
 
 def users(**passwords: str) -> str:
