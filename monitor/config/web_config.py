@@ -323,7 +323,7 @@ class TlsServerConfig(Settings):
         context.verify_mode = _VERIFY_MODES[self.client_auth_type]
         context.set_alpn_protocols(["http/1.1"])
         if self.client_authority:
-            context.load_verify_locations(cadata=self.client_authority.decode("ascii", "replace"))
+            context.load_verify_locations(cadata=self.client_authority.decode("ascii", "ignore"))
         if self.cipher_suites:
             context.set_ciphers(":".join(CIPHER_SUITES[name] for name in self.cipher_suites))
         if not self.prefer_server_cipher_suites:

@@ -58,6 +58,16 @@ def tls(*lines: str) -> str:
     return "\n".join([*served, *(f"  {line}" for line in lines)]) + "\n"
 
 
+def test_a_ca_with_comments_in_any_script(files: Path) -> None:
+    """What stands around the certificates of a CA file may be in any script or encoding."""
+    bare = (files / "ca.crt").read_bytes()
+    (files / "ca.crt").write_bytes("# Zürich 東京\n".encode() + b"# Z\xfcrich\n" + bare)
+    config = read(files, tls("client_ca_file: ca.crt", VERIFIED))
+    assert isinstance(config, WebConfig)
+    assert config.tls_server_config is not None
+    assert len(config.tls_server_config.context.get_ca_certs()) == 1
+
+
 def test_everything_that_is_offered(files: Path) -> None:
     """A file with all settings is accepted, and its TLS context has them."""
     text = tls(
