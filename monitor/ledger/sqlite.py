@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from monitor.ledger.database import Database, FullError
+from probes.core.regular_file import require_replaceable
 from probes.delivery.message_life import LedgerError
 
 BUSY_SECONDS = 5.0
@@ -236,6 +237,10 @@ class SqliteDatabase(Database):
 
 
 def _make_file(path: Path) -> None:
+    try:
+        require_replaceable(path)
+    except OSError as error:
+        raise LedgerError(f"ledger {path}: {error.strerror}; name a file, such as ledger.db") from error
     try:
         # An existing file is not opened: closing it would drop the locks of this process's connections.
         if not path.exists():

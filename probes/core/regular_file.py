@@ -1,4 +1,4 @@
-"""Reads files that a configuration names, within bounds, and detects changes to them."""
+"""Files that people name: read within bounds, watched for changes, and told from devices and folders."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def require_regular(path: Path, limit: int) -> None:
     _require_regular(found)
     if found.st_size > limit:
         raise OSError(errno.EFBIG, f"it is longer than {limit} bytes")
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise OSError for a folder or a device: root could replace /dev/null, or close it to others."""
+    try:
+        found = path.stat()
+    except OSError:
+        return  # nothing is there yet, or writing it will tell
+    _require_regular(found)
 
 
 def _require_regular(found: os.stat_result) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from probes.core.regular_file import read_regular
+from probes.core.regular_file import read_regular, require_replaceable
 
 TOKEN_FILE_LIMIT = 64 * 1024
 """Maximum size of the file, in bytes."""
@@ -39,6 +39,7 @@ class StoredToken:
 
         Raises OSError.
         """
+        require_replaceable(self._path)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{self._path.name}-", dir=self._path.parent)
         try:
             with os.fdopen(descriptor, "w") as file:  # mkstemp's mode is 0600

@@ -88,3 +88,15 @@ def test_files_that_are_read_later(file: Path) -> None:
         StoredToken(file).read()
     with pytest.raises(ProbeFault, match="cannot be used"):
         tls.client_context(file)
+
+
+def test_tokens_replace_files_only(file: Path) -> None:
+    """A token is stored in a file or not at all: as root it would replace a device for everybody."""
+    before = file.stat().st_ino
+    if file.is_file():
+        StoredToken(file).write("token")
+        assert StoredToken(file).read() == "token"
+        return
+    with pytest.raises(OSError, match=r"is no regular file|Is a directory"):
+        StoredToken(file).write("token")
+    assert file.stat().st_ino == before

@@ -292,6 +292,19 @@ async def test_a_place_that_takes_no_file_is_told(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize(("make", "why"), [(Path.mkdir, "Is a directory"), (os.mkfifo, "no regular file")])
+async def test_what_is_no_file_keeps_its_permissions(
+    tmp_path: Path, make: Callable[[Path], None], why: str
+) -> None:
+    """A folder or device that the configuration names by mistake stays as it is: others may need it."""
+    make(tmp_path / "named")
+    (tmp_path / "named").chmod(0o755)
+    with pytest.raises(LedgerError, match=f"{why}; name a file"):
+        async with open_ledger(f"sqlite://{tmp_path}/named", SystemClock(), "agent-1", "fra1"):
+            pass
+    assert mode(tmp_path / "named") == 0o755
+
+
 async def test_runs_beyond_the_queue_are_dropped_and_counted(opened: OpenLedger) -> None:
     """With a slow disk, the queue of runs is bounded, and dropped runs are counted."""
     async with opened() as ledger:
