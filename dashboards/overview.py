@@ -239,7 +239,11 @@ def _deliveries() -> list[AnyPanel]:
 
 
 def _maintenance() -> list[AnyPanel]:
-    ends = f"max {_BY} (mailsonde_maintenance_ends_timestamp_seconds{{{PROBE}}})"
+    ends, begins = (
+        f"max {_BY} (mailsonde_maintenance_{what}_timestamp_seconds{{{PROBE}}})"
+        for what in ("ends", "begins")
+    )
+    longest = top(f"{ends} - time()")
     return [
         number(
             15,
@@ -254,7 +258,7 @@ def _maintenance() -> list[AnyPanel]:
             16,
             (4, 38, 20, 6),
             "Longest maintenance",
-            [Column(top(f"{ends} - time()"), "Left", "s")],
+            [Column(longest, "Left", "s"), Column(top(f"time() - {begins} and {longest}"), "So far", "s")],
             f"The {MOST} probes whose alerts stay quiet the longest. Click a row to open its deliveries or "
             "its server.",
             sort=("Left", True),
