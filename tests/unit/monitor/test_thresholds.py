@@ -80,13 +80,18 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, text: str, told: str)
 
 
 def _rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> list[dict[str, Any]]:
-    """Return the alerting rules for a site's thresholds."""
+    """Return all rules for a site's thresholds."""
     monkeypatch.setenv("TEST_SECRET", "x")
     path = tmp_path / "ours.yaml"
     path.write_text(text)
     files = render_alerts(load(SITE), load_thresholds(path))
-    groups = [group for text in files.values() for group in yaml.safe_load(text)["groups"]]
-    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    return [
+        rule for text in files.values() for group in yaml.safe_load(text)["groups"] for rule in group["rules"]
+    ]
+
+
+def _alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> list[dict[str, Any]]:
+    return [rule for rule in _rendered(tmp_path, monkeypatch, text) if "alert" in rule]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +106,8 @@ def test_what_is_left_empty_has_no_alert(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, left_out: str
 ) -> None:
     """Without burn rates, or without a job that scrapes agents, only that alert is missing."""
-    names = {rule["alert"] for rule in _rendered(tmp_path, monkeypatch, text)}
-    all_names = {rule["alert"] for rule in _rendered(tmp_path, monkeypatch, "{}")}
+    names = {rule["alert"] for rule in _alerts(tmp_path, monkeypatch, text)}
+    all_names = {rule["alert"] for rule in _alerts(tmp_path, monkeypatch, "{}")}
     assert all_names - names == {left_out}
 
 
@@ -111,7 +116,7 @@ def test_an_address_of_runbooks_comes_out_as_it_went_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str
 ) -> None:
     """Characters that are special in YAML are preserved in runbook_url."""
-    rules = _rendered(tmp_path, monkeypatch, f"runbooks: '{begins}'")
+    rules = _alerts(tmp_path, monkeypatch, f"runbooks: '{begins}'")
     assert {rule["annotations"]["runbook_url"] for rule in rules} == {
         f"{begins}/{rule['alert']}.md" for rule in rules
     }
@@ -131,7 +136,7 @@ def test_the_job_is_the_sites_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """AgentDown queries only the job that the site named."""
     (rule,) = [
         rule
-        for rule in _rendered(tmp_path, monkeypatch, "job: mail-canaries")
+        for rule in _alerts(tmp_path, monkeypatch, "job: mail-canaries")
         if rule["alert"] == "MailsondeAgentDown"
     ]
     assert rule["expr"].strip() == 'up{job="mail-canaries"} == 0 or absent(up{job="mail-canaries"})'

@@ -183,6 +183,7 @@ async def test_deletion_falls_back_to_single_commands(
         logins += 1
         if logins == 1:
             await peer.expect(b"TOP 3 0")
+            await peer.close()
             return
         await one_by_one(peer)
 

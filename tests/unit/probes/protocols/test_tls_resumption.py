@@ -142,7 +142,9 @@ async def test_server_that_hangs_up_on_a_session_gets_whole_handshakes(
     async def hangs_up_once(peer: Peer) -> None:
         nonlocal connections
         connections += 1
-        if connections != 2:
+        if connections == 2:
+            await peer.close()
+        else:
             await handshakes(peer)
 
     async with scripted_server(hangs_up_once, server_tls.authority) as server:
