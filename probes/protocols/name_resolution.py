@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address, ip_network
 from math import inf
 from types import MappingProxyType
 
+from probes.core.daemon_threads import DaemonThreads, TooManyThreads
 from probes.core.faults import ProbeFault, fault_of
 from probes.core.reasons import Outcome, Reason
 from probes.core.setting_types import AddressFamily, is_ip_address
@@ -97,7 +97,7 @@ class NameResolution:
         self._stub_resolver: StubResolver | None = None
         self._nameservers: list[Resolver] = []
         self._under_way: dict[tuple[asyncio.AbstractEventLoop, str, Family], _LookUp] = {}
-        self._threads: set[threading.Thread] = set()
+        self._threads = DaemonThreads(MOST_THREADS)
 
     async def resolve(
         self, host: str, port: int, seconds: float, family: AddressFamily = "any"
@@ -221,25 +221,11 @@ class NameResolution:
         self, host: str, family: Family, absent: ProbeFault
     ) -> list[str] | ProbeFault:
         """Return what the C library finds, or ``absent`` if it finds nothing either."""
-        if len(self._threads) >= MOST_THREADS:
+        ask = partial(_from_c_library, host, family, absent)
+        try:
+            return await self._threads.call(ask, name=f"resolve {host}")
+        except TooManyThreads:
             return ProbeFault(Reason.DNS_TIMEOUT, f"{host}: the other sources of names are busy")
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[str] | ProbeFault] = loop.create_future()
-
-        def tell(result: list[str] | ProbeFault) -> None:
-            if not found.done():  # otherwise nobody is waiting
-                found.set_result(result)
-
-        def ask() -> None:
-            result = _from_c_library(host, family, absent)
-            self._threads.discard(threading.current_thread())
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(tell, result)
-
-        thread = threading.Thread(target=ask, name=f"resolve {host}", daemon=True)  # it cannot be stopped
-        self._threads.add(thread)
-        thread.start()
-        return await found
 
 
 def _from_c_library(host: str, family: Family, absent: ProbeFault) -> list[str] | ProbeFault:
