@@ -23,6 +23,7 @@ from probes.core.verdict import (
     MX_LOOKUP,
     QUEUE,
     RESOLVE,
+    TICKET,
     TOKEN,
     TURN,
     MessageState,
@@ -45,6 +46,7 @@ _NOT_OF_MAIL = {
     RESOLVE: Reason.DNS_TIMEOUT,
     MX_LOOKUP: Reason.DNS_TIMEOUT,
     TOKEN: Reason.TOKEN_UNAVAILABLE,
+    TICKET: Reason.TICKET_UNAVAILABLE,
     TURN: Reason.LOCAL_RESOURCES,
     QUEUE: Reason.LOCAL_RESOURCES,
 }
@@ -176,7 +178,7 @@ class Runner:
             )
         except TimeoutError:
             reason = _NOT_OF_MAIL.get(run.phases.current or "", Reason.TIMEOUT)
-            for phase in (RESOLVE, TOKEN):
+            for phase in (RESOLVE, TOKEN, TICKET):
                 if reason is Reason.TIMEOUT and run.phases.seconds.get(phase, 0.0) > limit / 2:
                     reason = _NOT_OF_MAIL[phase]  # this left the server too little time
             return Verdict(reason, _placed(run, f"not done after {limit:g} s"))

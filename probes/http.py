@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
 from probes.core.header_fields import FieldName, FieldValue, RequestFieldName, withhold
+from probes.core.kerberos_user import require_kerberos
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.secret import Secret
@@ -37,7 +38,7 @@ SHARE_OF_DEADLINE = 0.9
 MOST_REDIRECTS = 10
 """Maximum number of redirects that a probe can be told to follow."""
 
-HttpAuth = Literal["auto", "ntlm", "basic"]
+HttpAuth = Literal["auto", "kerberos", "ntlm", "basic"]
 """How to log in."""
 
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
@@ -107,7 +108,9 @@ class HttpSettings(ProbeSettings):
         default="auto",
         description=(
             "How to log in. `ntlm` also works where the server offers only Negotiate, and fulfils Extended "
-            "Protection. `auto` takes `ntlm` if it is offered, otherwise `basic`."
+            "Protection. So does `kerberos`, in Negotiate; it takes a username such as `user` or "
+            "`user@REALM`, and needs `pip install 'mailsonde[kerberos]'`. `auto` takes `ntlm` if it is "
+            "offered, otherwise `basic`."
         ),
     )
     follow_redirects: int = Field(
@@ -145,6 +148,13 @@ class HttpSettings(ProbeSettings):
         description=("PEM file to trust instead of the system's CAs; mailsonde rereads it when it changes."),
     )
     certificate_warning: Duration = Field(default=14 * 86400.0, description="Warn this long before expiry.")
+
+    @field_validator("auth")
+    @classmethod
+    def _kerberos_is_possible(cls, auth: str, info: ValidationInfo) -> str:
+        if auth == "kerberos":
+            require_kerberos(info.data.get("username"))
+        return auth
 
     @field_validator("headers")
     @classmethod

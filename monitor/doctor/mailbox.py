@@ -16,7 +16,7 @@ from probes.core.faults import ProbeFault
 from probes.core.probe import Probe
 from probes.core.reasons import Reason
 from probes.core.secret import BearerToken
-from probes.core.verdict import TOKEN, PhaseTimer
+from probes.core.verdict import TICKET, TOKEN, PhaseTimer
 from probes.delivery.mailboxes.login_budget import LoginBudget
 from probes.delivery.message_probe import MessageProbe
 from probes.oauth2.refusals import claims_of, login_remedy, remarks
@@ -32,6 +32,7 @@ _STEP_OF_PHASE: Mapping[str, str] = MappingProxyType(
         "connect": "tcp",
         "tls": "tls",
         "starttls": "tls",
+        TICKET: "login",
         "login": "login",
         "select": "folder",
         "stat": "folder",

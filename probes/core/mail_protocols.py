@@ -25,7 +25,7 @@ DEFAULT_PORTS = MappingProxyType(
 """The standard TCP port of a protocol with each kind of encryption."""
 
 
-SaslMechanism = Literal["plain", "login", "cram-md5", "ntlm", "xoauth2", "oauthbearer"]
+SaslMechanism = Literal["plain", "login", "cram-md5", "ntlm", "gssapi", "xoauth2", "oauthbearer"]
 """The SASL mechanisms of `probes.protocols.sasl`, in lower case."""
 
 AUTH_METHODS: Mapping[str, frozenset[str]] = MappingProxyType(

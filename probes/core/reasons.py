@@ -163,6 +163,16 @@ class Reason(StrEnum):
         Area.DIALOGUE,
         "The token endpoint refused to issue an access token; the detail has its error code.",
     )
+    TICKET_UNAVAILABLE = _unknown(
+        "ticket_unavailable",
+        Area.DIALOGUE,
+        "No Kerberos ticket could be had for the login: no KDC was found, or none answered in time.",
+    )
+    TICKET_REFUSED = _unknown(
+        "ticket_refused",
+        Area.DIALOGUE,
+        "No Kerberos ticket was issued for the login; the detail has the error, such as an unknown service.",
+    )
     AUTH_NOT_OFFERED = _failed(
         "auth_not_offered",
         Area.DIALOGUE,

@@ -39,6 +39,8 @@ GENERAL: Mapping[Reason, str] = MappingProxyType(
         Reason.AUTH_FAILED: "Correct the credentials, and check that the account is not locked.",
         Reason.TOKEN_UNAVAILABLE: "Check the way to the token endpoint, and the `proxy` in `oauth2`.",
         Reason.TOKEN_REFUSED: "Correct the `oauth2` entry, or renew its secret or certificate.",
+        Reason.TICKET_UNAVAILABLE: "Check the KDC, the way to it, and this machine's krb5.conf.",
+        Reason.TICKET_REFUSED: "Register the service in the realm, or correct clock or krb5.conf here.",
         Reason.AUTH_NOT_OFFERED: "Set `auth` to a mechanism that the server offers, or turn TLS on.",
         Reason.AUTH_DISABLED: "Use OAuth2, or turn this kind of login on for the account.",
         Reason.NOT_GRANTED: "Give the account the right to the mailbox.",

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from probes.core.kerberos_user import require_kerberos
 from probes.core.mail_protocols import AUTH_METHODS, DEFAULT_PORTS, SaslMechanism
 from probes.core.presets import preset_values
 from probes.core.secret import Secret
@@ -142,9 +143,11 @@ class ServerSettings(Settings):
         default="auto",
         description=(
             "How to log in. `user` (USER and PASS) and `apop` are for POP3; `login` includes IMAP's LOGIN. "
-            "`xoauth2` and `oauthbearer` send a token of `oauth2`. `auto` takes the best method offered: "
-            "with TLS `ntlm`, then those that send the password. If the server refuses a proof of the "
-            "password (NTLM, APOP, CRAM-MD5), `auto` tries once to send the password itself."
+            "`xoauth2` and `oauthbearer` send a token of `oauth2`. `gssapi` is Kerberos, with a username "
+            "such as `user` or `user@REALM`; it needs `pip install 'mailsonde[kerberos]'`. `auto` takes the "
+            "best method offered except `gssapi`: with TLS `ntlm`, then those that send the password. If the "
+            "server refuses a proof of the password (NTLM, APOP, CRAM-MD5), `auto` tries once to send the "
+            "password itself."
         ),
     )
     allow_insecure_auth: bool = Field(
@@ -220,6 +223,8 @@ class ServerSettings(Settings):
             raise ValueError(
                 f"{protocol} has no mechanism {auth!r}; choose one of {', '.join(sorted(known))}"
             )
+        if auth == "gssapi":
+            require_kerberos(info.data.get("username"))
         return auth
 
     @model_validator(mode="after")

@@ -109,6 +109,9 @@ MX_LOOKUP = "mx"
 TOKEN = "token"  # noqa: S105 # the name of a phase
 """The phase in which a run waits for an access token."""
 
+TICKET = "ticket"
+"""The phase in which a run waits for Kerberos tickets."""
+
 TURN = "turn"
 """The phase in which a run waits for a limit of our own, such as one on open connections."""
 
@@ -135,8 +138,20 @@ class PhaseTimer:
         self.throttled = 0
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Return a context manager that adds the time inside to phase ``name``. Phases do not nest."""
+        """Return a context manager that adds the time inside to phase ``name``; not in another phase."""
         return _Phase(self, name, self._clock)
+
+    @contextmanager
+    def apart(self, name: str) -> Iterator[None]:
+        """Add the time inside to phase ``name`` instead of the phase around it, which goes on afterwards."""
+        around, before = self.current, self.seconds.get(name, 0.0)
+        try:
+            with self.phase(name):
+                yield
+            self.current = around
+        finally:
+            if around is not None:
+                self.seconds[around] = self.seconds.get(around, 0.0) - (self.seconds[name] - before)
 
 
 class _Phase(AbstractContextManager[None]):

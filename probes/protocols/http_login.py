@@ -1,4 +1,4 @@
-"""Logins over HTTP: NTLM (MS-NTHT), which Negotiate (RFC 4559) may carry too, and Basic (RFC 7617)."""
+"""Logins over HTTP: NTLM (MS-NTHT) and Kerberos, which Negotiate (RFC 4559) carries, and Basic (RFC 7617)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from pydantic import SecretStr
 
 from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TICKET, PhaseTimer
 from probes.protocols.challenges import Challenge, challenges
 from probes.protocols.http_network import Network
+from probes.protocols.kerberos import KerberosContext
 from probes.protocols.security_context import NtlmContext, end_point_bindings
 
-_SCHEMES = {"ntlm": ("ntlm", "negotiate"), "basic": ("basic",), "auto": ("ntlm", "negotiate", "basic")}
+_SCHEMES = {
+    "kerberos": ("negotiate",),
+    "ntlm": ("ntlm", "negotiate"),
+    "basic": ("basic",),
+    "auto": ("ntlm", "negotiate", "basic"),
+}
 _SHOWN = {"ntlm": "NTLM", "negotiate": "Negotiate", "basic": "Basic"}
 _REFUSED = (
     "Correct username and password, and check that the account is not locked. If both are right, look for a "
-    "load balancer that ends TLS: Extended Protection refuses NTLM through it."
+    "load balancer that ends TLS: Extended Protection refuses NTLM and Kerberos through it."
 )
 
 
@@ -29,12 +35,13 @@ _REFUSED = (
 class HttpLogin:
     """The credentials for one origin, and how to log in: ``auto`` takes the strongest way that is offered.
 
-    ``username`` may be ``user``, ``DOMAIN\\user`` or ``user@domain``.
+    It leaves out Kerberos: an offer of Negotiate says neither that the server has it nor that a KDC is in
+    reach. ``username`` may be ``user``, ``user@domain`` or, except for Kerberos, ``DOMAIN\\user``.
     """
 
     username: str
     password: SecretStr
-    auth: Literal["auto", "ntlm", "basic"] = "auto"
+    auth: Literal["auto", "kerberos", "ntlm", "basic"] = "auto"
 
 
 class Answer(Protocol):
@@ -89,10 +96,10 @@ class LoginAttempt:
     async def answer(self, ask: Ask[AnswerT], fields: Mapping[str, str], network: Network) -> AnswerT:
         """Send a request, and again for each step of the login, and return the last answer.
 
-        All answers before that are phase ``login``. Raises `ProbeFault` with `AUTH_NOT_OFFERED`, with
-        `AUTH_FAILED`, with `CONNECTION_LOST` if a login by NTLM met a second connection (or
-        `RESPONSE_TOO_LARGE` if our limit closed the first one), or with `PROTOCOL_ERROR` for a challenge that
-        is malformed or one too many.
+        All answers before that are phase ``login``, and the wait for Kerberos tickets is phase ``ticket``.
+        Raises `ProbeFault` as `KerberosContext` does, with `AUTH_NOT_OFFERED`, with `AUTH_FAILED`, with
+        `CONNECTION_LOST` if a login by NTLM met a second connection (or `RESPONSE_TOO_LARGE` if our limit
+        closed the first one), or with `PROTOCOL_ERROR` for a challenge that is malformed or one too many.
         """
         answer, connections = await ask(fields, phase="login"), 0
         cut = 0  # how many octets were read of the answer before, if that was not all of it
@@ -113,21 +120,15 @@ class LoginAttempt:
     async def _authorization(self, offered: Sequence[Challenge], certificate: bytes | None) -> str:
         """Return the value of Authorization that answers the server's challenges."""
         if not self._scheme:
-            return await self._begin([each.scheme for each in offered])
+            return await self._begin([each.scheme for each in offered], certificate)
         challenge = next((each.token for each in offered if each.scheme == self._scheme and each.token), "")
         if self._context is None or not challenge:
             raise ProbeFault(Reason.AUTH_FAILED, f"{self.scheme} was refused", remedy=_REFUSED)
-        bindings = None
-        if certificate is not None:
-            try:
-                bindings = end_point_bindings(certificate)
-            except ValueError:  # a certificate for which RFC 5929 defines none
-                bindings = None
-        token = self._context.step(_decoded(challenge), bindings)
+        token = self._context.step(_decoded(challenge), _bindings(certificate))
         self._is_last = True
         return self._secret(token)
 
-    async def _begin(self, offered: Sequence[str]) -> str:
+    async def _begin(self, offered: Sequence[str], certificate: bytes | None) -> str:
         login = self._login
         usable = [scheme for scheme in _SCHEMES[login.auth] if scheme in offered]
         if not usable:
@@ -137,6 +138,11 @@ class LoginAttempt:
         if self._scheme == "basic":
             self._is_last = True
             return self._secret(f"{login.username}:{password}".encode())
+        if login.auth == "kerberos":  # in one step, and without SPNEGO, as NTLM below
+            self._is_last = True
+            exchange = KerberosContext(login.username, password, service="HTTP", host=self._host)
+            with self._phases.apart(TICKET):
+                return self._secret(await exchange.begin(_bindings(certificate)))
         # On a thread, because the first context takes long. In Negotiate, servers also take NTLM's messages
         # without SPNEGO (RFC 4178) around them, and answer likewise.
         self._context = await asyncio.to_thread(
@@ -148,6 +154,16 @@ class LoginAttempt:
         encoded = base64.b64encode(token).decode()
         self._phases.transcript.redaction.add(self._login.password.get_secret_value(), encoded)
         return f"{self.scheme} {encoded}"
+
+
+def _bindings(certificate: bytes | None) -> bytes | None:
+    """Return the channel bindings of a certificate; ``None`` without one, or if RFC 5929 defines none."""
+    if certificate is None:
+        return None
+    try:
+        return end_point_bindings(certificate)
+    except ValueError:
+        return None
 
 
 def _decoded(challenge: str) -> bytes:

@@ -29,7 +29,7 @@ from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
 from probes.core.setting_types import AddressFamily, HostName
 from probes.core.transcript import Transcript
-from probes.core.verdict import RESOLVE, TURN, PhaseTimer
+from probes.core.verdict import RESOLVE, TICKET, TURN, PhaseTimer
 from probes.protocols.connection_limits import Slot
 from probes.protocols.http_login import Ask, HttpLogin, LoginAttempt
 from probes.protocols.http_network import Network, read_body
@@ -54,6 +54,7 @@ _WHEN_SLOW = MappingProxyType(
     {
         TURN: Reason.LOCAL_RESOURCES,
         RESOLVE: Reason.DNS_TIMEOUT,
+        TICKET: Reason.TICKET_UNAVAILABLE,
         "connect": Reason.CONNECT_TIMEOUT,
         "tls": Reason.TLS_HANDSHAKE,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import ClassVar, Self
 
@@ -15,7 +15,7 @@ from probes.core.faults import ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.secret import BearerToken
 from probes.core.settings import ServerSettings
-from probes.core.verdict import PhaseTimer
+from probes.core.verdict import TICKET, PhaseTimer
 from probes.protocols import sasl
 from probes.protocols.connection_limits import Slot
 from probes.protocols.line_transport import LineTransport
@@ -206,7 +206,8 @@ class MailSession(ABC):
             host=self._server.tls_server_name or self._server.host,
         )
         try:
-            await mechanism.prepare()
+            with self._phases.apart(TICKET) if mechanism.needs_ticket else nullcontext():
+                await mechanism.prepare()
             await self._authenticate(mechanism)
         except ProbeFault as fault:
             if mechanism.explanation:

@@ -20,6 +20,7 @@ from typing import ClassVar
 from probes.core.faults import DETAIL_LIMIT, ProbeFault, legible
 from probes.core.reasons import Reason
 from probes.core.redaction import Redaction
+from probes.protocols.kerberos import KerberosContext
 from probes.protocols.security_context import NtlmContext
 
 
@@ -32,6 +33,8 @@ class Mechanism(ABC):
     """Whether the password stays secret from someone who records an unencrypted connection."""
     from_hash: ClassVar[bool] = False
     """Whether it needs only a hash of the password at the server, which every Windows domain has."""
+    needs_ticket: ClassVar[bool] = False
+    """Whether `prepare` asks a KDC for tickets."""
     challenges: ClassVar[int]
     """Maximum number of challenges in a valid exchange, including an empty one for the initial response."""
     takes_token: ClassVar[bool] = False
@@ -146,6 +149,33 @@ class Ntlm(Mechanism):
         return self._secret(self._context.step(None if self._answered == 1 else _decoded(challenge)))
 
 
+class Gssapi(Mechanism):
+    """GSSAPI (RFC 4752): Kerberos, without a security layer, because TLS protects the connection."""
+
+    name = "GSSAPI"
+    safe_in_clear = True
+    needs_ticket = True
+    challenges = 3  # an empty one for the initial response, the server's token, and its offer of layers
+    _token = b""
+
+    async def prepare(self) -> None:
+        """Ask the KDC for tickets; raises `ProbeFault` as `KerberosContext.begin` does."""
+        self._token = await self._context.begin()
+
+    @cached_property
+    def _context(self) -> KerberosContext:
+        return KerberosContext(self._username, self._password, service=self._service, host=self._host)
+
+    def initial_response(self) -> bytes:
+        """Return the first token."""
+        return self._secret(self._token)
+
+    def _answer(self, challenge: bytes) -> bytes:
+        if not challenge.strip() and self._answered == 1:
+            return self.initial_response()
+        return self._secret(self._context.answer(_decoded(challenge)))
+
+
 class _Bearer(Mechanism):
     """The common part of mechanisms with an access token: one message, or an error and an empty answer."""
 
@@ -209,7 +239,7 @@ def _decoded(challenge: bytes) -> bytes:
 
 
 MECHANISMS: Mapping[str, type[Mechanism]] = MappingProxyType(
-    {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5, Ntlm, XOAuth2, OAuthBearer)}
+    {mechanism.name: mechanism for mechanism in (Plain, Login, CramMd5, Ntlm, Gssapi, XOAuth2, OAuthBearer)}
 )
 """The mechanisms by name; among those that are equally strong, the best comes first."""
 
@@ -224,12 +254,13 @@ def choose(
 ) -> list[str]:
     """Return the login methods to try, from the names ``offered``: the best one, and perhaps a fallback.
 
-    ``wanted`` is a name in lower case, or ``auto``. ``own`` has the protocol's own methods, such as APOP, and
-    whether each is safe without TLS. ``with_token`` selects the methods that send an access token, which no
-    other method can. With TLS, NTLM comes first, because it never shows the password to the server; then
-    methods that send it, and last those that need a server that stores recoverable passwords. Without TLS,
-    all methods that send the password come last, and NTLM is not preferred to a digest: if NTLM were
-    refused, the password would be sent where a digest had sufficed.
+    ``wanted`` is a name in lower case, or ``auto``, which leaves out GSSAPI: an offer does not say that a KDC
+    is in reach. ``own`` has the protocol's own methods, such as APOP, and whether each is safe without TLS.
+    ``with_token`` selects the methods that send an access token, which no other method can. With TLS, NTLM
+    comes first, because it never shows the password to the server; then methods that send it, and last those
+    that need a server that stores recoverable passwords. Without TLS, all methods that send the password come
+    last, and NTLM is not preferred to a digest: if NTLM were refused, the password would be sent where a
+    digest had sufficed.
 
     The only fallback is from a method that proves knowledge of the password to one that sends it, because the
     former also fails if the server cannot recover the password. If a method that sends the password fails,
@@ -238,7 +269,9 @@ def choose(
     """
     fitting = {name: it.safe_in_clear for name, it in MECHANISMS.items() if it.takes_token == with_token}
     safe = fitting if with_token else {**fitting, **own}
-    usable = [name for name in safe if name in offered and wanted in ("auto", name.lower())]
+    automatic = [name for name in safe if name not in MECHANISMS or not MECHANISMS[name].needs_ticket]
+    wanted_names = automatic if wanted == "auto" else [wanted.upper()]
+    usable = [name for name in safe if name in offered and name in wanted_names]
     if not usable:
         found = ", ".join(sorted(offered)) or "none"
         raise ProbeFault(Reason.AUTH_NOT_OFFERED, f"wanted {wanted}; the server offers: {found}")

@@ -6,7 +6,6 @@ pyspnego is imported by the first context: that takes a fifth of a second, and f
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -14,9 +13,6 @@ from cryptography.hazmat.primitives import hashes
 
 from probes.core.faults import ProbeFault
 from probes.core.reasons import Reason
-
-if TYPE_CHECKING:
-    from spnego.channel_bindings import GssChannelBindings
 
 CHALLENGE_LIMIT = 16 * 1024
 """Maximum octets of a server's challenge; real ones have less than 1 KiB."""
@@ -54,13 +50,14 @@ class NtlmContext:
             options=spnego.NegotiateOptions.use_ntlm,  # whatever libraries this machine has
         )
 
-    def step(self, token: bytes | None = None, bindings: GssChannelBindings | None = None) -> bytes:
+    def step(self, token: bytes | None = None, bindings: bytes | None = None) -> bytes:
         """Return our next token; ``token`` is the server's challenge, ``None`` at first.
 
         ``bindings`` tie the answer to the TLS connection on which the challenge came; see
         `end_point_bindings`. Raises `ProbeFault` with `PROTOCOL_ERROR` for a challenge that is malformed, and
         for a second one.
         """
+        from spnego.channel_bindings import GssChannelBindings
         from spnego.exceptions import SpnegoError
 
         if token is not None and len(token) > CHALLENGE_LIMIT:
@@ -71,8 +68,9 @@ class NtlmContext:
             raise ProbeFault(Reason.PROTOCOL_ERROR, "not an NTLM challenge, or cut short")
         if self._context.complete:
             raise ProbeFault(Reason.PROTOCOL_ERROR, "an NTLM challenge after the last answer")
+        bound = GssChannelBindings(application_data=bindings) if bindings else None
         try:
-            answer = self._context.step(token, channel_bindings=bindings)
+            answer = self._context.step(token, channel_bindings=bound)
         except (SpnegoError, ValueError, LookupError, ArithmeticError, struct.error) as error:
             said = f"not an NTLM challenge: {type(error).__name__}"  # its text may quote what is secret
             raise ProbeFault(Reason.PROTOCOL_ERROR, said) from None
@@ -90,15 +88,13 @@ def _is_whole(challenge: bytes) -> bool:
     return all(offset + length <= len(challenge) for length, offset in fields)
 
 
-def end_point_bindings(certificate: bytes) -> GssChannelBindings:
-    """Return the channel bindings of type tls-server-end-point (RFC 5929 section 4).
+def end_point_bindings(certificate: bytes) -> bytes:
+    """Return the data of channel bindings of type tls-server-end-point (RFC 5929 section 4).
 
     ``certificate`` is the server's own, in DER, as the TLS connection received it. Its hash is the one in its
     signature, and SHA-256 in place of MD5 and SHA-1. Raises ValueError if it is no certificate, or if its
     signature has no hash (Ed25519), for which RFC 5929 defines no bindings.
     """
-    from spnego.channel_bindings import GssChannelBindings
-
     parsed = x509.load_der_x509_certificate(certificate)
     try:
         algorithm = parsed.signature_hash_algorithm
@@ -107,4 +103,4 @@ def end_point_bindings(certificate: bytes) -> GssChannelBindings:
     if algorithm is None:
         raise ValueError("the signature of the server's certificate has no hash for channel bindings")
     digest = parsed.fingerprint(hashes.SHA256() if isinstance(algorithm, _WEAK) else algorithm)
-    return GssChannelBindings(application_data=b"tls-server-end-point:" + digest)
+    return b"tls-server-end-point:" + digest

@@ -21,6 +21,7 @@ from probes.core.verdict import (
     MX_LOOKUP,
     QUEUE,
     RESOLVE,
+    TICKET,
     TOKEN,
     TURN,
     MessageReport,
@@ -155,6 +156,7 @@ async def test_deadline_ends_a_run_and_names_the_phase() -> None:
         (RESOLVE, Reason.DNS_TIMEOUT),
         (MX_LOOKUP, Reason.DNS_TIMEOUT),
         (TOKEN, Reason.TOKEN_UNAVAILABLE),
+        (TICKET, Reason.TICKET_UNAVAILABLE),
     ],
 )
 @pytest.mark.parametrize("held", [0.0, 5.0])
@@ -182,6 +184,7 @@ async def test_a_deadline_that_was_used_up_before_the_mail_server_is_no_outage(
         (RESOLVE, 0.06, Reason.DNS_TIMEOUT),
         (TOKEN, 0.04, Reason.TIMEOUT),
         (TOKEN, 0.06, Reason.TOKEN_UNAVAILABLE),
+        (TICKET, 0.06, Reason.TICKET_UNAVAILABLE),
     ],
 )
 async def test_what_left_the_server_too_little_time_is_no_outage(
