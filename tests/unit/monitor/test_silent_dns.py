@@ -98,7 +98,7 @@ async def test_a_sound_name_does_not_wait_for_silent_ones(
 
 
 async def test_sigterm_does_not_wait_for_silent_names(tmp_path: Path) -> None:
-    """An agent with all names waiting for DNS stops cleanly, long before their deadline."""
+    """An agent with all names waiting for DNS stops cleanly within 10 seconds."""
     servers = [
         f"  s{number}: {{protocol: smtp, host: silent{number}.test, port: 25, tls: none}}"
         for number in range(SILENT)
@@ -121,7 +121,7 @@ async def test_sigterm_does_not_wait_for_silent_names(tmp_path: Path) -> None:
             async with asyncio.timeout(120):
                 await silent.all_asked.wait()
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(10):
                 _, log = await process.communicate()
         finally:
             if process.returncode is None:
