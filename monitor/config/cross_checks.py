@@ -18,6 +18,7 @@ from monitor.config.capacity import overloads
 from monitor.config.document import Location
 from monitor.config.hybrid import HybridSide
 from monitor.config.mistakes import did_you_mean
+from probes.core.presets import CLOUD_OF_PRESET, preset_of_server, preset_values
 from probes.core.settings import MailboxSettings, Reference, ServerSettings, Settings
 from probes.registry import KINDS
 
@@ -47,6 +48,7 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
     yield from _graph_without_token(servers, mailboxes)
+    yield from _tokens_for_others(servers, mailboxes, oauth2)
     enabled = {at: probe for at, probe in probes.items() if probe.get("enabled") is not False}
     for at, told in overloads(_entry(parts.get("agent")), servers, mailboxes, enabled):
         yield _error(at, told)
@@ -122,6 +124,42 @@ def _graph_without_token(
             yield _error(
                 ("mailboxes", name, "password"), "Graph takes access tokens only; set oauth2 in its place"
             )
+
+
+def _tokens_for_others(
+    servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry], oauth2: Mapping[str, Entry]
+) -> Iterator[InitErrorDetails]:
+    """Yield an error for each server and mailbox whose tokens are for another provider or cloud."""
+    for table, entries in (("servers", servers), ("mailboxes", mailboxes)):
+        for name, entry in entries.items():
+            server = entry if table == "servers" else servers.get(str(entry.get("server")), {})
+            issuer = str(entry.get("oauth2"))
+            if told := _mismatch(server, issuer, oauth2.get(issuer, {})):
+                yield _error((table, name, "oauth2"), told)
+
+
+def _mismatch(server: Entry, issuer: str, entry: Entry) -> str | None:
+    """Return why a well-known server will not take the tokens of an entry of ``oauth2``, or None."""
+    named = server.get("preset")
+    preset = str(named) if named is not None else None
+    host = str(server.get("host") or preset_values(preset, server.get("protocol")).get("host", ""))
+    cloud = CLOUD_OF_PRESET.get(service := str(preset_of_server(host, preset)))
+    provider = "microsoft" if cloud is not None else {"gmail": "google"}.get(service)
+    own, own_cloud = entry.get("provider"), entry.get("cloud", "global")
+    if provider is None or own not in {"microsoft", "google"}:
+        return None
+    if own != provider:
+        return (
+            f"{host} takes tokens of provider {provider}, and {issuer!r} has those of {own}; "
+            "name another entry"
+        )
+    fitting = next((each for each, of in CLOUD_OF_PRESET.items() if of == own_cloud), None)
+    if cloud is None or cloud == own_cloud or fitting is None:
+        return None
+    return (
+        f"{host} is in cloud {cloud}, and the tokens of {issuer!r} are for {own_cloud}; "
+        f"set cloud: {cloud} there, or preset: {fitting} for the server"
+    )
 
 
 class _Names:

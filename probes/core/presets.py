@@ -79,6 +79,29 @@ PRESETS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
 """Defaults of servers by preset and protocol, under the names of their settings."""
 
 
+CLOUD_OF_PRESET: Mapping[str, str] = MappingProxyType(
+    {
+        "exchange-online": "global",
+        "exchange-online-gcc-high": "usgov",
+        "exchange-online-dod": "dod",
+        "exchange-online-21vianet": "china",
+    }
+)
+"""Which of Microsoft's clouds has the hosts of a preset, as the setting ``cloud`` of ``oauth2`` names it."""
+
+_PRESET_OF_HOST = {
+    str(values["host"]): preset
+    for preset, protocols in PRESETS.items()
+    for values in protocols.values()
+    if "host" in values
+}
+
+
 def preset_values(preset: object, protocol: object) -> Values:
     """Return the defaults of a preset's servers with a protocol; none for an unknown one."""
     return PRESETS.get(str(preset), {}).get(str(protocol), {})
+
+
+def preset_of_server(host: str, preset: str | None) -> str | None:
+    """Return the preset of a service that is known to have this host, or else ``preset``."""
+    return _PRESET_OF_HOST.get(host.lower(), preset)
