@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
+from boards import board
 from grafana_foundation_sdk.builders import dashboard
-from panels import (
-    AGENT,
-    OF_ROW,
-    PROBE,
-    RUNS,
-    AnyPanel,
-    Column,
-    Query,
-    board,
-    graph,
-    listing,
-    mean,
-    number,
-    timeline,
-    to,
-    top,
-)
+from panels import OF_ROW, AnyPanel, Column, graph, listing, number, timeline, to
+from queries import AGENT, PROBE, Query, one_by_one, per_second, recorded, top
 
 _UP = 'up{job="mailsonde"}'
 _AGE = f"time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}}"
@@ -118,6 +104,11 @@ def _presence() -> list[AnyPanel]:
 
 
 def _runs() -> list[AnyPanel]:
+    age = f"time() - {one_by_one('mailsonde_probe_last_run_timestamp_seconds')}"
+    stale = one_by_one("mailsonde_threshold_seconds", 'threshold="stale",')
+    by_kind = "by (location, kind)"
+    seconds = per_second("mailsonde:run_seconds_rate", "mailsonde_probe_duration_seconds_total", by_kind)
+    runs = per_second("mailsonde:run_rate", "mailsonde_probe_runs_total", by_kind)
     return [
         graph(
             5,
@@ -125,8 +116,7 @@ def _runs() -> list[AnyPanel]:
             "Runs by outcome",
             [
                 Query(
-                    f"sum by (location, outcome) "
-                    f"(rate(mailsonde_probe_runs_total{{{PROBE}}}[$__rate_interval]))",
+                    per_second("mailsonde:run_rate", "mailsonde_probe_runs_total", "by (location, outcome)"),
                     "{{outcome}} @ {{location}}",
                 )
             ],
@@ -141,7 +131,8 @@ def _runs() -> list[AnyPanel]:
             "Longest time since the last run, relative to the limit",
             [
                 Query(
-                    f"max by (location, kind) (({_AGE}) / ignoring (threshold) {_STALE})",
+                    f"max by (location, kind) ({recorded('mailsonde:last_run_age_ratio')} or ({age}) / "
+                    f"ignoring (threshold) {stale})",
                     "{{kind}} @ {{location}}",
                 )
             ],
@@ -154,12 +145,7 @@ def _runs() -> list[AnyPanel]:
             7,
             (0, 16, 12, 8),
             "Mean duration of runs, by kind",
-            [
-                Query(
-                    mean(RUNS, PROBE, "by (location, kind)"),
-                    "{{kind}} @ {{location}}",
-                )
-            ],
+            [Query(f"{seconds} / ({runs} > 0)", "{{kind}} @ {{location}}")],
             "Mean duration of the runs of a kind. If some are longer than the interval, they are skipped as "
             "overrun: lengthen the interval or shorten the deadline.",
         ),

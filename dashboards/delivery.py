@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
+from boards import board
 from grafana_foundation_sdk.builders import dashboard
-from panels import (
-    BY_ROUTE,
-    OF_ROW,
-    PROBE,
-    ROUTE,
-    WORST,
-    AnyPanel,
-    Column,
-    Query,
-    board,
-    graph,
-    heat,
-    listing,
-    number,
-    to,
-    top,
-)
+from panels import OF_ROW, AnyPanel, Column, graph, heat, listing, number, to
+from queries import BY_ROUTE, PROBE, ROUTE, WORST, Query, one_by_one, per_second, recorded, top
 
 LOST = f'increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])'
 """PromQL for the messages of each route that were lost in the time range."""
@@ -168,13 +154,13 @@ def _age() -> AnyPanel:
 
 
 def _messages() -> list[AnyPanel]:
-    entered = f"rate(mailsonde_messages_total{{{PROBE}}}[$__rate_interval])"
+    entered = per_second("mailsonde:message_rate", "mailsonde_messages_total", "by (location, state)")
     return [
         graph(
             10,
             (0, 29, 12, 8),
             "Messages by state",
-            [Query(f"sum by (location, state) ({entered})", "{{state}} @ {{location}}")],
+            [Query(entered, "{{state}} @ {{location}}")],
             "Messages per second that entered each state. Sent and delivered should match. Check any other "
             "state: docs/messages.md explains each one.",
             unit="cps",
@@ -256,23 +242,20 @@ def _arrival_issues() -> list[AnyPanel]:
 
 
 def _authentication() -> list[AnyPanel]:
-    def found(method: str, result: str) -> str:
-        return f"mailsonde_authentication_info{{{method}{result},{PROBE}}}"
+    methods, info = ("spf", "dkim", "dmarc"), "mailsonde_authentication_info"
+    not_passed = " or ".join(f'{info}{{{method}!~"|pass",{PROBE}}}' for method in methods)
 
-    methods, passed, known = ("spf", "dkim", "dmarc"), '="pass"', '!=""'
-    not_passed = " or ".join(found(method, '!~"|pass"') for method in methods)
+    def share(method: str) -> str:
+        passed, known = (one_by_one(info, f"{method}{result},") for result in ('="pass"', '!=""'))
+        of_all = recorded("mailsonde:authenticated_ratio", f'method="{method}",')
+        return f"avg by (location) ({of_all} or {passed} or 0 * {known})"
+
     return [
         graph(
             15,
             (0, 53, 12, 8),
             "Share of routes whose last arrival passed authentication",
-            [
-                Query(
-                    f"avg by (location) ({found(method, passed)} or 0 * {found(method, known)})",
-                    f"{method} @ {{{{location}}}}",
-                )
-                for method in methods
-            ],
+            [Query(share(method), f"{method} @ {{{{location}}}}") for method in methods],
             "SPF, DKIM and DMARC results of the receiving hosts. If a line falls, check the DNS records and "
             "the keys of the sending domain. Empty: no receiving host adds Authentication-Results.",
             unit="percentunit",

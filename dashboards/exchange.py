@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
+from boards import board
 from grafana_foundation_sdk.builders import dashboard
-from panels import (
-    MOST,
-    OF_ROW,
-    PROBE,
-    AnyPanel,
-    Column,
-    Query,
-    board,
-    graph,
-    listing,
-    slow_mail_from,
-    to,
-    top,
-)
+from panels import OF_ROW, AnyPanel, Column, graph, listing, slow_mail_from, to
+from queries import MOST, PROBE, Query, top
 
 _ROUTE = "on (job, location, probe, target)"
 _NODES = f'mailsonde_probe_info{{exchange_node!="",{PROBE}}}'

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
+from boards import board
 from delivery import LOST, age
 from grafana_foundation_sdk.builders import dashboard
-from panels import (
-    DELIVERIES,
-    MOST,
-    OF_ROW,
-    PROBE,
-    WORST,
-    AnyPanel,
-    Column,
-    Query,
-    board,
-    gauge,
-    graph,
-    listing,
-    mean,
-    number,
-    timeline,
-    to,
-    to_all,
-    top,
-)
+from panels import OF_ROW, AnyPanel, Column, gauge, graph, listing, number, timeline, to, to_all
+from queries import DELIVERIES, MOST, PROBE, WORST, Query, mean, top
 from server import EXPIRY, FAILING
 from slo import BUDGET_COLOURS, budget_left
 

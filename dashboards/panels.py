@@ -1,8 +1,8 @@
-"""Shared by all dashboards: variables, annotations, links, and the kinds of panel."""
+"""The kinds of panel, and their links to other dashboards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,23 +21,7 @@ from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
-
-AGENT = 'location=~"$location"'
-"""Matchers of metrics of the agent itself."""
-
-PROBE = f'{AGENT},probe=~"${{selected:pipe}}",target=~"$target"'
-"""Matchers of metrics of the selected probes."""
-
-WORST = f'{AGENT},probe=~"$worst",target=~"$target"'
-"""Matchers of metrics of the worst of the selected probes, for panels with one line a route."""
-
-MOST = 20
-"""Maximum number of worst routes, and of rows in a table."""
-
-BY_ROUTE = "by (job, location, probe, target)"
-
-ROUTE = "{{probe}} → {{target}} @ {{location}}"
-"""The legend of a route's series."""
+from queries import BY_ROUTE, PROBE, Query, top
 
 Place = tuple[int, int, int, int]
 """Column, row, width and height on Grafana's grid of 24 columns."""
@@ -56,146 +40,8 @@ _Panel = TypeVar(
     timeseries.Panel,
 )
 
-_NAMED = f'mailsonde_probe_info{{{AGENT},probe=~"$probe",target=~"$target"}}'
-_LABELLED = f"{_NAMED[:-1]},$labels}}"
-_ALL_LABELLED = f"count({_LABELLED}) == count({_NAMED})"
-_SELECTED = (
-    f'label_replace(vector(1), "probe", "$probe", "", "") and on () ({_ALL_LABELLED}) '
-    f"or (count by (probe) ({_LABELLED}) unless on () ({_ALL_LABELLED}))"
-)
-"""PromQL for the selected probes: the pattern of names or, if labels narrow it down, each of the names.
-
-Panels filter by the names because a join with the labels would double the work of every query.
-"""
-
-_SOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
+SOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
 _KEPT = "${datasource:queryparam}&${location:queryparam}&${labels:queryparam}&${__url_time_range}"
-
-
-@dataclass(frozen=True)
-class Query:
-    """A PromQL query and the legend of its series."""
-
-    promql: str
-    legend: str = ROUTE
-
-
-def top(vector: str) -> str:
-    """Return PromQL for the greatest values of ``vector``."""
-    return f"topk({MOST}, {vector})"
-
-
-DELIVERIES = "mailsonde_delivery_seconds_sum", "mailsonde_delivery_seconds_count"
-RUNS = "mailsonde_probe_duration_seconds_total", "mailsonde_probe_runs_total"
-
-
-def mean(seconds_and_number: tuple[str, str], matchers: str, by: str = BY_ROUTE) -> str:
-    """Return PromQL for the mean duration of a few deliveries or runs. Empty if there are none."""
-    total, count = (
-        f"sum {by} (rate({counter}{{{matchers}}}[$__rate_interval]))" for counter in seconds_and_number
-    )
-    return f"{total} / ({count} > 0)"
-
-
-def board(
-    name: str,
-    description: str,
-    panels: Iterable[AnyPanel],
-    *,
-    rank: str = "",
-    since: str = "now-3h",
-    refresh: str = "30s",
-) -> dashboard.Dashboard:
-    """Return a dashboard with the common parts: data source, filters, alerts, links to the others.
-
-    ``rank`` is PromQL for a value of each route. The routes with the greatest values are its `$worst`.
-    """
-    made = (
-        dashboard.Dashboard(f"mailsonde: {name}")
-        .uid(f"mailsonde-{name.lower()}")
-        .description(description)
-        .tags(["mailsonde", "mail"])
-        .time(since, "now")
-        .refresh(refresh)
-        .timezone(common.TimeZoneBrowser)
-        .tooltip(model.DashboardCursorSync.CROSSHAIR)
-        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(
-            _choice("location", "Location", "label_values(mailsonde_build_info, location)").all_value(".+")
-        )
-        # Not lists: a list of 10,000 names takes long to load and to read.
-        .with_variable(_text("probe", "Probe (regular expression)", ".+"))
-        .with_variable(_text("target", "Target (regular expression)", ".+"))
-        .with_variable(_text("labels", 'Labels (team="messaging")', ""))
-        .with_variable(
-            _named("selected", "Selected probes", _SELECTED).hide(model.VariableHide.HIDE_VARIABLE)
-        )
-        .annotation(
-            dashboard.AnnotationQuery()
-            .name("Alerts")
-            .datasource(_SOURCE)
-            .enable(True)
-            .icon_color("red")
-            # The empty alternatives admit alerts without a probe or from an agent that is down. The
-            # heartbeat always fires and would colour everything.
-            .expr(
-                'ALERTS{alertname=~"Mailsonde.*",alertname!="MailsondeHeartbeat",alertstate="firing",'
-                'location=~"$location|",probe=~"$probe|"}'
-            )
-            .title_format("{{alertname}}")
-            .text_format("{{probe}} {{target}} {{location}}")
-            .tag_keys("severity")
-            .step("30s")
-        )
-        .annotation(
-            dashboard.AnnotationQuery()
-            .name("Maintenance")
-            .datasource(_SOURCE)
-            .enable(True)
-            .icon_color("blue")
-            .expr(
-                'count by (location) (mailsonde_probe_in_maintenance{location=~"$location",probe=~"$probe"})'
-            )
-            .title_format("Maintenance")
-            .text_format("{{location}}")
-            .step("30s")
-        )
-        .link(
-            dashboard.DashboardLink("mailsonde")
-            .type(model.DashboardLinkType.DASHBOARDS)
-            .tags(["mailsonde"])
-            .include_vars(True)
-            .keep_time(True)
-        )
-    )
-    if rank:
-        made.with_variable(_named("worst", "Worst routes", top(rank)))
-    for panel in panels:
-        made.with_panel(panel)
-    return made
-
-
-def _named(name: str, label: str, promql: str) -> dashboard.QueryVariable:
-    """Return a variable with the names of the probes in the result of a query."""
-    return _choice(name, label, f"query_result({promql})").regex('/probe="([^"]+)"/')
-
-
-def _text(name: str, label: str, default: str) -> dashboard.TextBoxVariable:
-    current = model.VariableOption(text=default, value=default, selected=True)
-    return dashboard.TextBoxVariable(name).label(label).default_value(default).current(current)
-
-
-def _choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
-    return (
-        dashboard.QueryVariable(name)
-        .label(label)
-        .datasource(_SOURCE)
-        .query(query)
-        .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .multi(True)
-        .include_all(True)
-        .current(model.VariableOption(text="All", value="$__all", selected=True))
-    )
 
 
 OF_SERIES = "var-probe=${__field.labels.probe}&var-target=${__field.labels.target}"
@@ -408,7 +254,7 @@ def slow_mail_from(id_: int, place: Place) -> timeseries.Panel:
         id_,
         place,
         "Slowest answers to MAIL FROM",
-        [Query(top(f"max {BY_ROUTE} ({delay})"), ROUTE)],
+        [Query(top(f"max {BY_ROUTE} ({delay})"))],
         "In the last runs; of round trips, only answers after 5 s or more. From 10 s in steps of 5 s, if "
         "other answers are quick: Exchange's back pressure, before it refuses mail. Free its disk, memory or "
         "queues.",
@@ -435,7 +281,7 @@ def _filled(
     links: Sequence[dashboard.DashboardLink],
 ) -> _Panel:
     x, y, width, height = place
-    panel.id(id_).title(title).description(description).datasource(_SOURCE).unit(unit)
+    panel.id(id_).title(title).description(description).datasource(SOURCE).unit(unit)
     panel.grid_pos(model.GridPos(x=x, y=y, w=width, h=height))
     if links:
         panel.data_links(list(links))
@@ -443,7 +289,7 @@ def _filled(
 
 
 def _over_time(query: Query, ref_id: str = "A") -> prometheus.Dataquery:
-    target = prometheus.Dataquery().datasource(_SOURCE).expr(query.promql).legend_format(query.legend)
+    target = prometheus.Dataquery().datasource(SOURCE).expr(query.promql).legend_format(query.legend)
     return target.ref_id(ref_id).range()
 
 

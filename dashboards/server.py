@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
+from boards import board
 from delivery import age
 from grafana_foundation_sdk.builders import dashboard
-from panels import (
-    BY_ROUTE,
-    MOST,
-    OF_ROW,
-    PROBE,
-    ROUTE,
-    RUNS,
-    WORST,
-    AnyPanel,
-    Column,
-    Query,
-    board,
-    gauge,
-    graph,
-    listing,
-    mean,
-    number,
-    slow_mail_from,
-    timeline,
-    to,
-    top,
-)
+from panels import OF_ROW, AnyPanel, Column, gauge, graph, listing, number, slow_mail_from, timeline, to
+from queries import BY_ROUTE, MOST, PROBE, ROUTE, RUNS, WORST, Query, mean, top
 
 FAILING = (
     f'sum {BY_ROUTE} (increase(mailsonde_probe_runs_total{{outcome="failed",{PROBE}}}[$__range])) '

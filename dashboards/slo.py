@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
+from boards import board
 from grafana_foundation_sdk.builders import dashboard
-from panels import (
-    BY_ROUTE,
-    DELIVERIES,
-    MOST,
-    OF_ROW,
-    PROBE,
-    WORST,
-    AnyPanel,
-    Column,
-    Query,
-    board,
-    gauge,
-    graph,
-    listing,
-    mean,
-    to,
-)
+from panels import OF_ROW, AnyPanel, Column, gauge, graph, listing, to
+from queries import BY_ROUTE, DELIVERIES, MOST, PROBE, WORST, Query, mean
 
 BUDGET_COLOURS = [("red", None), ("orange", 0.1), ("green", 0.5)]
 """Thresholds for the share of an error budget that is left."""

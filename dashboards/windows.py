@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from boards import board
 from grafana_foundation_sdk.builders import dashboard
-from panels import DELIVERIES, PROBE, AnyPanel, Column, Query, board, graph, listing, mean, number, to_all
+from panels import AnyPanel, Column, graph, listing, number, to_all
+from queries import DELIVERIES, PROBE, Query, mean
 
 _SERVER = "by (job, instance)"
 

@@ -78,6 +78,11 @@ def _profile() -> None:
         _missed.append("profile")
 
 
+def _dashboards() -> None:
+    if not dashboard_queries.main():
+        _missed.append("dashboards")
+
+
 def _rules() -> None:
     if not rule_evaluation.main():
         _missed.append("rules")
@@ -105,7 +110,7 @@ FIGURES = {
     "open": open_messages.main,
     "rate": mailbox_rate.main,
     "page": live_page.main,
-    "dashboards": dashboard_queries.main,
+    "dashboards": _dashboards,
     "rules": _rules,
     "alerts": alert_replay.main,
     "pages": fault_to_page.main,
@@ -124,6 +129,7 @@ FIGURES = {
 
 WITH_OPTIONS = {
     "bad": bad_input.main,
+    "dashboards": dashboard_queries.main,
     "scale": scale.main,
     "memory": memory.main,
     "profile": profile.main,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,28 +14,32 @@ import httpx
 
 from tests.real_servers.process import PATIENCE, Daemon, free_port, require, wait_until
 
+_BLOCKS = re.compile(r"^prometheus_tsdb_blocks_loaded [1-9]", re.MULTILINE)
+
 
 class Prometheus:
-    """Runs with the test's configuration file, and answers queries."""
+    """Runs with the test's configuration file, and further options, and answers queries."""
 
-    def __init__(self, directory: Path, config: Path) -> None:
+    def __init__(self, directory: Path, config: Path, *options: str) -> None:
         program = require("prometheus", "prometheus")
         directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
         self._log = directory / "prometheus.log"
+        self._data = directory / "data"
         self._daemon = Daemon(
             [
                 program,
                 f"--config.file={config}",
-                f"--storage.tsdb.path={directory / 'data'}",
+                f"--storage.tsdb.path={self._data}",
                 f"--web.listen-address=127.0.0.1:{port}",
                 "--log.level=warn",
                 "--rules.alert.resend-delay=1s",
+                *options,
             ],
             self._log,
             ports=[port],
         )
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60.0)
         # It listens before it has read its data, and answers 503 until then.
         wait_until(lambda: self._client.get("/-/ready").is_success, "Prometheus is ready", log=self._log)
 
@@ -65,6 +70,17 @@ class Prometheus:
     def alerts(self, state: str = "firing") -> dict[str, dict[str, Any]]:
         """Return the alerts in a state, by name."""
         return {a["labels"]["alertname"]: a for a in self._get("/alerts")["alerts"] if a["state"] == state}
+
+    def record(self, rules: Path, since: float) -> None:
+        """Record what these rules would have recorded since then (unix seconds), and wait until it is read.
+
+        Prometheus looks for it once a minute.
+        """
+        times = [f"--start={since:.0f}", f"--end={time.time():.0f}"]
+        places = [f"--url={self._client.base_url}", f"--output-dir={self._data}"]
+        made = promtool("tsdb", "create-blocks-from", "rules", *times, *places, rules)
+        assert made.returncode == 0, made.stdout + made.stderr
+        wait_until(lambda: _BLOCKS.search(self._client.get("/metrics").text), "they are read", 150.0)
 
     def rule_groups(self) -> set[str]:
         """Return the names of the loaded rule groups."""

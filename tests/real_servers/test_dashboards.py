@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dashboards.preview import LABEL, collect, page_of, take_pictures
 from tests.benchmarks.dashboard_queries import ask_all, choose, scraped, with_choices
 from tests.benchmarks.many_routes import many_routes
 from tests.real_servers.browser import Watch, chromium
 from tests.real_servers.dovecot import TlsFiles
-from tests.real_servers.prometheus import Prometheus
+from tests.real_servers.prometheus import Prometheus, promtool
 from tests.real_servers.troubled_site import GRAFANAS, troubled_site
 
-DASHBOARDS = sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
+ROOT = Path(__file__).parents[2]
+DASHBOARDS = sorted((ROOT / "dashboards").glob("*.json"))
 MOST_SERIES = 50
 """Maximum number of series that a query may return, however many routes there are."""
 
@@ -129,6 +131,75 @@ def test_labels_select_probes(many: Prometheus, labels: str, count: int) -> None
     for path in DASHBOARDS:
         board = json.loads(path.read_text())
         many.wait_until(lambda _, board=board: selected(board) == count, f"{count} of {path.stem}")
+
+
+RECORDED = yaml.safe_load((ROOT / "alerts" / "tests" / "dashboards.yaml").read_text())
+"""The tests of what the rules record for dashboards, the first with series of every metric that they read."""
+
+
+def _promtool_agrees(directory: Path, expected: Mapping[str, float], rules: Sequence[str]) -> None:
+    """Fail unless each expression has its value after 40 minutes of the series in `RECORDED`."""
+    samples = [
+        {"expr": expr, "eval_time": "40m", "exp_samples": [{"labels": "{}", "value": value}]}
+        for expr, value in expected.items()
+    ]
+    case = {**RECORDED["tests"][0], "promql_expr_test": samples}
+    files = [str(ROOT / "alerts" / "rules" / name) for name in rules]
+    test = directory / "test.yaml"
+    test.write_text(json.dumps({**RECORDED, "rule_files": files, "tests": [case]}))  # JSON is YAML
+    tested = promtool("test", "rules", test)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_rules_record_what_all_routes_amount_to(tmp_path: Path) -> None:
+    """The rules for dashboards record sums, means and maxima of all routes, and end with their data."""
+    files = [str(ROOT / "alerts" / "rules" / name) for name in RECORDED["rule_files"]]
+    test = tmp_path / "test.yaml"
+    test.write_text(json.dumps({**RECORDED, "rule_files": files}))
+    tested = promtool("test", "rules", test)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_panels_show_the_same_by_what_is_recorded_as_by_the_routes(tmp_path: Path) -> None:
+    """A panel that reads what the rules record for all routes shows what it shows route by route."""
+    agreeing = {}
+    for query in (param.values[0] for param in _queries()):
+        if "${narrowed:pipe}" in query:
+            by_rules, by_routes = (
+                with_choices(
+                    query.replace("${narrowed:pipe}", narrowed),
+                    GRAFANAS | {"$__range": "4m", "$__rate_interval": "4m"},
+                )
+                for narrowed in ("-", ".+")
+            )
+            equal = f"count(abs(({by_rules}) - ({by_routes})) < 1e-9)"
+            agreeing[f"sum({equal} == bool count({by_rules})) * ({equal} == bool count({by_routes}))"] = 1.0
+    assert len(agreeing) > 5
+    _promtool_agrees(tmp_path, agreeing, RECORDED["rule_files"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "rules", "reads_routes"),
+    [
+        ({}, RECORDED["rule_files"], False),
+        ({"$probe": "smt."}, RECORDED["rule_files"], True),
+        ({"$target": "nowhere"}, RECORDED["rule_files"], True),
+        ({"$labels": 'team="x"'}, RECORDED["rule_files"], True),
+        ({"$__range": "40m"}, RECORDED["rule_files"], True),
+        ({}, [], True),
+    ],
+    ids=["all", "a probe", "a target", "a label", "before the rules", "without the rules"],
+)
+def test_panels_read_what_is_recorded_only_if_it_is_what_is_selected(
+    tmp_path: Path, choice: dict[str, str], rules: list[str], reads_routes: bool
+) -> None:
+    """Panels read single routes if only some are selected, or the rules did not record all the time."""
+    board = json.loads(DASHBOARDS[0].read_text())
+    (variable,) = (one for one in board["templating"]["list"] if one["name"] == "narrowed")
+    query = with_choices(variable["query"], GRAFANAS | choice)[len("query_result(") : -1]
+    jobs = ".+" if reads_routes else "-"
+    wanted = f'count(({query}) and on (probe) label_replace(vector(1), "probe", "{jobs}", "", ""))'
+    _promtool_agrees(tmp_path, {wanted: 1.0}, rules)
 
 
 HOSTILE = "</script><script>document.title = 'broken'</script>\"'<b>{{"

@@ -28,7 +28,9 @@ from tests.real_servers.token_server import TokenServer
 from tests.real_servers.windows_exporter import windows_exporter
 
 GRAFANAS = {
-    **dict.fromkeys(("$location", "$probe", "$target", "${selected:pipe}", "$worst"), ".+"),
+    **dict.fromkeys(
+        ("$location", "$probe", "$target", "${selected:pipe}", "${narrowed:pipe}", "$worst"), ".+"
+    ),
     "$labels": "",
     "$__rate_interval": "1m",
     "$__range": "5m",

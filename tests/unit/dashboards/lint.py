@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.unit.dashboards.promql import counters, exported, given, is_top, parse, reads, strange
+from tests.unit.dashboards.promql import (
+    counters,
+    given,
+    is_top,
+    parse,
+    readable,
+    reads,
+    recorded,
+    strange,
+)
 
 FOLDER = Path(__file__).parents[3] / "dashboards"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -48,7 +57,7 @@ def filters(board: Board) -> Iterator[str]:
     """
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
     texts = {"probe": ".+", "target": ".+", "labels": ""}
-    for name in {"location", "selected", *texts} - variables.keys():
+    for name in {"location", "selected", "narrowed", *texts} - variables.keys():
         yield f"there is no ${name}"
     for name, variable in variables.items():
         if name in texts:
@@ -116,14 +125,14 @@ def grid(board: Board) -> Iterator[str]:
 
 
 def known_metrics_and_labels(board: Board) -> Iterator[str]:
-    """Queries are valid PromQL, with only metrics, labels and label values that the agent exports."""
+    """Queries are valid PromQL, with only metrics, labels and label values that exist."""
     for panel, target in targets(board):
         try:
             expression = parse(target["expr"])
         except ValueError as error:
             yield f"{panel['title']}: {error}"
             continue
-        for what in strange(expression, exported()):
+        for what in strange(expression, readable()):
             yield f"{panel['title']} {what}"
 
 
@@ -148,14 +157,24 @@ def chosen_location_and_probe(board: Board) -> Iterator[str]:
     for panel, target in targets(board):
         for read in reads(parse(target["expr"])):
             matchers = {(name, op): value.removesuffix("|") for name, op, value in read.matchers}
-            labels = {"location": {"$location"}} if "location" in exported()[read.metric] else {}
-            if "probe" in exported()[read.metric]:
+            labels = {"location": {"$location"}} if "location" in readable()[read.metric] else {}
+            if "probe" in readable()[read.metric]:
                 labels["probe"] = {"${selected:pipe}", "$worst"}
             if read.metric == "ALERTS":  # some are about no probe
                 labels["probe"] = {"$probe"}
             for label, wanted in labels.items():
                 if matchers.get((label, "Re")) not in wanted:
                     yield f"{panel['title']} has no {label}=~{wanted} at {read.metric}"
+
+
+def recorded_or_one_by_one(board: Board) -> Iterator[str]:
+    """A query with a metric recorded for all routes reads it or its routes, as $narrowed says, not both."""
+    for panel, target in targets(board):
+        found = list(reads(parse(target["expr"])))
+        for read in found if any(read.metric in recorded() for read in found) else ():
+            op = "NotRe" if read.metric in recorded() else "Re"
+            if ("job", op, "${narrowed:pipe}") not in read.matchers:
+                yield f"{panel['title']} reads {read.metric} whatever $narrowed says"
 
 
 def few_series(board: Board) -> Iterator[str]:
@@ -235,6 +254,7 @@ RULES = (
     known_metrics_and_labels,
     counters_are_rated,
     chosen_location_and_probe,
+    recorded_or_one_by_one,
     few_series,
     series_can_be_told_apart,
     links_keep_variables,

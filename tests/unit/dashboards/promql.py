@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import promql_parser
+import yaml
 
 from monitor.cadence import CADENCES
 from monitor.state import DELIVERY_BUCKETS
@@ -21,6 +23,7 @@ from probes.delivery.message_life import ArrivalIssue
 
 _DOCS = Path(__file__).parents[3] / "docs"
 _REFERENCES = (_DOCS / "reference" / "metrics.md", _DOCS / "windows.md")
+_RECORDING = _DOCS.parent / "alerts" / "rules" / "mailsonde-dashboards.rules.yaml"
 _STAND_INS = {"$__rate_interval": timedelta(minutes=1017), "$__range": timedelta(minutes=1019)}
 """Times that take the place of Grafana's variables, because PromQL itself knows none."""
 
@@ -117,8 +120,8 @@ def is_top(node: object) -> bool:
 
 
 def labels_of(metric: str) -> frozenset[str]:
-    """Return the labels of a scraped metric; raises KeyError if it is not exported."""
-    return exported()[metric]
+    """Return the labels of a metric; raises KeyError if it is neither exported nor recorded for panels."""
+    return readable()[metric]
 
 
 def strange(expression: promql_parser.Expr, known: Mapping[str, frozenset[str]]) -> Iterator[str]:
@@ -142,6 +145,23 @@ def counters() -> set[str]:
     return {name for name in exported() if name.endswith(("_total", "_bucket", "_count", "_sum"))}
 
 
+@cache
+def recorded() -> dict[str, frozenset[str]]:
+    """Return the labels of every metric that the rules record for dashboards, from exported ones."""
+    (group,) = yaml.safe_load(_RECORDING.read_text())["groups"]
+    return {
+        rule["record"]: frozenset({*aggregated(parse(rule["expr"])), *rule.get("labels", ())})
+        for rule in group["rules"]
+    }
+
+
+@cache
+def readable() -> dict[str, frozenset[str]]:
+    """Return the labels of every metric that panels may read."""
+    return exported() | recorded()
+
+
+@cache
 def exported() -> dict[str, frozenset[str]]:
     """Return the labels of every metric, from the generated reference and, of other exporters, the docs."""
     scraped = {"job", "instance"}

@@ -39,6 +39,7 @@ BREAKAGES: list[tuple[Rule, str, Callable[[lint.Board], Any]]] = [
     (lint.data_source_variable, "no variable", lambda b: b["templating"]["list"].pop(0)),
     (lint.filters, "no probe", lambda b: b["templating"]["list"].pop(2)),
     (lint.filters, "no selection", lambda b: b["templating"]["list"].pop(5)),
+    (lint.filters, "no way to tell that all are", lambda b: b["templating"]["list"].pop(6)),
     (lint.filters, "stale", lambda b: b["templating"]["list"][1].update(refresh=1)),
     (lint.filters, "a list", lambda b: b["templating"]["list"][2].update(type="query")),
     (lint.filters, "all", lambda b: b["templating"]["list"][-1].update(allValue=".+")),
@@ -101,6 +102,18 @@ BREAKAGES: list[tuple[Rule, str, Callable[[lint.Board], Any]]] = [
         lint.chosen_location_and_probe,
         "every probe",
         lambda b: _set_expr(b, "timeseries", 'mailsonde_messages_in_flight{location=~"$location"}'),
+    ),
+    (
+        lint.recorded_or_one_by_one,
+        "both",
+        lambda b: _set_expr(b, "timeseries", 'mailsonde:message_rate{location=~"$location"}'),
+    ),
+    (
+        lint.recorded_or_one_by_one,
+        "always one by one",
+        lambda b: _set_expr(
+            b, "timeseries", f'mailsonde:run_rate{{job!~"${{narrowed:pipe}}"}} or {_QUIET_LINE}'
+        ),
     ),
     (lint.few_series, "every route", lambda b: _set_expr(b, "timeseries", _QUIET_LINE)),
     (
