@@ -33,6 +33,10 @@ Schemes = dict[Endpoint, tuple[Scheme, ...]]
 
 
 def _by_endpoint(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(  # noqa: TRY004 # pydantic reports no TypeError
+            f"must be a list such as [{value}], or a table with one for each endpoint"
+        )
     return {"autodiscover": value} if isinstance(value, list | tuple) else value
 
 

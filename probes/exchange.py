@@ -178,6 +178,9 @@ class ExchangeSettings(ProbeSettings):
         names = [node.fqdn.lower() for node in self.nodes.values() if node.fqdn is not None]
         if len(set(names)) < len(names):
             raise ValueError("two nodes have the same fqdn; keep one, or correct it")
+        places = [(node.address or self.host).lower() for node in self.nodes.values()]
+        if twice := next((place for place in places if places.count(place) > 1), None):
+            raise ValueError(f"two nodes have the address {twice}; keep one, or correct it")
         return self
 
 

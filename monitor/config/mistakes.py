@@ -118,6 +118,8 @@ def _text(detail: ErrorDetails, model: type[BaseModel], written: Written) -> str
             return f"{key} is required; the {key}s are {', '.join(models)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return _no_mapping(detail["loc"], model)
+        case "string_type":
+            return "must be text; a number needs quotes"
         case "tuple_type":
             return "must be a list; write [ONE, TWO], or one item per line after a dash"
         case _:

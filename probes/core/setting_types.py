@@ -229,7 +229,11 @@ def is_ip_address(text: str) -> bool:
 
 
 def _host_name(value: str) -> str:
-    if not _HOST.fullmatch(value) or ".." in value or max(map(len, value.split("."))) > LABEL_LIMIT:
+    labels = value.removesuffix(".").split(".")
+    is_sound = _HOST.fullmatch(value) and "" not in labels and max(map(len, labels)) <= LABEL_LIMIT
+    last = labels[-1]
+    looks_like_address = ":" in value or (last.isascii() and last.isdecimal())  # RFC 3696 section 2
+    if not is_sound or (looks_like_address and not is_ip_address(value)):
         raise ValueError(f"{value!r} is not a host name or IP address")
     return value
 

@@ -145,7 +145,7 @@ BAD = {
     ),
     "a number": (
         "basic_auth_users:\n  alice: 123456\n",
-        "web.yml:2: basic_auth_users.alice: must be a valid string",
+        "web.yml:2: basic_auth_users.alice: must be text; a number needs quotes",
     ),
     "cost": (
         f"basic_auth_users:\n  bob: {HASH}\n  alice: {HASH.replace('$10$', '$31$')}\n",
