@@ -34,7 +34,10 @@ GENERAL: Mapping[Reason, str] = MappingProxyType(
         Reason.CERTIFICATE_UNTRUSTED: "Let the server send its intermediate certificates, or set `tls_ca`.",
         Reason.CERTIFICATE_NOT_YET_VALID: "Check this machine's clock, and the dates of the certificate.",
         Reason.CERTIFICATE_WEAK: "Replace the certificate by one with a stronger key and signature.",
-        Reason.CERTIFICATE_NAME: "Use a name of the certificate as `host`, or set `tls_server_name`.",
+        Reason.CERTIFICATE_NAME: (
+            "Add the name to the certificate, or connect under a name that it has. Entries of `servers` can "
+            "have it as `tls_server_name`."
+        ),
         Reason.LOGIN_REFUSED: "Look for the cause in the server's log of logins.",
         Reason.AUTH_FAILED: "Correct the credentials, and check that the account is not locked.",
         Reason.TOKEN_UNAVAILABLE: "Check the way to the token endpoint, and the `proxy` in `oauth2`.",
