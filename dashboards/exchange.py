@@ -74,8 +74,8 @@ def _servers() -> list[AnyPanel]:
             (8, 8, 8, 8),
             "Old builds",
             [Column(top(f"max by (location, probe, target, check, severity) ({old})"), "", "short")],
-            "Builds below `minimum_build`, and builds for which a newer one is known. The live page shows "
-            "each build. Install the current update.",
+            "Builds below `minimum_build`, outdated ones, and servers that do not tell theirs. "
+            "The live page shows each build. Install the current update.",
             sort=("severity", True),
             links=[to("Server", OF_ROW)],
         ),

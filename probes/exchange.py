@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, mod
 from probes.core.clock import Clock
 from probes.core.context import Context
 from probes.core.faults import ProbeFault, legible
-from probes.core.finding import Check
+from probes.core.finding import Check, Finding, Severity
 from probes.core.probe import Probe
 from probes.core.reasons import Area, Reason
 from probes.core.setting_types import CertificateFile, Duration, HostName, Name, is_host_name
@@ -175,6 +175,8 @@ class ExchangeSettings(ProbeSettings):
             raise ValueError("nodes is empty; name at least one server")
         if len(set(self.directories)) < len(self.directories):
             raise ValueError("directories has an entry twice; keep one")
+        if self.minimum_build is not None and "owa" not in self.directories:
+            raise ValueError("minimum_build needs owa in directories, whose answers have the build; add it")
         names = [node.fqdn.lower() for node in self.nodes.values() if node.fqdn is not None]
         if len(set(names)) < len(names):
             raise ValueError("two nodes have the same fqdn; keep one, or correct it")
@@ -238,7 +240,7 @@ class Exchange(Probe):
         {Area.AGENT, Area.DNS, Area.NETWORK, Area.TLS, Area.DIALOGUE, Area.HTTP, Area.EXCHANGE}
     )
     checks: ClassVar[frozenset[Check]] = frozenset(
-        {Check.EXCHANGE_BUILD_BELOW_MINIMUM, Check.EXCHANGE_BUILD_OUTDATED}
+        {Check.EXCHANGE_BUILD_BELOW_MINIMUM, Check.EXCHANGE_BUILD_UNKNOWN, Check.EXCHANGE_BUILD_OUTDATED}
     )
 
     def __init__(
@@ -333,6 +335,10 @@ class Exchange(Probe):
             if minimum is not None and build < minimum:
                 reason = Reason.EXCHANGE_OLD_BUILD
                 detail = f"{build_text(build)}, expected {settings.minimum_build} or newer"
+        elif settings.minimum_build is not None and self._directory == "owa":
+            seen = f"X-OWA-Version: {legible(build_header, 40) or 'no such field'}"
+            wanted = f"{settings.minimum_build} or newer"
+            findings = (Finding(Check.EXCHANGE_BUILD_UNKNOWN, Severity.INFO, server, seen, wanted),)
         expiry = None
         if self._directory == settings.directories[0]:  # the certificate is the node's; one target tells it
             expiry = response.certificate_expiry

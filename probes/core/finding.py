@@ -140,6 +140,13 @@ class Check(StrEnum):
         "configuration",
         "Install the current update on the server.",
     )
+    EXCHANGE_BUILD_UNKNOWN = (
+        "exchange_build_unknown",
+        (_I,),
+        "A server does not tell its build, so it is not compared with `minimum_build`.",
+        "configuration",
+        "Let `owa` send the header field X-OWA-Version, or remove `minimum_build`.",
+    )
     EXCHANGE_BUILD_OUTDATED = (
         "exchange_build_outdated",
         (_I,),

@@ -13,6 +13,7 @@ from monitor.probe_info import probe_info
 from monitor.runner import Result, Runner
 from probes.core.clock import SystemClock
 from probes.core.context import Context
+from probes.core.finding import Check, Severity
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Site
 from probes.exchange import AuthCertificate, Exchange, ExchangeSettings
@@ -89,7 +90,12 @@ async def test_healthy_servers(certificate_authority: trustme.CA, server_tls: Tl
 
 def test_rules_can_tell_nodes_and_directories_apart() -> None:
     """Each target has its node and directory as labels. The Auth certificate is no node's and has neither."""
-    written = {"name": "exchange", "kind": "exchange", "host": HOST, "nodes": {"ex1": {}, "ex2": {}}}
+    written = {
+        "name": "exchange",
+        "kind": "exchange",
+        "host": HOST,
+        "nodes": {"ex1": {}, "ex2": {"address": "ex2"}},
+    }
     settings = ExchangeSettings.model_validate(written | {"directories": ["owa", "ews"]})
     probe = Exchange(settings, Context(SystemClock(), Site("here", {}, {})))
     labels = {
@@ -203,10 +209,10 @@ async def test_our_own_limit_on_connections_to_smtp(
 
 
 async def test_builds(certificate_authority: trustme.CA, server_tls: TlsFiles) -> None:
-    """A build below the minimum is a warning, an outdated one a finding; without one there is none."""
-    async with exchange_site(certificate_authority, 4) as site:
+    """A build below the minimum is a warning, an outdated one a finding, and so is one that is not told."""
+    async with exchange_site(certificate_authority, 5) as site:
         for server, build in zip(
-            site.servers.values(), ["15.2.2562.46", "15.2.1748.36", "", "15.9.1.2"], strict=True
+            site.servers.values(), ["15.2.2562.46", "15.2.1748.36", "", "15.9.1.2", "hidden"], strict=True
         ):
             server.build = build
         results = await run(probe_of(site, server_tls, minimum_build="15.2.1748.39", directories=["owa"]))
@@ -219,7 +225,10 @@ async def test_builds(certificate_authority: trustme.CA, server_tls: TlsFiles) -
         "exchange_build_outdated",
     ]
     assert verdicts["owa@ex1"].findings == ()
-    assert verdicts["owa@ex3"].findings is None
+    for target, seen in {"owa@ex3": "no such field", "owa@ex5": "hidden"}.items():
+        (finding,) = verdicts[target].findings or ()
+        assert (finding.check, finding.severity) == (Check.EXCHANGE_BUILD_UNKNOWN, Severity.INFO)
+        assert finding.seen == f"X-OWA-Version: {seen}"
     assert (verdicts["owa@ex4"].values["release"], verdicts["owa@ex4"].findings) == ("not known", ())
 
 
