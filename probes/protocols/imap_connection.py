@@ -72,7 +72,10 @@ class ImapConnection(MailSession):
         """UIDVALIDITY of the open folder; ``None`` if the server sent none (RFC 3501 section 6.3.1)."""
         self.uid_next: int | None = None
         self.changed = False
-        """Whether an EXISTS, EXPUNGE or VANISHED came since SELECT, or since the caller last cleared it."""
+        """Whether an EXISTS, EXPUNGE or VANISHED came since SELECT, or since the caller last cleared it.
+
+        What answers our own EXPUNGE is no change: each message would cost another poll.
+        """
         self.heard_at = float("-inf")
         """Monotonic time at which the latest EXISTS was read."""
         self.arrivals = ToldArrivals()
@@ -296,10 +299,7 @@ class ImapConnection(MailSession):
                 self.heard_at, self.changed = self._clock.monotonic(), True
                 self.arrivals.told(response.number - self.exists, self.heard_at)
                 self.exists = response.number
-        elif response.kind == b"EXPUNGE":
-            self.arrivals.expunged(response.number, self.exists)
-            self.exists, self.changed = max(0, self.exists - 1), True
-        elif response.kind == b"VANISHED":
+        elif self._expunged(response) is not None or response.kind == b"VANISHED":
             self.changed = True
         elif response.kind == b"BYE" and not self._leaving:
             raise imap.refusal(response, Reason.IMAP_BYE)
@@ -309,6 +309,14 @@ class ImapConnection(MailSession):
             self.uid_next = imap.identifier_of(argument)
         elif (capabilities := imap.capabilities_of(response)) is not None:
             self.capabilities = capabilities
+
+    def _expunged(self, response: Response) -> int | None:
+        """Count a message that is gone, and return the place that it had; ``None`` for other responses."""
+        if response.kind != b"EXPUNGE":
+            return None
+        self.arrivals.expunged(response.number, self.exists)
+        self.exists = max(0, self.exists - 1)
+        return response.number
 
     def _take_in_validity(self, validity: int | None) -> None:
         """Keep UIDVALIDITY; if it changes for the open folder, end the session (RFC 9051 section 2.3.1.1).

@@ -171,7 +171,7 @@ class ImapSession(ImapConnection):
         await self._command("store", b"UID STORE", numbers, b"+FLAGS.SILENT (\\Deleted)", looks=True)
         if not self.has_uidplus:
             return False
-        await self._command("expunge", b"UID EXPUNGE", numbers, looks=True)
+        await self._command("expunge", b"UID EXPUNGE", numbers, read=self._expunged, looks=True)
         return True
 
 

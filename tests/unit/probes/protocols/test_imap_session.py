@@ -300,6 +300,22 @@ async def test_deleting_with_uidplus() -> None:
         session.abort()
 
 
+async def test_our_own_deletion_is_no_change() -> None:
+    """Deleting a message asks for no poll, but an arrival that the same answer reports does."""
+    steps = [
+        (b"M3 UID STORE 5 .*", b"M3 OK"),
+        (b"M4 UID EXPUNGE 5", b"* 1 EXPUNGE\r\nM4 OK"),
+        (b"M5 UID STORE 6 .*", b"M5 OK"),
+        (b"M6 UID EXPUNGE 6", b"* 1 EXPUNGE\r\n* 2 EXISTS\r\nM6 OK"),
+    ]
+    async with opened(dialogue(*steps)) as session:
+        await session.delete([5])
+        assert (session.exists, session.changed) == (0, False)
+        await session.delete([6])
+        assert (session.exists, session.changed) == (2, True)
+        session.abort()
+
+
 @pytest.mark.parametrize(
     ("offered", "command"),
     [
