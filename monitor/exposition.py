@@ -47,7 +47,7 @@ class Family:
         self.documentation = documentation
         self._rows = rows
         self._by = by
-        self._forms: dict[tuple[Any, ...], str] = {}
+        self._ends: dict[Any, str] = {}  # by key: the labels that tell a series apart, as text
 
     def metric(self) -> Metric:
         """Return the family as prometheus_client's."""
@@ -74,27 +74,17 @@ class Family:
 
     def _lines(self, rows: Iterable[tuple[Labels, Any]]) -> list[str]:
         """Return the lines of each row. The work for a sample is what counts: there may be a million."""
-        begin = f"{self.name}{self.suffix}{{"
-        if self._by is None:
+        begin, by = f"{self.name}{self.suffix}{{", self._by
+        if by is None:
             return [f"{begin}{labels.text}}} {value}\n" for labels, value in rows]
-        lines = []
-        keys: tuple[Any, ...] = ()
+        lines, ends = [], self._ends
         for labels, values in rows:
-            now = {**values}  # copied in one step, because the event loop may change it meanwhile
-            if keys != (keys := tuple(now)):
-                form = self._form(self._by, keys)
-            if now:
-                lines.append((form % tuple(now.values())).replace(_SHARED, labels.text))
+            shared = f"{begin}{labels.text},"
+            for key, value in {**values}.items():  # a copy, because the event loop may change it meanwhile
+                if (end := ends.get(key)) is None:
+                    end = ends[key] = f"{label_text(by(key).items())}}} "
+                lines.append(f"{shared}{end}{value}\n")
         return lines
-
-    def _form(self, by: By, keys: tuple[Any, ...]) -> str:
-        """Return the lines of a row without its shared labels and values; few rows have others."""
-        try:
-            return self._forms[keys]
-        except KeyError:
-            ends = [label_text(by(key).items()).replace("%", "%%") for key in keys]
-            lines = [f"{self.name}{self.suffix}{{{_SHARED},{end}}} %s\n" for end in ends]
-            return self._forms.setdefault(keys, "".join(lines))
 
     def _samples(self, value: Any) -> Iterable[tuple[str, Mapping[str, str], Number]]:
         """Yield the name, further labels and number of each sample of a row."""

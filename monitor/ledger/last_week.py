@@ -116,7 +116,7 @@ class RouteWeek:
         """The latest hour in which a message was created, in hours since the epoch."""
         self._ends = _Tally()  # at 2 * hour + 1 those that were delivered, at 2 * hour the others
         self._latencies = _Tally()  # of a day, at hour * len(BOUNDS) + bound
-        self._usual: tuple[array[int], int, float] | None = None
+        self._usual: tuple[array[int], int, float | None] | None = None
         """The last result of `usual`, and for which places and hour it is valid: each scrape asks for it."""
 
     def add(self, ends: Ends) -> None:
@@ -190,9 +190,11 @@ class RouteWeek:
         for number, bound, count in self._last_day(now):
             longest[number] = bound
             messages_known += count
-        if len(longest) < HOURS_KNOWN or messages_known < MESSAGES_KNOWN:
-            return None
-        usual = BOUNDS[sorted(longest.values())[math.ceil(_USUAL_HOURS * len(longest)) - 1]]
+        usual = None
+        if len(longest) >= HOURS_KNOWN:
+            if messages_known < MESSAGES_KNOWN:
+                return None  # and not kept, because a further message may have the same place
+            usual = BOUNDS[sorted(longest.values())[math.ceil(_USUAL_HOURS * len(longest)) - 1]]
         self._usual = places, hour, usual
         return usual
 
