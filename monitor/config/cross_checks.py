@@ -45,6 +45,7 @@ def cross_errors(configuration: object) -> Iterator[InitErrorDetails]:
     for name, entry in hybrid.items():
         for side in ("on_premises", "cloud"):
             yield from _errors_of_entry(names, ("hybrid", name, side), _entry(entry.get(side)), HybridSide)
+        yield from _mixed_up_sides(name, entry, servers, mailboxes)
     yield from _repeated_names(probes)
     yield from _insecure_mailboxes(servers, mailboxes)
     yield from _graph_without_token(servers, mailboxes)
@@ -140,10 +141,8 @@ def _tokens_for_others(
 
 def _mismatch(server: Entry, issuer: str, entry: Entry) -> str | None:
     """Return why a well-known server will not take the tokens of an entry of ``oauth2``, or None."""
-    named = server.get("preset")
-    preset = str(named) if named is not None else None
-    host = str(server.get("host") or preset_values(preset, server.get("protocol")).get("host", ""))
-    cloud = CLOUD_OF_PRESET.get(service := str(preset_of_server(host, preset)))
+    host, service = _service_of(server)
+    cloud = CLOUD_OF_PRESET.get(service)
     provider = "microsoft" if cloud is not None else {"gmail": "google"}.get(service)
     own, own_cloud = entry.get("provider"), entry.get("cloud", "global")
     if provider is None or own not in {"microsoft", "google"}:
@@ -160,6 +159,41 @@ def _mismatch(server: Entry, issuer: str, entry: Entry) -> str | None:
         f"{host} is in cloud {cloud}, and the tokens of {issuer!r} are for {own_cloud}; "
         f"set cloud: {cloud} there, or preset: {fitting} for the server"
     )
+
+
+def _service_of(server: Entry) -> tuple[str, str]:
+    """Return a server's host, and the preset of the service that it belongs to; empty for its own."""
+    named = server.get("preset")
+    preset = str(named) if named is not None else ""
+    host = str(server.get("host") or preset_values(preset, server.get("protocol")).get("host", ""))
+    return host, preset_of_server(host, preset)
+
+
+def _mixed_up_sides(
+    name: str, entry: Entry, servers: Mapping[str, Entry], mailboxes: Mapping[str, Entry]
+) -> Iterator[InitErrorDetails]:
+    """Yield an error for what makes a way of ``hybrid`` pass no connector, or the wrong one."""
+    at = ("hybrid", name)
+    local, cloud = _entry(entry.get("on_premises")), _entry(entry.get("cloud"))
+    boxes = [mailboxes.get(str(side.get("mailbox")), {}) for side in (local, cloud)]
+    if str(local.get("server")) in servers and local.get("server") == cloud.get("server"):
+        yield _error((*at, "cloud", "server"), "is the server on premises too; name that of the cloud")
+    addresses = [str(box["address"]).lower() for box in boxes if "address" in box]
+    if len(set(addresses)) < len(addresses):
+        yield _error((*at, "cloud", "mailbox"), "is the mailbox on premises too; name one in the cloud")
+    used = {"server": local.get("server"), "mailbox": boxes[0].get("server")}
+    for key, its in used.items():
+        server = servers.get(str(its), {})
+        if server.get("protocol") == "graph" or _service_of(server)[1] in CLOUD_OF_PRESET:
+            told = (
+                f"server {its!r} is Exchange Online, which is not on premises; swap the sides, or correct it"
+            )
+            yield _error((*at, "on_premises", key), told)
+    sender = _entry(entry.get("outside"))
+    domain = str(sender.get("from") or "").rpartition("@")[2].lower()
+    if domain and domain in {address.rpartition("@")[2] for address in addresses}:
+        told = f"{domain} is your own domain, from which mail from outside is refused; choose another sender"
+        yield _error((*at, "outside", "from"), told)
 
 
 class _Names:

@@ -102,6 +102,6 @@ def preset_values(preset: object, protocol: object) -> Values:
     return PRESETS.get(str(preset), {}).get(str(protocol), {})
 
 
-def preset_of_server(host: str, preset: str | None) -> str | None:
+def preset_of_server(host: str, preset: str) -> str:
     """Return the preset of a service that is known to have this host, or else ``preset``."""
     return _PRESET_OF_HOST.get(host.lower(), preset)

@@ -20,11 +20,12 @@ OUT = {"protocol": "smtp", "host": "a.example", "tls": "starttls"}
 HYBRID = (
     "servers:\n"
     "  out: {protocol: smtp, host: a.example, tls: starttls}\n"
+    "  far: {protocol: smtp, host: b.example, tls: starttls}\n"
     "  in: {protocol: imap, host: a.example, tls: implicit}\n"
     "mailboxes:\n"
     "  a: {address: a@a.example, server: in, username: a, password: {env: A}}\n"
     "  b: {address: b@a.example, server: in, username: b, password: {env: B}}\n"
-    "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: out}}}\n"
+    "hybrid: {org: {on_premises: {mailbox: a, server: out}, cloud: {mailbox: b, server: far}}}\n"
 )
 """A hybrid organization, with what it refers to."""
 
@@ -100,12 +101,12 @@ def round_trips(defaults: object, monkeypatch: pytest.MonkeyPatch, **own: object
     box = {"server": "in", "username": "me", "password": {"env": "PASSWORD"}}
     found = loaded(
         defaults,
-        servers={"out": OUT, "in": {**OUT, "protocol": "imap"}},
+        servers={"out": OUT, "far": OUT, "in": {**OUT, "protocol": "imap"}},
         mailboxes={"a": {**box, "address": "a@a.example"}, "b": {**box, "address": "b@a.example"}},
         hybrid={
             "org": {
                 "on_premises": {"mailbox": "a", "server": "out"},
-                "cloud": {"mailbox": "b", "server": "out"},
+                "cloud": {"mailbox": "b", "server": "far"},
                 **own,
             }
         },
