@@ -5,7 +5,7 @@ from __future__ import annotations
 from boards import board
 from grafana_foundation_sdk.builders import dashboard
 from panels import OF_ROW, AnyPanel, Column, graph, listing, number, timeline, to
-from queries import AGENT, PROBE, Query, one_by_one, per_second, recorded, top
+from queries import AGENT, FIVE_MINUTES, PROBE, Query, one_by_one, per_second, recorded, top
 
 _UP = 'up{job="mailsonde"}'
 _AGE = f"time() - mailsonde_probe_last_run_timestamp_seconds{{{PROBE}}}"
@@ -153,6 +153,7 @@ def _runs() -> list[AnyPanel]:
 
 
 def _schedule() -> list[AnyPanel]:
+    skipped = per_second("mailsonde:skip_rate", "mailsonde_schedule_skipped_total", "by (location, reason)")
     lag = (
         "histogram_quantile({}, sum by (location, le) "
         f"(rate(mailsonde_schedule_lag_seconds_bucket{{{{{AGENT}}}}}[$__rate_interval])))"
@@ -174,14 +175,9 @@ def _schedule() -> list[AnyPanel]:
             9,
             (0, 24, 12, 8),
             "Skipped runs",
-            [
-                Query(
-                    "sum by (location, reason) "
-                    f"(increase(mailsonde_schedule_skipped_total{{{PROBE}}}[$__rate_interval]))",
-                    "{{reason}} @ {{location}}",
-                )
-            ],
-            "Missed: the agent could not start the run in time; check its machine. Overrun: the previous "
+            [Query(f"{FIVE_MINUTES} * {skipped}", "{{reason}} @ {{location}}")],
+            "How many were skipped in 5 minutes. Missed: the agent could not start the run in time; check "
+            "its machine. Overrun: the previous "
             "run was still in progress; lengthen the interval or shorten the deadline.",
             unit="short",
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from boards import board
 from grafana_foundation_sdk.builders import dashboard
 from panels import OF_ROW, AnyPanel, Column, graph, heat, listing, number, to
-from queries import BY_ROUTE, PROBE, ROUTE, WORST, Query, one_by_one, per_second, recorded, top
+from queries import BY_ROUTE, FIVE_MINUTES, PROBE, ROUTE, WORST, Query, one_by_one, per_second, recorded, top
 
 LOST = f'increase(mailsonde_messages_total{{state="lost",{PROBE}}}[$__range])'
 """PromQL for the messages of each route that were lost in the time range."""
@@ -37,8 +37,8 @@ def delivery() -> dashboard.Dashboard:
 
 def _numbers() -> list[AnyPanel]:
     sent, delivered = (
-        f"sum(increase(mailsonde_messages_total{{{state},{PROBE}}}[$__range]))"
-        for state in ('state="sent"', 'state="delivered"')
+        per_second("mailsonde:message_rate", "mailsonde_messages_total", "", f'state="{state}",', "$__range")
+        for state in ("sent", "delivered")
     )
     buckets = f"increase(mailsonde_delivery_seconds_bucket{{{WORST}}}[$__range])"
     return [
@@ -179,7 +179,7 @@ def _messages() -> list[AnyPanel]:
 
 
 def _ways() -> list[AnyPanel]:
-    waited = f"mailsonde_hop_delay_seconds{{{PROBE}}}"
+    waited = f"{recorded('mailsonde:hop_delay_seconds')} or {one_by_one('mailsonde_hop_delay_seconds')}"
     return [
         graph(
             12,
@@ -204,20 +204,17 @@ def _ways() -> list[AnyPanel]:
 
 
 def _arrival_issues() -> list[AnyPanel]:
-    issues = f"mailsonde_arrival_issues_total{{{PROBE}}}"
-    arrived = f"increase({issues}[$__range])"
+    counter = "mailsonde_arrival_issues_total"
+    arrived = f"increase({counter}{{{PROBE}}}[$__range])"
+    arriving = per_second("mailsonde:arrival_issue_rate", counter, "by (location, issue)")
     return [
         graph(
             14,
             (0, 45, 12, 8),
             "Junked and altered arrivals",
-            [
-                Query(
-                    f"sum by (location, issue) (increase({issues}[$__rate_interval]))",
-                    "{{issue}} @ {{location}}",
-                )
-            ],
-            "Junked: a filter classifies mail as spam; check its verdict in the message. Altered: a "
+            [Query(f"{FIVE_MINUTES} * {arriving}", "{{issue}} @ {{location}}")],
+            "How many arrived so in 5 minutes. Junked: a filter classifies mail as spam; check its verdict "
+            "in the message. Altered: a "
             "gateway changes the subject, text or attachment; find out which one, and whether that is "
             "intended.",
             unit="short",

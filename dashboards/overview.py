@@ -6,7 +6,7 @@ from boards import board
 from delivery import LOST, age
 from grafana_foundation_sdk.builders import dashboard
 from panels import OF_ROW, AnyPanel, Column, gauge, graph, listing, number, timeline, to, to_all
-from queries import DELIVERIES, MOST, PROBE, WORST, Query, mean, top
+from queries import DELIVERIES, FIVE_MINUTES, MOST, PROBE, WORST, Query, mean, per_second, top
 from server import EXPIRY, FAILING
 from slo import BUDGET_COLOURS, budget_left
 
@@ -180,9 +180,11 @@ def _states() -> list[AnyPanel]:
 
 
 def _deliveries() -> list[AnyPanel]:
-    undelivered = (
-        'mailsonde_messages_total{state=~"lost|bounced|rejected|deferred|ambiguous",'
-        f"{PROBE}}}[$__rate_interval]"
+    undelivered = per_second(
+        "mailsonde:message_rate",
+        "mailsonde_messages_total",
+        "by (location, state)",
+        'state=~"lost|bounced|rejected|deferred|ambiguous",',
     )
     return [
         graph(
@@ -198,13 +200,9 @@ def _deliveries() -> list[AnyPanel]:
             11,
             (12, 22, 12, 8),
             "Undelivered messages",
-            [
-                Query(
-                    f"sum by (location, state) (increase({undelivered}))",
-                    "{{state}} @ {{location}}",
-                )
-            ],
-            "Lost: accepted but not arrived. Bounced: a delivery report came back. Rejected, deferred: "
+            [Query(f"{FIVE_MINUTES} * {undelivered}", "{{state}} @ {{location}}")],
+            "How many became so in 5 minutes. Lost: accepted but not arrived. Bounced: a delivery report "
+            "came back. Rejected, deferred: "
             "refused at submission. Click to find the routes. docs/messages.md explains each state.",
             unit="short",
             links=[to_all("Delivery")],

@@ -16,6 +16,9 @@ WORST = f'{AGENT},probe=~"$worst",target=~"$target"'
 MOST = 20
 """Maximum number of worst routes, and of rows in a table."""
 
+FIVE_MINUTES = 300
+"""The seconds for which graphs show rates that are too small to be read by the second."""
+
 BY_ROUTE = "by (job, location, probe, target)"
 
 ROUTE = "{{probe}} → {{target}} @ {{location}}"
@@ -23,11 +26,10 @@ ROUTE = "{{probe}} → {{target}} @ {{location}}"
 
 _NAMED = f'mailsonde_probe_info{{{AGENT},probe=~"$probe",target=~"$target"}}'
 _LABELLED = f"{_NAMED[:-1]},$labels}}"
-_ALL_LABELLED = f"count({_LABELLED}) == count({_NAMED})"
 
 SELECTED = (
-    f'label_replace(vector(1), "probe", "$probe", "", "") and on () ({_ALL_LABELLED}) '
-    f"or (count by (probe) ({_LABELLED}) unless on () ({_ALL_LABELLED}))"
+    f'label_replace(vector(1), "probe", "$probe", "", "") and on () (count({_LABELLED}) == count({_NAMED})) '
+    f"or on () count by (probe) ({_LABELLED})"
 )
 """PromQL for the selected probes: the pattern of names or, if labels narrow it down, each of the names.
 

@@ -6,7 +6,20 @@ from boards import board
 from delivery import age
 from grafana_foundation_sdk.builders import dashboard
 from panels import OF_ROW, AnyPanel, Column, gauge, graph, listing, number, slow_mail_from, timeline, to
-from queries import BY_ROUTE, MOST, PROBE, ROUTE, RUNS, WORST, Query, mean, top
+from queries import (
+    BY_ROUTE,
+    MOST,
+    PROBE,
+    ROUTE,
+    RUNS,
+    WORST,
+    Query,
+    mean,
+    one_by_one,
+    per_second,
+    recorded,
+    top,
+)
 
 FAILING = (
     f'sum {BY_ROUTE} (increase(mailsonde_probe_runs_total{{outcome="failed",{PROBE}}}[$__range])) '
@@ -37,16 +50,18 @@ def server() -> dashboard.Dashboard:
 
 
 def _success() -> list[AnyPanel]:
-    ok, told, unknown = (
-        f"increase(mailsonde_probe_runs_total{{{outcome},{PROBE}}}[$__range])"
-        for outcome in ('outcome="ok"', 'outcome!="unknown"', 'outcome="unknown"')
+    counter = "mailsonde_probe_runs_total"
+    ok, told = (
+        per_second("mailsonde:run_rate", counter, "", f"{outcome},", "$__range")
+        for outcome in ('outcome="ok"', 'outcome!="unknown"')
     )
+    unknown = f'increase({counter}{{outcome="unknown",{PROBE}}}[$__range])'
     return [
         number(
             1,
             (0, 0, 5, 4),
             "Share of ok runs",
-            Query(f"sum({ok}) / (sum({told}) > 0)", "ok"),
+            Query(f"{ok} / ({told} > 0)", "ok"),
             "Share of ok runs in this time range, without unknown runs. If it is low, select one probe at "
             "a time to find the server.",
             [("red", None), ("orange", 0.95), ("green", 0.99)],
@@ -74,13 +89,15 @@ def _success() -> list[AnyPanel]:
 
 
 def _phases() -> list[AnyPanel]:
-    phases = f"mailsonde_probe_phase_seconds{{{PROBE}}}"
+    by, phases = "sum by (kind, phase)", one_by_one("mailsonde_probe_phase_seconds")
+    seconds = f"{by} ({recorded('mailsonde:phase_seconds')} or {phases})"
+    number_of = f"{by} ({recorded('mailsonde:phases')} or 0 * {phases} + 1)"
     return [
         graph(
             4,
             (0, 8, 16, 9),
             "Duration of each phase",
-            [Query(f"avg by (kind, phase) ({phases})", "{{kind}}: {{phase}}")],
+            [Query(f"{seconds} / {number_of}", "{{kind}}: {{phase}}")],
             "Mean duration of each phase of the last runs. Select one probe. Slow DNS: check the resolver. "
             "Slow connect: the network. Slow banner or MAIL FROM: an overloaded server. Slow authentication: "
             "its directory. A round trip shows the banner as part of connect, and MAIL FROM as part of data "
