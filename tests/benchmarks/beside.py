@@ -1,7 +1,8 @@
 """Processor time of an SMTP STARTTLS probe and of a round trip, compared with another revision.
 
-Both agents run as users run them, concurrently, at the same rate, with the same Postfix and Dovecot. The
-other revision is unpacked from git. Packages that it needs and that are not installed are downloaded.
+Both agents run as users run them, concurrently, at the same rate, with the same Postfix and Dovecot. Each
+route has a mailbox of its own. The other revision is unpacked from git. Packages that it needs and that are
+not installed are downloaded.
 """
 
 from __future__ import annotations
@@ -26,28 +27,30 @@ from tests.real_servers.process import free_port, wait_until
 from tests.real_servers.site import AgentProcess
 
 GOAL = 1.0
-RUNS_A_SECOND = {"STARTTLS probe": 40, "round trip": 10}
+ROUTES = 10
+RUNS_A_SECOND = {"STARTTLS probe": 40, "round trip by POP3": ROUTES, "round trip by IMAP": ROUTES}
 WINDOWS = 7
 WINDOW_SECONDS = 6.0
 
 ROOT = Path(__file__).parents[2]
 
 _PROBES = {
-    "STARTTLS probe": "{{name: probe-{n}, kind: smtp, interval: 1s, server: relay}}",
-    "round trip": (
+    "smtp": "{{name: probe-{n}, kind: smtp, interval: 1s, server: relay}}",
+    "roundtrip": (
         "{{name: probe-{n}, kind: roundtrip, interval: 1s, deadline: 10s,"
-        " from: {user}, send_via: submission, to: mailbox}}"
+        " from: {user}, send_via: submission, to: mailbox-{n}}}"
     ),
 }
-_KINDS = {"STARTTLS probe": "smtp", "round trip": "roundtrip"}
+_KINDS = {"STARTTLS probe": "smtp", "round trip by POP3": "roundtrip", "round trip by IMAP": "roundtrip"}
 _CONFIGURATION = """\
 agent: {{listen: '127.0.0.1:{listen}', ledger: 'sqlite:{directory}/ledger.db'}}
 servers:
   relay: {{protocol: smtp, host: 127.0.0.1, port: {smtp}, tls: starttls, {tls}}}
   submission: {{protocol: smtp, host: 127.0.0.1, port: {submission}, tls: starttls, {tls}, {login}}}
-  pop: {{protocol: pop3, host: 127.0.0.1, port: {pop}, tls: implicit, {tls}, logins_per_minute: 6000}}
+  pop3: {{protocol: pop3, host: 127.0.0.1, port: {pop3}, tls: implicit, {tls}, logins_per_minute: 6000}}
+  imap: {{protocol: imap, host: 127.0.0.1, port: {imap}, tls: implicit, {tls}}}
 mailboxes:
-  mailbox: {{address: {user}, server: pop, {login}}}
+{mailboxes}
 probes:
 {probes}
 """
@@ -80,27 +83,42 @@ def _is_installed(requirement: str) -> bool:
 def _agent(
     figure: str, directory: Path, user: str, servers: tuple[Postfix, Dovecot, TlsFiles], options: Any
 ) -> AgentProcess:
-    """Start an agent with `RUNS_A_SECOND` probes, each every second, with its own mailbox."""
+    """Start an agent with `RUNS_A_SECOND` probes, each every second, with its own mailboxes."""
     postfix, dovecot, tls = servers
     directory.mkdir()
     config, listen = directory / "agent.yaml", free_port()
     (directory / "password").write_text(dovecot.password)
+    reading = "imap" if figure.endswith("IMAP") else "pop3"
     config.write_text(
         _CONFIGURATION.format(
             listen=listen,
             directory=directory,
             smtp=postfix.smtp_port,
             submission=postfix.submission_port,
-            pop=dovecot.pop3s_port,
-            user=user,
+            pop3=dovecot.pop3s_port,
+            imap=dovecot.imaps_port,
             tls=f"tls_server_name: localhost, tls_ca: {tls.authority}",
-            login=f"username: {user}, password: {{file: password}}",
+            login=_login(user),
+            mailboxes="\n".join(
+                f"  mailbox-{n}: {{address: {owner}, server: {reading}, {_login(owner)}}}"
+                for n, owner in enumerate(_owners(user))
+            ),
             probes="\n".join(
-                f"  - {_PROBES[figure].format(n=n, user=user)}" for n in range(RUNS_A_SECOND[figure])
+                f"  - {_PROBES[_KINDS[figure]].format(n=n, user=user)}" for n in range(RUNS_A_SECOND[figure])
             ),
         )
     )
     return AgentProcess(config, directory / "agent.log", listen, **options)
+
+
+def _login(user: str) -> str:
+    return f"username: {user}, password: {{file: password}}"
+
+
+def _owners(user: str) -> list[str]:
+    """Return the addresses of the mailboxes that messages from ``user`` go to."""
+    local, _, domain = user.partition("@")
+    return [f"{local}-{n}@{domain}" for n in range(ROUTES)]
 
 
 def _succeeded(agent: AgentProcess, figure: str) -> float:
@@ -131,7 +149,8 @@ def measure(revision: str, figure: str) -> dict[str, float]:
     """Return milliseconds of processor time per run, for both, and their ratio: medians over the windows."""
     with workplace() as (directory, tls), ExitStack() as stack:
         other = stack.enter_context(unpacked(revision, directory))
-        dovecot = Dovecot(directory / "dovecot", tls)
+        owners = [owner.partition("@")[0] for user in USERS[:2] for owner in _owners(user)]
+        dovecot = Dovecot(directory / "dovecot", tls, users=(*USERS, *owners))
         stack.callback(dovecot.stop)
         postfix = Postfix(directory / "postfix", dovecot, tls)
         stack.callback(postfix.stop)
@@ -149,9 +168,9 @@ def measure(revision: str, figure: str) -> dict[str, float]:
 
 
 def main(arguments: list[str], compare: Callable[[dict[str, float], float], bool]) -> None:
-    """Print both figures next to those of the named revision."""
+    """Print all figures next to those of the named revision."""
     if len(arguments) != 1:
         sys.exit("name the revision to measure beside, such as: beside HEAD~10")
-    for figure in _PROBES:
+    for figure in _KINDS:
         print(f"processor time of a {figure}, {RUNS_A_SECOND[figure]} a second, same servers:", flush=True)
         compare(measure(arguments[0], figure), GOAL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,7 +66,10 @@ def main(arguments: Sequence[str] = ()) -> bool:
     told = options.parse_args(arguments)
     load = Load(told.routes, told.interval, protocol=told.protocol)
     total, shares = _milliseconds(load, told.seconds), _shares(load, told.seconds)
-    print(f"processor time of a round trip by {told.protocol}, {told.routes} routes, {told.interval:g} s:")
+    print(
+        f"processor time of a round trip by {told.protocol}, {told.routes} routes, {told.interval:g} s, "
+        f"a machine with {os.cpu_count()} processors:"
+    )
     for part, share in sorted(shares.items(), key=lambda one: -one[1]):
         print(f"  {part:32}{share * total:8.2f} ms{share:8.1%}")
     ledger = total * sum(share for part, share in shares.items() if "ledger" in part)
