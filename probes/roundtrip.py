@@ -25,6 +25,7 @@ from probes.delivery.tracing import Trace
 from probes.delivery.watcher import MailboxWatcher
 from probes.messages.synthetic_message import SyntheticMessage, compose
 from probes.messages.token import Token
+from probes.posture.exchange import build_standing
 from probes.protocols import smtp_pace
 from probes.protocols.replies import remedy_of_report
 
@@ -307,7 +308,8 @@ def _verdict(settled: Settled, delays: Mapping[str, object]) -> Verdict:
         values["arrival_issues"] = message.findings.split()
         values["hops"] = [hop.as_object() for hop in settled.hops]
         if settled.exchange is not None:
-            values["exchange"] = settled.exchange.as_object()
+            builds = {host: build_standing(build) for host, build in settled.exchange.builds.items()}
+            values["exchange"] = settled.exchange.as_object() | {"builds": builds}
         authentication = settled.authentication
         values["authentication_results"] = authentication.as_object() if authentication is not None else None
     remedy = ""

@@ -116,6 +116,7 @@ class _Exchange(BaseModel):
     scl: str = ""
     sfv: str = ""
     cat: str = ""
+    builds: dict[str, str] = {}
 
 
 class _Values(BaseModel):

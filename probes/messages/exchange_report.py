@@ -1,4 +1,4 @@
-"""What Exchange wrote into a message about its way: latencies by stage, and the verdict of its spam filter.
+"""What Exchange wrote into a message: latencies by stage, builds of servers, its spam filter's verdict.
 
 Microsoft does not document the latency fields, so they are read tolerantly: an entry that cannot be read is
 left out. Any host on the route can write such fields, so they are that host's word: they never decide a
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from probes.core.faults import legible
 from probes.messages.header_section import first_value_of, values_of, without_comments
-from probes.messages.hops import ROUNDING, unix_seconds
+from probes.messages.hops import ROUNDING, clauses_of, unix_seconds
 from probes.messages.junk import pairs
 
 STAGES = ("front_end", "hub", "categorizer", "agents", "delivery", "other")
@@ -27,7 +28,7 @@ FILTER_FIELD_LIMIT = 16 * 1024
 """Maximum characters to read of the field of the spam filter."""
 
 SERVERS_EXAMINED = 20
-"""Maximum number of latency fields of one name to read: each server adds one."""
+"""Maximum number of Received fields, and of latency fields of one name, to read: each server adds one."""
 
 _LATENCIES = (
     "X-MS-Exchange-Organization-MessageLatency",
@@ -41,6 +42,7 @@ _SERVERS = MappingProxyType({"FE": "front_end", "HUB": "hub", "SUB": "hub", "DEL
 # A name is looked for where a word begins only: each octet is read once.
 _NAME = r"(?<![A-Za-z0-9-])[A-Za-z][A-Za-z0-9-]{0,60}"
 _SECONDS = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?![\w.])"
+_BUILD = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,5}){3}", re.ASCII)
 _ENTRY = re.compile(rf"L?SRV=|({_NAME})=({_SECONDS})|[()]", re.ASCII)
 _SPAN = re.compile(r"(?:([0-9]{1,3})\.)?([0-9]{2}):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,9})?)", re.ASCII)
 _VERDICTS = frozenset({"NSPM", "SPM", "SKB", "SKN", "SKQ", "SKS", "SKA", "SKI", "SFE", "BLK"})
@@ -59,6 +61,7 @@ class ExchangeReport:
     Exchange's own total, and ``original_arrival_at`` (unix seconds) when its first server had the message.
     ``scl`` is the spam confidence level, -1 to 9, ``sfv`` the filter's verdict and ``cat`` its category, each
     empty if missing and ``other`` if not known. ``disbelieved`` counts durations that are impossible.
+    ``builds`` has each server's build, such as ``15.2.1748.36``, by the name that it gave itself.
     """
 
     stages: Mapping[str, float] = field(default_factory=dict)
@@ -68,10 +71,12 @@ class ExchangeReport:
     sfv: str = ""
     cat: str = ""
     disbelieved: int = 0
+    builds: Mapping[str, str] = field(default_factory=dict)
 
     def as_object(self) -> dict[str, object]:
         """Return the object for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"stages": dict(self.stages)}
+        own = {name: getattr(self, name) for name in self.__slots__}
+        return own | {"stages": dict(self.stages), "builds": dict(self.builds)}
 
 
 def exchange_report(header_section: bytes, *, longest: float) -> ExchangeReport | None:
@@ -101,6 +106,7 @@ def exchange_report(header_section: bytes, *, longest: float) -> ExchangeReport 
         sfv=_listed(said.get("SFV", ""), _VERDICTS),
         cat=_listed(said.get("CAT", ""), _CATEGORIES),
         disbelieved=disbelieved + len(told) - len(believed),
+        builds=_builds(header_section),
     )
     return None if report == ExchangeReport() else report
 
@@ -148,6 +154,17 @@ def _stage_of(name: str, around: str) -> str:
     if name.endswith("AGENT") and "-" in name:
         return "agents"
     return "categorizer" if name.startswith("CAT") else "delivery" if name.startswith("SD") else around
+
+
+def _builds(header_section: bytes) -> dict[str, str]:
+    """Return the builds in Received fields, such as ``by B with Microsoft SMTP Server id 15.2.1748.36``."""
+    found = {}
+    for value in values_of(header_section, "Received")[:SERVERS_EXAMINED]:
+        clauses, _ = clauses_of(value)
+        build = clauses.get("id", "")
+        if clauses.get("with", "").startswith("Microsoft SMTP Server") and _BUILD.fullmatch(build):
+            found[legible(clauses.get("by", "").partition(" ")[0], 255)] = build
+    return found
 
 
 def _span(text: str) -> float | None:

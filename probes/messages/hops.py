@@ -57,7 +57,7 @@ def hops(header_section: bytes, *, sent_at: float, arrived_by: float) -> list[Ho
     found: list[Hop] = []
     previous: float | None = None
     for value in reversed(values_of(header_section, "Received")[:HOPS_LIMIT]):
-        clauses, date = _clauses(value[:_VALUE_LIMIT])
+        clauses, date = clauses_of(value)
         stamp = unix_seconds(date)
         error = 0.0
         if stamp is not None:
@@ -94,9 +94,9 @@ def waits(found: Sequence[Hop]) -> dict[str, float]:
     return seconds
 
 
-def _clauses(value: str) -> tuple[dict[str, str], str]:
-    """Return the first of each clause by its keyword, and the date."""
-    text, _, date = without_comments(value).rpartition(";")
+def clauses_of(value: str) -> tuple[dict[str, str], str]:
+    """Return the first of each clause of a Received field by its keyword, and the date."""
+    text, _, date = without_comments(value[:_VALUE_LIMIT]).rpartition(";")
     clauses: dict[str, str] = {}
     keyword = ""
     for word in text.split():

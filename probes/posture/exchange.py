@@ -83,6 +83,16 @@ def known_builds() -> Builds:
     return Builds(written["as_of"], tuple(releases))
 
 
+def build_standing(text: str) -> str:
+    """Return a build with its release, if it is known, and the newest known build of that release."""
+    build, known = build_of(text), known_builds()
+    release = known.release_of(build) if build is not None else None
+    if build is None or release is None:
+        return text
+    newest = f"{build_text(release.newest)} is known as of {known.as_of}"
+    return f"{text}, {release.name}{f'; {newest}' if build < release.newest else ''}"
+
+
 def judge_build(server: str, build: Build, minimum: Build | None, today: date) -> list[Finding]:
     """Return the findings about a server's build, by the site's minimum and the known builds."""
     findings = []

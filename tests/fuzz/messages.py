@@ -103,6 +103,9 @@ def received(octets: bytes) -> None:
             json.dumps(report.as_object(), allow_nan=False)
             assert report.stages.keys() <= set(STAGES)
             assert all(0.0 <= seconds <= 61.0 for seconds in report.stages.values())
+            for server, build in report.builds.items():
+                require_shown(server, 255)
+                require_shown(build, 23)
             assert all(len(word) <= 6 for word in (report.scl, report.sfv, report.cat))
 
 

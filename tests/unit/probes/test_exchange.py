@@ -17,6 +17,7 @@ from probes.core.finding import Check, Severity
 from probes.core.reasons import Outcome, Reason
 from probes.core.settings import Site
 from probes.exchange import AuthCertificate, Exchange, ExchangeSettings
+from probes.posture.exchange import build_standing, build_text, known_builds
 from tests.fakes.exchange import (
     HANG,
     HANG_UP,
@@ -230,6 +231,16 @@ async def test_builds(certificate_authority: trustme.CA, server_tls: TlsFiles) -
         assert (finding.check, finding.severity) == (Check.EXCHANGE_BUILD_UNKNOWN, Severity.INFO)
         assert finding.seen == f"X-OWA-Version: {seen}"
     assert (verdicts["owa@ex4"].values["release"], verdicts["owa@ex4"].findings) == ("not known", ())
+
+
+def test_standing_of_a_build() -> None:
+    """A build is shown with its release, and with the newest known one if that is newer."""
+    newest = known_builds().releases[0].newest
+    assert build_standing("15.20.8857.21") == "15.20.8857.21"
+    assert build_standing(build_text(newest)) == f"{build_text(newest)}, {known_builds().releases[0].name}"
+    old = build_standing("15.2.1748.0")
+    assert old.startswith("15.2.1748.0, Exchange 2019 CU15; 15.2.1748.")
+    assert old.endswith(f" is known as of {known_builds().as_of}")
 
 
 NOW = datetime.now(UTC).replace(microsecond=0)

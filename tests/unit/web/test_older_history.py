@@ -117,12 +117,22 @@ async def test_a_broken_history_keeps_no_agent_from_starting(tmp_path: Path, sta
 async def test_what_exchange_wrote_is_below_the_hops(tmp_path: Path, start_waiting: Waiting) -> None:
     """A run has Exchange's stages and filter by name, foreign text escaped; other members do no harm."""
     exchange = {"stages": {"front_end": 0.025, "hub": 2.5}, "end_to_end_seconds": 3.5, "newer": [1]}
+    exchange["builds"] = {"mbx1.fabrikam.test": "15.2.1748.36, <b>"}
     told = exchange | {"original_arrival_at": 1_750_334_411.5, "scl": "1", "sfv": "<script>", "cat": "NONE"}
     await write_history(tmp_path, RUN | {"values": {"hops": [], "exchange": told}})
     async with start_waiting() as watched:
         page = (
             await watched.client.get(f"/probes/hq-0/runs/{RUN['run']}", headers={"accept": "text/html"})
         ).text
-    for words in ("Inside Exchange", "front end", "2.500 s", "3.500 s", "&lt;script&gt;", "2025-06-19"):
+    for words in (
+        "Inside Exchange",
+        "front end",
+        "2.500 s",
+        "3.500 s",
+        "&lt;script&gt;",
+        "2025-06-19",
+        "mbx1.fabrikam.test",
+        "15.2.1748.36, &lt;b&gt;",
+    ):
         assert words in page
     assert '<td class="said"><script>' not in page

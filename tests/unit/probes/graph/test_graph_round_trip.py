@@ -63,14 +63,15 @@ async def test_altered_content_is_told(bench: OpenBench) -> None:
 
 
 async def test_hops_are_read(bench: OpenBench) -> None:
-    """The Received fields of the whole message are in the result."""
+    """The Received fields of the whole message are in the result, with the builds of Exchange in them."""
     async with bench() as made:
         made.graph.on_the_way = lambda raw: (
             b"Received: from a.contoso.com (10.0.0.1) by b.contoso.com (10.0.0.2) with Microsoft SMTP Server"
-            b" id 15.20; Tue, 14 Nov 2023 22:13:20 +0000\r\n" + raw
+            b" id 15.2.1748.0; Tue, 14 Nov 2023 22:13:20 +0000\r\n" + raw
         )
-        (hop,) = (await made.run()).verdict.values["hops"]
-        assert hop["by"] == "b.contoso.com"
+        values = (await made.run()).verdict.values
+        assert [hop["by"] for hop in values["hops"]] == ["b.contoso.com"]
+        assert values["exchange"]["builds"]["b.contoso.com"].startswith("15.2.1748.0, Exchange 2019 CU15; ")
 
 
 async def test_duplicates_are_counted_and_removed(bench: OpenBench) -> None:

@@ -54,6 +54,7 @@ def test_all_that_exchange_writes() -> None:
         "sfv": "NSPM",
         "cat": "NONE",
         "disbelieved": 0,
+        "builds": {},
     }
 
 
@@ -106,6 +107,30 @@ def test_longer_than_the_delivery(field: bytes, disbelieved: int) -> None:
     report = exchange_report(field, longest=60.0)
     assert report is not None
     assert (report.stages, report.end_to_end_seconds, report.disbelieved) == ({}, None, disbelieved)
+
+
+def test_builds_of_servers() -> None:
+    """The build is what Exchange gives as id, by server; other servers' ids and odd numbers are none."""
+    received = (
+        b"Received: from a (192.0.2.1) by mbx1.fabrikam.test (10.1.2.3) with Microsoft SMTP Server\r\n"
+        b" (version=TLS1_2, cipher=TLS_ECDHE_RSA) id\r\n 15.2.1748.36 via Mailbox Transport; Thu, 19\r\n"
+        b" Jun 2025 11:56:03 +0000\r\n"
+        b"Received: from b by edge\x1b.fabrikam.test with Microsoft SMTP Server id 15.2.2562.46; x\r\n"
+        b"Received: from c by mx.fabrikam.test with ESMTPS id 15.2.1.1; x\r\n"
+        b"Received: from d by old.fabrikam.test with Microsoft SMTP Server id 15.2.1748; x\r\n"
+    )
+    report = exchange_report(received, longest=60.0)
+    assert report is not None
+    assert dict(report.builds) == {
+        "mbx1.fabrikam.test": "15.2.1748.36",
+        "edge\\x1b.fabrikam.test": "15.2.2562.46",
+    }
+    others = b"".join(
+        b"Received: by s%d with Microsoft SMTP Server id 15.2.1.1; x\r\n" % number for number in range(1000)
+    )
+    report = exchange_report(others, longest=60.0)
+    assert report is not None
+    assert len(report.builds) == SERVERS_EXAMINED
 
 
 def test_words_come_from_lists() -> None:
