@@ -50,8 +50,7 @@ class TroubleLog:
         """Log the end of a trouble, if there was one, with its duration."""
         if self.failures:
             seconds = self._clock.monotonic() - self._since
-            self._log.info(
-                "%s: works again after %d failures in %.0f s", self.subject, self.failures, seconds
-            )
+            count = "1 failure" if self.failures == 1 else f"{self.failures} failures"
+            self._log.info("%s: works again after %s in %.0f s", self.subject, count, seconds)
             self.failures = 0
             self._reasons.clear()

@@ -45,3 +45,5 @@ def test_a_trouble_from_begin_to_end(caplog: pytest.LogCaptureFixture) -> None:
     assert lines(caplog) == [("INFO", "mailbox canary: works again after 126 failures in 7560 s")]
     trouble.failed("timeout", "poll failed: timeout")
     assert lines(caplog) == [("WARNING", "mailbox canary: poll failed: timeout")]
+    trouble.works()
+    assert lines(caplog) == [("INFO", "mailbox canary: works again after 1 failure in 0 s")]
