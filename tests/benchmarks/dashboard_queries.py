@@ -137,7 +137,9 @@ def _asked(routes: int) -> bool:
         workplace() as (directory, _),
         many_routes(routes) as (agent, _),
         past_hours(agent, PAST, SCRAPED_EVERY) as address,
-        scraped(directory, address, "2s", [RULES], "--storage.tsdb.min-block-duration=12h") as prometheus,
+        scraped(
+            directory, address, f"{max(200, routes // 5)}ms", [RULES], "--storage.tsdb.min-block-duration=12h"
+        ) as prometheus,
     ):
         print(f"{routes} routes: Prometheus reads {PAST / 3600:g} hours, for up to half an hour", flush=True)
         begun = time.time() - PAST
