@@ -226,6 +226,8 @@ class Http(Probe):
 
         settings = self.settings
         fields = {name: _text(name, value, run) for name, value in settings.headers.items()}
+        if settings.password is not None:
+            run.phases.transcript.redaction.add(settings.password.get_secret_value())
         async with HttpClient(
             run.phases,
             seconds=SHARE_OF_DEADLINE * settings.deadline,

@@ -198,6 +198,20 @@ async def test_credentials_are_withheld(value: str, monkeypatch: pytest.MonkeyPa
     assert value.split()[1] not in shown
 
 
+async def test_a_password_is_withheld_where_no_login_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without a login that has the password, such as an open page of settings, shows it nowhere."""
+    monkeypatch.setenv("WEB_PASSWORD", PASSWORD)
+
+    async def handle(_: Request) -> Answer:
+        return Answer(200, f"password={PASSWORD}".encode(), {"X-Said": PASSWORD})
+
+    async with http_server(handle) as port:
+        result = await run(f"http://127.0.0.1:{port}/", username="canary", password={"env": "WEB_PASSWORD"})
+    shown = "\n".join(result.transcript.lines()) + str(result.as_object())
+    assert result.verdict.reason is Reason.NONE
+    assert PASSWORD not in shown
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
