@@ -123,8 +123,9 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Published:
-    """A published latency: its error against the site's own log, and its uncertainty, in seconds."""
+    """A published latency, its error against the site's own log, and its uncertainty, in seconds."""
 
+    latency: float
     error: float
     uncertainty: float
 
@@ -173,12 +174,15 @@ class Running:
         arrived = self.site.seen().arrived
         ledger = sqlite3.connect(self.ledger)
         rows = ledger.execute(
-            "SELECT id, connected_mono + delivery_seconds, uncertainty_seconds FROM messages "
+            "SELECT id, delivery_seconds, connected_mono, uncertainty_seconds FROM messages "
             "WHERE state = 'delivered' AND connected_mono > ?",
             (since,),
         ).fetchall()
         ledger.close()
-        return [Published(abs(seen - arrived[key]), uncertainty) for key, seen, uncertainty in rows]
+        return [
+            Published(latency, abs(connected + latency - arrived[key]), uncertainty)
+            for key, latency, connected, uncertainty in rows
+        ]
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from tests.benchmarks.mail_load import Load, Metrics, Running, running
 from tests.real_servers.process import wait_until
 
 ROUTES = 60
+WITHIN = 1.0
+"""Seconds within which the objective wants mail delivered."""
+
 PERIOD = 0.05
 """Seconds in which the agent runs and stops once."""
 
@@ -78,9 +81,10 @@ def _finished(metrics: Metrics) -> float:
 def test_overload_is_told_and_never_published() -> None:
     """With less processor time than it needs, an agent holds back messages, and says so.
 
-    No published latency is wrong by more than its uncertainty, no run fails, and no objective loses anything.
+    No published latency is wrong by more than its uncertainty, no run fails, and no objective loses anything
+    but by mail that the servers delivered late, which a busy machine makes them do.
     """
-    load = Load(ROUTES, interval=1.0, delay=0.05, deadline=20.0, within=1.0)
+    load = Load(ROUTES, interval=1.0, delay=0.05, deadline=20.0, within=WITHIN)
     with running(load, pinned=False) as at_work:
         wait_until(lambda: _finished(at_work.metrics()) >= ROUTES, "all routes have run", seconds=60.0)
         with Throttle(at_work.pid, 0.5 * min(1.0, _needed(at_work, 3.0))) as throttle:
@@ -95,6 +99,7 @@ def test_overload_is_told_and_never_published() -> None:
     assert metrics.total("mailsonde_agent_overloaded", shortage="machine") == 1.0
     assert [each for each in published if not each.is_within] == []
     assert len(published) >= ROUTES
-    assert metrics.total("mailsonde_slo_runs_total", result="bad") == 0
+    late = sum(each.latency > WITHIN for each in published)
+    assert metrics.total("mailsonde_slo_runs_total", result="bad") <= late
     assert metrics.total("mailsonde_probe_runs_total", outcome="failed") == 0
     assert metrics.total("mailsonde_messages_total", state="lost") == 0
