@@ -17,7 +17,17 @@ def agent() -> dashboard.Dashboard:
     return board(
         "Agent",
         "Whether the agent answers, runs its probes on time, and measures reliably.",
-        [*_presence(), *_runs(), *_schedule(), *_mailboxes(), *_tokens(), *_own_delays(), *_own_resources()],
+        [
+            *_presence(),
+            *_versions(),
+            *_runs(),
+            *_schedule(),
+            *_mailboxes(),
+            *_tokens(),
+            *_throttling(),
+            *_own_delays(),
+            *_own_resources(),
+        ],
     )
 
 
@@ -66,6 +76,11 @@ def _presence() -> list[AnyPanel]:
             "or fewer probes.",
             [("green", None), ("red", 1)],
         ),
+    ]
+
+
+def _versions() -> list[AnyPanel]:
+    return [
         listing(
             3,
             (15, 0, 9, 8),
@@ -284,6 +299,11 @@ def _tokens() -> list[AnyPanel]:
             "the agent reads a new certificate at once.",
             unit="s",
         ),
+    ]
+
+
+def _throttling() -> list[AnyPanel]:
+    return [
         graph(
             18,
             (0, 48, 12, 8),

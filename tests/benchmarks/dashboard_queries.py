@@ -136,7 +136,7 @@ def _asked(routes: int) -> bool:
     with (
         workplace() as (directory, _),
         many_routes(routes) as (agent, _),
-        past_hours(agent, PAST, SCRAPED_EVERY) as address,
+        past_hours(agent, PAST, SCRAPED_EVERY) as (address, _),
         scraped(
             directory, address, f"{max(200, routes // 5)}ms", [RULES], "--storage.tsdb.min-block-duration=12h"
         ) as prometheus,

@@ -9,15 +9,12 @@ import asyncio
 import random
 import secrets
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-import httpx
 from starlette.applications import Starlette
 
 from monitor.collector import AgentCollector
@@ -43,7 +40,7 @@ from probes.delivery.arrivals import Settled, Unexpected
 from probes.delivery.message_life import ArrivalIssue, Message
 from probes.messages.authentication_results import AuthenticationResults
 from probes.messages.hops import Hop
-from tests.real_servers.process import free_port, wait_until
+from tests.benchmarks.processes import serving
 
 INTERVAL = 60.0
 """Seconds between two runs of a route."""
@@ -222,26 +219,9 @@ class ManyRoutes:
             await asyncio.sleep(1.0)
 
 
-@contextmanager
-def many_routes(routes: int) -> Iterator[tuple[str, int]]:
+def many_routes(routes: int) -> AbstractContextManager[tuple[str, int]]:
     """Serve an agent with ``routes`` routes in a process of its own; yield its address and process id."""
-    port = free_port()
-    command = [sys.executable, "-m", "tests.benchmarks.many_routes", str(routes), str(port)]
-    process = subprocess.Popen(command)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            wait_until(lambda: _answers(client), f"{routes} routes are served", 120.0)
-        yield f"127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/-/ready").is_success
-    except httpx.TransportError:
-        return False
+    return serving("tests.benchmarks.many_routes", str(routes))
 
 
 async def _serve(routes: int, port: int) -> None:

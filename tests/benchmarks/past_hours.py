@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import queue
 import re
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 
-from tests.real_servers.process import free_port, wait_until
+from tests.benchmarks.processes import serving
 
 RUN_EVERY = 60.0
 """Seconds between two runs of a route: its counters and results change only then."""
@@ -71,26 +70,9 @@ class PastHours:
             yield f"{constant}{stamp}"
 
 
-@contextmanager
-def past_hours(address: str, seconds: float, every: float) -> Iterator[str]:
-    """Serve the metrics of the agent at ``address`` in a process of its own; yield its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "tests.benchmarks.past_hours", address, f"{seconds:g}", f"{every:g}"]
-    process = subprocess.Popen([*command, str(port)])
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            wait_until(lambda: _answers(client), "the past hours are served", 120.0)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/-/ready").is_success
-    except httpx.TransportError:
-        return False
+def past_hours(address: str, seconds: float, every: float) -> AbstractContextManager[tuple[str, int]]:
+    """Serve the metrics of the agent at ``address`` in a process; yield its address and process id."""
+    return serving("tests.benchmarks.past_hours", address, f"{seconds:g}", f"{every:g}")
 
 
 def _serve(address: str, seconds: float, every: float, port: int) -> None:

@@ -1,17 +1,21 @@
-"""Measures the resources that processes use, from outside."""
+"""Processes beside the benchmark: the resources that they use, and what they need."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import trustme
 
 from tests.real_servers.dovecot import TlsFiles
+from tests.real_servers.process import free_port, wait_until
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -36,3 +40,27 @@ def workplace() -> Iterator[tuple[Path, TlsFiles]]:
         certificate.private_key_pem.write_to_path(tls.key)
         authority.cert_pem.write_to_path(tls.authority)
         yield directory, tls
+
+
+@contextmanager
+def serving(module: str, *arguments: str) -> Iterator[tuple[str, int]]:
+    """Run a module as a web server in a process of its own; yield its address and process id.
+
+    The module takes the arguments and a port, and answers at ``/-/ready`` when it can serve.
+    """
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments, str(port)])
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            wait_until(lambda: _is_ready(client), f"{module} is ready", 120.0)
+        yield f"127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/-/ready").is_success
+    except httpx.TransportError:
+        return False
