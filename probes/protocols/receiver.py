@@ -140,6 +140,8 @@ class Receiver(asyncio.Protocol):
             self.transport.resume_reading()
         if self.ended is not None:
             raise self.ended
+        if self._tls is not None:
+            self._tls.send_records()
         loop = asyncio.get_running_loop()
         if until is not None and loop.time() >= until:  # a dripping server would beat the timer
             raise TimeoutError

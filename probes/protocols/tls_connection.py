@@ -29,13 +29,17 @@ class TlsConnection:
         self._incoming.write(octets)
 
     def handshake(self) -> bool:
-        """Continue the handshake with what has arrived; return whether it is done. Raises ssl.SSLError."""
+        """Continue the handshake with what has arrived; return whether it is done. Raises ssl.SSLError.
+
+        The client's last record goes out together with what it sends next, or by `send_records`.
+        """
         try:
             self.openssl.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        finally:
-            self._send_records()  # an alert, if it failed
+        except ssl.SSLError as error:
+            self.send_records()  # it may be an alert
+            if isinstance(error, ssl.SSLWantReadError):
+                return False
+            raise
         self.is_established = True
         return True
 
@@ -45,14 +49,18 @@ class TlsConnection:
         Raises ssl.SSLError.
         """
         try:
-            while octets := self.openssl.read(RECORD):
+            while self._incoming.pending:  # a read with nothing to read costs as much as one of a record
+                octets = self.openssl.read(RECORD)
+                if not octets:
+                    return True
                 buffer += octets
-        except ssl.SSLWantReadError:
-            self.encrypt(b"")
-            return False
+        except ssl.SSLWantReadError:  # a part of a record, or a message of TLS itself
+            pass
         finally:
-            self._send_records()
-        return True
+            self.send_records()
+        if self._unsent:
+            self.encrypt(b"")
+        return False
 
     def encrypt(self, octets: bytes) -> None:
         """Send ``octets``. If the server renegotiates (TLS 1.2), they follow its part of the handshake."""
@@ -63,8 +71,9 @@ class TlsConnection:
         except ssl.SSLWantReadError:
             return
         finally:
-            self._send_records()
+            self.send_records()
 
-    def _send_records(self) -> None:
+    def send_records(self) -> None:
+        """Send the records that are due."""
         if self._outgoing.pending and not self._transport.is_closing():
             self._transport.write(self._outgoing.read())

@@ -19,9 +19,11 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = bytearray()
+        self.writes = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += data
+        self.writes += 1
 
     def is_closing(self) -> bool:
         return False
@@ -59,6 +61,7 @@ class Server:
     def shake_hands(self) -> None:
         while not self.client.handshake():
             self.client.received(self.told())
+        self.client.send_records()
         self.client.received(self.told())  # session tickets
 
 
@@ -80,6 +83,17 @@ def test_everything_arrives(server_tls: TlsFiles, version: int) -> None:
         server.client.received(records[begin : begin + 1000])
         assert not server.client.decrypt(buffer)
     assert buffer == text
+
+
+def test_the_first_command_shares_a_write_with_the_end_of_the_handshake(server_tls: TlsFiles) -> None:
+    """A session by TLS 1.3 writes twice until the server has its first command."""
+    server = Server(server_tls, SSL.TLS1_3_VERSION)
+    while not server.client.handshake():
+        server.client.received(server.told())
+    server.client.encrypt(b"NOOP\r\n")
+    server.told()
+    assert server.heard == b"NOOP\r\n"
+    assert server.wire.writes == 2
 
 
 def test_commands_during_a_renegotiation_follow_it(server_tls: TlsFiles) -> None:
