@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_right
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from operator import add, mul
@@ -43,16 +43,29 @@ _NEWS = 0.15  # share of the weight that expected arrivals may add before there 
 _EDGES = [SHORTEST * 2.0 ** (index / PER_OCTAVE) for index in range(BINS)]
 _WIDTHS = [edge * (2.0 ** (1 / PER_OCTAVE) - 1.0) for edge in _EDGES]
 _FACTORS = [edge ** (1 / 3) for edge in _EDGES]  # sqrt(t^(2/3))
-_UNKNOWN = array("f", accumulate((0.4 if edge < 2.0 else 1.0 for edge in _EDGES), initial=0.0))
-"""The plan before the first arrival."""
-
 _Bounds = tuple[float, float, float]
 """A bin's share of the polls, and its minimum and maximum number of polls."""
+
+_UNKNOWN: list[_Bounds] = [(0.0, polls, polls) for polls in (0.4 if edge < 2.0 else 1.0 for edge in _EDGES)]
+"""The bounds of all bins before the first arrival."""
 
 
 def _position(age: float) -> float:
     """Return the position of an age on the axis of bins."""
     return min(max(0.0, math.log2(max(age, 1e-9) / SHORTEST) * PER_OCTAVE), float(BINS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How many polls each bin gets. Few are ever asked for beyond the ``known`` bins."""
+
+    known: array[float]
+    scale: float
+    beyond: list[_Bounds]
+
+    def polls_in(self, index: int) -> float:
+        """Return the number of polls in a bin."""
+        return self.known[index] if index < len(self.known) else _scaled(self.scale, self.beyond[index])
 
 
 class ArrivalModel:
@@ -66,9 +79,9 @@ class ArrivalModel:
         self._polls = polls
         self._shortest_gap = shortest_gap
         self._longest_gap = longest_gap
-        self._weights = array("f", bytes(4 * BINS))
+        self._weights = array("f")  # of the bins up to the latest arrival
         self._later = _late_bounds(polls, shortest_gap)
-        self._plan: array[float] | None = None
+        self._plan: _Plan | None = None
         self._news = 0  # number of arrivals that the plan does not include
 
     def learn(self, earliest: float, latest: float) -> bool:
@@ -78,18 +91,22 @@ class ArrivalModel:
         """
         low = max(0.0, _position(earliest) - _BLUR)
         high = min(float(BINS), _position(latest) + _BLUR)
-        total = max(sum(self._weights), 1.0)
-        parts = {  # half spread evenly over the interval, half by where others arrived
-            index: (min(high, index + 1.0) - max(low, index))
-            * (1 / (high - low) + self._weights[index] / total)
-            for index in range(int(low), math.ceil(high))
-        }
-        whole = sum(parts.values())
+        first, end = int(low), math.ceil(high)
+        weights = [*self._weights, *[0.0] * (end - len(self._weights))]
+        total = max(sum(weights), 1.0)
+        parts = [  # half spread evenly over the interval, half by where others arrived
+            (min(high, index + 1.0) - max(low, index)) * (1 / (high - low) + weights[index] / total)
+            for index in range(first, end)
+        ]
+        whole = sum(parts)
         surprising = latest > _WIDE * (earliest + self._shortest_gap)
         kept = _KEPT_SURPRISED if surprising else _KEPT
-        self._weights = array("f", [kept * weight for weight in self._weights])
-        for index, part in parts.items():
-            self._weights[index] += part / whole
+        weights = [kept * weight for weight in weights]
+        for index, part in enumerate(parts, first):
+            weights[index] += part / whole
+        while weights[-1] < _UNSEEN / BINS:  # counts as much as if nothing ever arrived there
+            weights.pop()
+        self._weights = array("f", weights)
         self._news += 1
         if surprising or self._news > _NEWS * total:
             self._plan = None
@@ -99,35 +116,33 @@ class ArrivalModel:
         """Return the seconds from a poll at ``age`` that did not show the message to the next poll."""
         if self._plan is None:
             self._plan, self._news = self._planned(), 0
-        plan, at = self._plan, _position(age)
-        index = min(int(at), BINS - 1)
-        target = plan[index] + (plan[index + 1] - plan[index]) * (at - index) + 1.0
-        if target >= plan[-1]:
-            return self._longest_gap
-        index = bisect_right(plan, target) - 1
-        at = index + (target - plan[index]) / (plan[index + 1] - plan[index])
-        until = SHORTEST * math.exp2(at / PER_OCTAVE)
-        return min(max(until - age, self._shortest_gap), self._longest_gap)
+        at, left = _position(age), 1.0
+        for index in range(int(at), BINS):
+            polls = self._plan.polls_in(index)
+            room = polls * (index + 1.0 - at)
+            if room >= left:
+                until = SHORTEST * math.exp2((at + left / polls) / PER_OCTAVE)
+                return min(max(until - age, self._shortest_gap), self._longest_gap)
+            at, left = index + 1.0, left - room
+        return self._longest_gap
 
-    def _planned(self) -> array[float]:
-        """Return the number of polls up to each edge between bins."""
-        known = BINS - next((index for index, weight in enumerate(reversed(self._weights)) if weight), BINS)
-        if not known:
-            return _UNKNOWN
-        weights = self._weights[:known]
+    def _planned(self) -> _Plan:
+        weights = self._weights
+        if not weights:
+            return _Plan(weights, 1.0, _UNKNOWN)
         total = sum(weights)
         bounds = self._bounds(weights, total)
         budget = max(self._polls - _BESIDES, 0.5) * total
         next_scale, used = 1.0, 0.0
         for _ in range(_ROUNDS):
             scale = next_scale
-            polls = _scaled(scale, bounds)
+            polls = [_scaled(scale, each) for each in bounds]
             plan = list(accumulate(polls, initial=0.0))
             before, used = used, sum(map(mul, weights, map(add, plan, plan[1:]))) / 2.0
             if used == before:  # every bin is at its minimum or maximum
                 break
             next_scale = scale * budget / used
-        return array("f", accumulate([*polls, *_scaled(scale, self._later[known:])], initial=0.0))
+        return _Plan(array("f", polls), scale, self._later)
 
     def _bounds(self, weights: array[float], total: float) -> list[_Bounds]:
         """Return the bounds of the bins in which messages have arrived."""
@@ -157,5 +172,6 @@ def _late_bounds(polls: float, shortest_gap: float) -> list[_Bounds]:
     ]
 
 
-def _scaled(scale: float, bounds: list[_Bounds]) -> list[float]:
-    return [min(max(scale * share, fewest), most) for share, fewest, most in bounds]
+def _scaled(scale: float, bounds: _Bounds) -> float:
+    share, fewest, most = bounds
+    return min(max(scale * share, fewest), most)
