@@ -1,106 +1,103 @@
-"""An agent's metrics as Prometheus would have scraped them for hours, told to it within minutes.
-
-``python -m tests.benchmarks.past_hours ADDRESS SECONDS EVERY PORT`` reads the metrics of the agent at ADDRESS
-once, and serves them with timestamps: SECONDS of the past, and from then on the present.
-"""
+"""An agent's metrics as Prometheus would have scraped them for hours, written to it within minutes."""
 
 from __future__ import annotations
 
-import queue
-import re
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.benchmarks.processes import serving
+from tests.real_servers.prometheus import Prometheus
 
 RUN_EVERY = 60.0
 """Seconds between two runs of a route: its counters and results change only then."""
 
-AT_ONCE = 3
-"""The most scrapes that one answer holds."""
+AT_ONCE = 500
+"""The series that one request writes."""
 
-_COUNTER = re.compile(r"\w+_(total|bucket|count|sum)\b")
-_VARIES = re.compile(r"mailsonde_(probe_phase|hop_delay|delivery_last|delivery_uncertainty)_seconds\b")
-_TIME_OF_RUN = re.compile(r"mailsonde_probe_last_run_timestamp_seconds\b")
-
-
-class PastHours:
-    """The exposition of an agent at later and later times. Each run of a route repeats its last one."""
-
-    def __init__(self, text: str, begins: float, every: float) -> None:
-        self._every = every
-        self._begins = begins
-        self._told = begins - every
-        lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
-        series = [(f"{name} ", float(value)) for name, _, value in lines]
-        self._rising = [each for each in series if _COUNTER.match(each[0])]
-        self._varying = [each for each in series if _VARIES.match(each[0])]
-        self._timestamps = [name for name, _ in series if _TIME_OF_RUN.match(name)]
-        known = {name for name, _ in (*self._rising, *self._varying)} | set(self._timestamps)
-        self._constant = [f"{name}{value!r}" for name, value in series if name not in known]
-
-    def text(self, now: float) -> str:
-        """Return what has not been told up to ``now``, at most `AT_ONCE` scrapes of it."""
-        parts: list[str] = []
-        while self._told + self._every <= now and len(parts) < AT_ONCE:
-            self._told += self._every
-            parts.append("".join(self._at(self._told)))
-        return "".join(parts)
-
-    def _at(self, at: float) -> Iterator[str]:
-        stamp = f" {round(at * 1000)}\n"
-        age = at - self._begins
-        quarters = int(RUN_EVERY / self._every)  # routes run in turn
-        runs = [1 + int((age + i * self._every) / RUN_EVERY) for i in range(quarters)]
-        for i, (name, value) in enumerate(self._rising):
-            yield f"{name}{value * runs[i % quarters]!r}{stamp}"
-        for i, (name, value) in enumerate(self._varying):
-            run = runs[i % quarters]
-            yield f"{name}{value * (1 + (i * 31 + run * 17) % 97 / 97)!r}{stamp}"
-        for i, name in enumerate(self._timestamps):
-            ran = self._begins + RUN_EVERY * (runs[i % quarters] - 1) - (i % quarters) * self._every
-            yield f"{name}{ran!r}{stamp}"
-        for constant in self._constant:
-            yield f"{constant}{stamp}"
+_VARY = frozenset(
+    f"mailsonde_{what}_seconds"
+    for what in ("probe_phase", "hop_delay", "delivery_last", "delivery_uncertainty")
+)
+_TIME_OF_RUN = "mailsonde_probe_last_run_timestamp_seconds"
 
 
-def past_hours(address: str, seconds: float, every: float) -> AbstractContextManager[tuple[str, int]]:
-    """Serve the metrics of the agent at ``address`` in a process; yield its address and process id."""
-    return serving("tests.benchmarks.past_hours", address, f"{seconds:g}", f"{every:g}")
+def write_past_hours(
+    prometheus: Prometheus, address: str, until: float, seconds: float, every: float
+) -> None:
+    """Write what Prometheus would have scraped in the ``seconds`` up to ``until`` (unix seconds).
 
-
-def _serve(address: str, seconds: float, every: float, port: int) -> None:
+    Each run of a route repeats its last one, with other latencies. Prometheus must not have scraped the
+    agent at ``address`` yet, and must keep at least twice as many ``seconds`` in its head.
+    """
     text = httpx.get(f"http://{address}/metrics", trust_env=False, timeout=60.0).text
-    past = PastHours(text, time.time() - seconds, every)
-
-    prepared: queue.Queue[bytes] = queue.Queue(1)
-
-    def prepare() -> None:
-        while True:
-            prepared.put(past.text(time.time()).encode())
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            if self.path == "/metrics" and prepared.full():  # an answer that comes late would be lost
-                with suppress(ConnectionError):
-                    self.wfile.write(prepared.queue[0])
-                    prepared.get()
-
-        def log_message(self, format: str, *args: object) -> None:  # its name there
-            """Say nothing: Prometheus asks a hundred times."""
-
-    threading.Thread(target=prepare, daemon=True).start()
-    HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    times = [until - seconds + every * number for number in range(int(seconds / every))]
+    target, samples = {"job": "mailsonde", "instance": address}, _Samples(times)
+    series = (
+        _field(1, _labels({"__name__": name, **target, **labels}) + samples(values))
+        for name, labels, values in _past(text, times)
+    )
+    while request := b"".join(islice(series, AT_ONCE)):
+        prometheus.write(_snappy(request))
 
 
-if __name__ == "__main__":
-    _serve(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+def _past(text: str, times: Sequence[float]) -> Iterator[tuple[str, Mapping[str, str], Sequence[float]]]:
+    """Yield each series of an exposition: its name, its labels, and its values at these times."""
+    every = times[1] - times[0]
+    offsets = [every * quarter for quarter in range(int(RUN_EVERY / every))]  # routes run in turn
+    runs = [[1 + int((at - times[0] + offset) / RUN_EVERY) for at in times] for offset in offsets]
+    number = 0
+    for family in text_string_to_metric_families(text):
+        for name, labels, value, *_ in family.samples:
+            number += 1
+            quarter = number % len(runs)
+            if family.type in ("counter", "histogram"):
+                values = [value * run for run in runs[quarter]]
+            elif name in _VARY:
+                values = [value * (1 + (number * 31 + run * 17) % 97 / 97) for run in runs[quarter]]
+            elif name == _TIME_OF_RUN:
+                values = [times[0] + RUN_EVERY * (run - 1) - offsets[quarter] for run in runs[quarter]]
+            else:
+                values = [value] * len(times)
+            yield name, labels, values
+
+
+class _Samples:
+    """The samples of a series in a request of remote write: values at times (unix seconds)."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        one_each = [_field(2, b"\x09" + bytes(8) + b"\x10" + _varint(round(at * 1000))) for at in times]
+        self._empty = b"".join(one_each)
+        self._size = len(one_each[0])
+
+    def __call__(self, values: Sequence[float]) -> bytes:
+        told, octets = bytearray(self._empty), array("d", values).tobytes()
+        for number in range(8):  # of a value's octets
+            told[3 + number :: self._size] = octets[number::8]
+        return bytes(told)
+
+
+def _labels(labels: Mapping[str, str]) -> bytes:
+    return b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, labels[name].encode())) for name in sorted(labels)
+    )
+
+
+def _field(number: int, octets: bytes) -> bytes:
+    """Return a field of a protobuf message that has a length."""
+    return bytes([number << 3 | 2]) + _varint(len(octets)) + octets
+
+
+def _varint(number: int) -> bytes:
+    octets = bytearray()
+    while number > 0x7F:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*octets, number])
+
+
+def _snappy(octets: bytes) -> bytes:
+    """Return octets in Snappy's format, as one literal: compressing them would take longer."""
+    return _varint(len(octets)) + b"\xfc" + (len(octets) - 1).to_bytes(4, "little") + octets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -81,6 +82,15 @@ class Prometheus:
         made = promtool("tsdb", "create-blocks-from", "rules", *times, *places, rules)
         assert made.returncode == 0, made.stdout + made.stderr
         wait_until(lambda: _BLOCKS.search(self._client.get("/metrics").text), "they are read", 150.0)
+
+    def write(self, request: bytes) -> None:
+        """Take in a request of remote write, compressed with Snappy; an option must admit that."""
+        headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
+        self._client.post("/api/v1/write", content=request, headers=headers).raise_for_status()
+
+    def reload(self) -> None:
+        """Read the configuration again."""
+        self._daemon.process.send_signal(signal.SIGHUP)
 
     def rule_groups(self) -> set[str]:
         """Return the names of the loaded rule groups."""
