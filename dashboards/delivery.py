@@ -243,9 +243,11 @@ def _authentication() -> list[AnyPanel]:
     not_passed = " or ".join(f'{info}{{{method}!~"|pass",{PROBE}}}' for method in methods)
 
     def share(method: str) -> str:
-        passed, known = (one_by_one(info, f"{method}{result},") for result in ('="pass"', '!=""'))
-        of_all = recorded("mailsonde:authenticated_ratio", f'method="{method}",')
-        return f"avg by (location) ({of_all} or {passed} or 0 * {known})"
+        passed, known = (
+            f"sum by (location) ({recorded('mailsonde:authentications', such)} or {one_by_one(info, such)})"
+            for such in (f'{method}="pass",', f'{method}!="",')
+        )
+        return f"({passed} or 0 * {known}) / {known}"
 
     return [
         graph(
