@@ -21,8 +21,8 @@ GROUP_LIMIT = 500
 PACE = 0.02
 """Seconds from the beginning of a transaction to that of the next one, if operations queued up meanwhile.
 
-On a fast disk, a busy agent would otherwise use half as much time again for many small transactions. It is far
-below `monitor.load.LEDGER_WAIT`.
+On a fast disk, a busy agent would otherwise use half as much processor time again, for many small
+transactions. This is far below `monitor.load.LEDGER_WAIT`.
 """
 
 OperationT = TypeVar("OperationT")
