@@ -108,11 +108,10 @@ class Transcript:
                 shown.append(f"… {self._left_out} left out …")
             begin = f"{seconds:8.3f} {who}: "
             told = self._told(text, cut, may_be_secret=may_be_secret and has_secret)
-            lines = told.split("\n")
-            if told.replace("\n", "").isprintable() and max(map(len, lines)) <= LINE:  # nearly all
-                shown += [begin + line for line in lines]
+            if len(told) <= LINE and told.isprintable():  # nearly all
+                shown.append(begin + told)
             else:
-                shown += [begin + legible(line.removesuffix("\r"), LINE) for line in lines]
+                shown += [begin + legible(line.removesuffix("\r"), LINE) for line in told.split("\n")]
         return shown
 
     def _told(self, text: str, cut: bool, *, may_be_secret: bool) -> str:
