@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import version
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from monitor.exposition import Counter, Family, Gauge, Histogram, Info, named
-from monitor.labels import DIGITS, Labels, constant, told
+from monitor.labels import Labels, told
 from monitor.ledger.counters import Counters
 from monitor.route_metrics import route_families
 from monitor.self_watch import SelfWatch
@@ -19,6 +20,9 @@ from monitor.state import AgentState, Limiter, ProbeState
 from probes.core.garbage import no_collection
 from probes.core.histogram import LAG_BUCKETS
 from probes.oauth2.tokens import TokenSource
+
+_learned = lru_cache(maxsize=1000)(told)
+"""The text of a threshold in seconds that a route has learned. Few routes differ."""
 
 
 class AgentCollector(Collector):
@@ -171,7 +175,7 @@ class AgentCollector(Collector):
         learned = self._overdue_after(probe.name, probe.target)
         if learned is None:
             return probe.thresholds
-        return {**probe.thresholds, "overdue": constant(round(learned, DIGITS))}  # few routes differ
+        return {**probe.thresholds, "overdue": _learned(learned)}
 
     def _runs(self) -> Iterator[Family]:
         probes = list(self._state.probes.values())
