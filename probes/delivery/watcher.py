@@ -112,7 +112,9 @@ class MailboxWatcher:
         self._failures = 0
         self._trouble = TroubleLog(_log, f"mailbox {name}", clock)
         self._deletions = TroubleLog(_log, f"mailbox {name}", clock)
-        self._wake, self._misconfigured = asyncio.Event(), asyncio.Event()
+        self._misconfigured = asyncio.Event()
+        self._resume = asyncio.Event()  # ends a pause
+        self._is_woken = False  # whether there is a new message to watch for
         self._polling = asyncio.Lock()
         self._has_news = self._is_closed = False
         self._task: asyncio.Task[None] | None = None
@@ -202,9 +204,10 @@ class MailboxWatcher:
         return self._awaited.record(message_id) if self.fault is None else None
 
     def _start(self) -> None:
-        if not self._wake.is_set():
+        if not self._is_woken:
             self._planned_at = self._clock.monotonic()
-        self._wake.set()
+        self._is_woken = True
+        self._resume.set()
         if not self._is_closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._watch(), name=f"watcher of {self.name}")
 
@@ -227,7 +230,8 @@ class MailboxWatcher:
 
     async def _watch(self) -> None:
         while self._has_work() or self._mailbox.stays_open:
-            self._wake.clear()
+            self._is_woken = False
+            self._resume.clear()
             try:
                 due, now = self._next_poll(), self._clock.monotonic()
                 if due > now:
@@ -252,20 +256,19 @@ class MailboxWatcher:
 
     async def _pause(self, seconds: float) -> None:
         """Wait ``seconds``, or until there is a new message to watch for or the server reports a change."""
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        waking = asyncio.ensure_future(self._wake.wait())
-        telling = asyncio.ensure_future(self._news(worthwhile=seconds >= NEWS_WORTHWHILE))
+        waits = [asyncio.create_task(self._clock.sleep(seconds))]
+        if seconds >= NEWS_WORTHWHILE:
+            waits.append(asyncio.create_task(self._news()))
+        for wait in waits:
+            wait.add_done_callback(lambda _: self._resume.set())
         try:
-            await asyncio.wait({sleeping, waking, telling}, return_when=asyncio.FIRST_COMPLETED)
+            await self._resume.wait()
         finally:
-            sleeping.cancel()
-            waking.cancel()
-            telling.cancel()
-            await asyncio.wait({telling})  # nothing else may use the session before it ends
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)  # nothing else may use the session before `_news` ends
 
-    async def _news(self, *, worthwhile: bool) -> None:
-        if not worthwhile:
-            await asyncio.get_running_loop().create_future()
+    async def _news(self) -> None:
         try:
             await self._mailbox.news()
         except ProbeFault as fault:
