@@ -180,10 +180,10 @@ class ImapConnection(MailSession):
             heard, self._hearing = self._hearing, None
             heard.result()
 
-    async def _hear(self) -> None:
+    async def _hear(self, until: float | None = None) -> None:
         """Handle one response outside a command's answer."""
-        with self._dialogue.closing_on_failure(self._server.timeout):
-            response, idle = await self._dialogue.read(self._unasked), self._idle
+        with self._dialogue.closing_on_failure:
+            response, idle = await self._dialogue.read(self._unasked, until), self._idle
             if response.tag == b"*":
                 self._take_in(response)
             elif response.tag == b"+" and idle is not None and not idle.ready:
@@ -194,22 +194,22 @@ class ImapConnection(MailSession):
             else:
                 raise ProbeFault(Reason.PROTOCOL_ERROR, b"an answer to no command: " + response.text)
 
-    async def _end_idle(self) -> None:
+    async def _end_idle(self, until: float) -> None:
         """End a running IDLE, but only after its ``+``: before, the server would read DONE as a command."""
         while self._idle is not None:
             if self._idle.ready and not self._idle.done:
                 self._transport.write_line(b"DONE")
                 self._idle.done = True
-            await self._hear()
+            await self._hear(until)
 
-    async def _settle(self) -> None:
+    async def _settle(self, until: float) -> None:
         """Handle all responses that arrived before the next command, so that none is taken for its answer."""
         if self._hearing is not None:
             hearing, self._hearing = self._hearing, None
             await hearing
-        await self._end_idle()
+        await self._end_idle(until)
         while self._transport.unread:
-            await self._hear()
+            await self._hear(until)
         self._unasked = Budget()
 
     async def _command(
@@ -247,19 +247,18 @@ class ImapConnection(MailSession):
         ``public`` is the part of a command with credentials that may be shown. The server's timeout applies
         to the whole exchange.
         """
-        timeout, self._complaint = self._server.timeout, ""
+        until, self._complaint = self._transport.limit_of_waits(), ""
         try:
-            with self._dialogue.closing_on_failure(timeout):
-                async with asyncio.timeout(timeout):
-                    await self._settle()
-                    tags = [self._dialogue.send(*words, public=public)]
-                    if looks:
-                        tags.append(self._dialogue.send(b"NOOP"))
-                    sent_at = self._dialogue.sent_at
-                    answers, statuses = await self._answer(tags, read, respond, budget or Budget())
-                    if looks and statuses[tags[1]].kind == b"OK":
-                        self.arrivals.looked(sent_at)
-                    return answers, statuses[tags[0]]
+            with self._dialogue.closing_on_failure:
+                await self._settle(until)
+                tags = [self._dialogue.send(*words, public=public)]
+                if looks:
+                    tags.append(self._dialogue.send(b"NOOP"))
+                sent_at = self._dialogue.sent_at
+                answers, statuses = await self._answer(tags, read, respond, budget or Budget(), until)
+                if looks and statuses[tags[1]].kind == b"OK":
+                    self.arrivals.looked(sent_at)
+                return answers, statuses[tags[0]]
         except ProbeFault as fault:
             if self._complaint and fault.reason in _ENDS:
                 raise _explained(fault, self._complaint) from None
@@ -271,11 +270,12 @@ class ImapConnection(MailSession):
         read: Callable[[Response], T | None],
         respond: Callable[[Response], bytes | None],
         budget: Budget,
+        until: float,
     ) -> tuple[list[T], dict[bytes, Response]]:
         """Read until each command is answered, in any order; return the answers, and the statuses by tag."""
         answers, statuses = [], dict[bytes, Response]()
         while len(statuses) < len(tags):
-            response = await self._dialogue.read(budget)
+            response = await self._dialogue.read(budget, until)
             if response.tag in tags and response.tag not in statuses:
                 self._take_in(response)
                 statuses[response.tag] = response

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from probes.core.clock import Clock
@@ -35,6 +35,19 @@ class Budget:
     literals: int = LITERALS_LIMIT
 
 
+class _ClosingOnFailure(AbstractContextManager[None]):
+    """Closes the connection on any exception in the block. What may be mail is kept out of its fault."""
+
+    __slots__ = ("_dialogue",)
+
+    def __init__(self, dialogue: ImapDialogue) -> None:
+        self._dialogue = dialogue
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            self._dialogue.failed(error)
+
+
 class ImapDialogue:
     """Sends commands and reads responses. Everything except mail and secrets is put in the transcript."""
 
@@ -48,6 +61,7 @@ class ImapDialogue:
         """Whether octets that are not a valid response may belong to a message."""
         self.sent_at = float("-inf")
         """Monotonic time right before the latest command was sent."""
+        self.closing_on_failure = _ClosingOnFailure(self)
 
     def send(self, *words: bytes, public: str | None = None) -> bytes:
         """Send a command and return its tag; ``public`` is the part of a secret command that may be shown."""
@@ -57,9 +71,12 @@ class ImapDialogue:
         self._transport.write_line(tag.encode(), *words, public=public and f"{tag} {public}")
         return tag.encode()
 
-    async def read(self, budget: Budget) -> Response:
-        """Read a response with its literals. Their sizes are checked before they are read."""
-        line = await self._transport.read_line(budget.line, is_mail=self.may_hold_mail)
+    async def read(self, budget: Budget, until: float | None = None) -> Response:
+        """Read a response with its literals. Their sizes are checked before they are read.
+
+        ``until`` limits all waits together, as in `LineTransport.read_line`.
+        """
+        line = await self._transport.read_line(budget.line, is_mail=self.may_hold_mail, until=until)
         length = self._octets = len(line)
         response, texts, literals = self._parsed(line), [line], []
         while not response.is_status and (size := imap.literal_size(line)) is not None:
@@ -68,8 +85,9 @@ class ImapDialogue:
                 said = self._transcript.quoted(self._fit_to_show(response, texts))
                 raise self.too_large(f"a literal of {size} octets: {said}")
             texts[-1] = line[: line.rindex(b"{")]
-            literals.append(await self._transport.read_exactly(size))
-            line = await self._transport.read_line(budget.line - length, is_mail=self.may_hold_mail)
+            literals.append(await self._transport.read_exactly(size, until=until))
+            room = budget.line - length
+            line = await self._transport.read_line(room, is_mail=self.may_hold_mail, until=until)
             length += len(line)
             texts.append(line)
         self._octets = length
@@ -100,21 +118,12 @@ class ImapDialogue:
         self._transport.abort()
         return ProbeFault(Reason.RESPONSE_TOO_LARGE, detail)
 
-    @contextmanager
-    def closing_on_failure(self, timeout: float) -> Iterator[None]:
-        """Close the connection on any exception in the block; a `TimeoutError` means ``timeout`` seconds."""
-        try:
-            yield
-        except TimeoutError as error:
-            self._transport.abort()
-            raise ProbeFault(Reason.COMMAND_TIMEOUT, f"no answer after {timeout:g} s") from error
-        except ProbeFault as fault:
-            self._transport.abort()
-            if self.may_hold_mail and fault.reason is Reason.PROTOCOL_ERROR:
-                told = f"no sound response: {self._octets} octets, not shown because they may be mail"
-                raise ProbeFault(fault.reason, told) from None
-            self._transcript.redaction.fault(fault)  # outside a command there is no phase to redact it
-            raise
-        except BaseException:
-            self._transport.abort()
-            raise
+    def failed(self, error: BaseException) -> None:
+        """Close the connection; if the error may show mail, raise a fault that does not."""
+        self._transport.abort()
+        if not isinstance(error, ProbeFault):
+            return
+        if self.may_hold_mail and error.reason is Reason.PROTOCOL_ERROR:
+            told = f"no sound response: {self._octets} octets, not shown because they may be mail"
+            raise ProbeFault(error.reason, told) from None
+        self._transcript.redaction.fault(error)  # outside a command there is no phase to redact it

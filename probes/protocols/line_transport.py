@@ -222,15 +222,20 @@ class LineTransport:
         name = self._receiver.transport and self._receiver.transport.get_extra_info("sockname")
         return str(name[0]) if name else None
 
-    async def read_line(self, limit: int, *, is_mail: bool = False) -> bytes:
+    def limit_of_waits(self) -> float:
+        """Return the loop's time at which a wait that begins now must end, for several calls in a row."""
+        return self._loop.time() + self._timeout
+
+    async def read_line(self, limit: int, *, is_mail: bool = False, until: float | None = None) -> bytes:
         """Return the next line without its line end; more than ``limit`` octets are `LINE_TOO_LONG`.
 
         If a line is too long, the transcript and the fault show its beginning, unless it ``is_mail``.
+        ``until`` replaces the time limit of this call; see `limit_of_waits`.
         """
         buffer = self._receiver.buffer
         end = buffer.find(b"\n")
         if end < 0:  # otherwise there is no need to wait or to set a timer
-            until = self._loop.time() + self._timeout
+            until = self.limit_of_waits() if until is None else until
             with self._closing_on_failure:
                 while end < 0 and len(buffer) <= limit:
                     searched = len(buffer)
@@ -284,11 +289,11 @@ class LineTransport:
         shown = "" if said is None else f": {self._transcript.quoted(said, cut=True)}"
         return ProbeFault(Reason.LINE_TOO_LONG, f"more than {limit} octets{shown}")
 
-    async def read_exactly(self, count: int) -> bytes:
-        """Return the next ``count`` octets; the caller must limit ``count``."""
+    async def read_exactly(self, count: int, *, until: float | None = None) -> bytes:
+        """Return the next ``count`` octets, ``until`` as in `read_line`; the caller must limit ``count``."""
         buffer = self._receiver.buffer
         if len(buffer) < count:
-            until = self._loop.time() + self._timeout
+            until = self.limit_of_waits() if until is None else until
             with self._closing_on_failure:
                 while len(buffer) < count:
                     await self._receiver.news(until)
