@@ -84,7 +84,7 @@ class ImapConnection(MailSession):
 
     async def _greet(self) -> None:
         with self._phases.phase("greeting"):
-            greeting = await self._dialogue.read(self._unasked)
+            greeting = await self._dialogue.read(self._unasked, self._transport.limit_of_waits())
             if greeting.tag == b"*" and greeting.kind in (b"NO", b"BAD"):  # not valid, but seen
                 raise imap.refusal(greeting, _REFUSALS[greeting.kind])
             if greeting.tag != b"*" or greeting.kind not in (b"OK", b"BYE"):  # PREAUTH is not our login
@@ -174,14 +174,14 @@ class ImapConnection(MailSession):
                     self.start_idle()
                 await self._transport.readable()
                 # A separate task, because a cancelled read would close the connection.
-                self._hearing = asyncio.create_task(self._hear())
+                self._hearing = asyncio.create_task(self._hear(self._transport.limit_of_waits()))
                 self._hearing.add_done_callback(_retrieve)
             await asyncio.wait([self._hearing])
             heard, self._hearing = self._hearing, None
             heard.result()
 
-    async def _hear(self, until: float | None = None) -> None:
-        """Handle one response outside a command's answer."""
+    async def _hear(self, until: float) -> None:
+        """Handle one response outside a command's answer, ``until`` as in `LineTransport.read_line`."""
         with self._dialogue.closing_on_failure:
             response, idle = await self._dialogue.read(self._unasked, until), self._idle
             if response.tag == b"*":

@@ -71,7 +71,7 @@ class ImapDialogue:
         self._transport.write_line(tag.encode(), *words, public=public and f"{tag} {public}")
         return tag.encode()
 
-    async def read(self, budget: Budget, until: float | None = None) -> Response:
+    async def read(self, budget: Budget, until: float) -> Response:
         """Read a response with its literals. Their sizes are checked before they are read.
 
         ``until`` limits all waits together, as in `LineTransport.read_line`.

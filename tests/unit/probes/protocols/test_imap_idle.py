@@ -138,6 +138,14 @@ async def test_without_idle() -> None:
         session.abort()
 
 
+async def drip_of_empty_literals(peer: Peer) -> None:
+    """Send a response that never ends, but never pauses for long either."""
+    await peer.chunks(b"* LIST () NIL {0}\r\n")
+    while True:
+        await peer.chunks(b"{0}\r\n")
+        await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("last", "reason"),
     [
@@ -147,6 +155,7 @@ async def test_without_idle() -> None:
         (dialogue(b"* LIST () NIL {1}"), Reason.RESPONSE_TOO_LARGE),
         (lambda peer: peer.flood(b"* OK still here\r\n" * 1000), Reason.RESPONSE_TOO_LARGE),
         (lambda peer: peer.chunks(b"* half a li"), Reason.COMMAND_TIMEOUT),
+        (drip_of_empty_literals, Reason.COMMAND_TIMEOUT),
     ],
 )
 @pytest.mark.parametrize("idle", [True, False])
