@@ -405,7 +405,7 @@ class _Interval:
         """Return the interval of a message that was seen to arrive between the two times of ``sighting``."""
         created = record.created_mono + shift
         connected = record.connected_mono + shift if record.connected_mono is not None else created
-        dot = record.dot_mono + shift if record.dot_mono is not None else connected
+        dot = max(connected, record.dot_mono + shift) if record.dot_mono is not None else connected
         earliest = max(sighting.earliest, dot)
         latest = max(sighting.latest, earliest)
         # A message is late only if that is proven. An interval that we widened ourselves proves nothing.
