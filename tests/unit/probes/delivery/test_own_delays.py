@@ -146,6 +146,18 @@ async def test_a_submission_that_the_agent_held_up(bench: Bench) -> None:
     assert report.held_up_seconds == pytest.approx(6.0, abs=0.2)
 
 
+async def test_times_of_a_submission_that_contradict_each_other(bench: Bench) -> None:
+    """A final dot before the connection neither ends the watch nor makes an uncertainty negative."""
+    now = bench.clock.now
+    times = {"connected_mono": now + 0.1, "dot_mono": now, "accepted_mono": now, "submission_seconds": 0.0}
+    message = await bench.sent(**times)
+    bench.arrives(message, 0.0)
+    report = (await bench.watcher.await_arrival(message)).report
+    assert bench.watcher.fault is None
+    assert report.uncertainty_seconds is not None
+    assert report.uncertainty_seconds >= 0.0
+
+
 def _delivered(latency: float, uncertainty: float, delay: float, findings: str = "") -> Settled:
     message = intent(
         InstantClock(),
